@@ -18,13 +18,13 @@ _MAX_ATTEMPT: Final = 2**31 - 1
 
 
 class AttemptKey(NamedTuple):
-    """The identity of an attempt, which is its fencing token as well."""
+    """The identity of an attempt, which is also its fencing token."""
 
     job_id: JobId
     attempt: int
 
     def __str__(self) -> str:
-        """Return `{job}:{attempt}`, which also names its delivery in Redis."""
+        """Return `{job}:{attempt}`, also the name of the delivery in Redis."""
         return f"{self.job_id}:{self.attempt}"
 
     @classmethod
@@ -32,7 +32,7 @@ class AttemptKey(NamedTuple):
         """Parse the result of `str()`.
 
         Raises:
-            ValueError: the name has another form.
+            ValueError: the name does not have this form.
         """
         job_id, _, number = name.partition(":")
         attempt = int(number)
@@ -82,19 +82,19 @@ _TARGETS: Final = {event: targets(event)[0] for event in _REQUIRED}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnd:
-    """The end of an attempt, as its worker reports it.
+    """The end of an attempt, reported by its worker.
 
     Args:
         key: the attempt.
         event: succeeded, retry scheduled, failed, interrupted, worker lost, cancelled or expired.
         result: the result, if succeeded.
-        error: the error, if retry scheduled, failed, worker lost or expired. A worker lost fails
-            the job unless its error is retryable.
+        error: the error, if retry scheduled, failed, worker lost or expired. If the worker was
+            lost, the job fails unless the error is retryable.
         backoff: the wait before the next attempt, if retry scheduled.
 
     Raises:
         ValueError: the event does not end an attempt, or its fields do not match. The database
-            would reject such an end together with all ends in the same statement.
+            would reject the whole statement, including the ends of other attempts.
     """
 
     key: AttemptKey
@@ -111,7 +111,7 @@ class AttemptEnd:
 
     @property
     def state(self) -> JobState:
-        """The new state of the job, unless its cancellation was requested before."""
+        """The new state of the job, unless a cancellation was requested earlier."""
         if self.event is EventType.WORKER_LOST:
             assert self.error is not None
             return JobState.QUEUED if self.error.retryable else JobState.FAILED
@@ -124,10 +124,10 @@ class AttemptReport:
 
     Args:
         key: the attempt.
-        progress: the progress, in a report without output.
-        output: the piece of output, in a report without progress.
-        number: the position among the reports of the attempt, from 1; None if it is unknown. A
-            worker that lost the answer compares it with the number of written reports.
+        progress: the progress; None in a report of output.
+        output: the piece of output; None in a report of progress.
+        number: the position among the attempt's reports, from 1; None if it is unknown. A worker
+            that did not receive the answer compares it with the number of written reports.
 
     Raises:
         ValueError: both fields are set, or neither.

@@ -33,12 +33,12 @@ from headrace_core.domain.lifecycle import JobState
 
 
 class HeadraceError(Exception):
-    """The root of the tree."""
+    """The base class of all errors of the domain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """The path of a wrong field, such as `job.retry_policy.jitter`, and its rule."""
+    """The path of an invalid field, such as `job.retry_policy.jitter`, and the broken rule."""
 
     field: str
     description: str
@@ -77,7 +77,7 @@ class CursorInvalid(InvalidRequest):
 
 
 class JobNotFound(HeadraceError):
-    """The tenant has no such job."""
+    """The tenant does not have this job."""
 
     def __init__(self, job_id: JobId) -> None:
         self.job_id = job_id
@@ -122,7 +122,7 @@ class AttemptNotCurrent(HeadraceError):
 class LimitExceeded(HeadraceError):
     """A size, a count or a depth exceeds its limit.
 
-    `limit` is the setting that has the limit, or the name of a limit without a setting.
+    `limit` is the name of the setting, or the name of the limit if no setting controls it.
     """
 
     def __init__(self, field: str, *, limit: str, maximum: int, actual: int, unit: str) -> None:
@@ -143,7 +143,7 @@ class DocumentTooDeep(LimitExceeded):
 
 
 class TooManySubscriptions(LimitExceeded):
-    """The tenant has the maximum number of subscriptions, so it must delete one first."""
+    """The tenant has the maximum number of subscriptions. It must delete one first."""
 
     def __init__(self, maximum: int, *, actual: int) -> None:
         super().__init__(
@@ -167,7 +167,7 @@ class CursorExpired(HeadraceError):
 
 
 class SlowConsumer(HeadraceError):
-    """A reader has not read for too long.
+    """A reader stopped reading for too long.
 
     `place` is the request field to resume with (`cursor`, `after_seq`) and its value.
     """
@@ -181,7 +181,7 @@ class SlowConsumer(HeadraceError):
 
 
 class SubscriptionNotFound(HeadraceError):
-    """The tenant has no such subscription."""
+    """The tenant does not have this subscription."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -189,7 +189,7 @@ class SubscriptionNotFound(HeadraceError):
 
 
 class SubscriptionConflict(HeadraceError):
-    """The subscription with this name has another filter."""
+    """The subscription with this name has a different filter."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -210,7 +210,7 @@ class SubscriptionTaken(HeadraceError):
 
 
 class StaleTerm(HeadraceError):
-    """A write of a scheduler was refused because its term is over."""
+    """A scheduler's write was rejected because its term is over."""
 
     def __init__(self, term: int) -> None:
         self.term = term
@@ -226,7 +226,7 @@ class Unavailable(HeadraceError):
 
     @property
     def cause(self) -> str:
-        """The error of the driver, for the log, such as a full disk or a wrong password.
+        """The driver's error, for the log, such as a full disk or a wrong password.
 
         It is the first line of the message. Other lines may quote rows, which hold payloads.
         """

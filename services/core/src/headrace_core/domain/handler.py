@@ -1,4 +1,4 @@
-"""Handlers, as workers register them."""
+"""Handlers that workers register."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from headrace_core.domain.limits import MAX_DESCRIPTION
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.domain.text import clean_line
 
-# A keyword of payload schemas in addition to those of JSON Schema. It names the type of a value in
-# the library of the handler, for types that JSON Schema cannot describe.
+# A keyword that Headrace adds to payload schemas. It names a value's type in the handler's library,
+# for types that JSON Schema cannot describe.
 VALUE_KEYWORD = "x-headrace-value"
 
 # The timeout of an attempt if neither the job nor its handler sets one.
@@ -20,7 +20,7 @@ DEFAULT_TIMEOUT = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerSpec:
-    """A handler as its worker registers it. The schemas are JSON Schema texts."""
+    """A handler registered by a worker. The schemas are JSON Schema texts."""
 
     type: str
     queue: str = DEFAULT_QUEUE

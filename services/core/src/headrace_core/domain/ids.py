@@ -29,10 +29,10 @@ def uuid7() -> UUID:
 
 
 def uuid7_bytes(count: int) -> list[bytes]:
-    """Return the 16 bytes of `count` new UUIDv7 in order. Many at once take a tenth of the time.
+    """Return the 16 bytes of `count` new UUIDv7 in order.
 
-    Each timestamp increments the previous one, so it is ahead of the clock by another quarter of a
-    microsecond.
+    Creating many at once takes a tenth of the time. Each timestamp is a quarter of a microsecond
+    after the previous one, so later timestamps are ahead of the clock.
     """
     global _last  # noqa: PLW0603 - the state of the generator, guarded by the lock
     with _lock:
@@ -50,9 +50,9 @@ def parse_id(text: str) -> UUID:
     """Parse an id in its canonical form, such as 0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15.
 
     Raises:
-        ValueError: the text has another form, though it may be a UUID.
+        ValueError: the text is not in the canonical form, even if it is a UUID.
     """
-    # UUID() ignores hyphens and braces anywhere, and accepts capitals.
+    # UUID() ignores hyphens and braces anywhere, and accepts uppercase letters.
     value = UUID(text)
     if str(value) != text:
         raise ValueError(text)

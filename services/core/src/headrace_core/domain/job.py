@@ -16,12 +16,12 @@ from headrace_core.domain.text import clean_line, clean_text
 DEFAULT_TENANT: Final = "default"
 DEFAULT_QUEUE: Final = "default"
 
-# The waiting time that equals one point of priority. So the rank of a job is a constant, which an
-# index can hold, and no job starves: a job of priority 100 precedes jobs of priority 0 that have
-# waited less than 100 minutes.
+# The waiting time that equals one point of priority. The rank of a job is therefore constant, so it
+# can be indexed. No job starves: a job of priority 100 precedes jobs of priority 0 that have waited
+# less than 100 minutes.
 PRIORITY_POINT: Final = timedelta(minutes=1)
 
-# JSON text, exactly as it was received.
+# JSON text, exactly as received.
 JsonText = str
 
 # The value of a stored time that cannot be read, such as an infinite one.
@@ -29,7 +29,7 @@ UNREADABLE_TIME: Final = datetime.max.replace(tzinfo=UTC)
 
 
 def valid_text(text: str) -> str:
-    """Return text that UTF-8 can encode. A lone surrogate, as in a file name, becomes a `?`."""
+    """Return text that UTF-8 can encode. A lone surrogate becomes a `?`."""
     return text.encode(errors="replace").decode()
 
 
@@ -38,14 +38,14 @@ class JobSpec:
     """A validated job, except for its payload.
 
     An empty `queue` means the queue of the handler. `deadline_after` sets the deadline to a
-    time after the insert, by the database's clock. It is the time left of the call, which differs
-    between repetitions, so it is not part of the content.
+    time after the insert, by the database's clock. It is the remaining time of the call. It
+    differs when the call is repeated, so it is not part of the content.
     """
 
     type: str
     queue: str = ""
     priority: int = 0
-    # A mapping has no hash. Specs with different labels are still unequal.
+    # A mapping is not hashable. Specs with different labels are still unequal.
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     schedule_time: datetime | None = None
     timeout: timedelta | None = None
@@ -56,10 +56,10 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
-    """The reason why an attempt or a job failed.
+    """The reason for the failure of an attempt or a job.
 
-    Handlers write the texts. They are cleaned and cut here, so no error that a handler raises or
-    that an older version stored can harm a reader.
+    Handlers write the texts. They are cleaned and cut here, so an error from a handler or from an
+    older version cannot harm a reader.
 
     Args:
         type: the name of the exception, or a name defined by Headrace, such as TIMEOUT.
@@ -93,7 +93,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job as it is stored. `payload` and `result` are None in the BASIC view.
+    """A stored job. `payload` and `result` are None in the BASIC view.
 
     `unreadable` names the stored fields that cannot be decoded. They have the value of an empty
     column, or `UNREADABLE_TIME`.
@@ -134,7 +134,7 @@ class Job:
 def rank_of(job: Job) -> float:
     """Return the rank of a job in its lane; the lowest rank is first.
 
-    It is the due time in milliseconds since 1970, minus the waiting time that the priority equals.
+    It is the due time in milliseconds since 1970, minus the waiting time equal to the priority.
     """
     return (job.due_time.timestamp() - job.priority * PRIORITY_POINT.total_seconds()) * 1000
 
@@ -143,7 +143,7 @@ def rank_of(job: Job) -> float:
 # create, and each gateway creates every event of every stream.
 @dataclass(slots=True, kw_only=True)
 class JobEvent:
-    """One transition. `job_type`, `queue`, `labels` and `batch_id` are the job's."""
+    """One transition. `job_type`, `queue`, `labels` and `batch_id` belong to the job."""
 
     job_id: JobId
     seq: int

@@ -75,7 +75,7 @@ LIFECYCLE: tuple[Rule, ...] = (
 
 _RULES = {rule.event: rule for rule in LIFECYCLE}
 
-# A state is terminal if only a requeue leads out of it.
+# A state is terminal if a requeue is the only event that leaves it.
 TERMINAL: frozenset[JobState] = frozenset(
     state
     for state in JobState
@@ -84,17 +84,17 @@ TERMINAL: frozenset[JobState] = frozenset(
 
 
 def sources(event: EventType) -> tuple[JobState, ...]:
-    """Return the states from which `event` may lead."""
+    """Return the states in which `event` can occur."""
     return _RULES[event].sources
 
 
 def targets(event: EventType) -> tuple[JobState, ...]:
-    """Return the states to which `event` may lead."""
+    """Return the states to which `event` can lead."""
     return _RULES[event].targets
 
 
 def allows(source: JobState | None, event: EventType, target: JobState) -> bool:
-    """Return whether `event` may lead from `source` (None: no job yet) to `target`."""
+    """Return whether `event` can lead from `source` (None: no job yet) to `target`."""
     rule = _RULES[event]
     allowed = not rule.sources if source is None else source in rule.sources
     return allowed and target in rule.targets

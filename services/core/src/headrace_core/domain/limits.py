@@ -47,16 +47,15 @@ MIN_PRIORITY: Final = -100
 MAX_PRIORITY: Final = 100
 
 # The largest payload, result or piece of output that a setting can allow, in bytes. A response
-# holds two of them, and gRPC clients refuse a response above 4 MiB.
+# holds two of them, and gRPC clients reject a response above 4 MiB.
 MAX_DOCUMENT_BYTES: Final = 1024 * 1024
 
-# Maximum levels of objects and lists in the document of a request. Protobuf decoders stop at 100
-# nested messages: an object takes three of them per level, and up to six are around the document.
+# Maximum levels of objects and lists in the document of a request. Protobuf decoders accept 100
+# nested messages. Each level of objects needs three, and up to six enclose the document.
 MAX_DOCUMENT_DEPTH: Final = 30
 
-# The times that a submitter may request. Both ends are included. They end one day before the
-# calendar of Python and protobuf does, so no time zone, no rounding and no sum with a timeout or a
-# backoff can leave the calendar.
+# The first and the last time that a submitter can request. The calendar of Python and protobuf ends
+# a day later, so a time zone, rounding, or a sum with a timeout or a backoff cannot exceed it.
 FIRST_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_TIME: Final = datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC)
 TIME_RULE: Final = "must be a time from 1970-01-01T00:00:00Z to 9999-12-30T23:59:59.999999999Z"
@@ -88,12 +87,12 @@ ATTEMPTS: Final = Bounds(1, 100)
 MULTIPLIER: Final = Bounds(1, 100)
 JITTER: Final = Bounds(0, 1)
 
-# The texts of errors, in characters. A retry policy cannot name a longer error type.
+# Maximum lengths of the texts of errors, in characters. A retry policy cannot name a longer type.
 MAX_ERROR_TYPE: Final = 200
 MAX_ERROR_MESSAGE: Final = 2000
 MAX_STACK_TRACE: Final = 16 * 1024
 
-# The error types that a retry policy may name.
+# Maximum number of error types in a retry policy.
 MAX_ERROR_TYPES: Final = 32
 ERROR_TYPES_RULE: Final = (
     f"at most {MAX_ERROR_TYPES} names of 1 to {MAX_ERROR_TYPE} characters, none of them NUL"
@@ -101,7 +100,7 @@ ERROR_TYPES_RULE: Final = (
 
 
 def is_error_type(name: str) -> bool:
-    """Return whether a retry policy can name this type of errors."""
+    """Return whether a retry policy can name this error type."""
     return 1 <= len(name) <= MAX_ERROR_TYPE and "\0" not in name
 
 

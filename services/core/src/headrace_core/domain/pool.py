@@ -25,7 +25,7 @@ class NewWorker:
 
 
 class Lane(NamedTuple):
-    """The QUEUED jobs with the same tenant, queue and type, so the same workers can run them."""
+    """The QUEUED jobs with the same tenant, queue and type. The same workers can run them."""
 
     tenant: str
     queue: str
@@ -72,7 +72,7 @@ class Pool:
         types: the job types.
         workers: the number of workers.
         slots: the slots of all workers.
-        running: the attempts in these slots.
+        running: the number of attempts in these slots.
     """
 
     name: str
@@ -103,8 +103,8 @@ class ServedQueues:
 
     Args:
         queues: the queues of each kind of live worker; empty for all queues.
-        known: the queues that workers name or that have or had jobs.
-        waiting: for each queue with QUEUED jobs, whether a live worker runs any of their types.
+        known: the queues that a worker names, and the queues that have or had jobs.
+        waiting: for each queue with QUEUED jobs, whether a live worker runs a type of these jobs.
     """
 
     queues: frozenset[frozenset[str]] = frozenset()

@@ -25,7 +25,7 @@ class Retention:
     """The time that jobs are kept after their end.
 
     Args:
-        default: the time for jobs without a rule.
+        default: the time for jobs that match no rule.
         rules: the times by tenant and state. A rule for both takes precedence over a rule for the
             tenant, which takes precedence over a rule for the state.
     """

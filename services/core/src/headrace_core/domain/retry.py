@@ -1,14 +1,15 @@
-"""Retries of failed attempts, and the crash budget of jobs that end their workers.
+"""Retries of failed attempts, and the crash budget of jobs that crash their workers.
 
 The backoff is exponential with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS
 Architecture Blog, 2015); `jitter` below 1 narrows the random share of the wait.
 
-The crash budget is separate from the retries. The death of a worker charges each of its jobs with a
-loss, because the cause is unknown. A job with several losses runs in its own process. A crash of
-that process is certainly the fault of the job, and a death of the worker is not. A job can also end
-its worker by a signal, which interrupts all attempts of the worker as a deployment does. A second
-budget therefore counts interruptions in a row. It is generous, so a job that takes longer than the
-time between two deployments does not exhaust it.
+The crash budget is separate from the retries. If a worker dies, each of its jobs is charged with a
+loss, because the cause is unknown. A job with several losses runs in its own process. The job is
+charged if that process crashes, but not if the worker dies.
+
+A job can also send its worker a signal that interrupts all attempts of the worker, like a
+deployment. A second budget therefore counts consecutive interruptions. It is large, so a job that
+takes longer than the time between two deployments does not exhaust it.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ class RetryPolicy:
         max_attempts: the number of attempts, including the first.
         initial_backoff: the wait before the first retry, before jitter.
         max_backoff: the longest wait.
-        multiplier: the growth from one wait to the next.
+        multiplier: the factor from one wait to the next.
         jitter: the random share of the wait, 0 to 1.
         non_retryable_error_types: the types of errors that fail the job at once, even if attempts
             remain. Each is an exact `JobError.type`: the name of an exception (not of its base
             class), the type of a `Fail`, or TIMEOUT. At most 32.
 
     Raises:
-        TypeError: the error types are a single name.
+        TypeError: the error types are a string instead of a tuple.
         ValueError: a value is out of its range.
     """
 
@@ -95,7 +96,7 @@ class RetryPolicy:
             retry: the number of the retry, from 1.
             draw: returns a number in [0, 1).
             at_least: the minimum wait that the handler, or a server that it called, requested. The
-                random share of the backoff is added, because many jobs may get the same request.
+                random share of the backoff is added, because many jobs may get the same minimum.
         """
         # The bounded exponent keeps a large retry number from overflowing a float.
         growth = self.multiplier ** min(retry - 1, 64)
@@ -108,7 +109,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryOverrides:
-    """The retry policy of a job. A field that is None has the value of the handler's policy."""
+    """The retry policy of a job. If a field is None, the handler's policy applies."""
 
     max_attempts: int | None = None
     initial_backoff: timedelta | None = None
@@ -144,7 +145,7 @@ class RetryOverrides:
 
 
 def set_fields(retry: RetryOverrides | RetryPolicy) -> dict[str, Any]:
-    """Return the fields of a policy that are set, by the names of `RetryOverrides`."""
+    """Return the fields of a policy that are set, by their names in `RetryOverrides`."""
     return {
         name: value
         for name in RetryOverrides.__slots__
@@ -152,12 +153,12 @@ def set_fields(retry: RetryOverrides | RetryPolicy) -> dict[str, Any]:
     }
 
 
-# The number of losses after which a job runs in its own process. One loss is mostly bad luck, such
-# as a failed machine or another job of the worker. A process costs an innocent job a few tenths of
-# a second.
+# The number of losses after which a job runs in its own process. One loss usually has another
+# cause, such as a failed machine or another job of the worker. The start of a process takes a few
+# tenths of a second.
 LOSSES_BEFORE_OWN_PROCESS: Final = 2
 
-# The number of interruptions in a row after which a job runs in its own process.
+# The number of consecutive interruptions after which a job runs in its own process.
 INTERRUPTIONS_BEFORE_OWN_PROCESS: Final = 5
 
 
@@ -170,7 +171,7 @@ def needs_own_process(worker_losses: int, interruptions: int = 0) -> bool:
 
 
 def is_spent(charged: int, *, limit: int) -> bool:
-    """Return whether the next loss of a worker, or the next interruption, fails the job.
+    """Return whether the next worker loss or interruption fails the job.
 
     Args:
         charged: the losses or interruptions of the job so far.

@@ -22,12 +22,12 @@ class JobCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """The jobs of a tenant in numbers.
+    """The job counts and waiting times of a tenant.
 
     Attributes:
-        time: the time of the reading.
+        time: the time of the measurement.
         counts: the number of jobs by queue, type and state.
-        ages: the wait of the oldest QUEUED job, by queue.
+        ages: the waiting time of the oldest QUEUED job, by queue.
     """
 
     time: datetime

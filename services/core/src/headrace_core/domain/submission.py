@@ -1,4 +1,4 @@
-"""New jobs and batches: the values that a submit stores, and its results."""
+"""New jobs and batches, and the results of a submit."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ U = TypeVar("U")
 class Repeated(Generic[T]):
     """A sequence that stores each of its distinct items once.
 
-    The jobs of a batch usually differ only in their payloads. Work on the rest of a job is then
-    done once for each distinct item, with `map`.
+    The jobs of a batch usually differ only in their payloads. `map` processes the other fields
+    once for each distinct item.
 
     Attributes:
         distinct: the items.
@@ -48,8 +48,8 @@ def fingerprint(spec: JobSpec, payload: JsonText) -> bytes:
     """Return 32 bytes that identify the content of a job.
 
     Args:
-        spec: the spec as requested. The queue of a handler must not be part of it, because it
-            depends on the live workers.
+        spec: the spec as requested. It must not contain the handler's default queue, because that
+            queue depends on the live workers.
         payload: the payload in its canonical form.
     """
     before, after = _around_payload(spec)
@@ -57,7 +57,7 @@ def fingerprint(spec: JobSpec, payload: JsonText) -> bytes:
 
 
 def batch_fingerprint(specs: Repeated[JobSpec], payloads: Sequence[JsonText]) -> bytes:
-    """Return 32 bytes that identify the content of all jobs of a batch, as `fingerprint` does."""
+    """Return 32 bytes that identify the content of all jobs of a batch, like `fingerprint`."""
     digest = hashlib.sha256()
     for (before, after), payload in zip(specs.map(_around_payload), payloads, strict=True):
         digest.update(hashlib.sha256(f"{before}{payload!r}{after}".encode()).digest())
@@ -67,7 +67,7 @@ def batch_fingerprint(specs: Repeated[JobSpec], payloads: Sequence[JsonText]) ->
 def _around_payload(spec: JobSpec) -> tuple[str, str]:
     """Return the text of a spec in a fingerprint, before the payload and after it.
 
-    Stored fingerprints are compared with it, so the text of an existing field must not change.
+    Stored fingerprints depend on this text, so the text of an existing field must not change.
     """
     after = (
         spec.priority,
@@ -75,7 +75,7 @@ def _around_payload(spec: JobSpec) -> tuple[str, str]:
         spec.schedule_time and spec.schedule_time.timestamp(),
         spec.timeout and spec.timeout.total_seconds(),
         spec.deadline and spec.deadline.timestamp(),
-        # Unset fields are left out, so a new field changes no earlier fingerprint.
+        # Unset fields are left out, so adding a field does not change earlier fingerprints.
         set_fields(spec.retry),
     )
     return f"({spec.type!r}, {spec.queue!r}, ", f", {repr(after)[1:]}"
@@ -88,7 +88,7 @@ class NewJob:
     Args:
         id: the id of the job, if this submit creates it.
         tenant: the tenant.
-        spec: the spec with its queue decided.
+        spec: the spec, with the queue set.
         payload: the payload.
         request_id: the idempotency key.
         fingerprint: the fingerprint of `requested`; required with a request_id.
@@ -117,12 +117,12 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBatch:
-    """A batch to store, all or nothing.
+    """A batch to store, in whole or not at all.
 
     Args:
         id: the id of the batch, if this submit creates it.
         tenant: the tenant.
-        specs: the specs of its jobs, with their queues decided.
+        specs: the specs of the jobs, with the queues set.
         payloads: the payload of each job.
         request_id: the idempotency key.
         fingerprint: the fingerprint of the batch; required with a request_id.
@@ -140,7 +140,7 @@ class NewBatch:
     correlation_id: str | None = None
 
     def matches(self, stored: bytes) -> bool:
-        """Return whether a stored fingerprint identifies this batch, as in NewJob."""
+        """Return whether a stored fingerprint identifies this batch, like `NewJob.matches`."""
         return stored == self.fingerprint or (
             self.requested is not None
             and stored == batch_fingerprint(self.requested, self.payloads)

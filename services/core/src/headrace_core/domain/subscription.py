@@ -17,16 +17,16 @@ WatchId = NewType("WatchId", UUID)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """A subscription as it is stored.
+    """A stored subscription.
 
     Attributes:
         tenant: the tenant that owns it.
         name: the name, unique within the tenant.
-        id: differs for each subscription, also if a deleted name is used again.
+        id: the id, which is new even if a deleted name is reused.
         filter: the jobs whose events it receives.
-        consumer: the consumer that receives now; None if there is no consumer.
-        epoch: a number that grows with each change of the consumer.
-        xid: with `position` the place up to which all events are acknowledged.
+        consumer: the current consumer; None if there is no consumer.
+        epoch: a number that increases with each change of the consumer.
+        xid: with `position`, the place up to which all events are acknowledged.
         position: see `xid`.
         create_time: the time of its creation.
         ack_time: the time of the last acknowledgement.
@@ -73,7 +73,7 @@ class SubscriptionWatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """The watch that has acquired a subscription, and the time left of its lease.
+    """The watch that has acquired a subscription, and the remaining time of its lease.
 
     `watch_id` and `lease` are None if there is no watch.
     """

@@ -11,7 +11,7 @@ _CUT: Final = "…"
 
 
 def clean_text(text: str, limit: int) -> str:
-    """Return `text` cut to `limit` characters, with a `?` for each character that is unfit.
+    """Return `text` cut to `limit` characters, with a `?` in place of each unfit character.
 
     NUL, other control characters and lone surrogates are unfit, because PostgreSQL, UTF-8 or a
     terminal rejects them.
@@ -22,7 +22,7 @@ def clean_text(text: str, limit: int) -> str:
 
 
 def clean_line(text: str, limit: int) -> str:
-    """Return the cleaned `text` as one line, without white space around it."""
+    """Return the cleaned `text` as one line, without surrounding white space."""
     if text.isprintable() and len(text) <= limit:
         return text.strip()
     # Cut first, so that a huge text takes no longer than a long one.

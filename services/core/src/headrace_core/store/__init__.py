@@ -6,5 +6,5 @@
 - `upkeep/`, `migrate`, `schema`, `migrations/`: checks, repairs and changes of the whole database.
 - `sql/`: connections, statements, tables and the conversion of rows.
 
-Functions take an open connection and neither commit nor roll back; the caller does.
+Functions take an open connection. The caller commits or rolls back.
 """

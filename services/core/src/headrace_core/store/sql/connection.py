@@ -20,11 +20,11 @@ Parameters = Mapping[str, Any]
 
 # `:name`, but not the cast `::type`; SQLAlchemy's own rule.
 _NAME: Final = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
-_DIALECT: Final = dialect.dialect()  # type: ignore[no-untyped-call] # SQLAlchemy has it without
+_DIALECT: Final = dialect.dialect()  # type: ignore[no-untyped-call] # SQLAlchemy does not annotate it
 
 
 class Row(asyncpg.Record):
-    """A row. Its columns are items by name or number, and attributes."""
+    """A row. A column can be read by name, by number or as an attribute."""
 
     __slots__ = ()
 
@@ -72,7 +72,7 @@ class Driver(asyncpg.Connection):
     """An asyncpg connection."""
 
     async def reset(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg calls it
-        """Roll back an open transaction. Nothing else changes the session, so no round trip."""
+        """Roll back an open transaction. Nothing else in the session can change."""
         if self.is_in_transaction():
             await self.execute("ROLLBACK", timeout=timeout)
 
@@ -88,7 +88,7 @@ class Driver(asyncpg.Connection):
 
 
 class Connection:
-    """Run statements, within a transaction or each in its own.
+    """Run statements, all in one transaction or each in its own.
 
     Args:
         driver: the connection.
@@ -109,7 +109,7 @@ class Connection:
             parameters: the values, unless the statement binds them.
 
         Raises:
-            asyncpg.PostgresError: the database refuses the statement.
+            asyncpg.PostgresError: the database rejects the statement.
         """
         if isinstance(statement, TextClause):
             prepared = _prepared(statement)

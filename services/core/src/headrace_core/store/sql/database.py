@@ -1,4 +1,4 @@
-"""The connection pool. It converts faults of the database that may pass to `Unavailable`."""
+"""The connection pool. It converts transient faults of the database to `Unavailable`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _READ_ONLY = "25006"
 _RELEASE_S = 2.0
 _CLOSE_S = 5.0
 
-# Longest time that a transaction may be idle, in milliseconds. The transaction of a stopped process
+# Maximum idle time of a transaction, in milliseconds. The transaction of a stopped process
 # holds locks and delays all streams of many jobs.
 _IDLE_TRANSACTION_MS = 10_000
 
@@ -51,7 +51,7 @@ class Database:
             is not bounded.
         writes: whether a standby is refused. If the URL has several hosts, the primary is used in
             either case.
-        timeout: the time limit of a statement in seconds, if shorter than the one in the settings.
+        timeout: the time limit of a statement, in seconds. A shorter limit in the settings wins.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class Database:
         # The doctor counts the processes of services by these connections.
         self._listen = {"application_name": f"headrace-{application}-listen"}
         session = {
-            # Unqualified names cost nothing per statement.
+            # Statements use unqualified names.
             "search_path": settings.database_schema,
-            # The guards must compare states that another transaction has just committed.
+            # The guards must see states that another transaction has just committed.
             "default_transaction_isolation": "'read committed'",
             # The statements are short: compiling one costs more than running it.
             "jit": "off",
@@ -94,11 +94,11 @@ class Database:
             "enable_mergejoin": "off",
             "idle_in_transaction_session_timeout": str(_IDLE_TRANSACTION_MS if bounded else 0),
         }
-        # One round trip for each connection. PgBouncer and other poolers refuse most settings in
+        # One round trip for each connection. PgBouncer and other poolers reject most settings in
         # the startup message.
         self._session = ";".join(f"SET {name} = {value}" for name, value in session.items())
         self._pool: asyncpg.Pool[Row] | None = None
-        # True once a connection was opened.
+        # Whether a connection was ever opened.
         self._connected = False
         self._installation_id: UUID | None = None
 
@@ -156,13 +156,13 @@ class Database:
         """Check that the database answers.
 
         Raises:
-            Unavailable: it does not.
+            Unavailable: the database does not answer.
         """
         async with self.statement() as connection:
             await connection.execute(_PING)
 
     async def installation_id(self) -> UUID:
-        """Return the id that names the database; it is read once.
+        """Return the id of the database. It is read once.
 
         Raises:
             Unavailable: as for a transaction.
@@ -219,7 +219,7 @@ class Database:
             pooled = await pool.acquire(timeout=self._timeout)
         except asyncpg.PostgresError as error:
             if not self._connected:
-                # A first connection that is refused has wrong settings: report the reason.
+                # If the first connection is rejected, the settings are wrong: report the reason.
                 raise
             # A change of the password or a failover may be in progress.
             raise Unavailable("postgresql") from error
@@ -235,9 +235,9 @@ class Database:
             elif isinstance(error, asyncpg.PostgresError) and error.sqlstate in _USELESS_CODES:
                 driver.terminate()
                 if error.sqlstate == _READ_ONLY:
-                    # A session that was read-only at its start stays so: replace all of them.
+                    # A session that was read-only at its start stays read-only: replace them all.
                     await pool.expire_connections()
-            # An error of the release must not replace the first one, least of all a cancellation.
+            # An error of the release must not hide the first error, especially a cancellation.
             with suppress(Exception):
                 await pool.release(pooled, timeout=_RELEASE_S)
             raise
@@ -249,8 +249,8 @@ async def until_lost(connection: asyncpg.Connection, *, probe: float) -> NoRetur
 
     Args:
         connection: from `Database.session`.
-        probe: seconds between two checks, and the time limit of each. The end of a session by the
-            server is noticed without a check.
+        probe: seconds between two checks, and the time limit of each. If the server ends the
+            session, the next check runs at once.
 
     Raises:
         asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: the connection is
@@ -276,11 +276,11 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
     options = database_options(settings.database_url.get_secret_value())
     arguments: dict[str, Any] = {
         "dsn": settings.postgresql_url,
-        # As in libpq, 0 means that the URL sets no limit.
+        # In libpq too, 0 means that the URL sets no limit.
         "timeout": int(options.get("connect_timeout", "0")) or settings.database_timeout,
     }
     if options.get("sslrootcert") == "system":
-        # asyncpg would read it as the name of a file.
+        # asyncpg would use it as a file name.
         arguments["ssl"] = ssl.create_default_context()
     if options.get("target_session_attrs", "any") == "any":
         several = "," in urlsplit(settings.postgresql_url).netloc or "," in options.get("host", "")
@@ -292,7 +292,7 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
 def server_error(error: BaseException | None) -> asyncpg.PostgresError | None:
     """Return the error of the server in a chain of causes; None if the server did not answer.
 
-    Its message contains no part of the URL, unlike the message of a driver.
+    Its message contains no part of the URL, unlike a driver's message.
     """
     while error is not None and not isinstance(error, asyncpg.PostgresError):
         error = error.__cause__
@@ -303,7 +303,7 @@ _PING = text("SELECT 1")
 
 
 class _faults:  # noqa: N801 - reads as a function: with _faults():
-    """Convert faults of the database that may pass to Unavailable."""
+    """Convert transient faults of the database to Unavailable."""
 
     def __enter__(self) -> None:
         pass

@@ -1,8 +1,8 @@
 """Group commit: many small writes share one transaction.
 
-Items gather while the previous commit runs, so load makes batches larger instead of queues longer.
-If no commit is running, an item is committed at once. If commits are quick, many submitters
-would still cause many small commits. So a batch may wait while more items keep arriving.
+New items wait while the previous commit runs, so batches become larger under load. If no commit is
+running, an item is committed at once. If commits are quick, batches would stay small even with many
+submitters, so a batch can wait while more items keep arriving.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from headrace_core.domain.errors import ShuttingDown, Unavailable
 
-# Minimum number of items in the last commit and the queue for which a batch waits for more.
+# A batch waits for more items if the last commit and the queue contain at least this many.
 _CROWD: Final = 5
 # Time between two checks for more items, in seconds.
 _STEP: Final = 0.001
@@ -86,14 +86,14 @@ class GroupCommit(Generic[Item, Result]):
         """Submit an item and return its result after the commit.
 
         If the caller is cancelled or times out before the commit begins, the item is withdrawn.
-        Later, the item is committed and its result is dropped. Other items are not affected.
+        After that, the item is committed and its result is discarded. Other items are not affected.
 
         Args:
             item: the item to commit.
             timeout: the longest wait, in seconds; None for no limit.
 
         Raises:
-            TimeoutError: the timeout passed.
+            TimeoutError: the timeout expired.
             Overloaded: too many items are waiting.
             ShuttingDown: the group commit is closed.
             Exception: the error of `commit` for the batch.
@@ -114,13 +114,13 @@ class GroupCommit(Generic[Item, Result]):
         self._pending_weight += weight
         if self._committer is None:
             # The task starts in the next iteration of the loop, so its first batch has all items
-            # of this iteration. It serves all submitters, so it must not run in the context of one.
+            # of this iteration. It must not use the context of a single submitter.
             self._committer = asyncio.create_task(
                 self._run(), name="group-commit", context=self._context.copy()
             )
         if timeout is None:
             return await future
-        # Costs a tenth of asyncio.timeout(), which matters because every submit pays it.
+        # This takes a tenth of the time of asyncio.timeout(), and every submit needs it.
         timer = loop.call_later(timeout, _give_up, future)
         try:
             return await future

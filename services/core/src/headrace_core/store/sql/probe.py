@@ -15,7 +15,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.database import Database, server_error
 from headrace_core.store.sql.transition import insert_events
 
-# Seconds between two checks that the disk has room.
+# Seconds between two checks for free disk space.
 _ROOM_S: Final = 10.0
 
 
@@ -30,7 +30,7 @@ async def check_writes(database: Database) -> None:
 
 
 async def write_fault(database: Database, *, within: float) -> str | None:
-    """Return the reason why no job can be stored; None if one can.
+    """Return the reason why jobs cannot be stored; None if they can.
 
     Args:
         database: the database to check.
@@ -52,7 +52,7 @@ class WriteProbe:
 
     Args:
         database: the service's database.
-        room: whether to check every ten seconds that the disk has room.
+        room: whether to check for free disk space every ten seconds.
     """
 
     def __init__(self, database: Database, *, room: bool = False) -> None:
@@ -60,7 +60,7 @@ class WriteProbe:
         self._room_at = 0.0 if room else inf
 
     async def run(self) -> None:
-        """Run `check_writes`, and check the room on the disk if that is due.
+        """Run `check_writes`, and check for free disk space if that is due.
 
         Raises:
             Unavailable: nothing can be stored.
@@ -73,8 +73,8 @@ class WriteProbe:
             self._room_at = time.monotonic() + _ROOM_S
 
 
-# The probe takes the locks and needs the privileges of a submit, and inserts nothing. The message
-# is 50 bytes of WAL; its commit waits for the disk, and for synchronous standbys.
+# The probe takes the same locks and needs the same privileges as a submit, but inserts no rows. The
+# message is 50 bytes of WAL. Its commit waits for the disk and for synchronous standbys.
 _NO_EVENT = insert_events(
     table="job e",
     seq="e.seq",

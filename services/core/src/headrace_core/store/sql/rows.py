@@ -40,14 +40,14 @@ _Interval = TypeVar("_Interval", timedelta, timedelta | None)
 _DOCUMENTS = ("labels", "retry", "error")
 _JOB_TIMES = ("create_time", "due_time", "update_time")
 _OPTIONAL_JOB_TIMES = ("deadline", "queue_time", "start_time", "cancel_request_time", "end_time")
-# The columns without a conversion. A new one needs no other change here.
+# The columns without a conversion. A new column needs no other change here.
 _PLAIN = (
     *("id", "tenant", "type", "queue", "priority", "request_id", "batch_id", "attempt"),
     *("retries_used", "seq", "worker_id", "correlation_id"),
 )
 
-# The largest progress that is read, in bytes. A worker may write two thirds of it; an older version
-# had no limit.
+# The largest progress that is read, in bytes. A worker can write at most two thirds of it. An older
+# version had no limit.
 MAX_PROGRESS_BYTES = 65_536
 
 
@@ -102,7 +102,7 @@ def to_job(row: Row) -> Job:
 
 
 def decode_job(row: Row) -> Job:
-    """Convert a row as `to_job` does, without counting unreadable fields."""
+    """Convert a row like `to_job`, but do not count unreadable fields."""
     fields = Fields()
     stack_trace = row["stack_trace"]
     plain = {name: row[name] for name in _PLAIN}
@@ -179,7 +179,7 @@ class Fields:
             return default
 
 
-# The errors that decoding a stored value may raise.
+# The errors that decoding a stored value can raise.
 UNREADABLE: Final = (
     msgspec.MsgspecError,
     ValueError,
@@ -218,8 +218,8 @@ def to_event(row: Row) -> JobEvent:
 
     The event itself is never left out: a stream without it would have a gap.
     """
-    # Every event of every stream is converted here. Unpacking columns by order and members of enums
-    # from a dictionary takes a third of the time.
+    # Every event of every stream is converted here. Unpacking the columns by position, and finding
+    # enum members in a dictionary, takes a third of the time.
     (
         job_id,
         seq,
@@ -268,7 +268,7 @@ def to_event(row: Row) -> JobEvent:
 
 
 def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
-    """Convert a row as `to_event` does, without counting it; return its unreadable fields as well.
+    """Convert a row like `to_event`, without counting it. Also return its unreadable fields.
 
     This is slower than `to_event`.
     """
@@ -353,7 +353,7 @@ def from_error(error: JobError | None) -> JsonText | None:
 
 
 class _ProgressRow(msgspec.Struct):
-    """Stored progress. The counters stay text."""
+    """Stored progress. The counters remain text."""
 
     fraction: float
     message: str

@@ -91,8 +91,8 @@ def _time(name: str, *, nullable: bool = True) -> Column[Any]:
     return Column(name, DateTime(timezone=True), nullable=nullable)
 
 
-# One row, the identity of this database. Cursors and page tokens have its id and are signed with
-# its secret.
+# One row, the identity of this database. Cursors and page tokens contain the id and are signed with
+# the secret.
 installation = Table(
     "installation",
     metadata,
@@ -159,8 +159,8 @@ jobs = Table(
     Column("result", JSON),
     Column("error", JSON),
     Column("worker_id", Uuid),
-    # The order within a lane: the due time in milliseconds since 1970, less the value of the
-    # priority.
+    # The order within a lane: the due time in milliseconds since 1970, minus the waiting time equal
+    # to the priority.
     Column("rank", Double, nullable=False),
     _time("create_time", nullable=False),
     _time("due_time", nullable=False),
@@ -169,12 +169,12 @@ jobs = Table(
     _time("cancel_request_time"),
     _time("end_time"),
     _time("update_time", nullable=False),
-    # The xid of the newest event. The xid of the next one must not be lower (sql/transition.py).
+    # The xid of the newest event. The xid of the next event must not be lower (sql/transition.py).
     Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     # The x-request-id of the submit.
     Column("correlation_id", Text),
-    # The stack trace of `error`. Without an error it has no meaning: the SQL function `complete`
-    # leaves it in place.
+    # The stack trace of `error`. Ignore it if `error` is NULL: the SQL function `complete` does not
+    # clear it.
     Column("stack_trace", Text),
     # Consecutive interruptions. Other ends of attempts reset it, except worker lost.
     Column("interruptions", Integer, nullable=False, server_default=text("0")),
@@ -231,7 +231,7 @@ jobs = Table(
         postgresql_where=text("request_id IS NOT NULL"),
     ),
     Index("jobs_tenant_idx", "tenant", "id"),
-    # The terminal jobs of each state, the longest ended first.
+    # The terminal jobs of each state, the earliest end first.
     Index(
         "jobs_ended_idx",
         "tenant",
@@ -268,11 +268,11 @@ job_events = Table(
     _time("due_time"),
     Column("worker_id", Uuid),
     # (xid, position) is the place in the event log. `xid` is the transaction that wrote the event,
-    # or one with a larger id that wrote an earlier event of the job: a transaction may get its id
-    # first and lock the job last.
+    # or a transaction with a larger id that wrote an earlier event of the job. A transaction can
+    # get its id before the other one and lock the job after it.
     Column("xid", Xid8, nullable=False),
-    # The transaction that wrote the event. Its default is evaluated before that of `position`, so
-    # a transaction has an id before it takes a position.
+    # The transaction that wrote the event. This default is evaluated before the default of
+    # `position`, so a transaction has an id before it takes a position.
     Column("writer", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("position", BigInteger, Identity(always=True), nullable=False),
     CheckConstraint("seq >= 1 AND attempt >= 0", name="counters"),
@@ -284,7 +284,7 @@ job_events = Table(
     CheckConstraint("xid >= writer", name="place"),
     CheckConstraint(SOUND["job_events"], name="times"),
     Index("job_events_position_idx", "xid", "position"),
-    # The few events with an xid above their writer's.
+    # The few events with an xid above the xid of their writer.
     Index("job_events_writer_idx", "writer", postgresql_where=text("writer <> xid")),
 )
 
@@ -349,8 +349,8 @@ event_log = Table(
     Index("event_log_start_idx", "start_xid", "start_position"),
 )
 
-# Pruned jobs with more events than one transaction removes. Of `seq` events the first `removed` are
-# removed. The others cannot be found without their job.
+# Pruned jobs with more events than one transaction removes. The first `removed` of `seq` events are
+# removed. Without this row, the remaining events could not be found.
 pruned_jobs = Table(
     "pruned_jobs",
     metadata,
@@ -365,14 +365,14 @@ subscriptions = Table(
     metadata,
     Column("tenant", Text, primary_key=True),
     Column("name", Text, primary_key=True),
-    # A new id when a deleted name is used again, so old cursors are refused.
+    # A reused name gets a new id, so old cursors are rejected.
     Column("id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
     Column("filter", JSONB, nullable=False),
     # The acknowledged place.
     Column("xid", Xid8, nullable=False),
     Column("position", BigInteger, nullable=False),
-    # The consumer, its watch and the end of its lease. The epoch grows when the consumer changes:
-    # an acknowledgement of an earlier epoch is refused.
+    # The consumer, its watch and the end of its lease. The epoch increases when the consumer
+    # changes. An acknowledgement with an earlier epoch is rejected.
     Column("consumer", Text),
     Column("watch_id", Uuid),
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),

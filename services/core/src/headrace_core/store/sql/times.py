@@ -33,7 +33,7 @@ def sound_number(column: str) -> str:
 
 
 def readable(column: str) -> str:
-    """Return a stored time. An unreadable one becomes `infinity`, which the driver decodes."""
+    """Return the SQL of a stored time. An unreadable time becomes `infinity`."""
     return (
         f"CASE WHEN {column} IS NULL OR ({sound_times([column])}) THEN {column} "
         "ELSE 'infinity'::timestamptz END"
@@ -41,7 +41,7 @@ def readable(column: str) -> str:
 
 
 def readable_interval(column: str) -> str:
-    """Return a stored timeout. An unreadable one becomes negative."""
+    """Return the SQL of a stored timeout. An unreadable timeout becomes negative."""
     return (
         f"CASE WHEN {column} IS NULL OR ({sound_interval(column)}) THEN {column} "
         "ELSE '-1 second'::interval END"
@@ -49,7 +49,7 @@ def readable_interval(column: str) -> str:
 
 
 def clamped(column: str) -> str:
-    """Return the nearest time that a submitter may request."""
+    """Return the SQL of the nearest time that a submitter can request."""
     return (
         f"least(greatest({column}, '1970-01-01 00:00:00+00'::timestamptz), "
         "'9999-12-30 23:59:59.999999+00'::timestamptz)"

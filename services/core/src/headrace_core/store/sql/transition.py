@@ -6,9 +6,9 @@ INSERT of the events, and `then`. The declarations are in `store/jobs/`. To add 
 - To fire a schedule: give `Creation` one more CTE in `before`, which advances the schedule and
   returns the columns of its job, and select `input` from it. If the CTE returns no row, no job is
   created. `submit_batch` creates the row of its batch this way.
-- To release the jobs that wait for a job: declare their `Transition` with a selection that joins
-  the rows which the first one changed (by its `name`), and give its `ctes` to the first one as
-  `then`. `promote` counts its rows in such a CTE.
+- To release the jobs that wait for a job: declare a second `Transition`. Its selection joins the
+  changed rows of the first transition (by its `name`). Pass the `ctes` of the second transition to
+  the first one as `then`. `promote` counts its rows in such a CTE.
 
 Each CTE reads the database as it was before the statement, so no row of jobs may change twice.
 """
@@ -29,15 +29,15 @@ TERMINAL_LIST: Final = in_list(sorted(TERMINAL))
 
 
 def source_guard(event: EventType) -> str:
-    """Return the condition under which `event` may happen to a row `j` of jobs."""
+    """Return the condition under which `event` can occur for a row `j` of jobs."""
     return _scanned(sources(event))
 
 
 def keyed_guard(event: EventType) -> str:
     """Return the condition of `source_guard`, for rows that are found by their keys.
 
-    It hides the states from the planner, so the plan never scans the partial index of a state. Such
-    a plan, made while few jobs had the state, would become slower as their number grows.
+    It hides the states from the planner, so the plan never scans the partial index of a state. If
+    such a plan was made for few jobs, it would become slower as their number grows.
     """
     return _keyed(sources(event))
 
@@ -55,12 +55,12 @@ def _keyed(states: Sequence[JobState]) -> str:
 class Lock(StrEnum):
     """The locks that a selection takes on rows of jobs.
 
-    The FOR KEY SHARE of the SQL function `check_fence` conflicts only with SKIP. So it delays
-    only the transitions that may lead to another attempt.
+    The SQL function `check_fence` locks FOR KEY SHARE, which conflicts only with SKIP. So it delays
+    only the transitions that can lead to another attempt.
 
     Attributes:
         WAIT: for the writes of a worker or client about its own job.
-        SKIP: for transitions that may lead to another attempt, and for pruning.
+        SKIP: for transitions that can lead to another attempt, and for pruning.
     """
 
     WAIT = "FOR NO KEY UPDATE OF j"
@@ -68,7 +68,7 @@ class Lock(StrEnum):
 
 
 class Selection(NamedTuple):
-    """The rows of jobs to change, as a CTE of that name.
+    """The rows of jobs to change, as a CTE.
 
     Attributes:
         name: the name of the CTE. The CTE has the column `id`, and the columns that the
@@ -101,22 +101,22 @@ class Transition:
 
     Args:
         name: the CTE of the changed rows.
-        events: the events that the statement may write.
-        sources: the states from which it starts; by default those that all `events` share.
+        events: the events that the statement can write.
+        sources: the source states; by default the source states that all `events` share.
         before: CTEs before the selection.
-        recursive: whether one of these is recursive.
+        recursive: whether a CTE in `before` is recursive.
         rows: the rows to change, or the condition that finds one row by its key, with $guard.
-        keyed: whether $guard is the one for rows that are found by their keys.
-        state: the new state, in SQL. It may be left out if `events` lead to a single state.
+        keyed: whether $guard is the guard for rows that are found by their keys.
+        state: the new state, in SQL. It can be left out if `events` lead to a single state.
         changes: the values of other columns. The builder sets `seq`, `xid` and `update_time`.
-        moment: whether all times are one moment, `m.now`.
-        returning: the columns of the changed rows, when not `CHANGED`.
+        moment: whether all times are the same time, `m.now`.
+        returning: the columns of the changed rows; by default `CHANGED`.
         event_type: the event's type, in SQL of the changed row `e`; required with several `events`.
         event_columns: the values of further columns of the event, in SQL of `e`.
         several: set if a row has several events.
         then: CTEs that read the changed rows.
         result: the final SELECT. Without one the INSERT of the events is the last statement.
-        schema: the schema of the tables and a dot, in a function without a search path.
+        schema: the schema of the tables and a dot, for a function without a search path.
 
     Raises:
         ValueError: the declaration contradicts the lifecycle, or has no guard or lock.
@@ -192,7 +192,7 @@ class Creation:
     """A statement that inserts jobs, each with its first event.
 
     Args:
-        before: CTEs, of which `input` has the values.
+        before: CTEs. The CTE `input` contains the values.
         values: the columns of jobs, in SQL of `input`.
         options: ORDER BY and ON CONFLICT of the insert.
         returning: the columns of the CTE `created`.
@@ -246,7 +246,7 @@ _OWN: Final = frozenset({"state", "seq", "xid", "update_time"})
 # The columns of a changed row that its event copies.
 CHANGED: Final = "j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time"
 
-# The xid of a job never decreases. So the events of a job have the same order by place as by `seq`.
+# The xid of a job never decreases, so its events have the same order by place and by `seq`.
 _EVENT_XID: Final = "greatest(j.xid, pg_current_xact_id())"
 
 
@@ -282,7 +282,7 @@ def insert_events(
 
 
 def _starts(events: Sequence[EventType], declared: Sequence[JobState] | None) -> Sequence[JobState]:
-    """Return the declared states, or those from which each of `events` may happen."""
+    """Return the declared states, or the states in which all `events` can occur."""
     allowed = [sources(event) for event in events]
     if declared is None:
         starts = [state for state in allowed[0] if all(state in each for each in allowed)]

@@ -1,7 +1,7 @@
 """Count and log stored rows with unreadable fields.
 
-An older version stored infinite times, and an operator may write anything. A reader gets such a row
-without its unreadable fields, so no row can break a page or a stream.
+An older version stored infinite times, and an operator can store any value. A reader gets such a
+row without its unreadable fields, so no row can break a page or a stream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import structlog
 
 _log = structlog.get_logger()
 
-# A row may be read many times a second, so it is logged once while it is remembered.
+# A row can be read many times a second, so a remembered row is not logged again.
 _MOST_REMEMBERED: Final = 10_000
 
 
@@ -32,7 +32,7 @@ class UnreadableRows:
         """Count a row, and log it if it is new.
 
         Args:
-            row: its name, such as `job 0199…`.
+            row: the name of the row, such as `job 0199…`.
             fields: the unreadable columns. Their values are not logged.
         """
         self.total += 1
