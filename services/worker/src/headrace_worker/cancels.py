@@ -18,12 +18,12 @@ class Cancels(Loop):
         database: the database.
         lease: the lease of the worker.
         slots: the attempts in flight.
-        interval: the longest time between two queries, in seconds; wake-ups can be lost.
+        interval: the maximum time between two queries, in seconds, because wake-ups can be lost.
     """
 
     name = "cancels"
     topics = (Topic.CANCELS,)
-    # Cancellations are handled immediately and not collected.
+    # Cancellations are handled immediately, not in batches.
     pause = 0.0
 
     def __init__(

@@ -39,7 +39,7 @@ class Claims:
         slots: receives the claimed attempts.
         environment: the parts that all attempts share.
         publish: wakes other processes.
-        timeout: the limit for a claim, in seconds. A renewal of the lease has the same limit.
+        timeout: the time limit of a claim, in seconds. A renewal of the lease has the same limit.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Claims:
         self._lock = asyncio.Lock()
 
     async def claim(self, deliveries: Sequence[AttemptKey], most: int) -> list[Execution]:
-        """Claim at most `most` attempts; return the claimed ones, not yet started.
+        """Claim at most `most` attempts. Return them without starting them.
 
         Raises:
             Unavailable: the database did not answer. The lease is in doubt.
@@ -124,7 +124,7 @@ class Claims:
                 if not self._lease.held(worker_id):
                     # Attempts that end because of this loss are not strays. Recovery takes them.
                     return
-                # The guard of the statement refuses attempts that have just ended.
+                # The guard of the statement rejects attempts that have just ended.
                 strays = [
                     AttemptEnd(key=key, event=EventType.INTERRUPTED)
                     for key in held

@@ -1,4 +1,4 @@
-"""The drain of a worker: ends its claims, and then its attempts."""
+"""Drain a worker: stop its claims, then end its attempts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _log = structlog.get_logger()
 
 
 class Drain:
-    """Ends the claims of a worker, waits for its attempts and interrupts the remaining ones.
+    """Stops the claims of a worker, waits for its attempts and interrupts the remaining ones.
 
     Args:
         deliveries: the consumer of the pool's queue.
         lease: the lease of the worker.
         claims: the claims of the worker.
         slots: the attempts in flight.
-        timing: the limits of the steps.
+        timing: the time limits of the steps.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Drain:
         self._lease.draining = True
         leaving = asyncio.create_task(self._leave_queue(consumer), name="leave")
         async with self._best_effort():
-            # Report the drain to the scheduler immediately. The lease stays while attempts end.
+            # Report the drain to the scheduler immediately. Keep the lease while attempts end.
             await self._lease.heartbeat()
         await leaving
         async with self._best_effort():

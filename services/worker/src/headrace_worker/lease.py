@@ -27,7 +27,7 @@ _SOON: Final = (0.2, 0.6)
 # The shortest time limit of a renewal, in seconds.
 _MIN_TIMEOUT_S: Final = 0.1
 _NO_DATABASE: Final = "the database is not available"
-# A clock that, like the database's, continues while the machine sleeps, where one exists.
+# A clock that continues while the machine sleeps, like the database's clock, if one exists.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -49,7 +49,7 @@ class Lease(Loop):
         heartbeat_s: the interval of the heartbeats, in seconds; at most a third of `lease_s`.
         on_doubt: called when a renewal has failed.
         on_lost: called when the lease is lost; all running attempts must end.
-        on_held: called when the lease is acquired, and when a renewal ends a doubt.
+        on_held: called when the lease is acquired, and when a renewal succeeds after a doubt.
         counts: counts the losses.
 
     Attributes:
@@ -119,7 +119,7 @@ class Lease(Loop):
             Unavailable: the database did not answer.
         """
         worker = self._describe()
-        # The database starts the lease later than this, so a slow response only shortens it here.
+        # The lease starts later in the database, so a slow response only shortens it here.
         started = _now()
         async with self._database.transaction() as connection:
             await register_worker(connection, worker, lease=self._duration)

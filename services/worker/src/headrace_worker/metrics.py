@@ -33,8 +33,8 @@ class Counts:
     """The counts of a worker since its start.
 
     Attributes:
-        ended: the ended attempts, by the written event.
-        ends_refused: the ends that were not written, because the attempt was not this worker's.
+        ended: the ended attempts, by written event.
+        ends_refused: the ends that were not written, because the worker no longer had the attempt.
         reports_refused: the reports that were not written, for the same reason.
         left_behind: the handlers that did not end within their grace, so the worker abandoned them.
         lease_losses: the losses of the lease.

@@ -67,7 +67,7 @@ class WorkerService:
         self._deliveries: BatchWorker[Execution] = BatchWorker(
             settings,
             pool=self._pool.name,
-            # Bound late: the claims need the lease, and the lease pauses the deliveries.
+            # Bound late, because the claims need the lease, and the lease pauses the deliveries.
             claim=lambda deliveries, most: self._claims.claim(deliveries, most),  # noqa: PLW0108
             start=Execution.start,
             find=lambda limit: self._claims.find(limit),  # noqa: PLW0108
@@ -148,7 +148,7 @@ class WorkerService:
 
     @property
     def metrics_port(self) -> int:
-        """The port of the metrics; 0 without an address for them."""
+        """The port of the metrics; 0 if no address is set."""
         return self._metrics.port
 
     @property
@@ -177,7 +177,7 @@ class WorkerService:
     async def stop(self) -> None:
         """Drain: stop claiming, wait for attempts during the grace, and hand back the rest.
 
-        A stop takes at most the grace and two seconds, even if a part hangs.
+        A stop takes at most the grace plus two seconds, even if a part hangs.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._settings.shutdown_grace

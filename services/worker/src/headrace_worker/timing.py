@@ -1,4 +1,4 @@
-"""Durations of the worker's parts that no setting controls."""
+"""Durations in the worker that no setting controls."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class Timing:
         process_exit: the time for a process that has closed its output to exit on its own.
         process_reap: the time for a killed process to disappear.
         drain_grace: the time for a handler to end when the grace of a drain is over.
-        hand_back: the limit for each step of a drain that writes to PostgreSQL or Redis.
-        task_end: the limit for background tasks to end in a drain.
-        stop_margin: the time of a stop beyond the grace. The process must exit within 2 s of it.
+        hand_back: the time limit of each step of a drain that writes to PostgreSQL or Redis.
+        task_end: the time limit for background tasks to end in a drain.
+        stop_margin: the time that a stop may take after the grace. The process must exit within 2 s
+            after the grace.
     """
 
     retry: tuple[float, float] = (0.1, 0.5)

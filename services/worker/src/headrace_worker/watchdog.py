@@ -24,12 +24,12 @@ _log = structlog.get_logger()
 # The exit code of the process: EX_SOFTWARE of sysexits.h.
 EXIT_CODE: Final = 70
 
-# The longest interval of checks in seconds, and the fewest checks within the limit.
+# The maximum interval between checks in seconds, and the minimum number of checks within the limit.
 _TICK_S: Final = 0.5
 _LEAST_TICKS: Final = 10
 # The time for the last log line, in seconds. The log itself may block the loop.
 _LOG_S: Final = 2.0
-# Maximum jobs and frames in this line.
+# Maximum numbers of jobs and frames in this line.
 _MOST_JOBS: Final = 100
 _MOST_FRAMES: Final = 50
 
@@ -42,7 +42,7 @@ class Watchdog:
     continue when the lock is released.
 
     Args:
-        limit: the longest time without an iteration of the loop, in seconds.
+        limit: the maximum time without an iteration of the loop, in seconds.
         running: returns the running jobs, for the log. The thread of the watchdog calls it.
         end: ends the process.
     """

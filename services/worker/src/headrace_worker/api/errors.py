@@ -27,7 +27,7 @@ class Retry(Exception):
 
     def __init__(self, message: str = "", *, after: float | timedelta | None = None) -> None:
         _check_text("Retry", "message", message)
-        super().__init__(message or "the handler asked for a retry")
+        super().__init__(message or "the handler requested a retry")
         self.after = _as_wait(after)
 
     @property

@@ -1,6 +1,6 @@
 """Exact JSON Schemas for pydantic models.
 
-The schemas of pydantic omit constraints that JSON Schema cannot express: decimals in strings,
+pydantic's own schemas omit constraints that JSON Schema cannot express: decimals in strings,
 times with or without a zone, keys that are not strings. VALUE_KEYWORD adds them.
 """
 

@@ -27,7 +27,7 @@ from headrace_worker.api.signature import (
 F = TypeVar("F", bound=Callable[..., Any])
 
 Mode = Literal["async", "thread", "process"]
-# Bytes, or a function that reads them from a setting when an attempt starts.
+# Bytes, or a function that returns them when an attempt starts.
 MemoryLimit = int | Callable[[], int] | None
 
 
@@ -44,7 +44,7 @@ class RegisteredHandler:
 
     @property
     def is_async(self) -> bool:
-        """True if its function is an `async def`."""
+        """True if the handler is an `async def`."""
         return inspect.iscoroutinefunction(self.function)
 
 
@@ -58,7 +58,7 @@ class Registry:
         """Add a handler. A module that is imported again replaces its handlers.
 
         Raises:
-            ValueError: another function is registered for its type.
+            ValueError: another function is already registered for the type.
         """
         name = registered.spec.type
         other = self._handlers.get(name)
@@ -70,7 +70,7 @@ class Registry:
         self._handlers[name] = registered
 
     def get(self, job_type: str) -> RegisteredHandler | None:
-        """Return the handler of a type; None if there is none."""
+        """Return the handler of a type, or None."""
         return self._handlers.get(job_type)
 
     def __iter__(self) -> Iterator[RegisteredHandler]:
@@ -98,18 +98,18 @@ def handler(
     pydantic model, or any other type that msgspec decodes. The annotations become the JSON Schemas.
     The first paragraph of the docstring becomes the description.
 
-    An `async def` runs in the worker's event loop, a `def` in a thread. With `isolation="process"`
-    either runs in a separate process, which a timeout or a cancellation kills. A job that has
+    An `async def` runs in the worker's event loop, a `def` in a thread. With `isolation="process"`,
+    both run in a separate process, which a timeout or a cancellation kills. A job that has
     lost its worker twice also runs in a process, because it may have killed the worker.
 
     Args:
-        job_type: the type, 1 to 100 of a-z, 0-9, `_`, `-`, `.`.
+        job_type: the type: 1 to 100 characters from a-z, 0-9, `_`, `-`, `.`.
         queue: the default queue of jobs of this type.
         timeout: the default time limit of an attempt, in seconds or as a timedelta.
         retry: the default retry policy.
         isolation: `process`, or `auto` for the loop or a thread.
-        memory_limit: the limit for the memory of the handler's process in bytes, or a function that
-            returns it. A job that exceeds it fails with `MemoryLimitExceeded` and is not retried.
+        memory_limit: the memory limit of the handler's process in bytes, or a function that returns
+            it. A job that exceeds it fails with `MemoryLimitExceeded` and is not retried.
             Requires `isolation="process"` and Linux.
 
     Raises:
@@ -198,7 +198,7 @@ def _schema_of(
 
 
 def _is_reloaded(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
-    """Return whether both have one definition, whose module or notebook cell ran again."""
+    """Return whether both come from one definition, after its module or notebook cell ran again."""
     if (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
         return False
     before, after = code_of(old), code_of(new)

@@ -1,4 +1,4 @@
-"""Checks of a handler's signature: a function of a payload and an optional context."""
+"""Check a handler's signature: a payload and an optional context."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def check_function(candidate: object, registers: FrameType) -> None:
 
     Args:
         candidate: the object to register.
-        registers: the frame that registers it. The error names it if the object is not a function.
+        registers: the frame that registers it. The error names the frame if the object is not
+            a function.
 
     Raises:
         TypeError: the object is not a function, or the function yields instead of returning.
@@ -67,7 +68,7 @@ def check_function(candidate: object, registers: FrameType) -> None:
         raise TypeError(
             f"{place_of(candidate)}: a plain `def` wraps this `async def`; write the wrapper as "
             "`async def` and await the function in it. If the wrapper itself runs the coroutine "
-            "to its end, delete its `__wrapped__` attribute"
+            "to completion, delete its `__wrapped__` attribute"
         )
 
 

@@ -39,7 +39,7 @@ class StopReason(Enum):
 
     # A cancellation was requested.
     CANCEL = auto()
-    # The worker drains.
+    # The worker is draining.
     DRAIN = auto()
     # The worker no longer has the attempt, or its lease is lost.
     LOST = auto()
@@ -163,15 +163,15 @@ class Execution:
             )
             arguments: tuple[Any, ...] = (payload,)
             if handler.takes_context:
-                # The reporter's writes belong to the worker: create it before the owner changes.
+                # The reporter's writes belong to the worker, so create it before the owner changes.
                 self._reporter = self._make_reporter()
                 self._context = Context(self._attempt(), self._reporter)
                 arguments = (payload, self._context)
-            # The context of this task ends with it, so it needs no reset.
+            # The context ends with this task, so it needs no reset.
             own_context(self._owner)
             return encode(await call(handler.function, *arguments))
         runners = self._environment.runners
-        # The wait for a permit counts toward the deadline and not toward the timeout.
+        # The wait for a permit counts toward the deadline, but not toward the timeout.
         async with runners.permit(handler):
             self._check_lease()
             self._start_timeout()
@@ -181,10 +181,10 @@ class Execution:
             )
 
     def _check_lease(self) -> None:
-        """Check the lease right before the handler runs, as the claim may be old.
+        """Check the lease right before the handler runs, because the claim may be old.
 
         Raises:
-            LeaseLost: another worker may run the job by now.
+            LeaseLost: another worker may already be running the job.
         """
         if not self._environment.holds(self.worker_id):
             self._reason = StopReason.LOST

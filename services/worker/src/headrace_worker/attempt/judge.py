@@ -1,4 +1,4 @@
-"""The judgment of an attempt: its end, from the return or the exception of its handler."""
+"""Judge an attempt: derive its end from its handler's return value or exception."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Limits:
     """The limits of each attempt.
 
     Attributes:
-        result_bytes: the largest result.
-        output_bytes: the largest piece of output.
+        result_bytes: the maximum size of a result.
+        output_bytes: the maximum size of a piece of output.
         losses: the maximum number of workers that a job may lose; another loss fails the job.
         interruptions: the maximum number of consecutive interruptions; another one fails the job.
     """

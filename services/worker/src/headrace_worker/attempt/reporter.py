@@ -56,7 +56,7 @@ class AttemptReporter:
         self._lost = False
         # A handler that emits many pieces at once must not fill the queue of all attempts.
         self._turn = asyncio.Lock()
-        # One report at a time, so that each has its number.
+        # One report at a time, so that each gets its own number.
         self._numbering = asyncio.Lock()
         # The number of written reports; None if it is unknown.
         self._written: int | None = 0
@@ -71,7 +71,7 @@ class AttemptReporter:
         self._check()
         self._latest = progress
         if self._writer is None:
-            # The task belongs to the worker and not to the handler.
+            # The task belongs to the worker, not to the handler.
             self._writer = asyncio.create_task(self._write_progress(), context=self._context.copy())
 
     async def output(self, chunk: JsonText) -> None:
@@ -97,7 +97,7 @@ class AttemptReporter:
         self._check()
 
     async def completing(self, size: int) -> None:
-        """Write the pending progress, and accept no further report.
+        """Write the pending progress, and stop accepting reports.
 
         The handler's transaction locks the row of the job from its statement to its commit. A later
         report would wait for the handler while the handler waits for the report.
@@ -130,7 +130,7 @@ class AttemptReporter:
 
     @property
     def idle(self) -> bool:
-        """True if there is nothing to write."""
+        """True if no report is pending."""
         return self._latest is None and self._writer is None
 
     async def close(self) -> None:
@@ -146,7 +146,7 @@ class AttemptReporter:
             raise RuntimeError("a handler cannot report after complete_in")
 
     async def _write_progress(self) -> None:
-        # The pause precedes the write, so a short job has one event of progress and not two.
+        # The pause precedes the write, so a short job has one progress event instead of two.
         try:
             while self._latest is not None and not self._lost and not self._closing.is_set():
                 with suppress(TimeoutError):
@@ -173,7 +173,7 @@ class AttemptReporter:
     ) -> None:
         async with self._numbering:
             number = None if self._written is None else self._written + 1
-            # After a cancellation or an exception, the report may or may not be written.
+            # After a cancellation or an exception, the report may or may not have been written.
             self._written = None
             report = AttemptReport(key=self._key, progress=progress, output=output, number=number)
             written = await self._write(report)

@@ -44,7 +44,7 @@ class Slots:
                 self._all_free.set()
 
     def stop(self, keys: Iterable[AttemptKey], reason: StopReason) -> None:
-        """Stop the attempts with these keys that are in flight."""
+        """Stop the attempts with these keys, if they are still in flight."""
         for key in keys:
             if (execution := self._executions.get(key)) is not None:
                 execution.stop(reason)

@@ -21,7 +21,7 @@ from headrace_worker.api.failure import stack_trace
 
 _log = structlog.get_logger()
 
-# A line has at most this many bytes, so that a process of handlers writes it atomically to the pipe
+# Maximum size of a line in bytes. A handler process then writes each line atomically to the pipe
 # that it shares with its worker. pipe(7): PIPE_BUF is 4,096.
 _MAX_LINE: Final = 3500
 _MIN_ROOM: Final = 50
@@ -32,7 +32,7 @@ _MAX_VALUE: Final = 500
 _MAX_ITEMS: Final = 20
 _MAX_DEPTH: Final = 3
 
-# The burst of lines and the rate per second: of one attempt, and of all attempts of the process.
+# The maximum burst of lines and the lines per second, for one attempt and for the process.
 _ATTEMPT_RATE: Final = (200, 20.0)
 _PROCESS_RATE: Final = (2000, 500.0)
 
@@ -45,7 +45,7 @@ class _Rate:
 
     Args:
         burst: the maximum number of lines at once.
-        each_second: the lines that each second adds.
+        each_second: the number of lines added per second.
     """
 
     def __init__(self, burst: int, each_second: float) -> None:
@@ -56,7 +56,7 @@ class _Rate:
         self._lock = threading.Lock()
 
     def allow(self) -> bool:
-        """Count a line and return True, if the line is within the rate."""
+        """Return True and count the line if it is within the rate."""
         with self._lock:
             now = time.monotonic()
             self._left = min(self._burst, self._left + (now - self._time) * self._each_second)
@@ -68,7 +68,7 @@ class _Rate:
 
 
 class AttemptLog:
-    """The log lines of one attempt. Most attempts log nothing, so it prepares nothing.
+    """The log lines of one attempt. Most attempts log nothing, so it allocates nothing in advance.
 
     Args:
         key: the attempt.
@@ -97,7 +97,7 @@ class AttemptLog:
         return self._module.partition(".")[0]
 
     def allow(self) -> bool:
-        """Count a line and return True, if the line is within the rate."""
+        """Return True and count the line if it is within the rate."""
         if self._rate is None:
             self._rate = _Rate(*_ATTEMPT_RATE)
         if self._rate.allow() and _process_rate.allow():
@@ -156,7 +156,7 @@ def _bounded(event: structlog.types.EventDict) -> dict[str, Any]:
         left -= _size(fitted)
         line[name] = fitted
     if trace and left > _MIN_ROOM:
-        # Keep its end, which shows the line that raised the exception.
+        # Keep the end of the trace, which shows the line that raised the exception.
         line["stack_trace"] = _fit(trace, left, tail=True)
     return line | kept
 
@@ -208,7 +208,7 @@ def _fit(value: Any, room: int, *, tail: bool = False) -> Any:
     if size <= room:
         return value
     text = value if isinstance(value, str) else json.dumps(value)
-    # JSON escapes a share of the characters.
+    # JSON escapes some of the characters.
     keep = max(0, room) * len(text) // (_size(text) + 1)
     while keep and _size(text[-keep:] if tail else text[:keep]) > room:
         keep = keep * 3 // 4

@@ -1,4 +1,4 @@
-"""The descriptors that connect a process of handlers with its worker."""
+"""The descriptors that connect a handler process with its worker."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Channel:
     A handler then reads an empty standard input, and its standard output goes to standard error.
 
     Attributes:
-        source: the worker's messages.
-        sink: the messages to the worker.
+        source: the stream of messages from the worker.
+        sink: the stream of messages to the worker.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Channel:
                     os.close(descriptor)
 
     def _detach(self) -> None:
-        """Detach a forked child from the pipes, whose end reports the death of this process."""
+        """Detach a forked child from the pipes, so that they close when this process dies."""
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor, _ in self._opened:
             os.dup2(nowhere, descriptor, inheritable=False)

@@ -1,7 +1,7 @@
 """The child processes of handlers: their signals, their forks, and their end after the attempt.
 
-Children are found in /proc (Linux). On other systems only the process group of a handler in a
-separate process ends with the handler.
+Children are found in /proc (Linux). On other systems, only the process group of a separate handler
+process ends with the handler.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _children_of_thread(thread: int) -> set[int]:
 
 def _listed(file: str) -> set[int]:
     try:
-        # Each attempt in a thread reads a file, and pathlib takes twice as long.
+        # Each attempt in a thread reads such a file, and pathlib would take twice as long.
         with open(file, "rb", buffering=0) as listing:  # noqa: PTH123
             return set(map(int, listing.readall().split()))
     except OSError:
@@ -120,7 +120,7 @@ def _listed(file: str) -> set[int]:
 
 
 def with_descendants(pids: Iterable[int]) -> set[int]:
-    """Return processes with all their descendants."""
+    """Return the processes and all their descendants."""
     found: set[int] = set()
     new = set(pids)
     while new:
@@ -142,7 +142,7 @@ def end_children(thread: int | None = None) -> None:
 
 
 def end_children_soon(thread: int) -> None:
-    """End children as `end_children` does, in the background."""
+    """End children like `end_children`, but in the background."""
     if children := _children_of_thread(thread):
         _end_soon(children - _service_processes())
 
@@ -154,7 +154,7 @@ def end_forked(pids: Collection[int]) -> None:
 
 
 def _end_soon(children: Collection[int]) -> None:
-    # Handlers can occupy the executor of the loop.
+    # Handlers can occupy the executor of the loop, so start a new thread.
     reaper = threading.Thread(target=_end, args=(children,), name="reaper", daemon=True)
     # If no thread can be started, the children end with the worker.
     with suppress(RuntimeError):

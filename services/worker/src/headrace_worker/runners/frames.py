@@ -1,4 +1,4 @@
-"""The messages between a worker and a process of handlers: msgpack in frames."""
+"""The messages between a worker and a handler process: msgpack in frames."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Cancel(msgspec.Struct, tag="cancel", tag_field="frame", array_like=True):
 
 
 class Answer(msgspec.Struct, tag="answer", tag_field="frame", array_like=True):
-    """The last report was accepted, or refused for the reason in `fail`; then the handler fails."""
+    """The last report was accepted. With `fail`, it was refused, and the handler fails."""
 
     fail: str = ""
 
@@ -59,7 +59,7 @@ class Completing(msgspec.Struct, tag="completing", tag_field="frame", array_like
 
 
 class Returned(msgspec.Struct, tag="returned", tag_field="frame", array_like=True):
-    """The handler returned a JSON text. After `last` its process cannot run another handler."""
+    """The handler returned a JSON text. If `last`, its process cannot run another handler."""
 
     result: str
     last: bool = False
@@ -113,13 +113,13 @@ class Incoming:
 
     Args:
         reader: the stream.
-        max_bytes: the largest message.
+        max_bytes: the maximum size of a message.
     """
 
     def __init__(self, reader: Any, *, max_bytes: int) -> None:
         self._reader = reader
         self._max_bytes = max_bytes
-        # The size of the message whose head has been read, without its body.
+        # The size of the next message, if its head has been read but not its body.
         self._size: int | None = None
 
     async def receive(self) -> bytes:

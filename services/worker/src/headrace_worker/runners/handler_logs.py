@@ -14,7 +14,7 @@ import structlog
 from headrace_worker.api.failure import is_library
 from headrace_worker.runners.ownership import current_log
 
-# Modules that take part in a call to a logger.
+# Modules whose frames belong to a logger call.
 _LOGGING: Final = ("structlog.", "logging", __name__)
 _OWN: Final = ("headrace_worker.", "headrace_core.", "headrace_health.")
 
@@ -25,7 +25,7 @@ class HandlerLines:
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to log a record.
 
-        Libraries may log payloads below WARNING, so only records of the handler's code pass there.
+        Below WARNING, libraries may log payloads, so only records of the handler's own code pass.
         """
         attempt = current_log()
         if record.levelno < logging.WARNING and (

@@ -1,4 +1,4 @@
-"""The handler's end of the connection between a worker and a process of handlers."""
+"""The handler's end of the connection between a worker and a handler process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace_core.domain.job import JsonText, Progress, valid_text
 from headrace_worker.api.errors import Fail
 from headrace_worker.runners import frames
 
-# The reports of a run.
+# The types of reports that a run sends.
 Report: TypeAlias = frames.Progressed | frames.Output | frames.Completing
 
 
@@ -25,7 +25,7 @@ class Link:
     """The connection to the worker. A separate thread runs `receive`.
 
     Args:
-        source: the stream of the worker's messages.
+        source: the stream of messages from the worker.
         sink: the stream of messages to the worker.
         loop: runs the `async def` handlers.
 
@@ -129,7 +129,7 @@ class RunReporter:
         _check(self._link.send(self, _reported(item)).result())
 
     def announce(self, size: int) -> None:
-        """Announce a completion as `Reporter.completing` does, for a `def`.
+        """Announce a completion from a `def`, like `Reporter.completing`.
 
         Raises:
             Fail, AttemptEnded: see `report`.
@@ -137,15 +137,15 @@ class RunReporter:
         _check(self._link.send(self, frames.Completing(size=size)).result())
 
     async def progress(self, progress: Progress) -> None:
-        """Report progress as `report` does."""
+        """Report progress, like `report`."""
         await self._send_in_turn(_reported(progress))
 
     async def output(self, chunk: JsonText) -> None:
-        """Report output as `report` does."""
+        """Report output, like `report`."""
         await self._send_in_turn(_reported(chunk))
 
     async def completing(self, size: int) -> None:
-        """Announce a completion as `announce` does."""
+        """Announce a completion, like `announce`."""
         await self._send_in_turn(frames.Completing(size=size))
 
     async def _send_in_turn(self, message: Report) -> None:

@@ -1,8 +1,8 @@
 """The memory limit of a handler's process, enforced by the worker that started it.
 
 The worker reads the resident memory from /proc and kills the process that exceeds its limit. A
-limit of the address space (RLIMIT_AS) would count memory that native libraries only reserve, and
-would end the process by a signal that does not name memory.
+limit on the address space (RLIMIT_AS) would count memory that native libraries only reserve, and
+the signal that ends the process would not show the reason.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class MemoryWatch:
             self._timer.cancel()
         if self._exceeded and isinstance(error, ProcessDied):
             raise Fail(
-                f"the handler used more than {self._limit} bytes of memory, its limit",
+                f"the handler used more than its limit of {self._limit} bytes of memory",
                 type="MemoryLimitExceeded",
             ) from None
 

@@ -1,4 +1,4 @@
-"""The attempt for which code runs, and the tasks that the code of a handler may cancel."""
+"""The attempt for which code runs, and the tasks that a handler's code may cancel."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ class OwnedTask(asyncio.Task[T]):
     """A task that knows its owner.
 
     A handler can cancel neither the tasks of the worker nor the main task of another attempt:
-    `cancel` returns False, as it does for a task that has ended.
+    `cancel` returns False, as for a task that has ended.
 
     Args:
-        main_of: the attempt of which this is the main task; None for any other task.
+        main_of: the attempt whose main task this is; None for any other task.
 
     Attributes:
         strict: True if code without an owner may not cancel.
@@ -122,7 +122,7 @@ class OwnedTask(asyncio.Task[T]):
         self.cancelled_by_others = False
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel the task as asyncio.Task.cancel does, if the caller is allowed to."""
+        """Cancel the task, like asyncio.Task.cancel, if the caller may do so."""
         caller = _owner.get()
         if caller is not self._owner:
             known = caller is not None or self.strict

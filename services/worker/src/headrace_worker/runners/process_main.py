@@ -193,7 +193,7 @@ class _Logs:
 def main(log_level: str, log_format: str) -> None:
     """Serve the worker until it ends."""
     # The worker decides when this process ends, although a supervisor may signal the whole group.
-    # Children of a handler would inherit ignored signals, so a function handles them.
+    # Children inherit ignored signals but not signal handlers, so a function handles the signals.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: None)
     with suppress(OSError):
@@ -213,7 +213,7 @@ def main(log_level: str, log_format: str) -> None:
 
 
 def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
-    # One loop serves all runs, so clients that a module of handlers keeps remain usable.
+    # One loop serves all runs, so clients that a handler module keeps stay usable.
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     link = Link(channel.source, channel.sink, loop)
@@ -226,7 +226,7 @@ def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
         channel.fill_standard_descriptors()
         if not channel.is_intact:
             os._exit(frames.CHANNEL_LOST)
-        # If the handler closed descriptors of the loop, fail here and not in the next run.
+        # If the handler closed descriptors of the loop, fail here instead of in the next run.
         run_to_end(loop, loop.create_task(_iterate()))
         end.last = bool(children_of())
         link.end(end)

@@ -255,7 +255,7 @@ class ProcessPool:
             await process.send(answer)
 
     async def _ended_in_grace(self, process: _HandlerProcess, reporter: Reporter) -> bool:
-        """Request the end of the handler; return whether its process can run another one."""
+        """Request the end of the handler; return whether its process can run another handler."""
         try:
             async with asyncio.timeout(self._grace):
                 await process.send(frames.Cancel())

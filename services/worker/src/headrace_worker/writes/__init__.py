@@ -1,1 +1,1 @@
-"""Group writes of attempts: their ends and their reports."""
+"""Writes of the ends and reports of attempts, in groups."""

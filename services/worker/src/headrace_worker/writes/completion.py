@@ -29,7 +29,7 @@ _log = structlog.get_logger()
 
 
 class _Query(Protocol):
-    """A query about an attempt that waits for no lock."""
+    """A query about an attempt that does not wait for locks."""
 
     async def __call__(self, conn: Connection, key: AttemptKey, /) -> bool: ...
 
@@ -62,7 +62,7 @@ class CompletionCheck:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def start(self, execution: Execution, end: AttemptEnd) -> None:
-        """Check and write one attempt in a background task.
+        """Check one attempt and write its end in a background task.
 
         The wait can be long: a handler that was left behind can keep its transaction open.
         """
@@ -106,9 +106,9 @@ class CompletionCheck:
             pause = min(2 * pause, longest)
 
     async def _query(self, query: _Query, execution: Execution) -> bool:
-        """Query the database about an attempt; return False without a response.
+        """Query the database about an attempt; return False if the query fails.
 
-        The retries end when the database refuses the query or the lease is lost.
+        It retries until the database rejects the query or the lease is lost.
         """
         job_id, attempt = execution.key
         while True:

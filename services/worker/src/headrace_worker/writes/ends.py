@@ -1,4 +1,4 @@
-"""Group writes of the ends of attempts. Attempts that end during a write form the next group."""
+"""Write the ends of attempts in groups. Attempts that end during a write form the next group."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headrace_worker.writes.results import LOST, REFUSED, WRITTEN, Ended, EndRes
 
 _log = structlog.get_logger()
 
-# The maximum number of attempts, and of bytes of results, in one statement.
+# Maximum number of attempts, and maximum bytes of results, in one statement.
 _MAX_BATCH: Final = 500
 _MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 
@@ -137,10 +137,10 @@ class EndWriter:
         return REFUSED if self._held(execution.worker_id) else LOST
 
     async def _write(self, group: Sequence[_Pending]) -> _Events:
-        """Write a group; return the written event of each attempt that is still this worker's.
+        """Write a group; return the written event of each attempt that the worker still has.
 
         Raises:
-            asyncpg.PostgresError: the database refuses the content of an end.
+            asyncpg.PostgresError: the database rejects the content of an end.
         """
         is_retry = False
         while True:
@@ -158,7 +158,7 @@ class EndWriter:
         for execution, end in group:
             by_worker.setdefault(execution.worker_id, []).append(end)
         written: dict[AttemptKey, EventType] = {}
-        # There is one id, except right after a new registration.
+        # All attempts have one worker id, except right after a new registration.
         for worker_id, ends in by_worker.items():
             async with self._database.statement() as connection:
                 written |= await end_attempts(
@@ -169,7 +169,7 @@ class EndWriter:
                 )
         missing = [end for _, end in group if end.key not in written] if is_retry else []
         if missing:
-            # An earlier try may have written its ends although its response was lost.
+            # An earlier try may have written these ends although its response was lost.
             async with self._database.statement() as connection:
                 written |= await written_ends(connection, ends=missing)
         return written

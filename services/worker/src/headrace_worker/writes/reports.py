@@ -1,4 +1,4 @@
-"""Group writes of the reports of running attempts."""
+"""Write the reports of running attempts in groups."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace_core.store.sql.group_commit import GroupCommit, Overloaded
 from headrace_worker.metrics import Counts
 from headrace_worker.timing import Timing
 
-# Maximum reports and bytes of one statement, and maximum waiting bytes.
+# Maximum numbers of reports and bytes in one statement, and of pending bytes.
 _MAX_BATCH: Final = 1000
 _MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 _MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
@@ -135,7 +135,7 @@ def _weigh(item: _Item) -> int:
 
 
 def _by_worker(items: Sequence[_Item]) -> dict[WorkerId, list[AttemptReport]]:
-    """Group reports by worker id. There is one id, except right after a new registration."""
+    """Group reports by worker id. All have one id, except right after a new registration."""
     grouped: dict[WorkerId, list[AttemptReport]] = {}
     for worker_id, report in items:
         grouped.setdefault(worker_id, []).append(report)

@@ -38,7 +38,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The worker abandoned the attempt: its lease is lost, or the database refused every end of it.
+    """The worker abandoned the attempt: its lease is lost, or the database rejected every end.
 
     Recovery or the search for strays takes the attempt back.
     """
