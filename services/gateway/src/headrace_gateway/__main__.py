@@ -11,10 +11,10 @@ from headrace_gateway.service import Gateway
 _SETTINGS = {
     **SERVERS,
     "gateway_address": "host:port of the API",
-    "gateway_metrics_address": "host:port of the metrics for Prometheus",
-    "allow_insecure": "whether addresses outside of loopback are allowed",
+    "gateway_metrics_address": "host:port of the Prometheus metrics",
+    "allow_insecure": "whether non-loopback addresses are allowed",
     "reflection": "whether grpcurl and similar tools can read the contract",
-    "max_payload_bytes": "the largest payload of a job",
+    "max_payload_bytes": "the maximum size of a job's payload",
 }
 _EXAMPLES = (
     "python -m headrace_gateway",

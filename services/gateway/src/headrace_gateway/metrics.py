@@ -73,7 +73,7 @@ def gateway_metrics(watch: Watch, records: LoopRecords) -> CollectorRegistry:
 
     Args:
         watch: the streams.
-        records: the records of its loops.
+        records: the records of the gateway's loops.
     """
     return registry_of(_Streams(watch), LoopMetrics(records))
 

@@ -36,10 +36,10 @@ from headrace_health import Check, Health
 
 _log = structlog.get_logger()
 
-# Longest wait for PostgreSQL at the start, and the time between two tries, in seconds.
+# Longest wait for PostgreSQL at startup, and the interval between tries, in seconds.
 _START_PATIENCE: Final = 30.0
 _START_INTERVAL: Final = 0.5
-# Deadline for the end of the loop that reads registrations, in seconds.
+# Longest wait for the registrations loop to end, in seconds.
 _END: Final = 5.0
 
 
@@ -54,21 +54,21 @@ class Gateway:
     def __init__(self, settings: Settings, *, timing: Timing = DEFAULT) -> None:
         self._settings = settings
         self._timing = timing
-        # The steps of `stop`, in reverse.
+        # The steps of `stop`, in reverse order.
         self._ending = AsyncExitStack()
         self._port = 0
         self._metrics_port = 0
-        # The gauges of the streams; `start` sets those of the running gateway.
+        # The gauges of the streams; `start` replaces this empty set.
         self.gauges = Gauges()
 
     @property
     def port(self) -> int:
-        """The port of the API, once the gateway is started."""
+        """The port of the API; 0 before the gateway starts."""
         return self._port
 
     @property
     def metrics_port(self) -> int:
-        """The port of the metrics, once the gateway is started; 0 without metrics."""
+        """The port of the metrics; 0 before the gateway starts, or without metrics."""
         return self._metrics_port
 
     async def start(self) -> None:
@@ -86,7 +86,7 @@ class Gateway:
     async def stop(self) -> None:
         """Report NOT_SERVING, end streams and reject new calls; open calls get `shutdown_grace`.
 
-        A stop takes at most `shutdown_grace` and a few seconds for the parts.
+        A stop takes at most `shutdown_grace` plus a few seconds.
         """
         await self._ending.aclose()
 
@@ -191,7 +191,7 @@ async def _close(submit: Submit, timeout: float) -> None:  # noqa: ASYNC109 - th
 
 
 async def _installation(database: Database) -> Installation:
-    """Read the identity of the database, and wait for the database if necessary."""
+    """Read the identity of the database; wait for PostgreSQL if necessary."""
     deadline = asyncio.get_running_loop().time() + _START_PATIENCE
     waiting = False
     while True:

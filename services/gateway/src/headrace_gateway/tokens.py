@@ -1,7 +1,7 @@
 """Page tokens and cursors: opaque to clients, signed with the installation's secret.
 
-Each is URL-safe base64 of a version, a place and 16 bytes of HMAC-SHA256 over the place and its
-context. A token of another tenant, filter or database is invalid.
+Each token is URL-safe base64 of a version, a place, and 16 bytes of HMAC-SHA256 over the place and
+its context. A token of another tenant, filter or database is invalid.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SUBSCRIPTION_PLACE: Final = struct.Struct(">16sQQQ")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionCursor:
-    """A place in a subscription, sent in one of its epochs."""
+    """A place in a subscription, and the epoch in which it was sent."""
 
     subscription_id: SubscriptionId
     epoch: int
@@ -44,7 +44,7 @@ def encode_page_token(installation: Installation, tenant: str, query: str, last:
 def decode_page_token(
     installation: Installation, tenant: str, query: str, token: str
 ) -> JobId | None:
-    """Return the job to start the page after; None for an empty token, the first page.
+    """Return the job that the page starts after; None if the token is empty (the first page).
 
     Raises:
         PageTokenInvalid: the token is malformed, or belongs to another database, tenant or filter.
@@ -57,7 +57,7 @@ def decode_page_token(
     return JobId(UUID(bytes=place))
 
 
-# Streams that have caught up are at the same place and share its cursor.
+# Streams that have caught up are at the same place, so they share a cursor.
 @lru_cache(maxsize=16)
 def encode_cursor(installation: Installation, tenant: str, xid: int, position: int) -> str:
     """Return the cursor after the event at (xid, position) in the event log."""
@@ -90,7 +90,7 @@ def encode_subscription_cursor(
 def decode_subscription_cursor(
     installation: Installation, tenant: str, cursor: str
 ) -> SubscriptionCursor:
-    """Return the place of a cursor of a subscription.
+    """Return the place of a subscription cursor.
 
     Raises:
         CursorInvalid: the cursor is malformed, or belongs to another database or tenant.
@@ -108,12 +108,12 @@ def decode_subscription_cursor(
 
 
 def encode_name_token(installation: Installation, tenant: str, last: str, *, of: str = "") -> str:
-    """Return the token of the page after the name `last`; `of` is the kind of the list."""
+    """Return the token of the page after the name `last`; `of` is the kind of list."""
     return _seal(installation, "names", tenant, of, last.encode())
 
 
 def decode_name_token(installation: Installation, tenant: str, token: str, *, of: str = "") -> str:
-    """Return the name to start the page after; empty for an empty token, the first page.
+    """Return the name that the page starts after; empty if the token is empty (the first page).
 
     Raises:
         PageTokenInvalid: the token is malformed, or belongs to another database, tenant or list.
@@ -127,7 +127,7 @@ def decode_name_token(installation: Installation, tenant: str, token: str, *, of
 
 
 def _sign(installation: Installation, kind: str, tenant: str, query: str, place: bytes) -> bytes:
-    # The lengths separate the parts.
+    # Length prefixes keep the parts apart.
     parts = (kind.encode(), installation.id.bytes, tenant.encode(), query.encode(), place)
     message = b"".join(len(part).to_bytes(4) + part for part in parts)
     return hmac.digest(installation.secret, _VERSION + message, "sha256")[:_SIGNATURE]

@@ -17,7 +17,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Document(NamedTuple):
-    """A document as text, which is stored, and as Python objects, which are validated."""
+    """A document as text (to store) and as Python objects (to validate)."""
 
     text: JsonText
     content: Any
@@ -66,9 +66,9 @@ def check_depth(content: Any, field: str) -> None:
 
 
 def canonical(text: JsonText) -> JsonText:
-    """Return the canonical text of a document, the same for all documents with its content.
+    """Return the canonical text of a document: documents with the same content have the same text.
 
-    The order of keys, white space, escapes and the form of a number do not matter: 1, 1.0 and 1e0
+    Key order, white space, escapes and number formats do not matter: 1, 1.0 and 1e0
     are the same number, and so are 0 and -0.0, as in RFC 8785.
     """
     return _encode_sorted(_decode_integers(text)).decode()
@@ -84,7 +84,7 @@ _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _depth_of(content: Any) -> int:
-    """Return the levels of objects and lists in Python objects."""
+    """Return the nesting depth of Python objects."""
     depth, level = 0, [content]
     while level := [item for item in level if type(item) is dict or type(item) is list]:
         depth += 1
@@ -95,7 +95,7 @@ def _depth_of(content: Any) -> int:
 
 
 def _depth_of_text(raw: bytes) -> int:
-    """Return the levels of objects and lists in JSON text that is too deep for the decoder."""
+    """Return the nesting depth of JSON text that is too deep for the decoder."""
     depth = deepest = 0
     for byte in _STRING.sub(b"", raw):
         if byte in b"[{":

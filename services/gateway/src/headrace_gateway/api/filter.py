@@ -185,7 +185,7 @@ class _Parser:
 
     def _take(self) -> _Token:
         token = self._tokens[self._next]
-        # The end is the last token and may be taken repeatedly.
+        # The end is the last token and can be taken repeatedly.
         self._next = min(self._next + 1, len(self._tokens) - 1)
         return token
 

@@ -41,7 +41,7 @@ class Handlers:
         Args:
             call: the call.
             page: receives the handlers.
-            size: the maximum number of handlers of the page; 0 for the largest page.
+            size: the maximum number of handlers on the page; 0 for the largest page.
             token: the token of the page; empty for the first one.
             violations: the violations that the transport found in the request.
 

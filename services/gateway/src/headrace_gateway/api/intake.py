@@ -1,4 +1,4 @@
-"""The intake of jobs: rules, payload schemas, and the choice of the queue."""
+"""The intake of jobs: rules, payload schemas, and the choice of a queue."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Intake:
             violations: the violations found so far.
 
         Raises:
-            InvalidRequest: with every violation. The subclass PayloadInvalid is raised if all
+            InvalidRequest: contains every violation. The subclass PayloadInvalid is raised if all
                 violations are payloads that do not match their schemas.
             LimitExceeded: the payload or the labels exceed a limit.
         """
@@ -105,7 +105,7 @@ class Intake:
             violations: the violations found so far.
 
         Raises:
-            InvalidRequest, LimitExceeded: as for `new_job`, and for a batch with too many jobs.
+            InvalidRequest, LimitExceeded: see `new_job`; also for a batch with too many jobs.
         """
         found = Violations(violations)
         check_request_id(request_id, found)
@@ -152,7 +152,7 @@ class Intake:
             found: the violations found so far.
 
         Returns:
-            The specs with their queues decided, and the payloads.
+            The specs with their final queues, and the payloads.
         """
         documents = self._check(specs, payloads, paths, found)
         if deadline_after is not None:
@@ -173,7 +173,7 @@ class Intake:
         if found:
             raise PayloadInvalid(", ".join(sorted(mismatched)), found)
         decided = specs.map(lambda spec: _decide(spec, by_type.get(spec.type), deadline_after))
-        # Without a violation each payload is a document.
+        # Without violations, every payload is a document.
         return decided, [document.text for document in documents if document is not None]
 
     def _check(
@@ -183,14 +183,14 @@ class Intake:
         paths: Sequence[str],
         found: Violations,
     ) -> list[Document | None]:
-        """Check jobs by the rules that apply to every handler; return their payloads."""
+        """Check jobs against the rules for all handlers; return their payloads."""
         documents: list[Document | None] = []
         valid: set[int] = set()
         for place, payload, path in zip(specs.places, payloads, paths, strict=True):
             if place not in valid:
                 before = len(found)
                 check_spec(specs.distinct[place], path, found, self._settings)
-                # Every job reports its own violations.
+                # An invalid spec is checked again, because each job reports its own violations.
                 if len(found) == before:
                     valid.add(place)
             documents.append(
@@ -204,7 +204,7 @@ class Intake:
 def _decide(
     spec: JobSpec, handler: KnownHandler | None, deadline_after: timedelta | None
 ) -> JobSpec:
-    """Return a spec with its queue decided, and with the deadline of its call if it has none."""
+    """Return a spec with its final queue, and with the deadline of the call if that applies."""
     queue = spec.queue or (handler.queue if handler else DEFAULT_QUEUE)
     if queue == spec.queue and deadline_after is None:
         return spec

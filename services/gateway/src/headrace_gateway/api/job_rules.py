@@ -30,14 +30,14 @@ from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.documents import Document, check_depth, parse_json
 from headrace_gateway.api.validation import Violations, check_labels
 
-# Shared by the many jobs that override nothing, so they need no check.
+# Jobs without overrides share this value, so it needs no check.
 NO_OVERRIDES: Final = RetryOverrides()
 
 _ZERO: Final = timedelta()
 
 
 def check_spec(spec: JobSpec, path: str, found: Violations, settings: Settings) -> None:
-    """Check the job at `path` without its payload.
+    """Check the job at `path`, except its payload.
 
     Raises:
         LimitExceeded: the job has too many labels.
@@ -76,7 +76,7 @@ def check_spec(spec: JobSpec, path: str, found: Violations, settings: Settings) 
 def check_payload(
     payload: bytes | Document, field: str, found: Violations, settings: Settings
 ) -> Document | None:
-    """Parse the payload at `field`; return None with a violation.
+    """Parse the payload at `field`; if it is not JSON, note a violation and return None.
 
     Raises:
         LimitExceeded: the payload is too large or nested too deeply.
@@ -85,7 +85,7 @@ def check_payload(
         check_depth(payload.content, field)
         _check_size(len(payload.text.encode()), field, settings)
         return payload
-    # Checked before the text is parsed, so an oversized payload costs nothing.
+    # Check the size first, so that an oversized payload is never parsed.
     _check_size(len(payload), field, settings)
     try:
         return parse_json(payload, field)

@@ -35,8 +35,8 @@ _EVENTS: Final = 100
 class Jobs:
     """The use cases of stored jobs.
 
-    Methods with `violations` report them together with their own. The transport found them in the
-    rest of the request.
+    `violations` are errors that the transport found in the rest of the request. A method reports
+    them together with its own.
 
     Args:
         database: the store of the jobs.
@@ -74,13 +74,13 @@ class Jobs:
         full: bool = False,
         violations: Sequence[Violation] = (),
     ) -> str:
-        """Fill a page with the jobs that match a filter, the newest first.
+        """Fill a page with the jobs that match a filter, newest first.
 
         Args:
             call: the call.
             page: receives the jobs.
             query: a filter in the language of `parse_filter`.
-            size: the maximum number of jobs of the page; 0 for the default.
+            size: the maximum number of jobs on the page; 0 for the default.
             token: the token of the page; empty for the first one.
             full: see `get`.
             violations: see the class.
@@ -98,7 +98,7 @@ class Jobs:
         found.check()
 
         async def read(before: JobId | None, wanted: int) -> tuple[Sequence[Job], bool]:
-            # One more than wanted shows whether more jobs follow.
+            # One extra job shows whether more jobs follow.
             jobs = await list_jobs(
                 conn, tenant=call.tenant, query=clauses, limit=wanted + 1, before=before, full=full
             )
@@ -136,15 +136,15 @@ class Jobs:
             page: receives the events.
             job_id: the job.
             after_seq: the number of the last event that the caller has seen.
-            size: the maximum number of events of the page; 0 for the default.
+            size: the maximum number of events on the page; 0 for the default.
             only_output: True to omit events without output.
             violations: see the class.
 
         Returns:
-            The number of the last event of the page if more follow, else 0.
+            The number of the last event on the page; 0 if no event follows.
 
         Raises:
-            InvalidRequest: a number is out of its range.
+            InvalidRequest: a number is out of range.
             JobNotFound: the tenant has no such job.
         """
         found = Violations(violations)
@@ -154,7 +154,7 @@ class Jobs:
         select = list_output if only_output else list_events
 
         async def read(after: int, wanted: int) -> tuple[Sequence[JobEvent], bool]:
-            # One more than wanted shows whether more events follow.
+            # One extra event shows whether more events follow.
             log = await select(
                 conn, tenant=call.tenant, job_id=job_id, after_seq=after, limit=wanted + 1
             )
@@ -171,7 +171,7 @@ class Jobs:
 
         Raises:
             JobNotFound: the tenant has no such job.
-            StateConflict: the job has ended otherwise.
+            StateConflict: the job has ended in another way.
         """
         async with self._database.transaction() as conn:
             job = await cancel_job(conn, tenant=call.tenant, job_id=job_id)

@@ -1,4 +1,4 @@
-"""Pages of a list: bounded in items by the request, and in bytes by the transport."""
+"""Pages of a list: the request limits their items, and the transport limits their bytes."""
 
 from __future__ import annotations
 

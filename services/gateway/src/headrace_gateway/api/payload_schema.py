@@ -1,8 +1,8 @@
 """The validation of payloads against the JSON Schema of their handler.
 
-The library that decodes a payload in the handler also checks single values that JSON Schema cannot
-describe. Workers supply the schemas, so a schema can only select types of this module, by name, and
-constrain them.
+The library that decodes payloads in the handler also checks values that JSON Schema cannot
+describe. Workers supply the schemas, so a schema can only name and constrain types from this
+module.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ _CONSTRAINTS: Final = frozenset(
     | {"max_digits", "decimal_places", "allow_inf_nan", "tz_constraint", "version", "strict"}
     | {"now_op", "now_utc_offset", "strip_whitespace", "to_lower", "to_upper"}
 )
-# The JSON types that are checked, for types with values other than strings.
+# The JSON types to check, for types whose values are not only strings.
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "decimal": (str, int, float),
     "float": (int, float),
@@ -123,7 +123,7 @@ _Check = Callable[[bytes], Any]
 
 
 class ValueKeyword:
-    """The keyword VALUE_KEYWORD; jsonschema-rs calls it.
+    """The implementation of VALUE_KEYWORD; jsonschema-rs calls it.
 
     Args:
         parent: the schema that contains the keyword.
@@ -144,7 +144,7 @@ class ValueKeyword:
         """Check a value. The keyword `type` reports values of another JSON type.
 
         Raises:
-            ValueError: the handler would fail to decode it.
+            ValueError: the handler could not decode the value.
         """
         if (
             self._check is None
@@ -207,9 +207,9 @@ def _as_fraction(check: _Check) -> _Check:
 
 
 def bounded(schema: Any) -> Any:
-    """Bound the numbers of a schema to the range of a double, in place, and return the schema.
+    """Limit the numbers of a schema to the range of a double, in place, and return the schema.
 
-    Handlers decode a number as a double, and JSON can hold integers beyond its range.
+    Handlers decode a number as a double, and JSON can contain integers beyond that range.
     """
     if isinstance(schema, dict):
         if schema.get("type") == "number":

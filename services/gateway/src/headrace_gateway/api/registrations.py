@@ -25,7 +25,7 @@ _MAX_AGE: Final = 2.0
 _MAX_POOL_AGE: Final = 1.0
 # Time without a submit after which a tenant is dropped, in seconds.
 _IDLE: Final = 60.0
-# The maximum number of queues that stay known after their jobs were pruned.
+# The maximum number of queues that stay known after their jobs are pruned.
 _MAX_QUEUES: Final = 10_000
 
 
@@ -36,7 +36,7 @@ class _Tenant:
 
 
 class Registrations(Loop):
-    """Reads registrations again when a worker starts, drains or stops, and when they are old.
+    """Rereads registrations when a worker starts, drains or stops, and when they are old.
 
     Only registrations in use are read: handlers of tenants that submit jobs, and pools after
     a hand-off.
@@ -100,7 +100,7 @@ class Registrations(Loop):
     async def queues(self) -> ServedQueues:
         """Read the known queues and the served queues of the default tenant.
 
-        A probe names no tenant. A queue stays known after its jobs were pruned.
+        Health probes do not name a tenant. A queue stays known after its jobs are pruned.
 
         Raises:
             Unavailable: PostgreSQL did not answer.
@@ -112,9 +112,9 @@ class Registrations(Loop):
         return replace(served, known=served.known | self._known_queues)
 
     async def run_once(self) -> float:
-        """Read the handlers and pools in use again.
+        """Reread the handlers and pools in use.
 
-        After a failure the last known ones stay in use.
+        After a failure, the last known handlers and pools stay in use.
 
         Returns:
             Seconds until the next run without a wake-up.

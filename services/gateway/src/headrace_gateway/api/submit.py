@@ -41,7 +41,7 @@ _MAX_BATCH: Final = 1000
 _MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 _MAX_PENDING_BYTES: Final = 256 * 1024 * 1024
 # Time a transaction waits for more jobs while they arrive fast, in seconds. A commit costs as much
-# as a dozen of its jobs.
+# as a dozen jobs.
 _GATHER: Final = 0.01
 
 
@@ -104,7 +104,7 @@ class Submit:
         use_call_deadline: bool = False,
         violations: Sequence[Violation] = (),
     ) -> Submitted:
-        """Store a job, or return the one with the same request_id.
+        """Store a job, or return the existing job with the same request_id.
 
         Args:
             call: the call.
@@ -115,12 +115,12 @@ class Submit:
             violations: see the class.
 
         Raises:
-            InvalidRequest: with every violation. The subclass PayloadInvalid is raised if all
+            InvalidRequest: contains every violation. The subclass PayloadInvalid is raised if all
                 violations are payloads that do not match their schemas.
             LimitExceeded: the payload or the labels exceed a limit.
             RequestIdConflict: the request_id was used with other content.
             Unavailable: PostgreSQL is not available, or too many submits wait for it. The job may
-                be stored nevertheless; with a request_id the call can be repeated safely.
+                have been stored; with a request_id the call can be repeated safely.
         """
         job = await self._intake.new_job(
             call,
@@ -148,9 +148,9 @@ class Submit:
         use_call_deadline: bool = False,
         violations: Sequence[Violation] = (),
     ) -> Submitted | Prospect:
-        """Return the result that `submit` would have, without storing a job.
+        """Return the result that `submit` would return, without storing a job.
 
-        Args and errors are those of `submit`.
+        See `submit` for the arguments and errors.
         """
         job = await self._intake.new_job(
             call,
@@ -173,7 +173,7 @@ class Submit:
     def check_batch_size(self, jobs: Sized) -> None:
         """Raise LimitExceeded if a batch has too many jobs.
 
-        A transport checks this before it decodes the jobs: a request has room for a million.
+        A transport checks this before it decodes the jobs: a request can contain a million.
         """
         check_batch_size(jobs, Violations(), self._settings)
 
@@ -187,7 +187,7 @@ class Submit:
         use_call_deadline: bool = False,
         violations: Sequence[Violation] = (),
     ) -> SubmittedBatch:
-        """Store jobs, all or none, or return the batch with the same request_id.
+        """Store all jobs or none, or return the existing batch with the same request_id.
 
         Args:
             call: the call.
@@ -198,7 +198,7 @@ class Submit:
             violations: see the class.
 
         Raises:
-            InvalidRequest, LimitExceeded, RequestIdConflict, Unavailable: as for `submit`.
+            InvalidRequest, LimitExceeded, RequestIdConflict, Unavailable: see `submit`.
         """
         new = await self._intake.new_batch(
             call,
@@ -227,9 +227,9 @@ class Submit:
         use_call_deadline: bool = False,
         violations: Sequence[Violation] = (),
     ) -> SubmittedBatch | Prospect:
-        """Return the result that `submit_batch` would have, without storing jobs.
+        """Return the result that `submit_batch` would return, without storing jobs.
 
-        Args and errors are those of `submit_batch`.
+        See `submit_batch` for the arguments and errors.
         """
         new = await self._intake.new_batch(
             call,

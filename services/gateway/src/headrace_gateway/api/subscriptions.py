@@ -42,15 +42,15 @@ from headrace_gateway.tokens import (
 
 _log = structlog.get_logger()
 
-# The maximum number of subscriptions that one statement reads, since each may name many jobs.
+# The maximum number of subscriptions that one statement reads, since each can name many jobs.
 _SUBSCRIPTIONS: Final = 16
 
 
 class Subscriptions:
     """The use cases of subscriptions.
 
-    Methods with `violations` report them together with their own. The transport found them in the
-    rest of the request.
+    `violations` are errors that the transport found in the rest of the request. A method reports
+    them together with its own.
 
     Args:
         database: the store of the subscriptions.
@@ -148,7 +148,7 @@ class Subscriptions:
         Args:
             call: the call.
             page: receives the subscriptions.
-            size: the maximum number of subscriptions of the page; 0 for the default.
+            size: the maximum number of subscriptions on the page; 0 for the default.
             token: the token of the page; empty for the first one.
 
         Returns:
@@ -162,7 +162,7 @@ class Subscriptions:
         found.check()
 
         async def read(after: str, wanted: int) -> tuple[Sequence[Subscription], bool]:
-            # One more than wanted shows whether more subscriptions follow.
+            # One extra subscription shows whether more subscriptions follow.
             subscriptions = await list_subscriptions(
                 conn, tenant=call.tenant, after=after, limit=wanted + 1
             )

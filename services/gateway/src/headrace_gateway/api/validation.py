@@ -1,6 +1,6 @@
 """Rules for the values of a request.
 
-Field paths are those of the API for every transport: `job.retry_policy.jitter`, `filter.types[2]`.
+All transports use the field paths of the API: `job.retry_policy.jitter`, `filter.types[2]`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_CONSUMER: Final = 128
 MIN_IDLE_INTERVAL: Final = 1
 MAX_IDLE_INTERVAL: Final = 60
 
-# Events are numbered with 32 bits, so every larger number is after the last event.
+# Events are numbered with 32 bits, so larger numbers are after every event.
 _LAST_SEQ: Final = 2**31 - 1
 _NO_ID: Final = UUID(int=0)
 

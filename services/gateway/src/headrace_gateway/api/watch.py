@@ -49,7 +49,7 @@ class JobStreams:
             violations: see the class.
 
         Raises:
-            InvalidRequest: the number or the interval is out of its range.
+            InvalidRequest: the number or the interval is out of range.
         """
         found = Violations(violations)
         after_seq = seen_seq(after_seq, found)

@@ -1,4 +1,4 @@
-"""The link `authenticate`: decides the principal and the tenant of a call."""
+"""The link `authenticate`: determines the principal and the tenant of a call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ANONYMOUS: Final = Principal(name="anonymous")
 class Authenticate:
     """Creates the Call of an exchange.
 
-    Without access control there is one principal and one tenant.
+    Without access control, all calls have the same principal and tenant.
     """
 
     name: ClassVar[str] = "authenticate"

@@ -25,13 +25,13 @@ class Call:
     """The context of one request, for use cases and streams.
 
     Attributes:
-        correlation_id: the request id of the call (`x-request-id`). It is in each log line of the
-            call, and in the jobs that the call submits. The `request_id` of a submit is something
-            else: an idempotency key.
+        correlation_id: the request id of the call (`x-request-id`). Each log line of the
+            call contains it, and each job that the call submits. It differs from the `request_id`
+            of a submit, which is an idempotency key.
         principal: the caller.
         tenant: the tenant whose data the call reads and changes.
-        deadline: the moment at which the caller gives up, by `time.monotonic()`; None: never.
-        metadata: the headers, in their order; keys are lower case, and values of keys that end with
+        deadline: the time at which the caller gives up, by `time.monotonic()`; None for no limit.
+        metadata: the headers, in order; keys are lower case, and values of keys that end with
             `-bin` are bytes.
     """
 

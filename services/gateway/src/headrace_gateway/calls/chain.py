@@ -1,12 +1,12 @@
 """The chain of links around every call.
 
-Each link has one concern, a name, and the names of the links that it needs before it. `order.py`
+Each link has one concern, a name, and the names of the links that must run before it. `order.py`
 declares the order once; `Chain` verifies it when the gateway starts, and wraps each method once.
 
 To add a link (access control, rate limits and quotas, tracing):
 1. Write its class in its own file: `name`, `needs`, and `wrap(method, proceed)`. A link that
-   only checks is a plain function that raises, or returns `proceed(exchange)`. A link that acts
-   after the call as well (tracing, metrics) awaits `proceed(exchange)`.
+   only checks is a plain function that raises, or returns `proceed(exchange)`. A link that also
+   acts after the call (tracing, metrics) awaits `proceed(exchange)`.
 2. Add one line to `order.py`. Access control replaces `Authenticate`; rate limits and quotas follow
    it, since they count per tenant; tracing is the first link.
 """
@@ -38,14 +38,14 @@ class Link(Protocol):
     needs: ClassVar[tuple[str, ...]]
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
-        """Return `proceed` with this concern around it, or `proceed` itself for other methods."""
+        """Return `proceed` with this concern around it, or `proceed` if it does not apply."""
 
 
 class Chain:
     """A verified sequence of links.
 
     Args:
-        links: the first one is the outermost.
+        links: the links, outermost first.
         needs: the names of links that every servicer relies on.
 
     Raises:
@@ -70,10 +70,10 @@ class Chain:
                 raise ChainError(f"the link '{needed}' is missing; servicers need it")
 
     def only(self, *names: str) -> Chain:
-        """Return a chain of the links with these names, in the order of this one.
+        """Return a chain of the links with these names, in the order of this chain.
 
         Raises:
-            ChainError: a name is not in this chain, or a link needs a link outside of `names`.
+            ChainError: a name is not in this chain, or a link needs one that is not in `names`.
         """
         for name in names:
             if name not in {link.name for link in self.links}:
@@ -98,7 +98,7 @@ class Chain:
 
         async def handle(raw: Any, context: Context) -> Message | None:
             exchange = Exchange(raw, context)
-            # gRPC keeps the frames of an aborted call for a while, and with them the request.
+            # gRPC keeps the frames of an aborted call for a while; they must not keep the request.
             del raw
             return await proceed(exchange)
 

@@ -1,4 +1,4 @@
-"""The link `decode`: decodes the bytes of a request to its message."""
+"""The link `decode`: decodes the bytes of a request into its message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace_gateway.calls.statuses import UndecodableRequest
 
 _DATA: Final = data_pb2.Data.DESCRIPTOR.full_name
 _CONTAINERS: Final = frozenset({"google.protobuf.Struct", "google.protobuf.ListValue"})
-# The maximum number of fields of a request to search. So many take 20 ms of the event loop's time.
+# The maximum number of fields to search in a request. This many block the event loop for 20 ms.
 _MAX_FIELDS: Final = 25_000
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -55,7 +55,7 @@ def _decode(request_class: type[Message], raw: bytes) -> Message:
 
     Raises:
         DocumentTooDeep: a document is nested deeper than `MAX_DOCUMENT_DEPTH`.
-        UndecodableRequest: the bytes are not such a message.
+        UndecodableRequest: the bytes are not a message of this class.
     """
     try:
         return request_class.FromString(raw)
@@ -76,12 +76,12 @@ def deepest_value(request_class: type[Message], raw: bytes) -> tuple[str, int] |
 
     Returns:
         The path of the field with the document, and the depth of the document; None if the bytes
-        are not such a message, or have more than 25,000 fields.
+        are not a message of this class, or have more than 25,000 fields.
     """
     found = ("", 0)
     fields = 0
-    # Descriptor, start and end in the bytes, depth around it, path of the document, and whether it
-    # is part of a document.
+    # For each message: its descriptor, its start and end in `raw`, the depth at which it is nested,
+    # the path of its document, and whether it is part of a document.
     messages: list[tuple[Any, int, int, int, str, bool]] = [
         (request_class.DESCRIPTOR, 0, len(raw), 0, "", False)
     ]

@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 from headrace_core.domain.errors import ShuttingDown
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
-# Seconds without a new call after which the transport counts as empty, and the longest wait for
-# that.
+# Seconds without a new call before the transport counts as empty, and the maximum total wait in
+# seconds.
 _QUIET_S: Final = 0.05
 _MAX_WAIT_S: Final = 1.0
 
@@ -40,7 +40,7 @@ class Drain:
         return admit
 
     async def drain(self) -> None:
-        """Reject calls from now on, and return when no call has arrived for a moment.
+        """Reject calls from now on, and return once no call has arrived for a moment.
 
         A stopping server cancels calls that its transport has received but not dispatched. Their
         clients would get CANCELLED, which they do not retry.

@@ -18,13 +18,13 @@ from headrace_gateway.calls.statuses import DETAILS_KEY, CallError, to_call_erro
 
 _log = structlog.get_logger()
 
-# Maximum log lines of one status code in a period, and the length of a period in seconds.
+# Maximum log lines per status code in a period, and the length of a period in seconds.
 _LINES: Final = 10
 _PERIOD_S: Final = 10.0
 
 
 class Errors:
-    """Ends a call whose link or servicer raises, with the status of the error."""
+    """Ends a call with the status of the error that a link or the servicer raised."""
 
     name: ClassVar[str] = "errors"
     needs: ClassVar[tuple[str, ...]] = ("request id",)
@@ -64,8 +64,8 @@ async def _abort(exchange: Exchange, status: CallError) -> NoReturn:
     """End a call with a status.
 
     gRPC keeps the exception of an abort with the call, in a reference cycle that lives until the
-    next garbage collection. The exception refers to the frames of the call, so these must not
-    refer to the request. For the same reason an abort must not run in an `except` block.
+    next garbage collection. The exception refers to the frames of the call, so the frames
+    must not refer to the request. For the same reason an abort must not run in an `except` block.
     """
     exchange.release()
     try:
@@ -86,7 +86,7 @@ class FailureLog:
     end of the period reports the number of omitted lines.
 
     Args:
-        lines: the maximum number of lines of one code in a period.
+        lines: the maximum number of lines per code in a period.
         period: the length of a period, in seconds.
     """
 

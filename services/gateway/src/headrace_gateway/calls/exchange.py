@@ -19,7 +19,7 @@ class Method:
     """A method of a service, as its contract declares it.
 
     Attributes:
-        path: for example `/headrace.v1.JobService/GetJob`.
+        path: the path, for example `/headrace.v1.JobService/GetJob`.
         request_class: the message of a request.
         streams_requests: True if a client sends many requests.
         streams_responses: True if the servicer sends many responses.
@@ -38,7 +38,8 @@ class Exchange:
     """The state of one request in the chain; each link adds its part.
 
     Args:
-        raw: the bytes of the request; for a method that streams requests, an iterator of them.
+        raw: the bytes of the request; for a method that streams requests, an iterator
+            of the bytes of each request.
         context: the gRPC context.
 
     Attributes:

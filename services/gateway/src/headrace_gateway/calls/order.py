@@ -1,4 +1,4 @@
-"""The order of the links: the one place that declares it."""
+"""The order of the links, declared only here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headrace_gateway.calls.timeouts import Timeouts
 # The group commit bounds the time of each submit.
 _BOUNDED: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 
-# The links that Headrace's servicers need. A gateway without one of them does not start.
+# The links that Headrace's servicers need. A gateway that lacks one does not start.
 SERVICER_NEEDS: Final = (
     *("request id", "errors", "drain", "sizes", "authenticate", "decode", "timeout"),
     "slow readers",
@@ -33,7 +33,7 @@ def build_chain(settings: Settings, *, drain: Drain, counts: Counts) -> Chain:
 
     Args:
         settings: the limits.
-        drain: the gateway starts it when it stops.
+        drain: the link that rejects calls once the gateway stops.
         counts: the counters of slow readers.
 
     Raises:

@@ -11,7 +11,7 @@ import structlog
 
 _log = structlog.get_logger()
 
-# Seconds in which due calls are collected, because a reset visits all tasks of the loop.
+# Seconds over which due calls are collected, because each reset scans all tasks of the loop.
 _ROUND: Final = 1.0
 
 # The name of the grpc.aio task that keeps a call until its client has received the status.
@@ -35,11 +35,11 @@ class Counts(Protocol):
 class Resets:
     """Resets calls that cannot end, so that the process does not keep their messages.
 
-    The status of a call follows the message that was written last. While HTTP/2's flow control
+    The status of a call is sent after its last message. While HTTP/2's flow control
     holds that message back, grpc.aio keeps the call and the message, until the connection closes.
-    grpc.aio has no function that abandons a call. Its core resets a call once the last reference
-    to it is dropped. (grpc.aio itself keeps the newest call until the next one arrives.) The client
-    then sees CANCELLED.
+    grpc.aio has no function that abandons a call. gRPC's core resets a call once the last
+    reference to it is dropped, and the client sees CANCELLED. (grpc.aio itself keeps the newest
+    call until the next one arrives.)
 
     Args:
         counts: counts the resets.
@@ -71,15 +71,15 @@ class Resets:
         if due:
             _log.info("calls_reset", calls=len(due))
         if len(keepers) < len(due):
-            # This version of grpc.aio has other tasks, so the connections keep these calls.
+            # This version of grpc.aio keeps calls in other tasks; the connections keep them.
             _log.warning("calls_not_reset", calls=len(due) - len(keepers))
 
 
 def _keepers(tasks: set[_Task]) -> Iterator[_Task]:
     """Return the grpc.aio tasks that keep the calls of `tasks`.
 
-    A call has no reference to its keeper. The coroutine of the keeper has the task of the call
-    among its variables.
+    A call has no reference to its keeper, but the keeper's coroutine has a variable with the task
+    of the call.
     """
     for keeper in asyncio.all_tasks() if tasks else ():
         if keeper.get_name() == _KEEPER:

@@ -1,4 +1,4 @@
-"""Services: adds their methods to a gRPC server, each with the chain around it."""
+"""Adds services to a gRPC server, with the chain around each method."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Service:
 
     Attributes:
         descriptor: the contract of the service.
-        servicer: has a method of the same name for each method of the contract.
+        servicer: the object with a method of the same name for each method of the contract.
         chain: the links around each call.
         foreign: True if the servicer takes gRPC's context in place of a Call.
         name: the full name, if it differs from the one in the contract.
@@ -72,7 +72,7 @@ def _handler(service: Service, descriptor: Any) -> Any:
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[method.streams_requests, method.streams_responses]
-    # Without a deserializer the chain gets the bytes of a request: the link `decode` reads them.
+    # Without a deserializer the chain gets the bytes of a request; the link `decode` decodes them.
     return build(
         service.chain.wrap(method, behavior),
         response_serializer=message_factory.GetMessageClass(

@@ -11,7 +11,7 @@ from headrace_core.domain.errors import LimitExceeded
 from headrace_gateway.calls.call import Metadata
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
-# Maximum metadata of a call, in bytes: keys and values, and 32 bytes for each pair (RFC 9113,
+# Maximum size of a call's metadata, in bytes: keys, values, and 32 bytes for each pair (RFC 9113,
 # section 6.5.2).
 MAX_METADATA_BYTES: Final = 16 * 1024
 # A health or reflection request contains only a few names.
@@ -19,10 +19,10 @@ _MAX_FOREIGN_BYTES: Final = 65_536
 
 
 class Sizes:
-    """Bounds the bytes of a call before the gateway decodes or reads them.
+    """Bounds the size of a call before the gateway decodes or reads it.
 
     Args:
-        max_request_bytes: the largest request to a Headrace service.
+        max_request_bytes: the maximum size of a request to a Headrace service.
     """
 
     name: ClassVar[str] = "sizes"

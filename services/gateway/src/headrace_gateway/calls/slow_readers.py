@@ -20,7 +20,7 @@ class SlowReaders:
     """Bounds the time that each response of a stream waits for its client.
 
     Args:
-        patience: the longest time of a write, in seconds.
+        patience: the longest time a write can take, in seconds.
         counts: the counters of slow readers.
     """
 
@@ -63,7 +63,7 @@ class StreamWriter:
     Args:
         context: the gRPC context of the call.
         request: the request of the call; it contains the place where the stream starts.
-        patience: the longest time of a write, in seconds.
+        patience: the longest time a write can take, in seconds.
     """
 
     def __init__(self, context: Context, *, request: Message, patience: float) -> None:

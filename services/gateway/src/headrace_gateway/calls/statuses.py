@@ -1,7 +1,7 @@
 """Statuses: the only place that turns an error into a gRPC status.
 
 Every status has a google.rpc.ErrorInfo, and other google.rpc details that fit the error. Clients
-never see a message of a driver, SQL or a host name.
+never see driver messages, SQL or host names.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from headrace_core.domain.limits import MAX_DOCUMENT_DEPTH
 DOMAIN: Final = "headrace"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
-# A status travels in trailing metadata, of which many clients accept 8 KiB in all. A status
-# contains its message twice: percent-encoded, with up to three bytes for one, and in the details.
+# A status is sent in trailing metadata, and many clients accept only 8 KiB of that. A status
+# contains its message twice: percent-encoded, which can triple its size, and in the details.
 _MAX_MESSAGE_BYTES: Final = 700
 _MAX_VIOLATIONS_BYTES: Final = 2600
 _MAX_DESCRIPTION: Final = 300
@@ -76,7 +76,7 @@ class CallError:
 
 
 class UndecodableRequest(Exception):
-    """The bytes of a request are not its message."""
+    """The bytes of a request cannot be decoded."""
 
     def __init__(self, message_name: str) -> None:
         super().__init__(
@@ -90,8 +90,8 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
 
     Args:
         error: raised by a link, a use case or a stream.
-        request_id: the request id of the call. The message of an internal error contains it, to
-            find the log lines of the call.
+        request_id: the request id of the call. The message of an internal error contains it, so
+            that operators find the log lines of the call.
     """
     text = _shorten(str(error), _MAX_MESSAGE_BYTES)
     match error:

@@ -16,8 +16,8 @@ class Timeouts:
     """Ends a unary call as Unavailable before its client gives up, so that the client retries.
 
     Args:
-        seconds: the longest time of a call.
-        bounded: paths of methods that bound their own time, at a fraction of the cost.
+        seconds: the longest time a call can take.
+        bounded: the paths of methods that limit their own time, at a fraction of the cost.
     """
 
     name: ClassVar[str] = "timeout"

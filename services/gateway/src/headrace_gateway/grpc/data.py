@@ -13,15 +13,15 @@ from headrace_core.domain.job import JsonText
 from headrace_core.domain.limits import MAX_DOCUMENT_BYTES, MAX_DOCUMENT_DEPTH
 from headrace_gateway.api.documents import Document
 
-# The largest document as a Value; a larger one is sent as JSON text. Every payload and every result
-# within the default settings fits.
+# The largest document that is sent as a Value; a larger one is sent as JSON text. Every payload and
+# every result within the default settings fits.
 MAX_VALUE_BYTES: Final = 1536 * 1024
 
-# A Value has at most six times the bytes of its JSON text: one digit and its comma are 2 bytes, and
-# become 11.
+# A Value has at most six times the bytes of its JSON text: a digit and its comma are 2 bytes as
+# text, and 11 as a Value.
 _MAX_GROWTH: Final = 6
 
-# The integers that a double holds exactly, without gaps.
+# A double represents every integer up to this one exactly.
 _EXACT: Final = 2**53
 
 _decode = msgspec.json.Decoder().decode
@@ -46,7 +46,7 @@ def read_data(data: data_pb2.Data) -> bytes | Document:
 
 
 def write_data(text: JsonText, encoding: data_pb2.DataEncoding.ValueType) -> data_pb2.Data:
-    """Return a stored document in an encoding, or only its size if a response has no room."""
+    """Return a stored document in an encoding, or only its size if it is too large to send."""
     if len(text) > MAX_DOCUMENT_BYTES // 4 and (size := len(text.encode())) > MAX_DOCUMENT_BYTES:
         return data_pb2.Data(omitted_bytes=size)
     if encoding == data_pb2.DATA_ENCODING_JSON:
@@ -66,7 +66,7 @@ def write_data(text: JsonText, encoding: data_pb2.DataEncoding.ValueType) -> dat
 
 
 def _plain(value: struct_pb2.Value) -> Any:
-    """Return a Value as Python objects. Protobuf has bounded its depth."""
+    """Return a Value as Python objects. Protobuf limits its depth."""
     match value.WhichOneof("kind"):
         case "string_value":
             return value.string_value

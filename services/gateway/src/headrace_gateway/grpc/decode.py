@@ -42,7 +42,7 @@ WatchRequest: TypeAlias = (
 
 
 def read_encoding(encoding: Encoding, found: Violations) -> Encoding:
-    """Return the form of documents in the response."""
+    """Return the encoding of documents in the response."""
     if encoding not in _ENCODINGS:
         found.note("data_encoding", "must be DATA_ENCODING_VALUE or DATA_ENCODING_JSON")
     return encoding
@@ -65,7 +65,7 @@ def read_idle_interval(message: WatchRequest) -> float | None:
 def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> JobFilter:
     """Return the filter of a stream; after a violation the result is a placeholder."""
     states = []
-    # `job_filter` rejects longer lists. A request may contain millions of values.
+    # `job_filter` rejects longer lists. A request can contain millions of values.
     for number, state_number in enumerate(message.states[: MAX_FILTER_VALUES + 1]):
         state = _STATES.get(state_number)
         if state is None:
@@ -120,7 +120,7 @@ def read_jobs(
         if place is None:
             before, place = len(found), len(specs)
             specs.append(_read_spec(message, f"jobs[{number}]", found))
-            # Every job reports its own violations.
+            # An invalid spec is decoded again, because each job reports its own violations.
             if len(found) == before:
                 known[rest] = place
         places.append(place)
@@ -155,7 +155,7 @@ def _read_spec(message: job_pb2.JobSpec, path: str, found: Violations) -> JobSpe
 def _labels(labels: Mapping[str, str]) -> Mapping[str, str]:
     if not labels:
         return _NO_LABELS
-    # A request may contain a million labels; `check_spec` rejects them, so they are not copied.
+    # A request can contain a million labels; `check_spec` rejects them, so they are not copied.
     return dict(labels) if len(labels) <= MAX_LABELS else labels
 
 

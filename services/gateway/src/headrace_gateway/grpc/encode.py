@@ -52,10 +52,10 @@ WATCH_MARKS: Final = {
     Mark.STANDBY: job_service_pb2.WATCH_MARK_STANDBY,
 }
 
-# Stored fields with other names in the contract.
+# Stored fields that have other names in the contract.
 _FIELD_NAMES: Final = {"due_time": "schedule_time", "retry": "retry_policy"}
 # Maximum number of queues, and of types, in statistics. Each takes up to 220 bytes: a name of 100
-# and seven counts.
+# bytes and seven counts.
 _MAX_COUNTED: Final = 8000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -64,7 +64,7 @@ _NO_OVERRIDES = RetryOverrides()
 
 def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
     """Return a job; the BASIC view has no payload and no result."""
-    # The times of a new job are equal and converted once.
+    # The times of a new job are equal, so they are converted once.
     created = _time(job.create_time)
     return job_pb2.Job(
         id=str(job.id),
@@ -102,7 +102,7 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
 def write_batch(
     jobs: BatchJobs, response: job_service_pb2.BatchSubmitJobsResponse, encoding: Encoding
 ) -> None:
-    """Add the jobs of a batch to `response`, reduced if they are too large for it.
+    """Add the jobs of a batch to `response`; reduce them if they do not fit.
 
     Jobs that differ only in their ids are converted once.
     """
@@ -117,7 +117,7 @@ def write_batch(
 def write_specs(
     specs: Repeated[JobSpec], tenant: str, response: job_service_pb2.BatchSubmitJobsResponse
 ) -> None:
-    """Add jobs that were only validated to `response`, as `write_batch` does."""
+    """Add jobs that were only validated to `response`, like `write_batch`."""
     messages = specs.map(lambda spec: spec_message(spec, tenant=tenant, request_id=None))
     response.reduced = _reduce(messages)
     response.jobs.extend(messages)

@@ -85,7 +85,7 @@ class JobServicer:
     async def BatchSubmitJobs(
         self, request: job_service_pb2.BatchSubmitJobsRequest, call: Call
     ) -> job_service_pb2.BatchSubmitJobsResponse:
-        """Store jobs, all or none, or only validate them."""
+        """Store all jobs or none, or only validate them."""
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
         self._submit.check_batch_size(request.jobs)
@@ -122,7 +122,7 @@ class JobServicer:
     async def ListJobs(
         self, request: job_service_pb2.ListJobsRequest, call: Call
     ) -> job_service_pb2.ListJobsResponse:
-        """List the jobs that match a filter, the newest first."""
+        """List the jobs that match a filter, newest first."""
         found = Violations()
         full = read_view(request.view, found, default_full=False)
         encoding = read_encoding(request.data_encoding, found)
@@ -248,7 +248,7 @@ class JobServicer:
         *,
         only_output: bool = False,
     ) -> tuple[Sequence[M], int]:
-        """Return a page of the log of a job, and the number to continue after, 0 at the end."""
+        """Return a page of a job's log, and the event number to continue after; 0 at the end."""
         found = Violations()
         job_id = parse_job_id(request.job_id, found)
         encoding = read_encoding(request.data_encoding, found)

@@ -28,8 +28,8 @@ SERVICES: Final = tuple(str(service.full_name) for service in (JOBS, HANDLERS, S
 
 # gRPC clients reject larger messages by default. Every response fits, whatever its jobs contain.
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
-# gRPC itself rejects requests above this multiple of the largest one, and calls with more metadata,
-# as RESOURCE_EXHAUSTED. Smaller excesses reach the link `sizes`, whose error names the limit.
+# gRPC itself rejects requests above this multiple of the limit, and calls with more metadata, as
+# RESOURCE_EXHAUSTED. Smaller excesses reach the link `sizes`, whose error names the limit.
 _RECEIVED_REQUESTS: Final = 4
 _RECEIVED_METADATA_BYTES: Final = 64 * 1024
 
@@ -104,12 +104,12 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
         # By default two processes can share a port. Here that would be a mistake.
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
-        # Clients that reconnect at the same time wait in a queue. Beyond these bounds, by default
-        # a thousand, gRPC ends calls as CANCELLED, which clients do not retry.
+        # Clients that reconnect at the same time wait in a queue. Beyond these bounds (a thousand
+        # by default), gRPC ends calls as CANCELLED, which clients do not retry.
         ("grpc.server.max_pending_requests", settings.max_concurrent_streams),
         ("grpc.server.max_pending_requests_hard_limit", settings.max_concurrent_streams),
         ("grpc.max_receive_message_length", settings.max_request_bytes * _RECEIVED_REQUESTS),
-        # The soft and the hard limit: between them gRPC rejects calls at random.
+        # The soft and hard limits are equal: between them gRPC would reject calls at random.
         ("grpc.max_metadata_size", _RECEIVED_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _RECEIVED_METADATA_BYTES),
         # Responses are smaller. A larger one is a bug, and clients could not read it.

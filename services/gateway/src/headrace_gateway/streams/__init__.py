@@ -1,8 +1,9 @@
 """The streams: events of jobs, pushed to the clients that follow them.
 
-One tail reads each event once and routes it to the mailboxes of matching streams: of one job when
-the event is visible, of many jobs when its place in the log has settled. A stream reads the past
-from PostgreSQL, and does so again after an overflow of its mailbox.
+One tail reads each event once and routes it to the mailboxes of matching streams. A stream of one
+job receives an event when it is visible. A stream of many jobs receives it when its place in the
+log has settled. Streams read past events from PostgreSQL when they start, and after an overflow of
+their mailboxes.
 """
 
 from headrace_gateway.streams.gauges import Gauges

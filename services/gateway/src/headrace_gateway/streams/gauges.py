@@ -14,7 +14,7 @@ from typing import Final
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import ClockReading
 
-# The drift of two clocks, in seconds per second: the limit of NTP for an oscillator.
+# The maximum drift between two clocks, in seconds per second: NTP's limit for an oscillator.
 _DRIFT: Final = 0.0005
 
 
@@ -33,7 +33,7 @@ class DatabaseClock:
         self._offset = 0.0
 
     def set(self, reading: ClockReading) -> None:
-        """Narrow the bounds of the offset by a reading."""
+        """Narrow the bounds of the offset with a reading."""
         low, high = reading.time - reading.received, reading.time - reading.sent
         slack = (reading.received - self._read) * _DRIFT
         self._low = max(self._low - slack, low)
@@ -49,7 +49,7 @@ class DatabaseClock:
         return time.monotonic() + self._offset
 
 
-# Upper limits of the buckets, in seconds; one more bucket is above the last one.
+# Upper limits of the buckets, in seconds; one more bucket counts larger values.
 BOUNDS: Final = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
@@ -80,7 +80,7 @@ class Ages:
             age = (moment - event.time).total_seconds()
             counts[bisect_left(BOUNDS, age)] += 1
             total += age
-        # The clock is known to a fraction of a millisecond, so the age of a fresh event may be
+        # The clock is known to a fraction of a millisecond, so the age of a fresh event can be
         # negative.
         self.total += max(0.0, total)
 
@@ -110,10 +110,10 @@ class Gauges:
         events: events that the tail has read.
         failures: failed runs of the tail.
         last_run: time of the last run of the tail; None before the first one.
-        delayed_since: time since which an open transaction has delayed settled events; None
+        delayed_since: time at which the oldest open transaction began to delay settled events; None
             without such a transaction.
-        unsettled_since: time since which such a transaction has kept an event unsettled; None
-            without such an event.
+        unsettled_since: time at which the oldest unsettled event began to wait; None without such
+            an event.
         sent: the ages of live events when they were sent.
         clock: the database's clock.
     """
@@ -139,12 +139,12 @@ class Gauges:
 
     @property
     def settled_lag(self) -> float:
-        """Seconds that the oldest unsettled event has waited for an open transaction; else 0."""
+        """Seconds that the oldest unsettled event has waited for an open transaction, or 0."""
         return _since(self.unsettled_since)
 
     @property
     def delay(self) -> float:
-        """Seconds that the oldest open transaction has delayed settled events; else 0."""
+        """Seconds that the oldest open transaction has delayed settled events, or 0."""
         return _since(self.delayed_since)
 
     @property

@@ -1,4 +1,4 @@
-"""The reads of past events for streams, from PostgreSQL."""
+"""Reads past events from PostgreSQL, for all streams."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class JobPage:
 
 
 class Pruned(Exception):
-    """Some of the requested events may be pruned; those after `start` are not."""
+    """Some requested events may be pruned; events after `start` are not."""
 
     def __init__(self, start: Place) -> None:
         super().__init__(start)
@@ -84,7 +84,7 @@ class History:
                 events=(),
                 complete=complete,
                 ended=complete and job.state in TERMINAL,
-                # The client may have sent a larger number than the job has.
+                # The client may have sent a number above the last event of the job.
                 last_seq=min(after_seq, job.seq),
             )
 

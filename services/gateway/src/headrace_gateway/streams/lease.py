@@ -46,7 +46,7 @@ class Lease:
         self._keeper = keeper
         self._acquiring: asyncio.Task[Acquired | None] | None = None
         self._has_tried = False
-        # True until the first run of the keeper that includes it.
+        # True until the first run of the keeper that includes this lease.
         self._is_new = True
         # True if it may replace any watch of its consumer; a standby replaces only older ones.
         self.takes_over = True
@@ -67,7 +67,7 @@ class Lease:
 
     @property
     def has_tried(self) -> bool:
-        """True if it has tried to acquire, so PostgreSQL may have a lease of its watch."""
+        """True if it has tried to acquire, so PostgreSQL may have a lease of the watch."""
         return self._has_tried
 
     async def acquire(self) -> Acquired | None:
@@ -90,7 +90,7 @@ class Lease:
         """Wait for a turn to acquire the subscription.
 
         Args:
-            patience: the longest wait in seconds; None: until the next run of the keeper.
+            patience: the longest wait in seconds; None to wait until the next run of the keeper.
 
         Returns:
             True if it may try to acquire.
@@ -133,7 +133,7 @@ class Lease:
             failed(self._error)
 
     def give_turn(self) -> bool:
-        """Give it a turn to acquire; return False if its last turn is unused."""
+        """Give the watch a turn to acquire; return False if its last turn is unused."""
         is_new_turn = not self._has_turn
         self.takes_over = self.takes_over and self._is_new
         self._is_new, self._has_turn = False, True
@@ -141,14 +141,14 @@ class Lease:
         return is_new_turn
 
     def refuse(self) -> None:
-        """Make it a standby."""
+        """Make the watch a standby."""
         self.takes_over = False
         if self._is_new:
             self._is_new = False
             self._changed.set()
 
     def replaces(self, watch_id: WatchId) -> bool:
-        """Return whether it replaces this watch of the same consumer."""
+        """Return whether this watch replaces `watch_id`, a watch of the same consumer."""
         # The clocks of two gateways may differ, so a watch that has just started counts as newer.
         return self._is_new or watch_id < self.watch.watch_id
 

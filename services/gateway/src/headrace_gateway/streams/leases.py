@@ -40,8 +40,8 @@ _AFTER_END: Final = 0.01
 class Leases(Loop):
     """Keeps the leases of all watches of a gateway, with one query for all of them.
 
-    Each run renews acquired leases, releases those of ended watches, and reads the holders of all
-    watched subscriptions. A wake-up is a hint that a subscription has another holder.
+    Each run renews acquired leases, releases the leases of ended watches, and reads the holders of
+    all watched subscriptions. A wake-up hints that the holder of a subscription has changed.
 
     Args:
         database: the store of the subscriptions.
@@ -71,7 +71,7 @@ class Leases(Loop):
         self._acquiring = asyncio.Semaphore(max_acquiring)
         self._timing = timing
         self._duration = timedelta(seconds=timing.lease)
-        # In the order in which their watches started, which is the order of their turns.
+        # Ordered by the start of their watches, which is the order of their turns.
         self._open: dict[Lease, None] = {}
         # Leases of ended watches, and the time at which each lapses in the database.
         self._closed: dict[Lease, float] = {}
@@ -138,7 +138,7 @@ class Leases(Loop):
             except TimeoutError:
                 raise Unavailable("postgresql") from None
         if acquired is not None:
-            # A watch of another gateway may have been the holder.
+            # The previous holder may be a watch of another gateway.
             self._bus.publish(Topic.SUBSCRIPTIONS)
             _log.info("subscription_acquired", subscription=lease.watch.name, epoch=acquired.epoch)
         return acquired, until

@@ -18,7 +18,7 @@ class Mailbox:
 
     Args:
         room: the maximum number of events.
-        room_bytes: the maximum characters of their documents together; a single event may
+        room_bytes: the maximum number of characters in their documents; a single event may
             exceed it.
     """
 
@@ -34,7 +34,7 @@ class Mailbox:
         self._weight = 0
         self._changed = asyncio.Event()
         self._error: HeadraceError | None = None
-        # True after it has dropped events. Then it accepts none until it is reopened.
+        # True after the mailbox has dropped events. It then accepts none until it is reopened.
         self.overflowed = False
         # For the lag of the stream, in seconds since 1970 by the database's clock: the time of the
         # oldest dropped event until the stream has caught up, and of the oldest event being sent.

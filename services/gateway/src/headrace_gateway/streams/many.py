@@ -45,9 +45,9 @@ class WatchPage:
 class FilterStream:
     """Follows all jobs that match: the past from PostgreSQL, then the events that the tail routes.
 
-    Both are settled events in the order of their places. They meet at the place of the tail when
-    the mailbox was opened: earlier events are read, later ones arrive in the mailbox. After an
-    overflow of the mailbox they meet again, at a later place.
+    Both sources supply settled events in the order of their places. They meet at the place of the
+    tail when the mailbox was opened: earlier events are read from PostgreSQL, and later events
+    arrive in the mailbox. After an overflow of the mailbox, the sources meet at a later place.
 
     Args:
         tenant: the tenant of the jobs.
@@ -59,7 +59,7 @@ class FilterStream:
         history: reads the past.
         gauges: counts catch-ups.
         idle: longest time without a message, in seconds.
-        progress: seconds between two marks while it reads the past.
+        progress: seconds between two marks while the stream reads the past.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class FilterStream:
     async def run(self) -> AsyncGenerator[WatchPage, None]:
         """Yield pages to send, until an error.
 
-        If it skipped events that do not match, its last page has the cursor after them.
+        If the stream skipped events that do not match, its last page has the cursor after them.
 
         Raises:
             CursorExpired: events after the cursor were pruned.
@@ -177,8 +177,8 @@ class FilterStream:
         return self._pages(events, self._passed(mailbox))
 
     def _passed(self, mailbox: Mailbox) -> Place:
-        """Return the place up to which all matching events were taken, while it is live."""
-        # With an empty mailbox, all other events that the tail has routed do not match.
+        """Return the place up to which a live stream has taken all matching events."""
+        # If the mailbox is empty, no other event that the tail has routed matches.
         nothing_left = not mailbox and not mailbox.overflowed
         return self._tail.settled if nothing_left else self._place
 
@@ -186,7 +186,7 @@ class FilterStream:
         """Return pages of events, and the mark that is due.
 
         Args:
-            events: to send.
+            events: the events to send.
             passed: the place up to which all events are in `events`, were sent or do not match.
         """
         packs = list(pack(events))

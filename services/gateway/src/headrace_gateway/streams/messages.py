@@ -48,8 +48,8 @@ def weigh(event: JobEvent) -> int:
 # The earliest mark, as a share of the interval. The jitter separates the marks of streams that
 # started together.
 _EARLIEST: Final = 0.75
-# Seconds of an interval whose marks are sent together. For ten thousand streams a batch takes 2 ms.
-# Batches save half of the CPU time, most of which is wake-ups.
+# Length of a period, in seconds, whose marks are sent together. For ten thousand streams a batch
+# takes 2 ms. Batches save half of the CPU time, most of which is wake-ups.
 _BATCH_S: Final = 0.02
 
 

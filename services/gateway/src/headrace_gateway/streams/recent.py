@@ -9,7 +9,7 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import PAGE_BYTES, EventPage, Place, place_of
 from headrace_gateway.streams.messages import weigh
 
-# Maximum events, and maximum characters of their documents together.
+# Maximum number of events, and maximum number of characters in their documents.
 _MAX_EVENTS: Final = 10_000
 _MAX_CHARACTERS: Final = 8 * 1024 * 1024
 
@@ -17,12 +17,12 @@ _MAX_CHARACTERS: Final = 8 * 1024 * 1024
 class Recent:
     """One section of the settled log, with the events of all tenants.
 
-    After a restart of a gateway, its streams need much the same events. The first streams read them
+    After a gateway restarts, its streams need mostly the same events. The first streams read them
     from PostgreSQL page by page, and the later ones find them here. Settled events do not change.
 
     Args:
         max_events: the maximum number of events.
-        max_characters: the maximum number of characters of their documents together.
+        max_characters: the maximum number of characters in their documents.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Recent:
         """Add a page from PostgreSQL, if it adjoins this section or is newer.
 
         Args:
-            page: from PostgreSQL.
+            page: the page.
             after: the start of its range.
             through: the end of its range.
         """

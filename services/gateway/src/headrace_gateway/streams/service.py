@@ -39,11 +39,11 @@ class Watch:
     """Follows the events of one job, of many jobs, or of a subscription.
 
     Args:
-        settings: limits of the streams.
+        settings: the limits of the streams.
         database: the store of the events.
         installation: signs the cursors.
-        bus: receives the topics of the tail and the leases.
-        records: the records of these loops.
+        bus: delivers the wake-ups of the tail and the leases.
+        records: the records of the tail and lease loops.
         timing: the durations of the streams.
     """
 

@@ -26,7 +26,7 @@ class JobStream:
         tenant: the tenant of the job.
         job_id: the job.
         after_seq: the number of the last event that the client has seen. Events up to it are not
-            sent, even if the job has not reached it.
+            sent, even if the job has not reached that number.
         tail: fills the mailbox.
         routes: opens the mailbox.
         history: reads the past.
@@ -103,12 +103,12 @@ class JobStream:
         return page.events
 
     async def _present(self, mailbox: Mailbox, mark_due: float) -> Sequence[JobEvent]:
-        """Return routed events up to a gap; none when a mark is due."""
+        """Return routed events up to a gap; return none if a mark is due."""
         await mailbox.wait(max(0.0, mark_due - self._clock()))
         events: list[JobEvent] = []
         last_seq, complete = self._last_seq, not mailbox.overflowed
         for event in mailbox.take(MAX_EVENTS):
-            # Skip events of the past, and duplicates that the tail routes after a fault.
+            # Skip events that `_past` returned, and duplicates that the tail routes after a fault.
             if event.seq > last_seq:
                 if event.seq > last_seq + 1:
                     self._gauges.gaps += 1

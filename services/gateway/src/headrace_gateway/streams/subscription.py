@@ -14,10 +14,10 @@ from headrace_gateway.streams.messages import next_mark
 
 
 class SubscriptionStream:
-    """A standby until it has acquired the subscription; then it follows the jobs.
+    """Waits on standby until it has acquired the subscription, then follows the jobs.
 
-    Any end of the stream releases the subscription. Messages may still be in flight when another
-    watch takes over; the epoch in their cursors fences them.
+    The stream always releases the subscription when it ends. Messages may still be in flight when
+    another watch takes over; the epoch in their cursors fences them.
 
     Args:
         tenant: the tenant of the subscription.

@@ -41,7 +41,7 @@ _WINDOW: Final = 10_000
 _MIN_COST: Final = 0.005
 _EVENT_COST: Final = 0.0001
 _MAX_COST: Final = 0.02
-# Credit for runs, in seconds. The three events of a short job follow each other immediately.
+# Credit for runs, in seconds. The three events of a short job arrive in quick succession.
 _CREDIT: Final = 0.025
 
 
@@ -52,7 +52,7 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        # The time up to which the previous runs are paid.
+        # The time up to which the previous runs are paid for.
         self._paid = 0.0
 
     def rest(self, events: int, *, now: float) -> float:
@@ -110,14 +110,14 @@ class Tail(Loop):
         # The number of events that the last run found.
         self._found = 0
         self._seen: Seen | None = None
-        # Set while the tail reads events; and the time since which it has no streams.
+        # Set while the tail reads events; and the time at which it was first without streams.
         self._active = asyncio.Event()
         self._unused_since: float | None = None
         # The newest transaction when an event was first found unsettled, and the time of that run.
         self._unsettled: tuple[int, float] | None = None
         # The oldest open transaction, and the time at which it became the oldest.
         self._delaying: tuple[int, float] | None = None
-        # True after it has logged events of another cluster.
+        # True after the tail has logged events from another cluster.
         self._logged_origin = False
 
     @property
@@ -225,7 +225,7 @@ class Tail(Loop):
         return not reading.page.complete or window.has_settled(horizon)
 
     def _check_origin(self, snapshot: Snapshot) -> None:
-        """Log once that the events are of another cluster, so they would never settle."""
+        """Log once if the events come from another cluster, because they would never settle."""
         newest = max(self._window.place[0], 0 if self._seen is None else self._seen.top[0])
         if newest < snapshot.next or self._logged_origin:
             return

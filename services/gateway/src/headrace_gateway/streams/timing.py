@@ -1,4 +1,4 @@
-"""The durations of the streams, as one value that tests replace."""
+"""The durations of the streams, as one value that tests can replace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Timing:
     Attributes:
         lease: time a watch holds a subscription without a renewal.
         renew: longest wait between two renewals, and the deadline of statements about leases.
-        lease_interval: shortest and longest wait of the leases without a wake-up.
+        lease_interval: shortest and longest wait of the lease loop without a wake-up.
         interval: shortest and longest wait of the tail without a wake-up.
         unsettled: shortest and longest wait of the tail while events are unsettled. The wait is
             the age of these events, because their transaction may end without a wake-up.
@@ -20,7 +20,7 @@ class Timing:
         patience: longest outage of PostgreSQL that streams survive. Then they end, so that their
             clients try other gateways.
         ready: longest wait of a new stream for an idle tail.
-        linger: time the tail keeps reading without streams, since the next one often follows soon.
+        linger: time the tail keeps reading without streams, since another stream often opens soon.
         progress: time between two marks of a stream that reads the past, so that it resumes near
             its place even if no event matches.
         stop: longest wait for the release of subscriptions when the gateway stops.

@@ -11,7 +11,7 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import BEGINNING, Place, place_of
 from headrace_gateway.streams.messages import weigh
 
-# The maximum number of characters of the documents in the window.
+# The maximum number of characters in the documents of the window.
 _ROOM_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -23,18 +23,18 @@ class Window:
 
     Args:
         room: the maximum number of events.
-        room_bytes: the maximum number of characters of their documents together.
+        room_bytes: the maximum number of characters in their documents.
     """
 
     def __init__(self, *, room: int, room_bytes: int = _ROOM_BYTES) -> None:
         self._room = room
         self._room_bytes = room_bytes
         self._weight = 0
-        # In the order of their places, all of them after `place`.
+        # Sorted by place; every event is after `place`.
         self._events: list[JobEvent] = []
         # All events up to this place have settled and were taken.
         self.place: Place = BEGINNING
-        # Events after `place` of transactions up to this one may be missing.
+        # Events after `place` may be missing if their transaction is this one or an earlier one.
         self.missing_through = 0
 
     def start(self, place: Place, *, through: int) -> None:
@@ -73,7 +73,7 @@ class Window:
         Args:
             horizon: the oldest open transaction.
             limit: the maximum number of events.
-            through: the last place to take; None: any.
+            through: the last place to take; None for no limit.
         """
         events = self._events
         if not self.has_settled(horizon):
@@ -106,7 +106,7 @@ class Window:
         """
         if place is not None:
             self.place = place
-            # The window may hold some of them as well.
+            # The window may also contain some of these events.
             del self._events[: bisect_right(self._events, place, key=place_of)]
             self._weight = sum(map(weigh, self._events))
         if found_all:
