@@ -34,7 +34,7 @@ _RETRY_S = 2.0
 
 
 def main() -> int:
-    """Run the command of the command line and return the exit code."""
+    """Run the command given on the command line and return its exit code."""
     parser = service_parser(
         "headrace_core",
         description="Maintain Headrace's database.",
@@ -50,21 +50,21 @@ def main() -> int:
     to_schema.add_argument(
         "--restored",
         action="store_true",
-        help="the database was restored from a backup: refuse all cursors issued before",
+        help="the database was restored from a backup: refuse cursors issued before the restore",
     )
     to_schema.add_argument(
         "--wait",
         type=float,
         default=_WAIT_S,
         metavar="SECONDS",
-        help="retry for this long while the server starts or has no connection left (default: 60), "
+        help="retry for this long while the server starts or has no free connection (default: 60), "
         f"then exit with code {BUSY}",
     )
     commands.add_parser(
         "mend",
         help="repair the unreadable rows that `headrace verify` lists",
-        description="Replace unreadable times by the nearest valid time, and stored documents that "
-        "cannot be decoded by empty ones. Job states do not change.",
+        description="Replace unreadable times with the nearest valid time, and stored documents "
+        "that cannot be decoded with empty ones. Job states do not change.",
     )
     arguments = parser.parse_args()
     try:
@@ -119,10 +119,10 @@ def _fail(reason: str, *, code: int = 1) -> int:
 def _reason(error: BaseException, settings: Settings) -> str:
     refusal = server_error(error)
     if refusal is None:
-        # A driver's message may quote the URL and its password.
+        # A driver's message can contain the URL and its password.
         return (
             "the database of HEADRACE_DATABASE_URL cannot be reached "
-            f"({type(error).__name__}). Is it running, and are host and port right?"
+            f"({type(error).__name__}). Is it running, and are the host and port correct?"
         )
     if isinstance(refusal, asyncpg.InsufficientPrivilegeError):
         return (

@@ -43,7 +43,7 @@ def connect(settings: Settings, *, name: str | None = None) -> ArqRedis:
 
     Args:
         settings: the address of Redis.
-        name: the name of the connections in CLIENT LIST of Redis.
+        name: the name of the connections in Redis's CLIENT LIST.
     """
     return ArqRedis(
         connection_pool(settings, name=name),

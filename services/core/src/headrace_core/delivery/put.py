@@ -22,9 +22,8 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.redis_client import RedisFault, check_writes
 from headrace_core.runtime.settings import Settings
 
-# Writes the record and the queue entry of each delivery, as arq does for a job. Writes nothing if
-# the queue already has ARGV[2] entries. The queue expires, because its pool may have no workers
-# left.
+# Writes the record and the queue entry of each delivery in arq's format. Writes nothing if the
+# queue already has ARGV[2] entries. The queue expires, because its pool may have no workers left.
 _DELIVER = f"""
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
 for i = 3, #ARGV, 3 do
@@ -38,7 +37,7 @@ _NO_LIMIT = 2**31
 
 
 class Deliverer:
-    """Add deliveries to the arq queues of pools.
+    """Adds deliveries to the arq queues of pools.
 
     Args:
         settings: the address of Redis.
@@ -60,21 +59,21 @@ class Deliverer:
             deliveries: each attempt and its rank. Workers pop the lowest rank first.
 
         Raises:
-            Unavailable: Redis is unavailable, or PostgreSQL before the first delivery. Some may
-                have been delivered.
+            Unavailable: Redis is unavailable, or PostgreSQL is unavailable before the first
+                delivery. Some deliveries may be in the queue.
         """
         await self._deliver(pool, deliveries, _NO_LIMIT)
 
     async def hand_off(
         self, pool: str, deliveries: Sequence[tuple[AttemptKey, float]], *, most: int
     ) -> bool:
-        """Deliver all to a pool, or none if its queue has `most` or more entries.
+        """Add all deliveries to a pool's queue, or none if it has `most` or more entries.
 
         Returns:
-            True if they were delivered.
+            True if the deliveries were added.
 
         Raises:
-            Unavailable: as for `deliver`. They may have been delivered.
+            Unavailable: Redis or PostgreSQL is unavailable. The deliveries may be in the queue.
         """
         return await self._deliver(pool, deliveries, most)
 

@@ -18,12 +18,12 @@ _PROBE = "headrace:probe"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisServer:
-    """The server.
+    """The state of a server.
 
     Attributes:
         name: the name of the product, such as `Valkey`.
         release: the release of the product, such as `9.0.1`.
-        version: the Redis version with the same commands.
+        version: the Redis version that the server is compatible with.
         connections: the number of connected clients.
         memory: the memory in use, in bytes.
         max_memory: the memory limit in bytes; 0 for no limit.

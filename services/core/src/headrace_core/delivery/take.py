@@ -2,9 +2,9 @@
 
 Stock arq polls every 0.5 s. It reads the record, the try counter and the in-progress mark of a job
 in separate round trips, and writes a result that Headrace does not use: about 0.55 ms of CPU per
-job. BatchWorker pops one delivery per free slot with a single blocking command. A popped delivery
-has left the queue. If the process dies, the scheduler delivers the unclaimed attempts again. If
-PostgreSQL is unavailable, the worker puts the deliveries back.
+job. BatchWorker pops one delivery per free slot with a single blocking command, which removes the
+deliveries from the queue. If the process dies, the scheduler delivers the unclaimed attempts again.
+If PostgreSQL is unavailable, the worker puts the deliveries back.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ Claimed = TypeVar("Claimed")
 
 # The maximum number of deliveries in one batch. Earlier attempts run while a batch is claimed.
 _MAX_BATCH = 200
-# Longest wait of one pop, in seconds.
+# Longest wait of a pop, in seconds.
 _WAIT_S = 1.0
 # Seconds between two polls of PostgreSQL while slots are free, before jitter.
 _POLL_S = 2.0
 # Longest wait of a pop while polls find undelivered jobs, in seconds.
 _SHORT_WAIT_S = 0.02
-# Seconds until the poll after a claim that skipped an attempt: another transaction may have locked
+# Seconds from a claim that skipped an attempt to the next poll. Another transaction may have locked
 # the row for a moment. The time doubles with each such claim.
 _SKIPPED_S = 0.02
-# The number of attempts that a poll reads per free slot, and its maximum. All workers find the same
-# jobs, so each one reads more than it needs and claims the first ones that are free.
+# The number of attempts that a poll reads per free slot, and the maximum per poll. All workers find
+# the same jobs, so each worker reads more jobs than it needs and claims the first free ones.
 _SPREAD = 8
 _MAX_FOUND = 1000
 # The name and the rank of a delivery, as Redis returns them.
@@ -106,9 +106,9 @@ class BatchWorker(Worker, Generic[Claimed]):
         self._slot_free = asyncio.Event()
         # Set while no pop runs and no popped delivery waits for its claim.
         self._idle = asyncio.Event()
-        # Redis is unavailable, so jobs are claimed from PostgreSQL without deliveries.
+        # True while Redis is unavailable and jobs are claimed from PostgreSQL without deliveries.
         self.without_redis = False
-        # Redis lacks BZMPOP.
+        # True if Redis lacks BZMPOP.
         self._too_old = False
         # A pop must return before its connection times out.
         self._wait_s = min(_WAIT_S, settings.redis_timeout / 2)
@@ -118,7 +118,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         self._found_undelivered = False
         # True if the last claim skipped an attempt.
         self._skipped = False
-        # Seconds from such a claim to the next poll.
+        # Seconds from a claim that skipped an attempt to the next poll.
         self._skipped_s = _SKIPPED_S
 
     @property
@@ -131,7 +131,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         return min(self.free_slots, _MAX_BATCH)
 
     async def main(self) -> None:
-        """Pop, claim and start until cancelled, through faults of Redis and PostgreSQL."""
+        """Pop, claim and start attempts until cancelled, even if Redis or PostgreSQL fails."""
         await self._name_queue()
         while True:
             await self._until_free()
@@ -190,7 +190,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         await self._idle.wait()
 
     def resume(self) -> None:
-        """Pop deliveries again after a pause."""
+        """Resume popping after a pause."""
         self.allow_pick_jobs = True
         self._slot_free.set()
 
@@ -232,7 +232,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         return entries
 
     async def _put_back(self, entries: Sequence[_Entry]) -> None:
-        """Return deliveries to the queue. If Redis is unavailable, the scheduler delivers again."""
+        """Return deliveries to the queue; if Redis fails, the scheduler delivers them again."""
         with suppress(*RedisFault):
             async with self.pool.pipeline(transaction=True) as pipeline:
                 pipeline.zadd(self.queue_name, {name: float(rank) for name, rank in entries})
@@ -242,9 +242,9 @@ class BatchWorker(Worker, Generic[Claimed]):
     async def _poll(self) -> None:
         """Claim waiting jobs from PostgreSQL for the free slots.
 
-        Deliveries may be missing although Redis is available to this worker: there may be no
-        leader, or the leader may be unable to reach Redis. A poll also finds attempts whose
-        delivery is pending; that delivery is dropped when its claim fails.
+        Deliveries can be missing even if this worker can reach Redis: no scheduler leads, or the
+        leader cannot reach Redis. A poll also finds attempts whose delivery is pending; that
+        delivery is dropped when its claim fails.
         """
         self._poll_at = self.loop.time() + random.uniform(0.5, 1.5) * _POLL_S
         self._skipped = False

@@ -1,4 +1,4 @@
-"""The command line of a service: no options, and a help text about its variables."""
+"""The command line of a service. It has no options; its help describes the variables."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def service_parser(
     """Return the parser of `python -m MODULE`.
 
     Args:
-        module: the module that is run.
+        module: the name of the module.
         description: one or two sentences about the service.
-        settings: the most important fields of `Settings` with their meaning.
+        settings: the most important fields of `Settings`, with their meanings.
         examples: commands that run as they are.
     """
     return argparse.ArgumentParser(

@@ -28,19 +28,19 @@ class LogSettings(Protocol):
 
 
 class ForeignLines(Protocol):
-    """Decides about log lines of handlers.
+    """Filters the log lines of handlers.
 
-    `filter` decides about a record of the standard library; `__call__` is a structlog processor,
-    which sees the lines of both.
+    `filter` accepts or rejects records of the standard library's logging. `__call__` is a structlog
+    processor; it receives these records and structlog's own lines.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a record becomes a line."""
+        """Return whether to log a record."""
 
     def __call__(
         self, logger: Any, method: str, event: structlog.types.EventDict, /
     ) -> structlog.types.EventDict:
-        """Return the line.
+        """Return the line to log.
 
         Raises:
             structlog.DropEvent: the line is dropped.
@@ -55,8 +55,8 @@ def configure(
     Args:
         settings: the level and the format.
         service: the name of the service, in every line.
-        foreign: decides about the lines of handlers. None: the process runs no handlers, and of
-            libraries only warnings are logged.
+        foreign: filters the lines of handlers. None if the process runs no handlers; then only the
+            warnings of libraries are logged.
 
     Returns:
         A function that restores this configuration after code that may have changed it.
@@ -101,10 +101,10 @@ def configure(
             logger_factory=structlog.WriteLoggerFactory(cast(TextIO, sink)),
             cache_logger_on_first_use=True,
         )
-        # A console handler would repeat each line. Other handlers stay, such as error trackers.
+        # A console handler would repeat each line. Other handlers, such as error trackers, stay.
         others = [other for other in root.handlers if type(other) is not logging.StreamHandler]
         root.handlers[:] = [handler, *(other for other in others if other is not handler)]
-        # Libraries report problems as warnings; their lines about each call may have payloads.
+        # Libraries report problems as warnings. Their lines about each call can contain payloads.
         root.setLevel(level if foreign is not None else max(level, logging.WARNING))
 
     set_up()
@@ -133,13 +133,13 @@ class _Sink:
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """A handler whose failures show neither the message nor its arguments."""
+    """A logging handler that reports failures without the message and its arguments."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             super().emit(record)
         except (RecursionError, SystemExit):
-            # Formatting an object of a handler raised the error.
+            # An object of a job handler raised the error while it was formatted.
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
@@ -163,8 +163,8 @@ def correlation_id() -> str | None:
     return bound
 
 
-# Local variables can hold payloads, and so can all lines but the first of a database error (DETAIL,
-# parameters of the statement). Logs contain neither.
+# Local variables can contain payloads. So can every line after the first of a database error
+# (DETAIL, statement parameters). Logs contain neither.
 _frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=30)
 _MAX_TEXT = 500
 

@@ -1,7 +1,8 @@
 """The runner of all loops, with their pace, wake-ups, retries and records.
 
-The shape follows River: every loop starts and stops alike (rivershared/startstop/start_stop.go),
-and reports its runs, so that a test waits for a run instead of sleeping.
+The design follows River: all loops start and stop in the same way
+(rivershared/startstop/start_stop.go), and report their runs. A test can therefore wait for a run
+instead of sleeping.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """The durations of failure handling.
+    """Durations for failure handling.
 
     Attributes:
         retry: shortest and longest wait before the retry of a failed run, in seconds.
@@ -38,7 +39,7 @@ class Timing:
 
 
 class Signal:
-    """Counts how often something happened; a test waits for a count instead of sleeping."""
+    """Counts how often something happened. A test can wait for a count instead of sleeping."""
 
     __slots__ = ("_waiting", "count")
 
@@ -71,12 +72,12 @@ class Signal:
 
 @dataclass(slots=True)
 class LoopRecord:
-    """The runs of the loops with one name.
+    """The runs of all loops with the same name.
 
     Attributes:
         runs: successful runs.
         failures: failed runs.
-        running: whether a loop of this name runs now.
+        running: whether a loop with this name is running.
         last_success: time of the last successful run, or of the start, by the runner's clock.
     """
 
@@ -104,14 +105,14 @@ class Wake:
         self._event.set()
 
     def clear(self) -> None:
-        """Drop earlier wake-ups, because the next run sees their cause."""
+        """Discard earlier wake-ups, because the next run reads the changes that caused them."""
         self._event.clear()
 
     async def sleep(self, seconds: float) -> None:
         """Wait until the flag is set, at most `seconds`."""
         if self._event.is_set():
             return
-        # The timer ends the wait as a wake-up does. asyncio.timeout() costs more.
+        # The timer ends the wait like a wake-up. asyncio.timeout() costs more.
         timer = asyncio.get_running_loop().call_later(seconds, self._event.set)
         try:
             await self._event.wait()
@@ -124,12 +125,12 @@ class Loop(ABC):
 
     Attributes:
         name: the name of the loop, in logs and metrics.
-        topics: wake-ups that end its wait.
-        pause: shortest time from the end of a run to the next one, in seconds. Changes in the
-            meantime share one run.
+        topics: the topics whose wake-ups end the wait.
+        pause: shortest time from the end of a run to the next run, in seconds. One run handles all
+            changes during the pause.
         first_wait: seconds before the first run.
-        retry: shortest and longest wait before the retry of a failed run, in seconds; None: as
-            the runner's timing.
+        retry: shortest and longest wait before the retry of a failed run, in seconds; None for
+            the values of the runner's timing.
     """
 
     name: str
@@ -146,7 +147,7 @@ class Loop(ABC):
             Seconds until the next run, unless a wake-up ends the wait.
         """
 
-    def accepts(self, topic: str) -> bool:  # noqa: ARG002 - for loops that decide by it
+    def accepts(self, topic: str) -> bool:  # noqa: ARG002 - overrides use it
         """Return whether a wake-up of `topic`, one of `topics`, ends the wait now."""
         return True
 
@@ -171,15 +172,15 @@ class Loop(ABC):
 
 
 class LoopRunner:
-    """Runs a loop until it is stopped, through faults of servers and of the loop itself.
+    """Runs a loop until it is stopped, and retries after faults of servers and of the loop itself.
 
-    The first failure, each failure of another kind, the outage and the recovery are logged once.
+    It logs a failure when the kind of fault changes, and logs each outage and recovery once.
 
     Args:
         loop: the work.
-        wake: ends the waits of the loop early; None for no early end.
+        wake: ends the waits of the loop early; None if the waits always last their full time.
         timing: the durations of retries.
-        fatal: errors that end the loop; a run with any other error is retried.
+        fatal: errors that end the loop; after any other error the run is retried.
         records: receives a record of each run, under the name of the loop.
         clock: monotonic seconds.
     """

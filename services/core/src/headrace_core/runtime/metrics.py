@@ -38,8 +38,8 @@ def registry_of(*collectors: Collector) -> CollectorRegistry:
     """Return a registry of the metrics of a service and its process.
 
     Args:
-        collectors: read at each request, in any thread. No label may have a value that a client
-            chooses.
+        collectors: the metrics, collected in any thread at each request. Clients must not be able
+            to choose the values of labels.
     """
     registry = CollectorRegistry()
     for collector in collectors:
@@ -73,7 +73,7 @@ class LoopMetrics(Collector):
             labels=["loop"],
         )
         now = time.monotonic()
-        # The copy is one step, which the event loop's thread cannot interrupt.
+        # The copy is atomic: the event loop's thread cannot interrupt it.
         for name, record in list(self._records.items()):
             runs.add_metric([name], record.runs.count)
             failures.add_metric([name], record.failures.count)
@@ -88,9 +88,9 @@ class MetricsServer:
     It answers even while the event loop is busy.
 
     Args:
-        address: `host:port`; port 0 takes any free one. The server listens on this address only.
+        address: `host:port`; port 0 selects a free port. The server listens on this address only.
             If it is empty, `start` does nothing.
-        registry: the metrics, read in another thread.
+        registry: the metrics, collected in another thread.
     """
 
     def __init__(self, *, address: str, registry: CollectorRegistry) -> None:
@@ -101,11 +101,11 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """The port of the server; 0 while it does not listen."""
+        """The port of the server; 0 while it is not listening."""
         return self._server.server_port if self._server is not None else 0
 
     async def start(self) -> None:
-        """Listen.
+        """Start listening.
 
         Raises:
             OSError: the address cannot be bound.
@@ -127,7 +127,7 @@ class MetricsServer:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Stop listening; open requests get their responses."""
+        """Stop listening; open requests still receive their responses."""
         server, self._server = self._server, None
         if server is not None and self._thread is not None:
             # Each request has its own thread, so it cannot delay the shutdown.
@@ -138,7 +138,7 @@ class MetricsServer:
 
 class _Server(ThreadingWSGIServer):
     def server_bind(self) -> None:
-        """Bind without the base's lookup of the host name."""
+        """Bind without the host name lookup of the base class."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()

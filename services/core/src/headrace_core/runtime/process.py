@@ -1,4 +1,4 @@
-"""Runs a service as a process: settings, logs, uvloop, signals, a clean end."""
+"""Runs a service as a process, with settings, logs, uvloop, signals and a clean stop."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _log = structlog.get_logger()
 
 
 class Service(Protocol):
-    """A service for `run_service`. Its `stop` observes the grace of the settings."""
+    """A service for `run_service`. `stop` respects the grace periods in the settings."""
 
     async def start(self) -> None:
         """Start the service; return once it serves."""
@@ -130,23 +130,23 @@ def _reason(fault: Unavailable) -> str:
     cause = fault.__cause__
     while cause is not None and cause.__cause__ is not None:
         cause = cause.__cause__
-    # A driver's text may quote the URL. PostgreSQL's answers have a code and do not.
+    # A driver's message can contain the URL. A PostgreSQL error has a code and never contains it.
     answer = getattr(cause, "message", None) if hasattr(cause, "sqlstate") else None
     return answer or type(cause or fault).__name__
 
 
 def _exit_soon(code: int) -> None:
-    """End the process soon, even if a task ignores its cancellation or a thread still runs."""
+    """End the process soon, even if a task ignores its cancellation or a thread is running."""
     last = threading.Timer(_LAST_S, os._exit, (code,))
     last.daemon = True
     last.start()
 
 
 def _tune_garbage_collector() -> None:
-    """Exclude long-lived objects from the cyclic garbage collection, and run it less often.
+    """Exclude long-lived objects from cyclic garbage collection, and run it less often.
 
     Most objects are jobs and events, which have no cycles. The collector still runs often enough
-    for the cycles of handlers.
+    to free the cycles that handlers create.
     """
     gc.collect()
     gc.freeze()

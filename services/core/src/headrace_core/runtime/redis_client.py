@@ -12,24 +12,24 @@ from redis.exceptions import RedisError
 
 from headrace_core.runtime.settings import Settings
 
-# Any error of the client, so that an unexpected one leads to the fallback to PostgreSQL as well.
+# All errors of the client: unexpected errors also cause the fallback to PostgreSQL.
 RedisFault: Final = (Exception,)
 
 # Errors of an unavailable or hung server.
 _EXPECTED: Final = (RedisError, OSError, TimeoutError)
 
-# Lifetime of the key of a check, in milliseconds.
+# Lifetime of the key that a check writes, in milliseconds.
 _PROBE_MS: Final = 1000
 
 
 def connection_pool(settings: Settings, *, name: str | None = None) -> ConnectionPool:
     """Return a pool of connections that time out after `redis_timeout` seconds and never retry.
 
-    The caller handles faults, and a hidden retry would delay it.
+    The caller handles faults; a hidden retry would delay the caller.
 
     Args:
         settings: the address of Redis.
-        name: the name of the connections in CLIENT LIST of Redis.
+        name: the name of the connections in Redis's CLIENT LIST.
     """
     url = settings.redis_url.get_secret_value()
     tcp: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
@@ -58,7 +58,7 @@ def key(installation: UUID, *parts: str) -> str:
 
 
 async def check_writes(client: Redis, installation: UUID) -> None:
-    """Check that Redis accepts writes; a full server and a replica still answer a PING.
+    """Check that Redis accepts writes; a full server or a replica still answers a PING.
 
     Raises:
         Exception: Redis rejected the write or did not answer.

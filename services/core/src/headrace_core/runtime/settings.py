@@ -45,7 +45,7 @@ class Settings(BaseSettings):
 
     # Servers.
     database_url: SecretStr = SecretStr("postgresql://headrace@127.0.0.1:5432/headrace")
-    # The schema of the tables. Its name needs no quotes in SQL.
+    # The schema of the tables. The pattern allows only names that need no quotes in SQL.
     database_schema: str = Field("headrace", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     database_pool_size: int = Field(10, ge=2, le=200)
     database_timeout: float = Field(15.0, gt=0)
@@ -56,17 +56,17 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
-    # Addresses of the services: only loopback, while there is no access control.
+    # Addresses of the services. Only loopback is allowed, because Headrace has no access control.
     gateway_address: str = "127.0.0.1:50051"
     scheduler_address: str = "127.0.0.1:50052"
     worker_address: str = "127.0.0.1:50053"
     allow_insecure: bool = False
-    # Addresses of the metrics, served over HTTP; empty: none.
+    # Addresses at which metrics are served over HTTP; empty for none.
     gateway_metrics_address: str = ""
     scheduler_metrics_address: str = ""
     worker_metrics_address: str = ""
     reflection: bool = False
-    # Less than the clients' deadline of 10 s, so calls fail as UNAVAILABLE if a database hangs.
+    # Less than the clients' deadline of 10 s, so calls fail with UNAVAILABLE if a database hangs.
     call_timeout: float = Field(6.0, gt=0)
     shutdown_grace: float = Field(10.0, ge=0)
 
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(256 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
     max_result_bytes: int = Field(256 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
     max_output_bytes: int = Field(64 * 1024, ge=2, le=MAX_DOCUMENT_BYTES)
-    # The limit of gRPC is four times this value, and a 32-bit number.
+    # gRPC's limit is four times this value, and it must fit in 32 bits.
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     max_labels: int = Field(32, ge=0, le=MAX_LABELS)
     max_batch_jobs: int = Field(1000, ge=1, le=1000)
@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     stream_idle: float = Field(10.0, gt=0, le=30)
     stream_patience: float = Field(60.0, gt=0)
 
-    # Retention of ended jobs and their events, rules for some tenants and states, and the longest
-    # retention for a subscription that has not acknowledged them.
+    # Retention of ended jobs and their events. Rules override it for some tenants and states. Jobs
+    # that a subscription has not acknowledged are kept longer, up to `subscription_retention`.
     retention: float = Field(7 * 86_400.0, gt=0)
     retention_rules: str = ""
     subscription_retention: float = Field(30 * 86_400.0, gt=0)
@@ -97,7 +97,8 @@ class Settings(BaseSettings):
     dispatch_prefetch: int = Field(400, ge=0)
     redeliver_after: float = Field(10.0, gt=0)
     max_worker_losses: int = Field(3, ge=0)
-    # A lower limit would fail the other jobs of a worker before the job that stops it is isolated.
+    # With a lower limit, a worker's other jobs would fail before the job that stops the worker is
+    # isolated.
     max_interruptions: int = Field(100, ge=INTERRUPTIONS_BEFORE_OWN_PROCESS)
 
     # Worker.
@@ -116,7 +117,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        """Read lists that are separated by commas."""
+        """Split comma-separated lists."""
         for name in ("worker_queues", "handlers"):
             value = values.get(name)
             if isinstance(value, str):
@@ -174,7 +175,7 @@ class Settings(BaseSettings):
         if 0 < self.worker_watchdog <= self.worker_lease:
             raise ValueError(
                 f"HEADRACE_WORKER_WATCHDOG ({self.worker_watchdog:g} s) must be longer than "
-                f"HEADRACE_WORKER_LEASE ({self.worker_lease:g} s), or 0 for none"
+                f"HEADRACE_WORKER_LEASE ({self.worker_lease:g} s), or 0 to disable it"
             )
         if self.subscription_retention < self.retention:
             raise ValueError(
@@ -196,7 +197,7 @@ class Settings(BaseSettings):
 
     @property
     def builtins(self) -> tuple[str, ...] | None:
-        """Return the modules of the built-in handlers that a worker has; None for all."""
+        """Return the modules of the built-in handlers that a worker loads; None for all."""
         match self.builtin_handlers.strip().lower():
             case "true":
                 return None
@@ -225,7 +226,7 @@ def _parts(text: str) -> tuple[str, ...]:
 def problems(error: ValidationError) -> list[str]:
     """Return a line for each invalid setting, without its value, which may be secret."""
     return [
-        # The prefix of pydantic for errors of our validators.
+        # pydantic adds this prefix to the errors of our validators.
         _named(problem["loc"]) + problem["msg"].removeprefix("Value error, ")
         for problem in error.errors()
     ]

@@ -21,13 +21,13 @@ _EXIT_LOG_S: Final = 1.0
 async def end_tasks(*tasks: asyncio.Future[Any], within: float | None = None) -> None:
     """Cancel tasks and wait until they have ended; ignore their exceptions.
 
-    A cancellation can be lost: `asyncio.wait_for` of Python 3.11, which redis-py uses to send,
-    returns its result if that arrives at the same moment. So running tasks are cancelled again. A
-    cancellation of the caller takes effect once the tasks have ended.
+    A cancellation can be lost: redis-py sends with `asyncio.wait_for`, which in Python 3.11 ignores
+    a cancellation if the result arrives at the same moment. Running tasks are therefore cancelled
+    again. If the caller is cancelled, its cancellation takes effect once the tasks have ended.
 
     Args:
-        tasks: any but the task of the caller.
-        within: deadline in seconds, after which tasks may still run; None: wait for all.
+        tasks: the tasks, without the caller's own task.
+        within: timeout in seconds, after which tasks may still be running; None to wait for all.
     """
     clock = asyncio.get_running_loop().time
     give_up = None if within is None else clock() + within
@@ -53,11 +53,11 @@ async def end_tasks(*tasks: asyncio.Future[Any], within: float | None = None) ->
 
 
 def run_to_end(loop: asyncio.AbstractEventLoop, main: asyncio.Future[T]) -> T:
-    """Run `main` to its end, although other tasks or callbacks try to end the loop.
+    """Run `main` to its end, even if other tasks or callbacks try to stop the loop.
 
-    asyncio passes SystemExit and KeyboardInterrupt of any task or callback on to the caller of the
-    loop, and `loop.stop()` returns to it. The loop continues after each of them, so only the task
-    that raised has ended. At most one log line per second reports them.
+    If a task or callback raises SystemExit or KeyboardInterrupt, or calls `loop.stop()`, asyncio
+    returns to the caller of the loop. This function then continues the loop, so only the task that
+    raised has ended. At most one log line per second reports these exits.
 
     Raises:
         BaseException: the exception of `main`.

@@ -1,6 +1,6 @@
-"""The options in the URLs of the servers: honored, ignored and rejected ones.
+"""Supported, ignored and rejected options in the URLs of the servers.
 
-docs/production.md lists them. No error quotes a value: it may be a part of the password.
+docs/production.md lists them. Errors never quote a value, because it can be part of the password.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
-# Options of libpq that asyncpg or the server reads.
+# libpq options that asyncpg or the server reads.
 _HONORED: Final = frozenset(
     (
         "host",
@@ -35,8 +35,8 @@ _HONORED: Final = frozenset(
         "gsslib",
     )
 )
-# Options of libpq without effect here: each connection and statement has a deadline, and asyncpg
-# has neither channel binding nor GSSAPI encryption.
+# libpq options that have no effect here. Each connection and statement has a deadline, and asyncpg
+# supports neither channel binding nor GSSAPI encryption.
 _IGNORED: Final = frozenset(
     (
         "application_name",
@@ -65,7 +65,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "gssencmode": ("disable", "prefer"),
 }
-# Options of asyncpg that its URL cannot have.
+# Options that asyncpg does not accept in a URL.
 _OURS: Final = frozenset({"connect_timeout"})
 
 _REDIS_OPTIONS: Final = frozenset(
@@ -87,7 +87,7 @@ _REDIS_OPTIONS: Final = frozenset(
 
 
 def check_database_url(url: str) -> None:
-    """Check a URL of PostgreSQL.
+    """Check a PostgreSQL URL.
 
     Raises:
         ValueError: the URL is malformed, or has an option that is not supported.
@@ -111,7 +111,7 @@ def database_options(url: str) -> dict[str, str]:
         ValueError: the URL is malformed.
     """
     parts = _split(url)
-    # Several hosts, each with or without a port.
+    # A URL can have several hosts, each with or without a port.
     for host in parts.netloc.rpartition("@")[2].split(","):
         port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
         if port and not port.isdigit():
@@ -125,7 +125,7 @@ def database_options(url: str) -> dict[str, str]:
 def driver_url(url: str) -> str:
     """Return a PostgreSQL URL for asyncpg and psycopg.
 
-    A driver's name in the scheme and the options that are ignored are left out.
+    The driver name in the scheme and the ignored options are removed.
     """
     kept = {
         name: value for name, value in database_options(url).items() if name not in _IGNORED | _OURS
@@ -135,7 +135,7 @@ def driver_url(url: str) -> str:
 
 
 def check_redis_url(url: str) -> None:
-    """Check a URL of Redis.
+    """Check a Redis URL.
 
     Raises:
         ValueError: the URL is malformed, or has an option that is not supported.

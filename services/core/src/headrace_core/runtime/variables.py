@@ -43,7 +43,7 @@ _ELSEWHERE: Final = frozenset(
 # Variables of tests, and the port that Docker Compose publishes.
 _IGNORED: Final = ("HEADRACE_TEST_", "HEADRACE_GATEWAY_PORT")
 
-# Minimum similarity of two names, from 0 to 1: one letter in nine may differ.
+# Minimum similarity of two names, from 0 to 1: one letter in nine can differ.
 _ALIKE: Final = 0.85
 
 
@@ -61,7 +61,7 @@ def misspelt_variables(environment: Mapping[str, str]) -> dict[str, str]:
         environment: the variables of the process.
 
     Returns:
-        The most similar known variable, by unknown variable.
+        The most similar known variable for each unknown variable.
     """
     known = known_variables()
     found = {}

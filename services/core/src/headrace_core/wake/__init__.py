@@ -1,7 +1,7 @@
 """Wake-ups: hints that something changed, which subscribers then read from PostgreSQL.
 
-They travel through Redis, or through LISTEN/NOTIFY while Redis is unavailable. A wake-up may be
-lost or repeated, so each subscriber also runs without one after a while.
+They are sent through Redis, or through LISTEN/NOTIFY while Redis is unavailable. A wake-up can be
+lost or repeated, so each subscriber also runs at intervals without a wake-up.
 """
 
 from headrace_core.wake.bus import WakeBus, WakeSubscription

@@ -20,7 +20,7 @@ class WakeSubscription(Wake):
     """The wake-ups of some topics for one subscriber.
 
     Args:
-        accepts: whether a wake-up of a topic matters now; None: each one does.
+        accepts: returns whether to accept a wake-up of a topic now; None to accept all.
     """
 
     def __init__(self, *, accepts: Callable[[Topic], bool] | None = None) -> None:
@@ -29,13 +29,13 @@ class WakeSubscription(Wake):
         self._received: set[Topic] = set()
 
     def notify(self, topic: Topic) -> None:
-        """Wake the subscriber, or let its next wait return at once."""
+        """Wake the subscriber, or make its next wait return at once."""
         if self._accepts is None or self._accepts(topic):
             self._received.add(topic)
             self.set()
 
     def clear(self) -> None:
-        """Drop the wake-ups so far."""
+        """Discard the wake-ups received so far."""
         self._received.clear()
         super().clear()
 
@@ -54,7 +54,7 @@ class WakeSubscription(Wake):
 
 
 class WakeBus:
-    """Publishes wake-ups, and delivers those of other processes to subscribers in this one.
+    """Publishes wake-ups, and delivers received wake-ups to the subscribers in this process.
 
     All subscribers share one Redis subscription and one LISTEN session. A reconnection counts as a
     wake-up of every topic, because wake-ups may have been lost before it.
@@ -62,7 +62,7 @@ class WakeBus:
     Args:
         settings: the address of Redis.
         database: used for LISTEN, and for NOTIFY while Redis is unavailable.
-        topics: to receive; without any, the bus only publishes.
+        topics: the topics to receive; without topics, the bus only publishes.
         timing: the durations of connections and retries.
     """
 
@@ -106,9 +106,9 @@ class WakeBus:
         await self._redis.connection_pool.disconnect()
 
     def publish(self, *topics: Topic) -> None:
-        """Wake the subscribers of topics in all processes, soon; never block and never fail.
+        """Wake the subscribers of topics in all processes soon; never block and never fail.
 
-        Call it after the commit of the change.
+        Call this method after the change has been committed.
         """
         self._publisher.publish(*topics)
 
@@ -119,7 +119,7 @@ class WakeBus:
 
         Args:
             topics: members of `Topic` that the bus receives.
-            accepts: whether a wake-up of a topic matters now; None: each one does.
+            accepts: returns whether to accept a wake-up of a topic now; None to accept all.
 
         Raises:
             KeyError: the bus does not receive one of the topics.

@@ -17,12 +17,12 @@ from headrace_core.wake.topic import Timing, Topic
 
 _log = structlog.get_logger()
 
-# Deadline of the last wake-ups at the stop, in seconds.
+# Deadline for the last wake-ups during the stop, in seconds.
 _LAST_S = 1.0
 
 
 class Publisher:
-    """Publishes in the background; wake-ups during a publication share the next one.
+    """Publishes in the background; wake-ups during one publication share the next publication.
 
     Args:
         redis: the preferred transport.
@@ -78,10 +78,10 @@ class Publisher:
         try:
             await self._send(list(await self._channels(sorted(topics))))
         except asyncio.CancelledError:
-            # The stop publishes them: a repeated wake-up is harmless, a lost one is not.
+            # `stop` publishes them: a repeated wake-up is harmless, a lost one is not.
             self._pending |= topics
             raise
-        except Exception as fault:  # noqa: BLE001 - subscribers also run without wake-ups, later
+        except Exception as fault:  # noqa: BLE001 - subscribers also run at intervals
             _log.warning("wake_up_lost", error=type(fault).__name__)
 
     async def _send(self, channels: Sequence[str]) -> None:

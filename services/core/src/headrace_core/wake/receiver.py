@@ -1,4 +1,4 @@
-"""Receives wake-ups through Redis and through PostgreSQL at once."""
+"""Receives wake-ups through Redis and PostgreSQL at the same time."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class Receiver:
         redis: used for the Redis subscription.
         database: used for LISTEN.
         channels: returns the channels to receive, with their topics.
-        deliver: called with topics. The reading task calls it, so a wake-up reaches its subscribers
-            without another task. A connection counts as a wake-up of each topic.
-        timing: probes and reconnections.
+        deliver: called with the received topics. The reading task calls it, so a wake-up reaches
+            its subscribers without another task. Each new connection counts as a wake-up of every
+            topic.
+        timing: the durations of probes and reconnections.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Receiver:
         self._deliver = deliver
         self._timing = timing
         self._tasks: list[asyncio.Task[None]] = []
-        # The connected transports, and the monotonic time since which there is none.
+        # The connected transports, and the monotonic time since which none is connected.
         self._connected: set[str] = set()
         self._deaf_since = time.monotonic()
 

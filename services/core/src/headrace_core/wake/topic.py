@@ -12,7 +12,7 @@ class Topic(StrEnum):
 
     # A job waits or a worker started: wakes the scheduler.
     JOBS = "headrace_jobs"
-    # An attempt ended, so a slot is free: wakes the scheduler while jobs lack room.
+    # An attempt ended, so a slot is free: wakes the scheduler while jobs wait for a slot.
     SLOTS = "headrace_slots"
     # An event was written: wakes the gateways.
     EVENTS = "headrace_events"
@@ -38,12 +38,12 @@ class Timing:
 
     Attributes:
         probe: quiet time after which a connection is probed, and the deadline of the response. A
-            dead link is found after twice this time.
+            dead connection is detected after twice this time.
         deaf: time without any connection after which the health check fails. A reconnection takes
             less.
         reconnect: shortest and longest wait before a reconnection.
-        publish: deadline of Redis for a wake-up. After it the wake-up is sent through PostgreSQL.
-        avoid_redis: time after a fault of Redis in which only PostgreSQL carries wake-ups.
+        publish: deadline for publishing through Redis. After it, PostgreSQL sends the wake-up.
+        avoid_redis: time after a Redis fault during which only PostgreSQL sends wake-ups.
         stop: deadline for the end of the background tasks.
     """
 
