@@ -1,4 +1,4 @@
-"""`python -m headrace_health probe HOST:PORT`: check the health of a service, in containers."""
+"""`python -m headrace_health probe HOST:PORT`: checks a service, for example in a container."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ examples:
   python -m headrace_health probe 127.0.0.1:50051
   python -m headrace_health probe 127.0.0.1:50051 --service queue/default --timeout 1
 
-It reads no environment variables."""
+The command reads no environment variables."""
 
-# A status code and its exit code: only SERVING is success.
+# The exit codes. Only the status SERVING is a success.
 _OK, _FAILED = 0, 1
 
 
 def probe(address: str, *, service: str, timeout: float) -> str:
-    """Return the name of the status of a service, or of the status code of a failed call.
+    """Return the name of the service's status, or the name of the status code if the call failed.
 
     Args:
         address: `host:port`.
         service: the gRPC service; "" is the whole server.
-        timeout: the timeout, in seconds.
+        timeout: the deadline of the call, in seconds.
     """
     with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
         stub = health_pb2_grpc.HealthStub(channel)

@@ -20,7 +20,7 @@ class Check:
     """A dependency and its check.
 
     Args:
-        name: the dependency, such as `postgresql`; the name of its status and of its log lines.
+        name: the name of the dependency in statuses and log lines, such as `postgresql`.
         ping: returns if the dependency is available, and raises otherwise.
         required: whether the services are NOT_SERVING without it.
     """
@@ -86,7 +86,7 @@ class Health:
             self.servicer.set_serving(service, serving)
 
     async def enter_graceful_shutdown(self) -> None:
-        """Set NOT_SERVING for good; call it before stopping the server."""
+        """Set NOT_SERVING permanently; call this method before stopping the server."""
         self.servicer.shut_down()
         await asyncio.gather(*(lookup.stop() for lookup in self._lookups))
         if self._loop is not None:

@@ -17,15 +17,15 @@ _log = structlog.get_logger()
 class Lookup:
     """The statuses of all names with a prefix, from one read of the names that are SERVING.
 
-    A check reads them if the last read is too old. While a watch is open, they are read in a loop.
-    Otherwise nothing is read. After a failed read no name is SERVING.
+    A check reads the statuses if the last read is too old. While a watch is open, a loop reads
+    them. After a failed read, no name is SERVING.
 
     Args:
         prefix: the prefix of the names.
         valid: returns whether a name without its prefix is valid.
         read: returns all names that are SERVING, without the prefix.
         wait: returns after the given seconds, or earlier if the statuses may have changed.
-        max_age: validity of a read, in seconds.
+        max_age: maximum age of a read before it is repeated, in seconds.
         timeout: timeout of a read, in seconds.
     """
 
@@ -59,7 +59,7 @@ class Lookup:
         return name.startswith(self._prefix) and self._valid(name.removeprefix(self._prefix))
 
     async def serving(self, name: str) -> bool:
-        """Return whether a name is SERVING, as of at most `max_age` ago."""
+        """Return whether a name is SERVING; the result is at most `max_age` old."""
         if asyncio.get_running_loop().time() >= self._valid_until:
             await self._join()
         return name.removeprefix(self._prefix) in self._found
@@ -112,7 +112,7 @@ class Lookup:
                 found = await self._read()
         except Exception as caught:  # noqa: BLE001 - any error means unknown
             error = caught
-        # A result is as old as the start of the read, a failure as old as its end.
+        # The age of a result counts from the start of the read; the age of a failure, from its end.
         self._valid_until = (start if error is None else clock()) + self._max_age
         if error is not None and not self._failing:
             _log.warning("health_not_read", names=self._prefix, error=type(error).__name__)

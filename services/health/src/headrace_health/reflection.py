@@ -1,7 +1,7 @@
 """gRPC reflection in both of its versions: newer tools use v1, older ones v1alpha.
 
-grpcio-reflection has only v1alpha. The messages of v1 are the same under another package name, so
-one implementation answers both.
+grpcio-reflection has only v1alpha. The v1 messages differ only in their package name, so one
+implementation serves both versions.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Reflection:
 
     Attributes:
         name: the full name of the service.
-        descriptor: its contract; both versions share that of v1alpha.
-        servicer: answers its methods.
+        descriptor: the descriptor of the service; both versions use the v1alpha descriptor.
+        servicer: implements the methods.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Reflection:
 
 
 def reflections(services: Sequence[str]) -> tuple[Reflection, Reflection]:
-    """Return both versions of a reflection that describes `services` and itself.
+    """Return both versions of a reflection service that describes `services` and itself.
 
     Args:
-        services: full names.
+        services: the full names of the services.
     """
     _describe()
     servicer = ReflectionServicer([*services, reflection.SERVICE_NAME, SERVICE_NAME])
@@ -57,8 +57,8 @@ def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
     """Serve reflection of `services`, and of reflection itself.
 
     Args:
-        server: not started yet.
-        services: full names.
+        server: the server, before its start.
+        services: the full names of the services.
     """
     for version in reflections(services):
         method = grpc.stream_stream_rpc_method_handler(
@@ -73,7 +73,7 @@ def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
 
 
 def _describe() -> None:
-    """Add the descriptor of v1 to the pool that reflection shows."""
+    """Add the descriptor of v1 to the pool that reflection reads."""
     pool: Any = descriptor_pool.Default()
     try:
         pool.FindFileByName(_FILE)

@@ -26,10 +26,10 @@ def keep_completion_queue() -> None:
 
 
 class HealthServer:
-    """Serves a Health on its own address.
+    """Serves a `Health` on a separate address.
 
     Args:
-        address: `host:port`; port 0 takes any free one.
+        address: `host:port`; port 0 selects a free port.
         health: the checks; started and stopped with the server.
         reflection: whether to serve gRPC reflection, for grpcurl and similar tools.
     """
@@ -70,7 +70,7 @@ class HealthServer:
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float = 1.0) -> None:
-        """End the streams and stop listening; open calls have `grace` seconds."""
+        """End the streams and stop listening; open calls have `grace` seconds to end."""
         await self._health.enter_graceful_shutdown()
         if self._server is not None:
             server, self._server = self._server, None

@@ -20,13 +20,13 @@ SERVICE_UNKNOWN: Final[int] = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it comes without types
     """Serves the statuses of fixed services, all NOT_SERVING at first, and of lookups.
 
-    The servicer of grpcio-health-checking keeps its Watch streams open during a stop, so that every
-    stop takes its whole grace, and a stalled reader blocks each change of a status. Here a shutdown
-    ends the streams, and no change waits for a reader.
+    The servicer of grpcio-health-checking keeps its Watch streams open during a stop, so every stop
+    takes the whole grace period. There, a stalled reader also blocks all status changes. Here, a
+    shutdown ends the streams, and status changes do not wait for readers.
 
     Args:
         services: full names of gRPC services; "" (the whole server) is always included.
-        lookups: statuses of further names.
+        lookups: the statuses of other names.
     """
 
     def __init__(self, *, services: Iterable[str] = (), lookups: Sequence[Lookup] = ()) -> None:
@@ -47,12 +47,12 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
         return self._statuses.get(service) == SERVING
 
     def set_serving(self, service: str, serving: bool) -> None:
-        """Set a status and notify watches; no effect after the start of the shutdown."""
+        """Set a status and notify watches; has no effect after the shutdown has started."""
         if not self._shutting_down:
             self._set(service, serving)
 
     def shut_down(self) -> None:
-        """Set NOT_SERVING for good, and end the streams after they have sent it."""
+        """Set NOT_SERVING permanently, and end the streams after they have sent it."""
         for service in self._statuses:
             self._set(service, False)
         self._shutting_down = True
@@ -62,7 +62,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
         self._notify()
 
     def _notify(self) -> None:
-        # Waiting streams hold the old event; later ones wait for the new one.
+        # Streams that already wait use the old event; later waits use the new event.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -99,7 +99,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it
             health_pb2.HealthListRequest, health_pb2.HealthListResponse
         ],
     ) -> health_pb2.HealthListResponse:
-        """Return the statuses of all fixed services, without those of lookups."""
+        """Return the statuses of all fixed services, without the names of lookups."""
         return health_pb2.HealthListResponse(
             statuses={
                 service: health_pb2.HealthCheckResponse(status=status)

@@ -1,4 +1,4 @@
-"""Strict decoding of requests to gRPC's own services: malformed ones are INVALID_ARGUMENT."""
+"""Strict decoding of requests to gRPC's own services, with INVALID_ARGUMENT for malformed ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from google.protobuf.message import DecodeError
 _Handler: TypeAlias = Any
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-# More than any of their requests needs.
+# The size limit of a request. Valid requests to these services are much smaller.
 _MAX_BYTES: Final = 65_536
 
 
 def strict(handler: _Handler) -> _Handler:
-    """Return a method handler that refuses malformed requests and those of more than 64 KiB.
+    """Return a method handler that rejects malformed requests and requests of more than 64 KiB.
 
     The status is INVALID_ARGUMENT. gRPC's own decoding returns UNKNOWN with the name of a Python
     exception, and logs an error each time.

@@ -35,12 +35,12 @@ _DEADLINE_GRACE = timedelta(seconds=10)
 
 
 class OtherSchema(Exception):
-    """The database has another schema than this version expects."""
+    """The schema version of the database differs from the version that this code expects."""
 
     def __init__(self, found: str | None, expected: str) -> None:
         self.found = found
         self.expected = expected
-        actual = "no schema of Headrace" if found is None else f"schema {found}"
+        actual = "no Headrace schema" if found is None else f"schema {found}"
         super().__init__(f"the database has {actual}, but this version expects {expected}")
 
 

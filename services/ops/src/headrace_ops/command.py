@@ -30,9 +30,9 @@ def verify(
     Exit codes: 0 all invariants hold, 1 an invariant is broken, 2 the audit failed.
 
     Args:
-        data: Folder of the `headrace up` whose database is audited; default .headrace.
+        data: Data folder of the `headrace up` to audit; default .headrace.
         json: Print the result as JSON, like -o json.
-        at_rest: No service is running: do not report stuck jobs.
+        at_rest: Do not report stuck jobs, because no service is running.
         patience: Seconds a job may wait before it counts as stuck.
         limit: Maximum number of printed breaches of each kind.
 
@@ -55,11 +55,11 @@ def doctor(*, data: _Data = None, json: bool = False, session: Injected) -> int:
     """Check the servers and services, and print advice.
 
     The command checks PostgreSQL and Redis at HEADRACE_DATABASE_URL and HEADRACE_REDIS_URL,
-    or those of `headrace up`. It changes nothing, and prints no password.
+    or the servers of `headrace up`. It changes nothing, and prints no password.
     Exit codes: 0 no problem, 1 a problem was found, 2 the check failed.
 
     Args:
-        data: Folder of the `headrace up` whose servers are checked; default .headrace.
+        data: Data folder of the `headrace up` to check; default .headrace.
         json: Print the findings as JSON, like -o json.
 
     Returns:

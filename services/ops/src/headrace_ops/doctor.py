@@ -26,7 +26,7 @@ from headrace_ops.findings import Finding, Level
 from headrace_ops.servers import describe, describe_redis
 
 _STATEMENT_S: Final = 30.0
-# Time limit of the write check, as in the health checks of the services.
+# Time limit of the write check, equal to the limit of the services' health checks.
 _WRITE_S: Final = 2.0
 _STYLES: Final = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "bold red"}
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", None)

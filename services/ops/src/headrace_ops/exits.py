@@ -55,7 +55,7 @@ def inspect(
             reason = f"the database at {describe(settings)} cannot be reached, or is too slow "
             reason += f"({fault}). {hint(data)}".rstrip()
         except Exception as error:  # noqa: BLE001 - any error means an unknown result
-            # A driver's message may quote the URL and its password.
+            # A driver's message can contain the URL and its password.
             fault = type(error).__name__
             reason = f"the database at {describe(settings)} cannot be used ({fault}). "
             reason = f"{reason}{hint(data)}".rstrip()

@@ -35,7 +35,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One result of the report, with advice if it is not OK."""
+    """One result of the report, with advice if its level is not OK."""
 
     topic: str
     level: Level
@@ -88,7 +88,7 @@ def check_server(server: DatabaseServer, *, pool_size: int) -> Iterator[Finding]
             "postgresql",
             Level.BAD,
             "default_transaction_read_only is on, so writes are refused",
-            "Providers set it when the disk is full. Free space, then run ALTER DATABASE … "
+            "Hosting providers set it when the disk is full. Free space, then run ALTER DATABASE … "
             "RESET default_transaction_read_only. The services then recover.",
         )
     yield _check_connections(server, pool_size)
@@ -239,7 +239,7 @@ def check_tables(tables: Iterable[TableHealth]) -> Iterator[Finding]:
             f"table {table.name}",
             Level.WARN if many else Level.OK,
             f"{table.live:,} rows, {table.dead:,} dead, vacuumed {vacuumed}",
-            f"Autovacuum does not keep up: ALTER TABLE {table.name} SET "
+            f"Autovacuum is not keeping up: run ALTER TABLE {table.name} SET "
             "(autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0), and check "
             "for long transactions."
             if many
@@ -255,7 +255,7 @@ def check_leader(leader: LeaderState | None) -> Finding:
         "scheduler",
         Level.BAD,
         "no scheduler leads: jobs are not dispatched, recovered or pruned",
-        "Start python -m headrace_scheduler, twice to have a standby.",
+        "Start python -m headrace_scheduler. Start a second one to have a standby.",
     )
 
 
@@ -277,7 +277,9 @@ def check_workers(workers: Sequence[WorkerState]) -> Iterator[Finding]:
             f"{worker.running} of {worker.slots} slots, {worker.types} types, {queues}, "
             f"lease {worker.lease.total_seconds():.0f} s"
             + (", draining" if worker.draining else ""),
-            "" if worker.types else "It has no handlers: set HEADRACE_HANDLERS to their modules.",
+            ""
+            if worker.types
+            else "The worker has no handlers: set HEADRACE_HANDLERS to their modules.",
         )
     if live and all(worker.running >= worker.slots for worker in live if not worker.draining):
         yield Finding(

@@ -16,15 +16,15 @@ _DEFAULT = Path(".headrace")
 
 
 class ServersNotFound(Exception):
-    """The data folder has no running servers, or a setting is invalid; the message names it."""
+    """The data folder has no running servers, or a setting is invalid; the message has details."""
 
 
 def find_settings(data: Path | None) -> Settings:
     """Return settings with the URLs of the servers.
 
     Args:
-        data: the folder of a running `headrace up`. None for the servers of the environment, or
-            without HEADRACE_DATABASE_URL for those of the folder .headrace, if it exists.
+        data: the data folder of a running `headrace up`. None for the servers in the environment.
+            If HEADRACE_DATABASE_URL is not set, None selects the folder .headrace if it exists.
 
     Raises:
         ServersNotFound: no server is running in the folder, or a setting is invalid.
@@ -85,7 +85,7 @@ def describe_redis(settings: Settings) -> str:
 
 
 def _hosts(url: SplitResult, *, default_port: str) -> str:
-    """Return the hosts of a URL, each with its port; for a socket, its folder."""
+    """Return the hosts of a URL with their ports, or the folder of a Unix socket."""
     query = parse_qs(url.query)
     # The user and the password are before the @ or in the query.
     hosts = url.netloc.rpartition("@")[2] or ",".join(query.get("host", ["localhost"]))

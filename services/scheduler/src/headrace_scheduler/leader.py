@@ -66,7 +66,7 @@ class Leader:
     Args:
         database: stores the lead.
         work: receives the term, and runs until it is cancelled.
-        gauges: shows whether it leads.
+        gauges: record whether this scheduler leads.
         records: the records of the loop that renews the lead.
         timing: the durations of the lease and the tries.
     """
@@ -85,8 +85,8 @@ class Leader:
         self._gauges = gauges
         self._records = LoopRecords() if records is None else records
         self._timing = timing
-        # The lead is renewed after a third of the lease. The last third is for ending the loops,
-        # which may have statements in flight.
+        # The lead is renewed after a third of the lease. The last third is the time to end the
+        # loops, which may have statements in flight.
         self._share = timing.lease / 3
         self._clock = time.monotonic
         # The earliest end of the lease.
@@ -121,7 +121,8 @@ class Leader:
                 self._on_renewed(sent)
                 await self._lead(term)
         finally:
-            # Also after a fault with an unknown result, so that another scheduler can lead at once.
+            # After a fault, this scheduler may lead without knowing it. Giving up the lead lets
+            # another scheduler lead at once.
             if not is_standby:
                 await self._give_up()
 

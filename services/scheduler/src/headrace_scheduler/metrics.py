@@ -18,9 +18,9 @@ class Gauges:
     """The numbers of a scheduler; its metrics read them.
 
     Attributes:
-        leading: whether it leads.
-        term: its newest term; 0 before its first one.
-        stale_writes: statements that were refused because its term was over.
+        leading: whether the scheduler leads.
+        term: the newest term; 0 before the first term.
+        stale_writes: statements that were refused because the term was over.
         recovered: jobs recovered from lost workers.
         pruned: jobs removed after their retention.
     """

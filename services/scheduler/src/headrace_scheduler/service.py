@@ -27,8 +27,8 @@ class Scheduler:
     """A scheduler, which is the leader or a standby.
 
     Args:
-        settings: servers, address and limits.
-        timing: the durations of its lead and its loops.
+        settings: the servers, the addresses and the limits.
+        timing: the durations of the lease and the loops.
     """
 
     def __init__(self, settings: Settings, *, timing: Timing = DEFAULT) -> None:
@@ -44,7 +44,7 @@ class Scheduler:
                 checks=(
                     Check(name="postgresql", ping=WriteProbe(self._database).run),
                     Check(name="wake-ups", ping=self._bus.ping),
-                    # Without Redis the workers claim from PostgreSQL, and the loops run.
+                    # Without Redis, workers claim from PostgreSQL and the loops still run.
                     Check(name="redis", ping=self._deliverer.ping, required=False),
                 )
             ),
@@ -66,16 +66,16 @@ class Scheduler:
 
     @property
     def port(self) -> int:
-        """The port of its health service."""
+        """The port of the health service."""
         return self._health.port
 
     @property
     def metrics_port(self) -> int:
-        """The port of its metrics; 0 without an address for them."""
+        """The port of the metrics; 0 if they have no address."""
         return self._metrics.port
 
     async def start(self) -> None:
-        """Become a standby, and serve health and metrics."""
+        """Start as a standby, and serve health and metrics."""
         await self._metrics.start()
         await self._bus.start()
         await self._health.start()

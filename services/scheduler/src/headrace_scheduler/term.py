@@ -32,8 +32,8 @@ class Term:
     loops remember.
 
     Args:
-        term: its number; every write compares it with the stored one.
-        settings: limits.
+        term: the term number; every write compares it with the stored number.
+        settings: the limits.
         database: the store.
         bus: wakes the loops, and announces changes.
         deliverer: writes to the queues of the pools.
@@ -106,7 +106,7 @@ class Term:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            # First, because a leader that cancels a slow end again skips the rest of this block.
+            # Unsubscribe first: if the leader cancels this task again, the rest is skipped.
             for wake in wakes:
                 self._bus.unsubscribe(wake)
             await end_tasks(*tasks)

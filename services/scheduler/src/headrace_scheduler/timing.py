@@ -13,11 +13,13 @@ class Timing:
         lease: duration of a term that is not renewed.
         standby: shortest and longest wait between two tries to lead. A standby takes over at most
             `lease` plus the longest wait after the last renewal.
-        late: delay after which the end of the loops counts as late, as after a suspension.
-        answer: wait of a late leader for the response to a statement in flight.
-        release: deadline for giving up the lead; afterwards the lease has to lapse.
+        late: delay after which the end of the loops counts as late, for example after the process
+            was suspended.
+        answer: longest wait of a late leader for the response to a statement in flight.
+        release: deadline for giving up the lead; after it, the lease must lapse.
         retry: shortest and longest wait before the retry of a failed run.
-        promote: longest wait between two runs of promote, and so the delay of a lost wake-up.
+        promote: longest wait between two runs of promote, and so the longest delay after a lost
+            wake-up.
         dispatch: longest wait between two runs of dispatch.
         recover: wait between two runs of recover. With a worker lease of 15 s, jobs of lost
             workers run again within 25 s.

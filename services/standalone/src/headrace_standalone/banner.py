@@ -1,4 +1,4 @@
-"""The lines that `headrace up` prints when everything serves."""
+"""The lines that `headrace up` prints when all programs serve."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def command_path(name: str) -> str | None:
     """Return the shell word that runs a command of this Python environment.
 
     Returns:
-        The name if the shell finds the command by it, otherwise the path, quoted for a shell; None
-        if the command is neither in this environment nor on PATH.
+        The name if the shell finds this command on PATH, otherwise the path, quoted for a shell.
+        None if the command is neither in this environment nor on PATH.
     """
     beside = Path(sys.executable).with_name(name)
     found = shutil.which(name)

@@ -6,9 +6,9 @@ The command replaces this process and so keeps its process id. On Linux the kern
 when the process PARENT ends. On other systems the command outlives a parent that was killed.
 UID and GID are `-` to keep the user.
 
-This is a program and not a `preexec_fn`, because Python code between fork and exec can deadlock in
-a process that has threads. The signal is set after the change of user, which clears it. The
-standard library is its only import, so it starts in some milliseconds.
+This code is a separate program instead of a `preexec_fn`, because Python code between fork and exec
+can deadlock in a process that has threads. The signal is set after the change of user, because the
+change clears it. The program imports only the standard library, so it starts in a few milliseconds.
 """
 
 import ctypes

@@ -15,13 +15,13 @@ _TAIL_BYTES = 16 * 1024
 class LogFile:
     """Receives the output of a process.
 
-    Another program may rename, truncate or remove the file at any time, as logrotate does. The next
-    write then creates a new file of the same name.
+    Another program, such as logrotate, can rename, truncate or remove the file at any time. If the
+    file was renamed or removed, the next write creates a new file with the same name.
 
     Args:
         path: the file; its content is kept.
         max_bytes: the size limit. A file that would exceed it is renamed to `PATH.1` first.
-        echo: receives each complete line too.
+        echo: also receives each complete line.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class LogFile:
         self._open()
 
     def write(self, data: bytes) -> None:
-        """Append output. A full disk loses lines, but does not stop the process."""
+        """Append output. If the disk is full, lines are lost but the process continues."""
         with suppress(OSError):
             if self._is_elsewhere():
                 self.close()
@@ -58,7 +58,7 @@ class LogFile:
                 self._echo(line.decode(errors="replace"))
 
     def tail(self, lines: int = 10) -> str:
-        """Return the last lines; an empty text if the file is missing."""
+        """Return the last lines; an empty string if the file is missing."""
         try:
             with self._path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -79,7 +79,7 @@ class LogFile:
         self._file = os.open(self._path, flags, 0o666)
 
     def _is_elsewhere(self) -> bool:
-        """Return whether no file is open, or the path names another file than the open one."""
+        """Return whether no file is open, or the path no longer names the open file."""
         if self._file is None:
             return True
         try:

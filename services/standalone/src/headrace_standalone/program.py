@@ -19,8 +19,8 @@ class Account:
     """The user of a process.
 
     Args:
-        uid: its user id.
-        gid: its group id.
+        uid: the user id.
+        gid: the group id.
     """
 
     uid: int
@@ -32,19 +32,19 @@ class Program:
     """A process to run.
 
     Args:
-        name: its name in messages, and the name of its log.
+        name: the name in messages and of the log.
         command: the absolute path of the executable, and its arguments. They must not contain
             secrets, because all users of the machine can read them.
         environment: the whole environment of the process.
-        directory: its working directory; None for that of this process.
+        directory: the working directory; None for the working directory of this process.
         probe: returns whether the process serves, in bounded time.
         prepare: called before each start; may block for some seconds.
-        start_timeout: seconds until it must serve.
-        postpones: whether it may take longer, because it waits for servers.
-        stop_signal: the signal that stops it.
-        stop_grace: seconds after the stop signal until it is killed.
-        death_signal: the signal that the kernel sends it when its parent has died.
-        account: the user that runs it; None for the user of this process.
+        start_timeout: seconds after the start within which the process must serve.
+        postpones: whether the start may take longer, because the process waits for servers.
+        stop_signal: the signal that stops the process.
+        stop_grace: seconds from the stop signal until the process is killed.
+        death_signal: the signal that the kernel sends to the process when its parent has died.
+        account: the user that runs the process; None for the user of this process.
     """
 
     name: str
@@ -65,10 +65,10 @@ class Program:
         return leashed(self.command, death_signal=self.death_signal, account=self.account)
 
     def options(self, log: IO[bytes] | int) -> dict[str, Any]:
-        """Return the keyword arguments of `subprocess.Popen`, with the output to `log`.
+        """Return the keyword arguments for `subprocess.Popen`, with `log` as the output.
 
-        The process gets a new session, so that Ctrl-C in the terminal does not signal it. Programs
-        are stopped in order instead.
+        The process gets a new session, so Ctrl-C in the terminal does not signal it. `headrace up`
+        stops its programs in order instead.
         """
         return {
             "stdin": subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The programs of gateway, scheduler and workers."""
+"""The programs of the gateway, the scheduler and the workers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from headrace_health.__main__ import probe
 from headrace_standalone.program import Program
 
 _PROBE_TIMEOUT = 2.0
-# The imports of Python take long on a busy machine.
+# Python's imports are slow on a busy machine.
 _START_TIMEOUT = 60.0
 
 
 def gateway(
     *, address: str, environment: Mapping[str, str], grace: float, metrics_address: str = ""
 ) -> Program:
-    """Return the gateway on `address`; `grace` is the longest stop, in seconds."""
+    """Return the gateway on `address`; `grace` is the longest duration of its stop, in seconds."""
     return _service(
         "gateway",
         "gateway",
@@ -31,7 +31,7 @@ def gateway(
 def scheduler(
     *, address: str, environment: Mapping[str, str], grace: float, metrics_address: str = ""
 ) -> Program:
-    """Return the scheduler, with its health on `address`."""
+    """Return the scheduler, with its health service on `address`."""
     return _service(
         "scheduler",
         "scheduler",
@@ -50,7 +50,7 @@ def worker(
     grace: float,
     metrics_address: str = "",
 ) -> Program:
-    """Return worker `number`, with its health on `address`."""
+    """Return worker `number`, with its health service on `address`."""
     return _service(
         "worker",
         f"worker-{number}",

@@ -67,7 +67,7 @@ class Stack:
         self._announce = announce
         settings = Settings()
         self._grace = settings.shutdown_grace
-        # After the grace, running jobs are cancelled, and have the grace of a cancellation.
+        # After the shutdown grace, running jobs are cancelled. They have the cancel grace to end.
         self._worker_grace = settings.shutdown_grace + settings.worker_cancel_grace
         self.files = self._find_files()
         handlers = (*filter(None, [os.environ.get("HEADRACE_HANDLERS")]), *plan.handlers)
@@ -76,10 +76,10 @@ class Stack:
             "HEADRACE_REFLECTION": os.environ.get("HEADRACE_REFLECTION", "true"),
             "HEADRACE_FILES_ROOT": str(self.files),
             "HEADRACE_HANDLERS": ",".join(handlers),
-            # A client in a handler reaches this platform, regardless of the environment.
+            # A client in a handler connects to this platform, regardless of the environment.
             "HEADRACE_TARGET": reached(plan.gateway_address),
         }
-        # In the order of their start. The programs of a stage start and stop together.
+        # The stages in start order. The programs of a stage start and stop together.
         self._stages: list[list[Supervised]] = []
 
     async def start(self) -> None:

@@ -19,12 +19,13 @@ from headrace_standalone.program import Program
 RESTARTS = RetryPolicy(
     initial_backoff=timedelta(seconds=0.5), max_backoff=timedelta(seconds=10), jitter=0.5
 )
-# A program that ran this long resets the wait, in seconds.
+# If a program ran this long, in seconds, the wait before its restart is the shortest one again.
 _STABLE_S = 30.0
 _PROBE_EVERY = 0.05
 # Interval of messages about a slow start, in seconds.
 _NOTICE_EVERY = 15.0
-# More than the capacity of a pipe. A process that has left the group may continue to write.
+# The maximum number of reads after the end: more than a pipe holds. The number is limited because a
+# process that has left the group can continue to write.
 _DRAIN_READS = 32
 _READ_BYTES = 64 * 1024
 # Longest wait for the end of a killed process, in seconds.
@@ -36,8 +37,8 @@ class ProgramFailedError(Exception):
 
     Args:
         name: the name of the program.
-        reason: the reason, as a predicate of the name.
-        tail: the end of its log.
+        reason: the reason, as a verb phrase with the name as its subject.
+        tail: the end of the program's log.
     """
 
     def __init__(self, *, name: str, reason: str, tail: str) -> None:
@@ -54,7 +55,7 @@ class Supervised:
         program: the program.
         log: receives its output; closed at the end.
         announce: called with a sentence about each event.
-        restarts: the waits before restarts. Its `max_attempts` has no effect.
+        restarts: the waits before restarts; `max_attempts` has no effect.
     """
 
     def __init__(
@@ -73,19 +74,19 @@ class Supervised:
         self._stopping = asyncio.Event()
         self._killed = False
         self._served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Mark the exception as retrieved: after an abandoned start no task awaits it.
+        # Mark the exception as retrieved, because no task awaits it after an abandoned start.
         self._served.add_done_callback(lambda served: served.cancelled() or served.exception())
         self._task: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process id; None if no process runs."""
+        """The process id; None if no process is running."""
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
         """Start the program, wait until it serves, and keep it running.
 
-        A program that postpones its start may take any time; a message reports it every 15 s.
+        A program that postpones its start has no time limit; a message reports the wait every 15 s.
 
         Raises:
             ProgramFailedError: the program ended, or did not serve in time. It is not restarted,
@@ -118,7 +119,7 @@ class Supervised:
         self._log.close()
 
     def kill(self) -> None:
-        """Kill the program at once; a call of `stop` must wait for its end."""
+        """Kill the program at once; call `stop` to wait for its end."""
         self._killed = True
         self._stopping.set()
         self._kill_group()
@@ -160,13 +161,13 @@ class Supervised:
         finally:
             for task in (exited, stopping, probing):
                 task.cancel()
-            # End the child processes that are left.
+            # Kill the child processes that are still running.
             self._kill_group()
             self._process = None
             self._drain(output)
 
     async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.ReadTransport]:
-        # With a pipe of asyncio, a grandchild that holds it would hide the end of the child.
+        # With asyncio's own pipe, a grandchild that keeps it open would hide the end of the child.
         read, write = os.pipe()
         try:
             output, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -212,7 +213,7 @@ class Supervised:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _drain(self, output: asyncio.ReadTransport) -> None:
-        """Log the rest of the output in the pipe after the end of the process, and close it."""
+        """After the end of the process, log the output that is left in the pipe, and close it."""
         if output.is_closing():  # read to its end
             return
         pipe = output.get_extra_info("pipe")

@@ -22,15 +22,15 @@ from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-# The bounds of the size of a page, in jobs. A page has twice as many jobs as the last one
+# The bounds of the size of a page, in jobs. A page has twice as many jobs as the last page
 # delivered, so a run over hundreds of lanes reads few jobs that it cannot deliver. The next page
-# follows at once.
+# is read at once.
 _MIN_PAGE: Final = 100
 _MAX_PAGE: Final = 1000
 
-# Pause between two runs, in seconds. A run costs much the same for one job as for hundreds, so the
-# pause grows with the jobs that the last run delivered. While all slots are busy, the pause is a
-# share of the time in which the workers end as many jobs as they can hold.
+# Pause between two runs, in seconds. A run costs about the same for one job as for hundreds, so the
+# pause grows with the number of jobs that the last run delivered. While all slots are busy, the
+# pause is a share of the time that the workers need to end as many jobs as they can hold.
 _PAUSE: Final = (0.001, 0.02)
 _PAUSE_PER_JOB: Final = 0.0002
 _SHARE: Final = 0.3
@@ -39,7 +39,7 @@ _LONGEST_PAUSE_WHEN_FULL: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class _Unclaimed:
-    """A delivery that no worker has claimed yet: its pool, and the time of its delivery."""
+    """The pool and the time of a delivery that no worker has claimed yet."""
 
     pool: str
     since: float
@@ -52,7 +52,7 @@ class _Page:
     Attributes:
         delivered: jobs that were delivered.
         capacity: deliveries that all pools can hold together.
-        whole: whether the page had all jobs that could be delivered.
+        whole: whether the page contained all jobs that could be delivered.
         full: whether some jobs had no room.
     """
 
@@ -108,11 +108,11 @@ class Dispatch(Loop):
         self.pause = _PAUSE[0]
 
     def accepts(self, topic: str) -> bool:
-        """Return whether a wake-up matters. A free slot does not while no job waits for one."""
+        """Return whether a wake-up matters. A free slot matters only while jobs wait for one."""
         return topic != Topic.SLOTS or not self._supplied
 
     async def run_once(self) -> float:
-        """Deliver jobs while there is room; return the seconds until the next run."""
+        """Deliver jobs while pools have room; return the seconds until the next run."""
         # This run may miss a slot that becomes free while it reads.
         self._supplied = False
         start = self._clock()
@@ -152,8 +152,8 @@ class Dispatch(Loop):
             open_pools = [name for name, places in most.items() if places > 0]
             if not open_pools:
                 return _Page(delivered=0, capacity=0, whole=True, full=True)
-            # A job that is claimed between the two statements counts in neither. Then one delivery
-            # too many waits in Redis for the next slot.
+            # A job that is claimed between the two statements counts in neither. Then one extra
+            # delivery waits in Redis for the next slot.
             heads = await ready_heads(
                 connection,
                 pools=open_pools,
@@ -176,7 +176,7 @@ class Dispatch(Loop):
             delivered=sum(map(len, planned.jobs.values())),
             capacity=sum(pool.slots + pool.workers * self._prefetch for pool in pools),
             whole=planned.whole,
-            # The jobs that wait for a full pool were not read.
+            # Jobs that wait for a full pool were not read.
             full=planned.full or len(open_pools) < len(pools),
         )
 
@@ -185,7 +185,7 @@ class Dispatch(Loop):
     ) -> list[Head]:
         """Return the heads without unclaimed deliveries.
 
-        Deliveries that are claimed or overdue are no longer remembered as unclaimed.
+        Forget the deliveries that are claimed or overdue.
         """
         now = self._clock()
         live = {pool.name for pool in pools}

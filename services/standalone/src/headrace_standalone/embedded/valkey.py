@@ -18,11 +18,11 @@ _PROBE_TIMEOUT = 5.0
 
 
 class EmbeddedValkey:
-    """A Valkey server on 127.0.0.1. It loses its data when it ends, as Headrace allows.
+    """A Valkey server on 127.0.0.1. It stores nothing on disk; PostgreSQL has all lasting data.
 
     Args:
-        folder: the locked data folder, with its password.
-        port: the port; None for a free one.
+        folder: the locked data folder, which stores the password.
+        port: the port; None for a free port.
 
     Attributes:
         url: the URL of the server, with the password.
@@ -35,7 +35,7 @@ class EmbeddedValkey:
         self.url = valkey_url(password=self._password, port=self._port)
 
     def prepare(self) -> None:
-        """Write the configuration of the server to a private file, because it has the password."""
+        """Write the server's configuration, which contains the password, to a private file."""
         self._home.mkdir(mode=0o700, exist_ok=True)
         configuration = self._home / "valkey.conf"
         configuration.unlink(missing_ok=True)
