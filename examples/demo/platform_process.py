@@ -23,7 +23,7 @@ class PlatformFailedError(Exception):
 
 @asynccontextmanager
 async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]:
-    """Start the platform with the handlers of `examples`, and yield the address of the gateway.
+    """Start the platform with the handlers in `examples`, and yield the gateway's address.
 
     Raises:
         PlatformFailedError: the platform did not start.
@@ -57,7 +57,7 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
 
 
 async def _address(process: Process) -> str:
-    """Return the address of the gateway after the platform has printed it."""
+    """Return the gateway's address after the platform has printed it."""
     assert process.stdout is not None
     printed = ""
     with suppress(TimeoutError):

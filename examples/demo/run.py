@@ -16,7 +16,7 @@ from headrace.handle import Batch
 
 @dataclass
 class Times:
-    """Monotonic times of one job, in seconds: start of its submit, first event, end."""
+    """Monotonic times of one job, in seconds: start of the submit, first event, end."""
 
     submitted: float
     first: float | None = None
@@ -101,7 +101,7 @@ class Run:
         ended: set[str] = set()
         async for event in watch:
             now = time.monotonic()
-            # An event may arrive before the response of its submit.
+            # An event can arrive before the response to its submit.
             times = self.times.setdefault(event.job_id, Times(now))
             times.first = times.first or now
             self._count(event)
@@ -118,7 +118,7 @@ class Run:
                 times.ended = now
                 ended.add(event.job_id)
                 if len(ended) == total:
-                    # The last event may arrive before the response of its submit.
+                    # The last event can arrive before the response to its submit.
                     await submitted.wait()
                     return
 

@@ -25,7 +25,7 @@ from headrace_worker import Context, Fail, Retry
 
 # Maximum length of a response. Without it, a response could be endless.
 MAX_CHARACTERS = 100_000
-# Maximum size of a response with its protocol overhead, about ten times the longest text.
+# Maximum size of a response with its protocol overhead, about ten times the maximum text.
 _MAX_RESPONSE_BYTES = 64 * 2**20
 # Maximum length of the names in a result.
 _MAX_NAME = 200
@@ -63,7 +63,7 @@ async def complete(
         base_url: the URL of the endpoint with its version (`https://api.example.org/v1`).
         api_key: the bearer token.
         model: the name of the model.
-        timeout: the longest wait for a connection and for each piece of the response, in seconds.
+        timeout: the maximum wait for a connection and for each piece of the response, in seconds.
         system: the instruction; empty for none.
         user: the text or the question.
         max_tokens: the maximum length of the response; None for the model's default.
@@ -179,7 +179,7 @@ async def _collect(
 
 
 def _content(chunk: object) -> tuple[str, str | None]:
-    """Return the text of a chunk, and the reason for the end of the response, if any.
+    """Return the text of a chunk, and its finish reason, if any.
 
     openai does not validate its types, so a chunk can contain any values.
     """

@@ -39,7 +39,7 @@ _ENDPOINT = "headrace_handlers.ai_endpoint"
 class AiSettings(BaseSettings):
     """The settings of an endpoint for OpenAI's chat completions.
 
-    `timeout` is the longest wait between two pieces of a response, in seconds.
+    `timeout` is the maximum wait between two pieces of a response, in seconds.
     """
 
     model_config = SettingsConfigDict(
@@ -72,7 +72,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     prompt: Annotated[str, Meta(description="The instruction, for prompt.", max_length=50_000)] = ""
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Longest response; default: set by the model."),
+        Meta(description="Maximum length of the response; default: set by the model."),
     ] = None
     temperature: Annotated[
         Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="Default: set by the model.")

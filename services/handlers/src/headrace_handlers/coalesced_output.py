@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-# Each piece of output is a row of job_events, so the tokens of a model are not emitted one by one.
+# Each piece of output is a row of job_events, so a model's tokens are not emitted one by one.
 # INTERVAL is in seconds, PIECE in characters.
 INTERVAL = 0.25
 PIECE = 8_000

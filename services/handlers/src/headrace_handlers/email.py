@@ -280,7 +280,7 @@ def _address(address: str, name: str = "") -> Address:
 
 
 def _outcome(error: Exception) -> Retry | Fail:
-    """Return the end of the attempt after a failed delivery, with the response of the server."""
+    """Return the end of the attempt after a failed delivery, with the server's response."""
     match error:
         case aiosmtplib.SMTPRecipientsRefused(recipients=refusals):
             text = "; ".join(f"{r.recipient}: {r.code} {r.message}" for r in refusals)

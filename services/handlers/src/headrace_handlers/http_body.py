@@ -59,7 +59,7 @@ def as_text(body: bytes, charset: str | None, *, is_cut: bool) -> tuple[str, Bod
 
     Args:
         body: the bytes.
-        charset: the charset of the response, which may be unknown.
+        charset: the charset of the response, which can be unknown.
         is_cut: whether the last character may be incomplete.
     """
     for name in (charset, "utf-8"):

@@ -46,7 +46,7 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
         return None
     value = value.strip()
     if value.isascii() and value.isdigit():
-        # More digits exceed the maximum, and may not fit in a timedelta.
+        # A longer number exceeds the maximum, and might not fit in a timedelta.
         wait = timedelta(seconds=int(value)) if len(value) < 10 else MAX_WAIT
     else:
         try:

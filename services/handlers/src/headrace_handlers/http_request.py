@@ -51,7 +51,7 @@ _RESERVED = frozenset(
     }
 )
 
-# Headers of the response in a result: no cookies, and none that may contain a secret.
+# Headers of the response in a result: no cookies, and none that could contain a secret.
 _SHOWN = (
     "content-encoding",
     "content-type",
@@ -69,7 +69,7 @@ _MAX_SHOWN_CHARACTERS = 1000
 
 _TOO_MANY_REQUESTS = 429
 
-# Longest wait for one of several addresses of a host, in seconds.
+# Maximum time to connect to one of several addresses of a host, in seconds.
 _CONNECT_S = 5.0
 
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=200)]
@@ -221,7 +221,7 @@ class _Received:
     """The part of a response that has arrived.
 
     Args:
-        limit: the maximum number of stored bytes of the body.
+        limit: the maximum number of body bytes to store.
     """
 
     def __init__(self, limit: int) -> None:

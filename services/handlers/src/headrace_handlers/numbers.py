@@ -45,7 +45,7 @@ class Sum(Struct, frozen=True):
 
     result: Annotated[
         int | float,
-        Meta(description="Exact for integers, and may exceed 64 bits."),
+        Meta(description="Exact for integers; can exceed 64 bits."),
     ]
 
 
@@ -76,7 +76,7 @@ class Range(Struct, frozen=True, forbid_unknown_fields=True):
 class RangeSum(Struct, frozen=True):
     """The sum of a range."""
 
-    result: Annotated[int, Meta(description="The exact sum, which may exceed 64 bits.")]
+    result: Annotated[int, Meta(description="The exact sum, which can exceed 64 bits.")]
     count: Annotated[int, Meta(description="Number of added integers.", ge=0)]
 
 

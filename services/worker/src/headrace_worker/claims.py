@@ -98,7 +98,7 @@ class Claims:
             return executions
 
     async def find(self, limit: int) -> list[AttemptKey]:
-        """Return at most `limit` attempts of the pool that wait for a worker.
+        """Return at most `limit` attempts that wait for a worker of the pool.
 
         Raises:
             Unavailable: the database did not answer.

@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 # Seconds between two tries while the lease is in doubt or lost.
 _SOON: Final = (0.2, 0.6)
-# The shortest time limit of a renewal, in seconds.
+# The minimum time limit of a renewal, in seconds.
 _MIN_TIMEOUT_S: Final = 0.1
 _NO_DATABASE: Final = "the database is not available"
 # A clock that continues while the machine sleeps, like the database's clock, if one exists.

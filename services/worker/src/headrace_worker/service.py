@@ -1,4 +1,4 @@
-"""The wiring of a worker: deliveries, claims, attempts in slots, and writes of their ends."""
+"""Connect the parts of a worker: deliveries, claims, attempts in slots, and end writes."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class WorkerService:
             slots=self._slots,
             interval=settings.worker_beat,
         )
-        # The consumer has no loop record: its single run would count as a stuck loop.
+        # The consumer has no loop record: its single run would look like a stuck loop.
         self._consumer = LoopRunner(_Consume(self._deliveries), timing=_LOOP_TIMING)
         self._loops = [
             self._runner(self._lease, wake=self._lease.wake),

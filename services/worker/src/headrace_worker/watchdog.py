@@ -21,13 +21,13 @@ from headrace_core.domain.ids import JobId
 
 _log = structlog.get_logger()
 
-# The exit code of the process: EX_SOFTWARE of sysexits.h.
+# The exit code of the process: EX_SOFTWARE in sysexits.h.
 EXIT_CODE: Final = 70
 
 # The maximum interval between checks in seconds, and the minimum number of checks within the limit.
 _TICK_S: Final = 0.5
 _LEAST_TICKS: Final = 10
-# The time for the last log line, in seconds. The log itself may block the loop.
+# The time for the last log line, in seconds. The log itself could be blocking the loop.
 _LOG_S: Final = 2.0
 # Maximum numbers of jobs and frames in this line.
 _MOST_JOBS: Final = 100
@@ -37,9 +37,9 @@ _MOST_FRAMES: Final = 50
 class Watchdog:
     """Ends the process if the event loop that started it is blocked for too long.
 
-    It counts its own checks instead of seconds, so a suspension of the process does not count. A
-    handler that holds the interpreter lock in native code blocks the watchdog too. The checks
-    continue when the lock is released.
+    It counts its own checks instead of seconds, so time during which the process is
+    suspended does not count. A handler that holds the interpreter lock in native code blocks the
+    watchdog too. The checks continue when the lock is released.
 
     Args:
         limit: the maximum time without an iteration of the loop, in seconds.
@@ -113,7 +113,7 @@ class Watchdog:
 
 
 def _frames(frame: FrameType | None) -> list[str]:
-    """Return the stack of a thread, outermost call first, without values that may be payloads."""
+    """Return the stack of a thread, outermost call first, without values that could be payloads."""
     if frame is None:
         return []
     frames = traceback.StackSummary.extract(

@@ -33,7 +33,7 @@ _FORMATS: dict[str, Format] = {
 
 
 class Files:
-    """The folder of the files of a job. Neither `..` nor a link can lead out of it.
+    """The folder that contains a job's files. Neither `..` nor a link can lead out of it.
 
     Args:
         root: the folder; it must exist.
@@ -92,7 +92,7 @@ class Files:
                     yield pl.scan_csv(text, separator=separator, infer_schema=False)
 
     def _csv(self, file: IO[bytes], name: str, separator: str) -> IO[bytes]:
-        # Compressed text is decompressed into a file, so this may write.
+        # Compressed text is decompressed into a file, so this can write.
         with unwritable(name):
             return checked_csv(
                 file, name, separator=separator, max_bytes=self._max_bytes, folder=self._root

@@ -1,4 +1,4 @@
-"""Normalization of text and of column names."""
+"""Normalization of text and column names."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Fail(Exception):
 
 
 class InvalidPayload(ValueError):
-    """Reject the payload, from `__post_init__` of a Struct or a validator of a pydantic model.
+    """Reject the payload in `__post_init__` of a Struct or in a validator of a pydantic model.
 
     The error of the job contains this message. State the rule, but not the value. The messages
     of other exceptions are omitted, because they could quote the payload.
@@ -71,7 +71,7 @@ class InvalidPayload(ValueError):
 
 def _check_text(error: str, argument: str, value: object) -> None:
     if not isinstance(value, str):
-        # The value may be a payload, so the message omits it.
+        # The value could be a payload, so the message omits it.
         raise TypeError(f"{argument} of {error} must be a str, not {type(value).__name__}")
 
 

@@ -52,11 +52,11 @@ _ATTACHED: Final = "_headrace_stack_trace"
 # One expression for both would take cubic time on a hostile text and block the event loop.
 _QUOTE: Final = re.compile(r"\[type=(\w+), input_value=")
 _END_OF_QUOTE: Final = re.compile(r", input_type=[\w.]+\]")
-# The message of a handler's own rule may have several lines.
+# The message of a handler's own rule can have several lines.
 _RULE_OF_LINES: Final = re.compile(r"Value error, |Assertion failed, ")
 # msgspec quotes a value only if it is not a member of an enum or a Literal.
 _UNKNOWN_VALUE: Final = re.compile(r"(Invalid (?:enum )?value) (?:'[^'\n]*'|-?\d+)")
-# Facts that pydantic's message about a rule may contain; other facts may be parts of the value.
+# Facts that are safe to show in pydantic's message about a rule; other facts could quote the value.
 _BOUNDS: Final = frozenset(
     {
         "actual_length",
@@ -138,7 +138,8 @@ def thread_stack(ident: int | None) -> str:
 def error_facts(error: JobError) -> dict[str, str]:
     """Return the fields of the log line about a failed attempt that describe its error.
 
-    Only the first line of a message is included: the other lines of a database error quote rows.
+    Only the first line of a message is included, because the other lines of a database
+    error quote rows.
     """
     facts = {
         "error_type": error.type,

@@ -16,7 +16,7 @@ from headrace_worker.api import msgspec_schema
 from headrace_worker.api.errors import Fail
 from headrace_worker.api.failure import describe
 
-# The types that most handlers return.
+# The types that handlers usually return.
 _PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
 
 
@@ -63,8 +63,8 @@ def _other_forms(payload: JsonText) -> Iterator[JsonText]:
     """Yield texts with the same content: each key once, integral numbers as integers."""
     with suppress(ValueError, RecursionError):
         content = msgspec.json.decode(payload)
-        # The first texts change the fewest numbers: a type may accept small integers and larger
-        # fractions, and an integer has no negative zero.
+        # The texts that change the fewest numbers come first: a type may accept small integers and
+        # larger fractions, and an integer cannot represent negative zero.
         for limit in _INTEGRAL:
             yield msgspec.json.encode(_integral(content, limit)).decode()
 

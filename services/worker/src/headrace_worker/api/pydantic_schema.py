@@ -50,7 +50,7 @@ class _Generator(GenerateJsonSchema):
 def _is_inexact(schema: Mapping[str, Any]) -> bool:
     match schema["type"]:
         case "bytes":
-            # The length of the bytes differs from the length of the string.
+            # The bytes and the string that encodes them differ in length.
             return "min_length" in schema or "max_length" in schema
         case "int" | "float":
             # JSON Schema divides the decimal text of a number, but a handler divides the float.

@@ -1,4 +1,4 @@
-"""The registry of the handlers of this process, and the decorator `@handler` that fills it."""
+"""The registry of this process's handlers, and the `@handler` decorator that fills it."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def handler(
 
     Args:
         job_type: the type: 1 to 100 characters from a-z, 0-9, `_`, `-`, `.`.
-        queue: the default queue of jobs of this type.
+        queue: the default queue for jobs of this type.
         timeout: the default time limit of an attempt, in seconds or as a timedelta.
         retry: the default retry policy.
         isolation: `process`, or `auto` for the loop or a thread.

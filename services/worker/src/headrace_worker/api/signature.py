@@ -13,7 +13,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def code_of(function: Callable[..., Any]) -> CodeType:
-    """Return the code of a function, or of the function that it wraps."""
+    """Return the code of a function or, for a wrapper, of the wrapped function."""
     assert isinstance(function, FunctionType | MethodType)
     wrapped = inspect.unwrap(function)
     while isinstance(wrapped, functools.partial):

@@ -104,7 +104,7 @@ class Execution:
         # The context of a handler in the event loop, if it takes one.
         self._context: Context | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # The deadline of the job, by the clock of the event loop.
+        # The deadline of the job, on the event loop's clock.
         self._deadline: float | None = None
         self._timeout = job.timeout or (timedelta() if handler is None else handler.spec.timeout)
         self._reason: StopReason | None = None
@@ -344,6 +344,6 @@ class Execution:
         return judge.raised(self.job, error, self.job.retry.over(self._handler.spec.retry))
 
     def _place_of_cancel(self, work: OwnedTask[JsonText]) -> str:
-        # The task of a handler in a process has no frames of the handler.
+        # If the handler runs in a process, the task contains no frames of it.
         is_process = self._handler is not None and self._handler.mode == "process"
         return "" if is_process else judge.place_of_cancel(work)

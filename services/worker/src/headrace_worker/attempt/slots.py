@@ -57,7 +57,7 @@ class Slots:
         """Wait until all slots are free; return whether they are.
 
         Args:
-            until: the end of the wait, by the clock of the event loop.
+            until: the end of the wait, on the event loop's clock.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):

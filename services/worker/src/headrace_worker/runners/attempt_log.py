@@ -1,6 +1,6 @@
-"""The log of one attempt: the lines of its handler, bounded in size and in rate.
+"""The log of one attempt: the lines of its handler, with limits for size and rate.
 
-The bounds keep a handler from flooding the worker's log.
+The limits keep a handler from flooding the worker's log.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _size(value: Any) -> int:
 
 
 def _fit(value: Any, room: int, *, tail: bool = False) -> Any:
-    """Return the value, or the part of its text that fits into `room` bytes of JSON."""
+    """Return the value, or as much of its text as fits into `room` bytes of JSON."""
     size = _size(value)
     if size <= room:
         return value

@@ -1,4 +1,4 @@
-"""The child processes of handlers: their signals, their forks, and their end after the attempt.
+"""The child processes of handlers: their signals, forks, and termination after the attempt.
 
 Children are found in /proc (Linux). On other systems, only the process group of a separate handler
 process ends with the handler.

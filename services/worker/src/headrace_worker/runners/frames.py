@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 _LENGTH_BYTES = 4
-# The exit code of a process whose handler has closed the channel: EX_IOERR of sysexits.h.
+# The exit code of a process whose handler has closed the channel: EX_IOERR in sysexits.h.
 CHANNEL_LOST = 74
 
 

@@ -27,7 +27,7 @@ from headrace_worker.runners.memory import MemoryWatch, leaves_room
 from headrace_worker.timing import Timing
 
 _CHUNK_BYTES: Final = 2**16
-# A message may exceed the limit of results and outputs by this much, so that the error can state
+# A message can exceed the limit for results and output by this much, so that the error can state
 # its size. The worker does not read larger messages into memory.
 _SLACK_BYTES: Final = 16 * 2**20
 
@@ -128,7 +128,7 @@ class _HandlerProcess:
         self.abort()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timing.process_reap):
-                # The output is closed only after all of it has been read.
+                # The output closes only after it has been read completely.
                 while await self._stdout.read(_CHUNK_BYTES):
                     pass
                 await asyncio.wait({self._group_end})
@@ -149,7 +149,7 @@ class ProcessPool:
     """Runs handlers in processes, and reuses a process whose handler has ended.
 
     Args:
-        settings: the number of processes, the grace of a cancelled handler, logs and limits.
+        settings: the number of processes, the grace for cancelled handlers, logs and limits.
         timing: the time for a process to exit.
 
     Attributes:
@@ -235,7 +235,7 @@ class ProcessPool:
     async def _acquire(self, memory_limit: int | None) -> _HandlerProcess:
         while self._idle:
             process = self._idle.pop()
-            # An earlier job with another limit may have left much memory in use.
+            # An earlier job with another limit may have left a lot of memory in use.
             if process.alive and leaves_room(process.pid, memory_limit):
                 return process
             await process.kill()

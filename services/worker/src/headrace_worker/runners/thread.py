@@ -105,7 +105,7 @@ class ThreadRunner:
             raise
 
     async def _await_end(self, future: asyncio.Future[Any], attempt: Attempt) -> None:
-        """Wait for a cancelled handler, at most for its grace."""
+        """Wait for a cancelled handler to end, at most until its grace is over."""
         done, _ = await asyncio.wait({future}, timeout=self._grace)
         if not done:
             self._on_left_behind(attempt)

@@ -37,7 +37,7 @@ class _Pending(NamedTuple):
 
 
 class EndWriter:
-    """Writes the ends of attempts; retries during outages of the database while the lease is held.
+    """Writes the ends of attempts. During a database outage it retries while the lease is held.
 
     Args:
         database: the database.
@@ -70,7 +70,7 @@ class EndWriter:
     def write(self, execution: Execution, end: AttemptEnd | None) -> None:
         """Queue the end of an attempt for the next write. The end is None if the lease is lost.
 
-        At most one end per slot of the worker waits.
+        At most one end per slot is pending.
         """
         if end is None:
             self._record([(execution, None, LOST)])

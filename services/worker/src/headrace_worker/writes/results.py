@@ -1,4 +1,4 @@
-"""The results of writing the ends of attempts, and their effects on the worker."""
+"""The results of end writes, and their effects on the worker."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SelfCompleted:
 
 EndResult: TypeAlias = Written | Refused | Lost | SelfCompleted
 
-# An attempt, its judged end and the result of writing it. A lost attempt may have no end.
+# An attempt, its judged end and the result of the write. A lost attempt may lack an end.
 Ended: TypeAlias = tuple[Execution, AttemptEnd | None, EndResult]
 
 WRITTEN: Final = {event: Written(event) for event in ENDS}
