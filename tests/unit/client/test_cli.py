@@ -304,7 +304,7 @@ async def test_expired_cursor_error_contains_the_oldest_cursor(run, platform):
     ended = await run("watch", "--since", "1")
 
     assert (ended.code, ended.out) == (2, "")
-    assert "the oldest stored events start at: --since 2\n" in ended.err
+    assert "to start at the oldest stored event: --since 2\n" in ended.err
     assert "error: events after this cursor were pruned" in ended.err
 
 

@@ -66,8 +66,8 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# gRPC reads this at its import. With gRPC's fork handlers, a forked child of a process with open
-# streams crashes, even if the child never uses gRPC.
+# gRPC reads this variable when it is imported. With gRPC's fork handlers, a forked child of a
+# process with open streams crashes, even if the child never uses gRPC.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 __all__ = [

@@ -20,10 +20,10 @@ _FRAME: Final = 8
 async def batches(
     jobs: Iterable[JobSpec] | AsyncIterable[JobSpec], size: int
 ) -> AsyncGenerator[job_service_pb2.BatchSubmitJobsRequest, None]:
-    """Yield requests of at most `size` jobs, none of them too large.
+    """Yield requests of at most `size` jobs, each within the byte limit.
 
-    The same jobs are always divided in the same way. A job that is too large for any request is
-    alone in one, and the gateway rejects it.
+    The same jobs are always divided in the same way. A job that is too large for any request gets
+    its own request, which the gateway rejects.
 
     Raises:
         ValueError: `size` is not 1 to 1,000.
@@ -44,7 +44,7 @@ async def batches(
 
 
 class _Cut:
-    """The request that is being filled, and the next one, which starts with the overflowing job."""
+    """The current request, and the next one, which starts with the job that did not fit."""
 
     def __init__(self, size: int) -> None:
         self._size = size

@@ -27,7 +27,7 @@ _CANCEL_TIMEOUT: Final = 5.0
 class LoopThread:
     """An event loop that runs in a daemon thread, from its first use until it is closed.
 
-    A forked child has no such thread and must not touch the loop, so it starts a new pair.
+    A forked child has no such thread and must not touch the loop, so it creates both anew.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class LoopThread:
                 yield item
         finally:
             aclose = getattr(source, "aclose", None)
-            # At the exit of the interpreter, the thread no longer runs.
+            # When the interpreter exits, the thread is no longer running.
             running = self._running is not None and not sys.is_finalizing()
             if aclose is not None and running and not self._closed:
                 self.run(aclose())

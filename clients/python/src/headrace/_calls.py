@@ -21,7 +21,7 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Calls:
-    """Calls the gateway in use, and the next one if it fails.
+    """The calls of a client: to the gateway in use, or to the next one if it fails.
 
     Args:
         gateways: the gateways.
@@ -127,5 +127,5 @@ class Calls:
     def _wait(self, gateway: Gateway, error: Unavailable, backoff: Backoff) -> float:
         """Switch to the next gateway, and return the wait before the retry, in seconds."""
         moved = self._gateways.leave(gateway)
-        # The wait that a gateway asks for concerns only itself.
+        # The wait that a gateway requests applies only to that gateway.
         return backoff.next(None if moved else error.refusal.retry_after)

@@ -111,7 +111,7 @@ def to_filter(
     """Return the message of a filter.
 
     Raises:
-        ValueError: one of `states` is not a job state.
+        ValueError: `states` contains a value that is not a job state.
     """
     return job_service_pb2.JobFilter(
         queues=queues,

@@ -45,7 +45,7 @@ class Following(ABC):
         # The last response, and its events that have not been yielded.
         self._response: Response | None = None
         self._events: deque[event_pb2.JobEvent] = deque()
-        # The number of yielded events, and of those up to `cursor`.
+        # The number of yielded events, and how many of them `cursor` covers.
         self._yielded = self._covered = 0
         # True while the resumed stream has sent only repeated events. Then `cursor` is ahead of the
         # responses and does not change.
@@ -70,7 +70,8 @@ class Following(ABC):
         except BaseException as error:
             if limit.expired() and type(error) is TimeoutError:
                 if self._resumable and await self._stream.accepted():
-                    # The gateway reads many past events without a match. No event can be missed.
+                    # The gateway is reading many past events without a match. The stream cannot
+                    # miss an event.
                     return self
                 message = f"no gateway responded within {self._timeout:g} s"
                 error = DeadlineExceeded(Refusal(code="DEADLINE_EXCEEDED", message=message))
@@ -94,7 +95,7 @@ class Following(ABC):
         return self
 
     async def __anext__(self) -> JobEvent:
-        # Received events need no wait.
+        # Return received events without a wait.
         if not self._events and not await self.ready():
             raise StopAsyncIteration
         return self.take()

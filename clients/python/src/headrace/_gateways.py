@@ -1,4 +1,4 @@
-"""The gateways of a client: one channel each, one of them in use."""
+"""The gateways of a client, with a channel for each; one gateway is in use at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def health_request(service: str) -> Any:
 
 
 def parse_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the given targets, or those of HEADRACE_TARGET, or the default.
+    """Return the given targets, the targets in HEADRACE_TARGET, or the default target.
 
     Raises:
         ValueError: `target` is empty.
@@ -50,8 +50,8 @@ def _options(target: str) -> list[tuple[str, int | str]]:
     return [
         # A proxy cannot reach this machine's loopback addresses.
         *([("grpc.enable_http_proxy", 0)] if is_loopback(target) else []),
-        # Detect a dead connection within 30 s, even with only a quiet watch on it. The interval is
-        # above the minimum of the gateway.
+        # Detect a dead connection within 30 s, even if it carries only a quiet watch. The interval
+        # exceeds the minimum that the gateway allows.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         # gRPC takes the timeout of the ping from this option (default: one minute), not from
@@ -63,7 +63,7 @@ def _options(target: str) -> list[tuple[str, int | str]]:
         # The gateway refuses large requests and reports the limit.
         ("grpc.max_send_message_length", -1),
         # Reconnect to a restarted gateway within one second (default: up to two minutes), and give
-        # up an unresponsive one after five seconds (default: twenty).
+        # up on an unresponsive one after five seconds (default: twenty).
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.min_reconnect_backoff_ms", 5_000),
@@ -109,8 +109,8 @@ class Gateway:
 class Gateways:
     """The gateways of a client, all of the same installation.
 
-    The first one is used until it fails, then the next one, round robin. They belong to the event
-    loop that first uses them.
+    The client uses the first gateway until it fails, then the next one, round robin. All gateways
+    belong to the event loop that first uses them.
     """
 
     def __init__(self, targets: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ class Gateways:
         self._open: dict[int, Gateway] = {}
         self._index = 0
         self._closed = False
-        # Their event loop, and the name of its thread.
+        # The event loop of the gateways, and the name of its thread.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = ""
         _process.own(self)
@@ -143,7 +143,7 @@ class Gateways:
         """Refuse a call from a forked process or another event loop.
 
         Raises:
-            ForkedProcess: this process is a fork of a process that had connected.
+            ForkedProcess: this process is a fork of a process that has connected.
             WrongEventLoop: the gateways belong to another event loop.
         """
         _process.check_forked()

@@ -1,9 +1,9 @@
 """Refuse processes in which gRPC cannot work, before they hang or crash.
 
 gRPC's threads do not survive a fork, and its asyncio layer cannot start again: in the child, calls
-never end or the process crashes. So the child of a process that had connected is refused, and the
-objects of gRPC that the child inherited are never released. In the child of a process that had not
-connected, clients work.
+never end or the process crashes. If a process has connected before the fork, clients refuse to work
+in the child, and the gRPC objects that the child inherited are never released. If it has not,
+clients work in the child.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _POLLER: Final = "(_poll_wrapper)"
 
 
 class Owner(Protocol):
-    """An object with a thread, an event loop or objects of gRPC, unusable in a forked child."""
+    """An object whose thread, event loop or gRPC objects a forked child cannot use."""
 
     def abandon(self) -> object:
         """Drop those parts in a forked child, and return them; they are never released."""
@@ -57,14 +57,14 @@ def own(owner: Owner) -> None:
 
 
 def check_forked() -> None:
-    """Refuse the fork of a process that had used gRPC.
+    """Refuse to run in a fork of a process that has used gRPC.
 
     Raises:
         ForkedProcess: this process is such a fork.
     """
     if _process.forked:
         raise ForkedProcess(
-            "this process is a fork of a process that had used gRPC (a connected Headrace client "
+            "this process is a fork of a process that has used gRPC (a connected Headrace client "
             "or grpc.aio), so gRPC cannot work in it; use clients only after the fork (with "
             "gunicorn --preload: not while the application is loaded), or start processes with the "
             "methods 'spawn' or 'forkserver' of multiprocessing"

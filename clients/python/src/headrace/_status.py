@@ -36,7 +36,7 @@ from headrace.errors import (
 _TRAILER: Final = "grpc-status-details-bin"
 _DOMAIN: Final = "headrace"
 
-# The codes of a call without a connection; they have no reason.
+# The codes of a call that has no connection. Such a status has no reason.
 _CONNECTION_CODES: Final = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 
 _Status: Final = message_class("Status")
@@ -129,7 +129,7 @@ def _refusal(error: AioRpcError) -> Refusal:
 
 
 def _details(error: AioRpcError) -> list[Any]:
-    # The stubs of grpc do not declare the type: pairs of a key and a value.
+    # The grpc stubs do not declare the type, which is pairs of a key and a value.
     trailers: Any = error.trailing_metadata()
     for key, value in trailers or ():
         if key == _TRAILER:

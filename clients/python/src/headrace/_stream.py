@@ -21,7 +21,8 @@ R = TypeVar("R")
 # Starts the stream at a gateway, after its last response.
 Start: TypeAlias = Callable[[Gateway], aio.UnaryStreamCall[Any, R]]
 
-# Status codes of proxies and transports that end a stream. A gateway adds a reason to them.
+# Status codes with which proxies and transports end a stream. A status from a gateway also has a
+# reason.
 _CUT_CODES: Final = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
 
 
@@ -35,10 +36,10 @@ class Stream(Generic[R]):
         gateways: the gateways.
         endless: whether the stream ends only with an error and sends marks. Other streams end
             normally and may be quiet for any time.
-        first_retries: retries before the first response. None: no limit but `resume_timeout`.
+        first_retries: retries before the first response. None: only `resume_timeout` limits them.
         resume_timeout: longest time to resume after the last response, in seconds.
-        accept_timeout: how long a gateway has to accept the stream before the next one is tried, in
-            seconds. None: no limit.
+        accept_timeout: time for a gateway to accept the stream before the client tries the next
+            gateway, in seconds. None: no limit.
         timing: the durations.
 
     Attributes:
@@ -117,7 +118,7 @@ class Stream(Generic[R]):
         return self._call is not None and await _accepts(self._call, 0.0)
 
     async def aclose(self) -> None:
-        """End the stream; a waiting task gets the end of the stream."""
+        """End the stream; a waiting task receives the end of the stream."""
         self._closing.set()
         reading = self._reading
         self._drop(_at_once)
@@ -224,7 +225,7 @@ class Stream(Generic[R]):
             wait = 0.0
         elif _is_cut(error) and gateway is not None:
             moved = self._gateways.leave(gateway)
-            # The wait that a gateway asks for concerns only itself.
+            # The wait that a gateway requests applies only to that gateway.
             wait = self._backoff.next(None if moved else error.refusal.retry_after)
         else:
             self._reset_retries()
@@ -239,7 +240,7 @@ class Stream(Generic[R]):
         self._due = now + wait
 
     def _reset_retries(self) -> None:
-        """Reset the retries, so that a wait after an error has all attempts again."""
+        """Reset the retries, so that the next wait after an error has all of them."""
         self._retries_left = None if self._started else self._first_retries
         self._give_up = None
         self._due = 0.0
@@ -258,7 +259,7 @@ class Stream(Generic[R]):
 
 
 async def _accepts(call: aio.UnaryStreamCall[Any, Any], timeout: float) -> bool:  # noqa: ASYNC109
-    """Return whether a gateway accepts a call in time, by its initial metadata."""
+    """Return whether a gateway accepts a call in time, that is, sends its initial metadata."""
     try:
         async with asyncio.timeout(timeout):
             await call.initial_metadata()
@@ -274,8 +275,9 @@ def _is_cut(error: CallError) -> bool:
 
 
 def _was_slow(error: CallError, *, steady: bool) -> bool:
-    """Return whether a gateway ended the stream because it was not read."""
-    # If not even the error is read, the gateway resets the call: CANCELLED without a reason.
+    """Return whether a gateway ended the stream because this program did not read it."""
+    # If the program does not read the error either, the gateway resets the call: CANCELLED without
+    # a reason.
     reset = error.refusal.code == "CANCELLED" and not error.refusal.reason
     return isinstance(error, SlowConsumer) or (reset and steady)
 

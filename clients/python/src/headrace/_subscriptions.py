@@ -1,4 +1,4 @@
-"""The calls of named subscriptions, a part of the client."""
+"""The subscription calls of the client."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ class SubscriptionCalls:
     ) -> Subscription:
         """Create a subscription; repeating the call with the same filter changes nothing.
 
-        So a service may call it at every start. `created` of the result is True if it is
-        new.
+        A service can therefore call this at every start. `created` of the result is True if the
+        subscription is new.
 
         Args:
-            name: 1 to 100 of a-z, 0-9, `.`, `_` and `-`; the first is a letter or a digit.
+            name: 1 to 100 characters of a-z, 0-9, `.`, `_` and `-`; the first is a letter or a
+                digit.
             queues: match these queues.
             types: match these job types.
             states: match events that lead to these states.
@@ -50,7 +51,7 @@ class SubscriptionCalls:
             cursor: start after this `Watch.cursor`. None: now.
 
         Raises:
-            ValueError: one of `states` is not a job state.
+            ValueError: `states` contains a value that is not a job state.
             SubscriptionConflict: the subscription exists with another filter.
             CursorExpired: events after the cursor were deleted.
         """
@@ -87,7 +88,7 @@ class SubscriptionCalls:
         """Yield all subscriptions by name, page by page.
 
         Args:
-            page_size: subscriptions of a page; 0 for the default of the server.
+            page_size: maximum number of subscriptions in a page; 0 for the default of the server.
         """
         request = subscription_service_pb2.ListSubscriptionsRequest(page_size=page_size)
         while True:
@@ -125,7 +126,7 @@ class SubscriptionCalls:
         await self._calls.unary(lambda gateway: gateway.subscriptions.AckSubscription, request)
 
     def subscribe(self, name: str, *, consumer: str | None = None) -> SubscriptionWatch:
-        """Receive a subscription; see `SubscriptionWatch`.
+        """Receive the events of a subscription; see `SubscriptionWatch`.
 
         Args:
             name: the subscription.

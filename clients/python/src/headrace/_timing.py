@@ -14,8 +14,8 @@ from typing import Final
 class Backoff:
     """Exponential backoff with equal jitter (M. Brooker, AWS Architecture Blog, 2015).
 
-    Half of each wait is fixed, so the five retries of a call span at least 3.9 s. A gateway that
-    was killed needs about as long to restart.
+    Half of each wait is fixed, so the five retries of a call span at least 3.9 s. A killed gateway
+    restarts in about that time.
 
     Args:
         first: the first wait before jitter, in seconds.
@@ -31,8 +31,8 @@ class Backoff:
         """Return the next wait in seconds.
 
         Args:
-            asked: the wait that the server asked for. The backoff is added to it, because the
-                server asks all its clients for the same wait.
+            asked: the wait that the server requested. The backoff is added to it, because the
+                server requests the same wait from all clients.
         """
         wait = random.uniform(self._base / 2, self._base)
         self._base = min(self._longest, self._base * 2)
@@ -48,16 +48,17 @@ class Timing:
     """The durations of calls and streams, in seconds.
 
     Args:
-        grace: how long after its deadline a call is cancelled, if gRPC has not ended it.
+        grace: the time between the deadline of a call and its cancellation, if gRPC has not ended
+            it.
         first_retry: the first wait before a retry, before jitter.
         longest_call_retry: the longest wait before the retry of a call, before jitter.
         longest_stream_retry: the longest wait before a stream is resumed, before jitter.
-        silence: an endless stream without a response for this long counts as cut. It is twice the
-            longest interval of marks that a gateway accepts.
-        quiet: the stream of one job may be quiet for any time. After this long without a response
-            the client checks the health of its gateway.
-        answer: the deadline of that check.
-        steady: a stream that was served for this long resets the backoff.
+        silence: the time without a response after which an endless stream counts as cut: twice the
+            maximum mark interval of a gateway.
+        quiet: the time without a response after which the stream of one job checks the health of
+            its gateway. Such a stream can be quiet for any time.
+        answer: the deadline of that health check.
+        steady: the time for which a stream must be served to reset the backoff.
         backoff: creates the backoff.
     """
 

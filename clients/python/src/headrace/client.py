@@ -52,7 +52,7 @@ _MAX_CORRELATION_ID: Final = 128
 class Client(SubscriptionCalls):
     """The asynchronous client: submits jobs and follows them.
 
-    Every call is retried while no gateway is available, including submits, which always have a
+    Every call is retried while no gateway is available. Submits are retried too, because each has a
     `request_id`. Streams resume after a cut. A client belongs to one event loop.
 
         async with Client() as client:
@@ -62,9 +62,9 @@ class Client(SubscriptionCalls):
             print(await job.result())
 
     Args:
-        target: `host:port` of a gateway, or several in a list or separated by commas: the client
-            uses the first reachable gateway, and the next one if it fails. None: the value
-            of HEADRACE_TARGET, or 127.0.0.1:50051.
+        target: the address of a gateway as `host:port`, or several in a list or separated by
+            commas. The client uses the first reachable gateway, and the next one if it fails. None:
+            the value of HEADRACE_TARGET, or 127.0.0.1:50051.
         timeout: the deadline of a unary call including all retries, in seconds.
         retries: retries of a unary call while no gateway is available.
         resume_timeout: longest time to resume a stream, in seconds.
@@ -135,7 +135,7 @@ class Client(SubscriptionCalls):
             payload: input of the handler, any JSON value. None: an empty object.
             request_id: the idempotency key, 1 to 128 characters. The same key with the same content
                 returns the same job. None: a random key.
-            validate_only: store nothing; `outcome` of the handle is the result of the validation.
+            validate_only: store nothing; the handle's `outcome` is the result of the validation.
             use_call_deadline: use the deadline of this call as the deadline of the job, so the job
                 expires if the caller times out.
             call_timeout: the deadline of this call including all retries, in seconds. None: the
@@ -176,7 +176,7 @@ class Client(SubscriptionCalls):
         Args:
             jobs: the jobs. Use `submit_in_batches` for more than 1,000.
             request_id: the idempotency key of the batch. None: a random key.
-            validate_only: store nothing; `outcome` of the batch is the result of the validation.
+            validate_only: store nothing; the batch's `outcome` is the result of the validation.
             use_call_deadline, call_timeout, correlation_id: see `submit`, for each job.
 
         Raises:
@@ -216,9 +216,10 @@ class Client(SubscriptionCalls):
         Args:
             jobs: the jobs.
             size: maximum number of jobs in a batch, 1 to 1,000.
-            in_flight: number of concurrent calls. With 1, a batch is submitted after the caller
-                has received the previous one. With more, client, gateway and database work at
-                the same time; a caller that stops early has submitted that many more batches.
+            in_flight: number of concurrent calls. With 1, each batch is submitted after the caller
+                has received the previous one. With more, client, gateway and database work in
+                parallel. If the caller stops early, up to `in_flight` further batches have already
+                been submitted.
             request_id: the idempotency key of all batches: a repeated call with the same jobs and
                 size submits only missing jobs. At most 100 characters. None: a random key.
             correlation_id: see `submit`, for all jobs.
@@ -318,7 +319,7 @@ class Client(SubscriptionCalls):
         return JobHandle(self, job_id)
 
     async def get(self, job_id: str, *, full: bool = True) -> Job:
-        """Return a job; if not `full`, without its payload, result and stack trace."""
+        """Return a job; with `full=False`, without payload, result and stack trace."""
         request = job_service_pb2.GetJobRequest(
             job_id=job_id, view=_view(full=full), data_encoding=JSON
         )
@@ -401,8 +402,8 @@ class Client(SubscriptionCalls):
         _check_after_seq(after_seq)
 
         def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
-            # The gateway resends the last event at once. Without a response, a quiet job could not
-            # be distinguished from a stuck gateway.
+            # Request the last event again, because the gateway resends it at once. Without this
+            # response, a quiet job would look the same as a stuck gateway.
             return gateway.jobs.WatchJob(
                 job_service_pb2.WatchJobRequest(
                     job_id=job_id, after_seq=max(0, seq - 1), data_encoding=JSON
@@ -462,7 +463,7 @@ class Client(SubscriptionCalls):
             cursor: resume after this `Watch.cursor`. Empty: from now.
 
         Raises:
-            ValueError: one of `states` is not a job state.
+            ValueError: `states` contains a value that is not a job state.
         """
         job_filter = to_filter(
             queues=queues,

@@ -14,10 +14,10 @@ HeadraceError
 │   ├── CursorExpired         events after the cursor were deleted; contains the oldest cursor
 │   ├── SubscriptionNotFound
 │   ├── SubscriptionConflict  a subscription with this name has another filter
-│   ├── SubscriptionTaken     another consumer receives it, with all unacknowledged events
+│   ├── SubscriptionTaken     another consumer receives the subscription
 │   ├── Unavailable           no gateway could serve the call; a retry may succeed
 │   ├── DeadlineExceeded      the call took too long; also a TimeoutError
-│   └── InternalError         a bug of the server
+│   └── InternalError         a bug in the server
 ├── JobFailed                 the job ended as FAILED
 ├── JobCancelled              the job ended as CANCELLED
 ├── ForkedProcess             the process is a fork of one that used gRPC; also a RuntimeError
@@ -53,7 +53,7 @@ class Refusal:
             not from a gateway, for example if it is from the transport.
         metadata: details of the reason.
         violations: all invalid fields.
-        retry_after: the wait that the server asks for.
+        retry_after: the wait that the server requests.
     """
 
     code: str
@@ -105,7 +105,7 @@ class JobNotFound(CallError):
 
 
 class RequestIdConflict(CallError):
-    """The request_id was used for different content, by `job_id` or `batch_id`."""
+    """The request_id belongs to `job_id` or `batch_id`, which has different content."""
 
     @property
     def request_id(self) -> str:
@@ -162,14 +162,14 @@ class LimitExceeded(InvalidRequest):
 
 
 class SlowConsumer(CallError):
-    """A watch was read too slowly. It is raised only if the watch could not resume."""
+    """A watch was read too slowly. The client raises this only if the watch could not resume."""
 
 
 class CursorExpired(CallError):
     """Events after the cursor were deleted; `oldest_cursor` is the oldest valid cursor.
 
-    To continue, watch from `oldest_cursor`, or acknowledge it for a subscription. Read the current
-    state of jobs with deleted events with `Client.list` and `Client.get`.
+    To continue, watch from `oldest_cursor`, or acknowledge it for a subscription. Use `Client.list`
+    and `Client.get` to read the current state of jobs whose events were deleted.
     """
 
     @property
@@ -213,7 +213,7 @@ class DeadlineExceeded(CallError, TimeoutError):
 
 
 class InternalError(CallError):
-    """A bug of the server; its log contains the error under `request_id`."""
+    """A bug in the server; search its log for `request_id`."""
 
     @property
     def request_id(self) -> str:
@@ -225,7 +225,7 @@ class JobFailed(HeadraceError):
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.error = job.error or JobError(type="", message="without an error", retryable=False)
+        self.error = job.error or JobError(type="", message="no error was stored", retryable=False)
         kind = f"{self.error.type}: " if self.error.type else ""
         super().__init__(f"job {job.id} failed: {kind}{self.error.message}")
 
@@ -253,7 +253,7 @@ class MonkeyPatched(HeadraceError, RuntimeError):
 
 
 class WrongEventLoop(HeadraceError, RuntimeError):
-    """A `Client` was called from an event loop other than its own, the first that used it.
+    """A `Client` was called from a second event loop; it belongs to the first one that used it.
 
     Create a client in each event loop, or use `SyncClient`, which any thread may call.
     """

@@ -13,11 +13,11 @@ from headrace.job import JobError, JobState, Progress
 class JobEventType(StrEnum):
     """The type of an event."""
 
-    # Stored: now QUEUED, or SCHEDULED if its schedule time is in the future.
+    # The job was stored: QUEUED, or SCHEDULED if its schedule time is in the future.
     SUBMITTED = "SUBMITTED"
-    # Its schedule time has passed: now QUEUED.
+    # The schedule time has passed: QUEUED.
     DUE = "DUE"
-    # A worker claimed it: now RUNNING, with a new attempt number.
+    # A worker claimed the job: RUNNING, with a new attempt number.
     STARTED = "STARTED"
     # The handler reported progress.
     PROGRESSED = "PROGRESSED"
@@ -29,17 +29,17 @@ class JobEventType(StrEnum):
     RETRY_SCHEDULED = "RETRY_SCHEDULED"
     # The job failed.
     FAILED = "FAILED"
-    # Its worker stops: QUEUED again, without using a retry.
+    # The worker stopped: QUEUED again, without using a retry.
     INTERRUPTED = "INTERRUPTED"
-    # Its worker died or hung: QUEUED again, or FAILED after too many losses.
+    # The worker died or hung: QUEUED again, or FAILED after too many losses.
     WORKER_LOST = "WORKER_LOST"
-    # A client requested its cancellation while it was RUNNING.
+    # A client requested cancellation while the job was RUNNING.
     CANCEL_REQUESTED = "CANCEL_REQUESTED"
     # The job was cancelled.
     CANCELLED = "CANCELLED"
-    # Its deadline passed: FAILED.
+    # The deadline passed: FAILED.
     EXPIRED = "EXPIRED"
-    # A client requeued it: QUEUED, with a fresh retry budget.
+    # A client requeued the job: QUEUED, with a fresh retry budget.
     REQUEUED = "REQUEUED"
     # Unknown to this version of the client.
     UNKNOWN = "UNKNOWN"

@@ -23,7 +23,7 @@ class JobHandle:
 
     Attributes:
         id: the job id; empty after `validate_only`.
-        outcome: the result of the submit; None for a handle of `Client.job`.
+        outcome: the result of the submit; None for a handle from `Client.job`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class JobHandle:
 
     @property
     def job(self) -> Job | None:
-        """The job after the submit; None for a handle of `Client.job`."""
+        """The job after the submit; None for a handle from `Client.job`."""
         # Decoded on demand, because programs that submit thousands of jobs rarely read them.
         message = self._message
         if message is not None:

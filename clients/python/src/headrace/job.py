@@ -165,7 +165,7 @@ class Omitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOutput:
-    """The output of one `emit` of a handler.
+    """A piece of output, from one `emit` call of a handler.
 
     `seq` is the number of its event in the job, `attempt` the attempt that emitted it.
     """
@@ -185,7 +185,7 @@ class Job:
     attempts so far, `seq` the number of the newest event, `error` the newest failure.
     `correlation_id` is in all log lines about the job. `unreadable_fields` names fields whose
     stored values cannot be read; they are empty here. Times are UTC, by the clock of the database;
-    None: not yet.
+    None means not yet.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The number of jobs, and the handlers of live workers."""
+"""Job counts, and the handlers of live workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace.job import JobState, RetryPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
-    """The jobs of a queue by state; `age` is the wait of its oldest QUEUED job."""
+    """The jobs of a queue by state; `age` is the waiting time of the oldest QUEUED job."""
 
     queue: str
     states: Mapping[JobState, int]

@@ -1,4 +1,4 @@
-"""Subscriptions and the filters of jobs."""
+"""Subscriptions and job filters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace.job import JobState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """A filter of jobs, which must match every field that is not empty; see `Client.watch`."""
+    """A filter for jobs: a job must match every field that is not empty; see `Client.watch`."""
 
     queues: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
@@ -27,12 +27,12 @@ class Subscription:
 
     Args:
         name: the name, unique in the tenant.
-        filter: the jobs.
+        filter: the filter for jobs.
         create_time: the time of its creation.
         ack_time: the time of the last acknowledgment; None before the first.
         consumer: the current consumer; empty without one.
-        lag: the age of the oldest event after the acknowledged ones, matching or not; None
-            without such events.
+        lag: the age of the oldest unacknowledged event, whether it matches or not; None if all
+            events are acknowledged.
         created: whether `create_subscription` created it; otherwise None.
         unreadable_fields: fields whose stored values cannot be read; they are empty here.
     """

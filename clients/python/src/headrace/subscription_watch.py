@@ -40,7 +40,8 @@ class SubscriptionWatch(Following):
     Attributes:
         name: the name of the subscription.
         consumer: the name of this consumer.
-        cursor: the next `ack` acknowledges all events up to it; empty before the first event.
+        cursor: the place up to which the next `ack` acknowledges events; empty before the first
+            event.
         caught_up: whether all past events have been yielded; the next ones are live.
         standby: whether this consumer waits while another one receives.
     """
@@ -64,10 +65,10 @@ class SubscriptionWatch(Following):
         """Acknowledge the yielded events, so that no consumer receives them again.
 
         The server sends one event per message, or many under load, and a message is acknowledged as
-        a whole. If only some events of a message have been yielded, this acknowledges the messages
-        before it, and the first `ack` after its last event acknowledges the rest. Events that have
-        not been yielded are never acknowledged. It calls the server only if there are new events to
-        acknowledge, so it may be called after each event.
+        a whole. If only some events of a message have been yielded, `ack` acknowledges the earlier
+        messages; the first `ack` after the last event of that message acknowledges it too. Events
+        that have not been yielded are never acknowledged. `ack` calls the server only if it has new
+        events to acknowledge, so you can call it after each event.
 
         Returns:
             Whether all yielded events are acknowledged now.
@@ -75,7 +76,7 @@ class SubscriptionWatch(Following):
         Raises:
             SubscriptionTaken: another consumer receives now, with all unacknowledged events. The
                 iteration ends with this error too.
-            CallError: the call failed; it may be repeated.
+            CallError: the call failed; you can repeat it.
         """
         self._check()
         if self.cursor != self._acked_cursor:
@@ -149,7 +150,7 @@ class SubscriptionWatch(Following):
                 await self._acknowledge()
 
     async def _acknowledge(self) -> None:
-        # More events may be yielded during the call.
+        # Read both now: more events may be yielded during the call.
         cursor, covered = self.cursor, self._covered
         request = subscription_service_pb2.AckSubscriptionRequest(name=self.name, cursor=cursor)
         await self._calls.unary(lambda gateway: gateway.subscriptions.AckSubscription, request)

@@ -1,4 +1,4 @@
-"""The synchronous client: the asynchronous one, on an event loop in its own thread."""
+"""The synchronous client: the asynchronous client on an event loop in a separate thread."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ class _SyncFollowing(Blocking[F]):
         return self
 
     def __next__(self) -> JobEvent:
-        # The event is taken in this thread. A Ctrl-C during the wait thus leaves it to the next
-        # call, and it counts as yielded only after this method returns it.
+        # Take the event in this thread, so that it counts as yielded only when this method returns
+        # it. After a Ctrl-C during the wait, the next call returns the event.
         while self._thread.run(self._inner.ready()):
             try:
                 return self._inner.take()
@@ -254,5 +254,5 @@ class SyncClient(Blocking[Client]):
         return SyncWatch(watch, self._thread)
 
     def subscribe(self, name: str, *, consumer: str | None = None) -> SyncSubscriptionWatch:
-        """Receive a subscription; see `Client.subscribe`."""
+        """Receive the events of a subscription; see `Client.subscribe`."""
         return SyncSubscriptionWatch(self._inner.subscribe(name, consumer=consumer), self._thread)

@@ -29,8 +29,8 @@ class Watch(Following):
     a wait for an event, for example by a timeout, loses no event.
 
     Attributes:
-        cursor: resumes after the last yielded event, at any gateway and in any process. If several
-            events share a cursor, some of them are yielded again.
+        cursor: the cursor that resumes after the last yielded event, at any gateway and in any
+            process. If several events share a cursor, some of them may be yielded again.
         caught_up: whether all past events have been yielded; the next ones are live.
     """
 

@@ -22,7 +22,7 @@ _COMMANDS: Final = {
     ),
     "watch": (
         "watch:command",
-        "Follow jobs live: the given ones, or all that match a filter.",
+        "Follow jobs live: the given jobs, or all jobs that match a filter.",
         """
   headrace watch 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
   headrace watch --queue mail --label team=ops
@@ -123,7 +123,7 @@ _SUBSCRIPTION_COMMANDS: Final = {
     ),
     "watch": (
         "subscriptions:watch",
-        "Receive a subscription and acknowledge each event after its line is written.",
+        "Receive events of a subscription, and acknowledge each after its line is written.",
         """
   headrace subscription watch billing
   headrace subscription watch billing -o jsonl | ./handler
@@ -148,16 +148,16 @@ _OPTIONAL: Final = {
 
 
 def add_commands(app: App, arguments: Sequence[str]) -> None:
-    """Add all commands: of this package, and of the entry-point group `headrace.commands`.
+    """Add the commands of this package and of the entry-point group `headrace.commands`.
 
-    A command of another package that cannot be imported breaks no other command.
+    If a command of another package cannot be imported, all other commands still work.
 
     Args:
         app: the application; receives the commands.
         arguments: the command line.
 
     Raises:
-        UsageError: `arguments` name a command that cannot be imported.
+        UsageError: `arguments` contain a command that cannot be imported.
     """
     _add_own(app, _COMMANDS)
     summary, examples = _SUBSCRIPTION
@@ -185,7 +185,7 @@ def _add_own(app: App, commands: dict[str, tuple[str, str, str]]) -> None:
 
 def _add_installed(app: App, point: EntryPoint, *, used: bool) -> None:
     try:
-        # Otherwise its help would end with the examples of the application.
+        # Without an empty epilogue, its help would end with the examples of the application.
         app.command(point.load(), name=point.name, help_epilogue="")
     except Exception as error:
         if used:

@@ -32,7 +32,7 @@ class Session:
     """The global options of a command.
 
     Args:
-        target: the gateway, or several of them; None for the default.
+        target: the gateway, or several separated by commas. None: the default.
         output: writes data and messages.
     """
 
@@ -41,7 +41,8 @@ class Session:
 
     def client(self) -> Client:
         """Return a client for `async with`."""
-        # Prevent gRPC from logging lost connections to the terminal. gRPC reads this at its import.
+        # Prevent gRPC from logging lost connections to the terminal. gRPC reads this variable when
+        # it is imported.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             return headrace.Client(self.target, retries=_RETRIES)
@@ -63,7 +64,7 @@ class Exit(IntEnum):
     USAGE = 2
     NOT_FOUND = 3
     UNAVAILABLE = 5
-    # The same code as from the command `timeout`.
+    # The exit code of the command `timeout`.
     TIMED_OUT = 124
     # The codes of shells: 128 + SIGINT, 128 + SIGPIPE.
     INTERRUPTED = 130

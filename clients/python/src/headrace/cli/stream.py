@@ -23,12 +23,12 @@ from headrace.cli.text import event_text, plain, progress_text, short_id, state_
 if TYPE_CHECKING:
     from headrace import Client
 
-# The maximum number of streams of one client. Filters cover more jobs with one stream.
+# The maximum number of streams of one client. A filter covers more jobs with one stream.
 MAX_JOBS: Final = 500
 
 # Maximum number of bars; more would push the events off the screen.
 _BARS: Final = 8
-# From this width on, a line has room for whole ids, long bars and progress messages.
+# Minimum width of a line with whole ids, long bars and progress messages.
 _WIDE: Final = 110
 
 

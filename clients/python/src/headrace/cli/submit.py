@@ -95,7 +95,7 @@ def command(
         deadline=deadline,
         retry=RetryPolicy(max_attempts=max_attempts, non_retryable_error_types=no_retry_on),
     )
-    # Read before the event loop runs: a blocking read of stdin would also block Ctrl-C.
+    # Read the payload before the event loop runs: a blocking read would also block Ctrl-C.
     argument = read_payload(payload)
 
     async def run() -> Exit:
@@ -129,7 +129,7 @@ def command(
 
 
 async def _warn(client: Client, job_type: str, session: Session) -> None:
-    """Warn if no live worker runs the type, since the job then waits without any other sign."""
+    """Warn if no live worker runs the type, because nothing else shows why the job waits."""
     try:
         known = {handler.type for handler in await client.handlers()}
     except CallError:

@@ -116,7 +116,7 @@ async def watch(
                 await _show(events, session, acknowledge=not no_ack)
         except CursorExpired as error:
             message(
-                "some of its events have been deleted; to skip them and continue:\n"
+                "some events of the subscription have been deleted; to skip them and continue:\n"
                 f"  headrace subscription ack {name} {error.oldest_cursor}"
             )
             raise
@@ -156,6 +156,6 @@ async def _show(events: SubscriptionWatch, session: Session, *, acknowledge: boo
                     complete = await events.ack()
         raise
     finally:
-        # Print it after the board has erased its lines.
+        # Print this after the board has erased its lines.
         rest = "all acknowledged" if complete else "the server sends unacknowledged events again"
         session.output.message(f"{stream.summary()}; {rest}")

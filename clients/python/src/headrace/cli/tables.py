@@ -33,7 +33,7 @@ _NAME_WIDTH: Final = 8
 
 
 class JobsTable:
-    """A table of jobs: one line for each, with a note.
+    """A table of jobs: one line per job, with a note.
 
     If the lines are too wide for the terminal, the note moves to a separate line, then long names
     are cut, then columns are dropped from the right. Ids are shortened last, because users copy

@@ -82,7 +82,7 @@ async def _named(client: Client, jobs: Sequence[str], session: Session) -> Exit:
         with stream:
             await follow(client, jobs, stream)
     finally:
-        # Print it after the board has erased its lines.
+        # Print this after the board has erased its lines.
         if stream.board.counts:
             session.output.message(stream.summary())
     return Exit.OK if stream.all_succeeded else Exit.FAILED
@@ -99,9 +99,9 @@ async def _matching(watch: Watch, session: Session) -> Exit:
                     async for event in watch:
                         stream.show(event, cursor=watch.cursor)
             finally:
-                # Print it after the board has erased its lines.
+                # Print this after the board has erased its lines.
                 message(f"{stream.summary()}; resume with --since {watch.cursor}")
     except CursorExpired as error:
-        message(f"the oldest stored events start at: --since {error.oldest_cursor}")
+        message(f"to start at the oldest stored event: --since {error.oldest_cursor}")
         raise
     return Exit.OK

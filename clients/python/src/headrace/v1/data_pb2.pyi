@@ -54,8 +54,9 @@ class Data(_message.Message):
     json: _builtins.bytes
     """For programs: the exact JSON text in UTF-8."""
     omitted_bytes: _builtins.int
-    """The size in bytes of the JSON text of an omitted document; `kind` is then not set. Documents
-    above 1 MiB, which only an older version or a larger setting could store, are omitted.
+    """The size of an omitted document, in bytes of JSON text; `kind` is not set for such a document.
+    Documents above 1 MiB are omitted; only an older version or a larger setting can have stored
+    them.
     """
     @_builtins.property
     def value(self) -> _struct_pb2.Value:

@@ -37,7 +37,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 5
     """NOT_FOUND. {"job_id": "0199…"}"""
     ERROR_REASON_REQUEST_ID_CONFLICT: _ErrorReason.ValueType  # 6
-    """ALREADY_EXISTS. The request_id was used with other content. {"request_id": "order-17",
+    """ALREADY_EXISTS. The request_id was used with different content. {"request_id": "order-17",
     "job_id": "0199…"}
     """
     ERROR_REASON_STATE_CONFLICT: _ErrorReason.ValueType  # 7
@@ -74,9 +74,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """The `reason` of the google.rpc.ErrorInfo in every error, without the prefix `ERROR_REASON_`; the
-    `domain` is `headrace`. The JSON objects below are examples of
-    its metadata.
+    """The `reason` of the google.rpc.ErrorInfo in every error, without the prefix `ERROR_REASON_`. The
+    `domain` is `headrace`. The JSON objects below are examples of the metadata.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -94,7 +93,7 @@ ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 4
 ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 5
 """NOT_FOUND. {"job_id": "0199…"}"""
 ERROR_REASON_REQUEST_ID_CONFLICT: ErrorReason.ValueType  # 6
-"""ALREADY_EXISTS. The request_id was used with other content. {"request_id": "order-17",
+"""ALREADY_EXISTS. The request_id was used with different content. {"request_id": "order-17",
 "job_id": "0199…"}
 """
 ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 7

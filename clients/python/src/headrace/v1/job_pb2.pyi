@@ -159,8 +159,8 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """The time by which the job with all its attempts must have ended. Absent: none. Same range as
-        `schedule_time`.
+        """The time by which the job and all its attempts must have ended. Absent: no deadline. Same range
+        as `schedule_time`.
         """
 
     @_builtins.property
@@ -214,12 +214,13 @@ class RetryPolicy(_message.Message):
 
     @_builtins.property
     def max_backoff(self) -> _duration_pb2.Duration:
-        """The longest wait; at most 7 days."""
+        """The maximum wait; at most 7 days."""
 
     @_builtins.property
     def non_retryable_error_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Error types that fail the job without a retry, compared exactly with `JobError.type`: the name
-        of an exception, or TIMEOUT. At most 32 of 1 to 200 characters. Empty: the handler's list.
+        of an exception, or TIMEOUT. At most 32 names of 1 to 200 characters each. Empty: the handler's
+        list.
         """
 
     def __init__(
@@ -397,7 +398,7 @@ class Job(_message.Message):
     state: Global___JobState.ValueType
     """The state."""
     attempt: _builtins.int
-    """The number of starts: the number of the newest attempt, and its fencing token."""
+    """The number of starts. It is also the number of the newest attempt and its fencing token."""
     retries_used: _builtins.int
     """The number of retries used."""
     seq: _builtins.int
@@ -450,7 +451,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def queue_time(self) -> _timestamp_pb2.Timestamp:
-        """The time at which it last became QUEUED."""
+        """The time at which the job last became QUEUED."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -462,7 +463,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """The time at which it reached a terminal state."""
+        """The time at which the job reached a terminal state."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:

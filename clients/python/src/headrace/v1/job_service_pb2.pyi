@@ -97,8 +97,8 @@ class SubmitJobRequest(_message.Message):
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The idempotency key, 1 to 128 printable characters. The same key with the same content returns
-    the same job; with other content the call fails with ALREADY_EXISTS, REQUEST_ID_CONFLICT.
-    Empty: every call creates a job.
+    the same job. With different content, the call fails with ALREADY_EXISTS and the reason
+    REQUEST_ID_CONFLICT. Empty: every call creates a job.
 
     A key identifies one job of the tenant while that job is kept. SubmitJob and SubmitAndWatch
     share keys. Batches have separate keys: the same key may identify a job and a batch.
@@ -108,8 +108,8 @@ class SubmitJobRequest(_message.Message):
     `json` do not count.
     """
     validate_only: _builtins.bool
-    """Validate only, store nothing. With a used `request_id` the response equals that of the submit:
-    the job and EXISTING, or the error.
+    """Validate only, store nothing. With a used `request_id`, the call responds like the submit: with
+    the job and EXISTING, or with the error.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of payloads in the response."""
@@ -184,8 +184,8 @@ class BatchSubmitJobsRequest(_message.Message):
     its batch is kept.
     """
     validate_only: _builtins.bool
-    """Validate only, store nothing. With a used `request_id` the response equals that of the submit:
-    the jobs and EXISTING, or the error.
+    """Validate only, store nothing. With a used `request_id`, the call responds like the submit: with
+    the jobs and EXISTING, or with the error.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of payloads in the response."""
@@ -228,7 +228,9 @@ class BatchSubmitJobsResponse(_message.Message):
     batch_id: _builtins.str
     """The id of the batch, for filters; empty after `validate_only`."""
     outcome: Global___SubmitOutcome.ValueType
-    """The outcome. With `validate_only`: NO_WORKER if it applies to any job."""
+    """The outcome. With `validate_only`: NO_WORKER if no live worker has the type of at least one
+    job.
+    """
     reduced: _builtins.bool
     """Whether fields of the jobs were omitted because the response would exceed 4 MiB. GetJob returns
     them.
@@ -321,7 +323,7 @@ class ListJobsRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The largest number of items; 0 means 100, more than 1,000 means 1,000; negative values are
+    """The maximum number of items; 0 means 100, more than 1,000 means 1,000; negative values are
     refused.
     """
     page_token: _builtins.str
@@ -330,7 +332,8 @@ class ListJobsRequest(_message.Message):
     """A subset of AIP-160: comparisons joined by AND, alternatives of one field in parentheses joined
     by OR. Fields: `state`, `type`, `queue`, `request_id`, `batch_id`, `id`, `worker_id` (= and !=);
     `priority`, `attempt` (also < <= > >=); `create_time`, `schedule_time`, `start_time`, `end_time`
-    (RFC 3339 in quotes, < <= > >=); `labels.KEY` (= and !=; `labels.KEY:*` is "has it").
+    (RFC 3339 in quotes, < <= > >=); `labels.KEY` (= and !=; `labels.KEY:*` matches if the label
+    exists).
     Example: `state = FAILED AND labels.team = "ml" AND create_time > "2026-11-01T00:00:00Z"`.
     """
     view: _job_pb2.JobView.ValueType
@@ -487,11 +490,11 @@ class ListJobEventsRequest(_message.Message):
     job_id: _builtins.str
     """The job."""
     after_seq: _builtins.int
-    """Return only events with a larger number. Beyond the newest event: none until the job has more
-    events.
+    """Return only events with a larger number. A number beyond the newest event is valid: the page is
+    empty until the job has more events.
     """
     page_size: _builtins.int
-    """The largest number of items; 0 means 100, more than 1,000 means 1,000; negative values are
+    """The maximum number of items; 0 means 100, more than 1,000 means 1,000; negative values are
     refused.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
@@ -555,7 +558,7 @@ class ListJobOutputRequest(_message.Message):
     after_seq: _builtins.int
     """Return only pieces whose event has a larger number."""
     page_size: _builtins.int
-    """The largest number of pieces; 0 means 100, more than 1,000 means 1,000; negative values are
+    """The maximum number of pieces; 0 means 100, more than 1,000 means 1,000; negative values are
     refused. A page with large pieces ends earlier.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
@@ -656,8 +659,8 @@ class WatchJobRequest(_message.Message):
     """The job."""
     after_seq: _builtins.int
     """The number of the last event received; 0 for the whole history. The stream sends only events
-    with a larger number. Beyond the newest event: none until the job has more events; the stream
-    ends with the job.
+    with a larger number. A number beyond the newest event is valid: the stream sends nothing until
+    the job has more events, and ends with the job.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of output in the responses."""
@@ -996,7 +999,7 @@ class QueueStats(_message.Message):
 
     @_builtins.property
     def age(self) -> _duration_pb2.Duration:
-        """The wait of the oldest QUEUED job; absent if none waits."""
+        """The waiting time of the oldest QUEUED job; absent if no job is QUEUED."""
 
     def __init__(
         self,

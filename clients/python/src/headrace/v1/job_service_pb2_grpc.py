@@ -28,9 +28,9 @@ if _version_not_supported:
 class JobServiceStub:
     """Submits jobs and follows them.
 
-    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
-    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
-    interrupted watch can be resumed at any gateway.
+    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
+    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
+    An interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.
@@ -107,9 +107,9 @@ class JobServiceStub:
 class JobServiceServicer:
     """Submits jobs and follows them.
 
-    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
-    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
-    interrupted watch can be resumed at any gateway.
+    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
+    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
+    An interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.
@@ -155,7 +155,7 @@ class JobServiceServicer:
     def RetryJob(self, request, context):
         """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
         schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
-        is dropped. Other states are FAILED_PRECONDITION.
+        is dropped. A job in any other state is rejected with FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -281,9 +281,9 @@ def add_JobServiceServicer_to_server(servicer, server):
 class JobService:
     """Submits jobs and follows them.
 
-    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
-    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
-    interrupted watch can be resumed at any gateway.
+    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
+    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
+    An interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.

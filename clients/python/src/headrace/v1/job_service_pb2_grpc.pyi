@@ -29,9 +29,9 @@ GRPC_VERSION: str
 class JobServiceStub:
     """Submits jobs and follows them.
 
-    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
-    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
-    interrupted watch can be resumed at any gateway.
+    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
+    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
+    An interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.
@@ -57,7 +57,7 @@ class JobServiceStub:
     RetryJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]
     """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
     schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
-    is dropped. Other states are FAILED_PRECONDITION.
+    is dropped. A job in any other state is rejected with FAILED_PRECONDITION.
     """
     ListJobEvents: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobEventsRequest, _job_service_pb2.ListJobEventsResponse]
     """Lists the events of a job in order."""
@@ -84,9 +84,9 @@ class JobServiceStub:
 class JobServiceAsyncStub(JobServiceStub):
     """Submits jobs and follows them.
 
-    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
-    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
-    interrupted watch can be resumed at any gateway.
+    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
+    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
+    An interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.
@@ -109,7 +109,7 @@ class JobServiceAsyncStub(JobServiceStub):
     RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]  # type: ignore[assignment]
     """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
     schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
-    is dropped. Other states are FAILED_PRECONDITION.
+    is dropped. A job in any other state is rejected with FAILED_PRECONDITION.
     """
     ListJobEvents: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobEventsRequest, _job_service_pb2.ListJobEventsResponse]  # type: ignore[assignment]
     """Lists the events of a job in order."""
@@ -135,9 +135,9 @@ class JobServiceAsyncStub(JobServiceStub):
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Submits jobs and follows them.
 
-    Guarantees of the three watch calls: the events of a job arrive in the order of `seq`, none is
-    missing, and (job_id, seq) identifies each forever, so a reader can drop repeated events. An
-    interrupted watch can be resumed at any gateway.
+    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
+    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
+    An interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.
@@ -194,7 +194,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.RetryJobResponse, _abc.Awaitable[_job_service_pb2.RetryJobResponse]]:
         """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
         schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
-        is dropped. Other states are FAILED_PRECONDITION.
+        is dropped. A job in any other state is rejected with FAILED_PRECONDITION.
         """
 
     @_abc_1.abstractmethod

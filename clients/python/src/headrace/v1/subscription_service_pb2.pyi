@@ -54,8 +54,8 @@ class Subscription(_message.Message):
 
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
-        """The age of the oldest event after the acknowledged ones, whether it matches the filter or not;
-        absent if there is none.
+        """The age of the oldest unacknowledged event, whether it matches the filter or not; absent if all
+        events are acknowledged.
         """
 
     @_builtins.property
@@ -200,7 +200,7 @@ class ListSubscriptionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The largest number of subscriptions; 0 means 100, more than 1,000 means 1,000."""
+    """The maximum number of subscriptions; 0 means 100, more than 1,000 means 1,000."""
     page_token: _builtins.str
     """`next_page_token` of the previous page; empty for the first page."""
     def __init__(
@@ -297,9 +297,9 @@ class WatchSubscriptionRequest(_message.Message):
     name: _builtins.str
     """The name. Required."""
     consumer: _builtins.str
-    """The name of the consumer, at most 128 printable characters. A watch replaces an earlier one of
-    the same consumer at once, and may acknowledge the events of that one. Empty: a new consumer
-    for this call.
+    """The name of the consumer, at most 128 printable characters. A watch replaces an earlier watch
+    of the same consumer at once, and can acknowledge the events that the earlier watch received.
+    Empty: a new consumer for this call.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of output in the responses."""

@@ -28,10 +28,10 @@ if _version_not_supported:
 class SubscriptionServiceStub:
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one receives at a time, and another continues when it
-    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
-    to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one replica receives at a time, and another one
+    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
+    the retention, up to a limit; a watch that would miss older events ends with an error.
     """
 
     def __init__(self, channel):
@@ -75,10 +75,10 @@ class SubscriptionServiceStub:
 class SubscriptionServiceServicer:
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one receives at a time, and another continues when it
-    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
-    to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one replica receives at a time, and another one
+    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
+    the retention, up to a limit; a watch that would miss older events ends with an error.
     """
 
     def CreateSubscription(self, request, context):
@@ -170,10 +170,10 @@ def add_SubscriptionServiceServicer_to_server(servicer, server):
 class SubscriptionService:
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one receives at a time, and another continues when it
-    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
-    to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one replica receives at a time, and another one
+    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
+    the retention, up to a limit; a watch that would miss older events ends with an error.
     """
 
     @staticmethod

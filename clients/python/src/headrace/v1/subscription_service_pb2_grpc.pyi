@@ -29,10 +29,10 @@ GRPC_VERSION: str
 class SubscriptionServiceStub:
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one receives at a time, and another continues when it
-    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
-    to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one replica receives at a time, and another one
+    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
+    the retention, up to a limit; a watch that would miss older events ends with an error.
     """
 
     @_typing.overload
@@ -60,10 +60,10 @@ class SubscriptionServiceStub:
 class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one receives at a time, and another continues when it
-    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
-    to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one replica receives at a time, and another one
+    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
+    the retention, up to a limit; a watch that would miss older events ends with an error.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -87,10 +87,10 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
 class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees beyond those of WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one receives at a time, and another continues when it
-    is gone. A replaced consumer cannot acknowledge. Unread events are kept beyond the retention, up
-    to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
+    Replicas of a service share a subscription; one replica receives at a time, and another one
+    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
+    the retention, up to a limit; a watch that would miss older events ends with an error.
     """
 
     @_abc_1.abstractmethod
