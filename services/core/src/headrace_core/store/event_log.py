@@ -1,30 +1,30 @@
 """Events: the history of one job, and the event log of all jobs.
 
 Every event has a place in the log, (xid, position). The events of a transaction become visible
-together at its commit, and transactions commit in any order. So there are two ways to read on:
+together at its commit, and transactions commit in any order. Readers can therefore continue in two
+ways:
 
 - `read_unseen` returns the events that became *visible* since an earlier reading. It returns them
   at once, in any order of transactions.
-- `read_range` returns *settled* events in the order of their places. An event has settled if its
-  xid is below the `horizon` of a snapshot, which is the oldest transaction that was open then. No
+- `read_range` returns *settled* events in the order of their places. The `horizon` of a snapshot is
+  the oldest transaction that was open in it. An event has settled if its xid is below a horizon. No
   event can appear below a horizon later, so the place of a settled event is a cursor.
 
-Both return the events of each job in the order of their numbers, within one reading and from each
-reading to the next. The events become visible in that order because each one is written under the
-lock of the job's row. Their places have that order because the xid of an event is never below the
-xid of the previous one, whichever transaction got its id first (`sql/transition.py`). So `xid` is
-the id of the `writer`, the transaction that wrote the event, or a larger one. An event with an xid
-below a horizon was written below it. An event that was seen with a larger xid was seen with its
-writer.
+Both return the events of each job in the order of their numbers, within a reading and across
+readings. The events become visible in that order because each event is written under the lock of
+the job's row. Their places have the same order because the xid of an event is never below the xid
+of the previous event, even if its transaction got its id first (`sql/transition.py`). So `xid` is
+the id of the `writer`, the transaction that wrote the event, or a larger id. If the xid of an event
+is below a horizon, its writer is below the horizon too. If an event with a larger xid was seen, its
+writer was visible.
 
 A reading is one statement, so it costs one round trip and sees one snapshot. A full page ends at a
-place. The next reading returns the events that the first one could have seen after that place, and
-the events that became visible since, wherever their places are. `Seen` separates both from the
-events that were seen.
+place. The next reading returns the visible events after that place, and the events that became
+visible in the meantime at any place. `Seen` separates these events from the events that were seen.
 
-A place that leaves this module is always the place of an event. After a crash of the server, it may
-assign transaction ids again, if nothing of their transactions had reached the disk. Committed
-transactions are on the disk, so every id that is assigned later is above every event. It may be
+A place that leaves this module is always the place of an event. After a crash, the server can
+assign a transaction id again if nothing of the transaction had reached the disk. Committed
+transactions are on the disk, so every id that is assigned later is above every event. It can be
 below the end of an earlier snapshot.
 """
 
@@ -50,8 +50,8 @@ Place = tuple[int, int]
 # Before every event.
 BEGINNING: Place = (0, 0)
 
-# The size of the documents at which a page ends, in bytes. Each stream with a slow reader holds a
-# page.
+# A page ends when its documents reach this size, in bytes. Each stream with a slow reader holds a
+# page in memory.
 PAGE_BYTES: Final = 1024 * 1024
 
 # After every position of a transaction.
@@ -70,15 +70,16 @@ def end_of(xid: int) -> Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The events that were seen: those up to the place `top` whose writer is not in `open`.
+    """The seen events: all events up to the place `top` whose writer is not in `open`.
 
-    `top` is the place of an event. Nothing is recorded of the transactions above it, so a crash
-    that lets their ids be assigned again changes nothing.
+    `top` is the place of an event. Transactions above it are not recorded, so reuse of their ids
+    after a crash has no effect.
 
     Attributes:
         top: the greatest place that was seen.
-        open: the transactions that were open then, each with the place up to which its events were
-            seen since. That is BEGINNING, unless a full page read the events of an ended one.
+        open: the transactions that were open then. The value is the place up to which the events of
+            the transaction were seen since. It is BEGINNING unless the transaction has ended and a
+            full page contained some of its events.
     """
 
     top: Place
@@ -87,7 +88,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockReading:
-    """The database's time, read between two readings of `time.monotonic()` here.
+    """The database's time, between two readings of `time.monotonic()` in this process.
 
     `time` is in seconds since 1970.
     """
@@ -99,11 +100,11 @@ class ClockReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The transactions that a statement has seen: all but those in `open`.
+    """The transactions that a statement has seen: all except the transactions in `open`.
 
     Attributes:
-        horizon: the oldest transaction that was open; all below it had ended.
-        next: the first id after all ended transactions, so above every event.
+        horizon: the oldest open transaction; all transactions below it had ended.
+        next: the first id after all ended transactions, which is above every event.
         open: the transactions that were open.
         start: the greatest place up to which events were pruned.
         clock: the database's time.
@@ -116,7 +117,7 @@ class Snapshot:
     clock: ClockReading
 
     def open_below(self, place: Place) -> dict[int, Place]:
-        """Return the open transactions that may write events before a place."""
+        """Return the open transactions that can write events before a place."""
         return {xid: BEGINNING for xid in self.open if xid <= place[0]}
 
 
@@ -127,7 +128,7 @@ class EventPage:
     Attributes:
         events: the events.
         end: the place of the last event; None if there are no events.
-        complete: whether the page has all events that were visible.
+        complete: whether the page contains all visible events.
     """
 
     events: Sequence[JobEvent]
@@ -137,7 +138,7 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A page of events that had not been seen, its snapshot, and the events seen with it."""
+    """A page of unseen events, its snapshot, and the events that are seen after the page."""
 
     snapshot: Snapshot
     page: EventPage
@@ -175,7 +176,7 @@ async def list_events(
 async def list_output(
     conn: Connection, *, tenant: str, job_id: JobId, after_seq: int, limit: int
 ) -> EventPage:
-    """Return a page as `list_events` does, of the events with output."""
+    """Return a page like `list_events`, with only the events that have output."""
     page = {"tenant": tenant, "id": job_id, "after_seq": after_seq, "limit": limit}
     return await _list(conn, _OUTPUT, page)
 
@@ -190,8 +191,8 @@ async def _list(conn: Connection, statement: TextClause, page: dict[str, Any]) -
 async def read_end(conn: Connection) -> LogEnd:
     """Return the end of the log.
 
-    The last settled place is not before the start, even if the newest events were pruned: no
-    reading may begin before the start.
+    The last settled place is never before the start, even if the newest events were pruned, because
+    a reading must not begin before the start.
     """
     sent = time.monotonic()
     row = (await conn.execute(_END)).one()
@@ -207,17 +208,17 @@ async def read_end(conn: Connection) -> LogEnd:
 async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Reading:
     """Return visible events that have not been seen, in the order of their places.
 
-    The cost depends on the events of the page, not on the number of events seen after an open
-    transaction.
+    The cost depends on the size of the page. The number of events seen after an open transaction
+    does not affect it.
 
     Args:
-        conn: without a transaction, or in READ COMMITTED.
-        seen: from the previous reading.
-        limit: the maximum number of events. The page ends earlier at `PAGE_BYTES`. Each limit is
-            another statement to prepare.
+        conn: a connection without a transaction, or in READ COMMITTED.
+        seen: the events seen by previous readings.
+        limit: the maximum number of events. The page ends earlier at `PAGE_BYTES`. Each limit needs
+            its own prepared statement.
     """
-    # If an event is visible now and was not then, its writer was open then. Either the writer is in
-    # seen.open, or its id is above every event seen, and so is the event's xid.
+    # If an event has become visible since the previous reading, its writer had not ended then.
+    # Either the writer is in seen.open, or its id and the event's xid are above every seen event.
     sent = time.monotonic()
     rows = await conn.execute(
         _unseen(limit),
@@ -241,7 +242,7 @@ def _with_page(seen: Seen, snapshot: Snapshot, page: EventPage) -> Seen:
         top, end = seen.top, None
     else:
         top = max(seen.top, page.end)
-        # A page that ends after all events seen has all unseen ones before them.
+        # A page that ends after all seen events contains all unseen events before them.
         end = None if page.complete or page.end == top else page.end
     still_open = snapshot.open_below(top)
     if end is None:
@@ -254,8 +255,8 @@ def _with_page(seen: Seen, snapshot: Snapshot, page: EventPage) -> Seen:
 async def read_start(conn: Connection, *, tenant: str) -> Place:
     """Return the place up to which a tenant's events may have been pruned.
 
-    A page is complete if a start that is read after it, in READ COMMITTED, is not after the page's
-    beginning.
+    To check that a page is complete, read the start after the page, in READ COMMITTED. The page is
+    complete if the start is not after its beginning.
     """
     row = (await conn.execute(_START, {"tenant": tenant})).one_or_none()
     return BEGINNING if row is None else (row.xid, row.position)
@@ -265,8 +266,8 @@ async def read_range(conn: Connection, *, after: Place, through: Place, limit: i
     """Return events after the place `after` and up to `through`, which must have settled.
 
     Args:
-        conn: a connection, with or without a transaction. Settled events
-            are the same in every later transaction.
+        conn: a connection, with or without a transaction. Settled events are the same in every
+            later transaction.
         after: the place before the first event.
         through: the last place of the range.
         limit: the maximum number of events. The page ends earlier at `PAGE_BYTES`.
@@ -309,9 +310,9 @@ def _page(rows: Sequence[Row], limit: int) -> EventPage:
 
 
 def _cut(rows: str, order: str) -> str:
-    """Return the rows of `job_events` up to the one that fills a page, with the number of all.
+    """Return the rows of `job_events` up to the row that fills a page, and the number of all rows.
 
-    The size of output is exact. Progress and errors are limited when they are written.
+    The size of output is exact. The size of progress and errors is limited when they are written.
     """
     return f"""
         SELECT * FROM (
@@ -328,7 +329,7 @@ def _cut(rows: str, order: str) -> str:
     """
 
 
-# The range is one of (job_id, seq). For an equality of job_id the planner expects few events, and
+# The condition is a range of (job_id, seq). With `job_id = …`, the planner expects few events, and
 # would read and sort the whole history for each page.
 def _history(condition: str) -> TextClause:
     rows = f"""
@@ -347,8 +348,8 @@ def _history(condition: str) -> TextClause:
 _HISTORY = _history("")
 _OUTPUT = _history("AND type = 'output'")
 
-# The snapshot, the clock and the start are one text, so the rows of events have only one empty
-# column.
+# The snapshot, the clock and the start are one text, so rows of events have only one additional
+# column, which is empty.
 _HEAD = """
     SELECT concat_ws(' ', pg_current_snapshot(), extract(epoch FROM clock_timestamp()),
         coalesce(start.start_xid, '0'), coalesce(start.start_position, 0)) AS head
@@ -380,11 +381,11 @@ _END = text(f"""
 """)
 
 
-# Scans of indexes, none longer than the page: one after the last event seen, and two for each
-# transaction that was open then. These find its events by xid or, for the few with an xid larger
-# than their writer's id, by writer. Each is a separate loop, so a generic plan cannot merge them
-# into one long scan. The limit is a literal, because the planner takes a parameter for a tenth of
-# the table.
+# The statement scans indexes. No scan is longer than the page. One scan begins after the last seen
+# event. Two more scans read each transaction that was open then: one finds its events by xid, the
+# other finds the few events with an xid larger than their writer by writer. Each scan is a separate
+# loop, so a generic plan cannot merge them into one long scan. The limit is a literal, because the
+# planner estimates a parameter as a tenth of the table.
 @lru_cache
 def _unseen(limit: int) -> TextClause:
     rows = f"""

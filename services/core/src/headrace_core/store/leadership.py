@@ -1,8 +1,9 @@
-"""The leader among the schedulers: the holder of the only lease, by the database's clock.
+"""The leading scheduler: the holder of the single lease, by the database's clock.
 
-Each leadership is a term. A stopped process cannot know that its term is over. So each statement of
-the scheduler begins with `CURRENT_TERM` and changes nothing after the term; `of_term` then raises
-StaleTerm. These statements do not lock the row: a stopped leader would block the next one.
+Each leadership is a term. A suspended process cannot know that its term is over. So each statement
+of the scheduler begins with `CURRENT_TERM` and changes nothing after the term ends. `of_term` then
+raises StaleTerm. These statements do not lock the row, because a suspended leader would block the
+next one.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from headrace_core.store.sql.connection import Connection, Rows
 
 
 async def take_lead(conn: Connection, *, holder: UUID, lease: timedelta) -> int | None:
-    """Begin a new term, if there is no leader.
+    """Begin a new term, unless a scheduler leads.
 
     Args:
-        conn: without a transaction.
+        conn: a connection without a transaction.
         holder: the scheduler.
         lease: the duration of the term unless it is renewed.
 
     Returns:
-        The term; None while there is a leader.
+        The term; None if another scheduler leads.
     """
     term: int | None = await conn.scalar(_TAKE, {"holder": holder, "lease": lease})
     return term
@@ -46,8 +47,8 @@ async def give_up_lead(conn: Connection, *, holder: UUID) -> None:
     await conn.execute(_GIVE_UP, {"holder": holder})
 
 
-# Schedulers on standby find a leader and write nothing. If two find no leader, the second one waits
-# for the first one's row and then finds its lease.
+# Standby schedulers find a leader and write nothing. If two schedulers find no leader, the second
+# one waits for the row that the first one writes, and then finds the new lease.
 _TAKE = text("""
     INSERT INTO leadership AS l (term, holder, lease_expire_time)
     SELECT 1, CAST(:holder AS uuid), clock_timestamp() + CAST(:lease AS interval)
@@ -82,7 +83,7 @@ def of_term(term: int, rows: Rows) -> Rows:
     """Return the rows of a statement that returns at least one row during its term.
 
     Raises:
-        StaleTerm: there is no row, so the term is over and nothing has changed.
+        StaleTerm: the statement returned no row, so the term is over and nothing has changed.
     """
     if not rows:
         raise StaleTerm(term)

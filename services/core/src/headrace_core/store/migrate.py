@@ -38,7 +38,7 @@ def migrate(settings: Settings, *, revision: str = "head", restored: bool = Fals
     Args:
         settings: the URL of the database and the schema.
         revision: the last revision to apply.
-        restored: whether to rebase in any case.
+        restored: whether to rebase even if the check finds no need.
 
     Raises:
         MigrationRefused: the schema belongs to another application or to a newer version.
@@ -65,7 +65,7 @@ async def migrate_async(settings: Settings) -> None:
 
 
 def alembic_config(settings: Settings) -> Config:
-    """Return Alembic's configuration, which has no file."""
+    """Return Alembic's configuration, built without a file."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
@@ -74,7 +74,7 @@ def alembic_config(settings: Settings) -> Config:
 
 
 def head_revision() -> str:
-    """Return the revision of this version."""
+    """Return the newest revision that this version knows."""
     head = _scripts().get_current_head()
     assert head is not None
     return head
@@ -104,7 +104,7 @@ _REVISION = text(f"SELECT version_num FROM {VERSION_TABLE}")
 async def _mend(settings: Settings) -> Mended:
     database = Database(settings, application="migrate", bounded=False)
     try:
-        # Short transactions, because streams of many jobs wait for the oldest writing transaction.
+        # Transactions are short, because streams of many jobs wait for the oldest writing one.
         times = documents = 0
         for table in TIMES:
             async with database.transaction() as connection:
@@ -123,12 +123,12 @@ async def _mend(settings: Settings) -> Mended:
 
 
 async def _validate_constraints(database: Database) -> None:
-    """Validate the constraints that rows of an older version may break."""
+    """Validate the constraints that rows of an older version can violate."""
     async with database.transaction() as connection:
         await connection.execute(LOCK)
         pending = await unvalidated(connection)
     for table, name in pending:
-        # Separate transactions, so a scan of one table does not lock another one.
+        # Transactions are separate, so a scan of one table does not lock another table.
         async with database.transaction() as connection:
             await connection.execute(LOCK)
             valid = await validate(connection, table=table, name=name)
@@ -147,7 +147,7 @@ async def _validate_constraints(database: Database) -> None:
 
 
 async def _adopt(settings: Settings, *, restored: bool) -> None:
-    # A rebase may update many events.
+    # A rebase can update many events, so statements have no time limit.
     database = Database(settings, application="migrate", bounded=False)
     try:
         async with database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""The schema of Headrace's tables, and the move of an older version's tables into it."""
+"""The creation of Headrace's schema, and the move of an older version's tables into it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from headrace_core.store.sql.tables import metadata
 
 _log = structlog.get_logger()
 
-# The version table. Another application in this database may use Alembic's default name, and the
-# search path of a role named like the schema begins with this schema.
+# The version table. Another application in this database may use Alembic's default name. If a role
+# has the same name as the schema, its search path begins with this schema.
 VERSION_TABLE: Final = "headrace_version"
 
-# Until revision 0005 the tables were in the first schema of the search path, with Alembic's own
-# version table, and the functions in the schema `headrace`.
+# Until revision 0005, the tables were in the first schema of the search path, with Alembic's
+# default version table. The functions were in the schema `headrace`.
 _OLD_REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 _OLD_VERSION_TABLE: Final = "alembic_version"
 _OLD_FUNCTIONS: Final = "headrace"
@@ -30,12 +30,12 @@ def prepare_schema(connection: Connection, schema: str) -> None:
     """Create the schema if it is missing, and move the tables of an older version into it.
 
     Args:
-        connection: a connection in the transaction of the migrations. Its search path changes
-            from the role's own to `schema`.
+        connection: a connection in the transaction of the migrations. Its search path changes from
+            the role's default to `schema`.
         schema: a name that needs no quotes.
 
     Raises:
-        MigrationRefused: the schema has tables that are not Headrace's.
+        MigrationRefused: the schema contains tables of another application.
         sqlalchemy.exc.DBAPIError: a privilege is missing.
     """
     found = {"schema": schema}
@@ -56,7 +56,7 @@ def prepare_schema(connection: Connection, schema: str) -> None:
 
 
 def _old_place(connection: Connection, schema: str) -> str | None:
-    """Return the schema with the tables of an older version, if any."""
+    """Return the schema with the tables of an older version; None if it does not exist."""
     for place in dict.fromkeys((schema, *connection.scalars(_PATH).all())):
         if connection.scalar(_IS_OURS, {"schema": place}):
             version = connection.scalar(_QUALIFIED, {"schema": place, "table": _OLD_VERSION_TABLE})
@@ -83,7 +83,7 @@ def _move(connection: Connection, old: str, schema: str) -> None:
     _log.warning("tables_moved", from_schema=old, to_schema=schema)
 
 
-# CREATE SCHEMA IF NOT EXISTS needs the privilege to create one even if it exists.
+# CREATE SCHEMA IF NOT EXISTS needs the privilege to create a schema even if the schema exists.
 _HAS_SCHEMA = text("SELECT to_regnamespace(:schema) IS NOT NULL")
 
 _QUALIFIED = text("SELECT format('%I.%I', CAST(:schema AS text), CAST(:table AS text))")
@@ -101,7 +101,7 @@ _TAKEN = text("""
 
 _PATH = text("SELECT unnest(current_schemas(false))")
 
-# Columns identify Headrace's tables: another application may have the same revisions.
+# Columns identify Headrace's tables, because another application may have the same revisions.
 _IS_OURS = text(f"""
     SELECT count(*) = 4 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
     WHERE c.relnamespace = to_regnamespace(quote_ident(:schema)) AND c.relkind = 'r'

@@ -2,7 +2,7 @@
 
 A watch can acquire a subscription that has no watch or whose watch's lease has lapsed. A newer
 watch of the same consumer can always acquire it. The `epoch` increases when the consumer
-changes, so late acknowledgements of an earlier consumer are refused.
+changes, so late acknowledgements of an earlier consumer are rejected.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 # (tenant, name).
 SubscriptionKey = tuple[str, str]
 
-# The class of the advisory locks that serialize the creations of a tenant: the bytes "subs".
+# The class of the advisory locks that serialize a tenant's creations. Its number is made from the
+# bytes "subs".
 _CREATION = int.from_bytes(b"subs") >> 1
 
 
 class StartsTooEarly(Exception):
-    """Events after the place where a subscription should begin may have been pruned.
+    """Events after the requested start of a subscription may have been pruned.
 
-    No event after `start` was pruned.
+    No event after the place `start` was pruned.
     """
 
     def __init__(self, start: Place) -> None:
@@ -64,7 +65,7 @@ async def create_subscription(
     end: Place,
     maximum: int,
 ) -> tuple[Subscription, bool]:
-    """Create a subscription, unless it exists.
+    """Create a subscription if it does not exist.
 
     Args:
         conn: a connection with a separate transaction.
@@ -79,7 +80,7 @@ async def create_subscription(
         The subscription, and whether it is new.
 
     Raises:
-        SubscriptionConflict: the name exists with another filter.
+        SubscriptionConflict: a subscription with this name has a different filter.
         TooManySubscriptions: the tenant has reached the maximum.
         StartsTooEarly: events after `after` were pruned.
     """
@@ -149,12 +150,12 @@ async def acquire_subscription(
         watch: the watch and the subscription.
         consumer: the consumer of the watch.
         lease: the duration of the lease.
-        takes_over: whether to take over from any watch of the same consumer, not only from an older
-            one.
+        takes_over: whether to take over from any watch of the same consumer; if false, only from an
+            older watch.
 
     Returns:
-        The subscription's filter, epoch and acknowledged place; None if another
-        watch has acquired it.
+        The filter, epoch and acknowledged place of the subscription; None if another watch has
+        acquired it.
 
     Raises:
         SubscriptionNotFound: the tenant has no subscription with this name.
@@ -181,7 +182,9 @@ async def acquire_subscription(
 async def renew_watches(
     conn: Connection, watches: Sequence[SubscriptionWatch], *, lease: timedelta
 ) -> set[WatchId]:
-    """Renew the leases of watches. A lapsed lease can be renewed until another watch acquires.
+    """Renew the leases of watches.
+
+    A lapsed lease can be renewed until another watch acquires the subscription.
 
     Returns:
         The watches that still have their subscriptions.
@@ -193,7 +196,8 @@ async def renew_watches(
 async def release_watches(conn: Connection, watches: Sequence[SubscriptionWatch]) -> int:
     """Release the subscriptions that these watches still have, and return their number.
 
-    The epoch does not change, so the consumer may acknowledge events until another one acquires.
+    The epoch does not change, so the consumer can acknowledge events until another consumer
+    acquires the subscription.
     """
     return (await conn.execute(_RELEASE, _columns(watches))).rowcount
 
@@ -201,7 +205,7 @@ async def release_watches(conn: Connection, watches: Sequence[SubscriptionWatch]
 async def read_holders(
     conn: Connection, keys: Collection[SubscriptionKey]
 ) -> Mapping[SubscriptionKey, Holder]:
-    """Return the holders of the subscriptions that exist."""
+    """Return the holders of subscriptions. Missing subscriptions are left out."""
     rows = await conn.execute(
         _HOLDERS, {"tenants": [key[0] for key in keys], "names": [key[1] for key in keys]}
     )
@@ -228,17 +232,17 @@ async def acknowledge(
         conn: a connection, with or without a transaction.
         tenant: the tenant of the subscription.
         name: the subscription.
-        subscription_id: the id of the subscription whose event had this place.
+        subscription_id: the id of the subscription that received the event.
         epoch: the epoch in which the event was sent.
         place: the place of an event.
 
     Returns:
-        False if the place was acknowledged before.
+        False if the place was already acknowledged.
 
     Raises:
         SubscriptionNotFound: the tenant has no subscription with this name.
         CursorInvalid: the name now belongs to another subscription.
-        SubscriptionTaken: another consumer has taken over since.
+        SubscriptionTaken: another consumer has taken over since the event was sent.
     """
     key = {"tenant": tenant, "name": name}
     done = await conn.execute(
@@ -345,7 +349,7 @@ _DELETE = text("DELETE FROM subscriptions WHERE tenant = :tenant AND name = :nam
 
 _EXISTS = text("SELECT id, epoch FROM subscriptions WHERE tenant = :tenant AND name = :name")
 
-# The consumer stays stored without a watch, so its next watch keeps the epoch.
+# The consumer stays stored after its watch ends, so its next watch keeps the epoch.
 _ACQUIRE = text("""
     UPDATE subscriptions
     SET epoch = CASE WHEN consumer = :consumer THEN epoch ELSE epoch + 1 END,

@@ -66,7 +66,7 @@ async def renew_lease(
 
 
 async def remove_worker(conn: Connection, *, worker_id: WorkerId) -> None:
-    """Remove a worker that stops. Jobs that it still runs are recovered at once."""
+    """Remove a worker that stops. The next recovery takes back the jobs that it still runs."""
     await conn.execute(_REMOVE, {"id": worker_id})
 
 
@@ -82,9 +82,10 @@ async def remove_lapsed(conn: Connection, *, term: int, older_than: timedelta) -
 
 
 async def live_handlers(conn: Connection, *, tenant: str) -> list[LiveHandler]:
-    """Return the handlers of live workers, by type; the newest worker determines the version.
+    """Return the handlers of live workers, by type.
 
-    An unreadable handler is left out, so the others remain known.
+    If several workers have a handler for a type, the newest worker's handler is returned. An
+    unreadable handler is left out, so it does not affect the others.
     """
     handlers = []
     for row in await conn.execute(_HANDLERS, {"tenant": tenant}):

@@ -1,4 +1,4 @@
-"""cancelled and cancel requested, on request of a client."""
+"""cancelled and cancel requested, by a client."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ async def cancel_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
     """Cancel a waiting job, or record the request if the job is running.
 
     Returns:
-        The job in the BASIC view. It is unchanged if it was already cancelled or requested.
+        The job in the BASIC view. It is unchanged if it was cancelled, or the cancellation was
+        requested, before.
 
     Raises:
-        JobNotFound: the tenant has no such job.
+        JobNotFound: the tenant does not have this job.
         StateConflict: the job has succeeded or failed.
     """
     await lock_job(conn, tenant=tenant, job_id=job_id)

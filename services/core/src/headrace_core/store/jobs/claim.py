@@ -29,12 +29,12 @@ async def claim_jobs(
         conn: a connection, with or without a transaction.
         worker_id: the worker.
         deliveries: the attempts to claim.
-        most: the maximum number of claims, from the first attempt on; None for all.
+        most: the maximum number of claims, starting with the first delivery; None for all.
 
     Returns:
         The claimed jobs in the order of `deliveries`. An attempt is missing if its job is deleted,
         claimed, cancelled, expired or locked by another transaction. A repeated attempt is claimed
-        once. All are missing if the worker's lease has lapsed.
+        once. All attempts are missing if the worker's lease has lapsed.
     """
     rows = await conn.execute(
         _CLAIM.statement,
@@ -72,7 +72,7 @@ _CLAIM = Transition(
             ORDER BY min(place)
         )""",
     ],
-    # SKIP LOCKED: the holder of a row claims or cancels the job.
+    # SKIP LOCKED: the transaction that locks a row claims or cancels the job.
     rows=Selection(
         "free",
         f"""
@@ -101,7 +101,7 @@ _CLAIM = Transition(
         "start_time": "m.now",
         "progress": "NULL",
     },
-    # The statement waits for no lock, so the moment is not earlier than the claim.
+    # The statement does not wait for locks, so `m.now` is not earlier than the claim.
     moment=True,
     returning="j.*, free.unsound",
     event_columns={"worker_id": "e.worker_id"},

@@ -1,4 +1,4 @@
-"""succeeded, written in a transaction of the handler: RUNNING → SUCCEEDED.
+"""succeeded, written in a handler's transaction: RUNNING → SUCCEEDED.
 
 The handler's connection calls the SQL function `complete`, in the schema of the tables.
 """
@@ -27,7 +27,7 @@ _ARGUMENTS = "CAST({} AS uuid), CAST({} AS integer), CAST(CAST({} AS text) AS js
 
 @cache
 def _statement(*parameters: str) -> str:
-    """Return the statement with a driver's parameters.
+    """Return the statement with the parameter syntax of a driver.
 
     A handler process inherits the environment of its worker, so both use the same schema.
     """
@@ -45,7 +45,7 @@ async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText
 
     Args:
         connection: an asyncpg connection, a SQLAlchemy AsyncConnection or AsyncSession, or a
-            psycopg AsyncConnection, to the database that has the job.
+            psycopg AsyncConnection, to the database that contains the job.
         key: the attempt.
         result: the result of the job.
 
@@ -53,7 +53,7 @@ async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText
         AttemptNotCurrent: the attempt is no longer running.
         TypeError: the type of the connection is not supported.
         ValueError: the connection has no open transaction.
-        Exception: an error of the driver.
+        Exception: the driver reported an error.
     """
     values = (str(key.job_id), key.attempt, result)
     _check_transaction(connection)
@@ -76,7 +76,7 @@ async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText
 
 
 def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText) -> None:
-    """End an attempt as succeeded, as `complete_attempt` does, on a blocking connection.
+    """End an attempt as succeeded on a blocking connection, like `complete_attempt`.
 
     Args:
         connection: a SQLAlchemy Connection or Session, or a DB-API 2.0 connection (psycopg,
@@ -117,7 +117,7 @@ async def was_completed(conn: Connection, key: AttemptKey) -> bool:
 async def is_held_open(conn: Connection, key: AttemptKey) -> bool:
     """Return whether the attempt is running and an open transaction locks its row.
 
-    The transaction may belong to the handler. The statement waits for no lock.
+    The transaction may belong to the handler. The statement does not wait for locks.
     """
     return bool(await conn.execute(_HELD_OPEN, key._asdict()))
 
@@ -127,7 +127,7 @@ def _named(job_id: str, attempt: int, result: JsonText) -> dict[str, Any]:
 
 
 def _package(connection: Any) -> str:
-    """Return the package of a connection's class or of one of its bases."""
+    """Return the package of a connection's class or base class; empty for other packages."""
     packages = [base.__module__.partition(".")[0] for base in type(connection).__mro__]
     return next((name for name in packages if name in {"asyncpg", "sqlalchemy", "psycopg"}), "")
 
@@ -159,7 +159,8 @@ def _check_transaction(connection: Any) -> None:
 
 def _refuse(error: Exception, key: AttemptKey) -> None:
     """Raise AttemptNotCurrent if the database reports that the attempt is no longer running."""
-    # SQLAlchemy wraps the driver's error in `orig`. The name of the code depends on the driver.
+    # `orig` is the driver's error in a SQLAlchemy error. The name of the code depends on the
+    # driver.
     for one in (error, getattr(error, "orig", None)):
         for name in ("sqlstate", "pgcode"):
             if getattr(one, name, None) == NOT_CURRENT:
@@ -180,8 +181,8 @@ _HELD_OPEN = text(f"""
         AND NOT EXISTS (SELECT FROM jobs WHERE id = :job_id FOR NO KEY UPDATE SKIP LOCKED)
 """)
 
-# Part of the SQL function `complete`, whose arguments it reads; {tables} is the schema. The
-# stack trace of an earlier error stays in the row; readers ignore it without an error.
+# Part of the SQL function `complete`, whose arguments it reads. {tables} is the schema. The stack
+# trace of an earlier error stays in the row. Readers ignore it if the row has no error.
 _COMPLETE = Transition(
     name="ended",
     events=(EventType.SUCCEEDED,),
@@ -196,7 +197,7 @@ _COMPLETE = Transition(
 )
 
 # The body of the function. A change needs a migration; a test compares this body with the migrated
-# one.
+# function.
 COMPLETE_BODY: Final = f"""
 BEGIN
     {_COMPLETE.sql};

@@ -1,7 +1,7 @@
 """The ends of attempts that a worker reports: succeeded, failed and all others.
 
-Each leaves RUNNING and is compared with the attempt and the worker, so one statement writes a mixed
-batch.
+Each end leaves RUNNING and has the same guard on the attempt and the worker, so one statement can
+write a mixed batch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def end_attempts(
 ) -> dict[AttemptKey, EventType]:
     """End attempts of one worker.
 
-    An end after which the job would run again cancels the job if its cancellation was requested.
+    If a cancellation was requested and the job would run again, the job is cancelled instead.
 
     Args:
         conn: a connection, with or without a transaction.
@@ -43,8 +43,8 @@ async def end_attempts(
         with_stack_traces: whether to store the stack traces of errors.
 
     Returns:
-        The event written for each attempt. A missing attempt was refused, because it is no longer
-        this worker's: its job was cancelled, expired or recovered.
+        The event written for each attempt. A missing attempt was rejected, because it no longer
+        belongs to this worker: its job was cancelled, expired or recovered.
     """
     rows = await conn.execute(
         _END.statement,
@@ -68,9 +68,9 @@ async def end_attempts(
 async def written_ends(
     conn: Connection, *, ends: Sequence[AttemptEnd]
 ) -> dict[AttemptKey, EventType]:
-    """Return which of `ends` are in the history, for a worker whose answers were lost.
+    """Return which of `ends` were written, for a worker that did not receive the answer.
 
-    The worker must hold its lease: otherwise the scheduler may have written the same event.
+    The worker must hold its lease. Otherwise the scheduler may have written the same event.
 
     Returns:
         The event of each attempt whose end was written.
@@ -103,7 +103,7 @@ _ENDS = (
 # After these events a job runs again, unless its crash budget is spent.
 _RUNS_AGAIN = in_list([EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST])
 
-# Each job is found and locked by its key, as in `claim`.
+# Each job is found and locked by its key, like in `claim`.
 _END = Transition(
     name="ended",
     events=_ENDS,

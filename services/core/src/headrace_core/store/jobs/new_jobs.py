@@ -28,7 +28,7 @@ def new_ids(count: int) -> list[JobId]:
 
 
 class Start(NamedTuple):
-    """The values of a new job that the database decides."""
+    """The values of a new job that the database sets."""
 
     state: JobState
     create_time: datetime
@@ -51,7 +51,7 @@ def created_job(
     batch_id: BatchId | None = None,
     correlation_id: str | None = None,
 ) -> Job:
-    """Return a job as it was inserted, without reading it."""
+    """Return an inserted job without reading it."""
     return Job(
         id=job_id,
         tenant=tenant,
@@ -92,8 +92,9 @@ class _Field(NamedTuple):
     """One field of a spec in the statements that insert jobs.
 
     Attributes:
-        kind: the type of its parameter.
-        stored: its column of `jobs`, in SQL of `input`; None for a field without a column.
+        kind: the SQL type of the parameter.
+        stored: the value of the column in `jobs`, in SQL of `input`; None for a field without a
+            column.
         encode: converts the value to the parameter; None if no conversion is needed.
     """
 
@@ -102,7 +103,7 @@ class _Field(NamedTuple):
     encode: Callable[[Any], Any] | None = None
 
 
-# A new field of JobSpec needs a line here, and one in `created_job`.
+# A new field of JobSpec needs a line here and a line in `created_job`.
 _FIELDS: Final = {
     "type": _Field("text", "type"),
     "queue": _Field("text", "queue"),
@@ -134,7 +135,7 @@ def spec_values(spec: JobSpec) -> Sequence[Any]:
 
 
 def spec_arrays(rows: Iterable[Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """Return the results of `spec_values` for many specs as one array for each column."""
+    """Convert the results of `spec_values` for many specs to one array for each column."""
     columns = zip(*rows, strict=True)
     # Send an empty array for a column of NULLs: unnest() fills shorter arrays with NULLs.
     return {
@@ -149,10 +150,10 @@ def unnested(columns: Mapping[str, str]) -> str:
     return f"unnest({values}) AS t ({', '.join(columns)})"
 
 
-# The columns that differ between all jobs of a batch.
+# The columns with a value for each job of a batch.
 JOB: Final = {"id": "uuid", "payload": "text"}
 
-# The columns of `input` that follow from `schedule_time` and `now`.
+# The columns of `input` that are computed from `schedule_time` and `now`.
 DUE: Final = """
     greatest(schedule_time, now) AS due,
     schedule_time IS NOT NULL AND schedule_time > now AS later
@@ -160,7 +161,7 @@ DUE: Final = """
 STATE: Final = "CASE WHEN later THEN 'scheduled' ELSE 'queued' END"
 QUEUE_TIME: Final = "CASE WHEN later THEN NULL ELSE now END"
 
-# The columns of a new job that both ways to submit set, in SQL of `input`.
+# The columns that submits of jobs and of batches both set, in SQL of `input`.
 GIVEN: Final = {
     "id": "id",
     "payload": "payload::json",

@@ -15,7 +15,7 @@ from headrace_core.store.sql.transition import Lock, Selection, Transition, sour
 
 
 async def promote_due(conn: Connection, *, term: int, limit: int) -> int:
-    """Queue up to `limit` due jobs, the longest due first, and return their number.
+    """Queue up to `limit` due jobs, the earliest due time first, and return their number.
 
     Raises:
         StaleTerm: the scheduler's term is over.
@@ -27,7 +27,7 @@ async def promote_due(conn: Connection, *, term: int, limit: int) -> int:
 
 
 async def next_due(conn: Connection) -> timedelta | None:
-    """Return the time until the next job is due; negative if it is late, None without jobs."""
+    """Return the time until the next job is due; negative if late, None if there are no jobs."""
     wait: timedelta | None = await conn.scalar(_NEXT)
     return wait
 

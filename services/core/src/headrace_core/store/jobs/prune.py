@@ -1,7 +1,7 @@
 """Retention: jobs that ended long ago are removed with their events.
 
-A prune deletes events and moves the start of the log in one transaction. So a reader that reads a
-page of the log and then the start knows whether the page was complete.
+A prune deletes events and moves the start of the log in one transaction. A reader can therefore
+read a page of the log, then the start, and compare them to check that the page was complete.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ async def prune_jobs(
     since: datetime | None = None,
     max_events: int = MAX_EVENTS,
 ) -> Pruned:
-    """Remove jobs that ended in one state, the longest ended first, with their events.
+    """Remove jobs that ended in one state, with their events. The earliest end is first.
 
     A call prunes one state, so it does not scan jobs of states with a longer retention.
 
-    A job stays while a subscription of its tenant has not acknowledged all of its events, whether
-    they match the filter or not. It also stays while a transaction is open that began before it
-    ended: its events have not settled, so streams have yet to send them. A locked job stays until a
-    later prune.
+    A job is kept while a subscription of its tenant has not acknowledged all events of the job,
+    including events that do not match the filter. It is also kept while a transaction is open that
+    began before the job ended: the job's events have not settled, so streams may still have to
+    send them. A locked job is kept until a later prune.
 
     Args:
         conn: a connection with a separate transaction.
@@ -69,13 +69,13 @@ async def prune_jobs(
         tenant: the tenant of the jobs.
         state: a terminal state.
         older_than: the time since the end of a job after which it is removed.
-        held_for: the time since its end after which it is removed even if a subscription has not
-            acknowledged it.
+        held_for: the time since the end of a job after which it is removed even if a subscription
+            has not acknowledged its events.
         limit: the maximum number of jobs to check.
-        since: skips jobs that ended earlier. So the pages of one run do not scan the dead index
-            entries of earlier pages.
-        max_events: the approximate number of events to remove. Further events of a single job are
-            removed by `remove_leftovers`; they cannot be found without their job.
+        since: the earliest end of a job. With it, a page does not scan the dead index entries of
+            earlier pages of the same run.
+        max_events: the approximate number of events to remove. If a single job has more events,
+            `remove_leftovers` removes the rest.
 
     Raises:
         StaleTerm: the scheduler's term is over.
@@ -97,8 +97,8 @@ async def prune_jobs(
         ),
     ).one()
     if row.batches:
-        # A separate statement, so its snapshot has the deletions of the first one and of each
-        # prune that it waited for.
+        # The snapshot of a separate statement contains the deletions of the first statement and of
+        # each prune that it waited for.
         of_term(term, await conn.execute(_EMPTY_BATCHES, {"term": term, "ids": row.batches}))
     return Pruned(
         jobs=row.jobs,
@@ -122,8 +122,8 @@ async def remove_leftovers(conn: Connection, *, term: int, max_events: int = MAX
     return removed
 
 
-# Steps from tenant to tenant of the index, to the newest job of each. The index entries of the
-# oldest jobs may be dead.
+# Reads the newest job of each tenant in the index. The index entries of the oldest jobs may be
+# dead.
 _TENANTS = text("""
     WITH RECURSIVE found AS (
         (SELECT tenant FROM jobs ORDER BY tenant DESC, id DESC LIMIT 1)
@@ -136,10 +136,11 @@ _TENANTS = text("""
     SELECT tenant FROM found
 """)
 
-# The statement waits only for another prune of the tenant, at the row of the start, which nothing
-# else locks.
-# The snapshot has all events to delete: `seq` grows with each event, so a job whose `seq` is still
-# that of the snapshot has no later events. The newest event of a job has its greatest place.
+# The statement waits only for another prune of the same tenant: only prunes lock the row of the
+# start.
+# The snapshot contains all events to delete. `seq` increases with each event, so a job whose `seq`
+# has not changed since the snapshot has no later events. The newest event of a job has the greatest
+# place.
 _PRUNE = text(f"""
     WITH {CURRENT_TERM},
     ended AS MATERIALIZED (

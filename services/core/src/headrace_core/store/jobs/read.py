@@ -44,7 +44,8 @@ async def get_job(conn: Connection, *, tenant: str, job_id: JobId, full: bool) -
 async def lock_job(conn: Connection, *, tenant: str, job_id: JobId) -> None:
     """Lock a job against other changes until the transaction ends.
 
-    A separate statement is needed: its successor sees the job as it is after the wait for the lock.
+    A separate statement is needed, so that the next statement sees the changes that were committed
+    during the wait for the lock.
 
     Raises:
         JobNotFound: the tenant has no such job.
@@ -63,7 +64,7 @@ async def list_jobs(
     before: JobId | None,
     full: bool,
 ) -> list[Job]:
-    """Return up to `limit` jobs that match, the newest first, older than `before`."""
+    """Return up to `limit` matching jobs that are older than `before`, the newest first."""
     # The best index depends on the values of the query.
     await conn.execute(_PLAN_EACH_TIME)
     statement: Select[Any] = (
@@ -89,7 +90,7 @@ def _comparison(comparison: Comparison) -> ColumnElement[bool]:
             exists: ColumnElement[bool] = jobs.c.labels.has_key(comparison.key)
             return exists
         has: ColumnElement[bool] = and_(
-            # The condition of the partial index, so the planner may use it.
+            # The condition of the partial index, so the planner can use it.
             jobs.c.labels != text("'{}'::jsonb"),
             jobs.c.labels.contains({comparison.key: value}),
         )

@@ -1,4 +1,4 @@
-"""Recovery: the transitions worker lost and expired, as the scheduler writes them."""
+"""Recovery: the transitions worker lost and expired, written by the scheduler."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ async def recover_lost(
     """Recover RUNNING jobs whose worker's lease has lapsed or whose worker is missing.
 
     The age of a job does not matter: a live worker keeps its jobs. A job that ran in its own
-    process is not charged with a loss, because it did not end the worker.
+    process is not charged with a loss, because it did not crash the worker.
 
     Args:
         conn: a connection, with or without a transaction.
         term: the term of the scheduler.
         limit: the maximum number of jobs.
-        max_losses: the workers a job may lose; the next loss fails it.
+        max_losses: the maximum number of worker losses of a job; the next loss fails the job.
 
     Returns:
         Each job and its new state.
@@ -54,7 +54,7 @@ async def expire_overdue(
         conn: a connection, with or without a transaction.
         term: the term of the scheduler.
         limit: the maximum number of jobs.
-        running_grace: the extra time of a RUNNING job, in which its worker should end it.
+        running_grace: the extra time in which the worker of a RUNNING job should end it.
 
     Raises:
         StaleTerm: the scheduler's term is over.
@@ -70,8 +70,8 @@ _CHARGED = (
     f" AND j.interruptions < {INTERRUPTIONS_BEFORE_OWN_PROCESS})"
 )
 
-# Visits each worker once in the index on running jobs, so the cost depends on the number of
-# workers, not on the number of jobs. A job that another worker has claimed since is not selected.
+# The statement reads one entry per worker in the index of running jobs, so the cost depends on the
+# number of workers. A job that another worker has claimed in the meantime is not selected.
 _RECOVER = Transition(
     name="released",
     events=(EventType.WORKER_LOST, EventType.CANCELLED),

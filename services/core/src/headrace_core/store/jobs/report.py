@@ -20,7 +20,7 @@ async def write_reports(
     """Write each report as an event, in the order given.
 
     Returns:
-        The attempts whose reports were written. All other reports were refused, because their
+        The attempts whose reports were written. All other reports were rejected, because their
         attempts no longer belong to this worker.
     """
     rows = await conn.execute(
@@ -45,7 +45,7 @@ async def count_reports(conn: Connection, key: AttemptKey) -> int:
         key: the attempt.
     """
     await conn.execute(_LOCK, {"id": key.job_id})
-    # A separate statement, so that its snapshot has all reports written before the lock.
+    # The snapshot of a separate statement contains all reports written before the lock.
     count: int = await conn.scalar(_COUNT, {"id": key.job_id, "attempt": key.attempt})
     return count
 

@@ -16,16 +16,15 @@ from headrace_core.store.sql.transition import Transition
 async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
     """Return a job to its queue, with fresh budgets.
 
-    A job that was never started keeps a schedule time in the future, and becomes SCHEDULED. A
-    deadline that has passed is dropped, because the caller requeues the job knowing that it is
-    late.
+    A job that never started keeps a schedule time in the future, and becomes SCHEDULED. A deadline
+    that has passed is removed, because the caller knows that the job is late.
 
     Returns:
         The job in the BASIC view.
 
     Raises:
-        JobNotFound: the tenant has no such job.
-        StateConflict: the job has neither failed nor been cancelled.
+        JobNotFound: the tenant does not have this job.
+        StateConflict: the job is not FAILED or CANCELLED.
     """
     await lock_job(conn, tenant=tenant, job_id=job_id)
     row = (await conn.execute(_REQUEUE.statement, {"id": job_id})).one_or_none()
@@ -60,7 +59,7 @@ _REQUEUE = Transition(
         "due_time": _DUE,
         "queue_time": f"CASE WHEN {_LATER} THEN NULL ELSE m.now END",
     },
-    # `lock_job` has locked the row, so the moment is not earlier than the change.
+    # `lock_job` has locked the row, so `m.now` is not earlier than the change.
     moment=True,
     returning="j.*",
     event_columns={"due_time": "CASE WHEN e.state = 'scheduled' THEN e.due_time END"},

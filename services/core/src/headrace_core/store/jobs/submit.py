@@ -33,8 +33,8 @@ async def submit_jobs(
     """Store jobs with their first events, in one statement.
 
     Returns:
-        One result per job, in the order given: the job (an earlier one if its request_id was used
-        for the same content), or the conflict.
+        One result per job, in the order given: the new job, an earlier job with the same
+        request_id and content, or the conflict.
     """
     created: dict[JobId, Start] = {}
     earlier: dict[tuple[str, str], tuple[Job, bytes]] = {}
@@ -65,7 +65,7 @@ async def submit_jobs(
 
 
 async def find_submitted(conn: Connection, job: NewJob) -> Submitted | RequestIdConflict | None:
-    """Return the stored job with the request_id of `job`, or the conflict; None for neither."""
+    """Return the stored job with the request_id of `job`, or a conflict; None if not stored."""
     found = await _by_request_id(conn, [job])
     return next((_compare(job, *earlier) for earlier in found.values()), None)
 

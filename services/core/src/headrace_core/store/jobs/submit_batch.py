@@ -30,19 +30,19 @@ from headrace_core.store.sql.transition import Creation
 
 
 async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
-    """Store a batch, all or nothing, in one statement.
+    """Store a whole batch in one statement.
 
     Args:
         conn: a connection, with or without a transaction.
         batch: the batch.
 
     Returns:
-        The batch, or an earlier one with the same request_id and content.
+        The batch, or an earlier batch with the same request_id and content.
 
     Raises:
         RequestIdConflict: the request_id was used for another batch.
     """
-    # Ids grow, so the order of the ids is the order of the request.
+    # Ids increase, so their order is the order of the request.
     ids = new_ids(len(batch.specs))
     new_batch: dict[str, Any] = {
         "batch_id": batch.id,
@@ -139,7 +139,7 @@ def _insert_batch(rows: str) -> Creation:
 
 _INSERT_BATCH = _insert_batch(unnested(JOB | SPEC))
 _ALIKE = ", ".join(f"CAST(:{name} AS {kind}) AS {name}" for name, kind in SPEC.items())
-# Most batches are jobs of one kind, so its columns are sent once.
+# The jobs of most batches have the same spec, so its columns are sent once.
 _INSERT_ALIKE = _insert_batch(f"{unnested(JOB)}, (SELECT {_ALIKE}) AS spec")
 
 _BATCH = text("""

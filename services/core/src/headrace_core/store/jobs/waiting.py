@@ -48,14 +48,15 @@ async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]
 async def ready_heads(
     conn: Connection, *, pools: Sequence[str], limit: int, known: Mapping[Lane, int]
 ) -> list[Head]:
-    """Return the heads of the lanes that a live worker of one of `pools` serves.
+    """Return the heads of the lanes that live workers of `pools` serve.
 
     Args:
         conn: a connection, with or without a transaction.
         pools: the names of the pools.
-        limit: the number of jobs needed in all. A single lane returns as many. Each of several
-            lanes returns about twice its share, because the order between them is unknown.
-        known: the number of known jobs at the head of each lane; these are returned as well.
+        limit: the total number of jobs needed. A single lane returns up to this number. If several
+            lanes are served, each returns about twice its share, because the order of jobs across
+            lanes is unknown.
+        known: the number of known jobs at the head of each lane, which are returned in addition.
     """
     rows = await conn.execute(
         _HEADS,
@@ -82,7 +83,7 @@ async def ready_heads(
 
 
 async def ready_jobs(conn: Connection, *, pools: Sequence[str], limit: int) -> list[ReadyJob]:
-    """Return the next QUEUED jobs that a live worker of one of `pools` can run, in order.
+    """Return the next QUEUED jobs that live workers of `pools` can run, in order.
 
     Args:
         conn: a connection, with or without a transaction.
@@ -91,16 +92,16 @@ async def ready_jobs(conn: Connection, *, pools: Sequence[str], limit: int) -> l
     """
     heads = await ready_heads(conn, pools=pools, limit=limit, known={})
     jobs = sorted(job for head in heads for job in head)[:limit]
-    # An incomplete lane may have further jobs that precede those of other lanes.
+    # An incomplete lane may have further jobs that precede the jobs of other lanes.
     ends = [head.ranks[-1] for head in heads if not head.whole]
     return [job for job in jobs if job.rank <= min(ends)] if ends else jobs
 
 
 async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
-    """Return the known queues, and those served by a worker that is alive and not draining.
+    """Return the known queues, and the queues of live workers that are not draining.
 
-    Queues without QUEUED jobs are found among the tenant's newest jobs, because no index has the
-    queues of all jobs.
+    Queues without QUEUED jobs are found among the tenant's newest jobs, because no index contains
+    the queues of all jobs.
     """
     rows = await conn.execute(_SERVED, {"tenant": tenant})
     queues = await conn.execute(_KNOWN, {"tenant": tenant, "newest": _NEWEST_JOBS})
@@ -114,8 +115,8 @@ async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
 def head_of(lane: str) -> str:
     """Return WHERE … ORDER BY for the waiting jobs `j` of a lane, in order.
 
-    The condition is a range of the index. For an equality, a planner without statistics expects a
-    single row and may read and sort all jobs of the tenant.
+    The condition is an index range. With an equality condition, a planner without statistics
+    expects a single row and may read and sort all jobs of the tenant.
     """
     return f"""WHERE {source_guard(EventType.STARTED)}
                 AND (j.tenant, j.queue, j.type, j.rank)
@@ -125,7 +126,7 @@ def head_of(lane: str) -> str:
             ORDER BY j.tenant, j.queue, j.type, j.rank, j.id"""
 
 
-# For WITH RECURSIVE: steps from lane to lane of the index on queued jobs.
+# For WITH RECURSIVE: find each lane with one look-up in the index of queued jobs.
 LANES: Final = f"""lane AS (
         (SELECT tenant, queue, type FROM jobs j WHERE {source_guard(EventType.STARTED)}
             ORDER BY tenant, queue, type LIMIT 1)
@@ -138,7 +139,7 @@ LANES: Final = f"""lane AS (
         ) n
     )"""
 
-# The condition that handler `h` of worker `w` takes jobs of lane `l`.
+# The condition that handler `h` of worker `w` serves lane `l`.
 SERVES_LANE: Final = f"""h.tenant = l.tenant AND h.type = l.type AND {ACCEPTING_WORKER}
             AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))"""
 
@@ -160,7 +161,7 @@ _POOLS_OF_TERM = text(f"""
     SELECT p.* FROM current_term LEFT JOIN ({_LIVE_POOLS}) p ON true
 """)
 
-# Reads the head of each served lane. Unserved jobs cost nothing, however many wait.
+# Reads the head of each served lane. The number of unserved jobs does not affect the cost.
 _HEADS = text(f"""
     WITH RECURSIVE {LANES},
     served AS MATERIALIZED (
@@ -189,7 +190,7 @@ _HEADS = text(f"""
     ) h
 """)
 
-# The number of a tenant's newest jobs whose queues are known.
+# The number of a tenant's newest jobs that are searched for queues.
 _NEWEST_JOBS = 1000
 
 # Each known queue once. `served` is NULL for a queue without waiting jobs.

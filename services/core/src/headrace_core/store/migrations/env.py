@@ -20,7 +20,7 @@ _settings: Settings = context.config.attributes["settings"]
 
 
 def _run(connection: Connection) -> None:
-    # Several services may start at once: one migrates, and the others wait.
+    # If several services start at once, one of them migrates and the others wait.
     connection.execute(LOCK)
     prepare_schema(connection, _settings.database_schema)
     context.configure(

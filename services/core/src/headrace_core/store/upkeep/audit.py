@@ -1,6 +1,6 @@
-"""The audit of a whole database for rows that break an invariant: see `docs/operations.md`.
+"""The search of a whole database for rows that break an invariant. See `docs/operations.md`.
 
-All pages are read in one snapshot, with the locks of a reader. The audit reports ids, numbers,
+All pages are read in one snapshot. The audit takes only read locks. It reports ids, numbers,
 sizes, states and the names of columns. It does not read payloads, results or output.
 """
 
@@ -42,7 +42,7 @@ class Breach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditedPage:
-    """The result of one page. `last` is its last id; None after the last page."""
+    """The result of one page. `last` is the last id of the page; None for the last page."""
 
     breaches: Sequence[Breach]
     jobs: int = 0
@@ -60,7 +60,7 @@ async def audit_jobs(conn: Connection, *, after: UUID, limit: int) -> AuditedPag
     """Compare a page of jobs with their events, and events with their jobs.
 
     Args:
-        conn: a snapshot.
+        conn: a connection in a snapshot (`Database.snapshot`).
         after: the id before the page; `FIRST_ID` for the first page.
         limit: the maximum number of jobs of the page.
     """
@@ -82,7 +82,7 @@ async def audit_jobs(conn: Connection, *, after: UUID, limit: int) -> AuditedPag
 
 
 async def audit_batches(conn: Connection, *, after: UUID, limit: int) -> AuditedPage:
-    """Compare a page of batches with their jobs; the arguments are those of `audit_jobs`."""
+    """Compare a page of batches with their jobs. See `audit_jobs` for the arguments."""
     last: UUID | None = await conn.scalar(_PAGE_OF_BATCHES, {"after": after, "skip": limit - 1})
     rows = await conn.execute(_BATCHES, {"after": after, "last": last or _LAST_ID})
     return AuditedPage(breaches=_breaches(rows), last=last)
@@ -127,8 +127,8 @@ _HISTORY_CHECKS = (
     *("missing", "orphan", "gap", "step", "attempt", "end", "row", "place", "tenant", "early"),
 )
 
-# One pass over the page's events in the order of their keys: each is compared with its predecessor.
-# An event after a gap is reported only for the gap.
+# One pass over the page's events in the order of their keys. Each event is compared with the
+# previous event of the job. An event after a gap is reported only for the gap.
 _HISTORIES = text(f"""
     WITH event AS (
         SELECT e.job_id, e.seq, e.tenant, e.type, e.state, e.attempt, e.time, e.xid, e.position,
@@ -270,7 +270,8 @@ _HANDLERS = text("""
     LIMIT :most
 """)
 
-# Another cluster assigned a place that this cluster has not reached. `migrate` corrects it.
+# Find places that another cluster assigned and this cluster has not reached. `migrate` corrects
+# them.
 _LOG = text("""
     WITH here AS (
         SELECT pg_snapshot_xmax(pg_current_snapshot()) AS xid,

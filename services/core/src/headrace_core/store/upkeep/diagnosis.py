@@ -12,7 +12,7 @@ from headrace_core.store.jobs.waiting import LANES, SERVES_LANE, head_of
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.workers import LIVE_WORKER
 
-# Settings that affect durability, or that end long statements.
+# Settings that affect durability or limit long statements.
 _SETTINGS = (
     "fsync",
     "full_page_writes",
@@ -32,11 +32,11 @@ class DatabaseServer:
     Attributes:
         connections: the number of open connections, at most `max_connections`.
         size: the size of the database, in bytes.
-        sees_others: whether this role may see the activity of other roles.
-        settings: the settings that this role may read, by PostgreSQL's names. Times are in
+        sees_others: whether this role can see the activity of other roles.
+        settings: the settings that this role can read, by their PostgreSQL names. Times are in
             milliseconds.
-        sessions: the number of Headrace's sessions in this database, by application name, such as
-            `headrace-gateway`, or `headrace-gateway-listen` for wake-ups.
+        sessions: the number of Headrace's sessions in this database, by application name:
+            `headrace-gateway` or, for wake-ups, `headrace-gateway-listen`.
     """
 
     version: str
@@ -73,7 +73,7 @@ class TableHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerState:
-    """A registered worker. `lease` is the time left; it is negative after the lapse."""
+    """A registered worker. `lease` is the remaining time, negative if the lease has lapsed."""
 
     name: str
     pool: str
@@ -87,7 +87,7 @@ class WorkerState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderState:
-    """The newest term. `lease` is the time left; None if no scheduler leads."""
+    """The newest term. `lease` is the remaining time; None if no scheduler leads."""
 
     term: int
     lease: timedelta | None
@@ -95,7 +95,7 @@ class LeaderState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnservedLane:
-    """A lane that no live worker serves. `age` is the wait of its first job."""
+    """A lane that no live worker serves. `age` is the waiting time of the first job."""
 
     tenant: str
     queue: str
@@ -150,13 +150,13 @@ async def oldest_transaction(conn: Connection) -> OpenTransaction | None:
 
 
 async def settled_lag(conn: Connection) -> timedelta:
-    """Return the age of the oldest event that has not settled; zero without one."""
+    """Return the age of the oldest event that has not settled; zero if all have settled."""
     lag: timedelta = await conn.scalar(_LAG)
     return lag
 
 
 async def read_tables(conn: Connection) -> Sequence[TableHealth]:
-    """Return the growing tables, from the server's statistics."""
+    """Return the health of the large tables, from the server's statistics."""
     return [
         TableHealth(name=row.name, live=row.live, dead=row.dead, vacuum_time=row.vacuum_time)
         for row in await conn.execute(_TABLE, {"names": list(_TABLES)})
@@ -181,7 +181,7 @@ async def read_workers(conn: Connection) -> Sequence[WorkerState]:
 
 
 async def read_leader(conn: Connection) -> LeaderState | None:
-    """Return the newest term; None before the first one."""
+    """Return the newest term; None before the first term."""
     row = (await conn.execute(_LEADER)).one_or_none()
     return None if row is None else LeaderState(term=row.term, lease=row.lease)
 

@@ -42,9 +42,9 @@ class Mended(NamedTuple):
 async def mend_documents(conn: Connection, *, after: UUID) -> tuple[int, UUID | None]:
     """Replace the unreadable documents of a page of jobs and of their events.
 
-    The times of the rows must be readable. Unreadable handlers are not replaced: they are removed
-    with their worker. Unreadable filters of subscriptions have no replacement: delete and create
-    the subscription.
+    The times of the rows must be readable. Unreadable handlers are not replaced, because they are
+    removed with their worker. Unreadable filters of subscriptions are not replaced either: delete
+    the subscription and create it again.
 
     Args:
         conn: a connection with an open transaction.

@@ -1,8 +1,8 @@
-"""The rebase after a restore into another cluster: all events get places of this cluster.
+"""The rebase after a restore into another cluster: all events get places of the new cluster.
 
-A place contains a transaction id. A dump keeps the ids, and another cluster counts its own. An
-event with an id that the cluster has not reached would never settle, and new events would have
-places before it.
+A place contains a transaction id. A dump keeps the ids, but each cluster assigns its own ids. An
+event would not settle until the new cluster reached its id, and new events would have places before
+it.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ async def is_foreign(conn: Connection) -> bool:
 
 
 async def rebase(conn: Connection) -> Rebased:
-    """Move all events below all future ones, in the order of their positions.
+    """Move all events before all future events, in the order of their positions.
 
     The events of each job keep their order, because a position is assigned while the job's row is
-    locked. The order of events of several jobs may change. So old cursors are refused: the database
-    gets a new id and a new secret. A subscription continues before its first unacknowledged event,
-    and may receive some acknowledged events again. A subscription whose events were pruned unread
-    still reports that.
+    locked. The order of events across jobs can change, so the database gets a new id and a new
+    secret, and old cursors are rejected. A subscription continues before its first unacknowledged
+    event, and can receive some acknowledged events again. If unread events of a subscription were
+    pruned, the subscription still reports it.
 
     Args:
-        conn: a connection with a separate transaction. The function locks the tables
-            against writes.
+        conn: a connection with a separate transaction. The function locks the tables against
+            writes.
     """
     await conn.execute(_LOCK)
     # This compares with the old places of the events.

@@ -1,4 +1,4 @@
-"""Rows with unreadable times or numbers: see migration 0007."""
+"""The repair of rows with unreadable times or numbers. See migration 0007."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLAMPED: Final = ("jobs", "job_events")
 
 
 async def unvalidated(conn: Connection) -> Sequence[tuple[str, str]]:
-    """Return the constraints that older rows may break: (table, name)."""
+    """Return the constraints that older rows may violate, as (table, name)."""
     return [(row.table, row.name) for row in await conn.execute(_UNVALIDATED)]
 
 
@@ -24,7 +24,7 @@ async def validate(conn: Connection, *, table: str, name: str) -> bool:
     """Validate a constraint. Writers do not wait for it.
 
     Returns:
-        False if a row breaks it.
+        False if a row violates it.
     """
     # The identifiers come from PostgreSQL's catalog.
     await conn.execute(
@@ -43,8 +43,8 @@ async def drop_clamp(conn: Connection, *, table: str) -> None:
     """Drop the trigger of a table in which every row is sound.
 
     Args:
-        conn: a connection with a separate transaction. Locks on two tables could
-            deadlock with a service.
+        conn: a connection with a separate transaction. Locks on two tables could deadlock with a
+            service.
         table: one of `CLAMPED`.
     """
     if (table, f"{table}_times_check") in await unvalidated(conn):
@@ -55,9 +55,9 @@ async def drop_clamp(conn: Connection, *, table: str) -> None:
 
 
 async def clamp_rows(conn: Connection, *, table: str) -> int:
-    """Move unreadable times of a table to the nearest one that a submitter may request.
+    """Replace the unreadable times of a table with the nearest time that a submitter can request.
 
-    An unreadable timeout is dropped, so the timeout of the handler applies. No state changes.
+    An unreadable timeout is removed, so the handler's timeout applies. States do not change.
 
     Returns:
         The number of changed rows.

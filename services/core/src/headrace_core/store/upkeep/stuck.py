@@ -1,4 +1,4 @@
-"""The search for stuck jobs. Any job may appear stuck for a moment, so callers search twice."""
+"""The search for stuck jobs. Any job can appear stuck for a moment, so callers search twice."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _MOST = 1000
 
 
 class Stuck(NamedTuple):
-    """A job that waits for a service. Equal values of two searches mean that it did not change.
+    """A job that waits for a service. Two searches return equal values if it did not change.
 
     Attributes:
         check: the reason: `lease`, `due`, `deadline` or `delivery`.
         job_id: the job.
-        version: a number that grows with each of its transitions.
+        version: the number of the job's newest event; for `delivery`, the next attempt.
         text: a description.
     """
 
@@ -37,12 +37,12 @@ class Stuck(NamedTuple):
 async def find_stuck(conn: Connection, *, deadline_grace: timedelta) -> set[Stuck]:
     """Find stuck jobs.
 
-    These are RUNNING jobs without a live worker, jobs that are due or past their deadline, and the
-    first jobs of lanes if most slots of a pool that serves them are free.
+    Stuck jobs are RUNNING jobs without a live worker, jobs that are due or past their deadline, and
+    the first job of each lane that is served by a pool with mostly free slots.
 
     Args:
         conn: a connection, with or without a transaction.
-        deadline_grace: the time after its deadline in which a job may still run.
+        deadline_grace: the time after the deadline during which a job may still run.
     """
     rows = await conn.execute(_STUCK, {"grace": deadline_grace, "most": _MOST})
     found = {Stuck(row.broken, row.id, row.seq, row.detail) for row in rows}

@@ -1,4 +1,4 @@
-"""The search for rows with unreadable fields, by reading them as the services do."""
+"""Find rows with unreadable fields. The rows are read in the same way as in the services."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from headrace_core.store.sql.times import sound_interval, sound_number
 
 _LAST_ID = UUID(int=2**128 - 1)
 _LAST_SEQ: Final = 2**31 - 1
-# Events per page. A job may have many, with up to 64 KiB each.
+# Events per page. A job can have many events of up to 64 KiB each.
 _PAGE: Final = 1000
 
 
@@ -45,8 +45,8 @@ async def unreadable_rows(
 
     Args:
         conn: a connection, with or without a transaction.
-        after: the id before the first one.
-        last: the last id; None for all.
+        after: the id before the first job.
+        last: the last id; None for no limit.
         page: the number of events that one statement reads.
     """
     bounds = {"after": after, "last": last or _LAST_ID}
@@ -58,7 +58,7 @@ async def unreadable_rows(
     place = {"seq": _LAST_SEQ, "limit": page}
     while rows := await conn.execute(_EVENTS, bounds | place):
         for row in rows:
-            # The labels are the job's, and count once, with the job.
+            # The labels belong to the job, so they are reported only for the job.
             fields = [name for name in decode_event(row)[1] if name != "labels"]
             if fields:
                 name = f"event {row.seq} of job {row.job_id}"

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Until 0006 the functions had the schema `headrace`, and the tables another one.
+    # Until 0006, the functions were in the schema `headrace`, and the tables in another schema.
     tables = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
     for function in (_CHECK_FENCE, _COMPLETE):
         op.execute(sa.text(function.replace("{tables}", tables)))
@@ -23,10 +23,10 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION check_fence(uuid, integer)")
 
 
-# Both run with the rights of the tables' owner. So that no object of the caller can replace ours,
-# pg_temp is last in the path and every other name has its schema.
+# Both functions run with the rights of the tables' owner. To prevent objects of the caller from
+# replacing Headrace's objects, pg_temp is last in the path and all other names are qualified.
 #
-# The lock conflicts with FOR UPDATE alone, which each transition to another attempt takes first.
+# The lock conflicts only with FOR UPDATE, which each transition to another attempt takes first.
 _CHECK_FENCE = """
 CREATE FUNCTION {tables}.check_fence(job uuid, attempt integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -44,7 +44,7 @@ END
 $function$
 """
 
-# The same writes as those of a worker (store/jobs/end.py).
+# The function writes the same rows as a worker (store/jobs/end.py).
 _COMPLETE = """
 CREATE FUNCTION {tables}.complete(job uuid, attempt integer, result json) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

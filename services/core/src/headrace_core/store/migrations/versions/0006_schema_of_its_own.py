@@ -1,6 +1,7 @@
 """Functions for handlers in the schema of the tables.
 
-`migrate` moves the tables of older versions, which were in the first schema of the search path.
+Before this migration, `migrate` moves the tables of older versions from the first schema of the
+search path.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Keep the functions: those of 0004 have the same effect."""
+    """Keep the functions, which have the same effect as the functions of 0004."""
 
 
-# Both run with the rights of the tables' owner. So that no object of the caller can take the place
-# of ours, pg_temp is last in the path and every other name has its schema.
+# Both functions run with the rights of the tables' owner. To prevent objects of the caller from
+# replacing Headrace's objects, pg_temp is last in the path and all other names are qualified.
 #
-# The lock conflicts with FOR UPDATE alone, which each transition to another attempt takes first.
+# The lock conflicts only with FOR UPDATE, which each transition to another attempt takes first.
 _CHECK_FENCE = """
 CREATE OR REPLACE FUNCTION {tables}.check_fence(job uuid, attempt integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -45,7 +46,8 @@ END
 $function$
 """
 
-# The same writes as those of a worker. `COMPLETE_BODY` of store/jobs/complete.py is the same text.
+# The function writes the same rows as a worker. `COMPLETE_BODY` in store/jobs/complete.py is the
+# same text.
 _COMPLETE = """
 CREATE OR REPLACE FUNCTION {tables}.complete(job uuid, attempt integer, result json) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

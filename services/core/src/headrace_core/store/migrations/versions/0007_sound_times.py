@@ -1,9 +1,9 @@
-"""Constraints that refuse unreadable times, and requeues that lead to SCHEDULED.
+"""Constraints that reject unreadable times, and requeues that lead to SCHEDULED.
 
-Older rows may have such times. So the constraints begin as NOT VALID, and a trigger clamps the
-times of a job or an event when its row is updated: otherwise one such row would fail each statement
-that updates it together with others. `migrate` validates the constraints and drops the triggers
-when no such row is left (store/upkeep/sound.py).
+Older rows may have unreadable times, so the constraints begin as NOT VALID. A trigger clamps the
+times of a job or an event when its row is updated. Without the trigger, one such row would fail
+every statement that updates it together with other rows. `migrate` validates the constraints and
+drops the triggers when no such row is left (store/upkeep/sound.py).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def downgrade() -> None:
         if table in ("jobs", "job_events"):
             op.execute(f"DROP TRIGGER IF EXISTS {table}_clamp ON {table}")
             op.execute(f"DROP FUNCTION IF EXISTS clamp_{table}()")
-    # Fails when a job was requeued to SCHEDULED since.
+    # This fails if a job was requeued to SCHEDULED after the upgrade.
     _replace_steps("'queued'")
     op.execute("ALTER TABLE job_events VALIDATE CONSTRAINT job_events_step_check")
 
