@@ -167,7 +167,7 @@ class Jobs:
         return last or 0
 
     async def cancel(self, call: Call, job_id: JobId) -> Job:
-        """Cancel a waiting job, or ask the worker of a running one to end it.
+        """Cancel a waiting job, or ask the worker of a running job to end it.
 
         Raises:
             JobNotFound: the tenant has no such job.

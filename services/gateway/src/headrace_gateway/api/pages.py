@@ -14,7 +14,7 @@ class Page(Protocol[Item_contra]):
     """The items of one response, in the form of its transport."""
 
     def add(self, item: Item_contra) -> bool:
-        """Add an item; return False if the page has no room for it.
+        """Add an item; return False if it does not fit on the page.
 
         An empty page takes any item.
         """
@@ -42,7 +42,7 @@ async def fill_page(
             full.
 
     Returns:
-        The key of the last item of the page if more follow, else None.
+        The key of the last item on the page; None if no item follows.
     """
     added = 0
     while True:

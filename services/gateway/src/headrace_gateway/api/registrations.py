@@ -19,9 +19,9 @@ from headrace_core.store.workers import live_handlers
 from headrace_core.wake import Topic
 from headrace_gateway.api.payload_schema import KnownHandler
 
-# Age at which handlers are read again without a wake-up, in seconds.
+# Age at which handlers are reread without a wake-up, in seconds.
 _MAX_AGE: Final = 2.0
-# Age at which pools are read again, in seconds. Their running attempts change often.
+# Age at which pools are reread, in seconds. Their running attempts change often.
 _MAX_POOL_AGE: Final = 1.0
 # Time without a submit after which a tenant is dropped, in seconds.
 _IDLE: Final = 60.0

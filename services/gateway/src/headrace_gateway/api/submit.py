@@ -48,7 +48,7 @@ _GATHER: Final = 0.01
 class Prospect(NamedTuple):
     """Jobs that were only validated; a submit would create them.
 
-    The queues in `specs` are decided. `has_workers` is true if live workers run all types.
+    `specs` contains the final queues. `has_workers` is true if live workers run all types.
     """
 
     specs: Repeated[JobSpec]

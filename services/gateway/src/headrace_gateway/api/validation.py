@@ -35,7 +35,7 @@ MAX_FILTER_JOBS: Final = 10_000
 # A stream holds its filter in memory until the stream ends.
 MAX_FILTER_VALUES: Final = 1000
 MAX_CONSUMER: Final = 128
-# In seconds. A mark is cheap, but many streams send marks.
+# Limits of the idle interval, in seconds. A mark is cheap, but many streams send marks.
 MIN_IDLE_INTERVAL: Final = 1
 MAX_IDLE_INTERVAL: Final = 60
 
@@ -53,7 +53,7 @@ class Violations(list[Violation]):
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Add the violations of an InvalidRequest; re-raise it if there are no earlier ones."""
+        """Add the violations of an InvalidRequest; re-raise it if none were found before."""
         try:
             yield
         except InvalidRequest as error:

@@ -1,4 +1,4 @@
-"""A call: one request, with the principal that sent it and the tenant whose data it may reach."""
+"""A call: one request, with the principal that sent it and the tenant whose data it can access."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Call:
 
     Attributes:
         correlation_id: the request id of the call (`x-request-id`). Each log line of the
-            call contains it, and each job that the call submits. It differs from the `request_id`
-            of a submit, which is an idempotency key.
+            call and each job that the call submits contain it. It differs from the `request_id` of
+            a submit, which is an idempotency key.
         principal: the caller.
         tenant: the tenant whose data the call reads and changes.
         deadline: the time at which the caller gives up, by `time.monotonic()`; None for no limit.
@@ -42,5 +42,5 @@ class Call:
     metadata: Metadata = ()
 
     def time_remaining(self) -> float | None:
-        """Return the seconds until the deadline, at least 0; None if there is no deadline."""
+        """Return the seconds until the deadline, at least 0; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())

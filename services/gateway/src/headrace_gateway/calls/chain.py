@@ -73,7 +73,7 @@ class Chain:
         """Return a chain of the links with these names, in the order of this chain.
 
         Raises:
-            ChainError: a name is not in this chain, or a link needs one that is not in `names`.
+            ChainError: a name is not in this chain, or one of these links needs another link.
         """
         for name in names:
             if name not in {link.name for link in self.links}:

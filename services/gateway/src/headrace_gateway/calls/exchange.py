@@ -38,8 +38,8 @@ class Exchange:
     """The state of one request in the chain; each link adds its part.
 
     Args:
-        raw: the bytes of the request; for a method that streams requests, an iterator
-            of the bytes of each request.
+        raw: the bytes of the request; for a method that streams requests, an iterator of
+            the bytes of its requests.
         context: the gRPC context.
 
     Attributes:

@@ -14,7 +14,7 @@ from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
 REQUEST_ID: Final = "x-request-id"
 
-# Ids for the next calls. Generated one by one, they would add a tenth to the cost of a small call.
+# Ids for the next calls. Generated singly, each would be a tenth of the cost of an empty call.
 _SPARE: Final = 100
 _spare: list[bytes] = []
 

@@ -71,7 +71,7 @@ class Resets:
         if due:
             _log.info("calls_reset", calls=len(due))
         if len(keepers) < len(due):
-            # This version of grpc.aio keeps calls in other tasks; the connections keep them.
+            # This version of grpc.aio uses other tasks, so the connections keep these calls.
             _log.warning("calls_not_reset", calls=len(due) - len(keepers))
 
 

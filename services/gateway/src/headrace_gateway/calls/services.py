@@ -35,7 +35,7 @@ class Service:
 
     @property
     def full_name(self) -> str:
-        """The name in the paths of its methods."""
+        """The name of the service in method paths."""
         return self.name or str(self.descriptor.full_name)
 
 

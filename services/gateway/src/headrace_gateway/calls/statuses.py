@@ -222,7 +222,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
             return CallError(
                 grpc.StatusCode.INTERNAL,
                 _reason(error_pb2.ERROR_REASON_INTERNAL),
-                f"internal error of Headrace; its log has the details under {request_id}",
+                f"internal error; the log has the details under request id {request_id}",
                 {"request_id": request_id},
             )
 

@@ -141,7 +141,7 @@ class JobServicer:
     async def CancelJob(
         self, request: job_service_pb2.CancelJobRequest, call: Call
     ) -> job_service_pb2.CancelJobResponse:
-        """Cancel a waiting job, or ask the worker of a running one to end it."""
+        """Cancel a waiting job, or ask the worker of a running job to end it."""
         job = await self._jobs.cancel(call, _job_id(request))
         return job_service_pb2.CancelJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
 

@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-# A page ends before the item that would make it larger. A single item may be larger: a job has two
+# The maximum size of a page with several items. A single item may be larger: a job has two
 # documents, and the rest of it is smaller than 1 MiB.
 MAX_PAGE_BYTES: Final = 3 * 1024 * 1024
 
@@ -31,7 +31,7 @@ class MessagePage(Generic[Item_contra, M]):
         self._size = 0
 
     def add(self, item: Item_contra) -> bool:
-        """Add an item; return False if the page has no room for it."""
+        """Add an item; return False if it does not fit on the page."""
         message = self._convert(item)
         self._size += message.ByteSize()
         if self.messages and self._size > MAX_PAGE_BYTES:

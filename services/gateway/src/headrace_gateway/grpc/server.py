@@ -26,7 +26,7 @@ _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 # The full names of Headrace's services.
 SERVICES: Final = tuple(str(service.full_name) for service in (JOBS, HANDLERS, SUBSCRIPTIONS))
 
-# gRPC clients reject larger messages by default. Every response fits, whatever its jobs contain.
+# gRPC clients reject larger messages by default. Every response fits, regardless of its contents.
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 # gRPC itself rejects requests above this multiple of the limit, and calls with more metadata, as
 # RESOURCE_EXHAUSTED. Smaller excesses reach the link `sizes`, whose error names the limit.

@@ -97,8 +97,8 @@ class Gauges:
 
     Attributes:
         job_streams: open streams over one job.
-        filter_streams: open streams over many jobs, including those of subscriptions.
-        subscription_streams: open streams that receive a subscription.
+        filter_streams: open streams over many jobs, including subscription streams.
+        subscription_streams: open streams that receive the events of a subscription.
         standby_streams: standbys of subscriptions.
         resumes: streams that resumed after a cursor or a known event.
         catch_ups: overflows of a mailbox, after which its stream continued from PostgreSQL.

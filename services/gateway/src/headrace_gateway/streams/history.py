@@ -46,7 +46,7 @@ class Pruned(Exception):
 
 
 class History:
-    """Reads the past for all streams of the gateway, over a few connections.
+    """Reads past events for all streams of the gateway, over a limited number of connections.
 
     The limit leaves connections for the tail and the other calls when many streams resume at once.
 

@@ -17,7 +17,7 @@ class Keeper(Protocol):
     """Keeps the leases of a gateway."""
 
     async def acquire(self, lease: Lease) -> tuple[Acquired | None, float]:
-        """Try to acquire the subscription; return it, and the end of the lease."""
+        """Try to acquire the subscription; return it or None, and the end of the lease."""
 
     def close(self, lease: Lease) -> None:
         """Release a lease in the background."""
@@ -108,7 +108,7 @@ class Lease:
         return has_turn
 
     def check(self) -> None:
-        """Raise the error that ends the watch, if there is one.
+        """Raise the error that ends the watch, if any.
 
         Raises:
             SubscriptionTaken: another watch has acquired the subscription.

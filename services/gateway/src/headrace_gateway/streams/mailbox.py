@@ -43,7 +43,7 @@ class Mailbox:
 
     @property
     def oldest(self) -> float | None:
-        """The time of the oldest unsent event; None if there is no such event.
+        """The time of the oldest unsent event; None if all events were sent.
 
         Any thread may read it.
         """
@@ -101,7 +101,7 @@ class Mailbox:
         self._changed.set()
 
     def check(self) -> None:
-        """Raise the error that ends the stream, if there is one."""
+        """Raise the error that ends the stream, if any."""
         if self._error is not None:
             raise self._error
 

@@ -87,8 +87,8 @@ class FilterStream:
         self._idle = idle
         self._progress = progress
         self._clock = asyncio.get_running_loop().time
-        # The place up to which events were sent or do not match, the place of the last cursor, and
-        # the place at which the mailbox follows the past.
+        # All events up to `_place` were sent or do not match. The last cursor is at `_sent`. At
+        # `_meeting` the past ends and the events in the mailbox follow.
         self._place: Place = BEGINNING
         self._sent: Place = BEGINNING
         self._meeting: Place = BEGINNING

@@ -1,4 +1,4 @@
-"""Routes events to streams, at a cost that grows only with the streams that match."""
+"""Routes events to streams, at a cost that grows only with the number of matching streams."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class JobStream:
             self._live = False
             mailbox.reopen()
         elif events:
-            # A requeue may follow the terminal event; then the job has not ended.
+            # If a requeue follows the terminal event, the job has not ended.
             self._ended = events[-1].state in TERMINAL and not mailbox
         return events
 

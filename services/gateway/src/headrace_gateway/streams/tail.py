@@ -33,7 +33,7 @@ _log = structlog.get_logger()
 
 # The maximum number of events that one run reads.
 _PAGE: Final = 500
-# Maximum unsettled events in memory; others are read from PostgreSQL when they settle.
+# Maximum unsettled events in memory; the rest are read from PostgreSQL when they settle.
 _WINDOW: Final = 10_000
 
 # Cost of a run, in seconds: the minimum, the cost per event, and the maximum. The next run is due
@@ -71,7 +71,7 @@ class Pace:
 class Tail(Loop):
     """Reads the event log and routes it twice: when events are visible, and when they settle.
 
-    A wake-up is a hint that there are events. The tail knows its place in both views, so it loses
+    A wake-up is a hint that new events exist. The tail knows its place in both views, so it loses
     nothing during an outage of PostgreSQL. It repeats events only after an interrupted run, and
     streams skip the events that they have sent.
 

@@ -18,8 +18,9 @@ _ROOM_BYTES: Final = 16 * 1024 * 1024
 class Window:
     """Sorts events by their places.
 
-    It holds unsettled events while there is room. A full window drops all of them and remembers
-    the last transaction with missing events; these are read from PostgreSQL once they have settled.
+    It holds unsettled events up to its limits. A full window drops all events and remembers the
+    last transaction with missing events. The missing events are read from PostgreSQL once they
+    have settled.
 
     Args:
         room: the maximum number of events.
@@ -101,7 +102,7 @@ class Window:
         """Move after events that were read from PostgreSQL.
 
         Args:
-            place: the place of the last event; None if there are no events.
+            place: the place of the last event; None if none were read.
             found_all: True if no event is missing now.
         """
         if place is not None:
