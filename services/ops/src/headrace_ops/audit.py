@@ -92,7 +92,7 @@ class Auditor:
 
         Args:
             patience: seconds a job may wait before it counts as stuck; None if no service is
-                running, so that no job counts as stuck.
+                running, so no job counts as stuck.
 
         Raises:
             OtherSchema: the database has another schema version.
@@ -108,7 +108,7 @@ class Auditor:
         return self._found
 
     async def _is_standby(self) -> bool:
-        """Return whether the server is a standby, whose jobs may seem stuck because it lags."""
+        """Return whether the server is a standby; its lag can make jobs seem stuck."""
         async with self._database.statement() as connection:
             return await is_standby(connection)
 

@@ -26,7 +26,7 @@ def verify(
     The audit compares every job with its events,
     and finds orphaned rows and stuck jobs.
     It reads one snapshot of HEADRACE_DATABASE_URL, or of the database of `headrace up`.
-    It changes and blocks nothing, so the platform may be running.
+    It changes and blocks nothing, so you can run it while the platform is running.
     Exit codes: 0 all invariants hold, 1 an invariant is broken, 2 the audit failed.
 
     Args:

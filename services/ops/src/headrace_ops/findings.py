@@ -143,9 +143,9 @@ def _check_settings(server: DatabaseServer) -> Iterator[Finding]:
         return server.settings.get(name, "")
 
     for name, loss in (
-        ("fsync", "a crash of the machine may destroy the database"),
-        ("full_page_writes", "a crash of the machine may destroy the database"),
-        ("synchronous_commit", "a crash of the server may lose jobs that were acknowledged"),
+        ("fsync", "a crash of the machine can destroy the database"),
+        ("full_page_writes", "a crash of the machine can destroy the database"),
+        ("synchronous_commit", "a crash of the server can lose acknowledged jobs"),
     ):
         off = value(name) == "off"
         yield Finding(
@@ -196,9 +196,9 @@ def check_transactions(
     """Check the oldest transaction and the settled lag that it causes.
 
     Args:
-        oldest: the oldest transaction that this role may see.
+        oldest: the oldest transaction that this role can see.
         lag: the age of the oldest event that has not settled.
-        sees_others: whether this role may see the transactions of other roles.
+        sees_others: whether this role can see the transactions of other roles.
     """
     if oldest is None or oldest.age < timedelta(minutes=1):
         yield Finding(

@@ -33,7 +33,7 @@ class _Renew(Loop):
         database: stores the lead.
         term: the term of the leader.
         lease: seconds until the lead lapses without a renewal.
-        on_renewed: called with the time before each successful renewal, by the monotonic clock.
+        on_renewed: called after each successful renewal, with the monotonic time before it.
     """
 
     name = "renew"

@@ -39,8 +39,8 @@ def up(
         data: Folder for data, secrets and logs; default .headrace.
         ephemeral: Use a temporary folder for the data, and delete it at the end.
         gateway_port: Port of the API on 127.0.0.1; default 50051, 0 for any free port.
-        metrics_port: First port for metrics on 127.0.0.1. The gateway, the scheduler and the
-            workers use consecutive ports, in this order; 0 for any free ports.
+        metrics_port: First port for metrics on 127.0.0.1; 0 for any free ports.
+            Gateway, scheduler and workers use consecutive ports, in this order.
         handlers: Module with your own handlers; repeatable.
         log_format: Log format of the services.
         show_logs: Also print the logs to the terminal.

@@ -38,7 +38,7 @@ class Program:
         environment: the whole environment of the process.
         directory: the working directory; None for the working directory of this process.
         probe: returns whether the process serves, in bounded time.
-        prepare: called before each start; may block for some seconds.
+        prepare: called before each start; can block for a few seconds.
         start_timeout: seconds after the start within which the process must serve.
         postpones: whether the start may take longer, because the process waits for servers.
         stop_signal: the signal that stops the process.

@@ -276,7 +276,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             fallback="claiming from postgresql",
             exc_info=unexpected(fault),
         )
-        # A separate task, so that a hung Redis does not delay the jobs.
+        # Use a separate task, so a hung Redis does not delay the jobs.
         restored = asyncio.create_task(self._until_redis_is_available(), name="redis-is-available")
         self.without_redis = True
         try:

@@ -59,7 +59,7 @@ def configure(
             warnings of libraries are logged.
 
     Returns:
-        A function that restores this configuration after code that may have changed it.
+        A function that restores this configuration if other code has changed it.
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.types.Processor] = [

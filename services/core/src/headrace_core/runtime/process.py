@@ -61,7 +61,7 @@ def run_service(
 
     Args:
         name: the name of the service, for the logs.
-        create: creates the service, within the event loop.
+        create: creates the service, inside the running event loop.
         task_factory: creates the tasks of the event loop.
 
     Returns:

@@ -52,7 +52,7 @@ def unexpected(fault: Exception) -> Exception | None:
 def key(installation: UUID, *parts: str) -> str:
     """Return the name of a key: `headrace:{installation}:…`.
 
-    Several installations may share a Redis database.
+    Several installations can share a Redis database.
     """
     return ":".join(("headrace", installation.hex, *parts))
 

@@ -224,7 +224,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def problems(error: ValidationError) -> list[str]:
-    """Return a line for each invalid setting, without its value, which may be secret."""
+    """Return a line for each invalid setting, without its value, which can be secret."""
     return [
         # pydantic adds this prefix to the errors of our validators.
         _named(problem["loc"]) + problem["msg"].removeprefix("Value error, ")

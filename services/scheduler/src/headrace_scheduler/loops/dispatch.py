@@ -65,9 +65,9 @@ class _Page:
 class Dispatch(Loop):
     """Keeps the pools supplied with deliveries.
 
-    A delivery changes nothing in PostgreSQL. Only this object records unclaimed deliveries. A
-    new leader knows none of them and delivers again. The second delivery replaces the first in its
-    queue, or is refused at the claim.
+    A delivery changes nothing in PostgreSQL. Only this object records unclaimed deliveries. A new
+    leader has no record of them and delivers these jobs again. The second delivery replaces the
+    first in the queue, or its claim is refused.
 
     Args:
         database: the store.
@@ -113,7 +113,7 @@ class Dispatch(Loop):
 
     async def run_once(self) -> float:
         """Deliver jobs while pools have room; return the seconds until the next run."""
-        # This run may miss a slot that becomes free while it reads.
+        # This run can miss a slot that becomes free while it reads.
         self._supplied = False
         start = self._clock()
         delivered, whole = 0, False
@@ -138,7 +138,7 @@ class Dispatch(Loop):
             pause = _SHARE * page.capacity * elapsed / delivered
         else:
             pause = _PAUSE_PER_JOB * delivered
-        # Runs take at most half of the time.
+        # Runs use at most half of the time.
         self.pause = min(max(low, pause, duration), high)
 
     async def _deliver_page(self) -> _Page:

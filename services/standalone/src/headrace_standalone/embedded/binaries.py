@@ -50,7 +50,7 @@ def binaries(account: Account | None) -> Path:
         return installed / _BIN
     reasons = []
     for place in CACHES:
-        # Resolve links, so that later steps use the path that was checked.
+        # Resolve links, so later steps use the path that was checked.
         cache = place.parent.resolve() / place.name
         try:
             _make_private(cache, account)
@@ -76,7 +76,7 @@ def _copy(installed: Path, cache: Path) -> Path:
         for old in (draft, target):
             if old.exists():
                 shutil.rmtree(old)
-        # Private until it is finished: with a lax umask, other users could change files in it.
+        # The draft is private until it is complete: a lax umask would let others change its files.
         draft.mkdir(mode=0o700)
         for file in _files(installed):
             copied = draft / file.relative_to(installed)
@@ -99,7 +99,7 @@ def _make_private(cache: Path, account: Account) -> None:
         OSError: the folder cannot be created, or another user could change its content.
     """
     try:
-        # The umask may be too lax or too strict.
+        # The umask can be too lax or too strict.
         cache.mkdir(mode=0o755)
         cache.chmod(0o755)
     except FileExistsError:

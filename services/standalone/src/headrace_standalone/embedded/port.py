@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import socket
 
-# Below the ports of outgoing connections (from 32768 on Linux, from 49152 elsewhere). Otherwise a
-# client that retries a connection to a stopped server may get the port of the server as its local
+# The range is below the ports of outgoing connections (from 32768 on Linux, from 49152 elsewhere).
+# Otherwise a client that reconnects to a stopped server can get the server's port as its local
 # port, connect to itself, and block the restart of the server.
 _FIRST, _LAST = 20_000, 32_767
 

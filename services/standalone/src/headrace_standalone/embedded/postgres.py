@@ -197,8 +197,8 @@ class EmbeddedPostgres:
     def _end_leftover(self) -> None:
         """End a server of this folder that has outlived its supervisor, and remove its pid file.
 
-        A pid file of an ended server is removed too: another process may have its process id now,
-        and PostgreSQL would refuse to start. The folder is locked, so no other server can start.
+        The pid file of an ended server is removed too: if another process has the same process id
+        now, PostgreSQL refuses to start. The folder is locked, so no other server can start.
         """
         pid_file = self._data / "postmaster.pid"
         try:
@@ -228,7 +228,7 @@ class EmbeddedPostgres:
         try:
             return Path(server.cwd()) == self._data.resolve()
         except psutil.AccessDenied:
-            # Root in a container may not inspect another user's process. The port identifies it.
+            # In some containers, root cannot inspect this process. The port identifies it.
             return server.name() == "postgres" and f"port={lines[3]}" in server.cmdline()
 
 
