@@ -35,7 +35,7 @@ async def fill_page(
         page: receives the items in order.
         read: reads up to a number of items after a key; returns the items, and True if no item
             follows.
-        key: the key of an item.
+        key: returns the key of an item.
         after: the key to start after.
         size: the maximum number of items on the page.
         step: the maximum number of items per read. A small step wastes fewer items when the page is

@@ -268,7 +268,7 @@ def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
 
 
 def _most(counts: Mapping[str, Mapping[JobState, int]]) -> Sequence[str]:
-    """Return the names with the most jobs, sorted; as many as fit into a response."""
+    """Return up to `_MAX_COUNTED` names, sorted: the names with the most jobs."""
     return sorted(nlargest(_MAX_COUNTED, counts, key=lambda name: sum(counts[name].values())))
 
 

@@ -28,7 +28,7 @@ class JobPage:
         events: the events, in order.
         complete: True if no event follows.
         ended: True if the job has ended and no event follows.
-        last_seq: the number of the last event in this page, or before it if the page is empty.
+        last_seq: the number of the last event up to the end of this page.
     """
 
     events: Sequence[JobEvent]

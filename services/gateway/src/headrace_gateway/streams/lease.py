@@ -57,7 +57,7 @@ class Lease:
 
     @property
     def waits(self) -> bool:
-        """True if it waits for its turn."""
+        """True if the watch waits for its turn."""
         return self.acquired is None and not self.is_acquiring and self._error is None
 
     @property
@@ -67,7 +67,7 @@ class Lease:
 
     @property
     def has_tried(self) -> bool:
-        """True if it has tried to acquire, so PostgreSQL may have a lease of the watch."""
+        """True if the watch has tried to acquire, so PostgreSQL may have its lease."""
         return self._has_tried
 
     async def acquire(self) -> Acquired | None:

@@ -36,8 +36,8 @@ class Mailbox:
         self._error: HeadraceError | None = None
         # True after the mailbox has dropped events. It then accepts none until it is reopened.
         self.overflowed = False
-        # For the lag of the stream, in seconds since 1970 by the database's clock: the time of the
-        # oldest dropped event until the stream has caught up, and of the oldest event being sent.
+        # Times for the lag of the stream, in seconds since 1970 by the database's clock: the oldest
+        # dropped event, until the stream has caught up; and the oldest event that is being sent.
         self.oldest_dropped: float | None = None
         self.oldest_sending: float | None = None
 

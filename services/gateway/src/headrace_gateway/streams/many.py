@@ -43,7 +43,7 @@ class WatchPage:
 
 
 class FilterStream:
-    """Follows all jobs that match: the past from PostgreSQL, then the events that the tail routes.
+    """Follows jobs that match a filter: the past from PostgreSQL, then events that the tail routes.
 
     Both sources supply settled events in the order of their places. They meet at the place of the
     tail when the mailbox was opened: earlier events are read from PostgreSQL, and later events

@@ -38,7 +38,7 @@ class Recent:
         self._characters = 0
 
     def page(self, *, after: Place, through: Place, limit: int) -> EventPage | None:
-        """Return up to `limit` events after `after` and up to `through`; None if they are not held.
+        """Return up to `limit` events after `after` and up to `through`; None if not in memory.
 
         Like a page from PostgreSQL, it ends early at `PAGE_BYTES`.
         """

@@ -91,7 +91,7 @@ class JobStream:
                         self._gauges.count_sent(packed)
 
     async def _past(self, mailbox: Mailbox) -> Sequence[JobEvent]:
-        """Return a page of the events after the last sent one."""
+        """Return a page of the events after the last sent event."""
         mailbox.check()
         page = await self._history.of_job(
             tenant=self._tenant, job_id=self._job_id, after_seq=self._last_seq

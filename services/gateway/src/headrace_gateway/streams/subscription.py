@@ -56,7 +56,7 @@ class SubscriptionStream:
             SubscriptionNotFound: no subscription has this name, or it was deleted.
             SubscriptionTaken: another consumer or a newer watch of this consumer has taken over.
             CursorExpired: unacknowledged events were pruned.
-            Unavailable: PostgreSQL cannot be read, or the lease lapsed during its outage.
+            Unavailable: PostgreSQL cannot be read, or the lease lapsed during an outage.
             ShuttingDown: the gateway is shutting down.
         """
         with self._leases.of_watch(

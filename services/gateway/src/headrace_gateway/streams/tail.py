@@ -69,7 +69,7 @@ class Pace:
 
 
 class Tail(Loop):
-    """Reads the event log and routes it twice: when events are visible, and when they settle.
+    """Reads the event log and routes each event twice: when it is visible, and when it settles.
 
     A wake-up is a hint that new events exist. The tail knows its place in both views, so it loses
     nothing during an outage of PostgreSQL. It repeats events only after an interrupted run, and
@@ -110,8 +110,9 @@ class Tail(Loop):
         # The number of events that the last run found.
         self._found = 0
         self._seen: Seen | None = None
-        # Set while the tail reads events; and the time at which it was first without streams.
+        # Set while the tail reads events.
         self._active = asyncio.Event()
+        # The time of the first run without streams; None while streams are open.
         self._unused_since: float | None = None
         # The newest transaction when an event was first found unsettled, and the time of that run.
         self._unsettled: tuple[int, float] | None = None
