@@ -228,7 +228,7 @@ class Unavailable(HeadraceError):
     def cause(self) -> str:
         """The driver's error, for the log, such as a full disk or a wrong password.
 
-        It is the first line of the message. Other lines may quote rows, which hold payloads.
+        Only the first line of the message is returned. Other lines can quote rows with payloads.
         """
         cause = self.__cause__
         if cause is None:

@@ -20,7 +20,7 @@ _HALVES = struct.Struct(">QQ")
 
 
 def uuid7() -> UUID:
-    """Return a new UUIDv7, larger than every earlier one of this process.
+    """Return a new UUIDv7, larger than all earlier UUIDs of this process.
 
     The 12 bits after the milliseconds hold the fraction of the millisecond (method 3 of RFC 9562,
     section 6.2). If the clock stops or steps back, they are incremented.

@@ -64,7 +64,7 @@ TIME_RULE: Final = "must be a time from 1970-01-01T00:00:00Z to 9999-12-30T23:59
 MAX_TIMEOUT: Final = timedelta(days=7)
 MAX_BACKOFF: Final = timedelta(days=7)
 
-# The longest duration that the definition of a handler may set.
+# The longest duration that the definition of a handler can set.
 MAX_DURATION: Final = timedelta(days=3650)
 
 

@@ -17,7 +17,7 @@ U = TypeVar("U")
 
 @dataclass(frozen=True, slots=True)
 class Repeated(Generic[T]):
-    """A sequence that stores each of its distinct items once.
+    """A sequence that stores each distinct item once.
 
     The jobs of a batch usually differ only in their payloads. `map` processes the other fields
     once for each distinct item.

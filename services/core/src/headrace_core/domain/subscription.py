@@ -28,7 +28,7 @@ class Subscription:
         epoch: a number that increases with each change of the consumer.
         xid: with `position`, the place up to which all events are acknowledged.
         position: see `xid`.
-        create_time: the time of its creation.
+        create_time: the time of creation.
         ack_time: the time of the last acknowledgement.
         lag: the age of the oldest unacknowledged event; None if there is no such event.
         unreadable: the stored fields that cannot be decoded. They are None here.

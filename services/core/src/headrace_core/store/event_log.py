@@ -167,7 +167,7 @@ async def list_events(
         limit: the maximum number of events. The page ends earlier at `PAGE_BYTES`.
 
     Raises:
-        JobNotFound: the tenant has no such job.
+        JobNotFound: the tenant does not have this job.
     """
     page = {"tenant": tenant, "id": job_id, "after_seq": after_seq, "limit": limit}
     return await _list(conn, _HISTORY, page)
@@ -302,7 +302,7 @@ def _snapshot(head: str, sent: float) -> Snapshot:
 
 def _page(rows: Sequence[Row], limit: int) -> EventPage:
     return EventPage(
-        # The job of an old event may have been pruned. The event still counts as a row of the page.
+        # The job of an old event may have been pruned. Such an event still counts for the page.
         events=[to_event(row) for row in rows if row["job_type"] is not None],
         end=(rows[-1]["xid"], rows[-1]["position"]) if rows else None,
         complete=not rows or len(rows) == rows[0]["found"] < limit,

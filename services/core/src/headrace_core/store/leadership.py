@@ -72,7 +72,7 @@ _GIVE_UP = text("""
     WHERE singleton AND holder = :holder
 """)
 
-# One row while the term `:term` lasts, and none afterwards. Each statement reads it once.
+# This returns one row during the term `:term`, and no row afterwards. Each statement reads it once.
 CURRENT_TERM = """current_term AS MATERIALIZED (
         SELECT term FROM leadership
         WHERE singleton AND term = :term AND lease_expire_time > clock_timestamp()

@@ -1,4 +1,4 @@
-"""Retention: jobs that ended long ago are removed with their events.
+"""Retention: the removal of jobs that ended long ago, with their events.
 
 A prune deletes events and moves the start of the log in one transaction. A reader can therefore
 read a page of the log, then the start, and compare them to check that the page was complete.
@@ -16,7 +16,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.leadership import CURRENT_TERM, of_term
 from headrace_core.store.sql.connection import Connection
 
-# The approximate number of events that one transaction removes; at most twice as many.
+# The approximate number of events that one transaction removes. The maximum is twice this number.
 MAX_EVENTS = 5_000
 
 

@@ -32,7 +32,7 @@ async def get_job(conn: Connection, *, tenant: str, job_id: JobId, full: bool) -
     """Return a job.
 
     Raises:
-        JobNotFound: the tenant has no such job.
+        JobNotFound: the tenant does not have this job.
     """
     statement = _GET_FULL if full else _GET_BASIC
     row = (await conn.execute(statement, {"tenant": tenant, "id": job_id})).one_or_none()
@@ -48,7 +48,7 @@ async def lock_job(conn: Connection, *, tenant: str, job_id: JobId) -> None:
     during the wait for the lock.
 
     Raises:
-        JobNotFound: the tenant has no such job.
+        JobNotFound: the tenant does not have this job.
     """
     locked = await conn.execute(_LOCK, {"tenant": tenant, "id": job_id})
     if locked.one_or_none() is None:

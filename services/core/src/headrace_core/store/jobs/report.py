@@ -50,8 +50,8 @@ async def count_reports(conn: Connection, key: AttemptKey) -> int:
     return count
 
 
-# The lock that a report takes. A handler's `check_fence` does not block it: the handler may be
-# waiting for this answer.
+# The same lock as for a report. It does not wait for a handler's `check_fence`, because the handler
+# may be waiting for this answer.
 _LOCK = text("SELECT FROM jobs WHERE id = :id FOR NO KEY UPDATE")
 
 _COUNT = text("""

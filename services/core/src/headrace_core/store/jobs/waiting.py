@@ -77,7 +77,7 @@ async def ready_heads(
             whole=len(row.ids) < row.size,
         )
         for row in rows
-        # The jobs of a lane may be claimed during the statement.
+        # The jobs of a lane can be claimed during the statement.
         if row.ids
     ]
 

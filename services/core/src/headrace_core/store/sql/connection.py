@@ -130,7 +130,7 @@ class Connection:
         return [row[0] for row in await self.execute(statement, parameters)]
 
     async def rollback(self) -> None:
-        """Roll the transaction back. The end of its block then commits nothing."""
+        """Roll the transaction back. `commit` then does nothing."""
         self._open = False
         await self._driver.execute("ROLLBACK")
 

@@ -49,7 +49,7 @@ class Database:
         application: the name of the connections in pg_stat_activity.
         bounded: whether statements have a time limit and idle transactions are ended. Maintenance
             is not bounded.
-        writes: whether a standby is refused. If the URL has several hosts, the primary is used in
+        writes: whether to reject a standby. If the URL has several hosts, the primary is used in
             either case.
         timeout: the time limit of a statement, in seconds. A shorter limit in the settings wins.
     """
@@ -270,7 +270,7 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
 
     Args:
         settings: the URL. docs/production.md lists its options.
-        writes: whether a standby is refused. If the URL has several hosts, the primary is used in
+        writes: whether to reject a standby. If the URL has several hosts, the primary is used in
             either case.
     """
     options = database_options(settings.database_url.get_secret_value())
@@ -284,7 +284,7 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
         arguments["ssl"] = ssl.create_default_context()
     if options.get("target_session_attrs", "any") == "any":
         several = "," in urlsplit(settings.postgresql_url).netloc or "," in options.get("host", "")
-        # A standby may lag for any time, so reads use the primary as well.
+        # The lag of a standby has no limit, so reads use the primary as well.
         arguments["target_session_attrs"] = "primary" if writes or several else "any"
     return arguments
 

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 class Overloaded(Unavailable):
-    """Too many writes are waiting for the database. The caller may retry."""
+    """Too many writes are waiting for the database. The caller can retry."""
 
     def __init__(self) -> None:
         super().__init__("postgresql")
@@ -50,7 +50,7 @@ class GroupCommit(Generic[Item, Result]):
         max_batch: the maximum number of items in a batch.
         max_pending: the maximum number of unfinished items, including those being committed.
         weigh: returns the weight of an item, in the unit of both weight limits.
-        max_batch_weight: the weight at which a batch is full. A single item may be heavier.
+        max_batch_weight: the weight at which a batch is full. A single item can be heavier.
         max_pending_weight: the maximum weight of all unfinished items.
         gather: the longest time that a batch waits for more items, in seconds. Batches wait only
             if the last commit and the queue contain at least `_CROWD` items.

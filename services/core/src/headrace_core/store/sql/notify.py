@@ -29,7 +29,7 @@ async def listen(
     Args:
         database: the database to connect to.
         channels: the channels.
-        on_notify: called with all channels once listening begins, and then with the channel of each
+        on_notify: called with all channels when listening begins, and then with the channel of each
             notification. It must not block.
         probe: seconds between two checks of the connection. It is also the time limit of each check
             and of the LISTEN statements.

@@ -43,7 +43,7 @@ class Xid8(UserDefinedType[int]):
 
 
 def in_list(values: Any) -> str:
-    """Return trusted values as the inside of an IN (…), such as `'a', 'b'`."""
+    """Return trusted values as the list inside IN (…), such as `'a', 'b'`."""
     return ", ".join(f"'{value}'" for value in values)
 
 
@@ -338,8 +338,8 @@ leadership = Table(
     CheckConstraint(SOUND["leadership"], name="times"),
 )
 
-# The start of a tenant's part of the event log: events up to this place may have been pruned.
-# Without a row, no event was pruned.
+# The start of a tenant's part of the event log. Events up to this place may have been pruned. If a
+# tenant has no row, none of its events were pruned.
 event_log = Table(
     "event_log",
     metadata,

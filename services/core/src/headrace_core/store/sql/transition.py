@@ -3,14 +3,15 @@
 A statement is a list of CTEs: `before`, the selection that locks the rows, the guarded UPDATE, the
 INSERT of the events, and `then`. The declarations are in `store/jobs/`. To add a feature:
 
-- To fire a schedule: give `Creation` one more CTE in `before`, which advances the schedule and
-  returns the columns of its job, and select `input` from it. If the CTE returns no row, no job is
-  created. `submit_batch` creates the row of its batch this way.
+- To fire a schedule: add a CTE to `before` of `Creation`. The CTE advances the schedule and returns
+  the columns of its job. Select `input` from it. If the CTE returns no row, no job is created.
+  `submit_batch` creates the row of its batch this way.
 - To release the jobs that wait for a job: declare a second `Transition`. Its selection joins the
   changed rows of the first transition (by its `name`). Pass the `ctes` of the second transition to
   the first one as `then`. `promote` counts its rows in such a CTE.
 
-Each CTE reads the database as it was before the statement, so no row of jobs may change twice.
+Each CTE reads the database as it was before the statement, so a statement must not change a row of
+jobs twice.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class Transition:
         schema: the schema of the tables and a dot, for a function without a search path.
 
     Raises:
-        ValueError: the declaration contradicts the lifecycle, or has no guard or lock.
+        ValueError: the declaration contradicts the lifecycle, or the guard or lock is missing.
     """
 
     __slots__ = ("ctes", "events", "sql", "statement")

@@ -41,7 +41,7 @@ class UnreadableRow(NamedTuple):
 async def unreadable_rows(
     conn: Connection, *, after: UUID, last: UUID | None, page: int = _PAGE
 ) -> list[UnreadableRow]:
-    """Return the unreadable jobs with ids above `after` and up to `last`, and unreadable events.
+    """Return the unreadable jobs and events with job ids above `after`, up to `last`.
 
     Args:
         conn: a connection, with or without a transaction.
