@@ -113,7 +113,7 @@ async def _check_database(connection: Connection, settings: Settings) -> list[Fi
     )
     found.append(schema)
     if schema.level is not Level.OK:
-        # The other checks need the tables of this version.
+        # The remaining checks need the tables of this version.
         return found
     found += findings.check_transactions(
         await diagnosis.oldest_transaction(connection),

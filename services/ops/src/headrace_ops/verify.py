@@ -43,7 +43,7 @@ RULES: Final[Mapping[str, str]] = {
     "deadline": "jobs past their deadline have ended",
     "delivery": "QUEUED jobs are delivered while workers have free slots",
 }
-# Advice for breaches that have a remedy. All others are damage.
+# Advice for breaches that have a remedy. All other breaches are damage.
 _ADVICE: Final[Mapping[str, str]] = {
     "log": "If the database was restored, run: python -m headrace_core migrate --restored",
     "size": "An older version stored this progress. Lists and streams omit its counters.",

@@ -1,1 +1,1 @@
-"""Headrace's scheduler: one leader runs the loops, all others are standbys."""
+"""Headrace's scheduler: one leader runs the loops, and the other schedulers are standbys."""

@@ -16,8 +16,8 @@ def metrics_addresses(
     """Return `host:port` for each process that serves metrics, by its name.
 
     With `port`, every process serves metrics on 127.0.0.1: the gateway on this port, the scheduler
-    and the workers on the next ones. Otherwise HEADRACE_GATEWAY_METRICS_ADDRESS and
-    its counterparts apply; the first worker uses the configured port, the others the next ones.
+    and the workers on the next ports. Otherwise HEADRACE_GATEWAY_METRICS_ADDRESS and its
+    counterparts apply: the first worker uses the configured port, the other workers the next ports.
     Port 0 selects a free port for each process.
 
     Args:

@@ -1,4 +1,4 @@
-"""The migration of the database, in its own process."""
+"""Migrates the database, in a separate process."""
 
 from __future__ import annotations
 

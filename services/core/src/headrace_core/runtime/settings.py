@@ -28,7 +28,7 @@ _SERVICES = ("gateway", "scheduler", "worker")
 class Settings(BaseSettings):
     """The settings of all services, read from the environment.
 
-    Durations are seconds, sizes are bytes, addresses are `host:port` (port 0: any free one).
+    Durations are seconds, sizes are bytes, addresses are `host:port` (port 0: any free port).
 
     Raises:
         pydantic.ValidationError: a value is malformed, or two values contradict each other.

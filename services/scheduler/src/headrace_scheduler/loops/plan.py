@@ -27,7 +27,7 @@ class Plan:
 def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) -> Plan:
     """Assign jobs to pools by rank.
 
-    A job is assigned to the pool with the most room among those that serve its lane. A job without
+    The pool with the most room that serves the lane of a job gets the job. A job without
     room is skipped, so it does not delay the jobs of other pools.
 
     Args:

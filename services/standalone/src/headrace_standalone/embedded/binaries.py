@@ -76,7 +76,7 @@ def _copy(installed: Path, cache: Path) -> Path:
         for old in (draft, target):
             if old.exists():
                 shutil.rmtree(old)
-        # The draft is private until it is complete: a lax umask would let others change its files.
+        # The draft is private until it is complete: a lax umask would let other users change it.
         draft.mkdir(mode=0o700)
         for file in _files(installed):
             copied = draft / file.relative_to(installed)
