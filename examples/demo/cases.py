@@ -131,7 +131,7 @@ def _labelled(label: str) -> Callable[[Any], bool]:
 
 
 def _penguins() -> Path:
-    """Return the file with raw measurements of penguins in Antarctica, from a PyPI package.
+    """Return the file with raw measurements of Antarctic penguins, which a PyPI package contains.
 
     K. Gorman, T. Williams, W. Fraser, "Ecological Sexual Dimorphism and Environmental Variability
     within a Community of Antarctic Penguins", PLoS ONE 9(3), 2014.

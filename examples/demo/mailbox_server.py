@@ -37,7 +37,7 @@ class Mailbox:
             yield mailbox
 
     async def handle_DATA(self, _: SMTP, __: Session, envelope: Envelope) -> str:  # noqa: N802
-        """Store a mail; aiosmtpd calls this method by its name."""
+        """Store a mail; aiosmtpd finds this method by its name."""
         content = envelope.content
         assert isinstance(content, bytes)
         number = len(list(self.folder.iterdir())) + 1

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-# Time limits of start and stop, in seconds; far longer than needed.
+# Time limits of start and stop, in seconds; much longer than needed.
 _START_S = 60
 _STOP_S = 30
 

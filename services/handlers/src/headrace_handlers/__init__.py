@@ -1,4 +1,4 @@
-"""The built-in handlers of Headrace; a worker finds them by entry points.
+"""The built-in handlers of Headrace; a worker finds them through entry points.
 
 | type | effect | settings |
 |---|---|---|

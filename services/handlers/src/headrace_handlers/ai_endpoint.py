@@ -65,7 +65,7 @@ async def complete(
         model: the name of the model.
         timeout: the maximum wait for a connection and for each piece of the response, in seconds.
         system: the instruction; empty for none.
-        user: the text or the question.
+        user: the text or question.
         max_tokens: the maximum length of the response; None for the model's default.
         temperature: the temperature; None for the model's default.
 

@@ -1,4 +1,4 @@
-"""The sentiment of English sentences from a lexicon, without a model or a network.
+"""Determine the sentiment of English sentences with a lexicon, without a model or a network.
 
 VADER: C.J. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
 Social Media Text", ICWSM 2014. The thresholds of the compound score are from the authors.

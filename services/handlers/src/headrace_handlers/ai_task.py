@@ -1,7 +1,7 @@
 """Tasks for a language model: sentiment, classification, summary, a free prompt.
 
-With an endpoint (HEADRACE_AI_BASE_URL), ai_endpoint calls its model. Without one, the local lexicon
-of ai_lexicon determines the sentiment, and the result contains a note.
+If an endpoint is set (HEADRACE_AI_BASE_URL), ai_endpoint calls its model. Otherwise the lexicon in
+ai_lexicon determines the sentiment, and the result contains a note.
 """
 
 from __future__ import annotations

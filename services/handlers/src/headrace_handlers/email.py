@@ -1,6 +1,6 @@
-"""Mails by SMTP.
+"""Send mail by SMTP. A retry sends the same Message-ID, derived from the job id, so mailboxes can
 
-A retry sends the same Message-ID, derived from the job id, so mailboxes can detect duplicates.
+detect duplicates.
 """
 
 # ruff: noqa: E402 - the check comes before the imports that need it
@@ -246,7 +246,7 @@ def _compose(mail: Mail, *, sender: str, message_id: str) -> EmailMessage:
     """
     try:
         message = _message(mail, sender=sender, message_id=message_id)
-        # Headers are folded here, and the email package refuses some of them.
+        # Headers are folded here, and the email package rejects some of them.
         message.as_bytes()
     except (ValueError, LookupError, TypeError, AttributeError, MessageError) as error:
         raise Fail(f"the mail cannot be written: {error}", type="InvalidMail") from error
@@ -274,7 +274,7 @@ def _message(mail: Mail, *, sender: str, message_id: str) -> EmailMessage:
 
 
 def _address(address: str, name: str = "") -> Address:
-    # addr_spec would refuse addresses outside ASCII.
+    # addr_spec would reject addresses outside ASCII.
     user, _, domain = address.rpartition("@")
     return Address(name, user, domain)
 

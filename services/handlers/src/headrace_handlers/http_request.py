@@ -1,4 +1,4 @@
-"""Calls of web services, such as webhooks."""
+"""Call web services, such as webhooks."""
 
 # ruff: noqa: E402 - the check comes before the imports that need it
 from __future__ import annotations
@@ -79,10 +79,10 @@ HeaderValue = Annotated[str, Meta(pattern=r"^[^\r\n\x00]*$", max_length=8000)]
 class HttpSettings(BaseSettings):
     """The allowed hosts and networks, and the size limit of responses.
 
-    `allowed_hosts` is a comma list: `hooks.example.org` is that host at any port,
-    `hooks.example.org:8443` only at this port, `*.example.org` any host below it, `*` every host.
-    `allowed_networks` is a comma list of networks such as `10.1.0.0/16` that are allowed although
-    they are not public. An address in `allowed_hosts` does not need a network.
+    `allowed_hosts` is a comma-separated list: `hooks.example.org` allows this host at any port,
+    `hooks.example.org:8443` only at this port, `*.example.org` any subdomain, `*` every host.
+    `allowed_networks` is a comma-separated list of networks such as `10.1.0.0/16` that are allowed
+    although they are not public. An address in `allowed_hosts` does not need a network.
     """
 
     model_config = SettingsConfigDict(

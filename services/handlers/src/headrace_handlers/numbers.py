@@ -96,7 +96,7 @@ def cube_sum(numbers: Numbers, ctx: SyncContext) -> Sum:
 def sum_range(numbers: Range, ctx: SyncContext) -> RangeSum:
     """Add the integers from start to end, both included, one by one.
 
-    A closed formula would take a microsecond. This handler demonstrates a long computation with
+    A formula would take a microsecond. This handler demonstrates a long computation with
     progress, cancellation and timeout.
     """
     total = 0

@@ -50,7 +50,7 @@ class Drain:
         """Drain the worker.
 
         Args:
-            until: the end of the grace, on the event loop's clock.
+            until: the end of the grace period, on the event loop's clock.
             consumer: the loop that consumes deliveries.
             loops: the other loops, which run until all attempts have ended.
         """

@@ -53,7 +53,7 @@ class Lease(Loop):
         counts: counts the losses.
 
     Attributes:
-        draining: True to report in heartbeats that the worker drains.
+        draining: True to report in heartbeats that the worker is draining.
         wake: ends the wait for the next heartbeat.
     """
 

@@ -49,7 +49,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levels:
-    """The state of a worker at the time of a scrape.
+    """The state of a worker when Prometheus scrapes it.
 
     Args:
         running: returns the number of attempts in flight. It must return immediately.

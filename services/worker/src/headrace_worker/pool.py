@@ -29,7 +29,7 @@ def pool_of(settings: Settings, handlers: Registry) -> Pool:
 
 
 def describe_worker(pool: Pool, handlers: Registry) -> NewWorker:
-    """Return the row of a worker that registers now, under a new id."""
+    """Return the row for a worker that is about to register, with a new id."""
     return NewWorker(
         id=WorkerId(uuid7()),
         tenant=pool.tenant,

@@ -43,7 +43,7 @@ _LOOP_TIMING: Final = loop.Timing(retry=(0.2, 0.6))
 
 
 class WorkerService:
-    """The worker service: wires its parts, starts them and drains them.
+    """The worker service: connects its parts, starts them and drains them.
 
     Args:
         settings: servers, slots, lease and limits.
@@ -175,7 +175,7 @@ class WorkerService:
         _log.info("worker_started", port=self.port, pool=self._pool.name, types=len(self._handlers))
 
     async def stop(self) -> None:
-        """Drain: stop claiming, wait for attempts during the grace, and hand back the rest.
+        """Drain: stop claiming, wait for attempts until the grace is over, and hand back the rest.
 
         A stop takes at most the grace plus two seconds, even if a part hangs.
         """
@@ -188,7 +188,7 @@ class WorkerService:
                     await self._drain.run(deadline, consumer=self._consumer, loops=self._loops)
                 await self._close()
         except TimeoutError:
-            # Recovery takes the remaining attempts back. The exit closes the connections.
+            # Recovery takes the remaining attempts back. The process exit closes the connections.
             _log.warning("worker_stop_cut_short", running=len(self._slots))
         await self._metrics.stop()
         if self._watchdog is not None:
@@ -261,7 +261,7 @@ class WorkerService:
 
 
 class _Consume(Loop):
-    """Consumes deliveries in a single run, which ends only after a fault."""
+    """Consumes deliveries in a single run that ends only after a fault."""
 
     name = "deliveries"
 

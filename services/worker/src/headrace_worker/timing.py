@@ -15,7 +15,7 @@ class Timing:
             of its job. The pause doubles from the first value to the second.
         merge: the interval in which progress of one attempt is merged: ten events per second.
         process_exit: the time for a process that has closed its output to exit on its own.
-        process_reap: the time for a killed process to disappear.
+        process_reap: the time for a killed process to be reaped.
         drain_grace: the time for a handler to end when the grace of a drain is over.
         hand_back: the time limit of each step of a drain that writes to PostgreSQL or Redis.
         task_end: the time limit for background tasks to end in a drain.

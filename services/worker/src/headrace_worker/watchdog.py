@@ -1,7 +1,7 @@
-"""The watchdog: ends a worker whose event loop is blocked.
+"""The watchdog, which ends a worker whose event loop is blocked.
 
 While the loop is blocked, the process renews no lease, receives no cancellation and handles no
-signal. Other workers run its jobs, and its supervisor restarts it.
+signal. After its end, other workers run its jobs, and its supervisor restarts it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Table cleaning: read CSV or Parquet, write a cleaned file and a quality report.
 
 All files are in one folder, HEADRACE_FILES_ROOT. The same input and options give the same output,
-so a repeated attempt is harmless. A table needs many times its size in memory, so each job runs in
-a separate process with a memory limit.
+so a repeated attempt is harmless. A table needs many times its file size in memory, so each job
+runs in a separate process with a memory limit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Conversion of values to a declared type. Unreadable values become missing."""
+"""Convert values to a declared type. Unreadable values become missing values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ZONED = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 
 
 def typed(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl.Series:
-    """Return the column with its values read as `kind`; None leaves them unchanged.
+    """Return the column with its values converted to `kind`; None leaves them unchanged.
 
     Raises:
         polars.exceptions.PolarsError: the type of the column has no conversion (for example,

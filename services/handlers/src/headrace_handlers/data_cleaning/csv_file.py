@@ -69,7 +69,7 @@ def _unpack(source: gzip.GzipFile, name: str) -> bytes:
 
 
 class _Checks:
-    """The checks of a text that is passed in pieces."""
+    """The checks for a text that arrives in pieces."""
 
     def __init__(self, name: str, *, separator: bytes, max_bytes: int) -> None:
         self._name = name

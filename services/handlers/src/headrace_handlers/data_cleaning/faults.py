@@ -46,7 +46,7 @@ def too_many_columns(name: str, limit: int) -> Fail:
 
 @contextmanager
 def unwritable(name: str) -> Iterator[None]:
-    """Convert an error of writing the file to Fail if a retry would fail too."""
+    """Convert an error from writing the file to Fail, if a retry would fail too."""
     try:
         yield
     except OSError as error:

@@ -147,7 +147,7 @@ def _unreadable_as(kind: Format, name: str) -> Iterator[None]:
 
 
 def _width(kind: pl.DataType) -> int:
-    """Return the bytes that polars needs for a value of a type, without referenced text."""
+    """Return how many bytes polars needs for a value of a type, without referenced text."""
     return 8 if kind.is_numeric() or kind.is_temporal() or kind == pl.Boolean else 16
 
 

@@ -22,7 +22,7 @@ def normalised(table: pl.LazyFrame, options: Normalise, null_values: list[str]) 
 
 
 def snake_case_names(names: Iterable[str]) -> Mapping[str, str]:
-    """Return the new names by old name. Equal new names are numbered: `name`, `name_2`."""
+    """Return the new name for each old name. Equal new names are numbered: `name`, `name_2`."""
     renamed: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:

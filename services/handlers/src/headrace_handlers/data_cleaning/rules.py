@@ -1,4 +1,4 @@
-"""The declared rules: finds the values that violate them, and applies the action."""
+"""Apply the declared rules: find the values that violate them, and apply the action."""
 
 from __future__ import annotations
 

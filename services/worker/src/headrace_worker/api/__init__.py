@@ -1,1 +1,1 @@
-"""The interface of handlers: registration, context, errors, payloads."""
+"""The interface for handlers: registration, context, errors, payloads."""

@@ -38,7 +38,7 @@ class Attempt:
             can reject a number below the highest that it has seen.
         type, queue, tenant, labels: the values of the job.
         deadline: when the attempt's time ends, by this machine's clock.
-        ends: the same time by `time.monotonic()` of this process, in seconds.
+        ends: the same time on the clock of `time.monotonic()` in this process, in seconds.
         correlation_id: the x-request-id of the submit.
     """
 
@@ -157,8 +157,8 @@ class _AttemptContext(Generic[Signal]):
     def time_left(self) -> float:
         """Seconds until the deadline, independent of changes to the machine's clock; at least 0.
 
-        The attempt's timeout or the job's deadline counts, whichever is earlier. Pass it as the
-        timeout of calls to other services.
+        The deadline is the attempt's timeout or the job's deadline, whichever is earlier. Pass this
+        value as the timeout of calls to other services.
         """
         return max(0.0, self.attempt.ends - time.monotonic())
 
@@ -234,14 +234,14 @@ class Context(_AttemptContext[asyncio.Event]):
         still succeeded.
 
         Args:
-            connection: a connection to the database of the jobs, with an open transaction: an
+            connection: a connection to the jobs database, with an open transaction: an
                 asyncpg Connection, a SQLAlchemy AsyncConnection or AsyncSession, or a psycopg
                 AsyncConnection.
             result: the result of the job.
 
         Raises:
             AttemptNotCurrent: the attempt is no longer running; the transaction must not commit.
-            AlreadyCompleted: the same, after an earlier call of complete_in.
+            AlreadyCompleted: the same, after an earlier call to complete_in.
             Fail: the result exceeds HEADRACE_MAX_RESULT_BYTES, or JSON cannot represent it.
             TypeError: the connection has another type.
             ValueError: the connection has no open transaction.
@@ -288,8 +288,8 @@ class SyncContext(_AttemptContext[threading.Event]):
         """Complete the job, like Context.complete_in.
 
         Args:
-            connection: a SQLAlchemy Connection or Session, or a connection of psycopg, psycopg2,
-                pg8000 or Django.
+            connection: a SQLAlchemy Connection or Session, or a psycopg, psycopg2, pg8000 or Django
+                connection.
             result: the result of the job.
         """
         from headrace_core.store.jobs.complete import complete_attempt_sync  # noqa: PLC0415

@@ -1,7 +1,7 @@
 """The message and the stack trace of a handler's exception, for the log and the job.
 
 Neither contains payloads. Validation errors quote the rejected value, so they are reduced to path
-and rule, anywhere in a chain of exceptions. Stack traces contain source lines and no variables.
+and rule, anywhere in a chain of exceptions. Stack traces contain source lines, but no variables.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _msgspec_rule(error: msgspec.ValidationError) -> str:
     rule, _, path = str(error).rpartition(" - at ")
     rule, path = (rule, path) if rule else (path, "")
     if error.__cause__ is not None and not isinstance(error.__cause__, InvalidPayload):
-        # A hook of the handler raised it.
+        # A hook in the handler's code raised it.
         rule = type(error.__cause__).__name__
     return f"{rule} - at {path}" if path else rule
 

@@ -1,7 +1,7 @@
 """Import a worker's handlers: modules by name, and entry points of installed packages.
 
-A package offers handlers with an entry point of the group `headrace.handlers` that names a module.
-Headrace's own handlers are such a package, `headrace-handlers`.
+A package offers handlers through an entry point in the group `headrace.handlers` that names
+a module. Headrace's own handlers are such a package, `headrace-handlers`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 
 class MissingPackages(ImportError):
-    """Packages that a module of handlers needs are not installed.
+    """Packages that a handler module needs are not installed.
 
     Attributes:
         packages: the import names of the missing packages.

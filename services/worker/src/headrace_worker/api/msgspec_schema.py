@@ -76,8 +76,8 @@ class _Walk:
                 for option, part in zip(options, _options(schema), strict=True):
                     self.visit(option, part)
                     if has_integers and isinstance(option, inspect.FloatType):
-                        # In such a union, msgspec checks an integer by the bounds of the integer
-                        # type. The keyword is slow, so only fractions use it.
+                        # In such a union, msgspec checks an integer against the bounds of the
+                        # integer type. The keyword is slow, so only fractions use it.
                         fraction = {VALUE_KEYWORD: {**_value(option), "fraction": True}}
                         part["anyOf"] = [{"not": {"type": "integer"}}, fraction]
             case inspect.StructType(array_like=True) | inspect.NamedTupleType():

@@ -44,7 +44,7 @@ class Decoder:
         """Decode a payload.
 
         Texts that JSON Schema considers equal decode to the same value: 1.0 is an integer, and the
-        last of several equal keys counts.
+        last of several equal keys is used.
 
         Raises:
             PayloadMismatch: the payload does not fit the type.

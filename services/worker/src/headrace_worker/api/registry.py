@@ -115,7 +115,7 @@ def handler(
     Raises:
         TypeError: the function cannot be a handler. The message contains its file and line and a
             correct signature.
-        ValueError: a name is malformed, the type is registered already, or the timeout is out of
+        ValueError: a name is malformed, the type is already registered, or the timeout is out of
             range.
     """
     if callable(job_type):

@@ -21,7 +21,7 @@ class Environment:
     """The parts of a worker that its attempts share.
 
     Attributes:
-        holds: returns whether the lease under an id is held now.
+        holds: returns whether the worker holds the lease under an id.
         runners: runs the handlers that do not run in the event loop.
         write_report: persists a report; returns False if another worker may have the attempt.
         on_end: called once per attempt with its judged end, or with None if the lease is lost and

@@ -136,7 +136,7 @@ class Execution:
         self._work.add_done_callback(self._on_done)
 
     def stop(self, reason: StopReason) -> None:
-        """End the attempt soon. The first reason counts, but LOST replaces any other."""
+        """End the attempt soon. The first reason is kept, but LOST replaces any other."""
         if self._reason is None or reason is StopReason.LOST:
             self._reason = reason
         self._interrupt()

@@ -160,7 +160,7 @@ def unreadable(job: ClaimedJob) -> AttemptEnd:
 
 
 def unwritable(job: ClaimedJob) -> AttemptEnd:
-    """Judge an attempt whose judged end the database refuses to store."""
+    """Judge an attempt whose end the database rejected."""
     return _failed(
         job,
         "Unwritable",

@@ -1,4 +1,4 @@
-"""The reports of one attempt: merges its progress, and writes progress and output."""
+"""The reports of one attempt: merge its progress, and write progress and output."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class AttemptReporter:
         self._latest: Progress | None = None
         self._writer: asyncio.Task[None] | None = None
         self._lost = False
-        # A handler that emits many pieces at once must not fill the queue of all attempts.
+        # A handler that emits many pieces at once must not fill the queue that all attempts share.
         self._turn = asyncio.Lock()
         # One report at a time, so that each gets its own number.
         self._numbering = asyncio.Lock()

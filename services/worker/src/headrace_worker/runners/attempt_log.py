@@ -106,7 +106,7 @@ class AttemptLog:
         return False
 
     def line(self, event: structlog.types.EventDict) -> structlog.types.EventDict:
-        """Return a bounded line with the facts of the attempt."""
+        """Return the line within its limits, with the facts of the attempt."""
         try:
             bounded = _bounded(event)
         except BaseException as error:  # noqa: BLE001 - a class of the handler may raise anything

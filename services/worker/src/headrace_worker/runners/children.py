@@ -22,7 +22,7 @@ from headrace_worker.runners.ownership import owning_attempt
 
 # The signals that the worker and its event loop handle.
 _HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
-# The time for a killed child to exit, in seconds.
+# The time for a killed child process to exit, in seconds.
 _REAP_S: Final = 2.0
 
 # The state that a fork in progress restores, per thread.
@@ -148,7 +148,7 @@ def end_children_soon(thread: int) -> None:
 
 
 def end_forked(pids: Collection[int]) -> None:
-    """Kill the members of `pids` that are still children of this process, in the background."""
+    """Kill, in the background, the processes in `pids` that are still children of this process."""
     if left := children_of() & set(pids):
         _end_soon(left)
 

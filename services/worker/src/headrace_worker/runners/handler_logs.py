@@ -1,6 +1,6 @@
 """The log lines of handlers, from `logging` and structlog.
 
-Each line of a handler has its job, attempt, type and correlation id.
+Each line of a handler contains its job, attempt, type and correlation id.
 """
 
 from __future__ import annotations

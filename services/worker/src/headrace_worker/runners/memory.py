@@ -17,7 +17,7 @@ from typing import Final, Self
 from headrace_worker.api.errors import Fail
 from headrace_worker.runners.loop import ProcessDied
 
-# Seconds between two readings. A process can fill some 100 MB in this time.
+# Seconds between two readings. A process can fill about 100 MB in this time.
 _INTERVAL_S: Final = 0.05
 
 # proc(5). Pages of mapped files do not count, because the kernel can drop them at any time.

@@ -27,7 +27,7 @@ class Owner:
 
     Args:
         key: the attempt; None for the worker.
-        log: the log of the attempt, once it has one.
+        log: the log of the attempt; None before it exists.
 
     Attributes:
         forked: the child processes that the attempt has forked in the event loop.
@@ -45,7 +45,7 @@ class Owner:
 
 
 # The owner of the code in a context. Tasks and callbacks inherit it. Threads that a handler starts
-# do not inherit it, so None means unknown: a handler or a library.
+# do not inherit it, so None means that the owner is unknown: a handler or a library.
 _owner: ContextVar[Owner | None] = ContextVar("owner", default=None)
 _WORKER = Owner()
 
@@ -72,7 +72,7 @@ def current_log() -> AttemptLog | None:
 
 
 def own_context(owner: Owner) -> None:
-    """Run the rest of this context, and the contexts that descend from it, for an owner."""
+    """Set the owner of this context and of the contexts that descend from it."""
     _owner.set(owner)
 
 

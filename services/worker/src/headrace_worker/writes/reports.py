@@ -34,7 +34,7 @@ class ReportWriter:
         database: the database.
         held: returns whether the lease under an id is still held.
         on_written: called after each commit.
-        max_pending: the maximum number of reports that may wait.
+        max_pending: the maximum number of pending reports.
         counts: counts the refused reports.
         timing: the pause between two tries.
     """
@@ -123,7 +123,7 @@ class ReportWriter:
         return written
 
     def _transaction(self, groups: Sized) -> AbstractAsyncContextManager[Connection]:
-        """Return a transaction for several groups; a single statement needs none."""
+        """Return a transaction for several groups, or a connection for a single statement."""
         return self._database.statement() if len(groups) == 1 else self._database.transaction()
 
 

@@ -75,7 +75,7 @@ _FAILURES: Final = (
     EventType.WORKER_LOST,
     EventType.EXPIRED,
 )
-# After these events a job waits for its due time or for a slot.
+# After these events, the job waits for its due time or for a slot.
 _WAITS_AGAIN: Final = (EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST)
 
 
@@ -94,7 +94,7 @@ class ResultRecorder:
     def record(self, ended: Sequence[Ended]) -> None:
         """Record the results of one write."""
         counts = self._counts
-        # Successes are in the history and on the streams. A log line for each would double the cost
+        # The history and the streams contain successes. A log line for each would double the cost
         # of a short job, so it requires the level DEBUG.
         verbose = _log.is_enabled_for(logging.DEBUG)
         waits_again = False
