@@ -77,9 +77,9 @@ class Seen:
 
     Attributes:
         top: the greatest place that was seen.
-        open: the transactions that were open then. The value is the place up to which the events of
-            the transaction were seen since. It is BEGINNING unless the transaction has ended and a
-            full page contained some of its events.
+        open: the transactions that may have unseen events up to `top`. The value is the place up to
+            which the events of the transaction were seen. It is BEGINNING unless the transaction
+            has ended and a full page contained some of its events.
     """
 
     top: Place
@@ -382,10 +382,10 @@ _END = text(f"""
 
 
 # The statement scans indexes. No scan is longer than the page. One scan begins after the last seen
-# event. Two more scans read each transaction that was open then: one finds its events by xid, the
-# other finds the few events with an xid larger than their writer by writer. Each scan is a separate
-# loop, so a generic plan cannot merge them into one long scan. The limit is a literal, because the
-# planner estimates a parameter as a tenth of the table.
+# event. Two more scans read the events of each transaction in `open`. The first finds events by
+# xid. The second finds, by writer, the few events whose xid is larger than their writer. Each scan
+# is a separate loop, so a generic plan cannot merge them into one long scan. The limit is a
+# literal, because the planner estimates a parameter as a tenth of the table.
 @lru_cache
 def _unseen(limit: int) -> TextClause:
     rows = f"""

@@ -24,8 +24,8 @@ async def cancel_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
     """Cancel a waiting job, or record the request if the job is running.
 
     Returns:
-        The job in the BASIC view. It is unchanged if it was cancelled, or the cancellation was
-        requested, before.
+        The job in the BASIC view. It is unchanged if it was already cancelled, or if its
+        cancellation was already requested.
 
     Raises:
         JobNotFound: the tenant does not have this job.

@@ -143,7 +143,7 @@ def _kind(connection: Any) -> str:
 def _check_transaction(connection: Any) -> None:
     """Raise ValueError if the connection commits each statement.
 
-    Otherwise the side effect and the end of the attempt would be two transactions.
+    With such a connection, the side effect and the end of the attempt would be two transactions.
     """
     is_in_transaction = getattr(connection, "is_in_transaction", None)
     if is_in_transaction is not None:

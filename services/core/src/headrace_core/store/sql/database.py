@@ -51,7 +51,8 @@ class Database:
             is not bounded.
         writes: whether to reject a standby. If the URL has several hosts, the primary is used in
             either case.
-        timeout: the time limit of a statement, in seconds. A shorter limit in the settings wins.
+        timeout: the time limit of a statement, in seconds. The limit in the settings applies
+            if it is shorter.
     """
 
     def __init__(
@@ -276,7 +277,7 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
     options = database_options(settings.database_url.get_secret_value())
     arguments: dict[str, Any] = {
         "dsn": settings.postgresql_url,
-        # In libpq too, 0 means that the URL sets no limit.
+        # 0 means that the URL sets no limit, like in libpq.
         "timeout": int(options.get("connect_timeout", "0")) or settings.database_timeout,
     }
     if options.get("sslrootcert") == "system":

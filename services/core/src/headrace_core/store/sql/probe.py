@@ -89,7 +89,7 @@ _WRITE = text(f"""
     SELECT pg_logical_emit_message(true, 'headrace', '')
 """)
 
-# An insert can use free space in the table, but a temporary file needs new space. The file has
-# 300 KB and is removed at once.
+# An insert can use free space in the table, but a temporary file needs new space. The file
+# is 300 KB and is removed at once.
 _LITTLE_MEMORY = text("SET LOCAL work_mem = '64kB'")
 _SPILL = text("SELECT count(*) FROM generate_series(1, 20000)")

@@ -37,8 +37,8 @@ def source_guard(event: EventType) -> str:
 def keyed_guard(event: EventType) -> str:
     """Return the condition of `source_guard`, for rows that are found by their keys.
 
-    It hides the states from the planner, so the plan never scans the partial index of a state. If
-    such a plan was made for few jobs, it would become slower as their number grows.
+    It hides the states from the planner, so the plan never scans the partial index of a state. A
+    plan with such a scan, made while few jobs have the state, would become slower with more jobs.
     """
     return _keyed(sources(event))
 
