@@ -27,7 +27,7 @@ class Calls:
         gateways: the gateways.
         timeout: the deadline of a unary call including all retries, in seconds.
         retries: retries of a unary call while it is UNAVAILABLE.
-        resume_timeout: longest time to resume a stream after its last response, in seconds.
+        resume_timeout: maximum time to resume a stream after its last response, in seconds.
         timing: the durations.
 
     Attributes:
@@ -111,7 +111,7 @@ class Calls:
 
         Args:
             endless: whether the stream ends only with an error and sends marks. Until its first
-                response it is retried as often as a unary call. Other streams end normally and may
+                response it is retried as often as a unary call. Other streams end normally and can
                 be quiet for any time.
         """
         targets = len(self._gateways.targets)

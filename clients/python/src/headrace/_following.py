@@ -29,7 +29,7 @@ Response: TypeAlias = (
 class Following(ABC):
     """The events of one stream over many jobs, each once and in order per job.
 
-    A wait for an event may be cancelled, for example by a timeout, without losing an event.
+    You can cancel a wait for an event, for example by a timeout, without losing an event.
 
     Attributes:
         cursor: the cursor of the last response whose events have all been yielded.

@@ -2,8 +2,8 @@
 
 Their generated modules are in packages that an application may have in any version
 (googleapis-common-protos, grpcio-health-checking), and the default pool accepts each protobuf
-message only once. So the few fields that the client reads are declared here. They are compatible on
-the wire and cannot collide with those packages.
+message only once. Therefore this module declares the few fields that the client reads. They are
+compatible on the wire and cannot collide with those packages.
 """
 
 from __future__ import annotations

@@ -29,15 +29,15 @@ _CUT_CODES: Final = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
 class Stream(Generic[R]):
     """The responses of a stream.
 
-    A wait for a response may be cancelled: the stream continues, and the next wait returns the
+    You can cancel a wait for a response: the stream continues, and the next wait returns the
     response. An unreferenced stream ends.
 
     Args:
         gateways: the gateways.
         endless: whether the stream ends only with an error and sends marks. Other streams end
-            normally and may be quiet for any time.
+            normally and can be quiet for any time.
         first_retries: retries before the first response. None: only `resume_timeout` limits them.
-        resume_timeout: longest time to resume after the last response, in seconds.
+        resume_timeout: maximum time to resume after the last response, in seconds.
         accept_timeout: time for a gateway to accept the stream before the client tries the next
             gateway, in seconds. None: no limit.
         timing: the durations.
@@ -68,7 +68,7 @@ class Stream(Generic[R]):
         self._gateway: Gateway | None = None
         self._call: aio.UnaryStreamCall[Any, R] | None = None
         self._reading: asyncio.Task[object] | None = None
-        # Times by the clock of the loop: the first response of this call, the next attempt, and the
+        # Times on the clock of the loop: the first response of this call, the next attempt, and the
         # end of all attempts.
         self._answered: float | None = None
         self._due = 0.0
@@ -247,7 +247,7 @@ class Stream(Generic[R]):
         self._backoff.reset()
 
     def _drop(self, do: Callable[[Callable[[], object]], object]) -> None:
-        """End the call, if there is one.
+        """End the current call, if any.
 
         Args:
             do: runs the cancellation, here or in the thread of the loop.

@@ -19,7 +19,7 @@ class Backoff:
 
     Args:
         first: the first wait before jitter, in seconds.
-        longest: the longest wait before jitter, in seconds.
+        longest: the maximum wait before jitter, in seconds.
     """
 
     def __init__(self, *, first: float, longest: float) -> None:
@@ -51,8 +51,8 @@ class Timing:
         grace: the time between the deadline of a call and its cancellation, if gRPC has not ended
             it.
         first_retry: the first wait before a retry, before jitter.
-        longest_call_retry: the longest wait before the retry of a call, before jitter.
-        longest_stream_retry: the longest wait before a stream is resumed, before jitter.
+        longest_call_retry: the maximum wait before the retry of a call, before jitter.
+        longest_stream_retry: the maximum wait before a stream is resumed, before jitter.
         silence: the time without a response after which an endless stream counts as cut: twice the
             maximum mark interval of a gateway.
         quiet: the time without a response after which the stream of one job checks the health of

@@ -67,7 +67,7 @@ class Client(SubscriptionCalls):
             the value of HEADRACE_TARGET, or 127.0.0.1:50051.
         timeout: the deadline of a unary call including all retries, in seconds.
         retries: retries of a unary call while no gateway is available.
-        resume_timeout: longest time to resume a stream, in seconds.
+        resume_timeout: maximum time to resume a stream, in seconds.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -180,7 +180,7 @@ class Client(SubscriptionCalls):
             use_call_deadline, call_timeout, correlation_id: see `submit`, for each job.
 
         Raises:
-            ValueError: there are 0 jobs, or more than 1,000.
+            ValueError: the number of jobs is 0 or more than 1,000.
         """
         request = job_service_pb2.BatchSubmitJobsRequest(
             validate_only=validate_only, use_call_deadline=use_call_deadline
@@ -210,7 +210,7 @@ class Client(SubscriptionCalls):
     ) -> AsyncGenerator[Batch, None]:
         """Submit any number of jobs in batches, each all or none, and yield each batch.
 
-        `jobs` is read while batches are submitted, so it may be endless. A batch ends early if it
+        `jobs` is read while batches are submitted, so it can be endless. A batch ends early if it
         would be too large for a request.
 
         Args:

@@ -255,5 +255,5 @@ class MonkeyPatched(HeadraceError, RuntimeError):
 class WrongEventLoop(HeadraceError, RuntimeError):
     """A `Client` was called from a second event loop; it belongs to the first one that used it.
 
-    Create a client in each event loop, or use `SyncClient`, which any thread may call.
+    Create a client in each event loop, or use `SyncClient`, which any thread can call.
     """

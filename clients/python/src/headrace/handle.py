@@ -64,7 +64,7 @@ class JobHandle:
         """Wait until the job ends, and return the result of its handler.
 
         Args:
-            timeout: the longest wait, in seconds. None: no limit.
+            timeout: the maximum wait, in seconds. None: no limit.
 
         Raises:
             JobFailed: the job ended as FAILED.

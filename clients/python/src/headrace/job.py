@@ -56,7 +56,7 @@ class RetryPolicy:
     Args:
         max_attempts: total attempts, including the first; 1 to 100.
         initial_backoff: the wait before the first retry, before jitter.
-        max_backoff: the longest wait.
+        max_backoff: the maximum wait.
         multiplier: factor from one wait to the next; 1 to 100.
         jitter: random share of the wait, 0 to 1; 1 is full jitter.
         non_retryable_error_types: errors that are not retried, by `JobError.type`, such as
@@ -101,10 +101,10 @@ class JobSpec:
         queue: the queue; empty: the queue of the handler.
         priority: -100 to 100; higher priorities start first. One point equals a minute of waiting.
         labels: free keys and values for filters.
-        delay: earliest start, from now by the local clock. With your own `request_id` use
-            `schedule_time`, because a repeated submit with a delay has different content.
-        schedule_time: earliest start, by the clock of the database.
-        timeout: longest duration of one attempt. None: the timeout of the handler.
+        delay: earliest start, from now according to the local clock. With a `request_id`, use
+            `schedule_time` instead, because a repeated submit with a delay has different content.
+        schedule_time: earliest start, according to the database's clock.
+        timeout: maximum duration of one attempt. None: the timeout of the handler.
         deadline: time at which the job expires. None: never.
         retry: the retry policy. None: the policy of the handler.
 
@@ -184,8 +184,8 @@ class Job:
     SUCCEEDED job has a `result`. `Client.output` returns the output. `attempt` is the number of
     attempts so far, `seq` the number of the newest event, `error` the newest failure.
     `correlation_id` is in all log lines about the job. `unreadable_fields` names fields whose
-    stored values cannot be read; they are empty here. Times are UTC, by the clock of the database;
-    None means not yet.
+    stored values cannot be read; they are empty here. Times are UTC, according to the database's
+    clock; None means not yet.
     """
 
     id: str

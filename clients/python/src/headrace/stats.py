@@ -39,7 +39,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerInfo:
-    """A job type as registered by its live workers; the schemas are JSON Schema."""
+    """A job type, as its live workers registered it; both schemas are JSON Schema."""
 
     type: str
     queue: str

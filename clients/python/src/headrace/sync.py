@@ -155,7 +155,7 @@ class SyncClient(Blocking[Client]):
                 print(event.state)
             print(job.result())
 
-    Several threads may share a client. Ctrl-C ends a wait at once.
+    Several threads can share a client. Ctrl-C ends a wait at once.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class JobWatch:
     """Past and future events of one job, until the terminal one.
 
     `async for event in watch:` yields each event once and in order. A cut stream resumes after the
-    last event, at any gateway. A wait for an event may be cancelled, for example by a timeout,
+    last event, at any gateway. You can cancel a wait for an event, for example by a timeout,
     without losing an event.
 
     Attributes:

@@ -164,7 +164,7 @@ MomentOption: TypeAlias = Annotated[
 MomentOrDurationOption: TypeAlias = Annotated[
     datetime | None, Parameter(converter=_moment_or_duration, n_tokens=1, metavar="TIME|DURATION")
 ]
-# An option that may be repeated.
+# A repeatable option.
 Repeated: TypeAlias = list[str] | None
 # Filters of jobs.
 QueuesOption: TypeAlias = Annotated[

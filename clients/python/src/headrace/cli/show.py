@@ -112,7 +112,7 @@ async def list_jobs(
     found: list[Job] = []
     more = False
     async with session.client() as client:
-        # One extra job shows whether there are more.
+        # Request one extra job to detect whether more exist.
         pages = client.list(filter=query, page_size=min(limit + 1, _PAGE))
         async with aclosing(pages) as jobs:
             async for job in jobs:

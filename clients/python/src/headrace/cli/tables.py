@@ -28,7 +28,7 @@ _GAP: Final = "  "
 _FEWEST_COLUMNS: Final = 2
 # Maximum width of the names of types and queues if the list is too wide.
 _LONGEST_NAME: Final = 20
-# Minimum width of the name of a queue or a type, beside its numbers.
+# Minimum width of the name of a queue or a type in a table of numbers.
 _NAME_WIDTH: Final = 8
 
 

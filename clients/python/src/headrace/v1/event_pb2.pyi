@@ -135,7 +135,7 @@ class JobEvent(_message.Message):
     """The worker. Set for started."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of the event, by the database's clock."""
+        """The time of the event, according to the database's clock."""
 
     @_builtins.property
     def error(self) -> _job_pb2.JobError:

@@ -149,13 +149,13 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """The earliest start, by the database's clock. In the past or absent: at once. From
+        """The earliest start, according to the database's clock. In the past or absent: at once. From
         1970-01-01T00:00:00Z to 9999-12-30T23:59:59.999999999Z; stored in microseconds.
         """
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """The longest run of one attempt, at most 7 days. Absent: the handler's timeout."""
+        """The maximum duration of one attempt, at most 7 days. Absent: the handler's timeout."""
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
@@ -394,7 +394,7 @@ class Job(_message.Message):
     request_id: _builtins.str
     """The idempotency key of the submit."""
     batch_id: _builtins.str
-    """The batch; empty if the job was submitted alone."""
+    """The batch; empty if the job was not submitted in a batch."""
     state: Global___JobState.ValueType
     """The state."""
     attempt: _builtins.int
@@ -419,11 +419,11 @@ class Job(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """The longest run of one attempt; absent if the handler decides."""
+        """The maximum duration of one attempt; absent: the handler's timeout."""
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """The time by which the job must have ended; absent if there is none."""
+        """The time by which the job must have ended; absent: no deadline."""
 
     @_builtins.property
     def retry_policy(self) -> Global___RetryPolicy:

@@ -115,7 +115,7 @@ class SubmitJobRequest(_message.Message):
     """The form of payloads in the response."""
     use_call_deadline: _builtins.bool
     """Use the deadline of this call for the job: the time left when the call arrives, added to the
-    time of the insert by the database's clock. Requires a call with a deadline, and excludes
+    time of the insert on the database's clock. Requires a call with a deadline, and excludes
     `job.deadline`. A repeated call with the same `request_id` changes nothing.
     """
     @_builtins.property
@@ -191,7 +191,7 @@ class BatchSubmitJobsRequest(_message.Message):
     """The form of payloads in the response."""
     use_call_deadline: _builtins.bool
     """Use the deadline of this call for each job: the time left when the call arrives, added to the
-    time of the insert by the database's clock. Requires a call with a deadline, and excludes
+    time of the insert on the database's clock. Requires a call with a deadline, and excludes
     `jobs.deadline`. A repeated call with the same `request_id` changes nothing.
     """
     @_builtins.property
@@ -595,7 +595,7 @@ class JobOutput(_message.Message):
     """The attempt that emitted it."""
     @_builtins.property
     def output_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of the event, by the database's clock."""
+        """The time of the event, according to the database's clock."""
 
     @_builtins.property
     def output(self) -> _data_pb2.Data:
@@ -626,7 +626,7 @@ class ListJobOutputResponse(_message.Message):
     PIECES_FIELD_NUMBER: _builtins.int
     NEXT_AFTER_SEQ_FIELD_NUMBER: _builtins.int
     next_after_seq: _builtins.int
-    """`after_seq` of the next page; 0 only on the last page. A running job may emit more later."""
+    """`after_seq` of the next page; 0 only on the last page. A running job can emit more later."""
     @_builtins.property
     def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobOutput]:
         """The items, ordered by number."""
@@ -666,7 +666,7 @@ class WatchJobRequest(_message.Message):
     """The form of output in the responses."""
     @_builtins.property
     def idle_interval(self) -> _duration_pb2.Duration:
-        """The longest time without a response, 1 s to 60 s. By then the stream sends a response with the
+        """The maximum time without a response, 1 s to 60 s. By then the stream sends a response with the
         mark IDLE and no events. Absent: HEADRACE_STREAM_IDLE of the gateway, 10 s.
         """
 
@@ -806,7 +806,7 @@ class WatchJobsRequest(_message.Message):
 
     @_builtins.property
     def idle_interval(self) -> _duration_pb2.Duration:
-        """The longest time without a response, as in WatchJobRequest."""
+        """The maximum time without a response, as in WatchJobRequest."""
 
     def __init__(
         self,
@@ -876,7 +876,7 @@ class SubmitAndWatchRequest(_message.Message):
     """The form of output in the responses."""
     use_call_deadline: _builtins.bool
     """Use the deadline of this call for the job: the time left when the call arrives, added to the
-    time of the insert by the database's clock. Requires a call with a deadline, and excludes
+    time of the insert on the database's clock. Requires a call with a deadline, and excludes
     `job.deadline`. A repeated call with the same `request_id` changes nothing.
     """
     @_builtins.property
@@ -885,7 +885,7 @@ class SubmitAndWatchRequest(_message.Message):
 
     @_builtins.property
     def idle_interval(self) -> _duration_pb2.Duration:
-        """The longest time without a response, as in WatchJobRequest."""
+        """The maximum time without a response, as in WatchJobRequest."""
 
     def __init__(
         self,
@@ -1057,8 +1057,8 @@ class GetStatsResponse(_message.Message):
     OMITTED_QUEUES_FIELD_NUMBER: _builtins.int
     OMITTED_TYPES_FIELD_NUMBER: _builtins.int
     omitted_queues: _builtins.int
-    """The number of omitted queues, if they do not fit into a response. The queues with the most jobs
-    are included.
+    """The number of queues that were omitted because they do not fit into a response. The queues with
+    the most jobs are included.
     """
     omitted_types: _builtins.int
     """The number of omitted types."""
@@ -1076,7 +1076,7 @@ class GetStatsResponse(_message.Message):
 
     @_builtins.property
     def stats_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of the count, by the database's clock."""
+        """The time of the count, according to the database's clock."""
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class Subscription(_message.Message):
     name: _builtins.str
     """The name, unique within the tenant."""
     consumer: _builtins.str
-    """The active consumer; empty if there is none."""
+    """The active consumer; empty if no consumer is active."""
     @_builtins.property
     def filter(self) -> _job_service_pb2.JobFilter:
         """The filter for jobs."""
@@ -50,7 +50,7 @@ class Subscription(_message.Message):
 
     @_builtins.property
     def ack_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of the last acknowledgement; absent if there was none."""
+        """The time of the last acknowledgment; absent before the first."""
 
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
@@ -305,7 +305,7 @@ class WatchSubscriptionRequest(_message.Message):
     """The form of output in the responses."""
     @_builtins.property
     def idle_interval(self) -> _duration_pb2.Duration:
-        """The longest time without a response, as in WatchJobRequest."""
+        """The maximum time without a response, as in WatchJobRequest."""
 
     def __init__(
         self,
