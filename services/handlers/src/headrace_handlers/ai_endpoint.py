@@ -110,7 +110,7 @@ async def complete(
     except openai.APIError as error:
         raise Retry(f"the endpoint ended its response with an error: {error.message}") from error
     except (httpx2.RequestError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise Retry(f"the response of the endpoint is malformed: {error}") from error
+        raise Retry(f"the endpoint's response is malformed: {error}") from error
 
 
 async def _bound(response: httpx2.Response) -> None:
@@ -129,7 +129,7 @@ class _Bounded(httpx2.AsyncByteStream):
             size += len(chunk)
             if size > _MAX_RESPONSE_BYTES:
                 raise Fail(
-                    f"the response of the endpoint exceeds {_MAX_RESPONSE_BYTES:,} bytes",
+                    f"the endpoint's response exceeds {_MAX_RESPONSE_BYTES:,} bytes",
                     type="TooLong",
                 )
             yield chunk
@@ -168,7 +168,7 @@ async def _collect(
             parts.append(text)
             output.write(text)
     if finish_reason is None:
-        raise Retry("the response of the endpoint is incomplete")
+        raise Retry("the endpoint's response is incomplete")
     return Completion(
         text="".join(parts),
         model=model,

@@ -135,7 +135,7 @@ async def ai_task(task: Task, ctx: Context) -> Done:
         return await _locally(task)
     if settings.model is None:
         raise Fail(
-            "HEADRACE_AI_MODEL is not set; set it to the model of the endpoint",
+            "HEADRACE_AI_MODEL is not set; set it to the endpoint's model",
             type="NotConfigured",
         )
     # Imported in a thread, because the import takes a second.

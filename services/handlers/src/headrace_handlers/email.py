@@ -289,7 +289,9 @@ def _outcome(error: Exception) -> Retry | Fail:
             return Retry(f"no recipient was accepted: {text}")
         case aiosmtplib.SMTPResponseException(code=code, message=message):
             if _is_permanent(code):
-                return Fail(f"the mail server refused: {code} {message}", type="MailRefused")
+                return Fail(
+                    f"the mail server rejected the mail: {code} {message}", type="MailRefused"
+                )
             return Retry(f"the mail server returned a temporary error: {code} {message}")
         case ssl.SSLCertVerificationError():
             return Fail(

@@ -65,7 +65,7 @@ async def resolve(host: str, port: int, allowed: Sequence[Network]) -> list[str]
         if not is_allowed(address, allowed):
             raise Fail(
                 f"{host} has the address {address}, which is not public; add its network to "
-                "HEADRACE_HTTP_ALLOWED_NETWORKS of the worker to allow it",
+                "HEADRACE_HTTP_ALLOWED_NETWORKS on the worker to allow it",
                 type="HostNotAllowed",
             )
     return addresses[:_MAX_ADDRESSES]

@@ -342,7 +342,7 @@ def allowed_url(text: str, allowed: tuple[str, ...]) -> httpx2.URL:
     host, port = host_and_port(url)
     if not any(_matches(pattern, host, port) for pattern in allowed):
         raise Fail(
-            f"{host} is not allowed; add it to HEADRACE_HTTP_ALLOWED_HOSTS of the worker",
+            f"{host} is not allowed; add it to HEADRACE_HTTP_ALLOWED_HOSTS on the worker",
             type="HostNotAllowed",
         )
     return url
@@ -423,4 +423,4 @@ def _outcome(response: httpx2.Response, url: httpx2.URL) -> Retry | Fail:
             "followed",
             type="HttpStatus",
         )
-    return Fail(f"{status}; a retry would return the same", type="HttpStatus")
+    return Fail(f"{status}; a retry would return the same status", type="HttpStatus")

@@ -174,8 +174,8 @@ class Cleaned(Struct, frozen=True):
     rows_in: int
     rows_out: int
     duplicates_removed: int
-    rows_dropped: Annotated[int, Meta(description="Rows dropped for a violation.")]
-    values_nulled: Annotated[int, Meta(description="Values made missing for a violation.")]
+    rows_dropped: Annotated[int, Meta(description="Rows dropped because of a violation.")]
+    values_nulled: Annotated[int, Meta(description="Values made missing because of a violation.")]
     violations: Annotated[int, Meta(description="Violations of all rules, after deduplication.")]
     output: Annotated[str, Meta(description="The cleaned file.")]
     report: Annotated[str, Meta(description="The quality report, JSON.")]

@@ -35,8 +35,7 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
     source_format = options.format or format_of(source)
     if source_format is None:
         raise Fail(
-            f"{options.input!r} has none of the suffixes .csv, .tsv, .txt, .parquet and .pq; set "
-            "`format`",
+            f"{options.input!r} does not end in .csv, .tsv, .txt, .parquet or .pq; set `format`",
             type="InvalidOptions",
         )
     check_formats(options)

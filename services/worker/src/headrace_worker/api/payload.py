@@ -95,7 +95,7 @@ def encode(value: Any) -> JsonText:
         return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise Fail(
-            f"JSON cannot represent the value of the handler: {describe(error)}", type="NotJson"
+            f"JSON cannot represent the handler's value: {describe(error)}", type="NotJson"
         ) from error
 
 

@@ -108,12 +108,12 @@ def read_parameters(
     for parameter in parameters:
         if parameter.kind not in _POSITIONAL:
             raise TypeError(
-                f"{place_of(function)}: the parameter `{parameter}` is not positional, and the "
+                f"{place_of(function)}: the parameter `{parameter}` is not positional, but the "
                 f"worker passes payload and context by position; {form}"
             )
     if not 1 <= len(parameters) <= 2:
         raise TypeError(
-            f"{place_of(function)}: a handler takes its payload and an optional context, and this "
+            f"{place_of(function)}: a handler takes its payload and an optional context, but this "
             f"one has {len(parameters)} parameters; {form}"
         )
     if len(names) == 1:
@@ -121,7 +121,7 @@ def read_parameters(
     hint = hints.get(names[1], context)
     if hint is not context:
         raise TypeError(
-            f"{place_of(function)}: the second parameter must be a {context.__name__}, and is "
+            f"{place_of(function)}: the second parameter must be a {context.__name__}, but is "
             f"annotated as {inspect.formatannotation(hint)}; {form}"
         )
     return names[0], True

@@ -48,7 +48,7 @@ def timeout_error(limit: timedelta, place: str) -> HandlerTimeout:
 
 def cancel_error(place: str) -> asyncio.CancelledError:
     """Return the error of a handler that cancelled itself at `place`."""
-    error = asyncio.CancelledError("the handler was cancelled from within")
+    error = asyncio.CancelledError("the handler cancelled itself")
     attach_stack_trace(error, place)
     return error
 
@@ -164,13 +164,15 @@ def unwritable(job: ClaimedJob) -> AttemptEnd:
     return _failed(
         job,
         "Unwritable",
-        "the database refused the end of the attempt; the worker's log has the reason",
+        "the database rejected the end of the attempt; the worker's log contains the reason",
     )
 
 
 def broken(job: ClaimedJob) -> AttemptEnd:
     """Judge an attempt that failed because of a fault in the worker itself."""
-    return _failed(job, "INTERNAL", "the worker could not run the attempt; its log has the reason")
+    return _failed(
+        job, "INTERNAL", "the worker could not run the attempt; its log contains the reason"
+    )
 
 
 def failed(job: ClaimedJob, error: JobError) -> AttemptEnd:

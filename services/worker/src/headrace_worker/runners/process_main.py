@@ -110,9 +110,7 @@ def _perform(
         return _raised("Retry", error, kind="retry", after=after)
     except asyncio.CancelledError as error:
         # The worker ignores this answer if it requested the cancellation.
-        within = RemoteError(
-            "CancelledError", "the handler was cancelled from within", stack_trace(error)
-        )
+        within = RemoteError("CancelledError", "the handler cancelled itself", stack_trace(error))
         return _raised(within.type, within)
     except RemoteError as error:
         return _raised(error.type, error)

@@ -314,7 +314,7 @@ def _ending(code: int | None) -> str:
     if code is None:
         return "hung and could not be killed"
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        return f"was killed by {signal.Signals(-code).name}"
     if code == frames.CHANNEL_LOST:
-        return "has lost its descriptors: the handler has closed or replaced them"
+        return "lost its descriptors: the handler closed or replaced them"
     return f"exited with code {code}"
