@@ -66,7 +66,7 @@ def check_forked() -> None:
         raise ForkedProcess(
             "this process is a fork of a process that has used gRPC (a connected Headrace client "
             "or grpc.aio), so gRPC cannot work in it; use clients only after the fork (with "
-            "gunicorn --preload: not while the application is loaded), or start processes with the "
+            "gunicorn --preload, not while the application loads), or start processes with the "
             "methods 'spawn' or 'forkserver' of multiprocessing"
         )
 
