@@ -498,7 +498,7 @@ async def test_other_schema_version_exits_with_2(settings: Settings, database: D
 
 
 async def test_database_without_a_schema_is_not_audited(populated: Database) -> None:
-    with pytest.raises(OtherSchema, match="no schema"):
+    with pytest.raises(OtherSchema, match="no Headrace schema"):
         await audit_damaged(populated, "DROP TABLE headrace_version")
 
 
