@@ -26,7 +26,7 @@ _REQUEST_S: Final = 120.0
 async def measure_accept(stage: Stage, *, plan: Plan, number: int) -> list[Measurement]:
     """Measure single submits, bulk submits, and single submits from several processes.
 
-    No worker takes the jobs. Headrace has a worker of another queue with the same handler, so its
+    No worker claims the jobs. Headrace has a worker for another queue with the same handler, so its
     gateway validates each payload against a schema.
 
     Args:

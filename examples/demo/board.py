@@ -15,7 +15,7 @@ from rich.text import Text
 
 from headrace import JobEvent, JobEventType, JobState
 
-_COLOURS = {
+_COLORS = {
     JobState.SCHEDULED: "magenta",
     JobState.QUEUED: "yellow",
     JobState.RUNNING: "cyan",
@@ -104,7 +104,7 @@ class Board:
             table.add_row(
                 case.name,
                 case.spec.type,
-                Text(state or "…", style=_COLOURS.get(state, "dim") if state else "dim"),
+                Text(state or "…", style=_COLORS.get(state, "dim") if state else "dim"),
                 _trail(trail),
             )
         elapsed = time.monotonic() - self._start
@@ -125,7 +125,7 @@ def _trail(trail: list[JobEvent]) -> Text:
         if quiet:
             text.append(f"+{quiet} reports ", style="dim")
             quiet = 0
-        text.append(f"{event.type.lower()} ", style=_COLOURS.get(event.state, ""))
+        text.append(f"{event.type.lower()} ", style=_COLORS.get(event.state, ""))
     if quiet:
         newest = trail[-1].progress
         done = f" {newest.fraction:.0%}" if newest is not None else ""
@@ -144,8 +144,8 @@ def _detail(event: JobEvent) -> str:
 def _counts(states: dict[str, JobState]) -> str:
     counts = Counter(states.values())
     shown = [
-        f"[{colour}]{counts[state]} {state.lower()}[/]"
-        for state, colour in _COLOURS.items()
+        f"[{color}]{counts[state]} {state.lower()}[/]"
+        for state, color in _COLORS.items()
         if counts[state]
     ]
     return ", ".join(shown) or "waiting"

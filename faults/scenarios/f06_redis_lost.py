@@ -16,9 +16,10 @@ from headrace import Client, JobSpec
 
 DOWN_S = 20.0
 SHORT_S = 8.0
-# The number of empty jobs that are drained with and without Redis, and the number of turns.
+# Empty jobs drained in each turn, in a full and in a short run.
 DRAINED = 2000
 SHORT_DRAINED = 1000
+# Number of turns with Redis, and of turns without it.
 TURNS = 2
 # Minimum share of the usual rate without Redis.
 SHARE = 0.5
@@ -56,7 +57,7 @@ async def _lose(trial: Trial, what: str, snapshot: Path | None) -> None:
         await valkey.start(snapshot=snapshot)
     trial.figure(
         "time until workers use Redis again",
-        await until(lambda: _used(trial), within=60),
+        await until(lambda: _uses_redis(trial), within=60),
         "s",
         at_most=USED_AGAIN_S,
     )
@@ -75,14 +76,14 @@ async def _lose(trial: Trial, what: str, snapshot: Path | None) -> None:
     trial.on_evidence(measure)
 
 
-async def _used(trial: Trial) -> bool:
-    """Return whether every worker reads its queue in Redis."""
+async def _uses_redis(trial: Trial) -> bool:
+    """Return whether every worker reads its queue from Redis."""
     fallbacks = [await worker.metric("headrace_redis_fallback") for worker in trial.cluster.workers]
     return not any(fallbacks)
 
 
 async def _compare_rates(trial: Trial) -> None:
-    """Measure the drain rate with and without Redis, in turns to even out the machine's noise."""
+    """Measure the drain rate with and without Redis, alternating to average out noise."""
     count = SHORT_DRAINED if trial.short else DRAINED
     # Warm up query plans and connection pools.
     await _drain(trial, count // 4)
@@ -92,7 +93,7 @@ async def _compare_rates(trial: Trial) -> None:
         await trial.cluster.valkey.kill()
         without += await _drain(trial, count)
         await trial.cluster.valkey.start()
-        await until(lambda: _used(trial), within=60)
+        await until(lambda: _uses_redis(trial), within=60)
     total = TURNS * count
     trial.figure("drain rate with Redis", total / with_redis, "/s")
     trial.figure("drain rate without Redis", total / without, "/s")
@@ -107,7 +108,7 @@ async def _drain(trial: Trial, count: int) -> float:
         groups = [[JobSpec("work", {"seconds": 0})] * 250 for _ in range(count // 250)]
         handles = await asyncio.gather(*map(client.submit_many, groups))
     if not await trial.records.all_ended(within=120):
-        raise TimeoutError("the jobs have not ended after 120 s")
+        raise TimeoutError("the jobs did not end within 120 s")
     return await trial.records.span([job.id for group in handles for job in group])
 
 

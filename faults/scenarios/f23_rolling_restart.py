@@ -17,8 +17,9 @@ STREAMS = 100
 # longer than the shutdown grace.
 LONG_JOBS = 10
 LONG_S = 30.0
-# Longest shutdown of a process beyond its grace, and the pause after each restart, in seconds.
+# Maximum time of a shutdown after the grace period, in seconds.
 BEYOND_S = 2.0
+# The pause after each restart, in seconds.
 REST_S = 5.0
 RECOVERY_S = 30.0
 

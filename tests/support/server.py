@@ -95,7 +95,7 @@ class Server:
         return code
 
     def stop(self) -> None:
-        """Stop the process, or kill it after its grace."""
+        """Stop the process, or kill it after its grace period."""
         process, self._process = self._process, None
         if process is None:
             return

@@ -51,7 +51,7 @@ class Control:
             self._submit(n)
 
     def accept(self, count: int, in_flight: int) -> contract.Answer:
-        """Make single submits."""
+        """Submit jobs one at a time."""
         return {"seconds": contract.in_flight_threads(count, in_flight, self._submit)}
 
     def unfinished(self) -> contract.Answer:

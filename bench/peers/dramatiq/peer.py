@@ -46,7 +46,7 @@ def fill(count: int) -> None:
 
 
 def accept(count: int, in_flight: int) -> contract.Answer:
-    """Make single submits."""
+    """Submit jobs one at a time."""
     return {"seconds": contract.in_flight_threads(count, in_flight, noop.send)}
 
 

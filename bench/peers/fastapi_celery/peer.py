@@ -58,11 +58,11 @@ class Control:
                 run.delay(str(job_id), "noop", {"n": n})
 
     async def accept(self, count: int, in_flight: int) -> contract.Answer:
-        """Make single submits."""
+        """Submit jobs one at a time."""
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
     async def bulk(self, count: int, batch: int) -> contract.Answer:
-        """Make bulk submits."""
+        """Submit jobs in bulk."""
         return {"seconds": await contract.in_batches(count, batch, self._submit_many)}
 
     async def unfinished(self) -> contract.Answer:

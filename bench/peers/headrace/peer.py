@@ -31,7 +31,7 @@ _UNFINISHED: Final = """
 
 
 class Control:
-    """The requests of the harness to the client.
+    """Handles the requests that the harness sends to the client.
 
     Args:
         client: the client of the gateway.
@@ -48,15 +48,15 @@ class Control:
         await self._client.ping()
 
     async def fill(self, count: int) -> None:
-        """Create jobs by bulk submits."""
+        """Create jobs with bulk submits."""
         await self._bulk(count, _BATCH)
 
     async def accept(self, count: int, in_flight: int) -> dict[str, float]:
-        """Make single submits."""
+        """Submit jobs one at a time."""
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
     async def bulk(self, count: int, batch: int) -> dict[str, float]:
-        """Make bulk submits."""
+        """Submit jobs in bulk."""
         return {"seconds": await self._bulk(count, batch)}
 
     async def unfinished(self) -> dict[str, int]:
@@ -69,7 +69,7 @@ class Control:
         return {"jobs": await self._database.fetchval(_UNFINISHED)}
 
     async def latency(self, rate: float, seconds: float) -> dict[str, list[int]]:
-        """Make single submits while one WatchJobs stream delivers all ends."""
+        """Submit jobs one at a time while one WatchJobs stream delivers all ends."""
         async with self._client.watch(types=[_TYPE], states=_ENDED) as events:
             ends = _Ends(events)
             following = asyncio.create_task(ends.follow())
@@ -86,7 +86,7 @@ class Control:
     async def end_to_end(
         self, count: int, queues: int = 0, delayed: int = 0, watch: str = "ends"
     ) -> dict[str, Any]:
-        """Make bulk submits while one WatchJobs stream delivers the events of the jobs.
+        """Submit jobs in bulk while one WatchJobs stream delivers the events of the jobs.
 
         Args:
             count: the number of jobs.
@@ -187,7 +187,7 @@ def _specs(numbers: range, queues: int) -> list[JobSpec]:
 
 
 async def main() -> None:
-    """Run the role `control`, the only one."""
+    """Run the `control` role; this peer has no other."""
     environment = Environment.read()
     async with Client(os.environ["BENCH_TARGET"], timeout=60) as client:
         control = Control(client, environment)

@@ -49,7 +49,7 @@ class Control:
                 await pipe.execute()
 
     async def accept(self, count: int, in_flight: int) -> contract.Answer:
-        """Make single submits."""
+        """Submit jobs one at a time."""
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
     async def unfinished(self) -> contract.Answer:

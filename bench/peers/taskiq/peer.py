@@ -61,7 +61,7 @@ async def fill(count: int) -> None:
 
 
 async def accept(count: int, in_flight: int) -> contract.Answer:
-    """Make single submits."""
+    """Submit jobs one at a time."""
     return {"seconds": await contract.in_flight(count, in_flight, noop.kiq)}
 
 

@@ -97,9 +97,9 @@ async def test_unknown_queue_of_a_worker_is_not_serving(
     # The worker serves all queues, and its handler names one.
     await register(database, "test")
     assert await status(health, "queue/default") == SERVING
-    assert await status(health, "queue/misspelt") == NOT_SERVING
-    await submit(database, queue="misspelt")
-    await until_status(health, "queue/misspelt", SERVING)
+    assert await status(health, "queue/misspelled") == NOT_SERVING
+    await submit(database, queue="misspelled")
+    await until_status(health, "queue/misspelled", SERVING)
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.QUEUED])

@@ -120,7 +120,7 @@ def test_stack_starts_restarts_killed_processes_and_stops(tmp_path: Path) -> Non
         stack.process.send_signal(signal.SIGINT)
         assert stack.finish() == 0
         assert have_ended(descendants)
-    # Each process ended within its grace.
+    # Each process ended within its grace period.
     assert "killing" not in "".join(stack.printed)
     for name in NAMES:
         assert "Traceback" not in (data / "logs" / f"{name}.log").read_text()

@@ -1,4 +1,4 @@
-"""Unreadable rows of an older version: they do not affect other rows."""
+"""Unreadable rows from an older version do not affect other rows."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def unreadable(found: Audit) -> set[str]:
     return {breach.subject for breach in found.breaches if breach.check == "unreadable"}
 
 
-async def term(database: Database) -> int:
+async def start_term(database: Database) -> int:
     async with database.statement() as connection:
         held = await connection.execute(
             text(
@@ -117,7 +117,7 @@ async def test_unreadable_events_are_found_on_every_page(database: Database, ids
 UNSOUND = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")
 
 
-async def test_database_refuses_unsound_times_after_migration(database: Database, ids: Ids) -> None:
+async def test_migrated_database_rejects_out_of_range_times(database: Database, ids: Ids) -> None:
     async with database.session() as connection:
         # An end_time of a QUEUED job violates another constraint first.
         for column, value in product(sorted(set(TIMES["jobs"]) - {"end_time"}), UNSOUND):
@@ -142,7 +142,7 @@ async def test_readers_get_every_job_and_event(database: Database, ids: Ids) -> 
             )
             assert {job.id for job in listed} == set(ids.values())
         marked = {job.type for job in listed if job.unreadable}
-        # Jobs do not contain the rank.
+        # `Job` has no rank field, so rank.nan is not marked.
         assert marked == set(POISONED) - {"rank.nan"}
     async with database.statement() as connection:
         end = await read_end(connection)
@@ -154,7 +154,7 @@ async def test_readers_get_every_job_and_event(database: Database, ids: Ids) -> 
         assert [event.seq for event in await history(database, JobId(job_id))] == [1]
 
 
-async def test_claim_returns_poisoned_and_sound_jobs(database: Database, ids: Ids) -> None:
+async def test_claim_returns_poisoned_and_valid_jobs(database: Database, ids: Ids) -> None:
     worker_id = await register(database, *ids)
     deliveries = [AttemptKey(JobId(job_id), 1) for job_id in ids.values()]
     async with database.statement() as connection:
@@ -166,8 +166,8 @@ async def test_claim_returns_poisoned_and_sound_jobs(database: Database, ids: Id
     assert all(job.unreadable for name, job in by_type.items() if name in UNSTARTABLE)
 
 
-async def test_scheduler_moves_poisoned_and_sound_jobs(database: Database, ids: Ids) -> None:
-    number = await term(database)
+async def test_scheduler_moves_poisoned_and_valid_jobs(database: Database, ids: Ids) -> None:
+    number = await start_term(database)
     async with database.statement() as connection:
         assert await promote_due(connection, term=number, limit=100) == 1
         expired = await expire_overdue(

@@ -14,7 +14,7 @@ from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from support.handlers import handlers
-from support.pids import runs
+from support.pids import is_running
 from support.platform import Platform, platform
 from support.server import Server
 from support.until import until
@@ -56,7 +56,7 @@ async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -
         if job_type != "t.pools_loop":
             assert (result["mapped"], result["exit"]) == ([1, 2], -15)
         for pid in result["left"]:
-            await until(lambda pid=pid: not runs(pid))
+            await until(lambda pid=pid: not is_running(pid))
         if "pid" in result:
             pids.add(result["pid"])
     # A process with surviving children runs no other job.

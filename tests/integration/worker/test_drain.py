@@ -16,7 +16,7 @@ from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from support.handlers import handlers
-from support.pids import runs
+from support.pids import is_running
 from support.platform import Platform, platform
 from support.until import until
 from support.worker_process import worker_process
@@ -26,7 +26,7 @@ GRACE_S = 2.0
 
 @pytest.fixture
 async def jobs(settings: Settings) -> AsyncIterator[Platform]:
-    # The grace of a cancelled handler exceeds the remaining time of the stop.
+    # The grace period of a cancelled handler exceeds the remaining time of the stop.
     adjusted = settings.model_copy(update={"shutdown_grace": GRACE_S, "worker_cancel_grace": 10.0})
     async with platform(adjusted, handlers(), workers=0) as running:
         yield running
@@ -68,7 +68,7 @@ async def test_processes_and_children_end_with_a_killed_worker(
         job_id = await jobs.submit("t.forks", "false")
         pids = json.loads((await jobs.until(job_id, E.OUTPUT)).output or "")
         os.kill(worker.pid, signal.SIGKILL)
-        await until(lambda: not any(map(runs, pids)))
+        await until(lambda: not any(map(is_running, pids)))
 
 
 async def test_idle_worker_stops_at_once(jobs: Platform, tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ async def jobs(settings: Settings) -> AsyncIterator[Platform]:
         yield running
 
 
-async def interrupted(jobs: Platform, payload: str) -> JobId:
-    """Submit a job that stops its process, with enough interruptions for a separate process."""
+async def submit_interrupted_job(jobs: Platform, payload: str) -> JobId:
+    """Submit a job that stops its process, after enough interruptions for a separate one."""
     later = datetime.now(UTC) + timedelta(hours=1)
     job_id = await jobs.submit("t.terminates", payload, schedule_time=later)
     values = f"attempt = {TIMES}, interruptions = {TIMES}, due_time = now()"
@@ -44,8 +44,8 @@ async def test_job_that_always_stops_its_worker_fails(jobs: Platform, tmp_path: 
     async with worker_process(jobs.settings, tmp_path) as worker:
         neighbor = await jobs.submit("t.forever")
         await jobs.until(neighbor, E.STARTED)
-        # The worker is the parent of its process.
-        job_id = await interrupted(jobs, "true")
+        # The job runs in a child process of the worker and signals the worker.
+        job_id = await submit_interrupted_job(jobs, "true")
         assert await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S) == 0
     job = await jobs.job(job_id)
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, TIMES + 1, 0)
@@ -59,7 +59,7 @@ async def test_job_that_always_stops_its_worker_fails(jobs: Platform, tmp_path: 
 
 async def test_interrupted_job_cannot_stop_its_worker(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
-        job = await jobs.ended(await interrupted(jobs, "false"))
+        job = await jobs.ended(await submit_interrupted_job(jobs, "false"))
         assert worker.running
         assert job.result not in {None, str(worker.pid)}
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, TIMES + 1)

@@ -168,10 +168,10 @@ def test_single_error_type_instead_of_a_tuple_is_rejected() -> None:
 
 def test_error_types_are_compared_exactly() -> None:
     policy = RetryPolicy(non_retryable_error_types=("ValueError", "TIMEOUT"))
-    assert not policy.retries("ValueError")
-    assert not policy.retries("TIMEOUT")
-    assert policy.retries("valueerror")
-    assert policy.retries("KeyError")
+    assert not policy.is_retryable("ValueError")
+    assert not policy.is_retryable("TIMEOUT")
+    assert policy.is_retryable("valueerror")
+    assert policy.is_retryable("KeyError")
 
 
 def test_error_types_of_a_job_override_the_handlers() -> None:

@@ -20,7 +20,7 @@ from headrace_core.store.sql.transition import Creation, Lock, Selection, Transi
 DUE = Selection("due", "SELECT j.id FROM jobs j WHERE $guard $lock", Lock.SKIP)
 
 
-def built() -> Iterator[Transition | Creation]:
+def declared_transitions() -> Iterator[Transition | Creation]:
     for module in pkgutil.iter_modules(jobs.__path__, f"{jobs.__name__}."):
         declared = vars(importlib.import_module(module.name)).values()
         yield from (one for one in declared if isinstance(one, Transition | Creation))
@@ -31,7 +31,7 @@ def folder(package: ModuleType) -> Path:
 
 
 def test_each_lifecycle_event_has_a_transition() -> None:
-    events = {event for one in built() for event in one.events}
+    events = {event for one in declared_transitions() for event in one.events}
 
     assert events == set(EventType)
 
@@ -91,7 +91,7 @@ def test_ambiguous_declaration_is_refused(events: list[EventType], message: str)
         Transition(name="changed", events=events, rows=DUE, changes={}, result="SELECT")
 
 
-def test_change_of_a_column_of_the_builder_is_refused() -> None:
+def test_change_to_a_builder_column_is_rejected() -> None:
     with pytest.raises(ValueError, match="the builder sets"):
         Transition(
             name="queued", events=[EventType.DUE], rows=DUE, changes={"seq": "1"}, result="SELECT"

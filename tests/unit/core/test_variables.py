@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_core.runtime.variables import misspelt_variables
+from headrace_core.runtime.variables import misspelled_variables
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from headrace_core.runtime.variables import misspelt_variables
     ],
 )
 def test_misspelled_name_is_corrected(name: str, meant: str) -> None:
-    assert misspelt_variables({name: "x"}) == {name: meant}
+    assert misspelled_variables({name: "x"}) == {name: meant}
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_misspelled_name_is_corrected(name: str, meant: str) -> None:
     ],
 )
 def test_known_or_foreign_name_is_ignored(name: str) -> None:
-    assert misspelt_variables({name: "x"}) == {}
+    assert misspelled_variables({name: "x"}) == {}

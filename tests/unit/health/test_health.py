@@ -102,7 +102,7 @@ async def test_unknown_service_is_not_found(served: Served):
     stream.cancel()
 
 
-async def test_list_contains_all_fixed_names(served: Served):
+async def test_list_contains_all_services_and_checks(served: Served):
     served.cache.alive = False
     await served.health.run_once()
     response = await served.stub.List(health_pb2.HealthListRequest())

@@ -1,4 +1,4 @@
-"""The log lines of handlers contain the facts of their job and are bounded in size and rate."""
+"""The log lines of handlers contain the fields of their job and are bounded in size and rate."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 @pytest.fixture
 def attempt(monkeypatch: pytest.MonkeyPatch) -> AttemptLog:
-    # The time is constant, so a rate is a number of lines.
+    # Time does not advance, so each rate limit allows a fixed number of lines.
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     monkeypatch.setattr(attempt_log, "_process_rate", attempt_log._Rate(2000, 1.0))
     return AttemptLog(
@@ -60,7 +60,7 @@ def lines(log: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.getvalue().splitlines()]
 
 
-def test_line_of_a_handler_has_the_facts_of_its_job(log: io.StringIO, attempt: AttemptLog) -> None:
+def test_handler_line_has_the_fields_of_its_job(log: io.StringIO, attempt: AttemptLog) -> None:
     with owned_by(Owner(log=attempt)):
         structlog.get_logger().info("by_structlog", rows=3, nested={"a": [1, 2.5, None]})
         logging.getLogger("shop.orders").info("by %s", "logging")
@@ -75,7 +75,7 @@ def test_line_of_a_handler_has_the_facts_of_its_job(log: io.StringIO, attempt: A
     assert (second["event"], second["logger"]) == ("by logging", "shop.orders")
 
 
-def test_field_named_like_a_fact_is_kept_beside_it(log: io.StringIO, attempt: AttemptLog) -> None:
+def test_field_with_a_reserved_name_gets_a_suffix(log: io.StringIO, attempt: AttemptLog) -> None:
     with owned_by(Owner(log=attempt)):
         structlog.get_logger().info("sent", type="order", job_id="mine")
     [line] = lines(log)
@@ -83,7 +83,7 @@ def test_field_named_like_a_fact_is_kept_beside_it(log: io.StringIO, attempt: At
     assert (line["type_"], line["job_id_"]) == ("order", "mine")
 
 
-def test_library_below_warning_is_not_shown(log: io.StringIO, attempt: AttemptLog) -> None:
+def test_library_lines_below_warning_are_dropped(log: io.StringIO, attempt: AttemptLog) -> None:
     outside = logging.getLogger("library")
     outside.info("outside of any handler")
     with owned_by(Owner(log=attempt)):
@@ -105,7 +105,7 @@ def test_library_below_warning_is_not_shown(log: io.StringIO, attempt: AttemptLo
     ("module", "source"),
     [("headrace_core.runtime.tasks", None), ("headrace_handlers.email", "handler")],
 )
-def test_worker_line_inside_a_handler_has_no_job_facts(
+def test_source_of_a_line_depends_on_the_calling_module(
     log: io.StringIO, attempt: AttemptLog, module: str, source: str | None
 ) -> None:
     code = {"__name__": module, "log": structlog.get_logger()}
@@ -209,5 +209,5 @@ def test_logging_configured_by_a_handler_is_replaced(
         structlog.get_logger().info("by_structlog")
         logging.getLogger("shop").info("by logging")
     assert [line["event"] for line in lines(target)] == ["by_structlog", "by logging"]
-    # For example the log handler of an error tracker.
+    # An error tracker may have installed this log handler.
     assert foreign in logging.getLogger().handlers

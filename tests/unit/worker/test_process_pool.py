@@ -23,7 +23,7 @@ from headrace_worker.runners.loop import ProcessDied
 from headrace_worker.runners.process_pool import ProcessPool
 from headrace_worker.timing import Timing
 from support.handlers import handlers
-from support.pids import runs
+from support.pids import is_running
 from support.until import until
 
 DEADLINE_S = 15.0
@@ -105,7 +105,7 @@ def test_surviving_child_does_not_hide_the_dead_process(away: bool) -> None:
                 with pytest.raises(ProcessDied, match="SIGKILL"):
                     await run(ProcessPool(Settings()), "t.forks", die, payload=json.dumps(away))
             if not away:
-                await until(lambda: not runs(started[0]))
+                await until(lambda: not is_running(started[0]))
 
     uvloop.run(main())
 
@@ -128,7 +128,7 @@ def test_cancel_kills_the_children_of_the_process() -> None:
                 attempt.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await attempt
-                await until(lambda: not runs(started[0]))
+                await until(lambda: not is_running(started[0]))
 
     uvloop.run(main())
 

@@ -60,11 +60,11 @@ _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separator
 
 
 def to_spec(spec: JobSpec) -> job_pb2.JobSpec:
-    """Return the message of a spec; its delay starts now.
+    """Convert a spec to a protobuf message. The delay starts now.
 
     Raises:
         TypeError: the payload contains a value that JSON cannot represent.
-        ValueError: the payload contains NaN, an infinity or itself.
+        ValueError: the payload contains NaN, an infinity or a circular reference.
     """
     message = job_pb2.JobSpec()
     write_spec(spec, message)
@@ -108,7 +108,7 @@ def to_filter(
     batch_id: str,
     job_ids: Iterable[str],
 ) -> job_service_pb2.JobFilter:
-    """Return the message of a filter.
+    """Convert a filter to a protobuf message.
 
     Raises:
         ValueError: `states` contains a value that is not a job state.

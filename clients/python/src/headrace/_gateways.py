@@ -27,7 +27,7 @@ _HealthCheckResponse: Final = message_class("HealthCheckResponse")
 
 
 def health_request(service: str) -> Any:
-    """Return a request for the health of a service (grpc.health.v1); empty: the gateway."""
+    """Return a health request for a service (grpc.health.v1); "" means the whole gateway."""
     return _HealthCheckRequest(service=service)
 
 

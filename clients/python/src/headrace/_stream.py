@@ -1,4 +1,4 @@
-"""A stream that resumes after a cut."""
+"""A stream that resumes after a disconnect."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from headrace.errors import CallError, Refusal, SlowConsumer, Unavailable
 
 R = TypeVar("R")
 
-# Starts the stream at a gateway, after its last response.
+# Starts the call on a gateway, after the last received response.
 Start: TypeAlias = Callable[[Gateway], aio.UnaryStreamCall[Any, R]]
 
 # Status codes with which proxies and transports end a stream. A status from a gateway also has a
 # reason.
-_CUT_CODES: Final = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
+_DISCONNECT_CODES: Final = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"}
 
 
 class Stream(Generic[R]):
@@ -35,7 +35,7 @@ class Stream(Generic[R]):
     Args:
         gateways: the gateways.
         endless: whether the stream ends only with an error and sends marks. Other streams end
-            normally and can be quiet for any time.
+            normally and can be quiet for any length of time.
         first_retries: retries before the first response. None: only `resume_timeout` limits them.
         resume_timeout: maximum time to resume after the last response, in seconds.
         accept_timeout: time for a gateway to accept the stream before the client tries the next
@@ -68,10 +68,11 @@ class Stream(Generic[R]):
         self._gateway: Gateway | None = None
         self._call: aio.UnaryStreamCall[Any, R] | None = None
         self._reading: asyncio.Task[object] | None = None
-        # Times on the clock of the loop: the first response of this call, the next attempt, and the
-        # end of all attempts.
+        # Times on the event loop's clock: the first response of this call,
         self._answered: float | None = None
+        # the next attempt,
         self._due = 0.0
+        # and when to stop retrying.
         self._give_up: float | None = None
         self._started = False
         self._busy = False
@@ -93,16 +94,17 @@ class Stream(Generic[R]):
         """Return the next response; None after the end of the stream.
 
         Args:
-            start: starts the stream, also after a cut.
+            start: starts the stream, and restarts it after a disconnect.
 
         Raises:
             CallError: the stream was refused, or could not be resumed in time.
             ForkedProcess, WrongEventLoop: the stream cannot continue here.
-            RuntimeError: another task already waits for the stream, or the client is closed.
+            RuntimeError: another task is already waiting for the stream, or the client is
+                closed.
         """
         self._gateways.check()
         if self._busy:
-            raise RuntimeError("another task already waits for this stream")
+            raise RuntimeError("another task is already waiting for this stream")
         self._busy = True
         try:
             return await self._next(start)
@@ -133,9 +135,9 @@ class Stream(Generic[R]):
                 response = await self._read()
             except aio.AioRpcError as failure:
                 proxy = self._gateway.proxy if self._gateway else ""
-                self._lost(call_error(failure, proxy=proxy), failure)
+                self._schedule_retry(call_error(failure, proxy=proxy), failure)
             except Unavailable as failure:
-                self._lost(failure, failure.__cause__)
+                self._schedule_retry(failure, failure.__cause__)
             else:
                 if response is not EOF:
                     return cast(R, response)
@@ -143,7 +145,7 @@ class Stream(Generic[R]):
                     self._closing.set()
                     self._drop(_at_once)
                     return None
-                self._lost(_unavailable("the stream ended unexpectedly"), None)
+                self._schedule_retry(_unavailable("the stream ended unexpectedly"), None)
         return None
 
     async def _open(self, start: Start[R]) -> None:
@@ -157,7 +159,7 @@ class Stream(Generic[R]):
         self._call = start(self._gateway)
         timeout = self._accept_timeout
         if timeout is not None and not await _accepts(self._call, timeout):
-            raise _unavailable(f"the gateway has not accepted the stream within {timeout:g} s")
+            raise _unavailable(f"the gateway did not accept the stream within {timeout:g} s")
 
     async def _read(self) -> object:
         """Return the next response, or EOF.
@@ -206,11 +208,11 @@ class Stream(Generic[R]):
             self.resumes += self._started
             self._started = True
 
-    def _lost(self, error: CallError, cause: BaseException | None) -> None:
+    def _schedule_retry(self, error: CallError, cause: BaseException | None) -> None:
         """Schedule the next attempt.
 
         Raises:
-            CallError: the error is final, or the time for retries is over.
+            CallError: the error is final, or the retry time has run out.
         """
         gateway, answered = self._gateway, self._answered
         self._drop(_at_once)
@@ -223,7 +225,7 @@ class Stream(Generic[R]):
         if answered is not None and _was_slow(error, steady=steady):
             # The gateway is healthy; this program was slow.
             wait = 0.0
-        elif _is_cut(error) and gateway is not None:
+        elif _is_disconnect(error) and gateway is not None:
             moved = self._gateways.leave(gateway)
             # The wait that a gateway requests applies only to that gateway.
             wait = self._backoff.next(None if moved else error.refusal.retry_after)
@@ -240,7 +242,7 @@ class Stream(Generic[R]):
         self._due = now + wait
 
     def _reset_retries(self) -> None:
-        """Reset the retries, so that the next wait after an error has all of them."""
+        """Restore the full number of retries and the full retry time for the next error."""
         self._retries_left = None if self._started else self._first_retries
         self._give_up = None
         self._due = 0.0
@@ -268,10 +270,10 @@ async def _accepts(call: aio.UnaryStreamCall[Any, Any], timeout: float) -> bool:
     return True
 
 
-def _is_cut(error: CallError) -> bool:
+def _is_disconnect(error: CallError) -> bool:
     if isinstance(error, Unavailable | SlowConsumer):
         return True
-    return not error.refusal.reason and error.refusal.code in _CUT_CODES
+    return not error.refusal.reason and error.refusal.code in _DISCONNECT_CODES
 
 
 def _was_slow(error: CallError, *, steady: bool) -> bool:

@@ -1,4 +1,4 @@
-"""The body of a response in a result: text, or base64 for other bytes."""
+"""The HTTP response body in a job result: text if possible, otherwise base64."""
 
 from __future__ import annotations
 

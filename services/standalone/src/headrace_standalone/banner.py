@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from headrace_standalone.embedded.folder import DataFolder
-from headrace_standalone.stack import Plan, reached
+from headrace_standalone.stack import Plan, reachable_address
 
 _DEFAULT_TARGET = "127.0.0.1:50051"
 
@@ -36,7 +36,7 @@ def banner(plan: Plan, *, folder: DataFolder, files: Path) -> str:
             "",
             "Try it:",
             "",
-            *(f"  {line}" for line in _commands(reached(plan.gateway_address))),
+            *(f"  {line}" for line in _commands(reachable_address(plan.gateway_address))),
             "",
             "Ctrl-C stops it.",
             "",

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from headrace_core.runtime.settings import Settings
-from headrace_core.runtime.variables import misspelt_variables
+from headrace_core.runtime.variables import misspelled_variables
 from headrace_standalone import services
 from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
@@ -67,7 +67,8 @@ class Stack:
         self._announce = announce
         settings = Settings()
         self._grace = settings.shutdown_grace
-        # After the shutdown grace, running jobs are cancelled. They have the cancel grace to end.
+        # After the shutdown grace, running jobs are cancelled. They must then end within
+        # the cancel grace period.
         self._worker_grace = settings.shutdown_grace + settings.worker_cancel_grace
         self.files = self._find_files()
         handlers = (*filter(None, [os.environ.get("HEADRACE_HANDLERS")]), *plan.handlers)
@@ -77,7 +78,7 @@ class Stack:
             "HEADRACE_FILES_ROOT": str(self.files),
             "HEADRACE_HANDLERS": ",".join(handlers),
             # A client in a handler connects to this platform, regardless of the environment.
-            "HEADRACE_TARGET": reached(plan.gateway_address),
+            "HEADRACE_TARGET": reachable_address(plan.gateway_address),
         }
         # The stages in start order. The programs of a stage start and stop together.
         self._stages: list[list[Supervised]] = []
@@ -89,7 +90,7 @@ class Stack:
             EmbeddedServerError: an embedded server cannot be set up, or a port is taken.
             ProgramFailedError: a program did not start serving.
         """
-        for name, alike in misspelt_variables(os.environ).items():
+        for name, alike in misspelled_variables(os.environ).items():
             self._announce(f"{name} is not a setting and is ignored; did you mean {alike}?")
         self._check_addresses()
         await self._start_servers()
@@ -153,7 +154,7 @@ class Stack:
         await self._start_stages(postgres, valkey)
 
     async def _start_stages(self, *stages: list[Program]) -> None:
-        """Start the programs of a stage together."""
+        """Start the programs of all stages concurrently."""
         started = [
             [
                 Supervised(program, log=self._log(program.name), announce=self._announce)
@@ -188,7 +189,7 @@ class Stack:
         return LogFile(self._folder.logs / f"{name}.log", echo=echo)
 
 
-def reached(address: str) -> str:
+def reachable_address(address: str) -> str:
     """Return the address at which this machine reaches a server that listens on `address`."""
     host, _, port = address.rpartition(":")
     return f"{ {'0.0.0.0': '127.0.0.1', '[::]': '[::1]'}.get(host, host) }:{port}"  # noqa: S104

@@ -111,7 +111,7 @@ class Supervised:
             )
 
     async def stop(self) -> None:
-        """Stop the program, kill it after its grace, and wait for its end."""
+        """Stop the program, kill it after its grace period, and wait for its end."""
         self._stopping.set()
         if self._task is not None:
             await self._task

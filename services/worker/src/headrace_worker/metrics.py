@@ -36,8 +36,9 @@ class Counts:
         ended: the ended attempts, by written event.
         ends_refused: the ends that were not written, because the worker no longer had the attempt.
         reports_refused: the reports that were not written, for the same reason.
-        left_behind: the handlers that did not end within their grace, so the worker abandoned them.
-        lease_losses: the losses of the lease.
+        left_behind: the handlers that did not end within their grace period, so the worker
+            abandoned them.
+        lease_losses: how often the worker lost its lease.
     """
 
     ended: Counter[EventType] = field(default_factory=Counter)
@@ -97,11 +98,13 @@ class _Worker(Collector):
         yield refused
         yield CounterMetricFamily(
             "headrace_handlers_left_behind",
-            "Handlers that did not end within their grace.",
+            "Handlers that did not end within their grace period.",
             value=counts.left_behind,
         )
         yield CounterMetricFamily(
-            "headrace_lease_losses", "Losses of the lease.", value=counts.lease_losses
+            "headrace_lease_losses",
+            "Number of times that this worker lost its lease.",
+            value=counts.lease_losses,
         )
         yield CounterMetricFamily(
             "headrace_unreadable_rows",

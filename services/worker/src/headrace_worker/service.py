@@ -175,9 +175,9 @@ class WorkerService:
         _log.info("worker_started", port=self.port, pool=self._pool.name, types=len(self._handlers))
 
     async def stop(self) -> None:
-        """Drain: stop claiming, wait for attempts until the grace is over, and hand back the rest.
+        """Stop claiming, wait for attempts until the grace period ends, and hand back the rest.
 
-        A stop takes at most the grace plus two seconds, even if a part hangs.
+        A stop takes at most the grace period plus two seconds, even if a part hangs.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._settings.shutdown_grace

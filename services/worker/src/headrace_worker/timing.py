@@ -16,11 +16,11 @@ class Timing:
         merge: the interval in which progress of one attempt is merged: ten events per second.
         process_exit: the time for a process that has closed its output to exit on its own.
         process_reap: the time for a killed process to be reaped.
-        drain_grace: the time for a handler to end when the grace of a drain is over.
+        drain_grace: the time for a handler to end when the grace period of a drain is over.
         hand_back: the time limit of each step of a drain that writes to PostgreSQL or Redis.
         task_end: the time limit for background tasks to end in a drain.
-        stop_margin: the time that a stop may take after the grace. The process must exit within 2 s
-            after the grace.
+        stop_margin: the time that a stop may take after the grace period. The process must exit
+            within 2 s after it.
     """
 
     retry: tuple[float, float] = (0.1, 0.5)

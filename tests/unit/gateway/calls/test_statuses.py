@@ -1,4 +1,4 @@
-"""Each error becomes a status with an ErrorInfo and fitting details, without driver messages."""
+"""Each error becomes a status with an ErrorInfo and matching details, without driver messages."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_state_conflict_names_the_allowed_states():
 
 
 @pytest.mark.parametrize("error", [TimeoutError, OSError, KeyError, RuntimeError, AssertionError])
-def test_status_of_a_foreign_error_omits_its_text(error: type[Exception]):
+def test_status_of_an_unexpected_error_omits_its_text(error: type[Exception]):
     status = call_error(error("INSERT INTO jobs … at db.internal:5432"))
     assert b"INSERT" not in status.serialize()
     assert b"db.internal" not in status.serialize()
@@ -227,7 +227,7 @@ def test_status_of_many_violations_fits_into_its_header(text: str):
     status = call_error(
         InvalidRequest([Violation(f"jobs[{n}].{text * 500}", text * 500) for n in range(1000)])
     )
-    # The message is percent-encoded, the details are base64. Clients accept 8 KiB.
+    # The message is percent-encoded and the details are base64. Clients accept 8 KiB.
     assert len(status.message.encode()) * 3 + len(status.serialize()) * 4 / 3 < 7500
     last = details(status)["BadRequest"].field_violations[-1]
     assert last.description.endswith("more violations")

@@ -15,7 +15,7 @@ def test_empty_list_makes_no_message():
     assert list(pack([])) == []
 
 
-def test_messages_are_limited_by_number(make_event: MakeEvent):
+def test_messages_are_limited_by_event_count(make_event: MakeEvent):
     events = [make_event(seq=seq) for seq in range(1, 2 * MAX_EVENTS + 2)]
     packs = list(pack(events))
     assert [len(packed) for packed in packs] == [MAX_EVENTS, MAX_EVENTS, 1]

@@ -29,7 +29,7 @@ def test_runs_that_find_more_events_are_less_frequent(events: int, a_second: int
     assert runs == pytest.approx(10 * a_second, rel=0.05)
 
 
-def test_backlog_causes_no_later_rest():
+def test_backlog_does_not_delay_later_runs():
     pace = Pace()
     for _ in range(1000):
         pace.rest(500, now=100.0)

@@ -20,7 +20,7 @@ DEFAULT_TIMEOUT = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerSpec:
-    """A handler registered by a worker. The schemas are JSON Schema texts."""
+    """A handler registered by a worker. The schemas are JSON Schema documents, as JSON text."""
 
     type: str
     queue: str = DEFAULT_QUEUE

@@ -7,8 +7,8 @@ The crash budget is separate from the retries. If a worker dies, each of its job
 loss, because the cause is unknown. A job with several losses runs in its own process. The job is
 charged if that process crashes, but not if the worker dies.
 
-A job can also send its worker a signal that interrupts all attempts of the worker, like a
-deployment. A second budget therefore counts consecutive interruptions. It is large, so a job that
+A job can also signal its worker, which interrupts all attempts of the worker, as a deployment
+does. A second budget therefore counts consecutive interruptions. It is large, so a job that
 takes longer than the time between two deployments does not exhaust it.
 """
 
@@ -79,7 +79,7 @@ class RetryPolicy:
         """Return whether another attempt remains after `retries_used` retries."""
         return retries_used + 1 < self.max_attempts
 
-    def retries(self, error_type: str) -> bool:
+    def is_retryable(self, error_type: str) -> bool:
         """Return whether the policy retries errors of this type."""
         return error_type not in self.non_retryable_error_types
 

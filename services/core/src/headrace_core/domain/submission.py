@@ -65,7 +65,7 @@ def batch_fingerprint(specs: Repeated[JobSpec], payloads: Sequence[JsonText]) ->
 
 
 def _around_payload(spec: JobSpec) -> tuple[str, str]:
-    """Return the text of a spec in a fingerprint, before the payload and after it.
+    """Return the fingerprint text of a spec: the parts before and after the payload.
 
     Stored fingerprints depend on this text, so the text of an existing field must not change.
     """
@@ -160,7 +160,7 @@ class BatchJobs(Sequence[Job]):
 
     Args:
         ids: the id of each job.
-        alike: the jobs; jobs that differ only in their ids share an item.
+        alike: the jobs, with any id; jobs that differ only in their ids share an item.
     """
 
     __slots__ = ("alike", "ids")

@@ -22,7 +22,7 @@ from headrace_core.domain.retry import RetryPolicy
 from headrace_core.runtime import logs
 from headrace_core.runtime.settings import Settings, problems
 from headrace_core.runtime.tasks import run_to_end
-from headrace_core.runtime.variables import misspelt_variables
+from headrace_core.runtime.variables import misspelled_variables
 
 # sysexits.h: EX_CONFIG.
 BAD_CONFIGURATION = 78
@@ -74,7 +74,7 @@ def run_service(
             sys.stderr.write(f"headrace {name}: {problem}\n")
         return BAD_CONFIGURATION
     logs.configure(settings, service=name)
-    for variable, alike in misspelt_variables(os.environ).items():
+    for variable, alike in misspelled_variables(os.environ).items():
         _log.warning("unknown_setting", name=variable, did_you_mean=alike)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()

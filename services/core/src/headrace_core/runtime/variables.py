@@ -1,4 +1,4 @@
-"""The names of the HEADRACE_ variables, and the detection of misspelt ones."""
+"""The names of the HEADRACE_ variables, and the detection of misspelled ones."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def known_variables() -> frozenset[str]:
     return _ELSEWHERE | {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
 
 
-def misspelt_variables(environment: Mapping[str, str]) -> dict[str, str]:
+def misspelled_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return unknown variables that are similar to known ones.
 
     A variable that resembles no setting belongs to another program or to a user's handler.

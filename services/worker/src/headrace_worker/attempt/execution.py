@@ -248,7 +248,7 @@ class Execution:
         with owned_by(self._owner):
             self._work.cancel()
         if self._handler is not None and self._handler.mode == "async":
-            # The other runners apply the grace themselves.
+            # The other runners apply the grace period themselves.
             self._abandon_after(self._environment.grace)
 
     def _abandon_after(self, seconds: float) -> None:

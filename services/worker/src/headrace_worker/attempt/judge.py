@@ -90,7 +90,7 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Attemp
             described = _describe(error.type, error, retryable=True)
         case _:
             described = _describe(type(error).__name__, error, retryable=True)
-    if not policy.retries(described.type):
+    if not policy.is_retryable(described.type):
         return failed(job, replace(described, retryable=False))
     if not policy.may_retry(job.retries_used):
         return failed(job, described)

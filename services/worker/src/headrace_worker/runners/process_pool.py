@@ -149,7 +149,7 @@ class ProcessPool:
     """Runs handlers in processes, and reuses a process whose handler has ended.
 
     Args:
-        settings: the number of processes, the grace for cancelled handlers, logs and limits.
+        settings: the number of processes, the grace period of cancelled handlers, logs and limits.
         timing: the time for a process to exit.
 
     Attributes:

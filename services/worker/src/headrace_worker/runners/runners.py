@@ -73,7 +73,7 @@ class Runners:
         return encode(await self._threads.run(handler, argument, attempt, reporter))
 
     def report_left_behind(self, key: AttemptKey, job_type: str) -> None:
-        """Count and log a handler that did not end within its grace. The worker abandons it."""
+        """Count and log an abandoned handler: it did not end within its grace period."""
         self._counts.left_behind += 1
         _log.warning(
             "handler_left_behind",

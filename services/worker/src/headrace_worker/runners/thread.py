@@ -26,7 +26,7 @@ class ThreadRunner:
 
     Args:
         grace: the time for a cancelled handler to end on its own, in seconds.
-        on_left_behind: called with an attempt whose handler did not end within its grace.
+        on_left_behind: called with an attempt whose handler did not end within its grace period.
     """
 
     def __init__(self, *, grace: float, on_left_behind: Callable[[Attempt], None]) -> None:
@@ -105,7 +105,7 @@ class ThreadRunner:
             raise
 
     async def _await_end(self, future: asyncio.Future[Any], attempt: Attempt) -> None:
-        """Wait for a cancelled handler to end, at most until its grace is over."""
+        """Wait for a cancelled handler to end, at most until its grace period ends."""
         done, _ = await asyncio.wait({future}, timeout=self._grace)
         if not done:
             self._on_left_behind(attempt)

@@ -23,21 +23,21 @@ from headrace_core.store.sql.installation import read_installation
 # SQLSTATE classes and codes after which the same call may succeed: connection exceptions,
 # insufficient resources, operator intervention, system errors, serialization failure, deadlock,
 # lock timeout, transaction timeouts, and a read-only server, which may have become a standby.
-_PASSING_CLASSES = ("08", "53", "57", "58")
-_PASSING_CODES = ("40001", "40P01", "55P03", "25P03", "25P04", "25006")
+_TRANSIENT_CLASSES = ("08", "53", "57", "58")
+_TRANSIENT_CODES = ("40001", "40P01", "55P03", "25P03", "25P04", "25006")
 
 # SQLSTATE codes after which a connection is closed although it still answers: the server became
 # read-only or a standby, or a pooler has no server for the connection.
 _USELESS_CODES = ("25006", "57P01", "57P02", "57P03", "57P04", "57P05")
 _READ_ONLY = "25006"
 
-# Time limits in seconds: for a released connection to answer a cancellation, and for all
-# connections to close.
+# Maximum time for a released connection to answer a cancellation, in seconds.
 _RELEASE_S = 2.0
+# Maximum time for connections to close, in seconds. Open connections are then terminated.
 _CLOSE_S = 5.0
 
-# Maximum idle time of a transaction, in milliseconds. The transaction of a stopped process
-# holds locks and delays all streams of many jobs.
+# Maximum idle time of a transaction, in milliseconds. A suspended process keeps its
+# locks and delays all streams of many jobs.
 _IDLE_TRANSACTION_MS = 10_000
 
 
@@ -78,7 +78,7 @@ class Database:
             "max_cached_statement_lifetime": 0,
             "server_settings": {"application_name": f"headrace-{application}"},
         }
-        # The doctor counts the processes of services by these connections.
+        # `headrace doctor` counts service processes by these connections.
         self._listen = {"application_name": f"headrace-{application}-listen"}
         session = {
             # Statements use unqualified names.
@@ -87,8 +87,8 @@ class Database:
             "default_transaction_isolation": "'read committed'",
             # The statements are short: compiling one costs more than running it.
             "jit": "off",
-            # Planning costs more than running, so each statement is planned once. A plan made for
-            # an empty table must not scan the full one, so plans use indexes and keys.
+            # Planning costs more than running, so each statement is planned once. A plan can be
+            # made while its table is empty and used when it is large, so plans use indexes.
             "plan_cache_mode": "force_generic_plan",
             "enable_seqscan": "off",
             "enable_hashjoin": "off",
@@ -134,7 +134,7 @@ class Database:
                 await driver.execute(
                     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
                     f"SET LOCAL statement_timeout = {round(statement_timeout * 1000)};"
-                    # Over many rows, planning each statement and joining by hash cost less.
+                    # Over many rows, custom plans and hash joins are cheaper.
                     "SET LOCAL plan_cache_mode = force_custom_plan;"
                     "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
                 )
@@ -222,10 +222,10 @@ class Database:
             if not self._connected:
                 # If the first connection is rejected, the settings are wrong: report the reason.
                 raise
-            # A change of the password or a failover may be in progress.
+            # A password change or a failover may be in progress.
             raise Unavailable("postgresql") from error
         self._connected = True
-        # The pool detaches a lost connection from `pooled`. The driver still reports the loss.
+        # If the connection is lost, the pool clears `pooled._con`. The driver still reports it.
         driver: Driver = pooled._con  # type: ignore[attr-defined] # noqa: SLF001
         try:
             yield driver
@@ -236,9 +236,9 @@ class Database:
             elif isinstance(error, asyncpg.PostgresError) and error.sqlstate in _USELESS_CODES:
                 driver.terminate()
                 if error.sqlstate == _READ_ONLY:
-                    # A session that was read-only at its start stays read-only: replace them all.
+                    # Sessions that started read-only stay read-only, so replace all connections.
                     await pool.expire_connections()
-            # An error of the release must not hide the first error, especially a cancellation.
+            # An error during release must not hide the original error, especially a cancellation.
             with suppress(Exception):
                 await pool.release(pooled, timeout=_RELEASE_S)
             raise
@@ -267,7 +267,7 @@ async def until_lost(connection: asyncpg.Connection, *, probe: float) -> NoRetur
 
 
 def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, Any]:
-    """Return asyncpg's arguments for the server of the settings.
+    """Return the asyncpg connection arguments for the configured server.
 
     Args:
         settings: the URL. docs/production.md lists its options.
@@ -277,7 +277,7 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
     options = database_options(settings.database_url.get_secret_value())
     arguments: dict[str, Any] = {
         "dsn": settings.postgresql_url,
-        # 0 means that the URL sets no limit, like in libpq.
+        # 0 means that the URL sets no limit, as in libpq.
         "timeout": int(options.get("connect_timeout", "0")) or settings.database_timeout,
     }
     if options.get("sslrootcert") == "system":
@@ -291,7 +291,7 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
 
 
 def server_error(error: BaseException | None) -> asyncpg.PostgresError | None:
-    """Return the error of the server in a chain of causes; None if the server did not answer.
+    """Return the server error from a chain of causes; None if the server did not answer.
 
     Its message contains no part of the URL, unlike a driver's message.
     """
@@ -310,14 +310,14 @@ class _faults:  # noqa: N801 - reads as a function: with _faults():
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is not None and _may_pass(error):
+        if error is not None and _is_transient(error):
             raise Unavailable("postgresql") from error
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         code = error.sqlstate or ""
-        return code[:2] in _PASSING_CLASSES or code in _PASSING_CODES
+        return code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES
     return isinstance(
         error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError
     )
