@@ -269,7 +269,7 @@ def test_jobs_that_differ_in_payloads_share_a_spec():
     found = Violations()
     specs, payloads = read_jobs(BatchSubmitJobsRequest(jobs=messages), found)
     assert found == []
-    assert list(specs.places) == [0, 0, 1, 0]
+    assert list(specs.indexes) == [0, 0, 1, 0]
     assert [spec.labels["team"] for spec in specs.distinct] == ["a", "b"]
     assert payloads == [b"1", b"2", b"3", EMPTY]
 

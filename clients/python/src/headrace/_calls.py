@@ -112,7 +112,7 @@ class Calls:
         Args:
             endless: whether the stream ends only with an error and sends marks. Until its first
                 response it is retried as often as a unary call. Other streams end normally and can
-                be quiet for any time.
+                be quiet for any length of time.
         """
         targets = len(self._gateways.targets)
         return Stream(

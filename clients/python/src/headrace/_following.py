@@ -53,7 +53,7 @@ class Following(ABC):
 
     @property
     def resumes(self) -> int:
-        """The number of resumes, after a cut or because this program was slow."""
+        """The number of resumes, after a disconnect or because this program was slow."""
         return self._stream.resumes
 
     async def __aenter__(self) -> Self:

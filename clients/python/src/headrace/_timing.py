@@ -53,10 +53,10 @@ class Timing:
         first_retry: the first wait before a retry, before jitter.
         longest_call_retry: the maximum wait before the retry of a call, before jitter.
         longest_stream_retry: the maximum wait before a stream is resumed, before jitter.
-        silence: the time without a response after which an endless stream counts as cut: twice the
+        silence: the time without a response after which an endless stream counts as lost: twice the
             maximum mark interval of a gateway.
         quiet: the time without a response after which the stream of one job checks the health of
-            its gateway. Such a stream can be quiet for any time.
+            its gateway. Such a stream can be quiet for any length of time.
         answer: the deadline of that health check.
         steady: the time for which a stream must be served to reset the backoff.
         backoff: creates the backoff.

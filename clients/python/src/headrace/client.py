@@ -53,7 +53,7 @@ class Client(SubscriptionCalls):
     """The asynchronous client: submits jobs and follows them.
 
     Every call is retried while no gateway is available. Submits are retried too, because each has a
-    `request_id`. Streams resume after a cut. A client belongs to one event loop.
+    `request_id`. Streams resume after a disconnect. A client belongs to one event loop.
 
         async with Client() as client:
             job = await client.submit("square_sum", {"data": [1, 2, 3]})
@@ -388,8 +388,8 @@ class Client(SubscriptionCalls):
     def watch_job(self, job_id: str, *, after_seq: int = 0) -> JobWatch:
         """Yield past and future events of a job until the terminal one.
 
-        Each event is yielded once and in order. A cut stream resumes after the last event, at any
-        gateway.
+        Each event is yielded once and in order. A disconnected stream resumes after
+        the last event, at any gateway.
 
         Args:
             job_id: the job.

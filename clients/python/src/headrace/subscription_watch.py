@@ -28,7 +28,7 @@ class SubscriptionWatch(Following):
                 handle(event)
                 await events.ack()
 
-    Each event is yielded once in this process, in order per job, even if the connection is cut. If
+    Each event is yielded once in this process, in order per job, even if the connection is lost. If
     the process ends, the server sends unacknowledged events again, to any consumer. To act on each
     event only once, store `(job_id, seq)` together with the effect.
 

@@ -25,7 +25,7 @@ class Watch(Following):
 
     `async with client.watch(…) as watch:` starts it; no later event is missed. `async for event in
     watch:` yields each event once, in order per job. The watch resumes automatically if the
-    connection is cut, or if the gateway ends the stream because this program was slow. Cancelling
+    connection is lost, or if the gateway ends the stream because this program was slow. Cancelling
     a wait for an event, for example by a timeout, loses no event.
 
     Attributes:
@@ -48,9 +48,9 @@ class Watch(Following):
 class JobWatch:
     """Past and future events of one job, until the terminal one.
 
-    `async for event in watch:` yields each event once and in order. A cut stream resumes after the
-    last event, at any gateway. You can cancel a wait for an event, for example by a timeout,
-    without losing an event.
+    `async for event in watch:` yields each event once and in order. A disconnected stream resumes
+    after the last event, at any gateway. You can cancel a wait for an event, for example by a
+    timeout, without losing an event.
 
     Attributes:
         seq: the number of the last yielded event; a later watch can resume after it.

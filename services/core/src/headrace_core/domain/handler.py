@@ -10,8 +10,8 @@ from headrace_core.domain.limits import MAX_DESCRIPTION
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.domain.text import clean_line
 
-# A keyword that Headrace adds to payload schemas. It names a value's type in the handler's library,
-# for types that JSON Schema cannot describe.
+# A keyword that Headrace adds to payload schemas. It gives the type of a value in pydantic or
+# msgspec if JSON Schema cannot describe that type.
 VALUE_KEYWORD = "x-headrace-value"
 
 # The timeout of an attempt if neither the job nor its handler sets one.

@@ -24,24 +24,24 @@ class Repeated(Generic[T]):
 
     Attributes:
         distinct: the items.
-        places: the index in `distinct` of the item at each position of the sequence.
+        indexes: the index in `distinct` of the item at each position of the sequence.
     """
 
     distinct: Sequence[T]
-    places: Sequence[int]
+    indexes: Sequence[int]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indexes)
 
     def __iter__(self) -> Iterator[T]:
-        return map(self.distinct.__getitem__, self.places)
+        return map(self.distinct.__getitem__, self.indexes)
 
     def __getitem__(self, position: int) -> T:
-        return self.distinct[self.places[position]]
+        return self.distinct[self.indexes[position]]
 
     def map(self, function: Callable[[T], U]) -> Repeated[U]:
         """Return the results of `function`, which is called once for each distinct item."""
-        return Repeated([function(item) for item in self.distinct], self.places)
+        return Repeated([function(item) for item in self.distinct], self.indexes)
 
 
 def fingerprint(spec: JobSpec, payload: JsonText) -> bytes:

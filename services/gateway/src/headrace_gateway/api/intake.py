@@ -186,13 +186,13 @@ class Intake:
         """Check jobs against the rules for all handlers; return their payloads."""
         documents: list[Document | None] = []
         valid: set[int] = set()
-        for place, payload, path in zip(specs.places, payloads, paths, strict=True):
-            if place not in valid:
+        for index, payload, path in zip(specs.indexes, payloads, paths, strict=True):
+            if index not in valid:
                 before = len(found)
-                check_spec(specs.distinct[place], path, found, self._settings)
+                check_spec(specs.distinct[index], path, found, self._settings)
                 # An invalid spec is checked again, because each job reports its own violations.
                 if len(found) == before:
-                    valid.add(place)
+                    valid.add(index)
             documents.append(
                 None
                 if payload is None

@@ -108,7 +108,7 @@ def read_jobs(
     Jobs that differ only in their payloads share a spec, which is decoded once.
     """
     specs: list[JobSpec] = []
-    places: list[int] = []
+    indexes: list[int] = []
     payloads: list[Payload] = []
     known: dict[bytes, int] = {}
     for number, message in enumerate(request.jobs):
@@ -116,16 +116,16 @@ def read_jobs(
         message.ClearField("payload")
         # Labels may be in any order, so some equal specs are decoded more than once.
         rest = message.SerializeToString()
-        place = known.get(rest)
-        if place is None:
-            before, place = len(found), len(specs)
+        index = known.get(rest)
+        if index is None:
+            before, index = len(found), len(specs)
             specs.append(_read_spec(message, f"jobs[{number}]", found))
             # An invalid spec is decoded again, because each job reports its own violations.
             if len(found) == before:
-                known[rest] = place
-        places.append(place)
+                known[rest] = index
+        indexes.append(index)
         payloads.append(_read_payload(data, f"jobs[{number}].payload", found))
-    return Repeated(specs, places), payloads
+    return Repeated(specs, indexes), payloads
 
 
 def _read_spec(message: job_pb2.JobSpec, path: str, found: Violations) -> JobSpec:
