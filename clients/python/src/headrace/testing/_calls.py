@@ -28,7 +28,7 @@ class Call:
     seconds_left: float | None
 
 
-class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # it takes none at run time
+class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptable at run time
     """Records calls, injects faults, and converts errors of the client to statuses.
 
     Attributes:

@@ -51,6 +51,8 @@ _SHORT_WAIT_S = 0.02
 # Seconds from a claim that skipped an attempt to the next poll. Another transaction may have locked
 # the row for a moment. The time doubles with each such claim.
 _SKIPPED_S = 0.02
+# The random pause before a failed claim or an unavailable Redis is tried again, in seconds.
+_RETRY_S = (0.2, 0.6)
 # The number of attempts that a poll reads per free slot, and the maximum per poll. All workers find
 # the same jobs, so each worker reads more jobs than it needs and claims the first free ones.
 _SPREAD = 8
@@ -291,7 +293,7 @@ class BatchWorker(Worker, Generic[Claimed]):
 
     async def _until_redis_is_available(self) -> None:
         while True:
-            await asyncio.sleep(random.uniform(0.2, 0.6))
+            await asyncio.sleep(random.uniform(*_RETRY_S))
             with suppress(*RedisFault):
                 await self.ping()
                 return
@@ -333,7 +335,7 @@ class BatchWorker(Worker, Generic[Claimed]):
 
 async def _pause(fault: Unavailable) -> None:
     _log.warning("claim_failed", dependency=fault.dependency)
-    await asyncio.sleep(random.uniform(0.2, 0.6))
+    await asyncio.sleep(random.uniform(*_RETRY_S))
 
 
 def _parse(entries: Sequence[_Entry]) -> list[AttemptKey]:
