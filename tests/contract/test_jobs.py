@@ -29,7 +29,7 @@ from headrace.v1.job_pb2 import JOB_STATE_QUEUED, JOB_VIEW_BASIC
 from headrace.v1.job_pb2 import JobSpec as Spec
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from support.contract import IDLE, SCRIPTED, Driver
-from support.gateway import refused
+from support.gateway import rpc_error
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -94,20 +94,20 @@ async def test_all_violations_are_reported(client: Client):
 
 
 async def test_missing_job_is_invalid(jobs: JobServiceStub):
-    error = await refused(jobs.SubmitJob(pb.SubmitJobRequest()))
+    error = await rpc_error(jobs.SubmitJob(pb.SubmitJobRequest()))
     assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert error.violations.keys() == {"job"}
 
 
 async def test_payload_that_is_not_json_is_invalid(jobs: JobServiceStub):
     spec = Spec(type=IDLE, payload=Data(json=b"{"))
-    error = await refused(jobs.SubmitJob(pb.SubmitJobRequest(job=spec)))
+    error = await rpc_error(jobs.SubmitJob(pb.SubmitJobRequest(job=spec)))
     assert error.violations.keys() == {"job.payload"}
 
 
 async def test_call_deadline_needs_a_deadline(jobs: JobServiceStub):
     request = pb.SubmitJobRequest(job=Spec(type=IDLE), use_call_deadline=True)
-    error = await refused(jobs.SubmitJob(request))
+    error = await rpc_error(jobs.SubmitJob(request))
     assert error.violations.keys() == {"use_call_deadline"}
 
 
@@ -165,7 +165,7 @@ async def test_invalid_batch_stores_no_job(client: Client, name: str):
 
 
 async def test_empty_batch_is_invalid(jobs: JobServiceStub):
-    error = await refused(jobs.BatchSubmitJobs(pb.BatchSubmitJobsRequest()))
+    error = await rpc_error(jobs.BatchSubmitJobs(pb.BatchSubmitJobsRequest()))
     assert (error.code, error.violations.keys()) == (StatusCode.INVALID_ARGUMENT, {"jobs"})
 
 
@@ -348,7 +348,7 @@ async def test_page_token_belongs_to_its_filter(jobs: JobServiceStub, client: Cl
         pb.ListJobsRequest(filter=f"type = {IDLE}", page_token=page.next_page_token),
         pb.ListJobsRequest(page_token="bogus"),
     ):
-        error = await refused(jobs.ListJobs(request))
+        error = await rpc_error(jobs.ListJobs(request))
         assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID")
 
 
@@ -402,10 +402,10 @@ async def test_pages_of_events_are_complete(jobs: JobServiceStub, client: Client
 
 async def test_negative_numbers_are_invalid(jobs: JobServiceStub, client: Client):
     job = await client.submit(IDLE)
-    error = await refused(jobs.ListJobs(pb.ListJobsRequest(page_size=-1)))
+    error = await rpc_error(jobs.ListJobs(pb.ListJobsRequest(page_size=-1)))
     assert error.violations.keys() == {"page_size"}
     request = pb.ListJobEventsRequest(job_id=job.id, after_seq=-1)
-    error = await refused(jobs.ListJobEvents(request))
+    error = await rpc_error(jobs.ListJobEvents(request))
     assert error.violations.keys() == {"after_seq"}
 
 

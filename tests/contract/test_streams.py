@@ -16,7 +16,7 @@ from headrace.v1 import job_service_pb2 as pb
 from headrace.v1.job_pb2 import JobSpec as Spec
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from support.contract import IDLE, SCRIPTED, Driver
-from support.gateway import TIMEOUT, refused
+from support.gateway import TIMEOUT, rpc_error
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -126,14 +126,14 @@ async def test_idle_interval_has_bounds(jobs: JobServiceStub, client: Client):
         jobs.WatchJob(pb.WatchJobRequest(job_id=job.id, idle_interval=long)),
         jobs.WatchJobs(pb.WatchJobsRequest(idle_interval=long)),
     ):
-        error = await refused(call.read())
+        error = await rpc_error(call.read())
         assert error.code == StatusCode.INVALID_ARGUMENT
         assert error.violations.keys() == {"idle_interval"}
 
 
 async def test_unknown_job_ends_its_stream(jobs: JobServiceStub):
     job_id = str(uuid4())
-    error = await refused(jobs.WatchJob(pb.WatchJobRequest(job_id=job_id)).read())
+    error = await rpc_error(jobs.WatchJob(pb.WatchJobRequest(job_id=job_id)).read())
     assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
     assert error.metadata == {"job_id": job_id}
 
@@ -177,7 +177,7 @@ async def test_submit_and_watch_attaches_again(jobs: JobServiceStub, client: Cli
 
 
 async def test_submit_and_watch_reports_violations(jobs: JobServiceStub):
-    error = await refused(jobs.SubmitAndWatch(pb.SubmitAndWatchRequest()).read())
+    error = await rpc_error(jobs.SubmitAndWatch(pb.SubmitAndWatchRequest()).read())
     assert (error.code, error.violations.keys()) == (StatusCode.INVALID_ARGUMENT, {"job"})
 
 
@@ -245,7 +245,7 @@ async def test_watch_follows_single_jobs(client: Client):
 
 
 async def test_foreign_cursor_is_invalid(jobs: JobServiceStub):
-    error = await refused(jobs.WatchJobs(pb.WatchJobsRequest(cursor="bogus")).read())
+    error = await rpc_error(jobs.WatchJobs(pb.WatchJobsRequest(cursor="bogus")).read())
     assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
     assert error.violations.keys() == {"cursor"}
 

@@ -30,7 +30,7 @@ from headrace.v1.job_service_pb2 import (
 )
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from support.contract import IDLE, Driver
-from support.gateway import TIMEOUT, refused
+from support.gateway import TIMEOUT, rpc_error
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -122,7 +122,7 @@ async def test_pages_list_subscriptions_by_name(
         request.page_token = page.next_page_token
     assert found == sorted(found)
     assert [one for one in found if one.startswith(name)] == [f"{name}-{n}" for n in range(3)]
-    error = await refused(
+    error = await rpc_error(
         subscriptions.ListSubscriptions(pb.ListSubscriptionsRequest(page_token="bogus"))
     )
     assert error.reason == "PAGE_TOKEN_INVALID"
@@ -258,7 +258,7 @@ async def test_newer_watch_of_a_consumer_replaces_the_older(
         )
         received = await read_to_events(newer)
         assert [event.job_id for event in received.events] == [job.id]
-        error = await refused(read_to_the_end(older))
+        error = await rpc_error(read_to_the_end(older))
         assert (error.code, error.reason) == (StatusCode.ABORTED, "SUBSCRIPTION_TAKEN")
         assert error.metadata == {"subscription": name}
         # The same consumer may still acknowledge the events of its older watch.
@@ -290,5 +290,5 @@ async def test_missed_events_expire_a_subscription(client: Client, driver: Drive
 
 async def test_filter_of_a_subscription_is_checked(subscriptions: SubscriptionServiceStub):
     request = pb.CreateSubscriptionRequest(name="bad", filter=JobFilter(job_ids=["x"]))
-    error = await refused(subscriptions.CreateSubscription(request))
+    error = await rpc_error(subscriptions.CreateSubscription(request))
     assert error.violations.keys() == {"filter.job_ids[0]"}

@@ -24,8 +24,8 @@ from headrace_core.store.sql.installation import read_installation
 from headrace_gateway.tokens import decode_cursor, encode_cursor
 from support.cuts import ClientWatcher, Cuts, JobsWatcher, JobWatcher, Name
 from support.event_load import EventLoad
+from support.processes import GatewayProcess, two_gateways
 from support.scraping import scrape
-from support.two_gateways import GatewayProcess, two_gateways
 from support.until import until
 
 WATCHERS = 50

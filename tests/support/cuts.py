@@ -15,7 +15,7 @@ from headrace import Client
 from headrace.v1.job_service_pb2 import JobFilter, WatchJobRequest, WatchJobsRequest
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.store.event_log import Place
-from support.two_gateways import GatewayProcess
+from support.processes import GatewayProcess
 
 # The job id and the number of an event.
 Name = tuple[str, int]

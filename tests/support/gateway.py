@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,17 +14,13 @@ import pytest
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 
-from headrace_core.domain.attempt import AttemptEnd, AttemptKey, AttemptReport
+from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.handler import HandlerSpec
-from headrace_core.domain.ids import JobId, WorkerId, uuid7
+from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import JobError
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.domain.pool import NewWorker
-from headrace_core.store.jobs.claim import claim_jobs
-from headrace_core.store.jobs.end import end_attempts
-from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.sql.database import Database
-from headrace_core.store.workers import register_worker
+from support import workers
 
 # The time limit of a call in seconds.
 TIMEOUT = 30
@@ -50,7 +45,7 @@ SQUARE_SUM = HandlerSpec(
 
 
 @dataclass
-class Refused:
+class RpcError:
     """An error as a client receives it."""
 
     code: grpc.StatusCode
@@ -62,7 +57,7 @@ class Refused:
     trailing: dict[str, Any] = field(default_factory=dict)
 
 
-async def refused(call: Awaitable[object]) -> Refused:
+async def rpc_error(call: Awaitable[object]) -> RpcError:
     """Await a call that must fail with exactly one ErrorInfo; return its error."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async with asyncio.timeout(TIMEOUT):
@@ -70,7 +65,8 @@ async def refused(call: Awaitable[object]) -> Refused:
     return read_error(caught.value)
 
 
-def read_error(error: grpc.aio.AioRpcError) -> Refused:
+def read_error(error: grpc.aio.AioRpcError) -> RpcError:
+    """Return an error of gRPC with its decoded details."""
     trailing = dict(error.trailing_metadata())
     status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
     details = {}
@@ -82,7 +78,7 @@ def read_error(error: grpc.aio.AioRpcError) -> Refused:
         details[name] = json_format.MessageToDict(message)
     info = details.pop("ErrorInfo")
     assert info["domain"] == "headrace"
-    return Refused(
+    return RpcError(
         code=error.code(),
         message=error.details(),
         reason=info["reason"],
@@ -97,47 +93,34 @@ def read_error(error: grpc.aio.AioRpcError) -> Refused:
 
 
 class FakeWorker:
-    """A worker whose steps a test performs."""
+    """A worker whose steps a test performs; it takes job ids as the API shows them."""
+
+    id: WorkerId
 
     def __init__(self, database: Database, *handlers: HandlerSpec) -> None:
-        self.id = WorkerId(uuid7())
         self._database = database
         self._handlers = handlers
 
     async def register(self) -> None:
-        worker = NewWorker(
-            id=self.id,
-            tenant="default",
-            name="fake",
-            pool="fake",
-            queues=(),
-            slots=10,
-            handlers=self._handlers,
-        )
-        async with self._database.transaction() as conn:
-            await register_worker(conn, worker, lease=timedelta(minutes=10))
+        self.id = await workers.register(self._database, *self._handlers)
 
     async def start_job(self, job_id: str, attempt: int = 1) -> None:
-        delivery = AttemptKey(JobId(UUID(job_id)), attempt)
-        async with self._database.transaction() as conn:
-            (job,) = await claim_jobs(conn, worker_id=self.id, deliveries=[delivery])
-        assert job.key.attempt == attempt
+        deliveries = [AttemptKey(JobId(UUID(job_id)), attempt)]
+        assert await workers.claim(self._database, self.id, deliveries)
 
-    async def report(self, job_id: str, attempt: int = 1, **report: Any) -> None:
-        written = AttemptReport(key=AttemptKey(JobId(UUID(job_id)), attempt), **report)
-        async with self._database.transaction() as conn:
-            assert await write_reports(conn, worker_id=self.id, reports=[written])
+    async def report(self, job_id: str, attempt: int = 1, **fields: Any) -> None:
+        report = AttemptReport(key=AttemptKey(JobId(UUID(job_id)), attempt), **fields)
+        assert await workers.report(self._database, self.id, report)
 
     async def succeed(self, job_id: str, result: str = "{}", attempt: int = 1) -> None:
-        await self._finish(job_id, attempt, event=EventType.SUCCEEDED, result=result)
+        await self._write_end(job_id, attempt, EventType.SUCCEEDED, result=result)
 
     async def fail(self, job_id: str, attempt: int = 1) -> None:
         error = JobError(
             type="ValueError", message="it broke", retryable=False, stack_trace=STACK_TRACE
         )
-        await self._finish(job_id, attempt, event=EventType.FAILED, error=error)
+        await self._write_end(job_id, attempt, EventType.FAILED, error=error)
 
-    async def _finish(self, job_id: str, attempt: int, **finish: Any) -> None:
-        end = AttemptEnd(key=AttemptKey(JobId(UUID(job_id)), attempt), **finish)
-        async with self._database.transaction() as conn:
-            assert await end_attempts(conn, worker_id=self.id, ends=[end])
+    async def _write_end(self, job_id: str, attempt: int, event: EventType, **fields: Any) -> None:
+        end = workers.ending(JobId(UUID(job_id)), attempt, event, **fields)
+        assert await workers.write_ends(self._database, self.id, end)

@@ -1,4 +1,4 @@
-"""Workers in the store, whose steps a test performs."""
+"""Workers that exist only in the store; a test performs their steps."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _FIELDS: dict[EventType, dict[str, Any]] = {
 
 async def register(
     database: Database,
-    *types: str,
+    *handlers: str | HandlerSpec,
     pool: str = "pool",
     queues: Sequence[str] = (),
     slots: int = 10,
     tenant: str = DEFAULT_TENANT,
 ) -> WorkerId:
-    """Register a live worker for `types` (default: "test")."""
+    """Register a live worker with `handlers`, as specs or types (default: the type "test")."""
     worker_id = WorkerId(uuid7())
     worker = NewWorker(
         id=worker_id,
@@ -49,7 +49,10 @@ async def register(
         pool=pool,
         queues=queues,
         slots=slots,
-        handlers=[HandlerSpec(type=name) for name in types or ("test",)],
+        handlers=[
+            HandlerSpec(type=handler) if isinstance(handler, str) else handler
+            for handler in handlers or ("test",)
+        ],
     )
     async with database.transaction() as connection:
         await register_worker(connection, worker, lease=timedelta(minutes=10))
@@ -57,7 +60,7 @@ async def register(
 
 
 async def lapse(database: Database, worker_id: WorkerId) -> None:
-    """Make a worker's lease lapse."""
+    """Set the lease of a worker to lapsed."""
     async with database.transaction() as connection:
         await connection.execute(
             text(

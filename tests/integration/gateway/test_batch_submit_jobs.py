@@ -22,7 +22,7 @@ from headrace.v1.job_service_pb2 import (
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
-from support.gateway import FakeWorker, refused
+from support.gateway import FakeWorker, rpc_error
 from support.queues import queue_of
 from support.until import until
 
@@ -61,7 +61,7 @@ async def test_violation_of_one_job_rejects_the_batch(jobs: JobServiceStub):
     specs = [JobSpec(type="email") for _ in range(5)]
     specs[3].priority = 1000
     specs[4].type = ""
-    error = await refused(jobs.BatchSubmitJobs(batch(specs)))
+    error = await rpc_error(jobs.BatchSubmitJobs(batch(specs)))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert set(error.violations) == {"jobs[3].priority", "jobs[4].type"}
     assert await count(jobs) == 0
@@ -73,7 +73,7 @@ async def test_payload_of_one_job_rejects_the_batch(worker: FakeWorker, jobs: Jo
         JobSpec(type="square_sum", payload=Data(json=b'{"data": ["x"]}')),
         JobSpec(type="email"),
     ]
-    error = await refused(jobs.BatchSubmitJobs(batch(specs)))
+    error = await rpc_error(jobs.BatchSubmitJobs(batch(specs)))
     assert error.reason == "PAYLOAD_INVALID"
     assert error.metadata == {"type": "square_sum"}
     assert set(error.violations) == {"jobs[1].payload.data[0]"}
@@ -84,20 +84,20 @@ async def test_batch_with_too_many_violations_lists_the_first(
     jobs: JobServiceStub,
 ):
     specs = [JobSpec(type="X" * 200, queue="Y" * 200, priority=1000) for _ in range(1000)]
-    error = await refused(jobs.BatchSubmitJobs(batch(specs)))
+    error = await rpc_error(jobs.BatchSubmitJobs(batch(specs)))
     assert error.violations["jobs[0].priority"] == "must be -100 to 100"
     assert "more violations" in error.violations[""]
 
 
 async def test_batch_size_out_of_its_range_is_rejected(jobs: JobServiceStub):
     for size, reason in ((0, "INVALID_ARGUMENT"), (1001, "LIMIT_EXCEEDED")):
-        error = await refused(jobs.BatchSubmitJobs(emails(size)))
+        error = await rpc_error(jobs.BatchSubmitJobs(emails(size)))
         assert error.reason == reason
         assert set(error.violations) == {"jobs"}
 
 
 async def test_batch_limit_names_its_setting(jobs: JobServiceStub):
-    error = await refused(jobs.BatchSubmitJobs(emails(1001)))
+    error = await rpc_error(jobs.BatchSubmitJobs(emails(1001)))
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.metadata == {
         "limit": "HEADRACE_MAX_BATCH_JOBS",
@@ -118,7 +118,7 @@ async def test_same_request_id_and_content_return_the_batch(jobs: JobServiceStub
 async def test_same_request_id_with_other_content_conflicts(jobs: JobServiceStub):
     first = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
     for size in (2, 4):
-        error = await refused(jobs.BatchSubmitJobs(emails(size, request_id="import-1")))
+        error = await rpc_error(jobs.BatchSubmitJobs(emails(size, request_id="import-1")))
         assert (error.code, error.reason) == (
             grpc.StatusCode.ALREADY_EXISTS,
             "REQUEST_ID_CONFLICT",
@@ -142,7 +142,7 @@ async def test_small_batch_is_handed_off_to_an_idle_pool(
     response = await jobs.BatchSubmitJobs(batch([spec, spec]))
 
     async def delivered() -> bool:
-        queued = await redis.zrange(await queue_of(redis, "fake"), 0, -1)
+        queued = await redis.zrange(await queue_of(redis, "pool"), 0, -1)
         return [name.decode() for name in queued] == [f"{job.id}:1" for job in response.jobs]
 
     await until(delivered)
@@ -166,12 +166,12 @@ class TestLimits:
 
     async def test_batch_beyond_a_smaller_limit_is_rejected(self, jobs: JobServiceStub):
         assert len((await jobs.BatchSubmitJobs(emails(2))).jobs) == 2
-        error = await refused(jobs.BatchSubmitJobs(emails(3)))
+        error = await rpc_error(jobs.BatchSubmitJobs(emails(3)))
         assert error.metadata["maximum"] == "2"
 
     async def test_oversized_payload_names_its_job(self, jobs: JobServiceStub):
         specs = [JobSpec(type="email"), JobSpec(type="email", payload=Data(json=b'"0123456789"'))]
-        error = await refused(jobs.BatchSubmitJobs(batch(specs)))
+        error = await rpc_error(jobs.BatchSubmitJobs(batch(specs)))
         assert error.reason == "LIMIT_EXCEEDED"
         assert set(error.violations) == {"jobs[1].payload"}
         assert await count(jobs) == 0

@@ -19,7 +19,7 @@ from headrace.v1.job_service_pb2 import (
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.ids import JobId
 from headrace_core.store.sql.database import Database
-from support.gateway import refused
+from support.gateway import rpc_error
 from support.jobs import read_job
 
 EMAIL = JobSpec(type="email")
@@ -86,7 +86,7 @@ async def test_call_without_deadline_cannot_be_used(jobs: JobServiceStub):
         jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[EMAIL], use_call_deadline=True)),
         jobs.SubmitAndWatch(SubmitAndWatchRequest(job=EMAIL, use_call_deadline=True)).read(),
     ):
-        error = await refused(call)
+        error = await rpc_error(call)
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert set(error.violations) == {"use_call_deadline"}
 
@@ -105,6 +105,6 @@ async def test_job_deadline_excludes_the_call_deadline(jobs: JobServiceStub):
             "jobs[1].deadline",
         ),
     ):
-        error = await refused(call)
+        error = await rpc_error(call)
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert set(error.violations) == {field}

@@ -26,7 +26,7 @@ from headrace.v1.job_service_pb2 import (
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
-from support.gateway import read_error, refused
+from support.gateway import read_error, rpc_error
 
 REQUEST_ID = "x-request-id"
 PREFIX = "/headrace.v1.JobService/"
@@ -56,7 +56,7 @@ async def test_invalid_request_id_is_replaced(jobs: JobServiceStub):
 
 async def test_error_returns_the_request_id(jobs: JobServiceStub):
     call = jobs.GetJob(GetJobRequest(), metadata=((REQUEST_ID, "trace-17"),))
-    assert (await refused(call)).trailing[REQUEST_ID] == "trace-17"
+    assert (await rpc_error(call)).trailing[REQUEST_ID] == "trace-17"
 
 
 async def test_stream_returns_request_id_in_initial_metadata(jobs: JobServiceStub):
@@ -82,7 +82,7 @@ NO_REQUESTS = {
 async def test_undecodable_request_is_invalid(channel: grpc.aio.Channel):
     for method in ("GetJob", "CancelJob", "RetryJob"):
         for raw in NO_REQUESTS.values():
-            error = await refused(raw_call(channel, method, raw))
+            error = await rpc_error(raw_call(channel, method, raw))
             assert error.code is grpc.StatusCode.INVALID_ARGUMENT
             assert error.reason == "INVALID_ARGUMENT"
             assert f"headrace.v1.{method}Request" in error.message
@@ -132,7 +132,7 @@ class TestSizes:
     async def test_oversized_request_names_its_limit(self, jobs: JobServiceStub):
         specs = [JobSpec(type="email", payload=Data(json=json.dumps("x" * 100).encode()))] * 200
         request = BatchSubmitJobsRequest(jobs=specs)
-        error = await refused(jobs.BatchSubmitJobs(request))
+        error = await rpc_error(jobs.BatchSubmitJobs(request))
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert error.reason == "LIMIT_EXCEEDED"
         assert error.metadata == {
@@ -146,7 +146,7 @@ class TestSizes:
         call = jobs.SubmitAndWatch(
             SubmitAndWatchRequest(job=JobSpec(type="email", payload=payload))
         )
-        assert (await refused(call.read())).metadata["limit"] == "HEADRACE_MAX_REQUEST_BYTES"
+        assert (await rpc_error(call.read())).metadata["limit"] == "HEADRACE_MAX_REQUEST_BYTES"
 
     async def test_request_far_beyond_its_limit_is_not_received(self, jobs: JobServiceStub):
         payload = Data(json=json.dumps("x" * 3_000_000).encode())
@@ -168,7 +168,7 @@ async def test_metadata_above_its_limit_is_invalid(
     stats = jobs.GetStats(GetStatsRequest(), metadata=metadata)
     watch = jobs.WatchJobs(WatchJobsRequest(), metadata=metadata)
     for call in (stats, watch.read()):
-        error = await refused(call)
+        error = await rpc_error(call)
         assert (error.code, error.reason) == (
             grpc.StatusCode.INVALID_ARGUMENT,
             "LIMIT_EXCEEDED",
@@ -211,7 +211,7 @@ async def test_depth_beyond_its_limit_is_invalid_in_each_form(
         ("SubmitJob", _field(1, job), "job.payload"),
         ("BatchSubmitJobs", good + _field(1, job), "jobs[1].payload"),
     ):
-        error = await refused(channel.unary_unary(PREFIX + name)(raw))
+        error = await rpc_error(channel.unary_unary(PREFIX + name)(raw))
         assert (error.code, error.reason) == (
             grpc.StatusCode.INVALID_ARGUMENT,
             "LIMIT_EXCEEDED",
@@ -231,7 +231,7 @@ async def test_depth_beyond_the_search_of_a_path_is_explained(channel: grpc.aio.
     # The deep document is the first one, and the search starts with the last one.
     flat = _field(6, _field(1, b"\x20\x01") * 30_000)
     specs = [_field(1, b"email") + _field(3, _field(1, value)) for value in (inner, flat)]
-    error = await refused(
+    error = await rpc_error(
         raw_call(channel, "BatchSubmitJobs", b"".join(_field(1, s) for s in specs))
     )
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
@@ -270,21 +270,21 @@ async def test_rejected_request_is_released(channel: grpc.aio.Channel):
 
 
 async def test_invalid_watch_calls_list_all_violations(jobs: JobServiceStub):
-    error = await refused(
+    error = await rpc_error(
         jobs.WatchJob(WatchJobRequest(job_id="x", after_seq=-1, data_encoding=99)).read()
     )
     assert set(error.violations) == {"job_id", "after_seq", "data_encoding"}
-    error = await refused(jobs.WatchJobs(WatchJobsRequest(data_encoding=99)).read())
+    error = await rpc_error(jobs.WatchJobs(WatchJobsRequest(data_encoding=99)).read())
     assert set(error.violations) == {"data_encoding"}
     request = SubmitAndWatchRequest(
         job=JobSpec(type="X"), request_id="\n", after_seq=-1, data_encoding=99
     )
-    error = await refused(jobs.SubmitAndWatch(request).read())
+    error = await rpc_error(jobs.SubmitAndWatch(request).read())
     assert set(error.violations) == {"job.type", "request_id", "after_seq", "data_encoding"}
 
 
 async def test_watch_of_unknown_job_is_not_found(jobs: JobServiceStub):
-    error = await refused(jobs.WatchJob(WatchJobRequest(job_id=str(uuid4()))).read())
+    error = await rpc_error(jobs.WatchJob(WatchJobRequest(job_id=str(uuid4()))).read())
     assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
 
 

@@ -26,7 +26,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
-from support.gateway import FakeWorker, refused
+from support.gateway import FakeWorker, rpc_error
 
 
 async def submit(jobs: JobServiceStub, **fields: object) -> str:
@@ -89,7 +89,7 @@ async def test_ended_job_cannot_be_cancelled(worker: FakeWorker, jobs: JobServic
     job_id = await submit(jobs)
     await worker.start_job(job_id)
     await worker.succeed(job_id)
-    error = await refused(cancel(jobs, job_id))
+    error = await rpc_error(cancel(jobs, job_id))
     assert (error.code, error.reason) == (
         grpc.StatusCode.FAILED_PRECONDITION,
         "STATE_CONFLICT",
@@ -129,7 +129,7 @@ async def test_job_in_another_state_cannot_be_requeued(worker: FakeWorker, jobs:
     await worker.start_job(succeeded)
     await worker.succeed(succeeded)
     for job_id, state in ((queued, "QUEUED"), (running, "RUNNING"), (succeeded, "SUCCEEDED")):
-        error = await refused(retry(jobs, job_id))
+        error = await rpc_error(retry(jobs, job_id))
         assert (error.code, error.reason) == (
             grpc.StatusCode.FAILED_PRECONDITION,
             "STATE_CONFLICT",
@@ -143,8 +143,8 @@ async def test_job_in_another_state_cannot_be_requeued(worker: FakeWorker, jobs:
 
 @pytest.mark.parametrize("call", [cancel, retry])
 async def test_unknown_job_or_invalid_id_is_an_error(jobs: JobServiceStub, call):
-    error = await refused(call(jobs, str(uuid4())))
+    error = await rpc_error(call(jobs, str(uuid4())))
     assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
-    error = await refused(call(jobs, "17"))
+    error = await rpc_error(call(jobs, "17"))
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert set(error.violations) == {"job_id"}

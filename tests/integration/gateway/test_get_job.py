@@ -29,7 +29,7 @@ from headrace.v1.job_service_pb2 import (
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.job import Progress
-from support.gateway import STACK_TRACE, FakeWorker, refused
+from support.gateway import STACK_TRACE, FakeWorker, rpc_error
 
 NUMBERS = b'{"data": [1, 2, 3]}'
 
@@ -249,19 +249,19 @@ async def test_unknown_job_is_not_found(jobs: JobServiceStub):
         jobs.GetJob(GetJobRequest(job_id=job_id)),
         jobs.ListJobEvents(ListJobEventsRequest(job_id=job_id)),
     ):
-        error = await refused(call)
+        error = await rpc_error(call)
         assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
         assert error.metadata == {"job_id": job_id}
         assert error.details["ResourceInfo"]["resourceName"] == job_id
 
 
 async def test_invalid_get_job_lists_all_violations(jobs: JobServiceStub):
-    error = await refused(jobs.GetJob(GetJobRequest(job_id="17", view=99, data_encoding=99)))
+    error = await rpc_error(jobs.GetJob(GetJobRequest(job_id="17", view=99, data_encoding=99)))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert set(error.violations) == {"job_id", "view", "data_encoding"}
 
 
 async def test_invalid_list_events_lists_all_violations(jobs: JobServiceStub):
     request = ListJobEventsRequest(job_id="", after_seq=-1, page_size=-1, data_encoding=99)
-    error = await refused(jobs.ListJobEvents(request))
+    error = await rpc_error(jobs.ListJobEvents(request))
     assert set(error.violations) == {"job_id", "after_seq", "page_size", "data_encoding"}

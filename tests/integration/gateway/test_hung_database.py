@@ -30,7 +30,7 @@ from headrace_core.domain.ids import uuid7
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql import database as database_module
 from headrace_gateway.service import Gateway
-from support.gateway import refused
+from support.gateway import rpc_error
 from support.proxy import Proxy
 
 SPEC = JobSpec(type="email")
@@ -103,7 +103,7 @@ async def test_call_of_a_hung_database_is_unavailable(
     await jobs.SubmitJob(SubmitJobRequest(job=SPEC))
     hung = locked(database_url, settings.database_schema) if hangs == "locked" else silent(link)
     async with hung:
-        errors = await asyncio.gather(*map(refused, calls(jobs)))
+        errors = await asyncio.gather(*map(rpc_error, calls(jobs)))
 
     for error in errors:
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")

@@ -26,7 +26,7 @@ from headrace.v1.subscription_service_pb2 import WatchSubscriptionRequest
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.service import Gateway
-from support.gateway import TIMEOUT, FakeWorker, refused
+from support.gateway import TIMEOUT, FakeWorker, rpc_error
 from support.proxy import Proxy
 
 # The interval of the marks and the idle timeout of the proxy, which allows for a busy machine.
@@ -124,7 +124,7 @@ async def test_idle_interval_out_of_its_bounds_is_invalid(
             WatchSubscriptionRequest(name="any", idle_interval=interval)
         ),
     ):
-        error = await refused(call.read())
+        error = await rpc_error(call.read())
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert error.violations == {"idle_interval": "must be 1 s to 60 s"}
 

@@ -13,7 +13,7 @@ from headrace.v1.job_service_pb2 import (
     SubmitJobRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
-from support.gateway import FakeWorker, refused
+from support.gateway import FakeWorker, rpc_error
 
 
 async def submit(jobs: JobServiceStub, job_type: str = "email", **fields: object) -> Job:
@@ -93,7 +93,7 @@ async def test_token_of_another_filter_is_invalid(jobs: JobServiceStub):
     first = await jobs.ListJobs(ListJobsRequest(page_size=2, filter="type = email"))
     for text in ("", "type = other", "type=email"):
         request = ListJobsRequest(page_token=first.next_page_token, filter=text)
-        error = await refused(jobs.ListJobs(request))
+        error = await rpc_error(jobs.ListJobs(request))
         assert (error.code, error.reason) == (
             grpc.StatusCode.INVALID_ARGUMENT,
             "PAGE_TOKEN_INVALID",
@@ -108,13 +108,13 @@ async def test_token_of_another_filter_is_invalid(jobs: JobServiceStub):
 
 async def test_forged_token_is_invalid(jobs: JobServiceStub):
     for token in ("x", "AAAA", "é", "A" * 5000):
-        error = await refused(jobs.ListJobs(ListJobsRequest(page_token=token)))
+        error = await rpc_error(jobs.ListJobs(ListJobsRequest(page_token=token)))
         assert error.reason == "PAGE_TOKEN_INVALID"
 
 
 async def test_invalid_list_request_lists_all_violations(jobs: JobServiceStub):
     request = ListJobsRequest(page_size=-1, filter="nope = 1", view=99, data_encoding=99)
-    error = await refused(jobs.ListJobs(request))
+    error = await rpc_error(jobs.ListJobs(request))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert set(error.violations) == {"page_size", "filter", "view", "data_encoding"}
     assert error.violations["filter"].startswith(

@@ -30,7 +30,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_gateway.tokens import decode_cursor, encode_cursor
-from support.gateway import TIMEOUT, refused
+from support.gateway import TIMEOUT, rpc_error
 from support.jobs import set_column
 from support.retention import prune
 
@@ -86,7 +86,7 @@ async def test_expired_cursor_names_the_oldest_cursor(jobs: JobServiceStub, data
     follower.cancel()
     assert (await prune(database)).jobs == 3
 
-    error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
+    error = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
     assert (error.code, error.reason) == EXPIRED
     assert set(error.metadata) == {"oldest_cursor"}
     oldest = error.metadata["oldest_cursor"]
@@ -104,13 +104,13 @@ async def test_oldest_cursor_is_valid(
     await cancel(jobs, old)
     await submitted(jobs, 2)
     assert (await prune(database)).jobs == 1
-    error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
+    error = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
     start = decode_cursor(installation, DEFAULT_TENANT, error.metadata["oldest_cursor"])
     at = encode_cursor(installation, DEFAULT_TENANT, *start)
     assert at == error.metadata["oldest_cursor"]
     assert len((await past(jobs, at))[0]) == 2
     just_before = encode_cursor(installation, DEFAULT_TENANT, start[0], start[1] - 1)
-    error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=just_before))))
+    error = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor=just_before))))
     assert (error.code, error.reason) == EXPIRED
     assert error.metadata["oldest_cursor"] == at
 
@@ -124,7 +124,7 @@ async def test_cursor_of_another_database_is_invalid(
     other_database = Installation(id=uuid4(), secret=installation.secret)
     forger = Installation(id=installation.id, secret=bytes(32))
     good = encode_cursor(installation, DEFAULT_TENANT, 1, 1)
-    error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=good))))
+    error = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor=good))))
     assert (error.code, error.reason) == EXPIRED
     for cursor in (
         encode_cursor(other_database, DEFAULT_TENANT, 1, 1),
@@ -134,7 +134,7 @@ async def test_cursor_of_another_database_is_invalid(
         good[:5] + ("A" if good[5] != "A" else "B") + good[6:],
         "no cursor at all",
     ):
-        error = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor=cursor))))
+        error = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor=cursor))))
         assert (error.code, error.reason) == INVALID
 
 
@@ -148,7 +148,7 @@ async def test_pruned_job_is_not_found(jobs: JobServiceStub, database: Database)
         read(jobs.WatchJob(WatchJobRequest(job_id=old, after_seq=2))),
         jobs.CancelJob(CancelJobRequest(job_id=old)),
     ):
-        error = await refused(call)
+        error = await rpc_error(call)
         assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
 
 
@@ -199,7 +199,7 @@ async def test_kept_job_has_its_events_before_the_log_start(
     # A stream of many jobs can no longer start there, and it misses no later event.
     only = JobFilter(job_ids=[kept])
     old = WatchJobsRequest(filter=only, cursor=begin)
-    error = await refused(read(jobs.WatchJobs(old)))
+    error = await rpc_error(read(jobs.WatchJobs(old)))
     assert (error.code, error.reason) == EXPIRED
     await jobs.RetryJob(RetryJobRequest(job_id=kept))
     request = WatchJobsRequest(filter=only, cursor=error.metadata["oldest_cursor"])

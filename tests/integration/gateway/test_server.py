@@ -31,7 +31,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.service import Gateway
-from support.gateway import refused
+from support.gateway import rpc_error
 from support.proxy import Proxy
 from support.read_only import set_read_only
 from support.settings import environment_of
@@ -175,7 +175,7 @@ class TestOutages:
         assert (await stream.read()).status == SERVING
         await postgres.cut()
         for call in (jobs.SubmitJob(SUBMIT), jobs.GetStats(GetStatsRequest())):
-            error = await refused(call)
+            error = await rpc_error(call)
             assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
             assert error.metadata == {"dependency": "postgresql"}
             assert error.details["RetryInfo"] == {"retryDelay": "1s"}
@@ -199,7 +199,7 @@ class TestOutages:
         await set_read_only(settings, read_only=True)
         async with asyncio.timeout(20):
             assert (await stream.read()).status == NOT_SERVING
-        error = await refused(jobs.SubmitJob(SUBMIT))
+        error = await rpc_error(jobs.SubmitJob(SUBMIT))
         assert error.metadata == {"dependency": "postgresql"}
         # Jobs are still readable.
         await jobs.GetStats(GetStatsRequest())
@@ -258,7 +258,7 @@ async def test_stop_ends_streams_and_completes_open_calls(
                 assert result.job.id
         assert (await health_stream.read()).status == NOT_SERVING
         assert await health_stream.code() is grpc.StatusCode.UNAVAILABLE
-        error = await refused(stream.read())
+        error = await rpc_error(stream.read())
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
 
 
@@ -352,7 +352,7 @@ async def test_internal_error_is_logged_without_the_payload(process: Process, da
             # Submits that share its commit are stored.
             *(jobs.SubmitJob(SUBMIT) for _ in range(20)),
         ]
-        error, *others = await asyncio.gather(refused(calls[0]), *calls[1:])
+        error, *others = await asyncio.gather(rpc_error(calls[0]), *calls[1:])
     assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert error.metadata == {"request_id": "trace-17"}
     assert "constraint" not in error.message

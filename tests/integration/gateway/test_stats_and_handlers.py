@@ -15,7 +15,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.store.sql.database import Database
-from support.gateway import SQUARE_SUM, FakeWorker, refused
+from support.gateway import SQUARE_SUM, FakeWorker, rpc_error
 
 
 async def test_statistics_without_jobs_are_empty(jobs: JobServiceStub):
@@ -91,5 +91,5 @@ async def test_json_encoding_has_exact_schemas(worker: FakeWorker, handlers: Han
 
 
 async def test_unknown_encoding_is_invalid(handlers: HandlerServiceStub):
-    error = await refused(handlers.ListHandlers(ListHandlersRequest(data_encoding=99)))
+    error = await rpc_error(handlers.ListHandlers(ListHandlersRequest(data_encoding=99)))
     assert set(error.violations) == {"data_encoding"}

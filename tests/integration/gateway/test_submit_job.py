@@ -43,7 +43,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
-from support.gateway import SQUARE_SUM, FakeWorker, refused
+from support.gateway import SQUARE_SUM, FakeWorker, rpc_error
 
 NUMBERS = Data(json=b'{"data": [1, 2, 3]}')
 
@@ -165,7 +165,7 @@ async def test_first_and_last_time_are_stored(jobs: JobServiceStub):
 async def test_time_at_the_end_of_the_calendar_is_invalid(
     jobs: JobServiceStub, field: str, time: Timestamp
 ):
-    error = await refused(jobs.SubmitJob(submit(**{field: time})))
+    error = await rpc_error(jobs.SubmitJob(submit(**{field: time})))
     assert error.code == grpc.StatusCode.INVALID_ARGUMENT
     assert set(error.violations) == {f"job.{field}"}
     assert not (await jobs.ListJobs(ListJobsRequest())).jobs
@@ -194,7 +194,7 @@ async def test_all_violations_are_listed_and_nothing_is_stored(
         request_id="x" * 129,
         data_encoding=99,
     )
-    error = await refused(jobs.SubmitJob(request))
+    error = await rpc_error(jobs.SubmitJob(request))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert set(error.violations) == {
         "job.queue",
@@ -211,14 +211,14 @@ async def test_all_violations_are_listed_and_nothing_is_stored(
 
 
 async def test_request_without_a_job_is_invalid(jobs: JobServiceStub):
-    error = await refused(jobs.SubmitJob(SubmitJobRequest()))
+    error = await rpc_error(jobs.SubmitJob(SubmitJobRequest()))
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.violations == {"job": "is required"}
 
 
 async def test_payload_that_breaks_its_schema_is_rejected(worker: FakeWorker, jobs: JobServiceStub):
     payload = Data(json=b'{"data": [1, "x", 2.5], "scale": -1, "more": 1}')
-    error = await refused(jobs.SubmitJob(submit("square_sum", payload=payload)))
+    error = await rpc_error(jobs.SubmitJob(submit("square_sum", payload=payload)))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_INVALID")
     assert error.metadata == {"type": "square_sum"}
     assert set(error.violations) == {
@@ -237,7 +237,7 @@ async def test_payload_without_a_live_handler_is_not_checked(jobs: JobServiceStu
 
 
 async def test_payload_that_is_not_json_is_invalid(jobs: JobServiceStub):
-    error = await refused(jobs.SubmitJob(submit(payload=Data(json=b'{"a": 1'))))
+    error = await rpc_error(jobs.SubmitJob(submit(payload=Data(json=b'{"a": 1'))))
     assert set(error.violations) == {"job.payload"}
     assert "must be JSON" in error.violations["job.payload"]
 
@@ -255,7 +255,7 @@ async def test_schema_of_a_new_worker_is_used(
     async with asyncio.timeout(10):
         while (await jobs.SubmitJob(right)).outcome != SUBMIT_OUTCOME_WOULD_RUN:
             pass
-    assert (await refused(jobs.SubmitJob(wrong))).reason == "PAYLOAD_INVALID"
+    assert (await rpc_error(jobs.SubmitJob(wrong))).reason == "PAYLOAD_INVALID"
     await bus.stop()
 
 
@@ -280,7 +280,7 @@ async def test_validate_only_returns_the_job_and_stores_nothing(
     assert (known.job.id, known.job.queue, known.job.priority) == ("", "math", 3)
     unknown = await jobs.SubmitJob(validate("nobody_has_this"))
     assert unknown.outcome == SUBMIT_OUTCOME_NO_WORKER
-    error = await refused(jobs.SubmitJob(validate("square_sum")))
+    error = await rpc_error(jobs.SubmitJob(validate("square_sum")))
     assert error.reason == "PAYLOAD_INVALID"
     assert await count(jobs) == 0
 
@@ -324,7 +324,7 @@ async def test_same_request_id_with_other_content_conflicts(jobs: JobServiceStub
     first = await jobs.SubmitJob(submit(request_id="order-17", **content))
     for change in OTHER_CONTENT:
         other = submit(request_id="order-17", **{**content, **change})
-        error = await refused(jobs.SubmitJob(other))
+        error = await rpc_error(jobs.SubmitJob(other))
         assert (error.code, error.reason) == (
             grpc.StatusCode.ALREADY_EXISTS,
             "REQUEST_ID_CONFLICT",
@@ -366,7 +366,7 @@ async def test_same_content_in_another_form_returns_the_job(jobs: JobServiceStub
     for other in others:
         assert other.outcome == SUBMIT_OUTCOME_EXISTING
         assert other.job.id == first.job.id
-    error = await refused(
+    error = await rpc_error(
         jobs.SubmitJob(submit(request_id="order-17", payload=Data(json=b'{"a":2,"b":"\\u00e9"}')))
     )
     assert error.reason == "REQUEST_ID_CONFLICT"
@@ -391,7 +391,7 @@ async def test_key_of_older_version_matches_by_payload_text(
     again = await jobs.SubmitJob(submit(request_id="order-17", payload=Data(json=text.encode())))
     assert (again.outcome, again.job.id) == (SUBMIT_OUTCOME_EXISTING, str(stored.id))
     other = submit(request_id="order-17", payload=Data(json=b'{"b": 1, "a": 3}'))
-    assert (await refused(jobs.SubmitJob(other))).reason == "REQUEST_ID_CONFLICT"
+    assert (await rpc_error(jobs.SubmitJob(other))).reason == "REQUEST_ID_CONFLICT"
 
 
 async def test_validate_only_with_a_used_key_returns_the_job(jobs: JobServiceStub):
@@ -402,7 +402,7 @@ async def test_validate_only_with_a_used_key_returns_the_job(jobs: JobServiceStu
     response = await jobs.SubmitJob(request)
     assert (response.outcome, response.job.id) == (SUBMIT_OUTCOME_EXISTING, first.id)
     request.job.priority = 1
-    error = await refused(jobs.SubmitJob(request))
+    error = await rpc_error(jobs.SubmitJob(request))
     assert (error.code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_CONFLICT")
     assert error.metadata["job_id"] == first.id
 
@@ -425,7 +425,7 @@ async def test_jobs_and_batches_have_separate_keys(jobs: JobServiceStub):
         assert [one.id for one in again.jobs] == [made.jobs[0].id]
     batch.jobs[0].priority = 1
     for batch.validate_only in (True, False):
-        error = await refused(jobs.BatchSubmitJobs(batch))
+        error = await rpc_error(jobs.BatchSubmitJobs(batch))
         assert error.reason == "REQUEST_ID_CONFLICT"
         assert error.metadata["batch_id"] == made.batch_id
     # SubmitAndWatch shares the keys of SubmitJob.
@@ -490,7 +490,7 @@ class TestLimits:
 
     async def test_oversized_payload_names_its_limit(self, jobs: JobServiceStub):
         payload = Data(json=b'"' + b"x" * 1000 + b'"')
-        error = await refused(jobs.SubmitJob(submit(payload=payload)))
+        error = await rpc_error(jobs.SubmitJob(submit(payload=payload)))
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert set(error.violations) == {"job.payload"}
         assert error.reason == "LIMIT_EXCEEDED"
@@ -502,7 +502,7 @@ class TestLimits:
         assert "job.payload has 1002 bytes; at most 1000 are allowed" in error.message
 
     async def test_too_many_labels_name_their_limit(self, jobs: JobServiceStub):
-        error = await refused(jobs.SubmitJob(submit(labels={"a": "", "b": "", "c": ""})))
+        error = await rpc_error(jobs.SubmitJob(submit(labels={"a": "", "b": "", "c": ""})))
         assert error.metadata["limit"] == "HEADRACE_MAX_LABELS"
 
     async def test_payload_and_labels_at_their_limits_are_stored(self, jobs: JobServiceStub):

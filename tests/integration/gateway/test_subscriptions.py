@@ -41,7 +41,7 @@ from headrace_core.store.sql.database import Database
 from headrace_gateway.service import Gateway
 from headrace_standalone import services
 from headrace_standalone.embedded.port import free_port
-from support.gateway import TIMEOUT, FakeWorker, refused
+from support.gateway import TIMEOUT, FakeWorker, rpc_error
 from support.server import Server
 from support.settings import environment_of
 from support.until import until
@@ -156,7 +156,7 @@ async def test_subscription_is_created_shown_and_deleted(service: SubscriptionSe
         service.DeleteSubscription(DeleteSubscriptionRequest(name=NAME)),
         Consumer(service).read(),
     ):
-        error = await refused(call)
+        error = await rpc_error(call)
         assert (error.code, error.reason) == (
             grpc.StatusCode.NOT_FOUND,
             "SUBSCRIPTION_NOT_FOUND",
@@ -166,7 +166,7 @@ async def test_subscription_is_created_shown_and_deleted(service: SubscriptionSe
 
 async def test_name_with_another_filter_conflicts(service: SubscriptionServiceStub):
     await create(service, filter=JobFilter(queues=["a"]))
-    error = await refused(create(service, filter=JobFilter(queues=["b"])))
+    error = await rpc_error(create(service, filter=JobFilter(queues=["b"])))
     assert (error.code, error.reason) == (
         grpc.StatusCode.ALREADY_EXISTS,
         "SUBSCRIPTION_CONFLICT",
@@ -180,7 +180,7 @@ async def test_subscriptions_of_a_tenant_are_limited(settings: Settings):
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
         service = SubscriptionServiceStub(channel)
         await create(service)
-        error = await refused(create(service, "another"))
+        error = await rpc_error(create(service, "another"))
         assert (error.code, error.reason) == (
             grpc.StatusCode.FAILED_PRECONDITION,
             "LIMIT_EXCEEDED",
@@ -225,7 +225,7 @@ async def test_page_of_large_filters_fits_a_default_client(service: Subscription
 
 async def test_invalid_requests_list_all_violations(service: SubscriptionServiceStub):
     nul = JobFilter(queues=["a\0"], types=["\0"], labels={"a": "\0"}, states=[99], batch_id="x")
-    error = await refused(create(service, "No Name!", filter=nul, cursor="x"))
+    error = await rpc_error(create(service, "No Name!", filter=nul, cursor="x"))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert set(error.violations) == {
         "name",
@@ -237,20 +237,20 @@ async def test_invalid_requests_list_all_violations(service: SubscriptionService
         "cursor",
     }
     request = WatchSubscriptionRequest(name="", consumer="a\nb", data_encoding=9)
-    error = await refused(service.WatchSubscription(request).read())
+    error = await rpc_error(service.WatchSubscription(request).read())
     assert set(error.violations) == {"name", "consumer", "data_encoding"}
-    error = await refused(Consumer(service, "x" * 129).read())
+    error = await rpc_error(Consumer(service, "x" * 129).read())
     assert set(error.violations) == {"consumer"}
-    error = await refused(service.AckSubscription(AckSubscriptionRequest()))
+    error = await rpc_error(service.AckSubscription(AckSubscriptionRequest()))
     assert set(error.violations) == {"name", "cursor"}
     for call in (
         service.GetSubscription(GetSubscriptionRequest(name="-")),
         service.DeleteSubscription(DeleteSubscriptionRequest(name="x" * 101)),
     ):
-        assert set((await refused(call)).violations) == {"name"}
-    error = await refused(service.ListSubscriptions(ListSubscriptionsRequest(page_size=-1)))
+        assert set((await rpc_error(call)).violations) == {"name"}
+    error = await rpc_error(service.ListSubscriptions(ListSubscriptionsRequest(page_size=-1)))
     assert set(error.violations) == {"page_size"}
-    error = await refused(service.ListSubscriptions(ListSubscriptionsRequest(page_token="x")))
+    error = await rpc_error(service.ListSubscriptions(ListSubscriptionsRequest(page_token="x")))
     assert error.reason == "PAGE_TOKEN_INVALID"
 
 
@@ -273,7 +273,7 @@ async def test_acknowledged_events_are_not_sent_again(
     second = Consumer(other, "second")
     assert await second.events(2) == names[2:]
     await ack(service, second.last.cursor)
-    error = await refused(ack(service, one.last.cursor))
+    error = await rpc_error(ack(service, one.last.cursor))
     assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "SUBSCRIPTION_TAKEN")
     assert error.metadata == {"subscription": NAME}
     second.call.cancel()
@@ -309,7 +309,7 @@ async def test_newer_watch_of_a_consumer_replaces_the_older(
     await older.events(1)
     newer = Consumer(other, "one")
     assert await newer.events(1) == names
-    error = await refused(older.end())
+    error = await rpc_error(older.end())
     assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "SUBSCRIPTION_TAKEN")
     await ack(service, older.last.cursor)
     newer.call.cancel()
@@ -325,14 +325,14 @@ async def test_watches_of_deleted_subscription_end(
     await second.mark(WATCH_MARK_STANDBY)
     await service.DeleteSubscription(DeleteSubscriptionRequest(name=NAME))
     for consumer in (one, second):
-        error = await refused(consumer.end())
+        error = await rpc_error(consumer.end())
         assert (error.code, error.reason) == (
             grpc.StatusCode.NOT_FOUND,
             "SUBSCRIPTION_NOT_FOUND",
         )
     # A cursor of the deleted subscription is invalid for the new one.
     await create(service)
-    error = await refused(ack(service, one.last.cursor))
+    error = await rpc_error(ack(service, one.last.cursor))
     assert error.reason == "CURSOR_INVALID"
 
 
@@ -358,16 +358,16 @@ async def test_cursor_of_another_subscription_is_invalid(
         (NAME, "x" * 300),
     ):
         request = AckSubscriptionRequest(name=name, cursor=forged)
-        error = await refused(service.AckSubscription(request))
+        error = await rpc_error(service.AckSubscription(request))
         assert (error.code, error.reason) == (
             grpc.StatusCode.INVALID_ARGUMENT,
             "CURSOR_INVALID",
         )
         assert set(error.violations) == {"cursor"}
     # The cursor of a subscription is not a cursor of WatchJobs.
-    error = await refused(jobs.WatchJobs(WatchJobsRequest(cursor=cursor)).read())
+    error = await rpc_error(jobs.WatchJobs(WatchJobsRequest(cursor=cursor)).read())
     assert error.reason == "CURSOR_INVALID"
-    error = await refused(create(service, "third", cursor=cursor))
+    error = await rpc_error(create(service, "third", cursor=cursor))
     assert error.reason == "CURSOR_INVALID"
     one.call.cancel()
 
@@ -403,7 +403,7 @@ async def test_subscription_starts_after_a_cursor(
                 "SELECT 'default', xid, position FROM job_events ORDER BY position DESC LIMIT 1"
             )
         )
-    error = await refused(create(service, "late", cursor=pages[0].cursor))
+    error = await rpc_error(create(service, "late", cursor=pages[0].cursor))
     assert (error.code, error.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
     assert await create(service, "late", cursor=error.metadata["oldest_cursor"])
 
@@ -423,7 +423,7 @@ async def test_expired_subscription_resumes_after_pruned_events(
             ),
             {"id": names[1][0]},
         )
-    error = await refused(Consumer(service).end())
+    error = await rpc_error(Consumer(service).end())
     assert (error.code, error.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
     await ack(service, error.metadata["oldest_cursor"])
     one = Consumer(service)
@@ -458,7 +458,7 @@ async def test_stopped_gateway_releases_its_subscriptions(
     second = Consumer(other, "second")
     await second.mark(WATCH_MARK_STANDBY)
     stopping = asyncio.create_task(gateway.stop())
-    error = await refused(one.end())
+    error = await rpc_error(one.end())
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
     async with asyncio.timeout(10):
         await second.mark(WATCH_MARK_CAUGHT_UP)

@@ -28,7 +28,7 @@ from headrace.v1.job_service_pb2 import (
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_gateway.service import Gateway
-from support.gateway import TIMEOUT, FakeWorker, read_error, refused
+from support.gateway import TIMEOUT, FakeWorker, read_error, rpc_error
 from support.until import until
 
 NUMBERS = Data(json=b'{"data": [1, 2, 3]}')
@@ -91,19 +91,19 @@ async def test_watch_follows_a_job_to_its_end(
 
 
 async def test_invalid_watch_is_rejected(jobs: JobServiceStub, job_id: str):
-    unknown = await refused(
+    unknown = await rpc_error(
         read(jobs.WatchJob(WatchJobRequest(job_id="0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15")))
     )
     assert (unknown.code, unknown.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
-    malformed = await refused(
+    malformed = await rpc_error(
         read(jobs.WatchJob(WatchJobRequest(job_id="x", after_seq=-1, data_encoding=9)))
     )
     assert malformed.code is grpc.StatusCode.INVALID_ARGUMENT
     assert set(malformed.violations) == {"job_id", "after_seq", "data_encoding"}
-    cursor = await refused(read(jobs.WatchJobs(WatchJobsRequest(cursor="x"))))
+    cursor = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor="x"))))
     assert (cursor.code, cursor.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
     wrong = JobFilter(states=[99], batch_id="x", job_ids=["y"])
-    job_filter = await refused(read(jobs.WatchJobs(WatchJobsRequest(filter=wrong))))
+    job_filter = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(filter=wrong))))
     assert set(job_filter.violations) == {
         "filter.states[0]",
         "filter.batch_id",

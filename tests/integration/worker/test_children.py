@@ -14,11 +14,10 @@ from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from support.handlers import handlers
-from support.pids import is_running
 from support.platform import Platform, platform
+from support.processes import is_running, worker_process
 from support.server import Server
 from support.until import until
-from support.worker_process import worker_process
 
 # One loop for the tests of this module, which share a worker.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

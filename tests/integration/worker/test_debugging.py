@@ -17,7 +17,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from headrace_worker.api.registry import Registry
 from support.platform import platform
-from support.worker_process import worker_process
+from support.processes import worker_process
 
 MODES = ("loop", "thread", "process")
 CARD = "4111-1111"

@@ -16,10 +16,9 @@ from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from support.handlers import handlers
-from support.pids import is_running
 from support.platform import Platform, platform
+from support.processes import is_running, worker_process
 from support.until import until
-from support.worker_process import worker_process
 
 GRACE_S = 2.0
 

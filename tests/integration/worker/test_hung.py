@@ -17,7 +17,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_worker.watchdog import EXIT_CODE
 from support.handlers import handlers
 from support.platform import DEADLINE_S, Platform, platform
-from support.worker_process import worker_process
+from support.processes import worker_process
 
 
 @pytest.fixture

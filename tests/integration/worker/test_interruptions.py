@@ -18,7 +18,7 @@ from headrace_core.wake import Topic
 from support.handlers import handlers
 from support.jobs import set_column
 from support.platform import DEADLINE_S, Platform, platform
-from support.worker_process import worker_process
+from support.processes import worker_process
 
 TIMES = INTERRUPTIONS_BEFORE_OWN_PROCESS
 

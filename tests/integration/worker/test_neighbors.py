@@ -14,8 +14,8 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
 from support.handlers import handlers
 from support.platform import Platform, platform
+from support.processes import worker_process
 from support.server import Server
-from support.worker_process import worker_process
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from headrace_worker.runners.loop import ProcessDied
 from headrace_worker.runners.process_pool import ProcessPool
 from headrace_worker.timing import Timing
 from support.handlers import handlers
-from support.pids import is_running
+from support.processes import is_running
 from support.until import until
 
 DEADLINE_S = 15.0

@@ -23,7 +23,7 @@ from headrace_gateway.calls.order import FOREIGN, build_chain
 from headrace_gateway.calls.services import Service, add_services
 from headrace_gateway.streams import Gauges
 from headrace_health import HealthServicer, keep_completion_queue, reflections
-from support.gateway import refused
+from support.gateway import rpc_error
 
 HANDLERS = DESCRIPTOR.services_by_name["HandlerService"]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -120,7 +120,7 @@ async def test_drain_rejects_calls_except_health(
     channel: grpc.aio.Channel, servicer: Servicer, drain: Drain
 ) -> None:
     await drain.drain()
-    error = await refused(HandlerServiceStub(channel).ListHandlers(ListHandlersRequest()))
+    error = await rpc_error(HandlerServiceStub(channel).ListHandlers(ListHandlersRequest()))
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
     assert servicer.calls == []
     await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
@@ -129,7 +129,7 @@ async def test_drain_rejects_calls_except_health(
 async def test_servicer_bug_returns_internal_with_the_request_id(
     channel: grpc.aio.Channel,
 ) -> None:
-    error = await refused(
+    error = await rpc_error(
         HandlerServiceStub(channel).ListHandlers(ListHandlersRequest(page_size=13))
     )
     assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
@@ -138,14 +138,14 @@ async def test_servicer_bug_returns_internal_with_the_request_id(
 
 async def test_foreign_servicer_bug_returns_a_request_id(channel: grpc.aio.Channel) -> None:
     call = health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())
-    error = await refused(call)
+    error = await rpc_error(call)
     assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert UUID(error.metadata["request_id"])
 
 
 async def test_health_request_above_its_limit_is_invalid(channel: grpc.aio.Channel) -> None:
     request = health_pb2.HealthCheckRequest(service="x" * 70_000)
-    error = await refused(health_pb2_grpc.HealthStub(channel).Check(request))
+    error = await rpc_error(health_pb2_grpc.HealthStub(channel).Check(request))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "LIMIT_EXCEEDED")
     assert error.metadata["maximum"] == "65536"
 
