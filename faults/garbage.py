@@ -21,6 +21,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
+from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -221,11 +222,11 @@ def _message(descriptor: Descriptor, chance: random.Random, depth: int = 0) -> M
             continue
         if _is_map(each):
             # Besides the maps of Struct, the API has only maps of strings.
-            if each.message_type.fields_by_name["value"].type == FieldDescriptor.TYPE_STRING:
+            if _message_type(each).fields_by_name["value"].type == FieldDescriptor.TYPE_STRING:
                 getattr(message, each.name)[chance.choice(_TEXTS)] = chance.choice(_TEXTS)
         elif each.type == FieldDescriptor.TYPE_MESSAGE:
             if depth < 8:
-                inner = _message(each.message_type, chance, depth + 1)
+                inner = _message(_message_type(each), chance, depth + 1)
                 if each.is_repeated:
                     getattr(message, each.name).append(inner)
                 else:
@@ -235,6 +236,12 @@ def _message(descriptor: Descriptor, chance: random.Random, depth: int = 0) -> M
         else:
             setattr(message, each.name, _scalar(each, chance))
     return message
+
+
+def _message_type(each: FieldDescriptor) -> Descriptor:
+    """Return the type of a field that contains messages."""
+    assert each.message_type is not None
+    return each.message_type
 
 
 def _is_map(each: FieldDescriptor) -> bool:
@@ -298,7 +305,7 @@ async def _send(channel: aio.Channel, garbage: Garbage) -> tuple[str, str]:
         return "OK", ""
     try:
         async with asyncio.timeout(_STREAM_S):
-            while await call.read() is not aio.EOF:
+            while await call.read() is not EOF:
                 pass
     except TimeoutError:
         # The message was valid and opened a stream.

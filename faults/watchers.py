@@ -11,13 +11,14 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
+from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
 from faults.evidence import Name, Shown, StreamLog, Wanted
-from headrace import CallError, Client, JobEvent
+from headrace import CallError, Client, JobEvent, JobWatch
 from headrace.v1 import data_pb2, job_pb2, job_service_pb2
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
@@ -50,6 +51,8 @@ _CUT = (
 )
 
 _JSON = data_pb2.DATA_ENCODING_JSON
+
+F = TypeVar("F", bound="Follower")
 
 
 class Follower:
@@ -173,7 +176,7 @@ class RawFollower(Follower):
         """Read a response; return False at the end of the stream."""
         async with asyncio.timeout(_SILENCE_S if self._endless else None):
             response = await call.read()
-        if response is aio.EOF:
+        if response is EOF:
             return False
         self.live.set()
         received, connection = time.time(), len(self.log.connected)
@@ -193,7 +196,10 @@ class ClientFollower(Follower):
     """A stream of the client library, which resumes by itself and must return each event once."""
 
     def __init__(
-        self, name: str, wanted: Wanted, events: Callable[[], AsyncGenerator[JobEvent, None]]
+        self,
+        name: str,
+        wanted: Wanted,
+        events: Callable[[], AsyncGenerator[JobEvent, None] | JobWatch],
     ) -> None:
         super().__init__(name, wanted)
         self._events = events
@@ -330,7 +336,7 @@ class Watchers:
             RawFollower(name, wanted, stubs=stubs, start_call=start_call, endless=endless)
         )
 
-    def _add(self, follower: Any) -> Any:
+    def _add(self, follower: F) -> F:
         self.followers.append(follower)
         follower.start()
         return follower
@@ -365,7 +371,7 @@ class Watchers:
         """Close all followers, clients and channels."""
         await asyncio.gather(*(follower.close() for follower in self.followers))
         await asyncio.gather(*(client.close() for client in self._clients))
-        await asyncio.gather(*(channel.close() for channel in self._channels))
+        await asyncio.gather(*(channel.close(None) for channel in self._channels))
 
 
 def _narrow(follower: RawFollower, job: asyncio.Future[str]) -> None:

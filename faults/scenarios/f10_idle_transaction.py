@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 from faults.cluster import Service
 from faults.evidence import Evidence, StreamLog
@@ -24,10 +25,7 @@ async def run(trial: Trial) -> None:
     async with trial.fault("a transaction stays open"), trial.records.idle_transaction():
         began = time.monotonic()
         raised = await asyncio.gather(
-            *(
-                until(lambda gateway=gateway: _lags(gateway), within=30)
-                for gateway in trial.cluster.gateways
-            )
+            *(until(partial(_lags, gateway), within=30) for gateway in trial.cluster.gateways)
         )
         trial.figure("time until the lag metric rises", max(raised), "s", at_most=10)
         await asyncio.sleep((SHORT_S if trial.short else IDLE_S) - (time.monotonic() - began))
@@ -35,10 +33,7 @@ async def run(trial: Trial) -> None:
         trial.figure("lag metric at the end", min(lags), "s")
     end = time.time()
     lowered = await asyncio.gather(
-        *(
-            until(lambda gateway=gateway: _follows(gateway), within=30)
-            for gateway in trial.cluster.gateways
-        )
+        *(until(partial(_follows, gateway), within=30) for gateway in trial.cluster.gateways)
     )
     trial.figure("time until the lag metric falls", max(lowered), "s", at_most=10)
     await asyncio.sleep(5)

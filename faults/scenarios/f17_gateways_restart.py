@@ -72,7 +72,7 @@ async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
 async def _restart(
     trial: Trial,
     crowd: list[Follower],
-    end: Callable[[Service], Awaitable[None]],
+    end: Callable[[Service], Awaitable[object]],
     what: str,
 ) -> None:
     gateways = trial.cluster.gateways

@@ -93,7 +93,7 @@ async def _churn(targets: Sequence[str], job_id: str, count: int) -> None:
     try:
         await asyncio.gather(*(open_in_turn() for _ in range(_AT_ONCE)))
     finally:
-        await asyncio.gather(*(channel.close() for channel in channels))
+        await asyncio.gather(*(channel.close(None) for channel in channels))
 
 
 def _open(stub: JobServiceStub, number: int, job_id: str) -> Any:
