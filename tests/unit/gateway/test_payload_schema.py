@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from headrace_core.domain.handler import VALUE_KEYWORD
-from headrace_gateway.api.payload_schema import KnownHandler, bounded
+from headrace_gateway.api.payload_schema import KnownHandler, limit_numbers
 
 
 def accepts(schema: dict[str, Any], payload: Any) -> bool:
@@ -57,7 +57,7 @@ def test_numbers_are_bounded_to_doubles() -> None:
         "properties": {"default": {"type": "number"}, "type": {"type": "number", "minimum": 0}},
         "default": {"type": "number"},
     }
-    assert bounded(schema) == {
+    assert limit_numbers(schema) == {
         "properties": {
             "default": {"type": "number", "minimum": -limit, "maximum": limit},
             "type": {"type": "number", "minimum": 0, "maximum": limit},

@@ -18,9 +18,9 @@ from headrace_gateway.api.validation import (
     check_idle_interval,
     check_request_id,
     job_filter,
+    limit_after_seq,
     page_limit,
     parse_job_id,
-    seen_seq,
 )
 from headrace_gateway.calls.call import Call, Principal
 
@@ -95,12 +95,12 @@ def test_page_size_is_bounded(size: int, limit: int):
 def test_negative_numbers_are_invalid():
     found = Violations()
     page_limit(-1, found)
-    seen_seq(-1, found)
+    limit_after_seq(-1, found)
     assert fields(found) == ["page_size", "after_seq"]
 
 
 def test_event_number_after_all_events_is_valid():
-    assert seen_seq(2**63 - 1, Violations()) == 2**31 - 1
+    assert limit_after_seq(2**63 - 1, Violations()) == 2**31 - 1
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.999, 60.001, -5.0, float("nan")])

@@ -14,7 +14,7 @@ _SETTINGS = {
     "gateway_metrics_address": "host:port of the Prometheus metrics",
     "allow_insecure": "whether non-loopback addresses are allowed",
     "reflection": "whether grpcurl and similar tools can read the contract",
-    "max_payload_bytes": "the maximum size of a job's payload",
+    "max_payload_bytes": "the maximum size of a job's payload, in bytes",
 }
 _EXAMPLES = (
     "python -m headrace_gateway",

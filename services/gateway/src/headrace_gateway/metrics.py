@@ -21,7 +21,7 @@ from headrace_gateway.streams.gauges import BOUNDS
 
 _Read = Callable[[Gauges], float]
 
-_LEVELS: Final[dict[str, tuple[str, _Read]]] = {
+_GAUGES: Final[dict[str, tuple[str, _Read]]] = {
     "headrace_settled_lag_seconds": (
         "Time the oldest unsettled event has waited for an open transaction, in seconds.",
         lambda gauges: gauges.settled_lag,
@@ -37,7 +37,7 @@ _LEVELS: Final[dict[str, tuple[str, _Read]]] = {
 }
 
 # prometheus_client appends _total to these names.
-_COUNTS: Final[dict[str, tuple[str, _Read]]] = {
+_COUNTERS: Final[dict[str, tuple[str, _Read]]] = {
     "headrace_stream_resumes": (
         "Streams that resumed after a cursor or a known event.",
         lambda gauges: gauges.resumes,
@@ -55,7 +55,7 @@ _COUNTS: Final[dict[str, tuple[str, _Read]]] = {
         lambda gauges: gauges.resets,
     ),
     "headrace_stream_cursors_expired": (
-        "Streams that were refused because events after their cursor were pruned.",
+        "Streams that were rejected because events after their cursor were pruned.",
         lambda gauges: gauges.cursors_expired,
     ),
     "headrace_stream_gaps": (
@@ -69,16 +69,16 @@ _COUNTS: Final[dict[str, tuple[str, _Read]]] = {
 
 
 def gateway_metrics(watch: Watch, records: LoopRecords) -> CollectorRegistry:
-    """Return the metrics of a gateway.
+    """Return the gateway's metrics.
 
     Args:
         watch: the streams.
         records: the records of the gateway's loops.
     """
-    return registry_of(_Streams(watch), LoopMetrics(records))
+    return registry_of(_StreamMetrics(watch), LoopMetrics(records))
 
 
-class _Streams(Collector):
+class _StreamMetrics(Collector):
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
@@ -104,9 +104,9 @@ class _Streams(Collector):
             "Age of the oldest routed event that a stream has not sent.",
             value=self._watch.lag,
         )
-        for name, (text, read) in _LEVELS.items():
+        for name, (text, read) in _GAUGES.items():
             yield GaugeMetricFamily(name, text, value=read(gauges))
-        for name, (text, read) in _COUNTS.items():
+        for name, (text, read) in _COUNTERS.items():
             yield CounterMetricFamily(name, text, value=read(gauges))
         yield CounterMetricFamily(
             "headrace_unreadable_rows",

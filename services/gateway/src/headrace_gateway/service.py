@@ -40,7 +40,7 @@ _log = structlog.get_logger()
 _START_PATIENCE: Final = 30.0
 _START_INTERVAL: Final = 0.5
 # Longest wait for the registrations loop to end, in seconds.
-_END: Final = 5.0
+_LOOP_STOP_TIMEOUT: Final = 5.0
 
 
 class Gateway:
@@ -54,8 +54,8 @@ class Gateway:
     def __init__(self, settings: Settings, *, timing: Timing = DEFAULT) -> None:
         self._settings = settings
         self._timing = timing
-        # The steps of `stop`, in reverse order.
-        self._ending = AsyncExitStack()
+        # The steps of `stop`; the last step runs first.
+        self._on_stop = AsyncExitStack()
         self._port = 0
         self._metrics_port = 0
         # The gauges of the streams; `start` replaces this empty set.
@@ -79,37 +79,37 @@ class Gateway:
             RuntimeError: the address of the API is in use.
             OSError: the address of the metrics is in use.
         """
-        async with AsyncExitStack() as ending:
-            await self._start(ending)
-            self._ending = ending.pop_all()
+        async with AsyncExitStack() as on_stop:
+            await self._start(on_stop)
+            self._on_stop = on_stop.pop_all()
 
     async def stop(self) -> None:
         """Report NOT_SERVING, end streams and reject new calls; open calls get `shutdown_grace`.
 
         A stop takes at most `shutdown_grace` plus a few seconds.
         """
-        await self._ending.aclose()
+        await self._on_stop.aclose()
 
-    async def _start(self, ending: AsyncExitStack) -> None:
+    async def _start(self, on_stop: AsyncExitStack) -> None:
         settings = self._settings
         database = Database(settings, application="gateway", timeout=settings.call_timeout)
-        ending.callback(_log.info, "gateway_stopped")
-        ending.push_async_callback(database.close)
-        installation = await _installation(database)
+        on_stop.callback(_log.info, "gateway_stopped")
+        on_stop.push_async_callback(database.close)
+        installation = await _wait_for_installation(database)
         records = LoopRecords()
         bus = WakeBus(settings, database, Topic.EVENTS, Topic.SUBSCRIPTIONS, Topic.WORKERS)
-        ending.push_async_callback(bus.stop)
+        on_stop.push_async_callback(bus.stop)
         await bus.start()
         registrations = Registrations(database=database)
-        reading = LoopRunner(
+        registrations_loop = LoopRunner(
             registrations, wake=bus.subscribe(*Registrations.topics), records=records
         )
-        ending.push_async_callback(reading.stop, within=_END)
-        reading.start()
+        on_stop.push_async_callback(registrations_loop.stop, within=_LOOP_STOP_TIMEOUT)
+        registrations_loop.start()
         hand_off = HandOff(
             settings=settings, database=database, registrations=registrations, bus=bus
         )
-        ending.push_async_callback(hand_off.close)
+        on_stop.push_async_callback(hand_off.close)
         submit = Submit(
             settings=settings,
             database=database,
@@ -117,7 +117,7 @@ class Gateway:
             hand_off=hand_off,
             registrations=registrations,
         )
-        ending.push_async_callback(_close, submit, settings.database_timeout)
+        on_stop.push_async_callback(_commit_submits, submit, settings.database_timeout)
         watch = Watch(
             settings=settings,
             database=database,
@@ -159,30 +159,30 @@ class Gateway:
             health=health.servicer,
         )
         self._port = server.add_insecure_port(settings.gateway_address)
-        ending.push_async_callback(server.stop, settings.shutdown_grace)
-        ending.push_async_callback(_leave, watch, drain)
+        on_stop.push_async_callback(server.stop, settings.shutdown_grace)
+        on_stop.push_async_callback(_end_calls, watch, drain)
         metrics = MetricsServer(
             address=settings.gateway_metrics_address, registry=gateway_metrics(watch, records)
         )
         await metrics.start()
-        ending.push_async_callback(metrics.stop)
+        on_stop.push_async_callback(metrics.stop)
         self._metrics_port = metrics.port
         await watch.start()
-        ending.push_async_callback(health.enter_graceful_shutdown)
+        on_stop.push_async_callback(health.enter_graceful_shutdown)
         await health.start()
         await server.start()
         host = settings.gateway_address.rpartition(":")[0]
-        ending.callback(_log.info, "gateway_stopping")
+        on_stop.callback(_log.info, "gateway_stopping")
         _log.info("gateway_started", address=f"{host}:{self._port}")
 
 
-async def _leave(watch: Watch, drain: Drain) -> None:
+async def _end_calls(watch: Watch, drain: Drain) -> None:
     """End the streams and reject new calls, both with SHUTTING_DOWN."""
     await asyncio.gather(watch.stop(), drain.drain())
 
 
-async def _close(submit: Submit, timeout: float) -> None:  # noqa: ASYNC109 - the last step of `stop`
-    """Commit the waiting submits."""
+async def _commit_submits(submit: Submit, timeout: float) -> None:  # noqa: ASYNC109 - the last step of `stop`
+    """Commit the waiting submits, within `timeout` seconds."""
     try:
         async with asyncio.timeout(timeout):
             await submit.close()
@@ -190,8 +190,8 @@ async def _close(submit: Submit, timeout: float) -> None:  # noqa: ASYNC109 - th
         _log.warning("submits_abandoned")
 
 
-async def _installation(database: Database) -> Installation:
-    """Read the identity of the database; wait for PostgreSQL if necessary."""
+async def _wait_for_installation(database: Database) -> Installation:
+    """Wait for PostgreSQL and return the identity of its database."""
     deadline = asyncio.get_running_loop().time() + _START_PATIENCE
     waiting = False
     while True:

@@ -21,14 +21,14 @@ from headrace_core.domain.subscription import SubscriptionId
 from headrace_core.store.sql.installation import Installation
 
 _VERSION: Final = b"\x01"
-_SIGNATURE: Final = 16
+_SIGNATURE_BYTES: Final = 16
 _PLACE: Final = struct.Struct(">QQ")
 _SUBSCRIPTION_PLACE: Final = struct.Struct(">16sQQQ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionCursor:
-    """A place in a subscription, and the epoch in which it was sent."""
+    """A place in a subscription, and the epoch in which its cursor was sent."""
 
     subscription_id: SubscriptionId
     epoch: int
@@ -57,7 +57,7 @@ def decode_page_token(
     return JobId(UUID(bytes=place))
 
 
-# Streams that have caught up are at the same place, so they share a cursor.
+# All streams that have caught up are at the same place, so they share a cursor.
 @lru_cache(maxsize=16)
 def encode_cursor(installation: Installation, tenant: str, xid: int, position: int) -> str:
     """Return the cursor after the event at (xid, position) in the event log."""
@@ -127,10 +127,10 @@ def decode_name_token(installation: Installation, tenant: str, token: str, *, of
 
 
 def _sign(installation: Installation, kind: str, tenant: str, query: str, place: bytes) -> bytes:
-    # Length prefixes keep the parts apart.
+    # The length prefixes make the boundaries between the parts unambiguous.
     parts = (kind.encode(), installation.id.bytes, tenant.encode(), query.encode(), place)
     message = b"".join(len(part).to_bytes(4) + part for part in parts)
-    return hmac.digest(installation.secret, _VERSION + message, "sha256")[:_SIGNATURE]
+    return hmac.digest(installation.secret, _VERSION + message, "sha256")[:_SIGNATURE_BYTES]
 
 
 def _seal(installation: Installation, kind: str, tenant: str, query: str, place: bytes) -> str:
@@ -150,6 +150,6 @@ def _open(
         return None
     if raw[:1] != _VERSION:
         return None
-    place, signature = raw[1:-_SIGNATURE], raw[-_SIGNATURE:]
+    place, signature = raw[1:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
     expected = _sign(installation, kind, tenant, query, place)
     return place if hmac.compare_digest(signature, expected) else None

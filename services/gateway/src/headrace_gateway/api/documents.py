@@ -23,15 +23,15 @@ class Document(NamedTuple):
     content: Any
 
 
-# The payload of a job to submit: JSON text in UTF-8, or a document that the transport has parsed.
-# None is a payload that the transport could not decode; the transport has noted a violation.
+# The payload of a submitted job: JSON text in UTF-8, or a document that the transport has parsed.
+# None is a payload that the transport could not decode and has reported as a violation.
 Payload: TypeAlias = bytes | Document | None
 
 EMPTY: Final = Document("{}", {})
 
 
 def parse_json(raw: bytes, field: str) -> Document:
-    """Parse a document and keep its text exactly.
+    """Parse a document; keep its text unchanged.
 
     Args:
         raw: JSON in UTF-8.
@@ -66,20 +66,20 @@ def check_depth(content: Any, field: str) -> None:
 
 
 def canonical(text: JsonText) -> JsonText:
-    """Return the canonical text of a document: documents with the same content have the same text.
+    """Return the canonical text of a document, which is the same for the same content.
 
-    Key order, white space, escapes and number formats do not matter: 1, 1.0 and 1e0
+    The canonical text ignores key order, white space, escapes and number formats: 1, 1.0 and 1e0
     are the same number, and so are 0 and -0.0, as in RFC 8785.
     """
     return _encode_sorted(_decode_integers(text)).decode()
 
 
-def _integral(number: str) -> int | float:
+def _parse_number(number: str) -> int | float:
     value = float(number)
     return int(value) if value.is_integer() else value
 
 
-_decode_integers = msgspec.json.Decoder(float_hook=_integral).decode
+_decode_integers = msgspec.json.Decoder(float_hook=_parse_number).decode
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -95,7 +95,7 @@ def _depth_of(content: Any) -> int:
 
 
 def _depth_of_text(raw: bytes) -> int:
-    """Return the nesting depth of JSON text that is too deep for the decoder."""
+    """Return the nesting depth of JSON text, which can be too deep for the decoder."""
     depth = deepest = 0
     for byte in _STRING.sub(b"", raw):
         if byte in b"[{":

@@ -117,7 +117,7 @@ class _Parser:
             self._fail(name, f"at most {MAX_COMPARISONS} comparisons are allowed")
         field, _, key = name.text.partition(".")
         if field == "labels" and key:
-            return self._label(name, key)
+            return self._label_comparison(name, key)
         known = _FIELDS.get(name.text)
         if known is None:
             self._fail(name, f"unknown field {name.text[:100]!r}; use one of {_FIELD_NAMES}")
@@ -132,9 +132,9 @@ class _Parser:
         except (ValueError, OverflowError):
             self._fail(value, f"{name.text} must be compared with {known.rule}")
 
-    def _label(self, name: _Token, key: str) -> Comparison:
+    def _label_comparison(self, name: _Token, key: str) -> Comparison:
         if not is_label_key(key):
-            self._fail(name, f"the key of a label {LABEL_KEY_RULE}")
+            self._fail(name, f"a label key {LABEL_KEY_RULE}")
         operator = self._operator(("=", "!=", ":"))
         value = self._take()
         if operator == ":":
@@ -145,7 +145,7 @@ class _Parser:
             self._fail(value, f"labels.{key} must be compared with a string")
         content = self._content(value)
         if not is_label_value(content):
-            self._fail(value, f"the value of a label {LABEL_VALUE_RULE}")
+            self._fail(value, f"a label value {LABEL_VALUE_RULE}")
         return Comparison(field="labels", operator=operator, value=content, key=key)
 
     def _operator(self, allowed: tuple[str, ...]) -> str:
@@ -185,7 +185,7 @@ class _Parser:
 
     def _take(self) -> _Token:
         token = self._tokens[self._next]
-        # The end is the last token and can be taken repeatedly.
+        # The last token marks the end; taking it repeatedly is allowed.
         self._next = min(self._next + 1, len(self._tokens) - 1)
         return token
 
@@ -198,31 +198,31 @@ def _is_word(token: _Token, word: str) -> bool:
     return token.kind == "word" and token.text == word
 
 
-def _state(text: str) -> JobState:
+def _parse_state(text: str) -> JobState:
     try:
         return JobState[text.removeprefix("JOB_STATE_")]
     except KeyError:
         raise ValueError from None
 
 
-def _name(text: str) -> str:
+def _parse_name(text: str) -> str:
     if not is_name(text):
         raise ValueError
     return text
 
 
-def _key(text: str) -> str:
+def _parse_request_id(text: str) -> str:
     if not 1 <= len(text) <= MAX_REQUEST_ID or not text.isprintable():
         raise ValueError
     return text
 
 
-def _integer(bits: int) -> Callable[[str], int]:
+def _integer_parser(bits: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not re.fullmatch(r"-?[0-9]{1,10}", text):
             raise ValueError
         value = int(text)
-        # PostgreSQL cannot compare larger numbers with the column.
+        # PostgreSQL cannot compare the column with larger numbers.
         if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
             raise ValueError
         return value
@@ -230,7 +230,7 @@ def _integer(bits: int) -> Callable[[str], int]:
     return read
 
 
-def _time(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     if not re.fullmatch(
         r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
         r"([Zz]|[+-][0-9]{2}:[0-9]{2})",
@@ -248,27 +248,31 @@ class _Field:
     rule: str
 
 
-_EQUAL = ("=", "!=")
+_EQUALITY = ("=", "!=")
 _ORDER = ("<", "<=", ">", ">=")
 _WORDS = ("word", "quoted")
 
-_NAME = _Field(_name, _EQUAL, _WORDS, f"a name, which {NAME_RULE}")
+_NAME = _Field(_parse_name, _EQUALITY, _WORDS, f"a name, which {NAME_RULE}")
 _REQUEST_ID = _Field(
-    _key, _EQUAL, _WORDS, f"a string of 1 to {MAX_REQUEST_ID} printable characters"
+    _parse_request_id, _EQUALITY, _WORDS, f"a string of 1 to {MAX_REQUEST_ID} printable characters"
 )
-_UUID = _Field(parse_id, _EQUAL, _WORDS, "a UUID")
-_TIME = _Field(_time, _ORDER, ("quoted",), 'an RFC 3339 time in quotes, "2026-11-01T00:00:00Z"')
+_UUID = _Field(parse_id, _EQUALITY, _WORDS, "a UUID")
+_TIME = _Field(
+    _parse_time, _ORDER, ("quoted",), 'an RFC 3339 time in quotes, "2026-11-01T00:00:00Z"'
+)
 
 _FIELDS: Final = {
-    "state": _Field(_state, _EQUAL, _WORDS, f"one of {', '.join(s.name for s in JobState)}"),
+    "state": _Field(
+        _parse_state, _EQUALITY, _WORDS, f"one of {', '.join(s.name for s in JobState)}"
+    ),
     "type": _NAME,
     "queue": _NAME,
     "request_id": _REQUEST_ID,
     "batch_id": _UUID,
     "id": _UUID,
     "worker_id": _UUID,
-    "priority": _Field(_integer(16), _EQUAL + _ORDER, ("word",), "an integer of 16 bits"),
-    "attempt": _Field(_integer(32), _EQUAL + _ORDER, ("word",), "an integer of 32 bits"),
+    "priority": _Field(_integer_parser(16), _EQUALITY + _ORDER, ("word",), "a 16-bit integer"),
+    "attempt": _Field(_integer_parser(32), _EQUALITY + _ORDER, ("word",), "a 32-bit integer"),
     "create_time": _TIME,
     "schedule_time": _TIME,
     "start_time": _TIME,

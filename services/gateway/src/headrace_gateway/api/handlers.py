@@ -1,4 +1,4 @@
-"""The use cases of handlers."""
+"""The use case that lists handlers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from headrace_gateway.tokens import decode_name_token, encode_name_token
 
 
 class Handlers:
-    """The use cases of handlers.
+    """Lists handlers.
 
     Args:
-        database: the store of the registrations.
+        database: stores the registrations.
         installation: signs page tokens.
     """
 
@@ -36,17 +36,17 @@ class Handlers:
         token: str = "",
         violations: Sequence[Violation] = (),
     ) -> str:
-        """Fill a page with the handlers of live workers, by type.
+        """Fill a page with the handlers of live workers, sorted by type.
 
         Args:
-            call: the call.
+            call: the context of the request.
             page: receives the handlers.
             size: the maximum number of handlers on the page; 0 for the largest page.
-            token: the token of the page; empty for the first one.
+            token: the page token; empty for the first page.
             violations: the violations that the transport found in the request.
 
         Returns:
-            The token of the next page; empty after the last one.
+            The token of the next page; empty after the last page.
 
         Raises:
             InvalidRequest: the size or the token is invalid.

@@ -1,9 +1,9 @@
 """The hand-off: delivers new jobs to an idle pool without the scheduler.
 
-On an idle platform, it cuts the time from a submit to the start of the job by two fifths.
-Deliveries change nothing in PostgreSQL: claims reject superfluous deliveries, and the scheduler
-replaces lost deliveries within a second. Pools with waiting jobs are left to the scheduler, which
-knows the order of all jobs.
+On an idle platform, the hand-off cuts the time from a submit to the start of its job by two fifths.
+Deliveries change nothing in PostgreSQL: claims ignore superfluous deliveries, and the scheduler
+replaces lost deliveries within a second. The gateway leaves pools with waiting jobs to the
+scheduler, which knows the order of all jobs.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.registrations import Registrations
 
-# Maximum jobs in a commit that is handed off, and maximum deliveries in the queue of an idle pool.
-# Beyond these, jobs arrive faster than workers claim them.
+# The maximum number of jobs to hand off after one commit, and the maximum number of deliveries in
+# the queue of an idle pool. Beyond these limits, jobs arrive faster than workers claim them.
 _MAX_JOBS: Final = 16
 _MAX_WAITING: Final = 4
 
-# Pause of all hand-offs, in seconds: after a pool was busy, and after a server was unavailable.
-_BUSY: Final = 0.02
-_LOST: Final = 5.0
-# Longest time of a hand-off, in seconds.
-_PATIENCE: Final = 0.5
+# Pauses of all hand-offs, in seconds: after a pool was busy, and after a server was unavailable.
+_BUSY_PAUSE: Final = 0.02
+_OUTAGE_PAUSE: Final = 5.0
+# Longest duration of a hand-off, in seconds.
+_TIMEOUT: Final = 0.5
 
 # Longest wait for open hand-offs when the gateway stops, in seconds.
-_END: Final = 2.0
+_CLOSE_TIMEOUT: Final = 2.0
 
 
 class HandOff:
     """Delivers new jobs to idle pools, and leaves all other jobs to the scheduler.
 
     Args:
-        settings: the address of Redis.
+        settings: contain the Redis address.
         database: identifies the installation.
         registrations: the live pools.
         bus: wakes the scheduler.
@@ -60,45 +60,45 @@ class HandOff:
         self._registrations = registrations
         self._bus = bus
         self._deliverer = Deliverer(settings, identify=database.installation_id)
-        # A prefetch of 0 disables hand-offs: the scheduler then keeps queues empty while jobs wait
-        # in PostgreSQL, so a pool with an empty queue may be busy.
-        self._most = min(_MAX_WAITING, settings.dispatch_prefetch)
-        self._closed_until = 0.0
-        self._open: set[asyncio.Task[None]] = set()
+        # A prefetch of 0 disables hand-offs. The scheduler then keeps queues empty while jobs wait
+        # in PostgreSQL, so an empty queue does not mean that its pool is idle.
+        self._max_waiting = min(_MAX_WAITING, settings.dispatch_prefetch)
+        self._paused_until = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def offer(self, jobs: Sequence[Job]) -> None:
         """Deliver committed jobs in the background, or wake the scheduler for them."""
         now = asyncio.get_running_loop().time()
-        if len(jobs) > _MAX_JOBS or now < self._closed_until or not self._most:
+        if len(jobs) > _MAX_JOBS or now < self._paused_until or not self._max_waiting:
             self._bus.publish(Topic.JOBS)
             return
         task = asyncio.create_task(self._deliver(jobs), name="hand-off")
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """End open hand-offs; the scheduler finds the jobs that were not delivered."""
-        await end_tasks(*self._open, within=_END)
+        """End open hand-offs; the scheduler delivers the remaining jobs."""
+        await end_tasks(*self._tasks, within=_CLOSE_TIMEOUT)
         await self._deliverer.close()
 
     async def _deliver(self, jobs: Sequence[Job]) -> None:
         delivered = 0
         try:
-            async with asyncio.timeout(_PATIENCE):
-                for pool, deliveries in self._choose(
+            async with asyncio.timeout(_TIMEOUT):
+                for pool, deliveries in self._choose_pools(
                     jobs, await self._registrations.pools()
                 ).items():
-                    if await self._deliverer.hand_off(pool, deliveries, most=self._most):
+                    if await self._deliverer.hand_off(pool, deliveries, most=self._max_waiting):
                         delivered += len(deliveries)
                     else:
-                        self._close_for(_BUSY)
+                        self._pause_for(_BUSY_PAUSE)
         except (Unavailable, TimeoutError):
-            self._close_for(_LOST)
+            self._pause_for(_OUTAGE_PAUSE)
         finally:
             if delivered < len(jobs):
                 self._bus.publish(Topic.JOBS)
 
-    def _choose(
+    def _choose_pools(
         self, jobs: Sequence[Job], pools: Sequence[Pool]
     ) -> dict[str, list[tuple[AttemptKey, float]]]:
         """Return the deliveries of each pool with their ranks.
@@ -115,6 +115,6 @@ class HandOff:
                 chosen.setdefault(pool.name, []).append((delivery, rank_of(job)))
         return chosen
 
-    def _close_for(self, seconds: float) -> None:
+    def _pause_for(self, seconds: float) -> None:
         now = asyncio.get_running_loop().time()
-        self._closed_until = max(self._closed_until, now + seconds)
+        self._paused_until = max(self._paused_until, now + seconds)

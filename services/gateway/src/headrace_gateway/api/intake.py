@@ -1,4 +1,4 @@
-"""The intake of jobs: rules, payload schemas, and the choice of a queue."""
+"""Job intake: checks the rules and payload schemas, and selects a queue."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from headrace_gateway.calls.call import Call
 
 
 class Intake:
-    """Validates jobs to submit.
+    """Validates submitted jobs.
 
     Args:
-        settings: the limits of jobs.
-        registrations: the payload schemas and the queues of the handlers.
+        settings: the job limits.
+        registrations: returns the payload schemas and the queues of the handlers.
     """
 
     def __init__(self, *, settings: Settings, registrations: Registrations) -> None:
@@ -48,24 +48,24 @@ class Intake:
         use_call_deadline: bool,
         violations: Sequence[Violation],
     ) -> NewJob:
-        """Return a valid job, to store or to look up by its request_id.
+        """Return a valid job, ready to store or to look up by its request_id.
 
         Args:
-            call: the call.
+            call: the context of the request.
             spec, payload: the job, at the field path `job`.
-            request_id: the idempotency key of the job.
-            use_call_deadline: True to use the deadline of the call as the deadline of the job.
+            request_id: the job's idempotency key.
+            use_call_deadline: True to apply the call's deadline to the job.
             violations: the violations found so far.
 
         Raises:
-            InvalidRequest: contains every violation. The subclass PayloadInvalid is raised if all
-                violations are payloads that do not match their schemas.
+            InvalidRequest: contains every violation. If the only violations are payloads that do
+                not match their schemas, its subclass PayloadInvalid is raised.
             LimitExceeded: the payload or the labels exceed a limit.
         """
         found = Violations(violations)
         check_request_id(request_id, found)
         deadline_after = call_deadline(call, use_call_deadline, found)
-        specs, texts = await self._accept(
+        specs, texts = await self._validate(
             call,
             Repeated((spec,), (0,)),
             (payload,),
@@ -79,7 +79,7 @@ class Intake:
             spec=specs.distinct[0],
             payload=texts[0],
             request_id=request_id,
-            # Contents are compared only for the same request_id.
+            # Contents are compared only between jobs with the same request_id.
             fingerprint=fingerprint(spec, canonical(texts[0])) if request_id else None,
             requested=spec,
             correlation_id=call.correlation_id,
@@ -95,13 +95,13 @@ class Intake:
         use_call_deadline: bool,
         violations: Sequence[Violation],
     ) -> NewBatch:
-        """Return a valid batch, to store or to look up by its request_id.
+        """Return a valid batch, ready to store or to look up by its request_id.
 
         Args:
-            call: the call.
+            call: the context of the request.
             specs, payloads: the jobs, at the field paths `jobs[0]`, `jobs[1]` …
-            request_id: the idempotency key of the batch.
-            use_call_deadline: True to use the deadline of the call as the deadline of the jobs.
+            request_id: the batch's idempotency key.
+            use_call_deadline: True to apply the call's deadline to the jobs.
             violations: the violations found so far.
 
         Raises:
@@ -112,14 +112,14 @@ class Intake:
         check_batch_size(specs, found, self._settings)
         deadline_after = call_deadline(call, use_call_deadline, found)
         paths = [f"jobs[{number}]" for number in range(len(specs))]
-        decided, texts = await self._accept(
+        resolved, texts = await self._validate(
             call, specs, payloads, paths=paths, found=found, deadline_after=deadline_after
         )
         contents = [canonical(text) for text in texts] if request_id else ()
         return NewBatch(
             id=BatchId(uuid7()),
             tenant=call.tenant,
-            specs=decided,
+            specs=resolved,
             payloads=texts,
             request_id=request_id,
             fingerprint=batch_fingerprint(specs, contents) if request_id else b"",
@@ -128,11 +128,11 @@ class Intake:
         )
 
     async def have_workers(self, call: Call, specs: Repeated[JobSpec]) -> bool:
-        """Return whether live workers run all types of the jobs."""
+        """Return whether live workers run the types of all jobs."""
         handlers = await self._registrations.handlers(call.tenant)
         return all(spec.type in handlers for spec in specs.distinct)
 
-    async def _accept(
+    async def _validate(
         self,
         call: Call,
         specs: Repeated[JobSpec],
@@ -142,19 +142,19 @@ class Intake:
         deadline_after: timedelta | None,
         found: Violations,
     ) -> tuple[Repeated[JobSpec], Sequence[JsonText]]:
-        """Validate jobs.
+        """Validate jobs and select their queues.
 
         Args:
-            call: the call.
+            call: the context of the request.
             specs, payloads: the jobs.
             paths: the field path of each job.
-            deadline_after: the remaining time of the call if its deadline applies to the jobs.
+            deadline_after: the call's remaining time if its deadline applies to the jobs, or None.
             found: the violations found so far.
 
         Returns:
             The specs with their final queues, and the payloads.
         """
-        documents = self._check(specs, payloads, paths, found)
+        documents = self._check_rules(specs, payloads, paths, found)
         if deadline_after is not None:
             for spec, path in zip(specs, paths, strict=True):
                 if spec.deadline is not None:
@@ -172,18 +172,20 @@ class Intake:
             raise InvalidRequest(found)
         if found:
             raise PayloadInvalid(", ".join(sorted(mismatched)), found)
-        decided = specs.map(lambda spec: _decide(spec, by_type.get(spec.type), deadline_after))
+        resolved = specs.map(
+            lambda spec: _resolve_spec(spec, by_type.get(spec.type), deadline_after)
+        )
         # Without violations, every payload is a document.
-        return decided, [document.text for document in documents if document is not None]
+        return resolved, [document.text for document in documents if document is not None]
 
-    def _check(
+    def _check_rules(
         self,
         specs: Repeated[JobSpec],
         payloads: Sequence[Payload],
         paths: Sequence[str],
         found: Violations,
     ) -> list[Document | None]:
-        """Check jobs against the rules for all handlers; return their payloads."""
+        """Check jobs against the rules that do not depend on a handler; return their payloads."""
         documents: list[Document | None] = []
         valid: set[int] = set()
         for index, payload, path in zip(specs.indexes, payloads, paths, strict=True):
@@ -201,10 +203,10 @@ class Intake:
         return documents
 
 
-def _decide(
+def _resolve_spec(
     spec: JobSpec, handler: KnownHandler | None, deadline_after: timedelta | None
 ) -> JobSpec:
-    """Return a spec with its final queue, and with the deadline of the call if that applies."""
+    """Return a spec with its final queue, and with the call's deadline if it applies."""
     queue = spec.queue or (handler.queue if handler else DEFAULT_QUEUE)
     if queue == spec.queue and deadline_after is None:
         return spec

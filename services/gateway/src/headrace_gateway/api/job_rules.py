@@ -1,4 +1,4 @@
-"""The rules for jobs to submit, as values of the domain."""
+"""The rules for submitted jobs, checked on domain values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.documents import Document, check_depth, parse_json
 from headrace_gateway.api.validation import Violations, check_labels
 
-# Jobs without overrides share this value, so it needs no check.
+# Jobs without overrides share this value, so it is not checked.
 NO_OVERRIDES: Final = RetryOverrides()
 
 _ZERO: Final = timedelta()
@@ -85,7 +85,7 @@ def check_payload(
         check_depth(payload.content, field)
         _check_size(len(payload.text.encode()), field, settings)
         return payload
-    # Check the size first, so that an oversized payload is never parsed.
+    # Check the size first, so an oversized payload is never parsed.
     _check_size(len(payload), field, settings)
     try:
         return parse_json(payload, field)

@@ -21,13 +21,13 @@ from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.filter import parse_filter
 from headrace_gateway.api.pages import Page, fill_page
-from headrace_gateway.api.validation import Violations, page_limit, seen_seq
+from headrace_gateway.api.validation import Violations, limit_after_seq, page_limit
 from headrace_gateway.calls.call import Call
 from headrace_gateway.tokens import decode_page_token, encode_page_token
 
 _log = structlog.get_logger()
 
-# The maximum number of items that one statement reads: jobs with their documents, and events.
+# Maximum numbers of items that one statement reads: jobs in the FULL view, and events.
 _FULL_JOBS: Final = 8
 _EVENTS: Final = 100
 
@@ -35,11 +35,11 @@ _EVENTS: Final = 100
 class Jobs:
     """The use cases of stored jobs.
 
-    `violations` are errors that the transport found in the rest of the request. A method reports
-    them together with its own.
+    Methods report `violations`, which the transport found in the rest of the request, together
+    with their own.
 
     Args:
-        database: the store of the jobs.
+        database: stores the jobs.
         installation: signs page tokens.
         bus: wakes other processes after each change.
     """
@@ -53,8 +53,8 @@ class Jobs:
         """Return a job.
 
         Args:
-            call: the call.
-            job_id: the job.
+            call: the context of the request.
+            job_id: the job to read.
             full: True to read the payload, the result and the stack trace as well.
 
         Raises:
@@ -77,23 +77,23 @@ class Jobs:
         """Fill a page with the jobs that match a filter, newest first.
 
         Args:
-            call: the call.
+            call: the context of the request.
             page: receives the jobs.
             query: a filter in the language of `parse_filter`.
             size: the maximum number of jobs on the page; 0 for the default.
-            token: the token of the page; empty for the first one.
+            token: the page token; empty for the first page.
             full: see `get`.
             violations: see the class.
 
         Returns:
-            The token of the next page; empty after the last one.
+            The token of the next page; empty after the last page.
 
         Raises:
             InvalidRequest: the filter, the size or the token is invalid.
         """
         found = Violations(violations)
         limit = page_limit(size, found)
-        with found.gathering():
+        with found.collecting():
             clauses = parse_filter(query)
         found.check()
 
@@ -132,9 +132,9 @@ class Jobs:
         """Fill a page with the events of a job, in order.
 
         Args:
-            call: the call.
+            call: the context of the request.
             page: receives the events.
-            job_id: the job.
+            job_id: the job to read.
             after_seq: the number of the last event that the caller has seen.
             size: the maximum number of events on the page; 0 for the default.
             only_output: True to omit events without output.
@@ -148,7 +148,7 @@ class Jobs:
             JobNotFound: the tenant has no such job.
         """
         found = Violations(violations)
-        after_seq = seen_seq(after_seq, found)
+        after_seq = limit_after_seq(after_seq, found)
         limit = page_limit(size, found)
         found.check()
         select = list_output if only_output else list_events

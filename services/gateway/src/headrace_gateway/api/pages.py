@@ -1,4 +1,4 @@
-"""Pages of a list: the request limits their items, and the transport limits their bytes."""
+"""Pages of a list. The request limits their items, and the transport limits their bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Page(Protocol[Item_contra]):
     def add(self, item: Item_contra) -> bool:
         """Add an item; return False if it does not fit on the page.
 
-        An empty page takes any item.
+        An empty page accepts any item.
         """
 
 
@@ -33,8 +33,8 @@ async def fill_page(
 
     Args:
         page: receives the items in order.
-        read: reads up to a number of items after a key; returns the items, and True if no item
-            follows.
+        read: receives a key and a maximum number of items. It returns the items after the key, and
+            True if no item follows them.
         key: returns the key of an item.
         after: the key to start after.
         size: the maximum number of items on the page.

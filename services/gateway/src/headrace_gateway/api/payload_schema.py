@@ -1,8 +1,8 @@
-"""The validation of payloads against the JSON Schema of their handler.
+"""Validates payloads against the JSON Schemas of their handlers.
 
-The library that decodes payloads in the handler also checks values that JSON Schema cannot
-describe. Workers supply the schemas, so a schema can only name and constrain types from this
-module.
+The library that decodes payloads in the handler also checks values here that JSON Schema cannot
+describe. Because workers supply the schemas, a schema can only use the types and constraints that
+this module lists.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ class KnownHandler:
         if validator is None:
             return
         for error in islice(validator.iter_errors(payload), _MAX_VIOLATIONS):
-            yield Violation(path + _path(error.instance_path), error.message)
+            yield Violation(path + _format_path(error.instance_path), error.message)
 
 
 @lru_cache(maxsize=1024)
 def _validator(schema: JsonText) -> jsonschema_rs.Validator | None:
-    """Compile a schema; return None for an invalid schema, whose payloads are not checked."""
+    """Compile a schema; return None if it is invalid. Its payloads are then not checked."""
     try:
         return jsonschema_rs.validator_for(
-            bounded(msgspec.json.decode(schema)),
+            limit_numbers(msgspec.json.decode(schema)),
             keywords={VALUE_KEYWORD: ValueKeyword},
-            # A worker supplies the schema, which must not make the gateway open connections.
+            # Workers supply schemas, and a schema must not make the gateway open connections.
             offline=True,
             mask="the value",
         )
@@ -75,7 +75,7 @@ def _validator(schema: JsonText) -> jsonschema_rs.Validator | None:
         return None
 
 
-def _path(steps: list[str | int]) -> str:
+def _format_path(steps: list[str | int]) -> str:
     return "".join(
         f".{step}"
         if isinstance(step, str) and step.isidentifier()
@@ -101,54 +101,54 @@ _PYDANTIC: Final = frozenset(
     {"bool", "bytes", "date", "datetime", "decimal", "float", "int", "str", "time", "timedelta"}
     | {"uuid"}
 )
-# The only arguments that are passed to the libraries. Other arguments could make pydantic use
+# Only these constraints are passed to the libraries. Other arguments could make pydantic use
 # Python's regular expressions, which can take exponential time.
 _CONSTRAINTS: Final = frozenset(
     {"tz", "ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern"}
     | {"max_digits", "decimal_places", "allow_inf_nan", "tz_constraint", "version", "strict"}
     | {"now_op", "now_utc_offset", "strip_whitespace", "to_lower", "to_upper"}
 )
-# The JSON types to check, for types whose values are not only strings.
-_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+# Python types of the JSON values to check, for each type that is not always a JSON string.
+_CHECKED_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "decimal": (str, int, float),
     "float": (int, float),
     "int": (int, float),
 }
 
-# Keywords that map names to schemas, and keywords that hold values instead of schemas.
-_BY_NAME: Final = frozenset({"$defs", "definitions", "patternProperties", "properties"})
-_DATA: Final = frozenset({"const", "default", "enum", "examples"})
+# Keywords that map names to schemas, and keywords that contain values instead of schemas.
+_SCHEMA_MAPS: Final = frozenset({"$defs", "definitions", "patternProperties", "properties"})
+_VALUE_KEYWORDS: Final = frozenset({"const", "default", "enum", "examples"})
 
 _Check = Callable[[bytes], Any]
 
 
 class ValueKeyword:
-    """The implementation of VALUE_KEYWORD; jsonschema-rs calls it.
+    """Implements VALUE_KEYWORD for jsonschema-rs.
 
     Args:
-        parent: the schema that contains the keyword.
+        parent: the schema that contains the keyword; unused.
         value: the library (`by`), the `type`, its constraints, and whether the value is the `key`
-            of an object or a `fraction`, which excludes integers. Types that only newer workers
-            know are not checked.
-        path: the path of the keyword.
+            of an object or a `fraction`, which excludes integers. Unknown types, which newer
+            workers may use, are not checked.
+        path: the path of the keyword; unused.
     """
 
     def __init__(self, parent: Mapping[str, Any], value: Any, path: Any) -> None:
         del parent, path
         value = value if isinstance(value, dict) else {}
         self._type = str(value.get("type"))
-        self._kinds = _kinds(value)
+        self._checked_types = _checked_types(value)
         self._check = _check(value)
 
     def validate(self, instance: Any) -> None:
-        """Check a value. The keyword `type` reports values of another JSON type.
+        """Check a value. Values of another JSON type pass; the keyword `type` reports them.
 
         Raises:
             ValueError: the handler could not decode the value.
         """
         if (
             self._check is None
-            or not isinstance(instance, self._kinds)
+            or not isinstance(instance, self._checked_types)
             or isinstance(instance, bool)
         ):
             return
@@ -158,18 +158,18 @@ class ValueKeyword:
         try:
             self._check(msgspec.json.encode(instance))
         except ValueError:
-            # The message of the library could quote the value.
+            # The library's message could quote the value.
             raise ValueError(f"the value is not a valid {self._type}") from None
 
 
-def _kinds(value: dict[str, Any]) -> tuple[type, ...]:
-    """Return the JSON types whose values are checked."""
+def _checked_types(value: dict[str, Any]) -> tuple[type, ...]:
+    """Return the Python types of the JSON values to check."""
     if value.get("key"):
         return (str,)
     if value.get("fraction") and "multiple_of" not in value:
-        # JSON Schema checks other numbers exactly, and there may be many.
+        # JSON Schema already checks other numbers exactly, and a payload may contain many.
         return (int,)
-    return _KINDS.get(str(value.get("type")), (str,))
+    return _CHECKED_TYPES.get(str(value.get("type")), (str,))
 
 
 def _check(value: dict[str, Any]) -> _Check | None:
@@ -179,25 +179,25 @@ def _check(value: dict[str, Any]) -> _Check | None:
             case {"by": "msgspec", "type": str(name)} if name in _MSGSPEC:
                 kind: Any = Annotated[_MSGSPEC[name], msgspec.Meta(**constraints)]
                 if value.get("key"):
-                    return _as_key(msgspec.json.Decoder(dict[kind, None]).decode)
+                    return _key_check(msgspec.json.Decoder(dict[kind, None]).decode)
                 decode = msgspec.json.Decoder(kind).decode
-                return _as_fraction(decode) if value.get("fraction") else decode
+                return _fraction_check(decode) if value.get("fraction") else decode
             case {"by": "pydantic", "type": str(name)} if name in _PYDANTIC:
                 core: Any = {"type": name, **constraints}
                 if value.get("key"):
                     core = {"type": "dict", "keys_schema": core}
-                    return _as_key(SchemaValidator(core).validate_json)
+                    return _key_check(SchemaValidator(core).validate_json)
                 return SchemaValidator(core).validate_json
     except (TypeError, ValueError, SchemaError):
         pass
     return None
 
 
-def _as_key(check: _Check) -> _Check:
+def _key_check(check: _Check) -> _Check:
     return lambda key: check(b"{%b:null}" % key)
 
 
-def _as_fraction(check: _Check) -> _Check:
+def _fraction_check(check: _Check) -> _Check:
     def check_fraction(number: bytes) -> None:
         if number.lstrip(b"-").isdigit():
             raise ValueError("not a fraction")
@@ -206,8 +206,8 @@ def _as_fraction(check: _Check) -> _Check:
     return check_fraction
 
 
-def bounded(schema: Any) -> Any:
-    """Limit the numbers of a schema to the range of a double, in place, and return the schema.
+def limit_numbers(schema: Any) -> Any:
+    """Limit a schema's numbers to the range of a double, in place, and return the schema.
 
     Handlers decode a number as a double, and JSON can contain integers beyond that range.
     """
@@ -216,11 +216,11 @@ def bounded(schema: Any) -> Any:
             schema.setdefault("minimum", -sys.float_info.max)
             schema.setdefault("maximum", sys.float_info.max)
         for name, part in schema.items():
-            if name in _BY_NAME and isinstance(part, dict):
-                bounded(list(part.values()))
-            elif name not in _DATA:
-                bounded(part)
+            if name in _SCHEMA_MAPS and isinstance(part, dict):
+                limit_numbers(list(part.values()))
+            elif name not in _VALUE_KEYWORDS:
+                limit_numbers(part)
     elif isinstance(schema, list):
         for part in schema:
-            bounded(part)
+            limit_numbers(part)
     return schema

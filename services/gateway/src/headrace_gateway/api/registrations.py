@@ -19,12 +19,12 @@ from headrace_core.store.workers import live_handlers
 from headrace_core.wake import Topic
 from headrace_gateway.api.payload_schema import KnownHandler
 
-# Age at which handlers are reread without a wake-up, in seconds.
+# Age at which handlers are read again without a wake-up, in seconds.
 _MAX_AGE: Final = 2.0
-# Age at which pools are reread, in seconds. Their running attempts change often.
+# Age at which pools are read again, in seconds. Their numbers of running attempts change often.
 _MAX_POOL_AGE: Final = 1.0
-# Time without a submit after which a tenant is dropped, in seconds.
-_IDLE: Final = 60.0
+# Time without a submit after which the handlers of a tenant are dropped, in seconds.
+_TENANT_IDLE: Final = 60.0
 # The maximum number of queues that stay known after their jobs are pruned.
 _MAX_QUEUES: Final = 10_000
 
@@ -32,19 +32,19 @@ _MAX_QUEUES: Final = 10_000
 @dataclass(slots=True)
 class _Tenant:
     handlers: Mapping[str, KnownHandler]
-    used: float
+    last_used: float
 
 
 class Registrations(Loop):
-    """Rereads registrations when a worker starts, drains or stops, and when they are old.
+    """Caches registrations; reads them again when a worker starts, drains or stops, and regularly.
 
-    Only registrations in use are read: handlers of tenants that submit jobs, and pools after
-    a hand-off.
+    Only registrations in use are read: the handlers of tenants that submit jobs, and pools after a
+    hand-off.
 
     Args:
-        database: the store of the registrations.
-        max_age: seconds between two runs without a wake-up.
-        clock: returns monotonic seconds.
+        database: stores the registrations.
+        max_age: time between two runs without a wake-up, in seconds.
+        clock: returns the monotonic time in seconds.
     """
 
     name = "registrations"
@@ -69,7 +69,7 @@ class Registrations(Loop):
         self._known_queues: frozenset[str] = frozenset()
 
     async def handlers(self, tenant: str) -> Mapping[str, KnownHandler]:
-        """Return the handlers of a tenant by type, at most about two seconds old.
+        """Return a tenant's handlers by type, read at most about two seconds ago.
 
         Raises:
             Unavailable: the handlers are not cached and PostgreSQL did not answer.
@@ -79,11 +79,11 @@ class Registrations(Loop):
             async with self._database.statement() as conn:
                 handlers = await _read_handlers(conn, tenant)
             known = self._tenants[tenant] = _Tenant(handlers, 0.0)
-        known.used = self._clock()
+        known.last_used = self._clock()
         return known.handlers
 
     async def pools(self) -> Sequence[Pool]:
-        """Return the live pools with their running attempts, at most a second old.
+        """Return the live pools with their running attempts, read at most a second ago.
 
         Raises:
             Unavailable: PostgreSQL did not answer.
@@ -91,16 +91,16 @@ class Registrations(Loop):
         self._pools_used = True
         if self._clock() - self._pools_read > _MAX_POOL_AGE:
             async with self._reading_pools:
-                # Another caller may have read them during the wait.
+                # Another caller may have read the pools during the wait for the lock.
                 if self._clock() - self._pools_read > _MAX_POOL_AGE:
                     async with self._database.statement() as conn:
                         await self._read_pools(conn)
         return self._pools
 
     async def queues(self) -> ServedQueues:
-        """Read the known queues and the served queues of the default tenant.
+        """Return the known queues and the served queues of the default tenant.
 
-        Health probes do not name a tenant. A queue stays known after its jobs are pruned.
+        Health probes cannot select a tenant. A queue stays known after its jobs are pruned.
 
         Raises:
             Unavailable: PostgreSQL did not answer.
@@ -112,7 +112,7 @@ class Registrations(Loop):
         return replace(served, known=served.known | self._known_queues)
 
     async def run_once(self) -> float:
-        """Reread the handlers and pools in use.
+        """Read the handlers and pools in use again.
 
         After a failure, the last known handlers and pools stay in use.
 
@@ -122,9 +122,9 @@ class Registrations(Loop):
         Raises:
             Unavailable: PostgreSQL did not answer.
         """
-        idle = self._clock() - _IDLE
+        idle = self._clock() - _TENANT_IDLE
         for tenant, known in list(self._tenants.items()):
-            if known.used < idle:
+            if known.last_used < idle:
                 del self._tenants[tenant]
         if self._tenants or self._pools_used:
             async with self._database.statement() as conn:

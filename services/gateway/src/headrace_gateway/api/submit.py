@@ -37,18 +37,19 @@ from headrace_gateway.calls.call import Call
 _log = structlog.get_logger()
 
 _MAX_BATCH: Final = 1000
-# Maximum bytes of payloads in one transaction, and in all waiting submits.
+# Maximum payload bytes in one transaction, and in all waiting submits.
 _MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 _MAX_PENDING_BYTES: Final = 256 * 1024 * 1024
-# Time a transaction waits for more jobs while they arrive fast, in seconds. A commit costs as much
-# as a dozen jobs.
-_GATHER: Final = 0.01
+# Time a transaction waits for more jobs under load, in seconds. A commit costs as much as a dozen
+# jobs.
+_GATHER_S: Final = 0.01
 
 
-class Prospect(NamedTuple):
-    """Jobs that were only validated; a submit would create them.
+class ValidatedJobs(NamedTuple):
+    """Jobs that were validated but not stored.
 
-    `specs` contains the final queues. `has_workers` is true if live workers run all types.
+    `specs` contains the final queues. `has_workers` is true if live workers run the types of all
+    jobs.
     """
 
     specs: Repeated[JobSpec]
@@ -63,11 +64,11 @@ class Submit:
     together with its own.
 
     Args:
-        settings: the limits of jobs, and of the waiting submits.
-        database: the store of the jobs.
+        settings: the limits of jobs and of waiting submits.
+        database: stores the jobs.
         bus: wakes other processes after each commit.
-        hand_off: delivers committed jobs without the scheduler, if it can.
-        registrations: the payload schemas and the queues of the handlers.
+        hand_off: delivers committed jobs without the scheduler, if possible.
+        registrations: returns the payload schemas and the queues of the handlers.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Submit:
             weigh=_weigh,
             max_batch_weight=_MAX_BATCH_BYTES,
             max_pending_weight=_MAX_PENDING_BYTES,
-            gather=_GATHER,
+            gather=_GATHER_S,
         )
 
     async def submit(
@@ -107,20 +108,20 @@ class Submit:
         """Store a job, or return the existing job with the same request_id.
 
         Args:
-            call: the call.
+            call: the context of the request.
             spec: the job, at the field path `job`.
-            payload: its payload, at `job.payload`.
-            request_id: the idempotency key of the job.
-            use_call_deadline: True to use the deadline of the call as the deadline of the job.
+            payload: the job's payload, at `job.payload`.
+            request_id: the job's idempotency key.
+            use_call_deadline: True to apply the call's deadline to the job.
             violations: see the class.
 
         Raises:
-            InvalidRequest: contains every violation. The subclass PayloadInvalid is raised if all
-                violations are payloads that do not match their schemas.
+            InvalidRequest: contains every violation. If the only violations are payloads that do
+                not match their schemas, its subclass PayloadInvalid is raised.
             LimitExceeded: the payload or the labels exceed a limit.
             RequestIdConflict: the request_id was used with other content.
             Unavailable: PostgreSQL is not available, or too many submits wait for it. The job may
-                have been stored; with a request_id the call can be repeated safely.
+                have been stored. A call with a request_id can be repeated safely.
         """
         job = await self._intake.new_job(
             call,
@@ -147,7 +148,7 @@ class Submit:
         request_id: str | None = None,
         use_call_deadline: bool = False,
         violations: Sequence[Violation] = (),
-    ) -> Submitted | Prospect:
+    ) -> Submitted | ValidatedJobs:
         """Return the result that `submit` would return, without storing a job.
 
         See `submit` for the arguments and errors.
@@ -168,12 +169,12 @@ class Submit:
             if earlier is not None:
                 return earlier
         specs = Repeated((job.spec,), (0,))
-        return Prospect(specs, await self._intake.have_workers(call, specs))
+        return ValidatedJobs(specs, await self._intake.have_workers(call, specs))
 
     def check_batch_size(self, jobs: Sized) -> None:
         """Raise LimitExceeded if a batch has too many jobs.
 
-        A transport checks this before it decodes the jobs: a request can contain a million.
+        A transport calls this before it decodes the jobs: a request can contain a million of them.
         """
         check_batch_size(jobs, Violations(), self._settings)
 
@@ -190,11 +191,11 @@ class Submit:
         """Store all jobs or none, or return the existing batch with the same request_id.
 
         Args:
-            call: the call.
+            call: the context of the request.
             specs: the jobs, at the field paths `jobs[0]`, `jobs[1]` …
             payloads: the payload of each job.
-            request_id: the idempotency key of the batch.
-            use_call_deadline: True to use the deadline of the call as the deadline of the jobs.
+            request_id: the batch's idempotency key.
+            use_call_deadline: True to apply the call's deadline to the jobs.
             violations: see the class.
 
         Raises:
@@ -226,7 +227,7 @@ class Submit:
         request_id: str | None = None,
         use_call_deadline: bool = False,
         violations: Sequence[Violation] = (),
-    ) -> SubmittedBatch | Prospect:
+    ) -> SubmittedBatch | ValidatedJobs:
         """Return the result that `submit_batch` would return, without storing jobs.
 
         See `submit_batch` for the arguments and errors.
@@ -244,10 +245,10 @@ class Submit:
                 earlier = await find_batch(conn, new)
             if earlier is not None:
                 return earlier
-        return Prospect(new.specs, await self._intake.have_workers(call, new.specs))
+        return ValidatedJobs(new.specs, await self._intake.have_workers(call, new.specs))
 
     async def close(self) -> None:
-        """Reject new jobs and commit the waiting ones."""
+        """Reject new jobs and commit the waiting jobs."""
         await self._commits.close()
 
     async def _commit(self, jobs: list[NewJob]) -> list[Submitted | RequestIdConflict | Exception]:
@@ -272,7 +273,7 @@ class Submit:
             self._announce(created)
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, Submitted):
-                # Only for debugging: a line per job costs as much as its validation.
+                # Only for debugging: a line per job costs as much as validating the job.
                 _log.debug(
                     "job_submitted",
                     correlation_id=job.correlation_id,

@@ -49,11 +49,11 @@ _SUBSCRIPTIONS: Final = 16
 class Subscriptions:
     """The use cases of subscriptions.
 
-    `violations` are errors that the transport found in the rest of the request. A method reports
-    them together with its own.
+    Methods report `violations`, which the transport found in the rest of the request, together
+    with their own.
 
     Args:
-        database: the store of the subscriptions.
+        database: stores the subscriptions.
         installation: signs cursors and page tokens.
         bus: wakes other gateways when a subscription is deleted.
         watch: the streams.
@@ -84,12 +84,12 @@ class Subscriptions:
         cursor: str = "",
         violations: Sequence[Violation] = (),
     ) -> tuple[Subscription, bool]:
-        """Create a subscription, unless it exists.
+        """Create a subscription, or return the existing one.
 
         Args:
-            call: the call.
+            call: the context of the request.
             name: the name, unique within the tenant.
-            job_filter: the jobs whose events it receives.
+            job_filter: selects the jobs whose events the subscription receives.
             cursor: the place to start after; empty to start now.
             violations: see the class.
 
@@ -100,13 +100,13 @@ class Subscriptions:
             InvalidRequest: the name or the cursor is invalid.
             CursorExpired: events after the cursor were pruned.
             SubscriptionConflict: the subscription exists with another filter.
-            TooManySubscriptions: the tenant has the maximum number of subscriptions.
+            TooManySubscriptions: the tenant already has the maximum number of subscriptions.
         """
         found = Violations(violations)
         check_subscription_name(name, found)
         after: Place | None = None
         if cursor:
-            with found.gathering():
+            with found.collecting():
                 after = decode_cursor(self._installation, call.tenant, cursor)
         found.check()
         async with self._database.statement() as conn:
@@ -143,16 +143,16 @@ class Subscriptions:
     async def list(
         self, call: Call, page: Page[Subscription], *, size: int = 0, token: str = ""
     ) -> str:
-        """Fill a page with the subscriptions of the tenant, by name.
+        """Fill a page with the tenant's subscriptions, sorted by name.
 
         Args:
-            call: the call.
+            call: the context of the request.
             page: receives the subscriptions.
             size: the maximum number of subscriptions on the page; 0 for the default.
-            token: the token of the page; empty for the first one.
+            token: the page token; empty for the first page.
 
         Returns:
-            The token of the next page; empty after the last one.
+            The token of the next page; empty after the last page.
 
         Raises:
             InvalidRequest: the size or the token is invalid.
@@ -200,8 +200,8 @@ class Subscriptions:
         """Return the stream of a subscription; see `Watch.watch_subscription`.
 
         Args:
-            call: the call.
-            name: the subscription.
+            call: the context of the request.
+            name: the name of the subscription.
             consumer: the name of the consumer; empty for an anonymous consumer.
             idle: the longest time without a page, in seconds; None for the default.
             violations: see the class.
@@ -222,11 +222,11 @@ class Subscriptions:
         Raises:
             InvalidRequest: the name or the cursor is invalid.
             SubscriptionNotFound: the tenant has no such subscription.
-            SubscriptionTaken: another watch has acquired the subscription since.
+            SubscriptionTaken: another watch acquired the subscription after the cursor was sent.
         """
         found = Violations()
         check_subscription_name(name, found)
-        with found.gathering():
+        with found.collecting():
             sent = decode_subscription_cursor(self._installation, call.tenant, cursor)
         found.check()
         async with self._database.statement() as conn:

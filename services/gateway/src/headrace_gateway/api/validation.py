@@ -1,4 +1,4 @@
-"""Rules for the values of a request.
+"""Rules for the values in a request.
 
 All transports use the field paths of the API: `job.retry_policy.jitter`, `filter.types[2]`.
 """
@@ -35,11 +35,11 @@ MAX_FILTER_JOBS: Final = 10_000
 # A stream holds its filter in memory until the stream ends.
 MAX_FILTER_VALUES: Final = 1000
 MAX_CONSUMER: Final = 128
-# Limits of the idle interval, in seconds. A mark is cheap, but many streams send marks.
+# Limits of the idle interval, in seconds. One mark is cheap, but many streams send them.
 MIN_IDLE_INTERVAL: Final = 1
 MAX_IDLE_INTERVAL: Final = 60
 
-# Events are numbered with 32 bits, so larger numbers are after every event.
+# Event numbers have 32 bits, so a larger number is after every event.
 _LAST_SEQ: Final = 2**31 - 1
 _NO_ID: Final = UUID(int=0)
 
@@ -52,8 +52,8 @@ class Violations(list[Violation]):
         self.append(Violation(field, description))
 
     @contextmanager
-    def gathering(self) -> Iterator[None]:
-        """Add the violations of an InvalidRequest; re-raise it if none were found before."""
+    def collecting(self) -> Iterator[None]:
+        """Add the violations of an InvalidRequest; re-raise it if it is the only error so far."""
         try:
             yield
         except InvalidRequest as error:
@@ -68,7 +68,7 @@ class Violations(list[Violation]):
 
 
 def parse_job_id(text: str, found: Violations, field: str = "job_id") -> JobId:
-    """Parse the id of a job; after a violation the result is a placeholder."""
+    """Parse a job id; after a violation the result is a placeholder."""
     return JobId(_parse_id(text, field, "job", found))
 
 
@@ -78,11 +78,11 @@ def check_request_id(request_id: str | None, found: Violations) -> None:
 
 
 def call_deadline(call: Call, use: bool, found: Violations) -> timedelta | None:
-    """Return the remaining time of a call if its deadline applies to its jobs.
+    """Return the call's remaining time if its deadline applies to its jobs; None otherwise.
 
     Args:
-        call: the call.
-        use: True to use the deadline of the call as the deadline of its jobs.
+        call: the context of the request.
+        use: True to apply the call's deadline to its jobs.
         found: receives a violation if the call has no deadline.
     """
     if not use:
@@ -96,12 +96,12 @@ def call_deadline(call: Call, use: bool, found: Violations) -> timedelta | None:
 
 
 def check_consumer(consumer: str, found: Violations) -> None:
-    """Check the name of a consumer; an anonymous consumer has an empty name."""
+    """Check a consumer name; an anonymous consumer has an empty name."""
     _check_printable("consumer", consumer, MAX_CONSUMER, found)
 
 
 def check_subscription_name(name: str, found: Violations) -> None:
-    """Check the name of a subscription."""
+    """Check a subscription name."""
     if not is_name(name):
         found.note("name", NAME_RULE)
 
@@ -119,8 +119,8 @@ def page_limit(size: int, found: Violations, *, default: int = DEFAULT_PAGE_SIZE
     return min(size, MAX_PAGE_SIZE) or default
 
 
-def seen_seq(after_seq: int, found: Violations) -> int:
-    """Return the number of the last event that the caller has seen."""
+def limit_after_seq(after_seq: int, found: Violations) -> int:
+    """Return `after_seq`, limited to the largest event number."""
     if after_seq < 0:
         found.note("after_seq", "must not be negative; 0 is before the first event")
     return min(after_seq, _LAST_SEQ)
@@ -140,15 +140,15 @@ def job_filter(
 
     Args:
         queues, types, states, labels: as in `JobFilter`.
-        batch_id: the id of a batch, or empty.
-        job_ids: the ids of jobs.
+        batch_id: a batch id, or empty.
+        job_ids: job ids.
         found: receives the violations.
     """
     if len(job_ids) > MAX_FILTER_JOBS:
         found.note("filter.job_ids", f"must contain at most {MAX_FILTER_JOBS} ids")
         return JobFilter()
-    bounded = {"queues": queues, "types": types, "states": states, "labels": labels}
-    for field, values in bounded.items():
+    limited = {"queues": queues, "types": types, "states": states, "labels": labels}
+    for field, values in limited.items():
         if len(values) > MAX_FILTER_VALUES:
             found.note(f"filter.{field}", f"must contain at most {MAX_FILTER_VALUES} values")
             return JobFilter()
@@ -195,6 +195,6 @@ def _parse_id(text: str, field: str, kind: str, found: Violations) -> UUID:
     except ValueError:
         found.note(
             field,
-            f"must be the id of a {kind}, a UUID such as 0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15",
+            f"must be a {kind} id, a UUID such as 0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15",
         )
         return _NO_ID

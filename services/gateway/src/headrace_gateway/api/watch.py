@@ -1,4 +1,4 @@
-"""Streams of events: of one job, of a new job, and of all jobs that match a filter."""
+"""Event streams of one job, of a new job, and of all jobs that match a filter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headrace_core.domain.job import Job, JobEvent, JobSpec
 from headrace_core.domain.query import JobFilter
 from headrace_gateway.api.documents import Payload
 from headrace_gateway.api.submit import Submit
-from headrace_gateway.api.validation import Violations, check_idle_interval, seen_seq
+from headrace_gateway.api.validation import Violations, check_idle_interval, limit_after_seq
 from headrace_gateway.calls.call import Call
 from headrace_gateway.streams import Watch, WatchPage
 
@@ -18,8 +18,8 @@ from headrace_gateway.streams import Watch, WatchPage
 class JobStreams:
     """The use cases that follow jobs.
 
-    Each method reports its own violations together with `violations`, which the transport found
-    in the request. A caller that stops early must close the stream.
+    Methods report `violations`, which the transport found in the request, together with their own.
+    A caller that stops early must close the stream.
 
     Args:
         watch: the streams of this gateway.
@@ -42,8 +42,8 @@ class JobStreams:
         """Return the stream of a job; see `Watch.watch_job`.
 
         Args:
-            call: the call.
-            job_id: the job.
+            call: the context of the request.
+            job_id: the job to follow.
             after_seq: the number of the last event that the caller has seen.
             idle: the longest time without a list, in seconds; None for the default.
             violations: see the class.
@@ -52,7 +52,7 @@ class JobStreams:
             InvalidRequest: the number or the interval is out of range.
         """
         found = Violations(violations)
-        after_seq = seen_seq(after_seq, found)
+        after_seq = limit_after_seq(after_seq, found)
         check_idle_interval(idle, found)
         found.check()
         return self._watch.watch_job(call.tenant, job_id, after_seq, idle=idle)
@@ -77,7 +77,7 @@ class JobStreams:
             The job and its stream.
         """
         found = Violations(violations)
-        after_seq = seen_seq(after_seq, found)
+        after_seq = limit_after_seq(after_seq, found)
         check_idle_interval(idle, found)
         submitted = await self._submit.submit(
             call,
@@ -102,7 +102,7 @@ class JobStreams:
         """Return the stream of all jobs that match a filter; see `Watch.watch_jobs`.
 
         Args:
-            call: the call.
+            call: the context of the request.
             job_filter: selects the jobs.
             cursor: the cursor of the last page that the caller has seen; empty to start now.
             idle: the longest time without a page, in seconds; None for the default.

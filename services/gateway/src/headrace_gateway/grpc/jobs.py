@@ -17,7 +17,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.domain.submission import Submitted, SubmittedBatch
 from headrace_gateway.api.jobs import Jobs
-from headrace_gateway.api.submit import Prospect, Submit
+from headrace_gateway.api.submit import Submit, ValidatedJobs
 from headrace_gateway.api.validation import Violations, parse_job_id
 from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.call import Call
@@ -76,7 +76,7 @@ class JobServicer:
             use_call_deadline=request.use_call_deadline,
             violations=found,
         )
-        if isinstance(result, Prospect):
+        if isinstance(result, ValidatedJobs):
             job = spec_message(result.specs[0], tenant=call.tenant, request_id=request.request_id)
         else:
             job = job_message(result.job, encoding)
@@ -100,7 +100,7 @@ class JobServicer:
             violations=found,
         )
         response = job_service_pb2.BatchSubmitJobsResponse(outcome=_outcome(result))
-        if isinstance(result, Prospect):
+        if isinstance(result, ValidatedJobs):
             write_specs(result.specs, call.tenant, response)
         else:
             response.batch_id = str(result.id)
@@ -279,9 +279,9 @@ def _mark(events: Sequence[JobEvent]) -> job_service_pb2.WatchMark.ValueType:
 
 
 def _outcome(
-    result: Submitted | SubmittedBatch | Prospect,
+    result: Submitted | SubmittedBatch | ValidatedJobs,
 ) -> job_service_pb2.SubmitOutcome.ValueType:
-    if isinstance(result, Prospect):
+    if isinstance(result, ValidatedJobs):
         if result.has_workers:
             return job_service_pb2.SUBMIT_OUTCOME_WOULD_RUN
         return job_service_pb2.SUBMIT_OUTCOME_NO_WORKER

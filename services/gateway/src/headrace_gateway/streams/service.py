@@ -110,7 +110,7 @@ class Watch:
 
         Args:
             tenant: the tenant of the job.
-            job_id: the job.
+            job_id: the job to follow.
             after_seq: the number of the last known event; 0 for none.
             idle: longest time without a list, in seconds; None for the setting.
 
