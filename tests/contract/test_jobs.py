@@ -64,7 +64,7 @@ async def test_same_request_id_returns_the_same_job(client: Client, name: str):
     assert first.id == second.id
 
 
-async def test_payload_forms_are_the_same_content(jobs: JobServiceStub, name: str):
+async def test_payload_forms_have_the_same_content(jobs: JobServiceStub, name: str):
     exact = Data(json=b'{"n": 1.0}')
     plain = Data()
     plain.value.struct_value["n"] = 1
@@ -77,7 +77,7 @@ async def test_payload_forms_are_the_same_content(jobs: JobServiceStub, name: st
     assert answers[0].job.id == answers[1].job.id
 
 
-async def test_other_content_conflicts(client: Client, name: str):
+async def test_same_request_id_with_other_content_conflicts(client: Client, name: str):
     job = await client.submit(IDLE, {"n": 1}, request_id=name)
     with pytest.raises(RequestIdConflict) as caught:
         await client.submit(IDLE, {"n": 2}, request_id=name)
@@ -105,7 +105,7 @@ async def test_payload_that_is_not_json_is_invalid(jobs: JobServiceStub):
     assert error.violations.keys() == {"job.payload"}
 
 
-async def test_call_deadline_needs_a_deadline(jobs: JobServiceStub):
+async def test_use_call_deadline_without_a_deadline_is_invalid(jobs: JobServiceStub):
     request = pb.SubmitJobRequest(job=Spec(type=IDLE), use_call_deadline=True)
     error = await rpc_error(jobs.SubmitJob(request))
     assert error.violations.keys() == {"use_call_deadline"}
@@ -169,7 +169,7 @@ async def test_empty_batch_is_invalid(jobs: JobServiceStub):
     assert (error.code, error.violations.keys()) == (StatusCode.INVALID_ARGUMENT, {"jobs"})
 
 
-async def test_batch_key_is_apart_from_job_keys(client: Client, name: str):
+async def test_batch_key_does_not_collide_with_job_keys(client: Client, name: str):
     single = await client.submit(IDLE, request_id=name)
     batch = await client.submit_many([JobSpec(IDLE)], request_id=name)
     again = await client.submit_many([JobSpec(IDLE)], request_id=name)
@@ -367,13 +367,13 @@ async def test_filter_selects_jobs(client: Client, name: str):
         assert {job.id async for job in client.list(text)} == expected, text
 
 
-async def test_malformed_filter_is_refused(client: Client):
+async def test_malformed_filter_is_invalid(client: Client):
     for text in ("state = BOGUS", "nonsense"):
         with pytest.raises(CallError):
             await anext(client.list(text))
 
 
-async def test_view_decides_about_documents(jobs: JobServiceStub, client: Client, name: str):
+async def test_view_determines_the_documents(jobs: JobServiceStub, client: Client, name: str):
     job = await client.submit(IDLE, {"n": 1}, queue=name)
     basic = await jobs.GetJob(pb.GetJobRequest(job_id=job.id, view=JOB_VIEW_BASIC))
     assert not basic.job.HasField("payload")

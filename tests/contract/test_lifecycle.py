@@ -4,7 +4,7 @@ from headrace.testing import _jobs
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL
 
 
-def test_fake_lifecycle_equals_the_platforms():
+def test_fake_lifecycle_equals_the_platform_lifecycle():
     expected = {
         rule.event.name: ({s.name for s in rule.sources}, {s.name for s in rule.targets})
         for rule in LIFECYCLE

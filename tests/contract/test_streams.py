@@ -67,7 +67,7 @@ async def ended_job(client: Client, driver: Driver) -> str:
 # One job
 
 
-async def test_stream_of_a_job_ends_ok_after_its_end(
+async def test_job_stream_ends_ok_after_the_terminal_event(
     jobs: JobServiceStub, client: Client, driver: Driver
 ):
     job = await client.submit(SCRIPTED, {})
@@ -109,7 +109,7 @@ async def test_watch_beyond_the_end_is_empty(jobs: JobServiceStub, client: Clien
     assert await call.code() == StatusCode.OK
 
 
-async def test_quiet_stream_of_a_job_sends_idle_marks(jobs: JobServiceStub, client: Client):
+async def test_quiet_job_stream_sends_idle_marks(jobs: JobServiceStub, client: Client):
     job = await client.submit(IDLE)
     call = jobs.WatchJob(pb.WatchJobRequest(job_id=job.id, idle_interval=SECOND))
     assert names(await read_events(call, 1)) == [(job.id, 1)]

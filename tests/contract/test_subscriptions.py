@@ -288,7 +288,7 @@ async def test_missed_events_expire_a_subscription(client: Client, driver: Drive
         assert await take(events, 1) == [(other.id, 1)]
 
 
-async def test_filter_of_a_subscription_is_checked(subscriptions: SubscriptionServiceStub):
+async def test_subscription_filter_is_validated(subscriptions: SubscriptionServiceStub):
     request = pb.CreateSubscriptionRequest(name="bad", filter=JobFilter(job_ids=["x"]))
     error = await rpc_error(subscriptions.CreateSubscription(request))
     assert error.violations.keys() == {"filter.job_ids[0]"}

@@ -28,7 +28,7 @@ def test_job_of_a_killed_worker_succeeds(processes: Processes) -> None:
         assert (ended.state, ended.attempt, ended.retries_used) == (JobState.SUCCEEDED, 2, 0)
 
 
-def test_stream_continues_after_a_kill_of_the_gateway(processes: Processes) -> None:
+def test_stream_continues_after_the_gateway_is_killed(processes: Processes) -> None:
     with SyncClient(processes.gateway_address) as client:
         job = client.submit("t.forever")
         seqs = []
@@ -41,7 +41,7 @@ def test_stream_continues_after_a_kill_of_the_gateway(processes: Processes) -> N
         assert seqs == [1, 2, 3, 4]
 
 
-def test_jobs_succeed_after_a_kill_of_the_scheduler(processes: Processes) -> None:
+def test_jobs_succeed_after_the_scheduler_is_killed(processes: Processes) -> None:
     with SyncClient(processes.gateway_address) as client:
         client.submit("t.echo").result(timeout=30)
         processes.scheduler.kill()

@@ -64,7 +64,7 @@ def test_long_running_service_has_a_health_check(compose: dict, name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["gateway", "scheduler", "worker"])
-def test_health_check_probes_the_address_of_the_service(compose: dict, name: str) -> None:
+def test_health_check_probes_the_service_address(compose: dict, name: str) -> None:
     service = compose["services"][name]
     port = service["environment"][f"HEADRACE_{name.upper()}_ADDRESS"].rpartition(":")[2]
     assert service["healthcheck"]["test"] == [

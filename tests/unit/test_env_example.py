@@ -63,7 +63,7 @@ def test_known_variables_contain_every_setting(example: dict[str, str]) -> None:
     assert known_variables() == set(example)
 
 
-def test_values_of_the_example_are_the_defaults(
+def test_example_values_equal_the_defaults(
     example: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in example.items():

@@ -34,7 +34,7 @@ def test_package_has_license_and_readme(package: Path) -> None:
     assert (package / declared["readme"]).read_text().startswith(f"# {declared['name']}\n")
 
 
-def test_wheel_of_handlers_contains_its_metadata(tmp_path: Path) -> None:
+def test_handlers_wheel_contains_its_metadata(tmp_path: Path) -> None:
     subprocess.run(
         [
             *(Path(sys.executable).with_name("uv"), "build", "--quiet", "--wheel"),

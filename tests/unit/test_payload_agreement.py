@@ -385,13 +385,13 @@ def check(leaf: Leaf, draw: random.Random) -> None:
 
 
 @pytest.mark.parametrize("leaf", MSGSPEC, ids=lambda leaf: str(leaf.kind))
-def test_each_msgspec_type_decodes_what_is_accepted(leaf: Leaf) -> None:
+def test_each_msgspec_type_decodes_accepted_payloads(leaf: Leaf) -> None:
     for seed in range(3):
         check(leaf, random.Random(seed))
 
 
 @pytest.mark.parametrize("leaf", PYDANTIC, ids=lambda leaf: str(leaf.kind))
-def test_each_pydantic_type_decodes_what_is_accepted(leaf: Leaf) -> None:
+def test_each_pydantic_type_decodes_accepted_payloads(leaf: Leaf) -> None:
     model = pydantic.create_model("Made", f=(leaf.kind, ...))
     held = Leaf(model, [{"f": v} for v in leaf.good], [{"f": v} for v in [*leaf.near, *JUNK]])
     for seed in range(3):
@@ -400,11 +400,11 @@ def test_each_pydantic_type_decodes_what_is_accepted(leaf: Leaf) -> None:
 
 @CASES
 @given(grown(MSGSPEC, is_pydantic=False), st.randoms(use_true_random=False))
-def test_msgspec_types_decode_what_is_accepted(leaf: Leaf, draw: random.Random) -> None:
+def test_random_msgspec_types_decode_accepted_payloads(leaf: Leaf, draw: random.Random) -> None:
     check(leaf, draw)
 
 
 @CASES
 @given(grown(PYDANTIC, is_pydantic=True), st.randoms(use_true_random=False))
-def test_pydantic_types_decode_what_is_accepted(leaf: Leaf, draw: random.Random) -> None:
+def test_random_pydantic_types_decode_accepted_payloads(leaf: Leaf, draw: random.Random) -> None:
     check(leaf, draw)

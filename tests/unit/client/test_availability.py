@@ -46,7 +46,7 @@ async def test_call_cancelled_by_a_stopping_server_is_retried(server, platform):
     assert len(platform.seen) == 2
 
 
-async def test_refused_call_is_not_retried(server, platform):
+async def test_rejected_call_is_not_retried(server, platform):
     async with Client(server.target) as client:
         with pytest.raises(CallError):
             await client.submit("invalid type")
@@ -127,7 +127,7 @@ async def test_target_defaults_to_the_environment(server, monkeypatch):
 
 
 @pytest.mark.parametrize("target", ["", " , ", []])
-async def test_empty_target_is_refused(target):
+async def test_empty_target_is_rejected(target):
     with pytest.raises(ValueError, match="host:port"):
         Client(target)
 
@@ -247,7 +247,7 @@ class Refusing(grpc.aio.ServerInterceptor):
         (grpc.StatusCode.UNIMPLEMENTED, CallError),
     ],
 )
-async def test_refusal_without_details_is_mapped_by_its_code(platform, code, error):
+async def test_error_without_details_is_mapped_by_its_code(platform, code, error):
     server = grpc.aio.server(interceptors=[Refusing(code)])
     for service, add in platform.services():
         add(service, server)
@@ -262,7 +262,7 @@ async def test_refusal_without_details_is_mapped_by_its_code(platform, code, err
     assert caught.value.refusal.code == code.name
 
 
-async def test_request_refused_by_the_transport_exceeds_a_limit(server):
+async def test_request_rejected_by_grpc_raises_limit_exceeded(server):
     async with Client(server.target) as client:
         with pytest.raises(LimitExceeded):
             await client.submit("wait", "x" * (5 * 1024 * 1024))

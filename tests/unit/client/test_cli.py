@@ -200,7 +200,7 @@ async def test_invalid_submit_has_exit_code_2(run, platform, args, message):
     assert platform.seen == []
 
 
-async def test_request_refused_as_invalid_has_exit_code_2(run):
+async def test_rejected_request_has_exit_code_2(run):
     ended = await run("submit", "invalid type", "--priority", "101")
 
     assert (ended.code, ended.out) == (2, "")
@@ -281,7 +281,7 @@ async def test_watch_beyond_its_timeout_has_exit_code_124(run):
     assert "--timeout-wait" in ended.err
 
 
-async def test_watch_of_jobs_and_a_filter_is_refused(run):
+async def test_watch_with_jobs_and_a_filter_is_rejected(run):
     assert (await run("watch", "a", "--queue", "b")).code == 2
 
 
@@ -605,7 +605,7 @@ async def test_cancel_of_a_running_job_prints_the_request(run, platform):
     assert ended.out == f"{job} RUNNING cancel requested\n"
 
 
-async def test_cancel_and_retry_continue_after_a_refusal(run):
+async def test_cancel_and_retry_continue_after_an_error(run):
     jobs = [await submit(run, "wait"), await submit(run, "square_sum", '{"data": []}')]
 
     cancelled = await run("cancel", jobs[1], jobs[0])

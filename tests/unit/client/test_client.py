@@ -135,13 +135,13 @@ async def test_delay_is_sent_as_schedule_time(client, platform):
         {"deadline": datetime(2030, 1, 1)},  # noqa: DTZ001
     ],
 )
-async def test_contradictory_spec_is_refused_without_a_call(client, platform, options):
+async def test_contradictory_spec_is_rejected_without_a_call(client, platform, options):
     with pytest.raises(ValueError, match=r"delay or schedule_time|time zone"):
         await client.submit("x", **options)
     assert platform.seen == []
 
 
-async def test_payload_that_is_not_json_is_refused_without_a_call(client, platform):
+async def test_payload_that_is_not_json_is_rejected_without_a_call(client, platform):
     with pytest.raises(ValueError, match="Out of range float"):
         await client.submit("x", {"n": float("nan")})
     with pytest.raises(TypeError, match="not JSON serializable"):
@@ -269,7 +269,7 @@ async def test_submit_many_sends_one_request(client, platform):
 
 
 @pytest.mark.parametrize("count", [0, 1001])
-async def test_batch_of_invalid_size_is_refused_without_a_call(client, platform, count):
+async def test_batch_of_invalid_size_is_rejected_without_a_call(client, platform, count):
     with pytest.raises(ValueError, match=f"^{count} jobs; a batch must have 1 to 1,000 jobs"):
         await client.submit_many([JobSpec("wait")] * count)
     assert platform.seen == []
@@ -313,7 +313,7 @@ async def test_stopped_iteration_submits_only_batches_in_flight(client, platform
     assert len(platform.seen) <= 2
 
 
-async def test_in_flight_below_one_is_refused(client):
+async def test_in_flight_below_one_is_rejected(client):
     with pytest.raises(ValueError, match="in_flight is 0; it must be at least 1"):
         await anext(client.submit_in_batches([JobSpec("wait")], in_flight=0))
 
@@ -413,7 +413,7 @@ async def test_correlation_id_is_sent_with_every_submit(client):
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 129, "ä", "a\nb"])
-async def test_invalid_correlation_id_is_refused(client, bad):
+async def test_invalid_correlation_id_is_rejected(client, bad):
     with pytest.raises(ValueError, match="use 1 to 128 printable ASCII characters"):
         await client.submit("wait", correlation_id=bad)
 
@@ -446,7 +446,7 @@ async def test_after_seq_beyond_the_end_yields_only_larger_numbers(server, platf
 
 
 @pytest.mark.parametrize("after_seq", [-1, 2**63])
-async def test_after_seq_out_of_range_is_refused(after_seq):
+async def test_after_seq_out_of_range_is_rejected(after_seq):
     async with Client("127.0.0.1:1") as client:
         message = f"^after_seq is {after_seq}; it must be 0 to"
         with pytest.raises(ValueError, match=message):

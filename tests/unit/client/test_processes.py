@@ -313,7 +313,7 @@ async def test_gunicorn_preloading_a_connection_gets_an_error(server, tmp_path):
     assert found == {"ForkedProcess True"}
 
 
-async def test_gunicorn_with_gevent_is_refused(server, tmp_path):
+async def test_gunicorn_with_gevent_is_rejected(server, tmp_path):
     async with gunicorn(server, tmp_path, "-k", "gevent") as (process, _):
         async with asyncio.timeout(LIMIT):
             out, _ = await process.communicate()
@@ -340,7 +340,7 @@ async def test_gunicorn_with_gevent_and_preload_gets_an_error(server, tmp_path):
         "import eventlet; eventlet.monkey_patch()",
     ],
 )
-async def test_monkey_patched_process_is_refused(python, patch):
+async def test_monkey_patched_process_is_rejected(python, patch):
     program = f"""
         {patch}
         import headrace
@@ -385,7 +385,7 @@ def loop_program(client):
     return ping
 
 
-async def test_call_from_another_event_loop_is_refused(server):
+async def test_call_from_another_event_loop_is_rejected(server):
     def run():
         client = Client(server.target)
         asyncio.run(loop_program(client)())
@@ -402,7 +402,7 @@ async def test_call_from_another_event_loop_is_refused(server):
     assert "SyncClient" in message
 
 
-async def test_call_from_the_loop_of_another_thread_is_refused(server):
+async def test_call_from_another_threads_loop_is_rejected(server):
     async with Client(server.target) as client:
         job = await client.submit("wait")
         events = job.watch()

@@ -18,18 +18,18 @@ from headrace._convert import to_spec
         *(("retries", value) for value in (nan, -1, inf)),
     ],
 )
-def test_client_argument_out_of_range_is_refused(client, argument, value):
+def test_client_argument_out_of_range_is_rejected(client, argument, value):
     with pytest.raises(ValueError, match=rf"^{argument} is {value}"):
         client("127.0.0.1:1", **{argument: value})
 
 
-def test_timeout_that_is_not_a_number_is_refused():
+def test_timeout_that_is_not_a_number_is_rejected():
     with pytest.raises(TypeError, match="timeout is '5'; it must be a number of seconds"):
         Client("127.0.0.1:1", timeout="5")
 
 
 @pytest.mark.parametrize("value", [nan, -1, 0, inf])
-async def test_call_timeout_out_of_range_is_refused(value):
+async def test_call_timeout_out_of_range_is_rejected(value):
     async with Client("127.0.0.1:1") as client:
         with pytest.raises(ValueError, match=rf"^call_timeout is {value}"):
             await client.submit("a", call_timeout=value)
@@ -38,7 +38,7 @@ async def test_call_timeout_out_of_range_is_refused(value):
 
 
 @pytest.mark.parametrize("value", [nan, -1])
-async def test_result_timeout_out_of_range_is_refused(value):
+async def test_result_timeout_out_of_range_is_rejected(value):
     async with Client("127.0.0.1:1") as client:
         with pytest.raises(ValueError, match=rf"^timeout is {value}"):
             await client.job("1").result(timeout=value)
@@ -54,7 +54,7 @@ async def test_infinite_timeout_is_accepted(server):
 
 @pytest.mark.parametrize("value", [nan, inf, -inf, 1e300])
 @pytest.mark.parametrize("name", ["delay", "timeout", "initial_backoff", "max_backoff"])
-def test_infinite_duration_of_a_job_is_refused(name, value):
+def test_infinite_job_duration_is_rejected(name, value):
     retry = "backoff" in name
     spec = (
         JobSpec("a", retry=RetryPolicy(**{name: value})) if retry else JobSpec("a", **{name: value})
@@ -64,6 +64,6 @@ def test_infinite_duration_of_a_job_is_refused(name, value):
         to_spec(spec)
 
 
-def test_delay_beyond_the_year_9999_is_refused():
+def test_delay_beyond_the_year_9999_is_rejected():
     with pytest.raises(ValueError, match=r"^delay is .*year 10000"):
         to_spec(JobSpec("a", delay=timedelta(days=4_000_000)))

@@ -63,7 +63,7 @@ async def called(platform, method, count):
 # A slow program
 
 
-async def test_slow_watch_resumes_without_a_wait(impatient, platform, waits):
+async def test_slow_watch_resumes_without_waiting(impatient, platform, waits):
     async with impatient.watch() as watch:
         first = await impatient.submit("wait")
         seen = [await anext(watch), await anext(watch)]
@@ -79,7 +79,7 @@ async def test_slow_watch_resumes_without_a_wait(impatient, platform, waits):
     assert platform.last("WatchJobs").cursor == cursor
 
 
-async def test_slow_job_watch_resumes_without_a_wait(impatient, platform, waits):
+async def test_slow_job_watch_resumes_without_waiting(impatient, platform, waits):
     job = await impatient.submit("wait")
     async with job.watch() as watch:
         seen = [await anext(watch), await anext(watch)]
@@ -93,7 +93,7 @@ async def test_slow_job_watch_resumes_without_a_wait(impatient, platform, waits)
     assert (watch.resumes, watch.seq, waits) == (1, 3, [])
 
 
-async def test_watch_refused_as_slow_backs_off(server, platform, waits, recorded):
+async def test_watch_rejected_as_slow_backs_off(server, platform, waits, recorded):
     async with Client(server.target, retries=3, _timing=recorded) as client:
         platform.refuse_with = grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER"
         with pytest.raises(SlowConsumer):
@@ -258,7 +258,7 @@ async def test_watch_leaves_an_unresponsive_gateway(server, second, platform):
     server.health.answers.set()
 
 
-async def test_watch_starts_while_the_gateway_reads_the_past(server, platform):
+async def test_watch_starts_while_the_gateway_reads_the_history(server, platform):
     platform.reading = True
     async with Client(server.target, timeout=3) as client, client.watch(cursor="0") as watch:
         assert not watch.caught_up

@@ -396,7 +396,7 @@ async def test_deleted_events_can_be_skipped_with_ack(client, platform, billing)
         assert names(await take(events, 1)) == [(job.id, 1)]
 
 
-async def test_gateway_without_subscriptions_refuses_the_call(client, platform):
+async def test_gateway_without_subscriptions_rejects_the_call(client, platform):
     platform.refuse_with = grpc.StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND"
     with pytest.raises(SubscriptionNotFound, match="refused"):
         await client.create_subscription("x")

@@ -104,14 +104,14 @@ async def test_deadline_expires_a_waiting_job(gateway: FakeGateway, client: Clie
         await job.result()
 
 
-async def test_forbidden_transition_is_refused(gateway: FakeGateway, client: Client):
+async def test_forbidden_transition_is_rejected(gateway: FakeGateway, client: Client):
     job = await client.submit("manual")
     with pytest.raises(StateConflict, match="is QUEUED; it must be RUNNING"):
         gateway.succeed(job.id)
     assert await history(client, job.id) == [T.SUBMITTED]
 
 
-async def test_refused_call_is_repeated(gateway: FakeGateway, client: Client):
+async def test_rejected_call_is_retried(gateway: FakeGateway, client: Client):
     gateway.refuse(2)
     await client.submit("manual")
     assert [call.method for call in gateway.calls] == ["SubmitJob"] * 3

@@ -53,7 +53,7 @@ async def test_watch_sends_all_filters(client, platform):
     assert len(job_filter.states) == 1
 
 
-async def test_unknown_state_is_refused_without_a_call(client):
+async def test_unknown_state_is_rejected_without_a_call(client):
     with pytest.raises(ValueError, match="NOSUCH"):
         client.watch(states=["NOSUCH"])
 

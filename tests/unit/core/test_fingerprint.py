@@ -21,7 +21,7 @@ SPEC = JobSpec(
 PAYLOAD = '{"width": 3}'
 
 
-def test_fingerprint_is_equal_in_every_version() -> None:
+def test_fingerprint_equals_the_recorded_value() -> None:
     # With another value, a submit that is repeated across an upgrade would be a conflict.
     assert fingerprint(SPEC, PAYLOAD).hex() == (
         "ecafffdfd343e2a26bae0a1525d45d3b632189b64c3b7149f588ae40b5e44efa"
@@ -31,14 +31,14 @@ def test_fingerprint_is_equal_in_every_version() -> None:
     )
 
 
-def test_batch_fingerprint_is_equal_in_every_version() -> None:
+def test_batch_fingerprint_equals_the_recorded_value() -> None:
     specs = Repeated([SPEC, JobSpec(type="resize")], [0, 1, 0])
     assert batch_fingerprint(specs, [PAYLOAD, "{}", "[]"]).hex() == (
         "33e37da9f7b2471e35bdcd2ca5cb438c3df06be5b9c0e7794fab3e37b5be522e"
     )
 
 
-def test_fingerprint_of_a_batch_depends_on_its_order() -> None:
+def test_batch_fingerprint_depends_on_the_job_order() -> None:
     specs = Repeated([SPEC], [0, 0])
     assert batch_fingerprint(specs, ["1", "2"]) != batch_fingerprint(specs, ["2", "1"])
 

@@ -84,7 +84,7 @@ async def test_batch_never_exceeds_its_maximum_length():
     assert store.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-async def test_batch_is_full_at_its_weight_except_for_a_heavy_item():
+async def test_batch_weight_is_limited_except_for_a_heavy_item():
     store = Store()
     commits = group(store, weigh=lambda item: item, max_batch_weight=10)
     await asyncio.gather(*(commits.submit(n) for n in (4, 6, 5, 25, 1, 2)))
@@ -177,7 +177,7 @@ async def test_item_beyond_the_pending_limit_is_rejected_until_room():
     assert await commits.submit(5) == "done 5"
 
 
-async def test_weight_beyond_the_limit_is_rejected_except_a_lone_item():
+async def test_excess_weight_is_rejected_except_for_a_lone_item():
     store = Store()
     commits = group(store, weigh=lambda item: item, max_pending_weight=10)
     assert await commits.submit(25) == "done 25"
@@ -190,7 +190,7 @@ async def test_weight_beyond_the_limit_is_rejected_except_a_lone_item():
     assert await commits.submit(10) == "done 10"
 
 
-async def test_withdrawn_item_frees_its_room():
+async def test_withdrawn_item_frees_capacity():
     store = Store()
     commits = group(store, max_pending=2)
     store.hold()

@@ -25,13 +25,13 @@ def test_uuid7_has_the_fields_of_version_7() -> None:
     assert before <= value.int >> 80 <= after
 
 
-def test_uuid7_grows_with_each_call() -> None:
+def test_uuid7_increases_with_each_call() -> None:
     made = [uuid7() for _ in range(10_000)]
     assert made == sorted(set(made))
     assert [str(value) for value in made] == sorted(str(value) for value in made)
 
 
-def test_many_uuid7_grow_and_precede_the_next_one() -> None:
+def test_many_uuid7_increase_and_precede_the_next_one() -> None:
     before = uuid7()
     made = [UUID(bytes=raw) for raw in uuid7_bytes(1000)]
     after = uuid7()
@@ -40,7 +40,7 @@ def test_many_uuid7_grow_and_precede_the_next_one() -> None:
     assert uuid7_bytes(0) == []
 
 
-def test_uuid7_is_unique_and_grows_across_threads() -> None:
+def test_uuid7_is_unique_and_increases_across_threads() -> None:
     def draw(_: int) -> list[UUID]:
         return [uuid7() for _ in range(2_000)]
 
@@ -52,7 +52,7 @@ def test_uuid7_is_unique_and_grows_across_threads() -> None:
     assert len(set(stamps)) == len(stamps)
 
 
-def test_uuid7_grows_while_the_clock_steps_back() -> None:
+def test_uuid7_increases_while_the_clock_steps_back() -> None:
     first = uuid7()
     with patch.object(ids.time, "time_ns", return_value=0):
         second, third = uuid7(), uuid7()

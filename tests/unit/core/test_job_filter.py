@@ -28,7 +28,7 @@ def test_filter_without_fields_is_empty():
     assert read_filter("{}") == JobFilter()
 
 
-def test_empty_field_of_a_filter_is_not_stored():
+def test_empty_filter_field_is_not_stored():
     assert json.loads(write_filter(JobFilter(labels={"team": ""}))) == {"labels": {"team": ""}}
 
 

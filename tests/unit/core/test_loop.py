@@ -114,7 +114,7 @@ async def test_first_wait_delays_the_first_run() -> None:
         await runner.record.runs.reach(1)
 
 
-async def test_fault_of_any_kind_is_retried_and_logged_once() -> None:
+async def test_any_fault_is_retried_and_logged_once() -> None:
     faults = (
         *(Unavailable("postgresql"), Unavailable("postgresql"), ValueError("a bug")),
         *(Unavailable("redis"), TimeoutError()),
@@ -175,7 +175,7 @@ async def test_fatal_error_ends_the_loop() -> None:
     assert (task.get_name(), runner.record.running) == ("counting", False)
 
 
-async def test_metrics_show_the_records_of_loops() -> None:
+async def test_metrics_contain_the_loop_records() -> None:
     records = LoopRecords()
     runner = LoopRunner(Counting(ValueError()), timing=NO_WAIT, records=records)
     async with running(runner):

@@ -98,7 +98,7 @@ def test_signal_stops_the_service_cleanly(signum: signal.Signals) -> None:
     assert (process.returncode, out) == (0, "stopped\n")
 
 
-def test_failure_is_logged_and_exits_with_1_after_a_stop() -> None:
+def test_failed_start_stops_logs_and_exits_with_1() -> None:
     with run("fail") as process:
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (1, "stopped\n")

@@ -55,6 +55,6 @@ def test_age_is_seconds_or_has_a_unit(age: str, seconds: float) -> None:
         ("failed=1d, acme=2d, failed = 3d", "'failed' has two rules"),
     ],
 )
-def test_invalid_rules_name_their_problem(rules: str, problem: str) -> None:
+def test_invalid_rule_error_names_the_problem(rules: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         parse_rules(rules)

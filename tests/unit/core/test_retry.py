@@ -49,7 +49,7 @@ def test_backoff_is_within_zero_and_max_backoff(
 
 
 @given(policies(), st.integers(1, 10_000), draws, waits)
-def test_requested_wait_is_kept_and_its_end_is_spread(
+def test_requested_wait_is_lengthened_by_jitter(
     policy: RetryPolicy, retry: int, draw: float, asked: timedelta
 ) -> None:
     wait = policy.backoff(retry, lambda: draw, at_least=asked)
@@ -57,7 +57,7 @@ def test_requested_wait_is_kept_and_its_end_is_spread(
     assert policy.backoff(retry, lambda: 0.0, at_least=asked) == asked
 
 
-def test_requested_waits_of_many_jobs_end_at_many_moments() -> None:
+def test_equal_requested_waits_end_at_different_times() -> None:
     policy = RetryPolicy(initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=30))
     asked = timedelta(seconds=5)
     seconds = Counter(int(policy.backoff(6, at_least=asked).total_seconds()) for _ in range(1000))
@@ -97,16 +97,14 @@ def test_full_jitter_spreads_backoffs_over_the_whole_range() -> None:
 
 
 @given(attempts)
-def test_policy_allows_one_retry_less_than_attempts(max_attempts: int) -> None:
+def test_policy_allows_one_retry_fewer_than_attempts(max_attempts: int) -> None:
     policy = RetryPolicy(max_attempts=max_attempts)
     allowed = [policy.may_retry(used) for used in range(max_attempts + 2)]
     assert allowed == [used < max_attempts - 1 for used in range(max_attempts + 2)]
 
 
 @given(overrides, policies())
-def test_set_override_replaces_the_field_of_the_policy(
-    override: RetryOverrides, policy: RetryPolicy
-) -> None:
+def test_override_replaces_the_policy_field(override: RetryOverrides, policy: RetryPolicy) -> None:
     both = override.initial_backoff is not None and override.max_backoff is not None
     assume(not both or override.initial_backoff <= override.max_backoff)
     merged = override.over(policy)
@@ -118,7 +116,7 @@ def test_set_override_replaces_the_field_of_the_policy(
             assert getattr(merged, name) == getattr(policy, name)
 
 
-def test_unset_backoff_is_adjusted_to_the_set_one() -> None:
+def test_single_backoff_override_adjusts_the_other() -> None:
     policy = RetryPolicy(initial_backoff=timedelta(seconds=10), max_backoff=timedelta(seconds=60))
     longer = RetryOverrides(initial_backoff=timedelta(seconds=90)).over(policy)
     assert longer.max_backoff == timedelta(seconds=90)
@@ -174,7 +172,7 @@ def test_error_types_are_compared_exactly() -> None:
     assert policy.is_retryable("KeyError")
 
 
-def test_error_types_of_a_job_override_the_handlers() -> None:
+def test_job_error_types_override_the_handler_ones() -> None:
     handlers = RetryPolicy(non_retryable_error_types=("ValueError",))
     named = RetryOverrides(non_retryable_error_types=("KeyError",))
     assert named.over(handlers).non_retryable_error_types == ("KeyError",)

@@ -81,7 +81,7 @@ def test_error_survives_a_round_trip(error: JobError | None) -> None:
 
 
 @given(st.none() | progresses)
-def test_progress_survives_with_the_text_of_its_counters(progress: Progress | None) -> None:
+def test_progress_round_trip_keeps_the_counter_text(progress: Progress | None) -> None:
     assert to_progress(from_progress(progress)) == progress
 
 
@@ -107,7 +107,7 @@ def test_each_column_is_qualified_with_its_table(full: bool) -> None:
     assert all(name == "j" or f"j.{name}" in names for name in re.findall(r"\w+", names))
 
 
-def test_oversized_progress_of_an_older_version_is_cut() -> None:
+def test_oversized_progress_from_an_older_version_is_cut() -> None:
     stored = from_progress(
         Progress(
             fraction=0.5, message="ä" * 50_000, counters=json.dumps({"n" * 70_000: 1, "b": "x"})
@@ -116,6 +116,6 @@ def test_oversized_progress_of_an_older_version_is_cut() -> None:
     assert to_progress(stored) == Progress(fraction=0.5, message="ä" * 2048, counters="{}")
 
 
-def test_unknown_field_of_a_newer_version_is_ignored() -> None:
+def test_unknown_field_from_a_newer_version_is_ignored() -> None:
     assert to_overrides('{"max_attempts": 4, "mood": "calm"}') == RetryOverrides(max_attempts=4)
     assert to_policy('{"max_attempts": 4, "mood": "calm"}') == RetryPolicy(max_attempts=4)

@@ -38,13 +38,13 @@ def test_loopback_address_is_accepted(name: str, address: str) -> None:
         "",
     ],
 )
-def test_other_address_is_refused_unless_insecure_is_allowed(name: str, address: str) -> None:
+def test_nonloopback_address_needs_allow_insecure(name: str, address: str) -> None:
     with pytest.raises(ValidationError, match="HEADRACE_ALLOW_INSECURE=true"):
         Settings(**{name: address})
     assert getattr(Settings(**{name: address}, allow_insecure=True), name) == address
 
 
-def test_heartbeat_above_a_third_of_the_lease_is_refused() -> None:
+def test_heartbeat_above_a_third_of_the_lease_is_rejected() -> None:
     Settings(worker_lease=15, worker_beat=5)
     with pytest.raises(ValidationError, match=r"HEADRACE_WORKER_BEAT .* at most a third"):
         Settings(worker_lease=15, worker_beat=5.1)
@@ -59,7 +59,7 @@ def test_heartbeat_above_a_third_of_the_lease_is_refused() -> None:
         (" mail , reports ,", ("mail", "reports")),
     ],
 )
-def test_list_is_separated_by_commas(
+def test_list_setting_is_split_at_commas(
     monkeypatch: pytest.MonkeyPatch, text: str, items: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("HEADRACE_WORKER_QUEUES", text)
@@ -69,7 +69,7 @@ def test_list_is_separated_by_commas(
     assert settings.handlers == items
 
 
-def test_watchdog_within_the_lease_is_refused() -> None:
+def test_watchdog_within_the_lease_is_rejected() -> None:
     Settings(worker_lease=15, worker_watchdog=15.1)
     Settings(worker_watchdog=0)
     with pytest.raises(ValidationError, match="HEADRACE_WORKER_WATCHDOG"):
@@ -129,7 +129,7 @@ def test_error_contains_no_secret(fields: dict[str, Any]) -> None:
         ("dispatch_prefetch", "-1"),
     ],
 )
-def test_value_out_of_range_is_refused_by_name(
+def test_value_out_of_range_is_rejected_by_name(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"HEADRACE_{name.upper()}", value)
@@ -154,6 +154,6 @@ def test_builtin_handlers_accepts_a_boolean_or_a_list(
     assert Settings(builtin_handlers=text).builtins == builtins
 
 
-def test_unknown_builtin_handler_is_refused() -> None:
+def test_unknown_builtin_handler_is_rejected() -> None:
     with pytest.raises(ValidationError, match="'square_sum' is not a built-in handler; use true"):
         Settings(builtin_handlers="numbers,square_sum")

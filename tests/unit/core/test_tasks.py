@@ -59,7 +59,7 @@ async def test_task_that_never_ends_is_abandoned_after_the_timeout():
     await end_tasks(left)
 
 
-async def test_exception_of_a_task_is_not_raised():
+async def test_task_exception_is_not_raised():
     async def fail() -> None:
         raise ValueError("its own")
 

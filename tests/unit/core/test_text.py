@@ -23,7 +23,7 @@ HUGE = "x" * 100_000
         ("12345678901", "123456789…"),
     ],
 )
-def test_unprintable_characters_of_a_text_are_replaced(text: str, cleaned: str) -> None:
+def test_unprintable_characters_are_replaced(text: str, cleaned: str) -> None:
     assert clean_text(text, 40 if text != "12345678901" else 10) == cleaned
 
 
@@ -57,7 +57,7 @@ def test_handler_description_with_hostile_text_is_bounded() -> None:
     assert len(description) == 1000
 
 
-def test_error_row_of_an_older_version_is_bounded_on_reading() -> None:
+def test_error_row_from_an_older_version_is_bounded() -> None:
     row = msgspec.json.encode({"type": HUGE, "message": f"\x00{HUGE}", "retryable": True})
     error = to_error(row.decode())
     assert error is not None

@@ -71,7 +71,7 @@ def test_transition_sets_state_seq_xid_and_time() -> None:
 
 
 @pytest.mark.parametrize("sql", ["SELECT j.id FROM jobs j $lock", "SELECT j.id FROM jobs j $guard"])
-def test_selection_without_guard_or_lock_is_refused(sql: str) -> None:
+def test_selection_without_guard_or_lock_is_rejected(sql: str) -> None:
     rows = Selection("due", sql, Lock.SKIP)
 
     with pytest.raises(ValueError, match="the selection has no"):
@@ -86,7 +86,7 @@ def test_selection_without_guard_or_lock_is_refused(sql: str) -> None:
         ([EventType.PROGRESSED, EventType.OUTPUT], "several events"),
     ],
 )
-def test_ambiguous_declaration_is_refused(events: list[EventType], message: str) -> None:
+def test_ambiguous_declaration_is_rejected(events: list[EventType], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Transition(name="changed", events=events, rows=DUE, changes={}, result="SELECT")
 
@@ -98,7 +98,7 @@ def test_change_to_a_builder_column_is_rejected() -> None:
         )
 
 
-def test_source_outside_the_lifecycle_is_refused() -> None:
+def test_source_outside_the_lifecycle_is_rejected() -> None:
     with pytest.raises(ValueError, match="no state from which"):
         Transition(
             name="queued",

@@ -57,7 +57,7 @@ def test_database_options_are_honored_or_ignored(query: str, kept: str) -> None:
         ("connect_timeout=soon", "connect_timeout must be a number"),
     ],
 )
-def test_unknown_database_option_is_refused_by_name(query: str, reason: str) -> None:
+def test_unknown_database_option_is_rejected_by_name(query: str, reason: str) -> None:
     assert reason in refusal(database_url=url(query))
 
 
@@ -72,7 +72,7 @@ def test_unknown_database_option_is_refused_by_name(query: str, reason: str) -> 
         "postgresql://u:x@h:1,i:hunter/d",
     ],
 )
-def test_unreadable_database_url_is_refused_without_its_parts(bad: str) -> None:
+def test_unreadable_url_is_rejected_without_showing_it(bad: str) -> None:
     assert "%2F %3F %23 %40" in refusal(database_url=bad)
     if "," not in bad:
         assert "%2F %3F %23 %40" in refusal(redis_url=bad.replace("postgresql", "redis"))
@@ -129,7 +129,7 @@ def test_redis_options_are_honored(good: str) -> None:
         ("db=five", "db must be a number"),
     ],
 )
-def test_unknown_redis_option_is_refused_by_name(query: str, reason: str) -> None:
+def test_unknown_redis_option_is_rejected_by_name(query: str, reason: str) -> None:
     assert reason in refusal(redis_url=f"redis://:{SECRET}@h:1?{query}")
 
 

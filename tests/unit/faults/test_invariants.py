@@ -140,7 +140,7 @@ def test_sound_history_breaks_no_invariant_and_checks_all():
     assert all(verdict.looked_at for verdict in verdicts.values())
 
 
-def test_check_without_evidence_shows_nothing():
+def test_check_without_evidence_checks_nothing():
     assert judge(Evidence(), ()) == {}
     verdicts = judge(Evidence(), tuple(INVARIANTS))
     assert all(verdict.broken for verdict in verdicts.values())
@@ -368,7 +368,7 @@ def test_resumed_stream_may_repeat_events_after_the_last_cursor():
     assert broken_by(replace(sound(), streams=[resumed])) == set()
 
 
-def test_history_of_one_tenant_shows_nothing_of_isolation():
+def test_isolation_of_a_single_tenant_is_not_checked():
     alone = sound().without_neighbors()
     assert "n" not in alone.jobs
     assert "I7" not in judge(alone, ())

@@ -52,7 +52,7 @@ def test_unspecified_view_is_the_default():
     assert not read_view(job_pb2.JOB_VIEW_BASIC, Violations(), default_full=True)
 
 
-def test_encodings_of_the_contract_are_valid():
+def test_contract_encodings_are_valid():
     found = Violations()
     for encoding in data_pb2.DataEncoding.values():
         assert read_encoding(encoding, found) == encoding
@@ -250,7 +250,7 @@ def test_too_many_labels_are_rejected_without_a_copy():
     assert caught.value.actual == 500
 
 
-def test_too_many_states_of_a_filter_are_a_violation():
+def test_filter_with_too_many_states_is_a_violation():
     found = Violations()
     states = [job_pb2.JOB_STATE_QUEUED] * 1000 + [0] * 100_000
     read_job_filter(JobFilterMessage(states=states), found)

@@ -225,13 +225,13 @@ def test_contract_has_no_other_enum_values():
         ({"due_time": at(1)}, {"scheduleTime"}),
     ],
 )
-def test_event_has_the_field_of_its_detail(detail: dict[str, object], shown: set[str]):
+def test_event_detail_sets_its_field(detail: dict[str, object], shown: set[str]):
     message = event_message(replace(EVENT, **detail), DATA_ENCODING_VALUE)
     always = {"jobId", "seq", "type", "state", "attempt", "eventTime", "jobType", "queue"}
     assert set(json_format.MessageToDict(message)) == always | set(shown)
 
 
-def test_event_fills_every_field_of_the_contract():
+def test_event_sets_every_contract_field():
     # Fields only for the order of events and for filters.
     inner = {"labels", "batch_id", "tenant", "xid", "position"}
     assert {field.name for field in fields(JobEvent)} - inner == {

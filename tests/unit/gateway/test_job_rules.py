@@ -52,7 +52,7 @@ def test_spec_within_its_bounds_is_valid(fields: dict[str, Any]):
 
 
 @pytest.mark.parametrize("name", ["Email", "-a", "_a", ".a", "a b", "a\n", "a\0", "é", "a" * 101])
-def test_name_in_another_form_is_invalid(name: str):
+def test_malformed_name_is_invalid(name: str):
     assert violations(type=name, queue=name) == ["job.type", "job.queue"]
 
 

@@ -41,11 +41,11 @@ def test_violation_contains_the_type_and_not_the_value() -> None:
         {"by": "attrs", "type": "date"},
     ],
 )
-def test_unknown_type_of_a_worker_is_not_checked(value: Any) -> None:
+def test_unknown_schema_type_is_not_checked(value: Any) -> None:
     assert accepts({VALUE_KEYWORD: value}, "anything")
 
 
-def test_unknown_constraint_of_a_worker_is_ignored() -> None:
+def test_unknown_schema_constraint_is_ignored() -> None:
     value = {"by": "pydantic", "type": "str", "min_length": 2, "regex_engine": "python-re"}
     assert accepts({VALUE_KEYWORD: value}, "ab")
     assert not accepts({VALUE_KEYWORD: value}, "a")

@@ -101,7 +101,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=["rules", "schema"])
-async def test_invalid_domain_job_has_the_violations_of_grpc(
+async def test_invalid_domain_job_has_the_grpc_violations(
     submit: Submit, servicer: JobServicer, case: Case
 ) -> None:
     with pytest.raises(InvalidRequest) as direct:
@@ -117,7 +117,7 @@ async def test_invalid_domain_job_has_the_violations_of_grpc(
 
 
 @pytest.mark.parametrize("case", CASES, ids=["rules", "schema"])
-async def test_invalid_domain_batch_has_the_violations_of_grpc(
+async def test_invalid_domain_batch_has_the_grpc_violations(
     submit: Submit, servicer: JobServicer, case: Case
 ) -> None:
     # The first job is valid, and the other two share a spec.

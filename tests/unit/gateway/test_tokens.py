@@ -53,7 +53,7 @@ def test_empty_page_token_is_the_first_page():
         (OTHER_DATABASE, "default", "state = FAILED"),
     ],
 )
-def test_page_token_of_another_context_is_invalid(
+def test_page_token_from_another_context_is_invalid(
     installation: Installation, tenant: str, query: str
 ):
     token = encode_page_token(HERE, "default", "state = FAILED", JOB)
@@ -76,7 +76,7 @@ def test_cursor_decodes_to_its_place():
     ("installation", "tenant"),
     [(OTHER_SECRET, "default"), (OTHER_DATABASE, "default"), (HERE, "other")],
 )
-def test_cursor_of_another_context_is_invalid(installation: Installation, tenant: str):
+def test_cursor_from_another_context_is_invalid(installation: Installation, tenant: str):
     with pytest.raises(CursorInvalid):
         decode_cursor(installation, tenant, encode_cursor(HERE, "default", 1, 2))
 
@@ -91,7 +91,9 @@ def test_subscription_cursor_decodes_to_its_place():
     ("installation", "tenant"),
     [(OTHER_SECRET, "default"), (OTHER_DATABASE, "default"), (HERE, "other")],
 )
-def test_subscription_cursor_of_another_context_is_invalid(installation: Installation, tenant: str):
+def test_subscription_cursor_from_another_context_is_invalid(
+    installation: Installation, tenant: str
+):
     cursor = encode_subscription_cursor(HERE, "default", PLACE)
     with pytest.raises(CursorInvalid):
         decode_subscription_cursor(installation, tenant, cursor)

@@ -79,7 +79,7 @@ def test_canonical_job_id_is_parsed():
         CANONICAL.replace("0199", "٠199"),
     ],
 )
-def test_job_id_in_another_form_is_invalid(job_id: str):
+def test_noncanonical_job_id_is_invalid(job_id: str):
     found = Violations()
     parse_job_id(job_id, found)
     assert fields(found) == ["job_id"]

@@ -78,7 +78,7 @@ async def test_endpoint_without_a_model_fails(monkeypatch: pytest.MonkeyPatch) -
         {"task": "summary", "text": "x", "max_tokens": 0},
     ],
 )
-def test_incomplete_task_is_refused(payload: dict[str, Any]) -> None:
+def test_incomplete_task_is_rejected(payload: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(json.dumps(payload), type=Task)
 

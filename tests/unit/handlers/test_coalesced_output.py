@@ -58,7 +58,7 @@ async def test_long_text_is_emitted_in_pieces() -> None:
     assert [len(str(piece)) for piece in pieces.emitted] == [PIECE, PIECE, 1]
 
 
-async def test_error_of_emit_is_raised_by_write() -> None:
+async def test_emit_error_is_raised_by_write() -> None:
     failed = asyncio.Event()
 
     async def emit(_: object) -> None:
@@ -77,7 +77,7 @@ async def test_error_of_emit_is_raised_by_write() -> None:
         await write()
 
 
-async def test_error_of_the_last_emit_is_raised_at_the_end() -> None:
+async def test_last_emit_error_is_raised_at_the_end() -> None:
     async def emit(_: object) -> None:
         raise Fail("too large")
 
@@ -86,7 +86,7 @@ async def test_error_of_the_last_emit_is_raised_at_the_end() -> None:
             output.write("a")
 
 
-async def test_error_of_the_block_stops_the_output() -> None:
+async def test_block_error_stops_the_output() -> None:
     pieces = Pieces()
     before = asyncio.all_tasks()
 

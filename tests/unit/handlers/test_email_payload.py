@@ -65,7 +65,7 @@ def decode(**fields: Any) -> Mail:
         },
     ],
 )
-def test_mail_with_invalid_fields_is_refused(fields: dict[str, Any]) -> None:
+def test_mail_with_invalid_fields_is_rejected(fields: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         decode(**fields)
 
@@ -99,7 +99,7 @@ def test_any_text_stays_in_its_header(subject: str, value: str, name: str) -> No
 
 
 @given(st.text(max_size=30))
-def test_subject_with_a_line_break_is_refused(subject: str) -> None:
+def test_subject_with_a_line_break_is_rejected(subject: str) -> None:
     try:
         mail = decode(subject=subject)
     except msgspec.ValidationError:
@@ -133,7 +133,7 @@ def test_message_id_contains_job_id_and_sender_domain() -> None:
         ({"PORT": "0"}, "greater than or equal to 1"),
     ],
 )
-def test_unsafe_mail_settings_are_refused(
+def test_unsafe_mail_settings_are_rejected(
     environment: dict[str, str], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():

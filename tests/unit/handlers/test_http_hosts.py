@@ -47,12 +47,12 @@ def test_url_of_an_allowed_host_is_accepted(patterns: tuple[str, ...], url: str)
         (("::1",), "http://[::2]/"),
     ],
 )
-def test_url_of_another_host_is_refused(patterns: tuple[str, ...], url: str) -> None:
+def test_url_of_another_host_is_rejected(patterns: tuple[str, ...], url: str) -> None:
     with pytest.raises(Fail):
         allowed_url(url, patterns)
 
 
-def test_refused_host_error_names_the_setting() -> None:
+def test_rejected_host_error_names_the_setting() -> None:
     with pytest.raises(Fail, match="HEADRACE_HTTP_ALLOWED_HOSTS") as failure:
         allowed_url("https://hooks.example.org/secret-token", ())
     assert failure.value.type == "HostNotAllowed"
@@ -70,7 +70,7 @@ def test_refused_host_error_names_the_setting() -> None:
         "a.example",
     ],
 )
-def test_url_that_is_not_http_is_refused(url: str) -> None:
+def test_url_that_is_not_http_is_rejected(url: str) -> None:
     with pytest.raises(Fail) as failure:
         allowed_url(url, ("*",))
     assert failure.value.type == "InvalidRequest"
@@ -101,7 +101,7 @@ def test_public_or_listed_address_is_allowed(address: str) -> None:
         *("2002:7f00:1::", "2001:0:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::1"),
     ],
 )
-def test_private_or_special_address_is_refused(address: str) -> None:
+def test_private_or_special_address_is_rejected(address: str) -> None:
     assert not is_allowed(address, NETWORKS)
 
 

@@ -104,7 +104,7 @@ def test_cancelled_sum_stops_at_the_next_chunk(handler, payload) -> None:
         ('{"start": 1, "end": 2, "by": 1}', "unknown field `by`"),
     ],
 )
-def test_malformed_range_is_refused(payload: str, problem: str) -> None:
+def test_malformed_range_is_rejected(payload: str, problem: str) -> None:
     registered = registry.get("sum_range")
     assert registered is not None
     with pytest.raises(PayloadMismatch, match=problem):
@@ -112,7 +112,7 @@ def test_malformed_range_is_refused(payload: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize("payload", ['{"data": ["1"]}', '{"data": [true]}', '{"data": [1e101]}'])
-def test_value_that_is_not_a_number_is_refused(payload: str) -> None:
+def test_value_that_is_not_a_number_is_rejected(payload: str) -> None:
     registered = registry.get("square_sum")
     assert registered is not None
     with pytest.raises(PayloadMismatch):
@@ -129,7 +129,7 @@ def test_sum_beyond_64_bits_is_exact_in_json() -> None:
 
 @pytest.mark.parametrize("digits", [20, 310, 4_000, 300_000])
 @pytest.mark.parametrize("job_type", ["square_sum", "cube_sum", "sum_range"])
-def test_huge_number_is_refused_at_submit_and_by_the_handler(job_type: str, digits: int) -> None:
+def test_huge_number_is_rejected_at_submit_and_by_the_handler(job_type: str, digits: int) -> None:
     registered = registry.get(job_type)
     assert registered is not None
     number = "9" * digits

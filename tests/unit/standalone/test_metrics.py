@@ -25,7 +25,7 @@ def test_port_zero_gives_each_process_its_own_port() -> None:
         assert not any(address.endswith(":0") for address in addresses.values())
 
 
-def test_ports_of_workers_count_up_from_the_variable() -> None:
+def test_worker_ports_count_up_from_the_variable() -> None:
     environment = {
         "HEADRACE_GATEWAY_METRICS_ADDRESS": "127.0.0.1:9000",
         "HEADRACE_SCHEDULER_METRICS_ADDRESS": "",
@@ -48,7 +48,7 @@ def test_ports_of_workers_count_up_from_the_variable() -> None:
         ("127.0.0.1", "a port from 0 to 65534"),
     ],
 )
-def test_conflicting_or_invalid_ports_are_refused(worker: str, message: str) -> None:
+def test_conflicting_or_invalid_ports_are_rejected(worker: str, message: str) -> None:
     environment = {
         "HEADRACE_GATEWAY_METRICS_ADDRESS": "127.0.0.1:9000",
         "HEADRACE_WORKER_METRICS_ADDRESS": worker,

@@ -99,12 +99,12 @@ async def test_end_without_database_and_lease_is_lost(monkeypatch: pytest.Monkey
     assert await Writer(held=False).write(make_execution()) == Lost()
 
 
-async def test_end_that_no_row_can_store_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unstorable_end_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     set_results(monkeypatch, *[asyncpg.DataError()] * 3)
     assert await Writer().write(make_execution()) == Lost()
 
 
-async def test_refused_content_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rejected_content_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     set_results(monkeypatch, asyncpg.DataError(), asyncpg.DataError(), EventType.FAILED)
     assert await Writer().write(make_execution()) == Written(EventType.FAILED)
 

@@ -23,7 +23,7 @@ from headrace_worker import Fail, Retry
         (lambda wrong: Fail(wrong(ValueError("y"))), "message of Fail .*, not ValueError$"),
     ],
 )
-def test_argument_of_another_type_is_refused(make: Callable[[Any], object], named: str) -> None:
+def test_argument_of_the_wrong_type_is_rejected(make: Callable[[Any], object], named: str) -> None:
     with pytest.raises(TypeError, match=named):
         make(lambda value: value)
 
@@ -43,7 +43,7 @@ def test_retry_keeps_its_wait(after: float | timedelta | None, wait: timedelta |
     assert Retry("x", after=after).after == wait
 
 
-def test_retry_after_nan_is_refused() -> None:
+def test_retry_after_nan_is_rejected() -> None:
     with pytest.raises(ValueError, match="NaN"):
         Retry("x", after=math.nan)
 
@@ -64,7 +64,7 @@ def test_subclass_without_init_has_defaults() -> None:
 @pytest.mark.parametrize(
     ("after", "wait"), [(30, timedelta(seconds=30)), ("5", None), (math.nan, None)]
 )
-def test_after_of_a_subclass_is_checked(after: Any, wait: timedelta | None) -> None:
+def test_subclass_after_is_checked(after: Any, wait: timedelta | None) -> None:
     error = Retry("x")
     error.after = after
     assert error.wait == wait

@@ -122,7 +122,7 @@ def test_quoted_value_is_cut_from_a_text(text: str, described: str) -> None:
     assert describe(RuntimeError(text)) == described
 
 
-def test_text_of_many_quotes_is_described_in_linear_time() -> None:
+def test_text_with_many_quotes_is_cut_in_linear_time() -> None:
     # A single regular expression took cubic time, half a minute, and blocked the loop.
     for text in ("[type=x, input_value=" * 400, "Value error, " * 300 + "[type=x, input_value="):
         assert describe(RuntimeError(text)) == "[x]"

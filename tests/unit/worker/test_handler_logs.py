@@ -105,7 +105,7 @@ def test_library_lines_below_warning_are_dropped(log: io.StringIO, attempt: Atte
     ("module", "source"),
     [("headrace_core.runtime.tasks", None), ("headrace_handlers.email", "handler")],
 )
-def test_source_of_a_line_depends_on_the_calling_module(
+def test_line_source_depends_on_the_calling_module(
     log: io.StringIO, attempt: AttemptLog, module: str, source: str | None
 ) -> None:
     code = {"__name__": module, "log": structlog.get_logger()}

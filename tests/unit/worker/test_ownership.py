@@ -16,7 +16,7 @@ def _not_strict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OwnedTask, "strict", False)
 
 
-async def test_task_of_the_worker_created_by_a_handler_is_guarded() -> None:
+async def test_worker_task_created_by_a_handler_is_guarded() -> None:
     context = contextvars.copy_context()
     context.run(own_process)
     attempt = Owner()

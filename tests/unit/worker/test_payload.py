@@ -61,7 +61,7 @@ def endless() -> list[Any]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_value_that_json_cannot_represent_is_refused(value: Any) -> None:
+def test_value_that_json_cannot_represent_is_rejected(value: Any) -> None:
     with pytest.raises(Fail) as caught:
         encode(value)
     assert caught.value.type == "NotJson"
@@ -81,7 +81,7 @@ def test_value_that_json_cannot_represent_is_refused(value: Any) -> None:
     ],
     ids=str,
 )
-def test_null_of_the_handler_is_encoded(value: Any, text: str) -> None:
+def test_null_from_a_handler_is_encoded(value: Any, text: str) -> None:
     assert encode(value) == text
 
 
@@ -126,7 +126,7 @@ def test_negative_zero_stays_a_float() -> None:
 @pytest.mark.parametrize(
     "text", ['{"whole": 1.5}', '{"whole": 2, "whole": "x"}', '{"whole": "1"}', '{"part": 1}', "["]
 )
-def test_payload_of_other_content_is_refused(text: str) -> None:
+def test_payload_of_the_wrong_type_is_rejected(text: str) -> None:
     with pytest.raises(PayloadMismatch):
         Decoder(Mixed)(text)
 
@@ -155,7 +155,7 @@ class OwnRuleModel(BaseModel):
     ("kind", "message"),
     [(OwnRule, "low must not exceed high"), (OwnRuleModel, "low: low must not exceed 9")],
 )
-def test_rule_of_the_handler_is_shown(kind: Any, message: str) -> None:
+def test_violated_handler_rule_is_shown(kind: Any, message: str) -> None:
     with pytest.raises(PayloadMismatch) as caught:
         Decoder(kind)('{"low": 10, "high": 1}')
     assert str(caught.value) == message

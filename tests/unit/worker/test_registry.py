@@ -102,7 +102,7 @@ def test_context_type_matches_the_mode() -> None:
         def no(payload: Any, ctx: Context) -> None: ...
 
 
-def test_type_that_json_cannot_represent_is_refused() -> None:
+def test_type_that_json_cannot_represent_is_rejected() -> None:
     with pytest.raises(TypeError, match="JSON cannot represent"):
 
         @handler("r.no")
@@ -110,7 +110,7 @@ def test_type_that_json_cannot_represent_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "No", "a b", "ü", "x" * 101, "-x"])
-def test_malformed_name_is_refused(name: str) -> None:
+def test_malformed_name_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="is not a name"):
         handler(name)
 
@@ -119,17 +119,17 @@ def test_malformed_name_is_refused(name: str) -> None:
     "timeout",
     [0, -1, timedelta(), timedelta(days=3651), timedelta.max, 1e30, float("inf"), float("nan")],
 )
-def test_timeout_out_of_range_is_refused(timeout: float | timedelta) -> None:
+def test_timeout_out_of_range_is_rejected(timeout: float | timedelta) -> None:
     with pytest.raises(ValueError, match="timeout"):
         handler("r.no", timeout=timeout)
 
 
-def test_memory_limit_without_process_is_refused() -> None:
+def test_memory_limit_without_process_is_rejected() -> None:
     with pytest.raises(ValueError, match=r'needs isolation="process"'):
         handler("r.memory", memory_limit=2**20)
 
 
-def test_second_function_of_a_type_is_refused() -> None:
+def test_second_function_for_a_type_is_rejected() -> None:
     @handler("r.twice")
     def first(payload: Any) -> None: ...
 
@@ -139,7 +139,7 @@ def test_second_function_of_a_type_is_refused() -> None:
         def second(payload: Any) -> None: ...
 
 
-def test_second_function_of_the_same_name_is_refused() -> None:
+def test_second_function_with_the_same_name_is_rejected() -> None:
     @handler("r.twice")
     def same(payload: Any) -> None: ...
 
@@ -149,7 +149,7 @@ def test_second_function_of_the_same_name_is_refused() -> None:
         def same(payload: Any) -> None: ...
 
 
-def test_module_that_runs_again_replaces_its_handlers() -> None:
+def test_reloaded_module_replaces_its_handlers() -> None:
     def load() -> Callable[..., Any]:
         @handler("r.again")
         def again(payload: Any) -> None: ...
@@ -216,13 +216,13 @@ def _undefined(payload: "Missing") -> None: ...  # type: ignore[name-defined]  #
         (print, "cannot be a handler"),
     ],
 )
-def test_unsuitable_candidate_is_refused_with_its_line(candidate: Any, expected: str) -> None:
+def test_unsuitable_candidate_is_rejected_with_its_line(candidate: Any, expected: str) -> None:
     with pytest.raises(TypeError, match=rf"test_registry.*\.py:\d+\): .*{expected}"):
         handler("r.odd")(candidate)
     assert registry.get("r.odd") is None
 
 
-def test_handler_without_a_type_is_refused() -> None:
+def test_handler_without_a_type_is_rejected() -> None:
     with pytest.raises(TypeError, match=r'test_registry.*\.py:\d+\): .*write `@handler\("…"\)`'):
 
         @handler  # type: ignore[arg-type]

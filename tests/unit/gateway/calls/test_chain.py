@@ -48,39 +48,39 @@ def gateway_links() -> tuple[Link, ...]:
     return build_chain(Settings(), drain=Drain(), counts=Gauges()).links
 
 
-def test_link_without_a_needed_link_is_refused() -> None:
+def test_link_without_a_required_link_is_rejected() -> None:
     with pytest.raises(ChainError, match="the link 'errors' is missing; the link 'decode' needs"):
         chain(RecordingLink("decode", "errors"))
 
 
-def test_link_before_a_needed_link_is_refused() -> None:
+def test_link_before_a_required_link_is_rejected() -> None:
     with pytest.raises(ChainError, match="the link 'decode' must be after the link 'errors'"):
         chain(RecordingLink("decode", "errors"), RecordingLink("errors"))
 
 
-def test_link_name_used_twice_is_refused() -> None:
+def test_link_name_used_twice_is_rejected() -> None:
     with pytest.raises(ChainError, match="the link 'errors' appears twice"):
         chain(RecordingLink("errors"), RecordingLink("errors"))
 
 
-def test_chain_without_a_link_for_servicers_is_refused() -> None:
+def test_chain_without_a_servicer_link_is_rejected() -> None:
     with pytest.raises(ChainError, match="the link 'authenticate' is missing; servicers need it"):
         chain(RecordingLink("errors"), needs=("errors", "authenticate"))
 
 
-def test_chain_of_an_unknown_link_is_refused() -> None:
+def test_unknown_link_is_rejected() -> None:
     with pytest.raises(ChainError, match="the link 'quota' is missing"):
         chain(RecordingLink("errors")).only("errors", "quota")
 
 
-def test_part_of_a_chain_without_a_needed_link_is_refused() -> None:
+def test_subchain_without_a_required_link_is_rejected() -> None:
     whole = chain(RecordingLink("errors"), RecordingLink("decode", "errors"))
     with pytest.raises(ChainError, match="the link 'errors' is missing"):
         whole.only("decode")
 
 
 @pytest.mark.parametrize("name", SERVICER_NEEDS)
-def test_gateway_chain_without_a_link_is_refused(
+def test_gateway_chain_without_a_link_is_rejected(
     gateway_links: tuple[Link, ...], name: str
 ) -> None:
     rest = [link for link in gateway_links if link.name != name]

@@ -168,7 +168,7 @@ async def test_reflection_stream_ends_after_its_requests(channel: grpc.aio.Chann
     assert await call.code() is grpc.StatusCode.OK
 
 
-async def test_servicer_without_a_method_is_refused(chain: Chain) -> None:
+async def test_servicer_without_a_method_is_rejected(chain: Chain) -> None:
     with pytest.raises(ChainError, match="HandlerService has no method 'ListHandlers'"):
         add_services(
             grpc.aio.server(), [Service(descriptor=HANDLERS, servicer=object(), chain=chain)]

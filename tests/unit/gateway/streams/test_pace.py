@@ -7,7 +7,7 @@ import pytest
 from headrace_gateway.streams.tail import Pace
 
 
-def test_runs_after_a_quiet_time_need_no_rest():
+def test_run_after_a_quiet_time_needs_no_rest():
     pace = Pace()
     for start in (100.0, 100.1, 100.2):
         assert [pace.rest(1, now=start + step / 1000) for step in range(5)] == [0] * 5
