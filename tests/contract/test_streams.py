@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 from grpc.aio import EOF
 
-from headrace import Client, CursorExpired, InvalidRequest, JobEventType, JobState
+from headrace import Client, CursorExpired, InvalidRequest, JobEventType, JobSpec, JobState
 from headrace.v1 import job_service_pb2 as pb
 from headrace.v1.job_pb2 import JobSpec as Spec
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
@@ -219,6 +219,31 @@ async def test_marks_of_many_jobs_have_cursors(jobs: JobServiceStub, client: Cli
         assert names(found) == expected
         assert response.cursor
         call.cancel()
+
+
+async def test_watch_resumed_after_the_mark_misses_no_event(
+    jobs: JobServiceStub, client: Client, name: str
+):
+    job_filter = pb.JobFilter(queues=[name])
+    call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter))
+    start = (await read(call)).cursor
+    call.cancel()
+    past = await client.submit_many([JobSpec(IDLE, queue=name)] * 500)
+
+    # Events logged while the stream sends the past may precede or follow the mark.
+    call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, cursor=start))
+    response = await read(call)
+    late = await client.submit(IDLE, queue=name)
+    found = names(response.events)
+    while response.mark != pb.WATCH_MARK_CAUGHT_UP:
+        response = await read(call)
+        found += names(response.events)
+    call.cancel()
+    call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, cursor=response.cursor))
+    while len(found) < 501:
+        found += names((await read(call)).events)
+    assert sorted(found) == sorted((job.id, 1) for job in (*past, late))
+    call.cancel()
 
 
 async def test_filter_fields_must_all_match(client: Client, name: str):

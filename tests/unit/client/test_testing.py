@@ -19,7 +19,11 @@ from headrace import (
 )
 from headrace.testing import FakeGateway
 from headrace.v1.job_pb2 import JobSpec
-from headrace.v1.job_service_pb2 import WatchJobsRequest
+from headrace.v1.job_service_pb2 import (
+    WATCH_MARK_CAUGHT_UP,
+    WATCH_MARK_UNSPECIFIED,
+    WatchJobsRequest,
+)
 
 T = JobEventType
 
@@ -161,3 +165,8 @@ async def test_event_logged_during_a_response_is_sent_next():
 
     events = [(event.job_id, r.cursor) for r in responses for event in r.events]
     assert events == [(first, "1"), (second, "2")]
+    assert [response.mark for response in responses] == [
+        WATCH_MARK_UNSPECIFIED,
+        WATCH_MARK_UNSPECIFIED,
+        WATCH_MARK_CAUGHT_UP,
+    ]

@@ -39,3 +39,17 @@ def test_unknown_argument_is_an_error(module: str) -> None:
     assert done.returncode == 2
     assert "bogus" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["migrate", "mend"])
+def test_error_of_maintenance_names_its_command(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "headrace_core", command],
+        env={"HEADRACE_DATABASE_URL": "postgresql://127.0.0.1:1/none"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"headrace {command}: the database of HEADRACE_DATABASE_URL" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 import pytest
 from prometheus_client import generate_latest
@@ -164,6 +165,22 @@ async def test_outage_is_reported_after_the_patience() -> None:
     assert (counting.failures, counting.outages) == (4, 2)
     [outage] = [log for log in logs if log["event"] == "loop_outage"]
     assert (outage["log_level"], outage["failed_for_s"]) == ("error", 12.0)
+
+
+async def test_outage_of_an_optional_dependency_is_a_warning() -> None:
+    class WithFallback(Counting):
+        fallbacks = MappingProxyType({"redis": "polling"})
+
+    loop = WithFallback(*(Unavailable(name) for name in ("redis", "redis", "postgresql")))
+    runner = LoopRunner(loop, timing=Timing(retry=(0.0, 0.0), patience=-1.0))
+    with capture_logs() as logs:
+        async with running(runner):
+            await runner.record.runs.reach(1)
+    outages = [log for log in logs if log["event"] == "loop_outage"]
+    assert [(outage["log_level"], outage.get("fallback")) for outage in outages] == [
+        ("warning", "polling"),
+        ("error", None),
+    ]
 
 
 async def test_fatal_error_ends_the_loop() -> None:

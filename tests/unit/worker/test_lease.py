@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import WorkerId, uuid7
 from headrace_core.domain.pool import NewWorker
 from headrace_core.runtime.loop import LoopRunner
@@ -80,3 +81,37 @@ async def test_hung_renewal_loses_the_lease(
     finally:
         database.detected.set()
         await end_tasks(running)
+
+
+class Refusing:
+    """A database that is not available."""
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[None]:
+        raise Unavailable("postgresql")
+        yield
+
+    transaction = statement
+
+
+async def test_failed_renewal_is_a_failed_run_of_the_loop() -> None:
+    doubts: list[None] = []
+    held = Lease(
+        database=Refusing(),  # type: ignore[arg-type]
+        describe=worker,
+        lease_s=30.0,
+        heartbeat_s=0.001,
+        on_doubt=lambda: doubts.append(None),
+        on_lost=lambda: None,
+        on_held=lambda: None,
+        counts=Counts(),
+    )
+    runner = LoopRunner(held, wake=held.wake)
+    task = runner.start()
+    try:
+        async with asyncio.timeout(10):
+            await runner.record.failures.reach(2)
+        assert runner.record.runs.count == 0
+        assert len(doubts) == 1
+    finally:
+        await end_tasks(task)

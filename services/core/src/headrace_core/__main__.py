@@ -71,7 +71,7 @@ def main() -> int:
         settings = Settings()
     except pydantic.ValidationError as error:
         for problem in problems(error):
-            sys.stderr.write(f"headrace migrate: {problem}\n")
+            _report(arguments.command, problem)
         return BAD_CONFIGURATION
     logs.configure(settings, service="migrate")
 
@@ -86,18 +86,19 @@ def main() -> int:
             structlog.get_logger().info("database_migrated")
 
     deadline = time.monotonic() + getattr(arguments, "wait", 0.0)
-    while (code := _attempt(run, settings)) == BUSY:
+    while (code := _attempt(run, settings, command=arguments.command)) == BUSY:
         if time.monotonic() + _RETRY_S > deadline:
             break
         time.sleep(_RETRY_S)
     return code
 
 
-def _attempt(run: Callable[[], None], settings: Settings) -> int:
+def _attempt(run: Callable[[], None], settings: Settings, *, command: str) -> int:
     try:
         run()
     except MigrationRefused as error:
-        return _fail(f"{error}")
+        _report(command, f"{error}")
+        return 1
     except (
         OSError,
         TimeoutError,
@@ -107,13 +108,13 @@ def _attempt(run: Callable[[], None], settings: Settings) -> int:
     ) as error:
         refusal = server_error(error)
         busy = refusal is not None and refusal.sqlstate in _BUSY_CODES
-        return _fail(_reason(error, settings), code=BUSY if busy else 1)
+        _report(command, _reason(error, settings))
+        return BUSY if busy else 1
     return 0
 
 
-def _fail(reason: str, *, code: int = 1) -> int:
-    sys.stderr.write(f"headrace migrate: {reason}\n")
-    return code
+def _report(command: str, reason: str) -> None:
+    sys.stderr.write(f"headrace {command}: {reason}\n")
 
 
 def _reason(error: BaseException, settings: Settings) -> str:

@@ -58,6 +58,7 @@ class Lease(Loop):
     """
 
     name = "lease"
+    retry = _SOON
 
     def __init__(
         self,
@@ -129,12 +130,20 @@ class Lease(Loop):
         self._on_held()
 
     async def run_once(self) -> float:
-        """Renew the lease; return the seconds until the next heartbeat."""
+        """Renew the lease; return the seconds until the next heartbeat.
+
+        Raises:
+            Unavailable: the renewal failed.
+        """
         await self.heartbeat()
         return random.uniform(*_SOON) if self._in_doubt else self._interval()
 
     async def heartbeat(self) -> None:
-        """Renew the lease, or register again after a loss. A failure puts the lease in doubt."""
+        """Renew the lease, or register again after a loss. A failure puts the lease in doubt.
+
+        Raises:
+            Unavailable: the renewal failed.
+        """
         # Attempts end one heartbeat before the lease lapses, so that no job runs twice.
         last = self._ends - self._heartbeat_s
         worker_id = self._worker_id
@@ -157,14 +166,16 @@ class Lease(Loop):
                     lease=self._duration,
                     draining=self.draining,
                 )
-        except Exception as fault:  # noqa: BLE001 - any failure leaves the lease without renewal
+        except Exception as fault:
             if not isinstance(fault, Unavailable | TimeoutError):
                 _log.exception("lease_not_renewed")
             if not self._in_doubt:
                 self._doubt()
             if worker_id is not None and _now() >= last:
                 self._lose(worker_id, _NO_DATABASE)
-            return
+            if isinstance(fault, Unavailable):
+                raise
+            raise Unavailable("postgresql") from fault
         if not renewed:
             self._lose(worker_id, "the lease had lapsed")
             return

@@ -145,6 +145,9 @@ class JobService(JobServiceServicer):
                 yield pb.WatchJobsResponse(
                     events=[event for _, event in part], cursor=str(part[-1][0])
                 )
+            if place < len(self._jobs.log):
+                # The mark follows the events that were logged during a send.
+                continue
             if mark:
                 yield pb.WatchJobsResponse(cursor=str(place), mark=mark)
             mark = pb.WATCH_MARK_UNSPECIFIED

@@ -157,6 +157,9 @@ class SubscriptionService(SubscriptionServiceServicer):
                 yield pb.WatchSubscriptionResponse(
                     events=[event for _, event in part], cursor=f"{held.epoch}:{part[-1][0]}"
                 )
+            if place < len(self._jobs.log):
+                # The mark follows the events that were logged during a send.
+                continue
             if mark:
                 yield pb.WatchSubscriptionResponse(cursor=f"{held.epoch}:{place}", mark=mark)
             mark = job_service_pb2.WATCH_MARK_UNSPECIFIED

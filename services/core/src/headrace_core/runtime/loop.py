@@ -8,6 +8,7 @@ instead of sleeping.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from abc import ABC, abstractmethod
@@ -15,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
+from types import MappingProxyType
 from typing import NoReturn
 
 import structlog
@@ -131,6 +133,8 @@ class Loop(ABC):
         first_wait: seconds before the first run.
         retry: shortest and longest wait before the retry of a failed run, in seconds; None for
             the values of the runner's timing.
+        fallbacks: the dependencies that the platform can do without, each with its replacement. An
+            outage of such a dependency is logged as a warning.
     """
 
     name: str
@@ -138,6 +142,7 @@ class Loop(ABC):
     pause: float = 0.02
     first_wait: float = 0.0
     retry: tuple[float, float] | None = None
+    fallbacks: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     async def run_once(self) -> float:
@@ -203,7 +208,8 @@ class LoopRunner:
         self.record = (LoopRecords() if records is None else records)[loop.name]
         # The kind of fault that was logged last; empty while runs succeed.
         self._failing = ""
-        self._is_outage = False
+        # The level of the outage that was logged last; 0 without an outage.
+        self._outage_level = 0
         self._task: asyncio.Task[NoReturn] | None = None
 
     def start(self) -> asyncio.Task[NoReturn]:
@@ -263,13 +269,23 @@ class LoopRunner:
         self._loop.on_failure()
         failed_for = self._clock() - self.record.last_success
         if failed_for > self._timing.patience:
-            if not self._is_outage:
-                self._is_outage = True
-                _log.error("loop_outage", loop=name, failed_for_s=round(failed_for, 1))
+            self._log_outage(error, failed_for)
             self._loop.on_outage()
         self.record.failures.fire()
+
+    def _log_outage(self, error: Exception, failed_for: float) -> None:
+        """Log an outage once, and again if a required dependency fails after an optional one."""
+        facts: dict[str, object] = {"loop": self._loop.name, "failed_for_s": round(failed_for, 1)}
+        level = logging.ERROR
+        dependency = error.dependency if isinstance(error, Unavailable) else ""
+        if dependency in self._loop.fallbacks:
+            level = logging.WARNING
+            facts |= {"dependency": dependency, "fallback": self._loop.fallbacks[dependency]}
+        if level > self._outage_level:
+            self._outage_level = level
+            _log.log(level, "loop_outage", **facts)
 
     def _on_recovery(self) -> None:
         failed_for = self._clock() - self.record.last_success
         _log.info("loop_recovered", loop=self._loop.name, failed_for_s=round(failed_for, 1))
-        self._failing, self._is_outage = "", False
+        self._failing, self._outage_level = "", 0

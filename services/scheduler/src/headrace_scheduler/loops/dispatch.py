@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import structlog
@@ -81,6 +82,7 @@ class Dispatch(Loop):
 
     name = "dispatch"
     topics = (Topic.JOBS, Topic.SLOTS)
+    fallbacks = MappingProxyType({"redis": "workers claim jobs from postgresql without deliveries"})
 
     def __init__(
         self,

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
-import msgspec
 from sqlalchemy import text
 
 from headrace_core.domain.ids import JobId
-from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import (
     EVENT_COLUMNS,
@@ -22,6 +20,7 @@ from headrace_core.store.sql.rows import (
 )
 from headrace_core.store.sql.tables import SOUND
 from headrace_core.store.sql.times import sound_interval, sound_number
+from headrace_core.store.subscriptions import read_filter
 
 _LAST_ID = UUID(int=2**128 - 1)
 _LAST_SEQ: Final = 2**31 - 1
@@ -80,25 +79,12 @@ async def other_unreadable_rows(conn: Connection) -> list[UnreadableRow]:
             found.append(UnreadableRow(name, fields.unreadable))
     for row in await conn.execute(_SUBSCRIPTIONS):
         fields = Fields()
-        fields.read("filter", _filter.decode, row.filter, None)
+        fields.read("filter", read_filter, row.filter, None)
         if fields.unreadable:
             name = f"subscription {row.name} of tenant {row.tenant}"
             found.append(UnreadableRow(name, fields.unreadable))
     return found
 
-
-class _Filter(msgspec.Struct):
-    """The stored filter of a subscription."""
-
-    queues: list[str] = []
-    types: list[str] = []
-    states: list[JobState] = []
-    labels: dict[str, str] = {}
-    batch_id: UUID | None = None
-    job_ids: list[UUID] = []
-
-
-_filter = msgspec.json.Decoder(_Filter)
 
 _JOBS = text(f"""
     SELECT {job_columns(full=False)},
