@@ -1,4 +1,4 @@
-"""Child processes for load, so that the load and the measurement use separate interpreters."""
+"""Child processes that create load, so that load and measurement use separate interpreters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import uvloop
 
-# A forked child would inherit the gRPC threads.
+# Spawn children, because a forked child would inherit the gRPC threads.
 _SPAWN: Final = multiprocessing.get_context("spawn")
-# Longest time between the signal to a child and its exit, in seconds.
-_END: Final = 10.0
+# Longest time from the signal to a child until it exits, in seconds.
+_EXIT_S: Final = 10.0
 
-# Longest wait of a child for its next instruction, in seconds.
+# Longest time that a child waits for its next instruction, in seconds.
 IDLE_S: Final = 900.0
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Link:
         self._connection.send(message)
 
     async def receive(self, kind: type[T], *, timeout: float) -> T:  # noqa: ASYNC109 - over a pipe
-        """Return the next message from the other end.
+        """Return the next message from the other end of the pipe.
 
         Args:
             kind: the expected class of the message.
@@ -88,7 +88,7 @@ class Child:
     @classmethod
     @contextmanager
     def running(cls, name: str, work: Work, *arguments: object) -> Iterator[Child]:
-        """Run `work(link, *arguments)` in a process for the duration of the block.
+        """Run `work(link, *arguments)` in a child process for the duration of the block.
 
         Args:
             name: the name of the process.
@@ -106,7 +106,7 @@ class Child:
             yield cls(Link(ours), process.pid)
         finally:
             process.terminate()
-            process.join(_END)
+            process.join(_EXIT_S)
             if process.is_alive():
                 process.kill()
             ours.close()

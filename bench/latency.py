@@ -8,7 +8,7 @@ from typing import Final
 
 from hdrh.histogram import HdrHistogram
 
-# The range in microseconds, one to a minute, and the significant digits.
+# The range in microseconds, from 1 µs to one minute, and the number of significant digits.
 _LOWEST: Final = 1
 _HIGHEST: Final = 60_000_000
 _DIGITS: Final = 3
@@ -17,7 +17,7 @@ _MS: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """The percentiles of some latencies, in milliseconds."""
+    """The number and percentiles of some latencies, in milliseconds."""
 
     count: int
     p50: float
@@ -27,7 +27,7 @@ class Latency:
 
     @classmethod
     def of(cls, microseconds: Iterable[int]) -> Latency:
-        """Return the percentiles of latencies in microseconds; all are 0 without latencies."""
+        """Return the percentiles of latencies in microseconds; all are 0 if there are none."""
         histogram = HdrHistogram(_LOWEST, _HIGHEST, _DIGITS)
         for value in microseconds:
             histogram.record_value(min(max(value, _LOWEST), _HIGHEST))

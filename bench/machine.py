@@ -22,7 +22,7 @@ _ROOT: Final = Path(__file__).parent.parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """The facts printed with all figures; `load` is the load average before the benchmark."""
+    """The environment of a measurement; `load` is the load average before the benchmark."""
 
     time: str
     commit: str
@@ -36,11 +36,11 @@ class Machine:
     load: float
 
     def document(self) -> dict[str, object]:
-        """Return all facts as JSON data."""
+        """Return all fields as JSON data."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Return all facts as lines of text."""
+        """Return all fields as lines of text."""
         packages = ", ".join(f"{name} {number}" for name, number in self.packages.items())
         size = f"{self.cores} cores, {self.memory_gib:.0f} GiB"
         return [
@@ -51,7 +51,7 @@ class Machine:
 
 
 async def read_machine(settings: Settings) -> Machine:
-    """Collect the facts; the server reports the PostgreSQL version."""
+    """Read the fields from this machine, and the PostgreSQL version from the server."""
     database = Database(settings, application="bench")
     try:
         async with database.session() as connection:

@@ -1,4 +1,4 @@
-"""The platform under test: servers with the settings of `headrace up`, and services on them."""
+"""The platform under test: servers with the `headrace up` settings, and the services."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from headrace_standalone.migration import migrate
 from headrace_standalone.program import Program
 from headrace_standalone.supervised import Supervised
 
-# The time that a stopping service gives its open calls, and the longest shutdown, in seconds. Short
-# values are safe: the shutdown is not measured, and all clients have disconnected.
+# Seconds that a stopping service gives its open calls, and the longest shutdown. Short values are
+# safe: the shutdown is not measured, and all clients have disconnected.
 _CALLS_GRACE = 1.0
 _GRACE = 30.0
 
@@ -38,13 +38,13 @@ class Service:
 
 
 class Stack:
-    """A migrated PostgreSQL, a Valkey, and the services that a measurement starts on them.
+    """A PostgreSQL with the schema, a Valkey, and the services that a measurement starts.
 
     Args:
         folder: the data folder; the stack holds its lock.
         environment: the environment variables of the services.
-        servers: the process ids of the servers that the stack started, by name. PostgreSQL has one
-            more child process per connection.
+        servers: the process ids of the servers that the stack started, by name. PostgreSQL has an
+            additional child process per connection.
 
     Attributes:
         settings: the settings for direct access to the store.
@@ -95,7 +95,7 @@ class Stack:
                 servers["valkey"] = await running.enter_async_context(
                     _running(valkey.program(), folder)
                 )
-            # Settings for the developer's own stack must not affect the benchmark.
+            # Settings that the user made for another stack must not affect the benchmark.
             environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
             environment |= {
                 "HEADRACE_DATABASE_URL": database_url,
@@ -107,10 +107,10 @@ class Stack:
             yield stack
 
     async def migrate(self, environment: Mapping[str, str] | None = None) -> None:
-        """Migrate a database to the schema of this version.
+        """Migrate a database to this version's schema.
 
         Args:
-            environment: overrides of the stack's environment, such as the database URL.
+            environment: variables that override those of the stack, such as the database URL.
         """
         log = LogFile(self.folder.logs / "migrate.log")
         try:
@@ -123,7 +123,7 @@ class Stack:
         """Run a fresh gateway for the duration of the block.
 
         Args:
-            environment: overrides of the stack's environment.
+            environment: variables that override those of the stack.
         """
         async with self._serving(services.gateway, environment) as service:
             yield service
@@ -144,7 +144,7 @@ class Stack:
 
         Args:
             number: the number in the worker's name.
-            environment: overrides of the stack's environment.
+            environment: variables that override those of the stack.
         """
         async with self._serving(partial(services.worker, number=number), environment) as service:
             yield service

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Table:
-    """A table with a title. The first column contains text, all others contain figures.
+    """A table with a title. The first column contains text; all others contain figures.
 
     Args:
         title: the title.

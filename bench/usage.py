@@ -15,13 +15,13 @@ KIB: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class CpuSample:
-    """The CPU seconds of some processes at the time `at` (`time.monotonic()`)."""
+    """The CPU seconds of some processes, by name, at the time `at` (`time.monotonic()`)."""
 
     at: float
     seconds: Mapping[str, float]
 
-    def until(self, later: CpuSample) -> dict[str, float]:
-        """Return the share of one core per process between two samples; 1.0 is a full core."""
+    def shares_until(self, later: CpuSample) -> dict[str, float]:
+        """Return the share of a core that each process used until `later`; 1.0 is a full core."""
         elapsed = later.at - self.at
         return {
             name: (later.seconds[name] - seconds) / elapsed
@@ -78,7 +78,7 @@ def resident_kib(pid: int) -> float:
 
 def _seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
-    # The operating system adds the times of an ended child once its parent has waited for it.
+    # The operating system adds an ended child's times once its parent has waited for it.
     total: float = times.user + times.system + times.children_user + times.children_system
     for child in process.children(recursive=True):
         try:

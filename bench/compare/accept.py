@@ -1,4 +1,4 @@
-"""B: jobs accepted per second. A submit ends when the job is accepted."""
+"""B: jobs accepted per second. A submit ends once the job is accepted."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MODE: Final = THROUGHPUT
 SINGLE: Final = "single"
 BULK: Final = "bulk"
 CLIENTS: Final = "single, several clients"
-# Submits that warm up the contestant; their rate determines the size of the measurement.
-_TRIAL: Final = 300
-_TRIAL_BATCHES: Final = 2
-_MOST: Final = 100_000
-_REQUEST_S: Final = 120.0
+# Submits that warm up the contestant; their rate determines the number of measured jobs.
+_WARM_UP_JOBS: Final = 300
+_WARM_UP_BATCHES: Final = 2
+_MAX_JOBS: Final = 100_000
+_REQUEST_TIMEOUT_S: Final = 120.0
 
 
 async def measure_accept(stage: Stage, *, plan: Plan, number: int) -> list[Measurement]:
-    """Measure single submits, bulk submits, and single submits from several processes.
+    """Measure single submits, bulk submits, and single submits from several client processes.
 
     No worker claims the jobs. Headrace has a worker for another queue with the same handler, so its
     gateway validates each payload against a schema.
@@ -38,23 +38,25 @@ async def measure_accept(stage: Stage, *, plan: Plan, number: int) -> list[Measu
         if stage.contestant.is_headrace:
             other_queue = {"HEADRACE_WORKER_QUEUES": "other"}
             await running.enter_async_context(stage.workers(1, other_queue))
-        single = await _single(stage, plan, number)
+        single = await _measure_single(stage, plan, number)
         measured = [single]
-        bulk = await _bulk(stage, plan, number)
+        bulk = await _measure_bulk(stage, plan, number)
         if bulk is not None:
             measured.append(bulk)
-        measured.append(await _clients(stage, plan, number, single.values["jobs_per_s"]))
+        measured.append(await _measure_clients(stage, plan, number, single.values["jobs_per_s"]))
     return measured
 
 
-async def _single(stage: Stage, plan: Plan, number: int) -> Measurement:
+async def _measure_single(stage: Stage, plan: Plan, number: int) -> Measurement:
     limit = plan.in_flight
 
     async def submit(count: int) -> float:
-        answer = await stage.control.ask("accept", timeout=_REQUEST_S, count=count, in_flight=limit)
+        answer = await stage.control.ask(
+            "accept", timeout=_REQUEST_TIMEOUT_S, count=count, in_flight=limit
+        )
         return float(answer["seconds"])
 
-    count = _count(_TRIAL / await submit(_TRIAL), plan, unit=1)
+    count = _jobs_to_submit(_WARM_UP_JOBS / await submit(_WARM_UP_JOBS), plan, unit=1)
     meter = stage.meter()
     before = meter.sample()
     seconds = await submit(count)
@@ -62,25 +64,27 @@ async def _single(stage: Stage, plan: Plan, number: int) -> Measurement:
     return _measurement(stage, SINGLE, number, count=count, seconds=seconds, cpu=cpu)
 
 
-async def _bulk(stage: Stage, plan: Plan, number: int) -> Measurement | None:
-    async def ask(count: int) -> float | None:
-        answer = await stage.control.ask("bulk", timeout=_REQUEST_S, count=count, batch=plan.batch)
+async def _measure_bulk(stage: Stage, plan: Plan, number: int) -> Measurement | None:
+    async def submit(count: int) -> float | None:
+        answer = await stage.control.ask(
+            "bulk", timeout=_REQUEST_TIMEOUT_S, count=count, batch=plan.batch
+        )
         return None if answer.get("unsupported") else float(answer["seconds"])
 
-    trial = _TRIAL_BATCHES * plan.batch
-    trial_seconds = await ask(trial)
+    trial = _WARM_UP_BATCHES * plan.batch
+    trial_seconds = await submit(trial)
     if trial_seconds is None:
         return None
-    count = _count(trial / trial_seconds, plan, unit=plan.batch)
+    count = _jobs_to_submit(trial / trial_seconds, plan, unit=plan.batch)
     meter = stage.meter()
     before = meter.sample()
-    seconds = await ask(count)
+    seconds = await submit(count)
     assert seconds is not None
     cpu = before.microseconds_each(meter.sample(), count)
     return _measurement(stage, BULK, number, count=count, seconds=seconds, cpu=cpu)
 
 
-async def _clients(stage: Stage, plan: Plan, number: int, rate: float) -> Measurement:
+async def _measure_clients(stage: Stage, plan: Plan, number: int, rate: float) -> Measurement:
     each = max(1, plan.in_flight // plan.clients)
     async with AsyncExitStack() as running:
         others = [stage.another_control() for _ in range(plan.clients - 1)]
@@ -93,14 +97,14 @@ async def _clients(stage: Stage, plan: Plan, number: int, rate: float) -> Measur
             start = time.monotonic()
             await asyncio.gather(
                 *(
-                    client.ask("accept", timeout=_REQUEST_S, count=count, in_flight=each)
+                    client.ask("accept", timeout=_REQUEST_TIMEOUT_S, count=count, in_flight=each)
                     for client in clients
                 )
             )
             return time.monotonic() - start
 
-        await submit(_TRIAL // plan.clients)
-        count = _count(rate / plan.clients, plan, unit=1)
+        await submit(_WARM_UP_JOBS // plan.clients)
+        count = _jobs_to_submit(rate / plan.clients, plan, unit=1)
         meter = stage.meter()
         before = meter.sample()
         seconds = await submit(count)
@@ -109,9 +113,9 @@ async def _clients(stage: Stage, plan: Plan, number: int, rate: float) -> Measur
     return _measurement(stage, CLIENTS, number, count=total, seconds=seconds, cpu=cpu)
 
 
-def _count(rate: float, plan: Plan, *, unit: int) -> int:
-    """Return the number of jobs that takes about `plan.accept_seconds` at this rate."""
-    return max(1, round(min(rate * plan.accept_seconds, _MOST) / unit)) * unit
+def _jobs_to_submit(rate: float, plan: Plan, *, unit: int) -> int:
+    """Return the number of jobs whose submits take about `plan.accept_seconds` at this rate."""
+    return max(1, round(min(rate * plan.accept_seconds, _MAX_JOBS) / unit)) * unit
 
 
 def _measurement(

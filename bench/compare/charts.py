@@ -1,4 +1,4 @@
-"""Bar charts of the figures; `bench/compare/draw/draw.py` draws them in a separate environment."""
+"""Bar charts of the figures. `bench/compare/draw/draw.py` draws them in a separate environment."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Chart:
     """One chart.
 
     Args:
-        name: the name of its files.
+        name: the name of the chart's files.
         title: the title, with the unit.
-        bars: the bars, the top one first.
+        bars: the bars, from top to bottom.
     """
 
     name: str
@@ -47,21 +47,23 @@ def charts(report: Report) -> list[Chart]:
     plan = report.plan
     found = [
         *(
-            _ranked(report, f"drain-{workers}", f"Drain, {_workers(workers)} (jobs/s)", case)
-            for workers, case in _drains(report)
+            _ranked_chart(
+                report, f"drain-{workers}", f"Drain, {_worker_count(workers)} (jobs/s)", case
+            )
+            for workers, case in _drain_charts(report)
         ),
-        _ranked(report, "accept", "Single submits accepted (jobs/s)", ("B", accept.SINGLE)),
-        _ranked(report, "bulk", "Bulk submits accepted (jobs/s)", ("B", accept.BULK)),
-        _ranked(
+        _ranked_chart(report, "accept", "Single submits accepted (jobs/s)", ("B", accept.SINGLE)),
+        _ranked_chart(report, "bulk", "Bulk submits accepted (jobs/s)", ("B", accept.BULK)),
+        _ranked_chart(
             report,
             "latency",
             f"Latency, p99 at {plan.rate:g} jobs/s (ms)",
             ("C", latency.case(plan)),
             value="p99_ms",
         ),
-        _ranked(report, "end-to-end", "End to end (jobs/s)", ("D", end_to_end.ENDS)),
-        _cpu(report),
-        _growth(report),
+        _ranked_chart(report, "end-to-end", "End to end (jobs/s)", ("D", end_to_end.ENDS)),
+        _cpu_chart(report),
+        _growth_chart(report),
     ]
     return [chart for chart in found if chart.bars]
 
@@ -69,8 +71,7 @@ def charts(report: Report) -> list[Chart]:
 async def draw(drawn: list[Chart], folder: Path) -> None:
     """Write each chart as SVG and as PNG.
 
-    Raises:
-        EnvironmentFailedError: the installation or the run of the drawing program failed.
+    Raises: EnvironmentFailedError: the drawing program could not be installed or failed.
     """
     python = await environment("draw", _DRAW / "requirements.txt")
     process = await asyncio.create_subprocess_exec(
@@ -84,7 +85,7 @@ async def draw(drawn: list[Chart], folder: Path) -> None:
         raise EnvironmentFailedError(f"drawing the charts failed: {reason}")
 
 
-def _ranked(
+def _ranked_chart(
     report: Report, name: str, title: str, case: tuple[str, str], *, value: str = _RATE
 ) -> Chart:
     """Return a chart of all contestants in one case, the best one first."""
@@ -105,17 +106,17 @@ def _ranked(
     )
 
 
-def _drains(report: Report) -> list[tuple[int, tuple[str, str]]]:
-    """Return the case with the smallest number of jobs for each number of workers."""
+def _drain_charts(report: Report) -> list[tuple[int, tuple[str, str]]]:
+    """Return, for each number of workers, a chart of the case with the fewest jobs."""
     return [
         (workers, ("A", drain.case(report.plan.drain[0], workers)))
         for workers in report.plan.workers
     ]
 
 
-def _cpu(report: Report) -> Chart:
+def _cpu_chart(report: Report) -> Chart:
     titles = {one.name: one.title for one in report.contestants}
-    _, case = _drains(report)[0]
+    _, case = _drain_charts(report)[0]
     bars = [
         Bar(label=titles[one.contestant], value=one.cpu_total, ours=one.contestant == HEADRACE)
         for one in report.summaries
@@ -128,7 +129,7 @@ def _cpu(report: Report) -> Chart:
     )
 
 
-def _growth(report: Report) -> Chart:
+def _growth_chart(report: Report) -> Chart:
     return Chart(
         name="growth",
         title="End to end on filled databases (jobs/s)",
@@ -140,5 +141,5 @@ def _growth(report: Report) -> Chart:
     )
 
 
-def _workers(count: int) -> str:
+def _worker_count(count: int) -> str:
     return f"{count} worker process{'es' if count > 1 else ''}"

@@ -31,10 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, or 1 if the comparison could not run or Headrace failed in a figure.
-        Failed peers and missed targets are only reported.
+        Failed peers and missed targets do not change it.
     """
     options = _parser().parse_args(arguments)
-    # Like Ctrl-C, SIGTERM stops all started processes first.
+    # On SIGTERM, stop all started processes before the exit, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return asyncio.run(_run(options))
@@ -89,43 +89,51 @@ def _parser() -> argparse.ArgumentParser:
         "creates databases on the first and deletes all data of the second.",
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="compare fewer peers with smaller measurements")
-    add("--figures", type=_words, help=f"figures, comma-separated ({','.join(plan.figures)})")
+    add("--quick", action="store_true", help="compare fewer peers, with smaller measurements")
+    add("--figures", type=_split_words, help=f"figures, comma-separated ({','.join(plan.figures)})")
     add(
         "--peers",
-        type=_words,
+        type=_split_words,
         dest="contestants",
         help="contestants, comma-separated, including headrace (all)",
     )
     add("--rounds", type=int, help=f"rounds per measurement ({plan.rounds})")
-    add("--drain", type=_numbers, help=f"waiting jobs, comma-separated ({_joined(plan.drain)})")
+    add(
+        "--drain",
+        type=_split_numbers,
+        help=f"waiting jobs, comma-separated ({_joined(plan.drain)})",
+    )
     add(
         "--workers",
-        type=_numbers,
+        type=_split_numbers,
         help=f"worker processes, comma-separated ({_joined(plan.workers)})",
     )
     add("--slow-jobs", type=int, help=f"jobs for slow contestants ({plan.slow_jobs})")
     add(
         "--accept-seconds",
         type=float,
-        help=f"approximate length of a measurement of B in seconds ({plan.accept_seconds:g})",
+        help=f"approximate duration of each measurement of B, in seconds ({plan.accept_seconds:g})",
     )
-    add("--batch", type=int, help=f"jobs of a bulk submit of B ({plan.batch})")
-    add("--clients", type=int, help=f"concurrent clients of B ({plan.clients})")
-    add("--warm-up", type=float, help=f"warm-up of each round of C in seconds ({plan.warm_up:g})")
-    add("--seconds", type=float, help=f"length of a round of C in seconds ({plan.seconds:g})")
-    add("--jobs", type=int, help=f"jobs of a run from end to end ({plan.jobs})")
-    add("--waiting", type=int, help=f"waiting jobs in the database of E ({plan.waiting})")
-    add("--finished", type=int, help=f"finished jobs in the database of E ({plan.finished})")
-    add("--queues", type=int, help=f"queues that share the jobs of E ({plan.queues})")
-    add("--delayed", type=int, help=f"jobs of E due in the same second ({plan.delayed})")
+    add("--batch", type=int, help=f"jobs per bulk submit in B ({plan.batch})")
+    add("--clients", type=int, help=f"concurrent clients in B ({plan.clients})")
+    add(
+        "--warm-up",
+        type=float,
+        help=f"warm-up before each round of C, in seconds ({plan.warm_up:g})",
+    )
+    add("--seconds", type=float, help=f"duration of each round of C, in seconds ({plan.seconds:g})")
+    add("--jobs", type=int, help=f"jobs per end-to-end run in D and E ({plan.jobs})")
+    add("--waiting", type=int, help=f"waiting jobs in E's database ({plan.waiting})")
+    add("--finished", type=int, help=f"finished jobs in E's database ({plan.finished})")
+    add("--queues", type=int, help=f"queues that share E's jobs ({plan.queues})")
+    add("--delayed", type=int, help=f"delayed jobs in E, due in the same second ({plan.delayed})")
     add(
         "--memory-jobs",
         type=int,
-        help=f"jobs between the two readings of memory ({plan.memory_jobs})",
+        help=f"jobs between the two memory readings of F ({plan.memory_jobs})",
     )
-    add("--rest", type=float, help=f"idle seconds before each reading of memory ({plan.rest:g})")
-    add("--gateways", type=int, help=f"Headrace gateways ({plan.gateways})")
+    add("--rest", type=float, help=f"idle seconds before each memory reading of F ({plan.rest:g})")
+    add("--gateways", type=int, help=f"number of Headrace gateways ({plan.gateways})")
     add("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
     add("--markdown", type=Path, metavar="FILE", help="also write the tables to FILE")
     add("--charts", type=Path, metavar="FOLDER", help="draw the charts in FOLDER (SVG and PNG)")
@@ -139,11 +147,11 @@ def _plan(options: argparse.Namespace) -> Plan:
     return replace(plan, **{name: value for name, value in given.items() if value is not None})
 
 
-def _words(text: str) -> tuple[str, ...]:
+def _split_words(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _split_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 

@@ -1,4 +1,4 @@
-"""The contestants; each is a folder in bench/peers."""
+"""The contestants. Each one is a folder in bench/peers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 PEERS: Final = Path(__file__).resolve().parents[1] / "peers"
-# The contestant whose processes are the services of this repository.
+# The contestant that runs the services of this repository.
 HEADRACE: Final = "headrace"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeps:
-    """The data that a contestant keeps about a job, in words."""
+    """The data that a contestant keeps about a job, described in words."""
 
     row: str
     history: str
@@ -34,7 +34,7 @@ class Contestant:
 
     Attributes:
         name: the name of the folder.
-        environment: environment variables of the processes by mode (`throughput`, `latency`).
+        environment: the environment variables of the processes, by mode (`throughput`, `latency`).
         python: the required Python, such as `>=3.12`; empty for the Python of Headrace.
     """
 
@@ -58,12 +58,12 @@ class Contestant:
 
     @property
     def requirements(self) -> Path:
-        """The file with the pinned packages of the environment."""
+        """The file that pins the packages of the contestant's environment."""
         return self.folder / "requirements.txt"
 
     @property
     def is_headrace(self) -> bool:
-        """True if the processes are the services of this repository."""
+        """True if the contestant runs the services of this repository."""
         return self.name == HEADRACE
 
 

@@ -10,7 +10,7 @@ from bench.peers.contract import COUNTER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """The number of handled jobs, and the times of the first and last (`time.monotonic()`)."""
+    """The number of handled jobs, and when the first and the last one ran (`time.monotonic()`)."""
 
     handled: int
     first: float
@@ -21,7 +21,7 @@ class Counters:
     """The counters of all workers of a measurement.
 
     Args:
-        folder: the folder of the counters; initially empty.
+        folder: the folder for the counter files; initially empty.
     """
 
     def __init__(self, folder: Path) -> None:

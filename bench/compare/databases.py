@@ -1,4 +1,4 @@
-"""Fresh databases on one server."""
+"""Fresh databases on one PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMMAND_TIMEOUT: Final = 900.0
 
 
 class Databases:
-    """Creates a database for each measurement.
+    """A factory of databases, one per measurement.
 
     Args:
         stack: the stack with the PostgreSQL server.
@@ -37,7 +37,7 @@ class Databases:
         Args:
             migrated: True for a database with the Headrace schema, False for an empty one.
         """
-        template = await self._migrated() if migrated else "template1"
+        template = await self._migrated_template() if migrated else "template1"
         name = f"{_PREFIX}_{next(self._numbers)}"
         async with self.connection() as connection:
             await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -49,7 +49,7 @@ class Databases:
                 await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def settle(self) -> None:
-        """Write all dirty pages to disk, so that no checkpoint disturbs the measurement."""
+        """Write all dirty pages to disk, so that no checkpoint runs during the measurement."""
         async with self.connection() as connection:
             await connection.execute("CHECKPOINT")
 
@@ -66,7 +66,7 @@ class Databases:
         finally:
             await connection.close()
 
-    async def _migrated(self) -> str:
+    async def _migrated_template(self) -> str:
         """Return the name of a database with the Headrace schema and without rows."""
         if not self._template:
             async with self.connection() as connection:

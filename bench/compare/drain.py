@@ -1,7 +1,7 @@
 """A: jobs drained per second.
 
 The time runs from the first handled job until the contestant's own records contain no unfinished
-job. It excludes the start of the workers and includes the writing of results.
+job. It excludes the start of the workers, and includes writing the results.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from bench.compare.stage import Stage
 from bench.peers.contract import THROUGHPUT
 
 MODE: Final = THROUGHPUT
-# Jobs per fill request; the time limit is checked between two requests.
-_PART: Final = 10_000
-_SLOW_PART: Final = 1_000
-_REQUEST_S: Final = 120.0
-# Seconds between two readings of the counters, and between two questions for unfinished jobs.
-_READ_EVERY: Final = 0.01
-_ASK_EVERY: Final = 0.005
-# Longest wait for the first handled job, and for the records after the last one, in seconds.
+# Jobs per fill request. The harness checks the time limit between requests.
+_JOBS_PER_FILL: Final = 10_000
+_SLOW_JOBS_PER_FILL: Final = 1_000
+_REQUEST_TIMEOUT_S: Final = 120.0
+# Seconds between reads of the counters, and between requests for the number of unfinished jobs.
+_COUNTERS_EVERY_S: Final = 0.01
+_UNFINISHED_EVERY_S: Final = 0.005
+# Longest wait for the first handled job, and for the records of all ends after the last one, in
+# seconds.
 _FIRST_S: Final = 60.0
 _RECORDED_S: Final = 60.0
 
@@ -38,7 +39,7 @@ class Drain:
         jobs: the number of handled jobs.
         handled_s: seconds from the first handled job to the last one.
         recorded_s: seconds from the first handled job until all ends are recorded.
-        whole: True if all jobs were handled.
+        whole: True if all jobs were handled within the time limit.
     """
 
     jobs: int
@@ -48,7 +49,7 @@ class Drain:
 
 
 def case(jobs: int, workers: int) -> str:
-    """Return the name of a measurement; a note reports the smaller number of slow contestants."""
+    """Return the name of a measurement; slow contestants get fewer jobs, which a note reports."""
     return f"{jobs:,} jobs, {workers} worker{'s' if workers > 1 else ''}"
 
 
@@ -96,19 +97,19 @@ async def fill(stage: Stage, jobs: int, *, limit: float) -> int:
     """Create waiting jobs in parts for at most `limit` seconds; return their number."""
     start, filled = time.monotonic(), 0
     while filled < jobs and (not filled or time.monotonic() - start < limit):
-        part = min(_SLOW_PART if stage.contestant.slow else _PART, jobs - filled)
-        await stage.control.ask("fill", timeout=_REQUEST_S, count=part)
+        part = min(_SLOW_JOBS_PER_FILL if stage.contestant.slow else _JOBS_PER_FILL, jobs - filled)
+        await stage.control.ask("fill", timeout=_REQUEST_TIMEOUT_S, count=part)
         filled += part
     return filled
 
 
 async def _wait_for_first(stage: Stage) -> tuple[float, int]:
-    """Wait for the first handled job; return its time and the present number of handled jobs."""
+    """Wait for the first handled job; return its time and the number of jobs handled so far."""
     deadline = time.monotonic() + _FIRST_S
     while not (count := stage.counters.read()).handled:
         if time.monotonic() > deadline:
             raise PeerFailedError(f"the workers handled no job within {_FIRST_S:g} s")
-        await asyncio.sleep(_READ_EVERY)
+        await asyncio.sleep(_COUNTERS_EVERY_S)
     return count.first, count.handled
 
 
@@ -120,11 +121,11 @@ async def _wait_for_end(stage: Stage, *, jobs: int, start: float, limit: float) 
         if now - start > limit:
             seconds = now - start
             return Drain(jobs=count.handled, handled_s=seconds, recorded_s=seconds, whole=False)
-        await asyncio.sleep(_READ_EVERY)
+        await asyncio.sleep(_COUNTERS_EVERY_S)
     deadline = time.monotonic() + _RECORDED_S
     while True:
         asked = time.monotonic()
-        answer = await stage.control.ask("unfinished", timeout=_REQUEST_S)
+        answer = await stage.control.ask("unfinished", timeout=_REQUEST_TIMEOUT_S)
         if not answer["jobs"]:
             break
         if asked > deadline:
@@ -132,12 +133,12 @@ async def _wait_for_end(stage: Stage, *, jobs: int, start: float, limit: float) 
                 f"all {jobs:,} jobs were handled, but {answer['jobs']:,} are still unfinished in "
                 f"the contestant's records after {_RECORDED_S:g} s"
             )
-        await asyncio.sleep(_ASK_EVERY)
+        await asyncio.sleep(_UNFINISHED_EVERY_S)
     count = stage.counters.read()
     return Drain(
         jobs=jobs,
         handled_s=count.last - start,
-        # With an immediate answer of 0, all ends were recorded before the question.
+        # If the first answer is 0, all ends were recorded before the request.
         recorded_s=max(asked, count.last) - start,
         whole=True,
     )

@@ -1,10 +1,10 @@
-"""Databases with millions of earlier jobs, in the form in which the store would have written them.
+"""Databases with millions of earlier jobs, stored as the store would have written them.
 
-SQL inserts the rows, since running ten million jobs would take hours. A waiting job has its row and
-its `submitted` event, a finished job its row and all three events; ids and times are spread over
-the preceding days. Many transactions insert the rows in the order of their ids, as the store would.
-Then the indexes are built, the tables are vacuumed and analyzed (like autovacuum would do), and all
-data is written to disk. Syncs are off only during the insert.
+SQL inserts the rows, because running ten million jobs would take hours. A waiting job has its row
+and its `submitted` event, a finished job its row and all three events; ids and times are spread
+over the preceding days. Many transactions insert the rows in the order of their ids, as the store
+would. Then the indexes are built, the tables are vacuumed and analyzed (as autovacuum would do),
+and all data is written to disk. Syncs to disk are off only during the insert.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import asyncpg
 
 from bench.compare.databases import Databases
 
-# Jobs per transaction, and transactions at a time.
-_PART: Final = 50_000
-_AT_ONCE: Final = 2
-# Settings of PostgreSQL for a fast insert.
+# Jobs per transaction, and concurrent transactions.
+_JOBS_PER_TRANSACTION: Final = 50_000
+_CONCURRENT_TRANSACTIONS: Final = 2
+# PostgreSQL settings for a fast insert.
 _FAST_INSERT: Final = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "8GB"}
 
 _CONSTRAINTS: Final = """
@@ -38,7 +38,7 @@ _INDEXES: Final = """
 
 
 class EarlierJobs(Enum):
-    """The jobs in a database; the value is printed after their number."""
+    """The earlier jobs of a database; the value is printed after their number."""
 
     UNSERVED = "waiting, of a type without workers, in the same queue"
     SCHEDULED = "scheduled for another day, of the same type and queue"
@@ -55,17 +55,19 @@ async def fill(databases: Databases, url: str, kind: EarlierJobs, count: int) ->
         count: the number of jobs.
     """
     statement = _FINISHED if kind is EarlierJobs.FINISHED else _WAITING[kind]
-    parts = iter(range(0, count, _PART))
+    parts = iter(range(0, count, _JOBS_PER_TRANSACTION))
 
     async def insert() -> None:
         async with databases.connection(url) as connection:
-            # Both connections share the iterator, so the oldest jobs are inserted first.
+            # All connections share the iterator, so the oldest jobs are inserted first.
             for start in parts:
-                await connection.execute(statement, start, min(_PART, count - start), count)
+                await connection.execute(
+                    statement, start, min(_JOBS_PER_TRANSACTION, count - start), count
+                )
 
     async with databases.connection(url) as connection:
         async with _fast_insert(connection), _without_indexes(connection):
-            await asyncio.gather(*(insert() for _ in range(_AT_ONCE)))
+            await asyncio.gather(*(insert() for _ in range(_CONCURRENT_TRANSACTIONS)))
         await connection.execute("VACUUM (ANALYZE)")
     await asyncio.to_thread(os.sync)
     await databases.settle()
@@ -96,7 +98,7 @@ async def _reload(connection: asyncpg.Connection, *, fsync: str) -> None:
 
 @asynccontextmanager
 async def _without_indexes(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """Drop the indexes and build them after the block, which is much faster."""
+    """Drop the indexes and build them after the block, which makes the insert much faster."""
     constraints = await connection.fetch(_CONSTRAINTS)
     for table, name, _ in constraints:
         await connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")

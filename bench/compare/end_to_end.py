@@ -1,4 +1,4 @@
-"""D: submits with running workers and a watching client, until the client knows all ends."""
+"""D: a client submits jobs while workers run, and watches until it knows all ends."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bench.peers.contract import THROUGHPUT
 MODE: Final = THROUGHPUT
 ENDS: Final = "ends are watched"
 ALL: Final = "every transition is watched"
-_TIMEOUT_S: Final = 300.0
+_REQUEST_TIMEOUT_S: Final = 300.0
 # Jobs before the measurement, to set up connection pools, query plans and streams.
-_WARM_UP: Final = 200
+_WARM_UP_JOBS: Final = 200
 
 
 async def measure_end_to_end(
@@ -27,7 +27,7 @@ async def measure_end_to_end(
     case: str = ENDS,
     **fields: object,
 ) -> Measurement:
-    """Let a client submit jobs and wait for all ends, with one worker process.
+    """Let a client submit jobs and wait for all ends, while one worker process runs.
 
     Args:
         stage: a stage without workers.
@@ -35,15 +35,17 @@ async def measure_end_to_end(
         number: the number of the round.
         figure: D, or E for the same work on a filled database.
         case: the name of the measurement.
-        fields: more fields of the request.
+        fields: additional fields of the request.
     """
     jobs = plan.slow_jobs if stage.contestant.slow else plan.jobs
 
     async with stage.workers(1):
-        await stage.control.ask("end_to_end", timeout=_TIMEOUT_S, count=_WARM_UP)
+        await stage.control.ask("end_to_end", timeout=_REQUEST_TIMEOUT_S, count=_WARM_UP_JOBS)
         meter = stage.meter()
         before = meter.sample()
-        answer = await stage.control.ask("end_to_end", timeout=_TIMEOUT_S, count=jobs, **fields)
+        answer = await stage.control.ask(
+            "end_to_end", timeout=_REQUEST_TIMEOUT_S, count=jobs, **fields
+        )
         total = jobs + len(answer.get("late_ms", ()))
         cpu = before.microseconds_each(meter.sample(), total)
     values = {"jobs": float(total), "jobs_per_s": total / float(answer["seconds"])}

@@ -23,7 +23,7 @@ class EnvironmentFailedError(Exception):
 
 
 async def environment(name: str, requirements: Path, python: str = "") -> Path:
-    """Return the Python of an environment; recreate the environment if its pins have changed.
+    """Return the Python of an environment; create the environment again if its pins have changed.
 
     Args:
         name: the name of the environment.
@@ -39,8 +39,8 @@ async def environment(name: str, requirements: Path, python: str = "") -> Path:
         return interpreter
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    await _uv("venv", "--quiet", "--python", python or sys.executable, str(folder))
-    await _uv(
+    await _run_uv("venv", "--quiet", "--python", python or sys.executable, str(folder))
+    await _run_uv(
         *("pip", "install", "--quiet", "--python", str(interpreter)),
         *("--require-hashes", "--requirements", str(requirements)),
     )
@@ -58,7 +58,7 @@ def is_current(name: str, requirements: Path, python: str = "") -> bool:
 
 
 async def version(python: Path, package: str) -> str:
-    """Return the version of a distribution in the environment of a Python."""
+    """Return the version of a distribution in the environment of an interpreter."""
     code = "import importlib.metadata as m, json, sys; print(json.dumps(m.version(sys.argv[1])))"
     process = await asyncio.create_subprocess_exec(
         str(python), "-c", code, package, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -79,7 +79,7 @@ def _search_path() -> str:
     return os.pathsep.join([os.environ.get("PATH", os.defpath), *versions])
 
 
-async def _uv(*arguments: str) -> None:
+async def _run_uv(*arguments: str) -> None:
     """Run the uv in the folder of the running Python."""
     command = [str(Path(sys.executable).parent / "uv"), *arguments]
     try:

@@ -35,7 +35,7 @@ def delayed_case(plan: Plan) -> str:
 async def measure_growth(
     resources: Resources, contestant: Contestant, plan: Plan, *, announce: Callable[[str], None]
 ) -> AsyncGenerator[Measurement, None]:
-    """Fill the databases, then measure on each of them in turn in each round.
+    """Fill the databases, then measure on each of them in every round.
 
     Args:
         resources: the common resources of all contestants.

@@ -1,4 +1,4 @@
-"""A program that kills the remaining process groups if the harness is killed.
+"""A program that kills the harness's remaining process groups if the harness is killed.
 
 The kernel kills a child with its parent, but not its grandchildren, and a worker may fork. The
 harness writes a line per process group to the stdin of this program: `+GROUP` on start, `-GROUP`
@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 
 class Janitor:
-    """The harness's handle of the program."""
+    """The harness's handle to the program."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -37,11 +37,11 @@ class Janitor:
             process.wait()
 
     def watch(self, group: int) -> None:
-        """Add a group to the groups to kill."""
+        """Add a process group that must be killed if the harness dies."""
         self._send(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        """Remove a group that has ended."""
+        """Remove a process group that has ended."""
         self._send(f"-{group}\n")
 
     def _send(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""C: time from the submit until the client knows the end of the job, under light load."""
+"""C: time from a submit until the client knows the end of the job, under light load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.latency import Latency
 from bench.peers.contract import LATENCY
 
 MODE: Final = LATENCY
-_GRACE_S: Final = 60.0
+_EXTRA_S: Final = 60.0
 
 
 def case(plan: Plan) -> str:
@@ -30,7 +30,7 @@ async def measure_latency(stage: Stage, *, plan: Plan, number: int) -> Measureme
 
     async def load(seconds: float) -> list[int]:
         answer = await stage.control.ask(
-            "latency", timeout=seconds + _GRACE_S, rate=plan.rate, seconds=seconds
+            "latency", timeout=seconds + _EXTRA_S, rate=plan.rate, seconds=seconds
         )
         return [int(value) for value in answer["microseconds"]]
 

@@ -1,4 +1,4 @@
-"""Single measurements and their failures."""
+"""The measurements of single rounds, and their failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""F: memory of each service at rest and after many jobs."""
+"""F: memory of each service before and after many jobs, at rest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bench.peers.contract import THROUGHPUT
 from bench.usage import KIB, proportional_kib
 
 MODE: Final = THROUGHPUT
-# Jobs per request; the client stores the ids of one request.
-_PART: Final = 50_000
-_TIMEOUT_S: Final = 300.0
+# Jobs per request. The client keeps the ids of only one request at a time.
+_JOBS_PER_REQUEST: Final = 50_000
+_REQUEST_TIMEOUT_S: Final = 300.0
 
 
 def case(plan: Plan) -> str:
@@ -31,14 +31,14 @@ async def measure_memory(stage: Stage, *, plan: Plan) -> Measurement:
     """
     async with stage.workers(1):
         await asyncio.sleep(plan.rest)
-        rest = _read(stage)
+        rest = _read_memory(stage)
         done = 0
         while done < plan.memory_jobs:
-            part = min(_PART, plan.memory_jobs - done)
-            await stage.control.ask("end_to_end", timeout=_TIMEOUT_S, count=part)
+            part = min(_JOBS_PER_REQUEST, plan.memory_jobs - done)
+            await stage.control.ask("end_to_end", timeout=_REQUEST_TIMEOUT_S, count=part)
             done += part
         await asyncio.sleep(plan.rest)
-        after = _read(stage)
+        after = _read_memory(stage)
     values = {f"{name}_rest_mib": mib for name, mib in rest.items()}
     values |= {f"{name}_after_mib": mib for name, mib in after.items()}
     return Measurement(
@@ -46,8 +46,8 @@ async def measure_memory(stage: Stage, *, plan: Plan) -> Measurement:
     )
 
 
-def _read(stage: Stage) -> dict[str, float]:
-    """Return MiB by process, without the client."""
+def _read_memory(stage: Stage) -> dict[str, float]:
+    """Return the memory of each process except the client, in MiB."""
     return {
         name: sum(proportional_kib(pid) for pid in pids) / KIB
         for name, pids in stage.processes.items()

@@ -10,7 +10,7 @@ END: Final = "<!-- figures of bench/compare: end -->"
 
 
 def replaced(page: str, section: str) -> str:
-    """Return the page with a new section between the markers.
+    """Return the page with `section` between the markers.
 
     Raises:
         ValueError: a marker is missing.

@@ -17,22 +17,24 @@ class Plan:
             by slow contestants.
         slow_jobs: the number of jobs for slow contestants (A, D).
         workers: the numbers of worker processes (A).
-        drain_limit: seconds after which a drain ends and the rate of handled jobs counts.
-        fill_limit: seconds after which no more jobs are created.
-        accept_seconds: approximate duration of a measurement (B); determines its number of jobs.
+        drain_limit: seconds after which a drain ends; its rate is then that of the handled jobs.
+        fill_limit: seconds after which a fill stops creating jobs.
+        accept_seconds: approximate duration of a measurement in seconds (B); determines its number
+            of jobs.
         in_flight: concurrent single submits of one client (B).
         batch: jobs per bulk submit (B).
         clients: concurrent client processes (B), with `in_flight` submits in total.
         rate: submits per second (C).
         warm_up: seconds of the same load before each round (C).
         seconds: length of a round in seconds (C).
-        jobs: jobs of a run from end to end (D, E).
-        waiting: waiting jobs in the database (E); 0 omits the case, here and in the next three.
+        jobs: jobs per end-to-end run (D, E).
+        waiting: waiting jobs in the database (E); 0 omits the case, for this field and the next
+            three.
         finished: finished jobs in the database (E).
         queues: queues that share the jobs (E).
         delayed: jobs due in the same second (E).
-        memory_jobs: jobs between the two readings of memory (F).
-        rest: idle seconds before each reading of memory (F).
+        memory_jobs: jobs between the two memory readings (F).
+        rest: idle seconds before each memory reading (F).
         gateways: the number of Headrace gateways.
     """
 

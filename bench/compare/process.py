@@ -1,4 +1,4 @@
-"""Processes of a contestant, which communicate with the harness by lines of JSON."""
+"""A contestant's processes, which communicate with the harness by lines of JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any, Final
 from bench.compare.janitor import Janitor, kill_group
 from headrace_standalone.program import leashed
 
-# Longest time from the request to stop until a process ends, and from its start until it is ready,
-# in seconds.
-_END: Final = 10.0
-_READY: Final = 60.0
-# The largest answer, in bytes.
-_LINE: Final = 64 * 1024 * 1024
+# Longest time from the stop request until a process ends, and from its start until it is ready, in
+# seconds.
+_STOP_S: Final = 10.0
+_READY_S: Final = 60.0
+# The maximum size of an answer, in bytes.
+_MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 
 class PeerFailedError(Exception):
@@ -71,7 +71,7 @@ class PeerProcess:
                 env=dict(environment),
                 cwd=program.parent,
                 start_new_session=True,
-                limit=_LINE,
+                limit=_MAX_ANSWER_BYTES,
             )
         janitor.watch(process.pid)
         try:
@@ -79,13 +79,13 @@ class PeerProcess:
         finally:
             await asyncio.shield(_end(process, janitor, ask=role != "control"))
 
-    async def until_ready(self) -> None:
-        """Wait until the process serves or executes jobs.
+    async def wait_until_ready(self) -> None:
+        """Wait until the process serves requests or executes jobs.
 
         Raises:
             PeerFailedError: the process failed or was not ready within a minute.
         """
-        await self._answer("start", timeout=_READY)
+        await self._answer("start", timeout=_READY_S)
 
     async def ask(self, do: str, *, timeout: float, **fields: object) -> dict[str, Any]:  # noqa: ASYNC109
         """Send a request to a control process and return the answer.
@@ -144,7 +144,7 @@ async def _end(process: asyncio.subprocess.Process, janitor: Janitor, *, ask: bo
         with suppress(ProcessLookupError):
             process.terminate()
     with suppress(TimeoutError):
-        async with asyncio.timeout(_END):
+        async with asyncio.timeout(_STOP_S):
             await process.wait()
     kill_group(process.pid)
     await process.wait()

@@ -17,7 +17,7 @@ from bench.table import Table
 
 _RATE: Final = "jobs_per_s"
 _LATENCY: Final = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
-# In the order in which a job passes through the processes; the servers last.
+# In the order in which a job passes through the processes, with the servers last.
 _PROCESSES: Final = (
     *("client", "gateway", "server", "scheduler", "worker"),
     *("postgresql", "valkey"),
@@ -27,7 +27,7 @@ _MISSING: Final = "–"
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """All figures of one run.
+    """All measured figures of one run.
 
     Args:
         plan: the settings of the run.
@@ -120,7 +120,7 @@ class Report:
         )
 
     def _remarks(self) -> list[str]:
-        """Return the deviations from the plan and the failures, a line each."""
+        """Return the deviations from the plan and the failures, one per line."""
         titles = {one.name: one.title for one in self.contestants}
         remarks = [
             f"{one.figure}, {one.case}: {titles[one.contestant]}: {one.note}"
@@ -135,8 +135,8 @@ class Report:
 
     def _targets(self) -> Table:
         table = Table(
-            "Headrace compared with the best peers",
-            ["figure", "peer", "value of the peer", "Headrace", "ratio", "target", "result"],
+            "Headrace and the best peers",
+            ["figure", "peer", "peer's value", "Headrace", "ratio", "target", "result"],
         )
         table.rows += (result.cells() for result in self.target_results)
         return table
@@ -170,7 +170,7 @@ class Report:
     def _latency(self) -> Table:
         case = latency.case(self.plan)
         table = Table(
-            f"C: latency from submit to known end, at {case}, in ms",
+            f"C: time from submit to known end, at {case}, in ms",
             ["", "p50", "p95", "p99", "max", "CPU µs per job", "keeps"],
         )
         for one, found in self._found("C"):
@@ -232,7 +232,7 @@ class Report:
         return list(dict.fromkeys(one.case for one in self.summaries if one.figure == figure))
 
     def _found(self, figure: str) -> list[tuple[Contestant, dict[str, Summary]]]:
-        """Return the contestants with measurements in a figure, and their summaries by case."""
+        """Return the contestants measured in a figure, and their summaries by case."""
         found = []
         for contestant in self.contestants:
             cases = {

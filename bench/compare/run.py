@@ -36,7 +36,7 @@ _FAILURES: Final = (
 )
 
 Announce: TypeAlias = Callable[[str], None]
-# Measures on a stage, the only positional argument.
+# Measures a contestant on a stage, which is the only positional argument.
 Measure: TypeAlias = Callable[..., Awaitable[Any]]
 
 
@@ -59,7 +59,7 @@ async def run(
     Raises:
         ValueError: the plan contains an unknown contestant.
     """
-    contestants = _chosen(plan)
+    contestants = _chosen_contestants(plan)
     failures: list[Failure] = []
     pythons = await _environments(contestants, failures, announce)
     contestants = [one for one in contestants if one.name in pythons]
@@ -89,7 +89,7 @@ async def run(
 
 
 class _Comparison:
-    """Measures figure by figure and adds the results to the report."""
+    """The measurements of all figures, which adds their results to the report."""
 
     def __init__(
         self, resources: Resources, plan: Plan, report: Report, announce: Announce
@@ -115,7 +115,7 @@ class _Comparison:
         for index, jobs in enumerate(plan.drain):
             for number in range(1, (1 if index else plan.rounds) + 1):
                 for workers in plan.workers:
-                    for one in self._of("A"):
+                    for one in self._remaining("A"):
                         if not (index and one.slow):
                             case = drain.case(jobs, workers)
                             await self._try(
@@ -130,15 +130,15 @@ class _Comparison:
                             )
 
     async def _accept(self) -> None:
-        await self._in_rounds("B", accept.MODE, accept.measure_accept)
+        await self._measure_in_rounds("B", accept.MODE, accept.measure_accept)
 
     async def _latency(self) -> None:
-        await self._in_rounds("C", latency.MODE, latency.measure_latency)
+        await self._measure_in_rounds("C", latency.MODE, latency.measure_latency)
 
     async def _end_to_end(self) -> None:
         measure = end_to_end.measure_end_to_end
         for number in range(1, self._plan.rounds + 1):
-            for one in self._of("D"):
+            for one in self._remaining("D"):
                 label = f"round {number}"
                 measured = partial(measure, plan=self._plan, number=number)
                 await self._try("D", one, label, end_to_end.MODE, measured)
@@ -147,7 +147,7 @@ class _Comparison:
                     await self._try("D", one, f"{label}, all", end_to_end.MODE, measured)
 
     async def _growth(self) -> None:
-        for one in self._of("E"):
+        for one in self._remaining("E"):
             with self._recording_failures("E", one):
                 async with aclosing(
                     growth.measure_growth(self._resources, one, self._plan, announce=self._announce)
@@ -157,16 +157,16 @@ class _Comparison:
 
     async def _memory(self) -> None:
         measure = partial(memory.measure_memory, plan=self._plan)
-        for one in self._of("F"):
+        for one in self._remaining("F"):
             await self._try("F", one, memory.case(self._plan), memory.MODE, measure)
 
-    async def _in_rounds(self, figure: str, mode: str, measure: Measure) -> None:
+    async def _measure_in_rounds(self, figure: str, mode: str, measure: Measure) -> None:
         for number in range(1, self._plan.rounds + 1):
-            for one in self._of(figure):
+            for one in self._remaining(figure):
                 measured = partial(measure, plan=self._plan, number=number)
                 await self._try(figure, one, f"round {number}", mode, measured)
 
-    def _of(self, figure: str) -> list[Contestant]:
+    def _remaining(self, figure: str) -> list[Contestant]:
         """Return the contestants of a figure that have not failed in it."""
         failed = {
             failure.contestant for failure in self._report.failures if failure.figure == figure
@@ -190,7 +190,7 @@ class _Comparison:
 
     @contextmanager
     def _recording_failures(self, figure: str, contestant: Contestant) -> Iterator[None]:
-        """Record a failure in the block and continue."""
+        """Record a failure that occurs in the block, and continue."""
         try:
             yield
         except _FAILURES as error:
@@ -203,7 +203,7 @@ class _Comparison:
             )
 
 
-def _chosen(plan: Plan) -> list[Contestant]:
+def _chosen_contestants(plan: Plan) -> list[Contestant]:
     contestants = read_contestants()
     names = {one.name for one in contestants}
     if unknown := [name for name in plan.contestants if name not in names]:
@@ -219,7 +219,7 @@ def _chosen(plan: Plan) -> list[Contestant]:
 async def _environments(
     contestants: Sequence[Contestant], failures: list[Failure], announce: Announce
 ) -> dict[str, Path]:
-    """Return the interpreter of each contestant; without one, record a failure in each figure."""
+    """Return each contestant's interpreter; if there is none, record a failure in each figure."""
     pythons = {}
     for one in contestants:
         if one.is_headrace:

@@ -1,4 +1,4 @@
-"""Stages: fresh set-ups of a contestant for one measurement."""
+"""Stages: a contestant set up afresh for one measurement."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from headrace_standalone.embedded.port import free_port
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _PATH: Final = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-_SETUP_S: Final = 60.0
+_SETUP_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """The common resources of all contestants.
+    """The resources that all contestants share.
 
     Args:
         stack: the servers and the Headrace services.
         databases: the databases on the stack's server.
         janitor: kills the processes of contestants if the harness is killed.
-        pythons: the interpreters by the name of the contestant.
+        pythons: the interpreters, by contestant name.
         gateways: the number of Headrace gateways.
     """
 
@@ -87,7 +87,7 @@ class Stage:
             "BENCH_COUNTER": str(self.counters.prefix),
             **settings,
         }
-        # The stack provides the other variables of the Headrace services.
+        # The stack sets the other variables of the Headrace services.
         self._services = {
             "HEADRACE_DATABASE_URL": database_url,
             "PYTHONPATH": _PATH,
@@ -128,7 +128,7 @@ class Stage:
             if contestant.server:
                 await stage._start_server(running)
             stage.control = await running.enter_async_context(stage.another_control())
-            await stage.control.ask("setup", timeout=_SETUP_S)
+            await stage.control.ask("setup", timeout=_SETUP_TIMEOUT_S)
             yield stage
 
     def meter(self) -> CpuMeter:
@@ -137,7 +137,7 @@ class Stage:
 
     @asynccontextmanager
     async def another_control(self) -> AsyncIterator[PeerProcess]:
-        """Start one more client; clients use the gateways in turn."""
+        """Start one more client process; the clients use the gateways in turn."""
         targets, first = self._targets, self._controls % max(1, len(self._targets))
         self._controls += 1
         environment = {"BENCH_TARGET": ",".join(targets[first:] + targets[:first])}
@@ -168,11 +168,11 @@ class Stage:
         if self.contestant.is_headrace:
             settings = {**self._services, **environment}
             async with self._resources.stack.worker(number, settings) as service:
-                with self._listed("worker", service.pid):
+                with self._recording_pid("worker", service.pid):
                     yield
         else:
             async with self._process("worker", "worker", environment) as worker:
-                await worker.until_ready()
+                await worker.wait_until_ready()
                 yield
 
     async def _start_services(self, running: AsyncExitStack) -> None:
@@ -182,16 +182,16 @@ class Stage:
             running.enter_async_context(stack.scheduler(self._services)),
             *(running.enter_async_context(gateway) for gateway in gateways),
         )
-        running.enter_context(self._listed("scheduler", scheduler.pid))
+        running.enter_context(self._recording_pid("scheduler", scheduler.pid))
         for gateway in served:
-            running.enter_context(self._listed("gateway", gateway.pid))
+            running.enter_context(self._recording_pid("gateway", gateway.pid))
             self._targets.append(gateway.address)
 
     async def _start_server(self, running: AsyncExitStack) -> None:
         self._targets.append(f"127.0.0.1:{free_port()}")
         environment = {"BENCH_TARGET": self._targets[0]}
         server = await running.enter_async_context(self._process("server", "server", environment))
-        await server.until_ready()
+        await server.wait_until_ready()
 
     @asynccontextmanager
     async def _process(
@@ -205,11 +205,11 @@ class Stage:
             log=self._resources.stack.folder.logs / f"{self.contestant.name}.{role}.log",
             janitor=self._resources.janitor,
         ) as process:
-            with self._listed(name, process.pid):
+            with self._recording_pid(name, process.pid):
                 yield process
 
     @contextmanager
-    def _listed(self, name: str, pid: int) -> Iterator[None]:
+    def _recording_pid(self, name: str, pid: int) -> Iterator[None]:
         self.processes.setdefault(name, []).append(pid)
         try:
             yield

@@ -41,7 +41,7 @@ class Summary:
 
     @property
     def cpu_total(self) -> float:
-        """The CPU microseconds per job of all processes, including the client."""
+        """The CPU microseconds per job, summed over all processes including the client."""
         return sum(self.cpu.values())
 
     def document(self) -> dict[str, object]:

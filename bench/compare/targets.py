@@ -14,14 +14,14 @@ _RATE: Final = "jobs_per_s"
 # Ratios to the best and the second best peer, by the number of worker processes.
 DRAIN: Final = {1: (1.0, 2.5), 2: (0.7, 2.0)}
 BULK: Final = 0.8
-# The fastest peers keep no jobs, so the target refers to a durable peer.
+# The fastest peers do not persist jobs, so the target refers to a durable peer.
 SINGLE: Final = ("oban", 1.3)
 LATENCY_DURABLE: Final = 0.6
 LATENCY: Final = ("celery", 1.0)
 END_TO_END: Final = 30.0
 GROWTH: Final = 0.9
-# The rank that Headrace should reach in CPU time per job.
-CPU_PLACE: Final = 2
+# The rank in CPU time per job that Headrace should reach.
+CPU_RANK: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,46 +29,46 @@ class TargetResult:
     """One target with the measured values.
 
     Args:
-        what: the name of the figure.
-        peer: the title of the peer.
-        theirs: the value of the peer.
-        ours: the value of Headrace.
+        figure: the name of the figure.
+        peer: the peer's title.
+        theirs: the peer's value.
+        ours: Headrace's value.
         unit: the unit of both values.
         wanted: the target ratio.
-        least: True if the ratio should be at least `wanted`, False for at most.
+        at_least: True if the ratio should be at least `wanted`, False if at most.
     """
 
-    what: str
+    figure: str
     peer: str
     theirs: float
     ours: float
     unit: str
     wanted: float
-    least: bool
+    at_least: bool
 
     @property
     def ratio(self) -> float:
-        """The value of Headrace divided by the value of the peer."""
+        """Headrace's value divided by the peer's value."""
         return self.ours / self.theirs if self.theirs else float("inf")
 
     @property
     def met(self) -> bool:
         """True if the target is met."""
-        return self.ratio >= self.wanted if self.least else self.ratio <= self.wanted
+        return self.ratio >= self.wanted if self.at_least else self.ratio <= self.wanted
 
     @property
     def missed_by(self) -> float:
-        """The deviation from a missed target as a share of the target; 0 if the target is met."""
+        """The deviation from the target, as a share of the target; 0 if it is met."""
         if self.met:
             return 0.0
         share = self.ratio / self.wanted
-        return 1 - share if self.least else share - 1
+        return 1 - share if self.at_least else share - 1
 
     def cells(self) -> list[str]:
         """Return the cells of a table row."""
-        sign = "≥" if self.least else "≤"
+        sign = "≥" if self.at_least else "≤"
         return [
-            self.what,
+            self.figure,
             self.peer,
             f"{_number(self.theirs)} {self.unit}",
             f"{_number(self.ours)} {self.unit}",
@@ -91,17 +91,17 @@ def target_results(
     durable = set(durable)
 
     def result(
-        what: str, peer: Summary, ours: Summary, wanted: float, value: str = _RATE
+        figure: str, peer: Summary, ours: Summary, wanted: float, value: str = _RATE
     ) -> TargetResult:
         rate = value == _RATE
         return TargetResult(
-            what=what,
+            figure=figure,
             peer=titles[peer.contestant],
             theirs=peer.values[value],
             ours=ours.values[value],
             unit="/s" if rate else "ms",
             wanted=wanted,
-            least=rate,
+            at_least=rate,
         )
 
     found: list[TargetResult] = []
@@ -130,12 +130,12 @@ def target_results(
             continue
         kept = [peer for peer in peers if peer.contestant in durable]
         for value in ("p50_ms", "p99_ms"):
-            what = f"C, {value.removesuffix('_ms')}"
+            figure = f"C, {value.removesuffix('_ms')}"
             if kept:
                 best = min(kept, key=lambda one: one.values[value])
-                found.append(result(f"{what}, durable", best, ours, LATENCY_DURABLE, value))
+                found.append(result(f"{figure}, durable", best, ours, LATENCY_DURABLE, value))
             found += (
-                result(what, peer, ours, LATENCY[1], value)
+                result(figure, peer, ours, LATENCY[1], value)
                 for peer in peers
                 if peer.contestant == LATENCY[0]
             )
@@ -150,13 +150,13 @@ def _growth(summaries: Sequence[Summary]) -> list[TargetResult]:
     [*empty] = (one for one in summaries if one.figure == "E" and one.case == growth.EMPTY)
     return [
         TargetResult(
-            what=f"E, {one.case}",
+            figure=f"E, {one.case}",
             peer=growth.EMPTY,
             theirs=base.values[_RATE],
             ours=one.values[_RATE],
             unit="/s",
             wanted=GROWTH,
-            least=True,
+            at_least=True,
         )
         for base in empty
         for one in summaries
@@ -165,21 +165,21 @@ def _growth(summaries: Sequence[Summary]) -> list[TargetResult]:
 
 
 def _cpu(summaries: Sequence[Summary], titles: dict[str, str]) -> list[TargetResult]:
-    """Compare the CPU time per drained job with the peer at rank `CPU_PLACE`."""
+    """Compare the CPU time per drained job with the peer at rank `CPU_RANK`."""
     for case in _cases(summaries, "A")[:1]:
         ours, peers = _split(summaries, "A", case)
         ranked = sorted(peers, key=lambda one: one.cpu_total)
-        if ours and ours.cpu and len(ranked) >= CPU_PLACE:
-            peer = ranked[CPU_PLACE - 1]
+        if ours and ours.cpu and len(ranked) >= CPU_RANK:
+            peer = ranked[CPU_RANK - 1]
             return [
                 TargetResult(
-                    what=f"CPU time per job, {case} (lowest: {titles[ranked[0].contestant]})",
+                    figure=f"CPU time per job, {case} (lowest: {titles[ranked[0].contestant]})",
                     peer=titles[peer.contestant],
                     theirs=peer.cpu_total,
                     ours=ours.cpu_total,
                     unit="µs",
                     wanted=1.0,
-                    least=False,
+                    at_least=False,
                 )
             ]
     return []

@@ -1,4 +1,4 @@
-"""The contract of the contestants in the comparison, and their common code.
+"""The contract that each contestant of the comparison fulfills, and code that they share.
 
 A contestant is a folder beside this file with `peer.py`, `peer.toml`, `requirements.in` and the
 pinned `requirements.txt`. `peer.py` runs in a separate environment, so this file uses only the
@@ -9,9 +9,10 @@ standard library, and the harness (`bench/compare`) communicates with it only by
     python bench/peers/NAME/peer.py server      only with `server = true` in peer.toml: serves at
                                                 BENCH_TARGET (`ready`) until SIGTERM
 
-PYTHONPATH contains the root of the repository, so `from bench.peers.contract import ready, serve`
+PYTHONPATH contains the repository root, so `from bench.peers.contract import ready, serve`
 works in `peer.py`. This folder must not be on the path, because its subfolders have the names of
-the packages. The harness ignores lines on stdout that are not JSON objects, so a library may print.
+installed packages. The harness ignores lines on stdout that are not JSON objects, so a library may
+print.
 
 Requests and their answers (`{}` if none is given), one request at a time per process:
 
@@ -47,7 +48,7 @@ Environment: BENCH_DATABASE_URL (postgresql://user:password@host:port/name), BEN
 BENCH_MODE (`throughput` for A, B and D, `latency` for C), BENCH_COUNTER (worker), BENCH_TARGET
 (host:port, if the contestant has a server).
 
-peer.toml, whose contents are printed beside the figures:
+peer.toml, which the report prints beside the figures:
 
     title = "Oban"
     package = "oban"                 # the distribution whose version is printed
@@ -62,8 +63,8 @@ peer.toml, whose contents are printed beside the figures:
     row = "yes"
     history = "no"
     result = "no"
-    flushall = "all jobs"            # the data that survives FLUSHALL
-    kill = "after 32 s"              # the time until the job of a killed worker runs again
+    flushall = "all jobs"            # what survives FLUSHALL
+    kill = "after 32 s"              # when a killed worker's job runs again
 
 The no-op job has the type `noop` and the payload `{"n": i}`.
 """
@@ -90,8 +91,8 @@ from typing import Any, Final, TypeAlias
 Answer: TypeAlias = Mapping[str, Any] | None
 Action: TypeAlias = Callable[..., Answer | Awaitable[Answer]]
 
-# A counter: the number of handled jobs, and the times of the first and the last in nanoseconds of
-# CLOCK_MONOTONIC, which all processes of a machine share.
+# A counter: the number of handled jobs, and the times of the first and the last one, in nanoseconds
+# of CLOCK_MONOTONIC, which all processes of a machine share.
 COUNTER: Final = struct.Struct("<QQQ")
 
 THROUGHPUT: Final = "throughput"
@@ -119,7 +120,7 @@ class Environment:
 
     @property
     def for_latency(self) -> bool:
-        """True if the settings should minimize the latency of an idle system."""
+        """True if the settings should minimize latency on an idle system."""
         return self.mode == LATENCY
 
 
@@ -165,7 +166,7 @@ def ready() -> None:
 
 
 class _Counter:
-    """The counter of this process in a separate file; safe for several threads."""
+    """The counter of one process, in a separate file; safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
         path.write_bytes(bytes(COUNTER.size))
@@ -184,25 +185,25 @@ class _Counter:
 
 
 _counter: _Counter | None = None
-_opening = threading.Lock()
+_counter_lock = threading.Lock()
 
 
 def count() -> None:
-    """Count one handled job; the no-op handler of each contestant calls this function.
+    """Count one handled job. Each contestant's no-op handler calls this function.
 
     Each process has a separate file, BENCH_COUNTER plus its process id, so a worker may fork.
     """
     global _counter  # noqa: PLW0603 - handlers are functions of modules
     if _counter is None:
-        with _opening:
+        with _counter_lock:
             if _counter is None:
                 _counter = _Counter(Path(f"{os.environ['BENCH_COUNTER']}.{os.getpid()}"))
     _counter.add()
 
 
 def _reset() -> None:
-    global _counter, _opening
-    _counter, _opening = None, threading.Lock()
+    global _counter, _counter_lock
+    _counter, _counter_lock = None, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_reset)
@@ -224,7 +225,7 @@ async def in_flight(count: int, limit: int, submit: Callable[[int], Awaitable[ob
     return time.perf_counter() - start
 
 
-def in_flight_threads(count: int, limit: int, submit: Callable[[int], object]) -> float:
+def in_flight_in_threads(count: int, limit: int, submit: Callable[[int], object]) -> float:
     """Call `submit(n)` like `in_flight`, with a blocking client."""
     numbers = itertools.count()  # next() is atomic
 
@@ -266,7 +267,7 @@ async def open_loop(
     Returns:
         The microseconds from each intended time until the client knew the end.
     """
-    # The uvloop clock has a resolution of 1 ms and advances only between iterations of the loop.
+    # The uvloop clock has a resolution of 1 ms, and advances only between loop iterations.
     clock = time.perf_counter
     start = clock() + 0.05
 
@@ -282,7 +283,7 @@ async def open_loop(
     return [task.result() for task in tasks]
 
 
-def open_loop_threads(
+def open_loop_in_threads(
     rate: float, seconds: float, submit_and_wait: Callable[[int], object], *, threads: int = 64
 ) -> list[int]:
     """Start submits like `open_loop`, with a blocking client.

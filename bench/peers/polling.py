@@ -1,4 +1,4 @@
-"""Polling for ended jobs, for libraries that do not notify clients: one query for all jobs.
+"""Polls for ended jobs, with one query for all jobs, for libraries that do not notify clients.
 
 This module uses only the standard library, like `contract.py`.
 """
@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Generic, TypeVar
 
-# Seconds between two queries. An application would hardly poll faster.
+# Seconds between two queries. Few applications would poll faster.
 INTERVAL_S: Final = 0.005
 
 Id = TypeVar("Id")

@@ -1,1 +1,1 @@
-"""Benchmark of the status streams: latency of transitions, and cost of open streams."""
+"""Benchmark of the status streams: latency of events, and cost of open streams."""

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, or 1 if the benchmark could not run, or if a stream lost, repeated or
-        reordered an event. Missed targets are only reported, because machines differ.
+        reordered an event. Missed targets do not change it, because machines differ.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -48,19 +48,31 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure the latency and the cost of the status streams.",
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="run smaller measurements, in under a minute")
+    add(
+        "--quick",
+        action="store_true",
+        help="run smaller measurements, which take less than a minute",
+    )
     add("--streams", type=_numbers, help=f"open streams, comma-separated ({_joined(plan.streams)})")
-    add("--mix", type=Mix, choices=list(Mix), help=f"calls of the streams ({plan.mix})")
+    add("--mix", type=Mix, choices=list(Mix), help=f"RPCs of the streams ({plan.mix})")
     add("--rate", type=float, help=f"events per second in total ({plan.rate:g})")
     add("--rounds", type=int, help=f"rounds per measurement ({plan.rounds})")
-    add("--seconds", type=float, help=f"length of a round in seconds ({plan.seconds:g})")
-    add("--warm-up", type=float, help=f"warm-up in seconds ({plan.warm_up:g})")
+    add("--seconds", type=float, help=f"duration of each round, in seconds ({plan.seconds:g})")
+    add("--warm-up", type=float, help=f"warm-up, in seconds ({plan.warm_up:g})")
     add("--idle", type=int, help=f"idle streams; 0 omits them ({plan.idle})")
-    add("--settle", type=float, help=f"lifetime of idle streams in seconds ({plan.settle:g})")
+    add("--settle", type=float, help=f"lifetime of idle streams, in seconds ({plan.settle:g})")
     add("--channels", type=int, help=f"connections of the streams ({plan.channels})")
-    add("--burst", type=int, help=f"events of the throughput; 0 omits it ({plan.burst})")
-    add("--pollers", type=int, help=f"polling clients; 0 omits them ({plan.pollers})")
-    add("--seed", type=int, help=f"random seed for event order and commit sizes ({plan.seed})")
+    add(
+        "--burst",
+        type=int,
+        help=f"events for the throughput measurement; 0 omits it ({plan.burst})",
+    )
+    add("--pollers", type=int, help=f"polling clients; 0 omits the comparison ({plan.pollers})")
+    add(
+        "--seed",
+        type=int,
+        help=f"random seed for the event order and the commit sizes ({plan.seed})",
+    )
     add("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
     add("--markdown", type=Path, metavar="FILE", help="also write the tables to FILE")
     return parser

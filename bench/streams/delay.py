@@ -22,15 +22,15 @@ from bench.usage import CpuMeter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delay:
-    """The latencies with a number of open streams.
+    """The latencies for a number of open streams.
 
     Attributes:
         streams: the number of streams with events.
         idle: the number of additional idle streams.
         rounds: the latencies of each round.
-        whole: the latencies of all rounds.
+        whole: the latencies of all rounds together.
         cpu: the share of a core that each process used.
-        written, missing, gaps, repeats: numbers of events; the last three must be 0.
+        written, missing, gaps, repeats: event counts; the last three must be 0.
         responses: the number of messages that carried the events.
         marks: the number of marks on idle streams.
         skew_ms: the lead of the database's clock over the readers' clock.
@@ -113,7 +113,7 @@ async def measure_delay(stack: Stack, plan: Plan, *, count: int, idle: int) -> D
         idle=idle,
         rounds=[Latency.of(latencies) for latencies in rounds],
         whole=Latency.of(chain(*rounds)),
-        cpu=samples[0].until(samples[-1]),
+        cpu=samples[0].shares_until(samples[-1]),
         written=written.events,
         missing=written.events - len(array("q", received.times)),
         gaps=received.gaps,

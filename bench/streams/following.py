@@ -9,28 +9,28 @@ from enum import StrEnum
 from typing import Final
 
 # Jobs per WatchJobs stream.
-_JOBS: Final = 10
+_JOBS_PER_STREAM: Final = 10
 
 
 class Kind(StrEnum):
-    """The call of a stream."""
+    """The RPC of a stream."""
 
     JOB = "WatchJob"
     JOBS = "WatchJobs"
 
 
 class Mix(StrEnum):
-    """The calls of all streams."""
+    """The RPCs of all streams."""
 
     JOB = "WatchJob"
     JOBS = "WatchJobs"
-    # Both in turn, WatchJobs first.
+    # The RPCs alternate, starting with WatchJobs.
     BOTH = "mix"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """One stream: over a single job, or over all jobs with its label."""
+    """One stream, which follows a single job or all jobs with its label."""
 
     kind: Kind
     label: str
@@ -48,28 +48,29 @@ class Subject:
 
 
 def streams(mix: Mix, count: int, *, prefix: str) -> list[Stream]:
-    """Return `count` streams over disjoint sets of jobs, with labels that start with `prefix`."""
+    """Return `count` streams over disjoint sets of jobs; their labels start with `prefix`."""
     kinds = {
         Mix.JOB: (Kind.JOB,),
         Mix.JOBS: (Kind.JOBS,),
         Mix.BOTH: (Kind.JOBS, Kind.JOB),
     }[mix]
     return [
-        Stream(kind=kind, label=f"{prefix}-{number}", jobs=1 if kind is Kind.JOB else _JOBS)
+        Stream(
+            kind=kind, label=f"{prefix}-{number}", jobs=1 if kind is Kind.JOB else _JOBS_PER_STREAM
+        )
         for number in range(count)
         for kind in (kinds[number % len(kinds)],)
     ]
 
 
 def event_order(jobs: Sequence[Sequence[int]], seed: int) -> list[int]:
-    """Return the order of events: one event per stream in each turn, over its jobs in rotation.
+    """Return the order of events: each turn has one event per stream, and rotates through its jobs.
 
     Args:
         jobs: the numbers of each stream's jobs.
         seed: the random seed for the order of the streams.
 
-    Returns:
-        The numbers of the jobs, to be repeated cyclically.
+    Returns: The numbers of the jobs; the writer repeats this sequence.
     """
     order = list(jobs)
     random.Random(seed).shuffle(order)

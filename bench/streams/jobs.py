@@ -1,4 +1,4 @@
-"""The watched jobs, submitted and started through the store like in gateway and worker."""
+"""The watched jobs, submitted and started through the store, as gateway and worker do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import register_worker
 
 TYPE: Final = "bench"
-# The label in the filters of WatchJobs streams.
+# The label that WatchJobs streams filter by.
 LABEL: Final = "stream"
 # A started job has two events, submitted and started.
 STARTED_SEQ: Final = 2

@@ -1,4 +1,4 @@
-"""Cost of idle streams in the gateway: memory, and CPU time for marks."""
+"""Cost of idle streams in the gateway: memory, and CPU time for idle marks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from bench.streams.rounds import PREPARE_S
 from bench.usage import CpuMeter, resident_kib
 from headrace_core.store.sql.database import Database
 
-# Streams opened before the first reading of memory, so that the one-time costs of a gateway's first
-# streams do not count.
+# Streams opened before the first memory reading, which excludes the one-time costs of a gateway's
+# first streams.
 _FIRST: Final = 100
 _MICROSECONDS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """The cost of some idle streams.
+    """The cost of a number of idle streams.
 
     Attributes:
-        kind: the call.
+        kind: the RPC.
         streams: the number of streams.
         channels: the number of connections.
         before_kib, after_kib: the resident memory of the gateway before and after.
@@ -59,7 +59,7 @@ async def measure_memory(stack: Stack, plan: Plan, *, kind: Kind, channels: int)
     Args:
         stack: the stack, which starts a fresh gateway.
         plan: the number of streams and their lifetime.
-        kind: the call.
+        kind: the RPC.
         channels: the number of connections.
     """
     subjects = await _subjects(stack, kind, _FIRST + plan.idle)
@@ -72,7 +72,7 @@ async def measure_memory(stack: Stack, plan: Plan, *, kind: Kind, channels: int)
                 meter = CpuMeter({"gateway": gateway.pid})
                 start = meter.sample()
                 await asyncio.sleep(plan.settle)
-                cpu = start.until(meter.sample())["gateway"]
+                cpu = start.shares_until(meter.sample())["gateway"]
                 after = resident_kib(gateway.pid)
                 idle.link.send(Collect(events=0))
                 received = await idle.link.receive(Read, timeout=PREPARE_S)

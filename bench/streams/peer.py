@@ -1,4 +1,4 @@
-"""Comparison with clients that poll for the same transitions."""
+"""Comparison with clients that poll for the same events."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bench.usage import CpuMeter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polling:
-    """The transitions that polling clients saw; each client polls one job.
+    """The transitions that polling clients received; each client polls one job.
 
     Attributes:
         clients: the number of clients.
         interval: seconds between two calls of a client.
         calls: calls per second of all clients.
-        latency: the time from each transition until its client saw it.
-        seen: the share of all transitions that the clients saw.
+        latency: the time from each transition until its client received it.
+        seen: the share of all transitions that the clients received.
         cpu: the share of a core that each process used.
     """
 
@@ -73,5 +73,5 @@ async def measure_polling(stack: Stack, plan: Plan, *, interval: float) -> Polli
         calls=polled.calls / elapsed,
         latency=Latency.of(chain(*rounds)),
         seen=seen / max(1, seen + polled.missed),
-        cpu=samples[0].until(samples[-1]),
+        cpu=samples[0].shares_until(samples[-1]),
     )

@@ -12,18 +12,18 @@ class Plan:
     """Settings of the benchmark.
 
     Args:
-        streams: the number of open streams, for each measurement of latency.
-        mix: the calls of the streams.
+        streams: the number of open streams, for each latency measurement.
+        mix: the RPCs of the streams.
         rate: events per second on all streams.
-        rounds: rounds per measurement of latency.
+        rounds: rounds per latency measurement.
         seconds: length of a round in seconds.
         warm_up: seconds of the same load before the first round.
         idle: the number of idle streams; 0 omits the measurements with idle streams.
-        idle_loads: the call and the number of connections, for each measurement of memory.
-        settle: lifetime of idle streams before memory is read, in seconds. Their CPU time is
+        idle_loads: the RPC and the number of connections, for each memory measurement.
+        settle: seconds that idle streams stay open before the memory reading. Their CPU time is
             measured over the same period. A stream receives a mark every 10 to 15 s.
         channels: the number of connections for the streams that are not idle.
-        burst: number of events sent through one stream at full speed; 0 omits the measurement.
+        burst: the number of events sent through one stream at full speed; 0 omits the measurement.
         pollers: the number of polling clients; 0 omits the comparison.
         intervals: seconds between two calls of a polling client, for each measurement.
         seed: the random seed for the order of events and the sizes of commits.

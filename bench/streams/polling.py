@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bench.child import IDLE_S, Link
 from bench.streams.jobs import STARTED_SEQ
-from bench.streams.readers import Stub, microseconds, stub_of
+from bench.streams.readers import Stub, microseconds, open_stub
 from headrace.v1 import job_pb2, job_service_pb2
 
 # The number of connections.
@@ -29,12 +29,12 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polled:
-    """The transitions that the clients saw.
+    """The transitions that the clients received.
 
     Attributes:
         times: the times of the transitions, an array of microseconds (`q`).
-        latencies: the time from each transition until its client saw it, in the same form.
-        missed: the number of transitions that were replaced by a later one between two calls.
+        latencies: the time from each transition until its client received it, in the same form.
+        missed: the number of transitions that a later one replaced between two calls.
         calls: the number of calls.
     """
 
@@ -56,10 +56,10 @@ async def poll(
         interval: seconds between two calls of a client; a longer call delays the next one.
         seed: the random seed for the phases of the clients.
     """
-    seen = _Seen()
+    seen = _SeenTransitions()
     phases = random.Random(seed)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        stubs = [await stack.enter_async_context(stub_of(address)) for _ in range(_CHANNELS)]
+        stubs = [await stack.enter_async_context(open_stub(address)) for _ in range(_CHANNELS)]
         for stub in stubs:
             await stub.GetJob(job_service_pb2.GetJobRequest(job_id=job_ids[0]))
         tasks = [
@@ -75,7 +75,7 @@ async def poll(
         link.send(seen.result())
 
 
-class _Seen:
+class _SeenTransitions:
     def __init__(self) -> None:
         self._times, self._latencies = array("q"), array("q")
         self._missed = self._calls = 0

@@ -1,4 +1,4 @@
-"""The readers: clients with open streams, which record the arrival of each event."""
+"""The readers: clients with open streams, which record when each event arrives."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from headrace.v1 import event_pb2, job_service_pb2, job_service_pb2_grpc
 
 Stub: TypeAlias = "job_service_pb2_grpc.JobServiceAsyncStub"
 
-# Longest time for opening all streams, in seconds.
-_OPEN: Final = 300.0
-# Streams that a process opens at the same time.
-_OPENING: Final = 200
+# Longest time to open all streams, in seconds.
+_OPEN_S: Final = 300.0
+# Streams that a process opens concurrently.
+_CONCURRENT_OPENS: Final = 200
 # Longest wait for the last events, in seconds.
-_PATIENCE: Final = 20.0
+_LAST_EVENTS_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """All streams are open; `cursor` is from the first response of a WatchJobs stream."""
+    """The message that all streams are open; `cursor` is a WatchJobs stream's first cursor."""
 
     cursor: str
 
@@ -64,12 +64,12 @@ class Read:
 
 
 def microseconds(stamp: Timestamp) -> int:
-    """Return a timestamp in whole microseconds since the epoch."""
+    """Return a timestamp as whole microseconds since the epoch."""
     return stamp.seconds * 1_000_000 + stamp.nanos // 1000
 
 
 class Response(Protocol):
-    """The common field of the responses of all streams."""
+    """The field that the responses of all streams have."""
 
     @property
     def events(self) -> Sequence[event_pb2.JobEvent]: ...
@@ -86,20 +86,20 @@ async def read(link: Link, address: str, subjects: Sequence[Subject], channels: 
     """
     record = Record()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        stubs = [await stack.enter_async_context(stub_of(address)) for _ in range(channels)]
-        opening = asyncio.Semaphore(_OPENING)
+        stubs = [await stack.enter_async_context(open_stub(address)) for _ in range(channels)]
+        opening = asyncio.Semaphore(_CONCURRENT_OPENS)
         opened = [asyncio.Event() for _ in subjects]
         for number, subject in enumerate(subjects):
             stub = stubs[number % channels]
             group.create_task(_follow(stub, subject, record, opening, opened[number]))
-        async with asyncio.timeout(_OPEN):
+        async with asyncio.timeout(_OPEN_S):
             for event in opened:
                 await event.wait()
         link.send(Opened(cursor=record.cursor))
         while True:
             request = await link.receive(Collect, timeout=IDLE_S)
             with suppress(TimeoutError):
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_LAST_EVENTS_S):
                     await record.wait_for(request.events)
             link.send(record.collect())
 
@@ -124,11 +124,11 @@ class Record:
         if subject.cursor:
             self.add(response.events)
         else:
-            # Earlier events are not part of the measurement.
+            # The measurement excludes earlier events.
             self._seqs.update((event.job_id, event.seq) for event in response.events)
 
     def add(self, events: Sequence[event_pb2.JobEvent]) -> None:
-        """Record a response; one without events is a mark."""
+        """Record a response; a response without events is a mark."""
         now = time.time_ns() // 1000
         if not events:
             self._marks.append(now)
@@ -171,7 +171,7 @@ class Record:
 
 
 @asynccontextmanager
-async def stub_of(address: str) -> AsyncIterator[Stub]:
+async def open_stub(address: str) -> AsyncIterator[Stub]:
     """Open a connection for the duration of the block and yield its stub."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:

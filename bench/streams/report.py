@@ -81,13 +81,13 @@ class Report:
         )
 
     def _tables(self) -> list[Table]:
-        tables = [self._latencies(), self._shares()]
+        tables = [self._latencies(), self._cpu_shares()]
         if self.pollings:
             tables.append(self._peers())
         if self.memories:
             tables.append(self._idle())
         if self.throughputs:
-            tables.append(self._through())
+            tables.append(self._throughput())
         return tables
 
     def _latencies(self) -> Table:
@@ -115,7 +115,7 @@ class Report:
             )
         return table
 
-    def _shares(self) -> Table:
+    def _cpu_shares(self) -> Table:
         table = Table("CPU time during the measurement, in % of a core", ["open streams", *_CPU])
         for delay in self.delays:
             table.rows.append([_name(delay), *_percents(delay.cpu)])
@@ -160,7 +160,7 @@ class Report:
             )
         return table
 
-    def _through(self) -> Table:
+    def _throughput(self) -> Table:
         table = Table("One WatchJobs stream, in events/s", ["events", "live", "from a cursor"])
         for throughput in self.throughputs:
             table.rows.append(
@@ -188,7 +188,7 @@ class Report:
         lines.append(
             "every stream received every event once and in order"
             if self.exact
-            else "EVENTS WERE LOST, REPEATED OR REORDERED: see the JSON"
+            else "EVENTS WERE LOST, REPEATED OR REORDERED; see the JSON output"
         )
         return lines
 

@@ -1,4 +1,4 @@
-"""The rounds of a measurement: CPU time at their bounds, and the latencies of each round."""
+"""The rounds of a measurement: the CPU times at their bounds, and their latencies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from bench.streams.plan import Plan
 from bench.usage import CpuMeter, CpuSample
 
-# Longest set-up, in seconds.
+# Longest time for the set-up, in seconds.
 PREPARE_S: Final = 300.0
 # Time from the request for a load to its start, in seconds.
 LEAD_S: Final = 0.5
@@ -22,7 +22,7 @@ END_S: Final = 60.0
 async def sample_rounds(
     meter: CpuMeter, plan: Plan, start: float
 ) -> tuple[list[float], list[CpuSample]]:
-    """Sample the CPU times at the bounds of the rounds; return the bounds (`time.time()`) too."""
+    """Sample the CPU times at the bounds of the rounds; also return the bounds (`time.time()`)."""
     bounds = [start + plan.warm_up + number * plan.seconds for number in range(plan.rounds + 1)]
     samples = []
     for bound in bounds:

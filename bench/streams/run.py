@@ -24,7 +24,7 @@ async def run(plan: Plan, *, announce: Callable[[str], None]) -> Report:
     announce("starting PostgreSQL and Valkey")
     async with Stack.running() as stack:
         report = Report(plan=plan, machine=await read_machine(stack.settings))
-        # The idle streams are combined with the last count, for comparison.
+        # The last count is measured again with idle streams, for comparison.
         loads = [(count, 0) for count in plan.streams]
         if plan.idle:
             loads.append((plan.streams[-1], plan.idle))

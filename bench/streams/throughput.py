@@ -20,8 +20,8 @@ class Throughput:
 
     Attributes:
         events: the number of events.
-        live: the rate while one writer writes at full speed.
-        catch_up: the rate of the same events, read again from a cursor before the first.
+        live: events per second while one writer writes at full speed.
+        catch_up: events per second when read again from a cursor before the first one.
         missing: the number of lost events; must be 0.
     """
 
@@ -32,7 +32,7 @@ class Throughput:
 
 
 async def measure_throughput(stack: Stack, plan: Plan) -> Throughput:
-    """Write a burst, read it live, then read it again from its start."""
+    """Write a burst of events, read it live, then read it again from its start."""
     (stream,) = streams(Mix.JOBS, 1, prefix="burst")
     with Child.running("writer", write, stack.settings, [stream], plan.seed) as writer:
         async with stack.gateway() as gateway:
@@ -52,7 +52,7 @@ async def measure_throughput(stack: Stack, plan: Plan) -> Throughput:
     seen = [array("q", run.times) for run in (live, caught_up)]
     return Throughput(
         events=plan.burst,
-        # The live time starts with the first event, the catch-up time with the first message.
+        # The live time starts at the first event, the catch-up time at the first message.
         live=_rate(live, since=seen[0][0]),
         catch_up=_rate(caught_up, since=seen[1][0] + array("q", caught_up.latencies)[0]),
         missing=sum(plan.burst - len(times) for times in seen),

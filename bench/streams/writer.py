@@ -22,21 +22,21 @@ from headrace_core.store.jobs.report import write_reports
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 
-# Smallest and largest number of reports per commit, like in the group commit of a busy worker.
-COMMIT: Final = (5, 10)
+# Smallest and largest number of reports per commit, as in a busy worker's group commit.
+REPORTS_PER_COMMIT: Final = (5, 10)
 # Reports per commit of a burst.
-_BURST: Final = 200
-# Comparisons of the two clocks.
+_REPORTS_PER_BURST_COMMIT: Final = 200
+# The number of comparisons of the two clocks.
 _COMPARISONS: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The jobs of the writer are running.
+    """The message that the writer's jobs are running.
 
     Attributes:
         jobs: the ids of each stream's jobs.
-        skew: the lead of the database's clock over ours in seconds, measured by round trips.
+        skew: the lead of the database's clock over ours, in seconds.
     """
 
     jobs: list[list[str]]
@@ -77,7 +77,7 @@ class Written:
 
 
 async def write(link: Link, settings: Settings, streams: Sequence[Stream], seed: int) -> None:
-    """Submit and start the jobs of some streams, then write the requested events.
+    """Submit and start the streams' jobs, then write the requested events.
 
     Args:
         link: sends Prepared; then receives Schedule or Burst requests and sends Written for each.
@@ -142,12 +142,12 @@ class _Writer:
         self._due, self._late, self._took = array("q"), array("q"), array("q")
 
     async def write(self, schedule: Schedule) -> Written:
-        """Write on schedule; a slow commit does not delay later ones."""
+        """Write on schedule; a slow commit does not delay the next ones."""
         self._reset()
         total, events = round(schedule.rate * schedule.seconds), 0
         async with asyncio.TaskGroup() as commits:
             while events < total:
-                size = min(self._random.randint(*COMMIT), total - events)
+                size = min(self._random.randint(*REPORTS_PER_COMMIT), total - events)
                 due = schedule.start + events / schedule.rate
                 await asyncio.sleep(max(0.0, due - time.time()))
                 commits.create_task(self._commit(size, due))
@@ -155,14 +155,14 @@ class _Writer:
         return self._written(events)
 
     async def burst(self, events: int) -> Written:
-        """Write one commit after the other."""
+        """Write commits one after the other."""
         self._reset()
-        for written in range(0, events, _BURST):
-            await self._commit(min(_BURST, events - written), time.time())
+        for written in range(0, events, _REPORTS_PER_BURST_COMMIT):
+            await self._commit(min(_REPORTS_PER_BURST_COMMIT, events - written), time.time())
         return self._written(events)
 
     async def _commit(self, size: int, due: float) -> None:
-        reports = [self._report(job_id) for job_id in islice(self._jobs, size)]
+        reports = [self._next_report(job_id) for job_id in islice(self._jobs, size)]
         started = time.time()
         async with self._database.transaction() as connection:
             accepted = await write_reports(connection, worker_id=self._worker_id, reports=reports)
@@ -180,7 +180,7 @@ class _Writer:
             took=self._took.tobytes(),
         )
 
-    def _report(self, job_id: JobId) -> AttemptReport:
+    def _next_report(self, job_id: JobId) -> AttemptReport:
         done = self._random.randrange(1000)
         progress = Progress(
             fraction=done / 1000,
@@ -191,7 +191,7 @@ class _Writer:
 
 
 async def _skew(database: Database) -> float:
-    """Return the lead of the database's clock in seconds, from the shortest of some round trips."""
+    """Return the lead of the database's clock in seconds, from the shortest round trip."""
     found: list[tuple[float, float]] = []
     async with database.session() as connection:
         for _ in range(_COMPARISONS):

@@ -41,7 +41,7 @@ def draw(chart: dict[str, Any], folder: Path) -> None:
 
 
 def label(value: float) -> str:
-    """Return the text of a figure beside its bar."""
+    """Return the figure as the text beside its bar."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 

@@ -21,7 +21,7 @@ from bench.peers import contract
 ENVIRONMENT = contract.Environment.read()
 REDIS = RedisSettings.from_dsn(ENVIRONMENT.redis_url)
 # Seconds between polls. arq has no notifications: workers poll for jobs, clients for results.
-POLL = 0.005 if ENVIRONMENT.for_latency else 0.01
+POLL_S = 0.005 if ENVIRONMENT.for_latency else 0.01
 MAX_JOBS = 100
 
 
@@ -31,7 +31,7 @@ async def noop(_context: dict[Any, Any], n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """The requests of the harness to the client."""
+    """Handlers for the harness's requests."""
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
@@ -53,7 +53,7 @@ class Control:
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
     async def unfinished(self) -> contract.Answer:
-        """Count the ids in the queue; the transaction that stores a result removes its id."""
+        """Count the ids in the queue. The transaction that stores a result removes the job's id."""
         return {"jobs": await self._redis.zcard(default_queue_name)}
 
     async def latency(self, rate: float, seconds: float) -> contract.Answer:
@@ -66,7 +66,7 @@ class Control:
     async def _submit_and_wait(self, n: int) -> None:
         job = await self._redis.enqueue_job("noop", n=n)
         assert job is not None
-        await job.result(timeout=60, poll_delay=POLL)
+        await job.result(timeout=60, poll_delay=POLL_S)
 
 
 async def control() -> None:
@@ -87,7 +87,7 @@ async def control() -> None:
 
 
 async def started(_context: dict[Any, Any]) -> None:
-    """Report that the worker polls."""
+    """Report that the worker is polling."""
     contract.ready()
 
 
@@ -100,7 +100,7 @@ def worker() -> None:
         functions=[func(noop, name="noop")],
         redis_settings=REDIS,
         on_startup=started,
-        poll_delay=POLL,
+        poll_delay=POLL_S,
         max_jobs=MAX_JOBS,
         log_results=False,
     ).run()

@@ -12,8 +12,8 @@ from celery.signals import worker_ready
 from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
-# Threads avoid the pipes of a prefork pool, and the main thread continues to read messages. Under
-# light load jobs do not queue up, so the main thread can execute them.
+# A thread pool avoids the pipes of a prefork pool, and the main thread keeps reading messages.
+# Under light load, jobs do not queue up, so the main thread can execute them.
 POOL = (
     ["--pool", "solo"] if ENVIRONMENT.for_latency else ["--pool", "threads", "--concurrency", "2"]
 )
@@ -35,12 +35,12 @@ def noop(n: int) -> None:  # noqa: ARG001
 
 @worker_ready.connect
 def started(**_: Any) -> None:
-    """Report that the worker receives messages."""
+    """Report that the worker is receiving messages."""
     contract.ready()
 
 
 class Control:
-    """The requests of the harness to the client."""
+    """Handlers for the harness's requests."""
 
     def __init__(self) -> None:
         self._results: list[AsyncResult] = []
@@ -52,10 +52,10 @@ class Control:
 
     def accept(self, count: int, in_flight: int) -> contract.Answer:
         """Submit jobs one at a time."""
-        return {"seconds": contract.in_flight_threads(count, in_flight, self._submit)}
+        return {"seconds": contract.in_flight_in_threads(count, in_flight, self._submit)}
 
     def unfinished(self) -> contract.Answer:
-        """Count the missing results; a message is acknowledged before its job runs."""
+        """Count the missing results, because a message is acknowledged before its job runs."""
         keys = [app.backend.get_key_for_task(result.id) for result in self._results]
         stored = sum(
             app.backend.client.exists(*keys[numbers.start : numbers.stop])
@@ -69,7 +69,7 @@ class Control:
         def submit_and_wait(n: int) -> None:
             self._submit(n).get(timeout=60)
 
-        return {"microseconds": contract.open_loop_threads(rate, seconds, submit_and_wait)}
+        return {"microseconds": contract.open_loop_in_threads(rate, seconds, submit_and_wait)}
 
     def _submit(self, n: int) -> AsyncResult:
         result = noop.delay(n=n)

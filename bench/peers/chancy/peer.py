@@ -16,14 +16,14 @@ ENVIRONMENT: Final = contract.Environment.read()
 QUEUE: Final = Queue(
     "noop",
     executor=Chancy.Executor.Async,
-    # Concurrent jobs of a worker, and the maximum number that it fetches at once.
+    # Concurrent jobs per worker, and the maximum number that it fetches at once.
     concurrency=500,
-    # Poll again when a job has ended; NOTIFY announces new jobs.
+    # Poll again whenever a job has ended; NOTIFY announces new jobs.
     eager_polling=True,
 )
 # Seconds between two writes of ended jobs by a worker.
 UPDATES_S: Final = INTERVAL_S if ENVIRONMENT.for_latency else 1
-# Connections of the client.
+# The client's connections.
 CONNECTIONS: Final = 16
 
 UNFINISHED: Final = """
@@ -38,7 +38,7 @@ async def noop(n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """The requests of the harness to the client."""
+    """Handlers for the harness's requests."""
 
     def __init__(self, chancy: Chancy) -> None:
         self._chancy = chancy
@@ -48,7 +48,7 @@ class Control:
         await self._chancy.declare(QUEUE)
 
     async def fill(self, count: int) -> None:
-        """Create jobs, then update the statistics; autovacuum would be too late."""
+        """Create jobs, then update the planner statistics; autovacuum would run too late."""
         await contract.in_batches(count, 1000, self._submit_many, at_once=2)
         async with self._chancy.pool.connection() as connection:
             await connection.execute("ANALYZE chancy_jobs")

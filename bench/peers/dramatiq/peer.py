@@ -17,7 +17,7 @@ from bench.peers import contract
 ENVIRONMENT = contract.Environment.read()
 THREADS = 4 if ENVIRONMENT.for_latency else 2
 # Milliseconds between polls of an idle worker; dramatiq has no notifications.
-IDLE = 5 if ENVIRONMENT.for_latency else 100
+IDLE_POLL_MS = 5 if ENVIRONMENT.for_latency else 100
 # Messages that a worker prefetches; the default is two per thread.
 PREFETCH = 200
 
@@ -47,29 +47,29 @@ def fill(count: int) -> None:
 
 def accept(count: int, in_flight: int) -> contract.Answer:
     """Submit jobs one at a time."""
-    return {"seconds": contract.in_flight_threads(count, in_flight, noop.send)}
+    return {"seconds": contract.in_flight_in_threads(count, in_flight, noop.send)}
 
 
 def unfinished() -> contract.Answer:
-    """Count the messages; a message is acknowledged once its result is stored."""
+    """Count the messages. A message is acknowledged once its result is stored."""
     return {"jobs": broker.client.hlen(f"{broker.namespace}:{noop.queue_name}.msgs")}
 
 
 def latency(rate: float, seconds: float) -> contract.Answer:
-    """Wait for the result with a blocking command of Redis."""
+    """Wait for the result with a blocking Redis command."""
 
     def submit_and_wait(n: int) -> None:
         noop.send(n).get_result(block=True, timeout=60_000)
 
-    return {"microseconds": contract.open_loop_threads(rate, seconds, submit_and_wait)}
+    return {"microseconds": contract.open_loop_in_threads(rate, seconds, submit_and_wait)}
 
 
 def worker() -> None:
     """Execute jobs."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    running = Worker(broker, worker_threads=THREADS, worker_timeout=IDLE)
-    # The environment variable dramatiq_queue_prefetch would set the same attribute.
+    running = Worker(broker, worker_threads=THREADS, worker_timeout=IDLE_POLL_MS)
+    # The environment variable dramatiq_queue_prefetch sets the same attribute.
     running.queue_prefetch = PREFETCH
     running.start()
     contract.ready()

@@ -1,4 +1,4 @@
-"""FastAPI, Celery on Redis and a table of jobs in PostgreSQL: the design that Headrace replaces."""
+"""FastAPI, Celery on Redis and a jobs table in PostgreSQL: the design that Headrace replaces."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from bench.peers import contract
 
 THREADS = 8
 # Seconds between two polls of a client.
-POLL = 0.1
+POLL_S = 0.1
 # Jobs per poll.
-PAGE = 100
+JOBS_PER_POLL = 100
 # Jobs per bulk request of this API.
 BATCH = 100
 IN_FLIGHT = 64
@@ -32,11 +32,11 @@ OWNER = "bench"
 
 
 class Control:
-    """The requests of the harness to the client.
+    """Handlers for the harness's requests.
 
     Args:
-        http: the session with the server's address and the token.
-        database: a direct connection for the preparation of measurements.
+        http: the HTTP session, with the server's address and the token.
+        database: a direct connection, which prepares measurements.
     """
 
     def __init__(self, http: aiohttp.ClientSession, database: asyncpg.Connection) -> None:
@@ -75,7 +75,7 @@ class Control:
         return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
 
     async def end_to_end(self, count: int) -> contract.Answer:
-        """Make bulk requests and poll the oldest outstanding jobs at the same time."""
+        """Send bulk requests, and poll the oldest outstanding jobs at the same time."""
         outstanding: deque[str] = deque()
 
         async def submit(numbers: range) -> None:
@@ -89,12 +89,12 @@ class Control:
 
     async def _watch(self, count: int, outstanding: deque[str]) -> None:
         while count:
-            page = [outstanding.popleft() for _ in range(min(PAGE, len(outstanding)))]
+            page = [outstanding.popleft() for _ in range(min(JOBS_PER_POLL, len(outstanding)))]
             waiting = await self._waiting(page) if page else []
             count -= len(page) - len(waiting)
             outstanding.extendleft(reversed(waiting))
             if waiting or not page:
-                await asyncio.sleep(POLL)
+                await asyncio.sleep(POLL_S)
 
     async def _waiting(self, ids: list[str]) -> list[str]:
         """Return the jobs among `ids` that have not ended."""
@@ -114,7 +114,7 @@ class Control:
     async def _submit_and_wait(self, n: int) -> None:
         job_id = await self._submit(n)
         while True:
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_S)
             async with self._http.get(f"/jobs/{job_id}") as response:
                 if (await response.json())["status"] == "succeeded":
                     return
@@ -150,7 +150,7 @@ async def control() -> None:
 
 
 class Server(uvicorn.Server):
-    """A server that reports to the harness when it serves."""
+    """A server that reports to the harness once it serves."""
 
     async def startup(self, *args: Any, **kwargs: Any) -> None:
         """Start listening, then report."""
@@ -175,7 +175,7 @@ def server() -> None:
 
 @worker_ready.connect
 def started(**_: Any) -> None:
-    """Report that the worker receives messages."""
+    """Report that the worker is receiving messages."""
     contract.ready()
 
 

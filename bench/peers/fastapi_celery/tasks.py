@@ -13,7 +13,7 @@ from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 
-# The row contains the result, so Celery need not store it.
+# The row contains the result, so Celery does not need to store it.
 app = Celery("bench", broker=ENVIRONMENT.redis_url)
 app.conf.update(
     task_ignore_result=True,
@@ -21,7 +21,7 @@ app.conf.update(
     worker_redirect_stdouts=False,  # the harness reads stdout
 )
 
-_thread = threading.local()
+_thread_local = threading.local()
 
 
 def noop(n: int) -> None:  # noqa: ARG001
@@ -34,7 +34,7 @@ _HANDLERS = {"noop": noop}
 
 @app.task(name="run")
 def run(job_id: str, kind: str, payload: dict[str, Any]) -> None:
-    """Run a job, with one commit per transition.
+    """Run a job and commit each transition.
 
     Args:
         job_id: the id of the row.
@@ -55,8 +55,8 @@ def run(job_id: str, kind: str, payload: dict[str, Any]) -> None:
 
 def _connection() -> psycopg.Connection:
     """Return the connection of this thread."""
-    if not hasattr(_thread, "connection"):
-        _thread.connection = psycopg.connect(
+    if not hasattr(_thread_local, "connection"):
+        _thread_local.connection = psycopg.connect(
             ENVIRONMENT.database_url, autocommit=True, prepare_threshold=1
         )
-    return _thread.connection
+    return _thread_local.connection

@@ -9,7 +9,7 @@ from headrace_worker import handler
 
 
 class Noop(Struct):
-    """The payload of all contestants."""
+    """The payload that all contestants use."""
 
     n: int
 

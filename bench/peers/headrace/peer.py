@@ -18,11 +18,11 @@ from headrace import Client, JobSpec, JobState
 from headrace.watch import Watch
 
 _TYPE: Final = "noop"
-# Jobs per bulk submit, and concurrent bulk submits.
+# Jobs per bulk submit, and the number of concurrent bulk submits.
 _BATCH: Final = 1000
 _AT_ONCE: Final = 4
 _ENDED: Final = tuple(state for state in JobState if state.terminal)
-# Separate subqueries use the index of each state.
+# Separate subqueries use the index for each state.
 _UNFINISHED: Final = """
     SELECT (SELECT count(*) FROM jobs WHERE state = 'queued')
         + (SELECT count(*) FROM jobs WHERE state = 'running')
@@ -31,11 +31,11 @@ _UNFINISHED: Final = """
 
 
 class Control:
-    """Handles the requests that the harness sends to the client.
+    """Handlers for the harness's requests.
 
     Args:
         client: the client of the gateway.
-        environment: the settings with the URL of the database.
+        environment: the settings, which contain the database URL.
     """
 
     def __init__(self, client: Client, environment: Environment) -> None:
@@ -60,7 +60,7 @@ class Control:
         return {"seconds": await self._bulk(count, batch)}
 
     async def unfinished(self) -> dict[str, int]:
-        """Count the rows of jobs that have not ended."""
+        """Count the job rows that have not ended."""
         if self._database is None:
             self._database = await asyncpg.connect(
                 self._environment.database_url,
@@ -69,7 +69,7 @@ class Control:
         return {"jobs": await self._database.fetchval(_UNFINISHED)}
 
     async def latency(self, rate: float, seconds: float) -> dict[str, list[int]]:
-        """Submit jobs one at a time while one WatchJobs stream delivers all ends."""
+        """Submit jobs at fixed times while one WatchJobs stream delivers all ends."""
         async with self._client.watch(types=[_TYPE], states=_ENDED) as events:
             ends = _Ends(events)
             following = asyncio.create_task(ends.follow())
@@ -95,8 +95,8 @@ class Control:
             watch: `ends` to receive only the ends, `all` for every transition.
 
         Returns:
-            `seconds`, and `late_ms`: for each delayed job, the time from its due time until its end
-            was known.
+            `seconds`, and `late_ms`: for each delayed job, the milliseconds from its due time until
+            the client knew its end.
         """
         states = _ENDED if watch == "ends" else ()
         async with self._client.watch(types=[_TYPE], states=states) as events:
@@ -157,7 +157,7 @@ class _Ends:
                         awaited.set_result(None)
                     if self._wanted is not None:
                         self._wanted.discard(event.job_id)
-                        self._check()
+                        self._raise_failure()
         except Exception as error:  # noqa: BLE001 - raised in all waiters
             for waiting in (self._all, *self._awaited.values()):
                 waiting.set_exception(error)
@@ -171,11 +171,11 @@ class _Ends:
     async def wait_for_all(self, ids: set[str]) -> float:
         """Wait until the ends of all `ids` are known; return the time (`time.perf_counter()`)."""
         self._wanted = ids - self.times.keys()
-        self._check()
+        self._raise_failure()
         known: float = await self._all
         return known
 
-    def _check(self) -> None:
+    def _raise_failure(self) -> None:
         if not self._wanted and not self._all.done():
             self._all.set_result(time.perf_counter())
 
@@ -187,7 +187,7 @@ def _specs(numbers: range, queues: int) -> list[JobSpec]:
 
 
 async def main() -> None:
-    """Run the `control` role; this peer has no other."""
+    """Run the `control` role; this peer has no other role."""
     environment = Environment.read()
     async with Client(os.environ["BENCH_TARGET"], timeout=60) as client:
         control = Control(client, environment)

@@ -17,9 +17,9 @@ from bench.peers.polling import Outstanding
 
 ENVIRONMENT: Final = contract.Environment.read()
 QUEUE: Final = "noop"
-# Concurrent jobs of a worker, and the maximum number that it fetches and acknowledges at once.
+# Concurrent jobs per worker, and the maximum number that it fetches and acknowledges at once.
 LIMIT: Final = 500
-# Connections of the client.
+# The client's connections.
 CONNECTIONS: Final = 32
 
 UNFINISHED: Final = """
@@ -41,7 +41,7 @@ class Noop:
 
 
 class Control:
-    """The requests of the harness to the client."""
+    """Handlers for the harness's requests."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
@@ -52,7 +52,7 @@ class Control:
         await install(self._pool)
 
     async def fill(self, count: int) -> None:
-        """Create jobs, then update the statistics; autovacuum would be too late."""
+        """Create jobs, then update the planner statistics; autovacuum would run too late."""
         await contract.in_batches(count, 1000, self._submit_many, at_once=2)
         async with self._pool.connection() as connection:
             await connection.execute("ANALYZE oban_jobs")

@@ -22,17 +22,17 @@ from bench.peers import contract
 
 ENVIRONMENT: Final = contract.Environment.read()
 ENTRYPOINT: Final = "noop"
-# Jobs that a worker fetches and acknowledges at once. An acknowledgement waits until the batch is
-# full, for up to 120 ms, so a batch of 1 has the lowest latency.
+# Jobs that a worker fetches and acknowledges at once. An acknowledgement waits up to 120 ms for a
+# full batch, so a batch of 1 has the lowest latency.
 BATCH: Final = 1 if ENVIRONMENT.for_latency else 500
-# Connections of the client.
+# The client's connections.
 CONNECTIONS: Final = 16
-# Time in which the client collects notifications before it queries the states of its jobs.
+# How long the client collects notifications before it queries the states of its jobs.
 DEBOUNCE: Final = timedelta(milliseconds=2)
 
 
 class Control:
-    """The requests of the harness to the client."""
+    """Handlers for the harness's requests."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -42,7 +42,7 @@ class Control:
         await self._queries.install()
 
     async def fill(self, count: int) -> None:
-        """Create jobs, then update the statistics; autovacuum would be too late."""
+        """Create jobs, then update the planner statistics; autovacuum would run too late."""
         await contract.in_batches(count, 1000, self._submit_many)
         await self._pool.execute("ANALYZE pgqueuer")
 
@@ -53,11 +53,11 @@ class Control:
         return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
 
     async def unfinished(self) -> contract.Answer:
-        """Count the rows; the transaction that logs the end of a job deletes its row."""
+        """Count the rows. The transaction that logs the end of a job deletes its row."""
         return {"jobs": await self._pool.fetchval("SELECT count(*) FROM pgqueuer")}
 
     async def latency(self, rate: float, seconds: float) -> contract.Answer:
-        """Wait with PgQueuer's watcher, which receives changes by NOTIFY."""
+        """Wait with PgQueuer's watcher, which receives changes through NOTIFY."""
         async with (
             AsyncpgPoolDriver(self._pool) as driver,
             CompletionWatcher(driver, queries=self._queries, debounce=DEBOUNCE) as watcher,

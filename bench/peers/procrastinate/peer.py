@@ -13,7 +13,7 @@ from bench.peers import contract
 from bench.peers.polling import Outstanding
 
 ENVIRONMENT: Final = contract.Environment.read()
-# Concurrent jobs of a worker.
+# Concurrent jobs per worker.
 CONCURRENCY: Final = 20
 CONNECTIONS: Final = 16
 
@@ -34,7 +34,7 @@ async def noop(n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """The requests of the harness to the client."""
+    """Handlers for the harness's requests."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
@@ -44,7 +44,7 @@ class Control:
         await app.schema_manager.apply_schema_async()
 
     async def fill(self, count: int) -> None:
-        """Create jobs, then update the statistics; autovacuum would be too late."""
+        """Create jobs, then update the planner statistics; autovacuum would run too late."""
         await contract.in_batches(count, 1000, self._submit_many, at_once=2)
         async with self._pool.connection() as connection:
             await connection.execute("ANALYZE procrastinate_jobs")
@@ -102,7 +102,7 @@ async def work() -> None:
 
 
 def pool() -> AsyncConnectionPool:
-    """Return a plain pool; procrastinate's own pool checks a connection before each use."""
+    """Return a plain pool, because procrastinate's own pool checks a connection before each use."""
     return AsyncConnectionPool(
         ENVIRONMENT.database_url, min_size=CONNECTIONS, max_size=CONNECTIONS, open=False
     )

@@ -16,8 +16,8 @@ from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 CONCURRENCY = 100
-# Seconds until a client queries the job itself, in case a published message is lost.
-LOST = 5.0
+# Seconds until a client queries the job itself, in case a published message was lost.
+LOST_MESSAGE_S = 5.0
 
 
 async def noop(_context: Any, *, n: int) -> None:  # noqa: ARG001
@@ -26,7 +26,7 @@ async def noop(_context: Any, *, n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """The requests of the harness to the client.
+    """Handlers for the harness's requests.
 
     Args:
         queue: the connected queue.
@@ -53,16 +53,16 @@ class Control:
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
     async def unfinished(self) -> contract.Answer:
-        """Count the incomplete ids; the transaction that stores a result removes its id."""
+        """Count the incomplete ids. The transaction that stores a result removes the job's id."""
         return {"jobs": await self._queue.count("incomplete")}
 
     async def latency(self, rate: float, seconds: float) -> contract.Answer:
-        """Listen to the messages of the workers.
+        """Wait for the messages that workers publish.
 
-        `Queue.apply` is slower: it polls, and sleeps once more after it has seen the end.
+        `Queue.apply` is slower: it polls, and sleeps once more after it has received the end.
         """
-        # The subscription ends with the last listener, so keep one listener. A notification of its
-        # job arrives once the subscription is active.
+        # The subscription ends with its last listener, so keep one listener. The notification for
+        # its job shows that the subscription is active.
         first = Job("noop", kwargs={"n": 0}, queue=self._queue)
         subscribed = asyncio.Event()
         kept = asyncio.create_task(
@@ -82,13 +82,15 @@ class Control:
     async def _submit_and_wait(self, n: int) -> None:
         job = Job("noop", kwargs={"n": n}, queue=self._queue)
         ended = asyncio.create_task(
-            self._queue.listen([job.key], lambda _, status: status in TERMINAL_STATUSES, LOST)
+            self._queue.listen(
+                [job.key], lambda _, status: status in TERMINAL_STATUSES, LOST_MESSAGE_S
+            )
         )
         await self._queue.enqueue(job)
         try:
             await ended
         except TimeoutError:
-            await job.refresh(until_complete=LOST)
+            await job.refresh(until_complete=LOST_MESSAGE_S)
 
 
 async def control() -> None:

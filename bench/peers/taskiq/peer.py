@@ -16,7 +16,7 @@ from bench.peers import contract
 
 ENVIRONMENT = contract.Environment.read()
 # Seconds between polls of a client; taskiq does not notify clients.
-POLL = 0.005
+POLL_S = 0.005
 KEEP_RESULTS = 3600
 
 broker = (
@@ -66,7 +66,7 @@ async def accept(count: int, in_flight: int) -> contract.Answer:
 
 
 async def unfinished() -> contract.Answer:
-    """Count the unacknowledged messages; the worker acknowledges after storing the result."""
+    """Count the unacknowledged messages. The worker acknowledges after storing the result."""
     async with Redis(connection_pool=broker.connection_pool) as redis:
         [group] = await redis.xinfo_groups(broker.queue_name)
     return {"jobs": group["pending"] + group["lag"]}
@@ -77,7 +77,7 @@ async def latency(rate: float, seconds: float) -> contract.Answer:
 
     async def submit_and_wait(n: int) -> None:
         task = await noop.kiq(n)
-        await task.wait_result(check_interval=POLL, timeout=60)
+        await task.wait_result(check_interval=POLL_S, timeout=60)
 
     return {"microseconds": await contract.open_loop(rate, seconds, submit_and_wait)}
 
@@ -103,5 +103,5 @@ if __name__ == "__main__":
         case "control":
             uvloop.run(control())
         case "worker":
-            # The child process of `taskiq worker --workers 1 --no-parse` runs the same function.
+            # `taskiq worker --workers 1 --no-parse` runs this function in its child process.
             start_listen(WorkerArgs(broker=broker, modules=[], no_parse=True))

@@ -1,4 +1,4 @@
-"""Fixtures of the store tests."""
+"""Fixtures for the store tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headrace_core.store.sql.database import Database
 
 @pytest.fixture
 async def crowd(settings: Settings) -> AsyncIterator[Database]:
-    """The database with enough connections for a race."""
+    """The database, with enough connections for many concurrent transactions."""
     database = Database(
         settings.model_copy(update={"database_pool_size": 40}), application="test-crowd"
     )

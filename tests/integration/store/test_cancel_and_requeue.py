@@ -1,4 +1,4 @@
-"""Cancellation and requeues, on request of a client."""
+"""Cancellations and requeues that a client requests."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ async def requeue(database: Database, job_id: JobId, tenant: str = DEFAULT_TENAN
         return await requeue_job(connection, tenant=tenant, job_id=job_id)
 
 
-@pytest.mark.parametrize("ask", [cancel, requeue])
+@pytest.mark.parametrize("change", [cancel, requeue])
 async def test_job_of_another_tenant_is_not_found(
-    database: Database, ask: Callable[..., Awaitable[Job]]
+    database: Database, change: Callable[..., Awaitable[Job]]
 ) -> None:
     prepared = await prepare_job(database, JobState.QUEUED)
     for job_id, tenant in ((prepared.job.id, "another"), (JobId(uuid7()), DEFAULT_TENANT)):
         with pytest.raises(JobNotFound) as caught:
-            await ask(database, job_id, tenant)
+            await change(database, job_id, tenant)
         assert caught.value.job_id == job_id
     assert await read_job(database, prepared.job.id) == prepared.job
 
 
 @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FAILED])
-async def test_ended_job_refuses_cancellation(database: Database, state: JobState) -> None:
+async def test_cancel_of_ended_job_is_rejected(database: Database, state: JobState) -> None:
     prepared = await prepare_job(database, state)
     with pytest.raises(StateConflict) as caught:
         await cancel(database, prepared.job.id)
@@ -112,7 +112,7 @@ async def test_requeued_job_can_be_cancelled_again(database: Database) -> None:
     assert_legal(await read_job(database, job_id), await history(database, job_id))
 
 
-# Two concurrent requests: the second one depends on the result of the first.
+# Two concurrent requests: the second one sees the result of the first.
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ async def test_waiting_request_sees_the_earlier_change(
     assert_legal(await read_job(crowd, prepared.job.id), await history(crowd, prepared.job.id))
 
 
-async def test_refusal_reports_the_current_state(crowd: Database) -> None:
+async def test_rejected_requeue_reports_the_current_state(crowd: Database) -> None:
     prepared = await prepare_job(crowd, JobState.FAILED)
     async with crowd.transaction() as connection:
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)

@@ -1,4 +1,4 @@
-"""The constraints of the database: impossible rows are refused."""
+"""Database constraints: the database rejects impossible rows."""
 
 from __future__ import annotations
 
@@ -73,16 +73,6 @@ BATCH: dict[str, str] = {
     "jobs": "1",
 }
 
-PRUNED: dict[str, str] = {"id": "gen_random_uuid()", "removed": "5", "seq": "6"}
-
-SUBSCRIPTION: dict[str, str] = {
-    "tenant": "'default'",
-    "name": "'billing'",
-    "filter": "'{}'",
-    "xid": "'0'",
-    "position": "0",
-}
-
 SUBSCRIPTION: dict[str, str] = {
     "tenant": "'default'",
     "name": "'billing'",
@@ -100,8 +90,8 @@ WATCHED: dict[str, str] = {
 
 PRUNED: dict[str, str] = {"id": "gen_random_uuid()", "removed": "1", "seq": "2"}
 
-# The times of each table, and a valid row.
-TIMES: list[tuple[str, dict[str, str], Sequence[str]]] = [
+# Each table with a valid row and its time columns.
+TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
     (
         "jobs",
         {**JOB, **SUCCEEDED},
@@ -116,13 +106,13 @@ TIMES: list[tuple[str, dict[str, str], Sequence[str]]] = [
     ("leadership", LEADERSHIP, ("lease_expire_time",)),
     ("subscriptions", WATCHED, ("lease_expire_time", "create_time", "ack_time")),
 ]
-UNREADABLE = (
+UNREADABLE_TIMES = (
     *("'infinity'", "'-infinity'", "'10000-01-01'", "'0001-01-01 BC'"),
     *("'9999-12-31 23:59:59.999999+00'", "'0001-01-01 00:00:00+00'"),
 )
 
-# A table, a valid row, a change that makes it invalid, and the constraint that refuses it.
-BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
+# A table, a valid row, a change that makes it invalid, and the constraint that rejects it.
+INVALID_ROWS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("jobs", JOB, {"state": "'sleeping'"}, "jobs_state_check"),
     ("jobs", JOB, {"state": "'QUEUED'"}, "jobs_state_check"),
     ("jobs", JOB, {"priority": "101"}, "jobs_priority_check"),
@@ -155,9 +145,9 @@ BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("jobs", JOB, {"labels": "'null'"}, "jobs_labels_check"),
     *(
         (table, row, {name: time}, f"{table}_times_check")
-        for table, row, names in TIMES
+        for table, row, names in TIME_COLUMNS
         for name in names
-        for time in UNREADABLE
+        for time in UNREADABLE_TIMES
     ),
     *(("jobs", JOB, {"rank": rank}, "jobs_times_check") for rank in ("'NaN'", "'Infinity'")),
     *(
@@ -240,7 +230,7 @@ BAD: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ),
 ]
 
-GOOD = [
+VALID_ROWS = [
     ("jobs", {**JOB, "deadline": "'9999-12-31 23:59:59+00'", "timeout": "'3650 days'"}),
     ("jobs", {**JOB, "deadline": "'0001-01-02'"}),
     ("jobs", JOB),
@@ -266,19 +256,19 @@ async def insert(database: Database, table: str, row: dict[str, str]) -> None:
 
 
 async def test_valid_row_is_accepted(database: Database) -> None:
-    for table, row in GOOD:
+    for table, row in VALID_ROWS:
         await insert(database, table, row)
 
 
-async def test_invalid_row_is_refused(database: Database, subtests: pytest.Subtests) -> None:
-    for table, good, bad, constraint in BAD:
+async def test_invalid_row_is_rejected(database: Database, subtests: pytest.Subtests) -> None:
+    for table, good, bad, constraint in INVALID_ROWS:
         with subtests.test(table=table, bad=bad):
             row: dict[str, Any] = {**(JOB if table == "jobs" else {}), **good, **bad}
             with pytest.raises(IntegrityConstraintViolationError, match=constraint):
                 await insert(database, table, row)
 
 
-async def test_each_check_refuses_a_row(database: Database) -> None:
+async def test_each_check_rejects_a_row(database: Database) -> None:
     async with database.transaction() as connection:
         names = await connection.scalars(
             text(
@@ -286,11 +276,13 @@ async def test_each_check_refuses_a_row(database: Database) -> None:
                 "WHERE contype = 'c' AND relnamespace = 'headrace'::regnamespace"
             )
         )
-    # test_schema covers the check of the installation.
-    assert set(names) - {constraint for *_, constraint in BAD} == {"installation_singleton_check"}
+    # test_schema covers the check of the `installation` table.
+    assert set(names) - {constraint for *_, constraint in INVALID_ROWS} == {
+        "installation_singleton_check"
+    }
 
 
-async def test_duplicate_keys_and_event_numbers_are_refused(database: Database) -> None:
+async def test_duplicate_keys_and_event_numbers_are_rejected(database: Database) -> None:
     keyed = {**JOB, "request_id": "'once'", "fingerprint": "'a'"}
     event = {**EVENT, "job_id": "'00000000-0000-7000-8000-000000000000'"}
     batch = {**BATCH, "request_id": "'once'"}

@@ -1,4 +1,4 @@
-"""Claims: a job is started by one live worker."""
+"""Claims: exactly one live worker starts a job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.jobs import history, read_job, set_column, submit, submit_many
 from support.workers import claim, delivery, ending, lapse, register, start, write_ends
 
 
-async def test_claimed_job_has_all_it_needs_to_run(database: Database) -> None:
+async def test_claim_returns_all_that_a_worker_needs(database: Database) -> None:
     worker_id = await register(database)
     retry = RetryOverrides(max_attempts=9, initial_backoff=timedelta(seconds=0.5), jitter=0.25)
     deadline = datetime.now(UTC) + timedelta(minutes=10)
@@ -50,7 +50,7 @@ async def test_claimed_job_has_all_it_needs_to_run(database: Database) -> None:
     assert job.start_time == job.update_time
 
 
-async def test_claims_have_the_order_of_deliveries(database: Database) -> None:
+async def test_claimed_jobs_keep_the_delivery_order(database: Database) -> None:
     worker_id = await register(database)
     jobs = await submit_many(database, 20)
     random.Random(1).shuffle(jobs)
@@ -77,7 +77,7 @@ async def test_duplicate_delivery_in_one_claim_runs_once(database: Database) -> 
     assert [each.key for each in claimed] == [(job.id, 1)]
 
 
-async def test_stale_delivery_hides_no_current_one(
+async def test_stale_delivery_does_not_hide_a_current_one(
     database: Database,
 ) -> None:
     worker_id = await register(database)
@@ -130,7 +130,7 @@ async def test_claim_skips_locked_jobs(database: Database) -> None:
     held, free = await submit_many(database, 2)
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=held.id)
-        # The cancellation is not committed: the claim neither waits for it nor ignores it.
+        # The cancellation is not committed yet. The claim skips the job without waiting.
         async with asyncio.timeout(30):
             claimed = await claim(database, worker_id, [delivery(held), delivery(free)])
         assert [each.key.job_id for each in claimed] == [free.id]
@@ -143,7 +143,7 @@ async def test_claim_with_a_limit_takes_the_first_free_jobs(database: Database) 
     deliveries = [delivery(job) for job in jobs]
     async with database.transaction() as connection:
         # Another worker is claiming it at this moment.
-        await connection.execute(_HOLD, {"id": jobs[2].id})
+        await connection.execute(_LOCK_JOB, {"id": jobs[2].id})
         claimed = await claim(database, worker_id, deliveries, most=2)
     assert [job.key.job_id for job in claimed] == [jobs[1].id, jobs[3].id]
     states = [(await read_job(database, job.id)).state for job in (jobs[2], *jobs[4:])]
@@ -152,10 +152,10 @@ async def test_claim_with_a_limit_takes_the_first_free_jobs(database: Database) 
     assert [job.key.job_id for job in rest] == [jobs[2].id, jobs[4].id, jobs[5].id]
 
 
-_HOLD = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE")
+_LOCK_JOB = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE")
 
 
-async def test_racing_claims_give_each_job_one_winner(crowd: Database) -> None:
+async def test_racing_claims_give_each_job_to_one_worker(crowd: Database) -> None:
     workers = [await register(crowd) for _ in range(32)]
     rounds = random.Random(32)
     for _ in range(5):

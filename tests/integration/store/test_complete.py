@@ -121,12 +121,12 @@ def _engine_url(url: str, driver: str) -> str:
     return url.replace("postgresql://", f"postgresql+{driver}://", 1)
 
 
-def _name(opener: Opener | SyncOpener) -> str:
+def _opener_name(opener: Opener | SyncOpener) -> str:
     return opener.__name__
 
 
 class Rollback(Exception):
-    """An exception that rolls a transaction back."""
+    """An exception that rolls back a transaction."""
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ async def running(database: Database) -> PreparedJob:
     return await prepare_job(database, JobState.RUNNING)
 
 
-@pytest.mark.parametrize("opener", ASYNC, ids=_name)
+@pytest.mark.parametrize("opener", ASYNC, ids=_opener_name)
 async def test_handler_ends_its_job_at_its_commit(
     database: Database, settings: Settings, running: PreparedJob, opener: Opener
 ) -> None:
@@ -151,7 +151,7 @@ async def test_handler_ends_its_job_at_its_commit(
     await assert_completed(database, job_id, '{"a":  1}')
 
 
-@pytest.mark.parametrize("opener", SYNC, ids=_name)
+@pytest.mark.parametrize("opener", SYNC, ids=_opener_name)
 async def test_sync_handler_ends_its_job_at_its_commit(
     database: Database, settings: Settings, running: PreparedJob, opener: SyncOpener
 ) -> None:
@@ -170,8 +170,8 @@ async def test_sync_handler_ends_its_job_at_its_commit(
     await assert_completed(database, job_id, '"\\u0000 %s :x ä"')
 
 
-@pytest.mark.parametrize("opener", ASYNC, ids=_name)
-async def test_stale_attempt_is_refused(
+@pytest.mark.parametrize("opener", ASYNC, ids=_opener_name)
+async def test_completion_of_a_stale_attempt_is_refused(
     database: Database, settings: Settings, running: PreparedJob, opener: Opener
 ) -> None:
     with pytest.raises(AttemptNotCurrent) as caught:
@@ -181,7 +181,7 @@ async def test_stale_attempt_is_refused(
     await assert_untouched(database, running)
 
 
-@pytest.mark.parametrize("opener", SYNC, ids=_name)
+@pytest.mark.parametrize("opener", SYNC, ids=_opener_name)
 async def test_stale_attempt_of_a_sync_handler_is_refused(
     database: Database, settings: Settings, running: PreparedJob, opener: SyncOpener
 ) -> None:
@@ -195,7 +195,7 @@ async def test_stale_attempt_of_a_sync_handler_is_refused(
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
-async def test_job_that_is_not_running_is_refused(
+async def test_completion_of_a_job_not_running_is_rejected(
     database: Database, settings: Settings, state: JobState
 ) -> None:
     prepared = await prepare_job(database, state)
@@ -211,7 +211,7 @@ async def test_job_with_a_cancel_request_may_succeed(
 ) -> None:
     async with by_asyncpg(settings.postgresql_url) as connection:
         await complete_attempt(connection, AttemptKey(running.job.id, 1), result="null")
-        # The worker's end of the attempt waits for the handler's end, and is then refused.
+        # The worker's end of the attempt waits for the handler's transaction, and is then refused.
         late = asyncio.create_task(
             write_ends(database, running.worker_id, ending(running.job.id, 1, EventType.CANCELLED))
         )
@@ -280,7 +280,7 @@ async def test_recovery_skips_a_job_that_is_being_completed(
     await assert_completed(database, running.job.id, "1")
 
 
-async def test_connection_without_a_transaction_is_refused(
+async def test_connection_without_a_transaction_is_rejected(
     database: Database, settings: Settings, running: PreparedJob
 ) -> None:
     key = AttemptKey(running.job.id, 1)
@@ -296,8 +296,8 @@ async def test_connection_without_a_transaction_is_refused(
     await assert_untouched(database, running)
 
 
-@pytest.mark.parametrize("opener", SYNC, ids=_name)
-async def test_blocking_connection_in_the_loop_is_refused(
+@pytest.mark.parametrize("opener", SYNC, ids=_opener_name)
+async def test_blocking_connection_in_the_loop_is_rejected(
     settings: Settings, running: PreparedJob, opener: SyncOpener
 ) -> None:
     with (
@@ -307,8 +307,8 @@ async def test_blocking_connection_in_the_loop_is_refused(
         await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
 
 
-@pytest.mark.parametrize("opener", ASYNC, ids=_name)
-async def test_async_connection_in_a_sync_handler_is_refused(
+@pytest.mark.parametrize("opener", ASYNC, ids=_opener_name)
+async def test_async_connection_in_a_sync_handler_is_rejected(
     settings: Settings, running: PreparedJob, opener: Opener
 ) -> None:
     async with opener(settings.postgresql_url) as connection:

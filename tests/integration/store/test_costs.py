@@ -32,10 +32,10 @@ from support.leading import lead
 from support.workers import ending, register
 
 JOBS = 20_000
-# The maximum number of rows of jobs that a statement below may read.
-ENOUGH = 400
+# The maximum number of job rows that a statement below may read.
+MAX_ROWS_READ = 400
 
-FILL = """
+INSERT_JOBS = """
     INSERT INTO jobs (id, tenant, type, queue, payload, priority, labels, deadline, request_id,
         fingerprint, state, attempt, seq, rank, worker_id, create_time, due_time, queue_time,
         start_time, end_time, result, error, update_time)
@@ -60,19 +60,19 @@ FILL = """
     ) AS numbered
 """
 
-READ = text("""
+ROWS_READ = text("""
     SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)
     FROM pg_stat_xact_user_tables WHERE relname = 'jobs'
 """)
 
-Run = Callable[[Connection], Awaitable[object]]
+Execute = Callable[[Connection], Awaitable[object]]
 
 
 @pytest.fixture(params=["analyzed", "not analyzed"])
-async def statements(database: Database, request: pytest.FixtureRequest) -> dict[str, Run]:
-    """Return every statement, for a full database.
+async def statements(database: Database, request: pytest.FixtureRequest) -> dict[str, Execute]:
+    """Return every statement, with arguments for a full database.
 
-    Each statement was planned on empty tables; with a cached plan it would read all rows.
+    Each statement was planned for empty tables. A cached plan would read all rows.
     """
     worker_id, term = await register(database), await lead(database)
     async with database.transaction() as connection:
@@ -84,7 +84,7 @@ async def statements(database: Database, request: pytest.FixtureRequest) -> dict
                 await statement(connection)
                 await connection.rollback()
     async with database.transaction() as connection:
-        await connection.execute(text(FILL), {"worker_id": worker_id, "jobs": JOBS})
+        await connection.execute(text(INSERT_JOBS), {"worker_id": worker_id, "jobs": JOBS})
         queued, running = [
             list(
                 await connection.scalars(
@@ -96,7 +96,11 @@ async def statements(database: Database, request: pytest.FixtureRequest) -> dict
         ]
     statements = statements_for(queued, running, worker_id, term)
     if request.param != "analyzed":
-        return {name: statement for name, statement in statements.items() if name not in GUESSED}
+        return {
+            name: statement
+            for name, statement in statements.items()
+            if name not in PLANNED_WITHOUT_STATISTICS
+        }
     async with database.transaction() as connection:
         await connection.execute(text("ANALYZE jobs, job_events"))
     return statements
@@ -104,7 +108,7 @@ async def statements(database: Database, request: pytest.FixtureRequest) -> dict
 
 def statements_for(
     queued: list[JobId], running: list[JobId], worker_id: WorkerId, term: int
-) -> dict[str, Run]:
+) -> dict[str, Execute]:
     deliveries = [AttemptKey(job_id, 1) for job_id in queued]
     ends = [ending(job_id, 1, EventType.SUCCEEDED) for job_id in running]
     reports = [AttemptReport(key=AttemptKey(job_id, 1), output="1") for job_id in running]
@@ -121,7 +125,7 @@ def statements_for(
             await cancel_job(connection, **one)
             await requeue_job(connection, **one)
 
-    def listing(*query: tuple[Comparison, ...]) -> Run:
+    def listing(*query: tuple[Comparison, ...]) -> Execute:
         return lambda c: list_jobs(
             c, tenant=DEFAULT_TENANT, query=query, limit=50, before=None, full=False
         )
@@ -144,26 +148,26 @@ def statements_for(
         "list_jobs": listing(),
         "list_jobs by label": listing(label),
         "live_pools": live_pools,
-        "live_pools of a term": lambda c: live_pools(c, term=term),
+        "live_pools in a term": lambda c: live_pools(c, term=term),
     }
 
 
 # Statements that count running jobs, so their cost grows with that number.
-COUNTING = {"live_pools", "live_pools of a term", "cancel_requests"}
+COUNT_RUNNING_JOBS = {"live_pools", "live_pools in a term", "cancel_requests"}
 # Statements with bad plans until the first ANALYZE, which autovacuum runs within a minute.
-GUESSED = {"list_jobs"}
+PLANNED_WITHOUT_STATISTICS = {"list_jobs"}
 
 
 async def test_statement_reads_no_more_rows_than_it_needs(
-    database: Database, statements: dict[str, Run], subtests: pytest.Subtests
+    database: Database, statements: dict[str, Execute], subtests: pytest.Subtests
 ) -> None:
     for name, statement in statements.items():
-        if name in COUNTING:
+        if name in COUNT_RUNNING_JOBS:
             continue
         with subtests.test(statement=name):
             async with database.transaction() as connection:
-                before = await connection.scalar(READ)
+                before = await connection.scalar(ROWS_READ)
                 await statement(connection)
-                read = await connection.scalar(READ) - before
+                read = await connection.scalar(ROWS_READ) - before
                 await connection.rollback()
-            assert read <= ENOUGH
+            assert read <= MAX_ROWS_READ

@@ -43,7 +43,7 @@ ENDS = [
 ]
 
 
-async def test_mixed_ends_are_written_in_one_statement(database: Database) -> None:
+async def test_different_ends_are_written_in_one_statement(database: Database) -> None:
     worker_id = await register(database)
     jobs = await submit_many(database, len(ENDS))
     await start(database, worker_id, *jobs)
@@ -67,7 +67,7 @@ async def test_mixed_ends_are_written_in_one_statement(database: Database) -> No
         assert_legal(job, await history(database, job.id))
 
 
-async def test_written_ends_are_found(database: Database) -> None:
+async def test_written_ends_can_be_read(database: Database) -> None:
     worker_id = await register(database)
     *jobs, dropped, running = await submit_many(database, len(ENDS) + 2)
     await start(database, worker_id, *jobs, dropped, running)
@@ -194,7 +194,7 @@ async def test_success_clears_the_error_of_an_earlier_attempt(database: Database
 
 
 @pytest.mark.parametrize("event", ENDS)
-async def test_end_of_an_attempt_of_another_worker_is_refused(
+async def test_end_of_another_workers_attempt_is_refused(
     database: Database, event: EventType
 ) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
@@ -229,7 +229,7 @@ async def test_late_result_of_a_lost_worker_is_refused(database: Database) -> No
 
 
 async def test_second_end_of_an_attempt_is_refused(database: Database) -> None:
-    # A worker retries if the answer to its commit was lost.
+    # A worker repeats a write if the response to its commit was lost.
     prepared = await prepare_job(database, JobState.RUNNING)
     for event in ENDS:
         end = ending(prepared.job.id, 1, event)
@@ -237,7 +237,7 @@ async def test_second_end_of_an_attempt_is_refused(database: Database) -> None:
         assert written == ({prepared.job.id: event} if event is ENDS[0] else {})
 
 
-async def test_end_after_a_lapse_before_recovery_is_accepted(
+async def test_end_between_lapse_and_recovery_is_accepted(
     database: Database,
 ) -> None:
     # The job is not recovered yet, so its attempt is still current.
@@ -247,7 +247,7 @@ async def test_end_after_a_lapse_before_recovery_is_accepted(
     assert await write_ends(database, prepared.worker_id, end)
 
 
-# Concurrent cancellation.
+# Concurrent cancellations.
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ async def test_end_after_a_lapse_before_recovery_is_accepted(
         (EventType.EXPIRED, EventType.EXPIRED, JobState.FAILED),
     ],
 )
-async def test_end_that_would_retry_obeys_a_cancel_request(
+async def test_retry_after_a_cancel_request_becomes_cancelled(
     database: Database, event: EventType, written: EventType, state: JobState
 ) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
@@ -281,7 +281,7 @@ async def test_end_that_would_retry_obeys_a_cancel_request(
     assert_legal(job, await history(database, job_id))
 
 
-async def test_end_that_waited_for_a_cancel_request_obeys_it(crowd: Database) -> None:
+async def test_end_that_waited_for_a_cancel_request_respects_it(crowd: Database) -> None:
     prepared = await prepare_job(crowd, JobState.RUNNING)
     job_id = prepared.job.id
     async with crowd.transaction() as connection:
@@ -295,7 +295,7 @@ async def test_end_that_waited_for_a_cancel_request_obeys_it(crowd: Database) ->
     assert_legal(job, await history(crowd, job_id))
 
 
-async def test_cancel_requests_of_other_workers_are_left_out(database: Database) -> None:
+async def test_cancel_requests_for_other_workers_are_left_out(database: Database) -> None:
     mine, other = (
         await prepare_job(database, JobState.RUNNING),
         await prepare_job(database, JobState.RUNNING),
@@ -309,7 +309,7 @@ async def test_cancel_requests_of_other_workers_are_left_out(database: Database)
         assert await cancel_requests(connection, worker_id=mine.worker_id) == []
 
 
-async def test_error_message_may_have_any_text(database: Database) -> None:
+async def test_error_message_may_contain_any_text(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     error = JobError(type="Ünfall", message='"\\ \x00 \udcff \U0001f600 </script>', retryable=False)
     end = ending(prepared.job.id, 1, EventType.FAILED, error=error)
@@ -327,7 +327,7 @@ async def test_empty_batch_writes_nothing(database: Database) -> None:
     assert await claim(database, worker_id, []) == []
 
 
-async def test_ends_in_other_orders_cause_no_deadlock(
+async def test_ends_in_different_orders_cause_no_deadlock(
     crowd: Database,
 ) -> None:
     worker_id = await register(crowd)

@@ -1,4 +1,4 @@
-"""The event log: unseen events, settled events and the cost of reading on."""
+"""The event log: unseen events, settled events, and the cost of a read."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from support.jobs import submit, submit_many
 from support.watching import foreign_transaction, names, open_writer
 from support.workers import ending, register, start
 
-NOTHING = Seen(top=BEGINNING, open={})
+NOTHING_SEEN = Seen(top=BEGINNING, open={})
 
-EVENTS = 20_000
-FILL = """
+EVENT_COUNT = 20_000
+INSERT_EVENTS = """
     INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time)
     SELECT ('01900000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 1,
         pg_current_xact_id(), 'default',
         'submitted', 'queued', 0, now()
     FROM generate_series(1, :events) n
 """
-# The maximum number of rows that one reading may read, including those of indexes.
-ENOUGH = 50
-READ = text("""
+# The maximum number of rows that one call may read, including index entries.
+MAX_ROWS_READ = 50
+ROWS_READ = text("""
     SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)
     FROM pg_stat_xact_user_tables WHERE relname = 'job_events'
 """)
 
 
 async def unseen(database: Database, seen: Seen, limit: int = 100) -> tuple[EventPage, Seen]:
-    """Return a page of unseen events, and the events seen after it."""
+    """Return a page of unseen events, and the updated record of seen events."""
     async with database.statement() as connection:
         reading = await read_unseen(connection, seen=seen, limit=limit)
         return reading.page, reading.seen
@@ -63,17 +63,17 @@ async def test_empty_log_ends_at_its_beginning(database: Database):
     async with database.statement() as connection:
         end = await read_end(connection)
     assert (end.seen.top, end.settled) == (BEGINNING, BEGINNING)
-    page, _ = await unseen(database, NOTHING)
+    page, _ = await unseen(database, NOTHING_SEEN)
     assert page == EventPage(events=[], end=None, complete=True)
 
 
-async def test_end_of_the_log_is_the_place_of_an_event(database: Database):
+async def test_end_of_the_log_is_the_place_of_its_last_event(database: Database):
     jobs = await submit_many(database, 3)
     async with foreign_transaction(database):
         newest = await submit(database)
         async with database.statement() as connection:
             end = await read_end(connection)
-    page, _ = await unseen(database, NOTHING)
+    page, _ = await unseen(database, NOTHING_SEEN)
     assert [event.job_id for event in page.events] == [job.id for job in [*jobs, newest]]
     assert place_of(page.events[2]) == end.settled
     assert page.end == place_of(page.events[3]) == end.seen.top
@@ -84,7 +84,7 @@ async def test_unseen_events_of_open_transactions_are_read_once(database: Databa
     await early.submit()
     (second,) = await late.submit()
     await late.commit()
-    page, seen = await unseen(database, NOTHING)
+    page, seen = await unseen(database, NOTHING_SEEN)
     assert [event.job_id for event in page.events] == [second]
     assert seen == Seen(top=place_of(page.events[0]), open={early.xid: BEGINNING})
     (first,) = await early.submit()
@@ -97,10 +97,10 @@ async def test_unseen_events_of_open_transactions_are_read_once(database: Databa
     assert page.events == []
 
 
-async def test_transaction_above_the_last_event_is_not_recorded(database: Database):
+async def test_transaction_after_the_last_event_is_not_recorded(database: Database):
     await submit(database)
     above = await open_writer(database)
-    _, seen = await unseen(database, NOTHING)
+    _, seen = await unseen(database, NOTHING_SEEN)
     assert seen.open == {}
     (job_id,) = await above.submit()
     await above.commit()
@@ -108,20 +108,20 @@ async def test_transaction_above_the_last_event_is_not_recorded(database: Databa
     assert [event.job_id for event in page.events] == [job_id]
 
 
-async def test_reading_after_a_full_page_misses_nothing(
+async def test_read_after_a_full_page_misses_no_event(
     database: Database,
 ):
-    """Open transactions end while the events after them are read."""
+    """Open transactions end while later events are read."""
     worker_id = await register(database)
     writers = [await open_writer(database) for _ in range(4)]
     for writer in writers:
         await writer.submit(3)
     job = await submit(database)
     await start(database, worker_id, job)
-    page, seen = await unseen(database, NOTHING)
+    page, seen = await unseen(database, NOTHING_SEEN)
     assert seen.open == {writer.xid: BEGINNING for writer in writers}
     read, new = names(page.events), []
-    # An event whose xid exceeds that of its writer, which ends last.
+    # The event has a higher xid than its writer, whose transaction ends last.
     ends = [ending(job.id, 1, EventType.SUCCEEDED)]
     raising = writers.pop(0)
     await end_attempts(raising.connection, worker_id=worker_id, ends=ends)
@@ -140,15 +140,15 @@ async def test_reading_after_a_full_page_misses_nothing(
     page, _ = await unseen(database, seen)
     new += names(page.events)
     assert len(new) == 4 * 3 + 1 + 2
-    everything, seen = await unseen(database, NOTHING)
+    everything, seen = await unseen(database, NOTHING_SEEN)
     assert sorted(read + new) == sorted(names(everything.events))
     page, _ = await unseen(database, seen)
     assert page.events == []
 
 
-async def test_range_is_read_in_pages(database: Database):
+async def test_settled_range_is_read_in_pages(database: Database):
     await submit_many(database, 7)
-    page, _ = await unseen(database, NOTHING)
+    page, _ = await unseen(database, NOTHING_SEEN)
     places = [place_of(event) for event in page.events]
     first = await settled_range(database, places[0], places[5], limit=3)
     assert [place_of(event) for event in first.events] == places[1:4]
@@ -175,17 +175,17 @@ Read = Callable[[Connection], Awaitable[object]]
 
 
 @pytest.mark.parametrize("analyzed", [True, False])
-async def test_cost_of_a_reading_depends_on_its_page(database: Database, analyzed: bool):
-    """Twenty thousand events wait for an open transaction; ten are new."""
+async def test_cost_of_a_read_depends_on_its_page(database: Database, analyzed: bool):
+    """Twenty thousand events are unsettled because of an open transaction; ten are new."""
     early = await open_writer(database)
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE job_events SET (autovacuum_enabled = off)"))
-        await connection.execute(text(FILL), {"events": EVENTS})
+        await connection.execute(text(INSERT_EVENTS), {"events": EVENT_COUNT})
         if analyzed:
             await connection.execute(text("ANALYZE job_events"))
     async with database.transaction() as connection:
         end = await read_end(connection)
-        assert await connection.scalar(READ) <= ENOUGH
+        assert await connection.scalar(ROWS_READ) <= MAX_ROWS_READ
     assert end.seen.open == {early.xid: BEGINNING}
     await early.submit(5)
     await early.commit()
@@ -194,12 +194,12 @@ async def test_cost_of_a_reading_depends_on_its_page(database: Database, analyze
         page = (await read_unseen(connection, seen=end.seen, limit=100)).page
         assert [event.xid for event in page.events[:5]] == [early.xid] * 5
         assert [event.job_id for event in page.events[5:]] == [job.id for job in jobs]
-        assert await connection.scalar(READ) <= ENOUGH
+        assert await connection.scalar(ROWS_READ) <= MAX_ROWS_READ
     async with database.transaction() as connection:
         page = await read_range(connection, after=end.settled, through=end_of(2**62), limit=10)
         assert len(page.events) == 5
         assert page.end is not None
-        assert await connection.scalar(READ) <= ENOUGH
+        assert await connection.scalar(ROWS_READ) <= MAX_ROWS_READ
 
 
 @pytest.mark.parametrize("analyzed", [True, False])
@@ -214,7 +214,7 @@ async def test_cost_of_a_history_page_depends_on_the_page(database: Database, an
                 "SELECT :id, n, pg_current_xact_id(), 'default', 'progressed', 'running', 1, "
                 "now(), '{}' FROM generate_series(2, :events) n"
             ),
-            {"id": job.id, "events": EVENTS},
+            {"id": job.id, "events": EVENT_COUNT},
         )
         if analyzed:
             await connection.execute(text("ANALYZE job_events"))
@@ -222,7 +222,7 @@ async def test_cost_of_a_history_page_depends_on_the_page(database: Database, an
         for job_id, after_seq, expected in (
             (job.id, 0, [1]),
             (other.id, 0, [1]),
-            (job.id, EVENTS, []),
+            (job.id, EVENT_COUNT, []),
             (other.id, 1, []),
         ):
             events = (
@@ -231,4 +231,4 @@ async def test_cost_of_a_history_page_depends_on_the_page(database: Database, an
                 )
             ).events
             assert [event.seq for event in events] == expected
-        assert await connection.scalar(READ) <= ENOUGH
+        assert await connection.scalar(ROWS_READ) <= MAX_ROWS_READ

@@ -1,4 +1,4 @@
-"""Faults of PostgreSQL: only transient ones become Unavailable."""
+"""PostgreSQL faults: only transient ones become Unavailable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.until import until, until_blocked
 
 
 @pytest.fixture
-async def hasty(settings: Settings) -> AsyncIterator[Database]:
+async def impatient(settings: Settings) -> AsyncIterator[Database]:
     """The database with two connections and short timeouts."""
     changes = {"database_pool_size": 2, "database_timeout": 0.3}
     database = Database(settings.model_copy(update=changes), application="test-hasty")
@@ -42,24 +42,26 @@ async def test_session_ended_in_a_transaction_is_unavailable(database: Database)
     await database.ping()
 
 
-async def test_sessions_ended_while_idle_are_replaced(database: Database, hasty: Database) -> None:
+async def test_sessions_ended_while_idle_are_replaced(
+    database: Database, impatient: Database
+) -> None:
     async with database.transaction() as one, database.transaction() as two:
         pids = [await c.scalar(text("SELECT pg_backend_pid()")) for c in (one, two)]
-    async with hasty.transaction() as connection:
+    async with impatient.transaction() as connection:
         for pid in pids:
             await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
 
-    async def is_live() -> bool:
+    async def is_reachable() -> bool:
         try:
             await database.ping()
         except Unavailable:
             return False
         return True
 
-    await until(is_live)
+    await until(is_reachable)
 
 
-async def test_statement_timeout_on_the_server_is_unavailable(database: Database) -> None:
+async def test_server_statement_timeout_is_unavailable(database: Database) -> None:
     with pytest.raises(Unavailable):
         async with database.transaction() as connection:
             await connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
@@ -67,11 +69,11 @@ async def test_statement_timeout_on_the_server_is_unavailable(database: Database
     await database.ping()
 
 
-async def test_statement_timeout_of_the_client_is_unavailable(hasty: Database) -> None:
+async def test_client_statement_timeout_is_unavailable(impatient: Database) -> None:
     with pytest.raises(Unavailable):
-        async with hasty.transaction() as connection:
+        async with impatient.transaction() as connection:
             await connection.execute(text("SELECT pg_sleep(10)"))
-    await hasty.ping()
+    await impatient.ping()
 
 
 async def test_idle_transaction_timeout_is_unavailable(database: Database) -> None:
@@ -127,11 +129,11 @@ async def test_deadlock_is_unavailable(database: Database) -> None:
     assert [type(outcome) for outcome in outcomes if outcome] == [Unavailable]
 
 
-async def test_exhausted_pool_is_unavailable(hasty: Database) -> None:
-    async with hasty.transaction(), hasty.transaction():
+async def test_exhausted_pool_is_unavailable(impatient: Database) -> None:
+    async with impatient.transaction(), impatient.transaction():
         with pytest.raises(Unavailable):
-            await hasty.ping()
-    await hasty.ping()
+            await impatient.ping()
+    await impatient.ping()
 
 
 async def test_missing_server_is_unavailable(settings: Settings) -> None:
@@ -145,7 +147,7 @@ async def test_missing_server_is_unavailable(settings: Settings) -> None:
     await database.close()
 
 
-# Errors of the caller are not retried.
+# Errors that the caller caused are not retried.
 
 
 async def test_refused_login_after_a_success_is_unavailable(
@@ -193,7 +195,7 @@ async def test_invalid_statement_raises_the_database_error(database: Database) -
             await connection.execute(text("SELECT no_such_column"))
 
 
-async def test_error_of_the_caller_rolls_back_and_is_raised(
+async def test_caller_error_rolls_back_and_is_raised(
     database: Database,
 ) -> None:
     job = await submit(database)
@@ -208,7 +210,7 @@ async def test_error_of_the_caller_rolls_back_and_is_raised(
     assert (await read_job(database, job.id)).priority == 0
 
 
-async def test_idle_transaction_releases_its_locks_in_time(
+async def test_idle_transaction_times_out_and_releases_its_locks(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await submit(database)
@@ -226,21 +228,21 @@ async def test_idle_transaction_releases_its_locks_in_time(
 # Sessions outside the pool.
 
 
-async def test_ended_session_leaves_no_connection(hasty: Database) -> None:
+async def test_session_closes_its_connection_at_its_end(impatient: Database) -> None:
     for _ in range(10):
-        async with hasty.session() as raw:
+        async with impatient.session() as raw:
             assert await raw.fetchval("SELECT 1") == 1
     # Both connections of the pool are free.
-    async with hasty.transaction(), hasty.transaction() as connection:
+    async with impatient.transaction(), impatient.transaction() as connection:
         count = text(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND application_name = 'headrace-test-hasty'"
+            "AND application_name = 'headrace-test-impatient'"
         )
 
-        async def alone() -> bool:
+        async def only_these_are_open() -> bool:
             return bool(await connection.scalar(count) == 2)
 
-        await until(alone)
+        await until(only_these_are_open)
 
 
 async def test_end_of_a_session_is_noticed_at_once(database: Database) -> None:

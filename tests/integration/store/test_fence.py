@@ -25,7 +25,7 @@ from support.leading import lead
 from support.states import PreparedJob, prepare_job
 from support.workers import claim, ending, lapse, register, report, write_ends
 
-CHECK = "SELECT headrace.check_fence($1, $2)"
+CHECK_FENCE = "SELECT headrace.check_fence($1, $2)"
 
 
 async def recover(database: Database, *, limit: int = 100) -> Sequence[tuple[JobId, str]]:
@@ -54,40 +54,40 @@ async def running(database: Database) -> PreparedJob:
     return await prepare_job(database, JobState.RUNNING)
 
 
-async def test_recovery_skips_a_checked_job_until_the_end(
+async def test_recovery_skips_a_checked_job_until_its_commit(
     database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     other = await prepare_job(database, JobState.RUNNING)
     for worker_id in (running.worker_id, other.worker_id):
         await lapse(database, worker_id)
     async with handler.transaction():
-        await handler.execute(CHECK, running.job.id, 1)
+        await handler.execute(CHECK_FENCE, running.job.id, 1)
         # The page continues after it.
         assert await recover(database, limit=1) == [(other.job.id, JobState.QUEUED)]
         assert await recover(database) == []
     assert await recover(database) == [(running.job.id, JobState.QUEUED)]
 
 
-async def test_expiry_skips_a_checked_job_until_the_end(
+async def test_expiry_skips_a_checked_job_until_its_commit(
     database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     await set_column(database, running.job.id, "deadline = now() - interval '1 s'")
     async with handler.transaction():
-        await handler.execute(CHECK, running.job.id, 1)
+        await handler.execute(CHECK_FENCE, running.job.id, 1)
         assert await expire(database) == []
     assert await expire(database) == [running.job.id]
 
 
 @pytest.mark.parametrize("event", [EventType.INTERRUPTED, EventType.FAILED])
-async def test_claim_skips_a_checked_job_until_the_end(
+async def test_claim_skips_a_checked_job_until_its_commit(
     database: Database, handler: asyncpg.Connection, running: PreparedJob, event: EventType
 ) -> None:
     job_id = running.job.id
     worker_id = await register(database)
     second = [AttemptKey(job_id, 2)]
     async with handler.transaction():
-        await handler.execute(CHECK, job_id, 1)
-        # The attempt may end, for example by a worker that abandoned its handler.
+        await handler.execute(CHECK_FENCE, job_id, 1)
+        # The attempt may end: for example, its worker may have abandoned the handler.
         assert await write_ends(database, running.worker_id, ending(job_id, 1, event))
         if event is EventType.FAILED:
             async with database.transaction() as connection:
@@ -98,14 +98,14 @@ async def test_claim_skips_a_checked_job_until_the_end(
     assert_legal(await read_job(database, job_id), await history(database, job_id))
 
 
-async def test_other_transitions_do_not_wait_for_a_check(
+async def test_other_transitions_do_not_wait_for_a_checked_job(
     settings: Settings, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     job_id, worker_id = running.job.id, running.worker_id
-    # A short time limit, because none of these may wait for the handler.
+    # The time limit is short, because no call may wait for the handler.
     hasty = Database(settings.model_copy(update={"database_timeout": 5.0}), application="test")
     async with handler.transaction():
-        await handler.execute(CHECK, job_id, 1)
+        await handler.execute(CHECK_FENCE, job_id, 1)
         reports = [
             AttemptReport(key=AttemptKey(job_id, 1), progress=Progress(fraction=0.5)),
             AttemptReport(key=AttemptKey(job_id, 1), output='"half"'),
@@ -125,17 +125,17 @@ async def test_check_of_another_attempt_is_refused(
     handler: asyncpg.Connection, running: PreparedJob, attempt: int
 ) -> None:
     with pytest.raises(asyncpg.PostgresError, match="is not running") as caught:
-        await handler.execute(CHECK, running.job.id, attempt)
+        await handler.execute(CHECK_FENCE, running.job.id, attempt)
     assert caught.value.sqlstate == "JF001"
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
-async def test_check_of_an_attempt_that_is_not_running_fails(
+async def test_check_of_an_attempt_not_running_is_refused(
     database: Database, handler: asyncpg.Connection, state: JobState
 ) -> None:
     prepared = await prepare_job(database, state)
     with pytest.raises(asyncpg.PostgresError) as caught:
-        await handler.execute(CHECK, prepared.job.id, prepared.job.attempt)
+        await handler.execute(CHECK_FENCE, prepared.job.id, prepared.job.attempt)
     assert caught.value.sqlstate == "JF001"
 
 
@@ -148,7 +148,7 @@ async def test_check_after_a_takeover_is_refused(
         await lapse(database, running.worker_id)
         assert await recover(database)
         with pytest.raises(asyncpg.PostgresError) as caught:
-            await handler.execute(CHECK, running.job.id, 1)
+            await handler.execute(CHECK_FENCE, running.job.id, 1)
     assert caught.value.sqlstate == "JF001"
 
 
@@ -157,15 +157,15 @@ async def test_reports_are_counted_during_a_checked_transaction(
 ) -> None:
     job = running.job
     async with handler.transaction():
-        await handler.execute(CHECK, job.id, 1)
+        await handler.execute(CHECK_FENCE, job.id, 1)
         sent = AttemptReport(key=AttemptKey(job.id, 1), progress=Progress(fraction=0.5))
         await report(database, running.worker_id, sent)
-        # The handler waits for the answer, so the answer must not wait for the handler.
+        # The handler waits for the response, so the response must not wait for the handler.
         async with asyncio.timeout(10), database.transaction() as connection:
             assert await count_reports(connection, AttemptKey(job.id, 1)) == 1
 
 
-async def test_role_of_handlers_needs_only_usage_of_the_schema(
+async def test_handler_role_needs_only_usage_of_the_schema(
     database: Database, handler: asyncpg.Connection, running: PreparedJob
 ) -> None:
     role = "headrace_test_handler"
@@ -176,18 +176,18 @@ async def test_role_of_handlers_needs_only_usage_of_the_schema(
     try:
         await handler.execute(f"SET ROLE {role}")
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="schema headrace"):
-            await handler.execute(CHECK, *arguments)
+            await handler.execute(CHECK_FENCE, *arguments)
         await handler.execute(
             f"RESET ROLE; GRANT USAGE ON SCHEMA headrace TO {role}; SET ROLE {role}"
         )
-        await handler.execute(CHECK, *arguments)
+        await handler.execute(CHECK_FENCE, *arguments)
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await handler.execute("SELECT FROM jobs")
         # The functions ignore the caller's objects with the same names as Headrace's tables.
         await handler.execute("CREATE TEMP TABLE jobs (id uuid, attempt integer, state text)")
         await handler.execute("INSERT INTO jobs VALUES ($1, 7, 'running')", running.job.id)
         with pytest.raises(asyncpg.PostgresError, match="is not running"):
-            await handler.execute(CHECK, running.job.id, 7)
+            await handler.execute(CHECK_FENCE, running.job.id, 7)
         await handler.execute("SELECT headrace.complete($1, $2, '[1]')", *arguments)
     finally:
         await handler.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
@@ -199,12 +199,12 @@ async def test_retry_is_written_during_a_checked_transaction(
 ) -> None:
     job_id = running.job.id
     async with handler.transaction():
-        await handler.execute(CHECK, job_id, 1)
+        await handler.execute(CHECK_FENCE, job_id, 1)
         retry = ending(job_id, 1, EventType.RETRY_SCHEDULED, backoff=timedelta())
         assert await write_ends(database, running.worker_id, retry)
         assert (await read_job(database, job_id)).state is JobState.RETRYING
         # The attempt has ended, so the handler can no longer write.
         with pytest.raises(asyncpg.PostgresError) as caught:
             async with handler.transaction():
-                await handler.execute(CHECK, job_id, 1)
+                await handler.execute(CHECK_FENCE, job_id, 1)
         assert caught.value.sqlstate == "JF001"

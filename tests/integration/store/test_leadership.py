@@ -1,4 +1,4 @@
-"""The leader's terms and leases: nothing is written in a term that is over."""
+"""The leader's terms and leases: a leader writes nothing after its term is over."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def give_up(database: Database, holder: UUID) -> None:
         await give_up_lead(connection, holder=holder)
 
 
-async def test_only_one_scheduler_takes_the_lead(database: Database) -> None:
+async def test_only_one_scheduler_becomes_leader(database: Database) -> None:
     assert await take(database) == 1
     assert await take(database) is None
     await renew(database, 1)
@@ -59,7 +59,7 @@ async def test_concurrent_schedulers_get_one_leader(crowd: Database) -> None:
         await lose_lead(crowd)
 
 
-async def test_each_lead_is_a_new_term(database: Database) -> None:
+async def test_each_new_lead_starts_a_new_term(database: Database) -> None:
     holder = uuid4()
     assert await take(database, holder) == 1
     await lose_lead(database)
@@ -188,7 +188,7 @@ STATEMENTS: dict[
 TABLES = ("jobs", "job_events", "workers", "batches", "event_log", "pruned_jobs")
 
 
-async def contents(database: Database) -> list[object]:
+async def table_contents(database: Database) -> list[object]:
     async with database.statement() as connection:
         return [
             sorted(await connection.scalars(text(f"SELECT t::text FROM {table} t")))
@@ -210,11 +210,11 @@ async def test_statement_of_an_old_term_is_refused(
         await lose_lead(database)
     if over == "another_leads":
         assert await take(database) == term + 1
-    before = await contents(database)
+    before = await table_contents(database)
     async with database.statement() as connection:
         with pytest.raises(StaleTerm):
             await run(connection, term=term)
-    assert await contents(database) == before
+    assert await table_contents(database) == before
     # In the current term, the statement finds its work once.
     now = await lead(database)
     async with database.statement() as connection:

@@ -32,7 +32,7 @@ from support.leading import lead
 from support.states import PreparedJob, prepare_job
 from support.workers import claim, delivery, ending, lapse, report, write_ends
 
-# A call of one function for a job; returns whether the function reports a change.
+# Calls one function for a job, and returns whether the function reports a change.
 Performer = Callable[[Database, PreparedJob], Awaitable[bool]]
 
 
@@ -50,11 +50,11 @@ async def promote(database: Database, prepared: PreparedJob) -> bool:
         return await promote_due(connection, term=await lead(database), limit=10) == 1
 
 
-async def claims(database: Database, prepared: PreparedJob) -> bool:
+async def claim_job(database: Database, prepared: PreparedJob) -> bool:
     return bool(await claim(database, prepared.worker_id, [delivery(prepared.job)]))
 
 
-def reports(**content: Any) -> Performer:
+def reporting(**content: Any) -> Performer:
     async def perform(database: Database, prepared: PreparedJob) -> bool:
         sent = AttemptReport(key=AttemptKey(prepared.job.id, prepared.job.attempt), **content)
         return bool(await report(database, prepared.worker_id, sent))
@@ -62,7 +62,7 @@ def reports(**content: Any) -> Performer:
     return perform
 
 
-def finishes(event: EventType) -> Performer:
+def ending_with(event: EventType) -> Performer:
     async def perform(database: Database, prepared: PreparedJob) -> bool:
         end = ending(prepared.job.id, prepared.job.attempt, event)
         written = await write_ends(database, prepared.worker_id, end)
@@ -72,7 +72,7 @@ def finishes(event: EventType) -> Performer:
     return perform
 
 
-def recovers(*, max_losses: int) -> Performer:
+def recovering(*, max_losses: int) -> Performer:
     async def perform(database: Database, prepared: PreparedJob) -> bool:
         await lapse(database, prepared.worker_id)
         async with database.transaction() as connection:
@@ -84,7 +84,7 @@ def recovers(*, max_losses: int) -> Performer:
     return perform
 
 
-async def expires(database: Database, prepared: PreparedJob) -> bool:
+async def expire(database: Database, prepared: PreparedJob) -> bool:
     await set_column(database, prepared.job.id, "deadline = now() - interval '1 s'")
     async with database.transaction() as connection:
         expired = await expire_overdue(
@@ -94,7 +94,7 @@ async def expires(database: Database, prepared: PreparedJob) -> bool:
     return bool(expired)
 
 
-def asks(function: Callable[..., Awaitable[Job]]) -> Performer:
+def requesting(function: Callable[..., Awaitable[Job]]) -> Performer:
     async def perform(database: Database, prepared: PreparedJob) -> bool:
         try:
             async with database.transaction() as connection:
@@ -103,7 +103,7 @@ def asks(function: Callable[..., Awaitable[Job]]) -> Performer:
             return refused(conflict, prepared)
         # The function returns the current job.
         now = await read_job(database, prepared.job.id)
-        assert answer == type(now)(**{**fields_of(now), "payload": None, "result": None})
+        assert answer == type(now)(**{**field_values(now), "payload": None, "result": None})
         return answer.seq > prepared.job.seq
 
     return perform
@@ -118,27 +118,27 @@ def refused(conflict: StateConflict, prepared: PreparedJob) -> Literal[False]:
 PERFORMERS: dict[EventType, tuple[Performer, ...]] = {
     EventType.SUBMITTED: (submit_again,),
     EventType.DUE: (promote,),
-    EventType.STARTED: (claims,),
-    EventType.PROGRESSED: (reports(progress=Progress(fraction=0.5, message="half")),),
-    EventType.OUTPUT: (reports(output='"a piece"'),),
-    EventType.SUCCEEDED: (finishes(EventType.SUCCEEDED),),
-    EventType.RETRY_SCHEDULED: (finishes(EventType.RETRY_SCHEDULED),),
-    EventType.FAILED: (finishes(EventType.FAILED),),
-    EventType.INTERRUPTED: (finishes(EventType.INTERRUPTED),),
+    EventType.STARTED: (claim_job,),
+    EventType.PROGRESSED: (reporting(progress=Progress(fraction=0.5, message="half")),),
+    EventType.OUTPUT: (reporting(output='"a piece"'),),
+    EventType.SUCCEEDED: (ending_with(EventType.SUCCEEDED),),
+    EventType.RETRY_SCHEDULED: (ending_with(EventType.RETRY_SCHEDULED),),
+    EventType.FAILED: (ending_with(EventType.FAILED),),
+    EventType.INTERRUPTED: (ending_with(EventType.INTERRUPTED),),
     EventType.WORKER_LOST: (
-        recovers(max_losses=3),
-        recovers(max_losses=0),
-        finishes(EventType.WORKER_LOST),
+        recovering(max_losses=3),
+        recovering(max_losses=0),
+        ending_with(EventType.WORKER_LOST),
     ),
-    EventType.CANCEL_REQUESTED: (asks(cancel_job),),
-    EventType.CANCELLED: (asks(cancel_job), finishes(EventType.CANCELLED)),
-    EventType.EXPIRED: (expires, finishes(EventType.EXPIRED)),
-    EventType.REQUEUED: (asks(requeue_job),),
+    EventType.CANCEL_REQUESTED: (requesting(cancel_job),),
+    EventType.CANCELLED: (requesting(cancel_job), ending_with(EventType.CANCELLED)),
+    EventType.EXPIRED: (expire, ending_with(EventType.EXPIRED)),
+    EventType.REQUEUED: (requesting(requeue_job),),
 }
 
 
 async def attempt_row(database: Database, state: JobState, perform: Performer) -> Row | None:
-    """Call one performer for a new job; return the row of the lifecycle that it caused, if any."""
+    """Call one performer for a new job; return the resulting row of the lifecycle table, if any."""
     prepared = await prepare_job(database, state)
     before = await history(database, prepared.job.id)
     changed = await perform(database, prepared)
@@ -146,11 +146,10 @@ async def attempt_row(database: Database, state: JobState, perform: Performer) -
     events = await history(database, prepared.job.id)
     assert events[: len(before)] == before
     if not changed:
-        # The function reports no change, so only the time or deadline that the test has set may
-        # differ.
+        # The function reports no change. Only the time or deadline that the test set may differ.
         assert events == before
         as_before = {"due_time": job.due_time, "deadline": job.deadline}
-        assert job == type(job)(**{**fields_of(prepared.job), **as_before})
+        assert job == type(job)(**{**field_values(prepared.job), **as_before})
         return None
     [written] = events[len(before) :]
     assert job.seq == prepared.job.seq + 1 == written.seq
@@ -160,7 +159,7 @@ async def attempt_row(database: Database, state: JobState, perform: Performer) -
     return state, written.type, job.state
 
 
-def fields_of(job: Job) -> dict[str, Any]:
+def field_values(job: Job) -> dict[str, Any]:
     return {name: getattr(job, name) for name in type(job).__dataclass_fields__}
 
 
@@ -203,14 +202,14 @@ async def test_transitions_are_exactly_those_of_the_lifecycle(
         assert submitted.due_time == (time and job.due_time)
         assert_legal(await read_job(database, job.id), [submitted])
         taken.add((None, submitted.type, submitted.state))
-    for end in (asks(cancel_job), expires):
-        taken.add(await requeue_before_its_time(database, end))
+    for end in (requesting(cancel_job), expire):
+        taken.add(await requeue_before_due_time(database, end))
     sys.stdout.write(rows_report(taken))
     assert taken == ROWS
 
 
-async def requeue_before_its_time(database: Database, end: Performer) -> Row:
-    """End a SCHEDULED job and requeue it; return the row of the requeue."""
+async def requeue_before_due_time(database: Database, end: Performer) -> Row:
+    """End a SCHEDULED job and requeue it; return the lifecycle row of the requeue."""
     prepared = await prepare_job(database, JobState.SCHEDULED)
     assert await end(database, prepared)
     ended = await read_job(database, prepared.job.id)
@@ -223,12 +222,12 @@ async def requeue_before_its_time(database: Database, end: Performer) -> Row:
     return ended.state, requeued.type, job.state
 
 
-async def test_functions_cover_every_event() -> None:
+async def test_performers_cover_every_event() -> None:
     assert set(PERFORMERS) == set(EventType)
 
 
-async def test_database_refuses_an_event_with_a_wrong_state(database: Database) -> None:
-    accepted, refusals = set(), set()
+async def test_database_rejects_an_event_with_a_wrong_state(database: Database) -> None:
+    accepted, violated = set(), set()
     for event, state in itertools.product(EventType, JobState):
         values = {
             "seq": 1 if event is EventType.SUBMITTED else 2,
@@ -242,8 +241,8 @@ async def test_database_refuses_an_event_with_a_wrong_state(database: Database) 
                 await connection.execute(INSERT_EVENT, values)
             accepted.add((event, state))
         except IntegrityConstraintViolationError as refusal:
-            refusals.add(refusal.constraint_name)
-    assert refusals == {"job_events_step_check"}
+            violated.add(refusal.constraint_name)
+    assert violated == {"job_events_step_check"}
     assert accepted == {(event, target) for _, event, target in ROWS}
 
 

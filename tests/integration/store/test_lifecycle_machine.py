@@ -1,7 +1,7 @@
 """The store agrees with a model of jobs after any sequence of calls.
 
-The seed is the same in every run. `HEADRACE_TEST_LIFECYCLE_EXAMPLES=1000` runs 1,000 random
-sequences instead. A failure prints its steps, and how to repeat them.
+Every run uses the same seed. `HEADRACE_TEST_LIFECYCLE_EXAMPLES=1000` runs 1,000 random
+sequences instead. A failure prints its steps and how to repeat them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from support.workers import claim, ending, lapse, register, report, write_ends
 T = TypeVar("T")
 
 _EXAMPLES = "HEADRACE_TEST_LIFECYCLE_EXAMPLES"
-_LONG = timedelta(hours=1)
+_LONG_DELAY = timedelta(hours=1)
 # Hypothesis draws constants from all loaded modules, so the steps of a seed depend on the earlier
 # tests. If a seed misses a row of the lifecycle, other seeds follow.
 _MORE_SEEDS = 4
@@ -73,7 +73,7 @@ shifts = st.sampled_from([0, 0, 0, 0, 0, -1, 1])
 # Reports: pieces of output, and progress in tenths.
 report_lists = st.lists(st.none() | st.integers(0, 10), min_size=1, max_size=3)
 # True: an action chooses a job that it can change; False: any job.
-aims = st.sampled_from([True] * 7 + [False])
+aim_at_suitable = st.sampled_from([True] * 7 + [False])
 ends = st.sampled_from(
     [
         EventType.RETRY_SCHEDULED,
@@ -95,16 +95,17 @@ ACTIONS = (
 class LifecycleMachine(RuleBasedStateMachine):
     """Make the same calls to the store and to the model."""
 
-    # The database, the event loop, and the transitions of all runs, set by the test.
+    # The test sets the database, the function that runs a coroutine, and the counted transitions of
+    # all runs.
     database: Database
     run: Callable[[Coroutine[Any, Any, Any]], Any]
-    taken: Counter[Row]
+    rows_taken: Counter[Row]
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = LifecycleModel(self.taken)
+        self.model = LifecycleModel(self.rows_taken)
         self.seen: dict[object, tuple[Job, list[JobEvent]]] = {}
-        self.run(_empty(self.database))
+        self.run(_empty_tables(self.database))
         self.term = self.run(lead(self.database))
 
     @initialize()
@@ -114,19 +115,19 @@ class LifecycleMachine(RuleBasedStateMachine):
         for later in (False, False, False, False, True, True):
             self._submit(None, 0, later=later, deadline=True)
         [worker], jobs = self.model.workers, self.model.jobs
-        _, runs, waits_again, has_failed, _, expires = jobs
-        self._claim(worker, [runs, waits_again, has_failed], shift=0)
-        self._write_ends([waits_again], _RETRY, shift=0, soon=False, other=None)
-        self._write_ends([has_failed], EventType.FAILED, shift=0, soon=False, other=None)
+        _, running, retrying, failed, _, expiring = jobs
+        self._claim(worker, [running, retrying, failed], shift=0)
+        self._write_ends([retrying], _RETRY, shift=0, soon=False, other=None)
+        self._write_ends([failed], EventType.FAILED, shift=0, soon=False, other=None)
         # The requeue of this job keeps its future schedule time.
-        self._move(expires, "deadline = now() - interval '10 min'")
-        expires.overdue = True
+        self._set_times(expiring, "deadline = now() - interval '10 min'")
+        expiring.overdue = True
         self._in_transaction(
             lambda connection: expire_overdue(
                 connection, term=self.term, limit=1, running_grace=timedelta()
             )
         )
-        self.model.expire(expires)
+        self.model.expire(expiring)
 
     # There is one rule for all actions, because Hypothesis disables most of many rules in each run,
     # and then few jobs would end.
@@ -134,20 +135,20 @@ class LifecycleMachine(RuleBasedStateMachine):
     def act(self, action: str, data: st.DataObject) -> None:
         getattr(self, action)(data)
 
-    # The choice of a job or attempt.
+    # Choosing a job or an attempt.
 
     def _jobs(
         self, data: st.DataObject, fits: Callable[[ModelJob], bool], *, most: int = 3
     ) -> list[ModelJob]:
         """Return some jobs, mostly suitable ones."""
-        aimed = data.draw(aims)
+        aimed = data.draw(aim_at_suitable)
         existing = self.model.jobs
         found = [job for job in existing if not aimed or (fits(job) and not job.pruned)] or existing
         return data.draw(st.lists(st.sampled_from(found), min_size=1, max_size=most, unique_by=id))
 
     def _worker(self, data: st.DataObject) -> ModelWorker:
         """Return a worker, mostly a live one."""
-        aimed = data.draw(aims)
+        aimed = data.draw(aim_at_suitable)
         found = [one for one in self.model.workers if not aimed or (one.live and one.registered)]
         return data.draw(st.sampled_from(found or self.model.workers))
 
@@ -158,7 +159,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self._submit(key, content, later=data.draw(flags), deadline=data.draw(flags))
 
     def _submit(self, key: str | None, content: int, *, later: bool, deadline: bool) -> None:
-        times = _times(later=later, deadline=deadline)
+        times = _schedule_and_deadline(later=later, deadline=deadline)
         new = new_job(request_id=key, payload=str(content), **times)
         if key is not None:
             # Times are part of the content, and differ between calls.
@@ -180,7 +181,9 @@ class LifecycleMachine(RuleBasedStateMachine):
     def submit_a_batch(self, data: st.DataObject) -> None:
         key, content = data.draw(keys), data.draw(contents)
         size, later, alike = data.draw(sizes), data.draw(flags), data.draw(flags)
-        spec = JobSpec(type="test", queue=DEFAULT_QUEUE, **_times(later=later, deadline=False))
+        spec = JobSpec(
+            type="test", queue=DEFAULT_QUEUE, **_schedule_and_deadline(later=later, deadline=False)
+        )
         specs = Repeated([spec], [0] * size) if alike else Repeated([spec] * size, range(size))
         batch = ModelBatch(BatchId(uuid7()), content)
         held = self.model.batch_holder(key)
@@ -212,13 +215,13 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def cancel(self, data: st.DataObject) -> None:
         [job] = self._jobs(data, lambda job: not job.ended, most=1)
-        self._ask(cancel_job, self.model.cancel, job)
+        self._request(cancel_job, self.model.cancel, job)
 
     def requeue(self, data: st.DataObject) -> None:
         [job] = self._jobs(data, lambda job: job.ended, most=1)
-        self._ask(requeue_job, self.model.requeue, job)
+        self._request(requeue_job, self.model.requeue, job)
 
-    def _ask(
+    def _request(
         self,
         function: Callable[..., Coroutine[Any, Any, Job]],
         expect: Callable[[ModelJob], bool],
@@ -249,7 +252,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             return
         worker = self._worker(data)
         if action == "lapse":
-            self._lapse(worker)
+            self._let_lease_lapse(worker)
         elif action == "remove":
             self._in_transaction(lambda connection: remove_worker(connection, worker_id=worker.id))
             worker.registered = False
@@ -258,13 +261,13 @@ class LifecycleMachine(RuleBasedStateMachine):
                 lambda connection: renew_lease(
                     connection,
                     worker_id=worker.id,
-                    lease=_LONG,
+                    lease=_LONG_DELAY,
                     draining=data.draw(flags),
                 )
             )
             assert renewed == (worker.registered and worker.live)
 
-    def _lapse(self, worker: ModelWorker) -> None:
+    def _let_lease_lapse(self, worker: ModelWorker) -> None:
         self.run(lapse(self.database, worker.id))
         worker.live = False
 
@@ -272,8 +275,8 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.model.workers.append(ModelWorker(self.run(register(self.database))))
 
     def remove_lapsed(self, data: st.DataObject) -> None:
-        older_than = data.draw(st.sampled_from([timedelta(), _LONG]))
-        removed = self._lead(data, remove_lapsed, older_than=older_than)
+        older_than = data.draw(st.sampled_from([timedelta(), _LONG_DELAY]))
+        removed = self._call_as_leader(data, remove_lapsed, older_than=older_than)
         if removed is None:
             return
         lapsed = [worker for worker in self.model.workers if worker.registered and not worker.live]
@@ -304,7 +307,7 @@ class LifecycleMachine(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         event, shift, soon = data.draw(ends), data.draw(shifts), data.draw(flags)
         chosen = self._jobs(data, lambda job: job.runs)
-        other = None if data.draw(aims) else self._worker(data)
+        other = None if data.draw(aim_at_suitable) else self._worker(data)
         self._write_ends(chosen, event, shift=shift, soon=soon, other=other)
 
     def _write_ends(
@@ -316,7 +319,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         soon: bool,
         other: ModelWorker | None,
     ) -> None:
-        values = {"backoff": timedelta() if soon else _LONG} if event is _RETRY else {}
+        values = {"backoff": timedelta() if soon else _LONG_DELAY} if event is _RETRY else {}
         by_worker = self._by_worker(chosen, other)
         for worker, owned in by_worker:
             batch = [ending(job.id, max(1, job.attempt + shift), event, **values) for job in owned]
@@ -329,13 +332,13 @@ class LifecycleMachine(RuleBasedStateMachine):
             assert written == {job.id: self.model.end(job, event) for job in allowed}
             for job in allowed:
                 job.due = event is _RETRY and soon
-            # A repetition is refused.
+            # A repeated write is refused.
             assert self.run(write_ends(self.database, worker.id, *batch)) == {}
 
     def report(self, data: st.DataObject) -> None:
         shift, fractions = data.draw(shifts), data.draw(report_lists)
         chosen = self._jobs(data, lambda job: job.runs)
-        other = None if data.draw(aims) else self._worker(data)
+        other = None if data.draw(aim_at_suitable) else self._worker(data)
         for worker, owned in self._by_worker(chosen, other):
             allowed = [
                 job for job in owned if self.model.owns(worker, job, max(1, job.attempt + shift))
@@ -354,8 +357,8 @@ class LifecycleMachine(RuleBasedStateMachine):
                     )
                     if job in allowed:
                         self.model.report(job, fraction=fraction, output=output)
-            taken = self.run(report(self.database, worker.id, *reports))
-            assert taken == {job.id for job in allowed}
+            rows_taken = self.run(report(self.database, worker.id, *reports))
+            assert rows_taken == {job.id for job in allowed}
 
     def _by_worker(
         self, chosen: Sequence[ModelJob], other: ModelWorker | None
@@ -373,10 +376,10 @@ class LifecycleMachine(RuleBasedStateMachine):
         limit = data.draw(limits)
         for job in self._jobs(data, lambda job: job.state in sources(EventType.DUE)):
             if not job.pruned:
-                self._move(job, "due_time = now() - interval '1 s'")
+                self._set_times(job, "due_time = now() - interval '1 s'")
                 job.due = True
         due = self.model.promotable()
-        count = self._lead(data, promote_due, limit=limit)
+        count = self._call_as_leader(data, promote_due, limit=limit)
         if count is None:
             return
         assert count == min(limit, len(due))
@@ -388,9 +391,9 @@ class LifecycleMachine(RuleBasedStateMachine):
     def recover(self, data: st.DataObject) -> None:
         limit, max_losses = data.draw(limits), data.draw(st.integers(0, 2))
         if data.draw(flags):
-            self._lapse(self._worker(data))
+            self._let_lease_lapse(self._worker(data))
         lost = {job.id: job for job in self.model.lost()}
-        recovered = self._lead(data, recover_lost, limit=limit, max_losses=max_losses)
+        recovered = self._call_as_leader(data, recover_lost, limit=limit, max_losses=max_losses)
         if recovered is None:
             return
         assert len(recovered) == min(limit, len(lost))
@@ -401,11 +404,13 @@ class LifecycleMachine(RuleBasedStateMachine):
         limit, grace = data.draw(limits), data.draw(flags)
         for job in self._jobs(data, lambda job: job.has_deadline and not job.ended):
             if job.has_deadline and not job.pruned:
-                self._move(job, "deadline = now() - interval '10 min'")
+                self._set_times(job, "deadline = now() - interval '10 min'")
                 job.overdue = True
         overdue = {job.id: job for job in self.model.overdue(grace=grace)}
-        running_grace = _LONG if grace else timedelta()
-        expired = self._lead(data, expire_overdue, limit=limit, running_grace=running_grace)
+        running_grace = _LONG_DELAY if grace else timedelta()
+        expired = self._call_as_leader(
+            data, expire_overdue, limit=limit, running_grace=running_grace
+        )
         if expired is None:
             return
         assert len(expired) == min(limit, len(overdue))
@@ -416,10 +421,12 @@ class LifecycleMachine(RuleBasedStateMachine):
         limit = data.draw(limits)
         for job in self._jobs(data, lambda job: job.ended, most=2):
             if job.ended:
-                self._move(job, "end_time = now() - interval '2 h'")
+                self._set_times(job, "end_time = now() - interval '2 h'")
                 job.ended_long_ago = True
         old = self.model.prunable()
-        pruned = self.run(prune(self.database, older_than=_LONG, held_for=_LONG, limit=limit))
+        pruned = self.run(
+            prune(self.database, older_than=_LONG_DELAY, held_for=_LONG_DELAY, limit=limit)
+        )
         # Each state is pruned separately.
         by_state = Counter(job.state for job in old)
         assert pruned.jobs == sum(min(limit, count) for count in by_state.values())
@@ -428,9 +435,9 @@ class LifecycleMachine(RuleBasedStateMachine):
         assert pruned.events == sum(len(job.events) for job in gone)
         self.model.prune(gone)
 
-    def _lead(self, data: st.DataObject, call: Callable[..., Any], **options: Any) -> Any:
-        """Return the result of a call of the leader, or None if its term was over."""
-        if data.draw(aims):
+    def _call_as_leader(self, data: st.DataObject, call: Callable[..., Any], **options: Any) -> Any:
+        """Call a function as the leader; return its result, or None if the term was over."""
+        if data.draw(aim_at_suitable):
             return self._in_transaction(
                 lambda connection: call(connection, term=self.term, **options)
             )
@@ -438,15 +445,15 @@ class LifecycleMachine(RuleBasedStateMachine):
             self._in_transaction(lambda connection: call(connection, term=self.term - 1, **options))
         return None
 
-    def _move(self, job: ModelJob, assignment: str) -> None:
+    def _set_times(self, job: ModelJob, assignment: str) -> None:
         self.run(set_column(self.database, job.id, assignment))
-        # The test wrote this, not the store.
+        # The test made this change, so the invariant must not see it as a change by the store.
         self.seen[job.id] = self._read()[job.id]
 
     # The invariants after each step.
 
     @invariant()
-    def both_agree(self) -> None:
+    def store_and_model_agree(self) -> None:
         now = self._read()
         stored = [job for job in self.model.jobs if not job.pruned]
         assert set(now) == {job.id for job in stored}
@@ -454,7 +461,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             row, events = now[job.id]
             before, its_events = self.seen.get(job.id, (row, []))
             if row.seq == before.seq:
-                # Refused calls and calls for other jobs must not change this job.
+                # Rejected calls and calls for other jobs must not change this job.
                 assert row == before
             if row.seq != before.seq or job.id not in self.seen:
                 self._compare(job, row, events)
@@ -477,7 +484,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         assert started[-1:] == ([job.worker.id] if job.worker else [])
 
     async def _compare_others(self, stored: Sequence[ModelJob]) -> None:
-        """Compare the results of other functions for the same jobs."""
+        """Compare what the store's other read functions return for these jobs."""
         async with self.database.statement() as connection:
             rows = await connection.execute(
                 text("SELECT id, worker_losses, interruptions FROM jobs")
@@ -536,15 +543,15 @@ class LifecycleMachine(RuleBasedStateMachine):
 _RETRY = EventType.RETRY_SCHEDULED
 
 
-def _times(*, later: bool, deadline: bool) -> dict[str, Any]:
+def _schedule_and_deadline(*, later: bool, deadline: bool) -> dict[str, Any]:
     now = datetime.now(UTC)
     return {
-        "schedule_time": now + _LONG if later else None,
-        "deadline": now + 24 * _LONG if deadline else None,
+        "schedule_time": now + _LONG_DELAY if later else None,
+        "deadline": now + 24 * _LONG_DELAY if deadline else None,
     }
 
 
-def _profile(examples: int) -> settings:
+def _hypothesis_settings(examples: int) -> settings:
     return settings(
         max_examples=examples or 60,
         stateful_step_count=30,
@@ -556,16 +563,16 @@ def _profile(examples: int) -> settings:
     )
 
 
-async def _empty(database: Database) -> None:
+async def _empty_tables(database: Database) -> None:
     async with database.statement() as connection:
-        await connection.execute(_EMPTY)
+        await connection.execute(_TRUNCATE)
 
 
 _TABLES = ", ".join(table.name for table in metadata.sorted_tables if table is not installation)
-_EMPTY = text(f"TRUNCATE {_TABLES}")
+_TRUNCATE = text(f"TRUNCATE {_TABLES}")
 
 
-# No time limit for the examples and for the search of a short failure.
+# The timeout is long enough for all examples and for shrinking a failure.
 @pytest.mark.timeout(600 + 2 * int(os.environ.get(_EXAMPLES, "0")))
 def test_store_agrees_with_the_model(settings: Settings) -> None:
     with asyncio.Runner() as runner:
@@ -576,15 +583,15 @@ def test_store_agrees_with_the_model(settings: Settings) -> None:
 
         Machine.database = database
         Machine.run = staticmethod(runner.run)
-        Machine.taken = Counter()
+        Machine.rows_taken = Counter()
         try:
-            profile = _profile(int(os.environ.get(_EXAMPLES, "0")))
+            profile = _hypothesis_settings(int(os.environ.get(_EXAMPLES, "0")))
             run_state_machine_as_test(Machine, settings=profile)
             for number in range(_MORE_SEEDS):
-                if set(Machine.taken) == ROWS:
+                if set(Machine.rows_taken) == ROWS:
                     break
                 run_state_machine_as_test(seed(number)(Machine), settings=profile)
         finally:
-            sys.stdout.write(rows_report(Machine.taken))
+            sys.stdout.write(rows_report(Machine.rows_taken))
             runner.run(database.close())
-        assert set(Machine.taken) == ROWS
+        assert set(Machine.rows_taken) == ROWS

@@ -25,21 +25,21 @@ async def promote(database: Database, limit: int = 100) -> int:
         return await promote_due(connection, term=await lead(database), limit=limit)
 
 
-async def wait(database: Database) -> timedelta | None:
+async def time_to_next_due(database: Database) -> timedelta | None:
     async with database.transaction() as connection:
         return await next_due(connection)
 
 
-async def in_(database: Database, **delta: float) -> dict[str, object]:
-    """Return a schedule time relative to the database's clock."""
+async def scheduled_in(database: Database, **delta: float) -> dict[str, object]:
+    """Return the arguments for a job that is due later, by the database's clock."""
     async with database.transaction() as connection:
         return {"schedule_time": await database_time(connection) + timedelta(**delta)}
 
 
-async def test_job_is_queued_by_the_clock_of_the_database(database: Database) -> None:
-    job = await submit(database, **await in_(database, seconds=1))
+async def test_job_is_queued_by_the_database_clock(database: Database) -> None:
+    job = await submit(database, **await scheduled_in(database, seconds=1))
     assert await promote(database) == 0
-    left = await wait(database)
+    left = await time_to_next_due(database)
     assert left is not None
     assert timedelta() < left <= timedelta(seconds=1)
     await until(lambda: promote(database))
@@ -47,11 +47,11 @@ async def test_job_is_queued_by_the_clock_of_the_database(database: Database) ->
     assert job.state is JobState.QUEUED
     assert job.queue_time is not None
     assert job.due_time <= job.queue_time < job.due_time + timedelta(seconds=5)
-    assert await wait(database) is None
+    assert await time_to_next_due(database) is None
     assert_legal(job, await history(database, job.id))
 
 
-async def test_retry_is_queued_with_its_spent_budget(database: Database) -> None:
+async def test_queued_retry_keeps_its_used_retries(database: Database) -> None:
     retrying = (await prepare_job(database, JobState.RETRYING)).job
     assert await promote(database) == 0
     async with database.transaction() as connection:
@@ -62,11 +62,11 @@ async def test_retry_is_queued_with_its_spent_budget(database: Database) -> None
 async def test_due_jobs_are_queued_in_pages_oldest_first(
     database: Database,
 ) -> None:
-    later, *jobs = await submit_many(database, 7, **await in_(database, hours=1))
+    later, *jobs = await submit_many(database, 7, **await scheduled_in(database, hours=1))
     late = [30, 10, 20, 10, 60, 20]
     for job, seconds in zip(jobs, late, strict=True):
         await set_column(database, job.id, f"due_time = now() - interval '{seconds} s'")
-    left = await wait(database)
+    left = await time_to_next_due(database)
     assert left is not None
     assert left <= timedelta(seconds=-60)
     pages = [await promote(database, limit=4), await promote(database, limit=4)]
@@ -75,13 +75,13 @@ async def test_due_jobs_are_queued_in_pages_oldest_first(
     order = sorted(zip(late, jobs, strict=True), key=lambda pair: -pair[0])
     events = [(await history(database, job.id))[-1] for _, job in order]
     assert {event.type for event in events} == {EventType.DUE}
-    # The first page has the four that were due first.
+    # The first page contains the four jobs that were due first.
     assert max(event.xid for event in events[:4]) < min(event.xid for event in events[4:])
     assert (await read_job(database, later.id)).state is JobState.SCHEDULED
 
 
-async def test_locked_job_delays_no_other(database: Database) -> None:
-    held, free = await submit_many(database, 2, **await in_(database, hours=1))
+async def test_locked_job_does_not_delay_other_jobs(database: Database) -> None:
+    held, free = await submit_many(database, 2, **await scheduled_in(database, hours=1))
     for job in (held, free):
         await set_column(database, job.id, "due_time = now()")
     async with database.transaction() as connection:
@@ -93,7 +93,7 @@ async def test_locked_job_delays_no_other(database: Database) -> None:
 
 
 async def test_concurrent_promotions_queue_each_job_once(crowd: Database) -> None:
-    jobs = await submit_many(crowd, 300, **await in_(crowd, hours=1))
+    jobs = await submit_many(crowd, 300, **await scheduled_in(crowd, hours=1))
     async with crowd.transaction() as connection:
         await connection.execute(text("UPDATE jobs SET due_time = now()"))
     promoted = 0

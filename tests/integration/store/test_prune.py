@@ -69,20 +69,20 @@ async def cancel(database: Database, *jobs: Job) -> None:
             await cancel_job(connection, tenant=job.tenant, job_id=job.id)
 
 
-async def age(database: Database, job: Job, by: str = "2 h") -> None:
+async def backdate_end(database: Database, job: Job, by: str = "2 h") -> None:
     await set_column(database, job.id, f"end_time = end_time - interval '{by}'")
 
 
-async def ended(database: Database, count: int, *, by: str = "2 h", **job: Any) -> list[Job]:
+async def create_ended(database: Database, count: int, *, by: str = "2 h", **job: Any) -> list[Job]:
     """Create jobs that ended some time ago, in the order of their ends."""
     jobs = await submit_many(database, count, **job)
     await cancel(database, *jobs)
     for one in jobs:
-        await age(database, one, by)
+        await backdate_end(database, one, by)
     return jobs
 
 
-async def kept(database: Database, table: str = "jobs", column: str = "id") -> set[JobId]:
+async def stored_ids(database: Database, table: str = "jobs", column: str = "id") -> set[JobId]:
     async with database.transaction() as connection:
         return set(await connection.scalars(text(f"SELECT {column} FROM {table}")))
 
@@ -112,7 +112,7 @@ async def subscribe(
         )
 
 
-# The choice of jobs.
+# Which jobs are pruned.
 
 
 @pytest.mark.parametrize("state", JobState)
@@ -128,34 +128,38 @@ async def test_only_ended_jobs_are_pruned(database: Database, state: JobState) -
     pruned = await prune(database)
     if state in TERMINAL:
         assert (pruned.jobs, pruned.events) == (1, prepared.job.seq)
-        assert await kept(database) == await kept(database, "job_events", "job_id") == set()
+        assert (
+            await stored_ids(database)
+            == await stored_ids(database, "job_events", "job_id")
+            == set()
+        )
         assert await log_start(database) == newest
     else:
         assert pruned == Pruned(jobs=0, events=0, end_time=None, unread={})
-        assert await kept(database) == {prepared.job.id}
+        assert await stored_ids(database) == {prepared.job.id}
         assert await log_start(database) == BEGINNING
 
 
 async def test_retention_counts_from_the_end(database: Database) -> None:
-    old, recent = await ended(database, 2)
-    await age(database, recent, "-90 min")
+    old, recent = await create_ended(database, 2)
+    await backdate_end(database, recent, "-90 min")
     assert (await prune(database)).jobs == 1
-    assert await kept(database) == {recent.id}
+    assert await stored_ids(database) == {recent.id}
     with pytest.raises(JobNotFound):
         await read_job(database, old.id)
 
 
 async def test_jobs_are_pruned_in_pages_longest_ended_first(database: Database) -> None:
-    jobs = await ended(database, 5)
-    await age(database, jobs[3], "1 h")
+    jobs = await create_ended(database, 5)
+    await backdate_end(database, jobs[3], "1 h")
     first = await prune(database, limit=2)
-    assert await kept(database) == {jobs[1].id, jobs[2].id, jobs[4].id}
+    assert await stored_ids(database) == {jobs[1].id, jobs[2].id, jobs[4].id}
     second = await prune(database, limit=2, since=first.end_time)
     assert first.end_time is not None
     assert second.end_time is not None
     assert first.end_time < second.end_time
-    assert await kept(database) == {jobs[4].id}
-    # Jobs that ended before `since` are left to the next run.
+    assert await stored_ids(database) == {jobs[4].id}
+    # The next run removes jobs that ended before `since`.
     assert (await prune(database, since=second.end_time + timedelta(hours=1))).jobs == 0
     assert (await prune(database)).jobs == 1
 
@@ -165,12 +169,12 @@ async def test_each_tenant_has_its_own_log_start(database: Database) -> None:
         *(submit(database, tenant=tenant) for tenant in (DEFAULT_TENANT, "other", "third"))
     )
     await cancel(database, ours, theirs)
-    await age(database, ours)
-    await age(database, theirs)
+    await backdate_end(database, ours)
+    await backdate_end(database, theirs)
     async with database.transaction() as connection:
         assert sorted(await list_tenants(connection)) == ["default", "other", "third"]
     assert (await prune(database)).jobs == 1
-    assert await kept(database) == {theirs.id, empty.id}
+    assert await stored_ids(database) == {theirs.id, empty.id}
     assert await log_start(database) > BEGINNING
     assert await log_start(database, "other") == BEGINNING
 
@@ -184,9 +188,9 @@ async def test_database_without_jobs_has_no_tenants(database: Database) -> None:
 
 
 async def test_log_starts_after_all_pruned_events(database: Database) -> None:
-    one, other, third = await ended(database, 3)
+    one, other, third = await create_ended(database, 3)
     # The job that ended last was the first one created.
-    await age(database, third, "1 h")
+    await backdate_end(database, third, "1 h")
     newest = {job.id: (await places(database, job))[-1] for job in (one, other, third)}
     assert (await prune(database, limit=1)).jobs == 1
     assert await log_start(database) == newest[third.id]
@@ -199,12 +203,12 @@ async def test_log_starts_after_all_pruned_events(database: Database) -> None:
 
 
 async def test_unsettled_jobs_are_kept(database: Database) -> None:
-    (settled,) = await ended(database, 1)
+    (settled,) = await create_ended(database, 1)
     await retention.until_settled(database)
     async with foreign_transaction(database):
-        (job,) = await ended(database, 1)
+        (job,) = await create_ended(database, 1)
         assert (await prune_concurrently(database)).jobs == 1
-        assert await kept(database) == {job.id}
+        assert await stored_ids(database) == {job.id}
     assert (await prune(database)).jobs == 1
     assert settled.id != job.id
 
@@ -213,13 +217,13 @@ async def test_unsettled_jobs_are_kept(database: Database) -> None:
 
 
 async def test_unacknowledged_jobs_are_kept(database: Database) -> None:
-    one, other = await ended(database, 2)
+    one, other = await create_ended(database, 2)
     read = (await places(database, one))[-1]
     await subscribe(database, "ahead", end_of(2**62))
     await subscribe(database, "billing", read)
     await subscribe(database, "elsewhere", BEGINNING, tenant="other")
     assert (await prune(database)).jobs == 1
-    assert await kept(database) == {other.id}
+    assert await stored_ids(database) == {other.id}
     # The log starts at the acknowledged place, and the unread events are kept.
     assert await log_start(database) == read
     await subscribe(database, "billing", (await places(database, other))[-1])
@@ -227,56 +231,56 @@ async def test_unacknowledged_jobs_are_kept(database: Database) -> None:
     assert (pruned.jobs, pruned.unread) == (1, {})
 
 
-async def test_acknowledged_position_counts_in_one_transaction(database: Database) -> None:
+async def test_acknowledged_place_within_a_transaction_counts(database: Database) -> None:
     jobs = await submit_many(database, 3)
     async with database.transaction() as connection:
         for job in jobs:
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
     for job in jobs:
-        await age(database, job)
+        await backdate_end(database, job)
     newest = [(await places(database, job))[-1] for job in jobs]
     assert len({xid for xid, _ in newest}) == 1
     await subscribe(database, "billing", newest[1])
     assert (await prune(database)).jobs == 2
-    assert await kept(database) == {jobs[2].id}
+    assert await stored_ids(database) == {jobs[2].id}
     assert await log_start(database) == newest[1]
 
 
 async def test_unread_jobs_are_pruned_after_the_hold_and_reported(database: Database) -> None:
-    one, other = await ended(database, 2)
-    (late,) = await ended(database, 1, by="90 min")
+    one, other = await create_ended(database, 2)
+    (late,) = await create_ended(database, 1, by="90 min")
     await subscribe(database, "billing", (await places(database, one))[-1])
     await subscribe(database, "mail", (await places(database, one))[0])
     await subscribe(database, "ahead", (await places(database, late))[-1])
     held_for = timedelta(minutes=100)
     pruned = await prune(database, held_for=held_for)
     assert (pruned.jobs, pruned.unread) == (2, {"billing": 1, "mail": 2})
-    assert await kept(database) == {late.id}
+    assert await stored_ids(database) == {late.id}
     assert (await prune(database, held_for=held_for)).jobs == 0
-    assert other.id not in await kept(database)
+    assert other.id not in await stored_ids(database)
 
 
 # Idempotency keys.
 
 
 async def test_pruned_job_frees_its_request_id(database: Database) -> None:
-    await ended(database, 1, request_id="order-17")
+    await create_ended(database, 1, request_id="order-17")
     assert (await prune(database)).jobs == 1
     again = await submit(database, request_id="order-17", type="other")
-    assert await kept(database) == {again.id}
+    assert await stored_ids(database) == {again.id}
 
 
 async def test_batch_without_jobs_frees_its_request_id(database: Database) -> None:
     first, jobs, _ = await submit_two(database, "night")
     await cancel(database, *jobs)
-    await age(database, jobs[0])
+    await backdate_end(database, jobs[0])
     await prune(database)
-    assert await kept(database, "batches") == {first}
+    assert await stored_ids(database, "batches") == {first}
     same, left, created = await submit_two(database, "night")
     assert (same, [job.id for job in left], created) == (first, [jobs[1].id], False)
-    await age(database, jobs[1])
+    await backdate_end(database, jobs[1])
     await prune(database)
-    assert await kept(database, "batches") == set()
+    assert await stored_ids(database, "batches") == set()
     second, _, created = await submit_two(database, "night")
     assert created
     assert second != first
@@ -291,7 +295,7 @@ async def submit_two(database: Database, request_id: str) -> tuple[BatchId, list
 async def test_job_pruned_during_a_submit_is_created_anew(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (old,) = await ended(database, 1, request_id="order-17")
+    (old,) = await create_ended(database, 1, request_id="order-17")
     statement = submitting._by_request_id
 
     async def prune_and_find(*args: Any) -> Any:
@@ -314,12 +318,12 @@ async def test_batch_pruned_during_a_submit_is_created_anew(
     old_id, jobs, _ = await submit_two(database, "order-17")
     await cancel(database, *jobs)
     for job in jobs:
-        await age(database, job)
+        await backdate_end(database, job)
     execute = Connection.execute
 
     async def prune_and_execute(connection: Connection, statement: Any, *args: Any) -> Any:
         if statement is submitting_batches._BATCH_JOBS:
-            # The batch itself was found.
+            # The batch row was already found.
             monkeypatch.undo()
             await prune(database)
         return await execute(connection, statement, *args)
@@ -328,21 +332,21 @@ async def test_batch_pruned_during_a_submit_is_created_anew(
     batch_id, again, created = await submit_two(database, "order-17")
     assert created
     assert batch_id != old_id
-    assert await kept(database) == {job.id for job in again}
+    assert await stored_ids(database) == {job.id for job in again}
     assert len(again) == 2
 
 
 async def test_submit_waits_for_a_prune_and_creates_a_job(
     database: Database,
 ) -> None:
-    (old,) = await ended(database, 1, request_id="order-17")
+    (old,) = await create_ended(database, 1, request_id="order-17")
     await retention.until_settled(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database))
         again = asyncio.create_task(submit(database, request_id="order-17"))
         await until_blocked(database)
     job = await again
-    assert await kept(database) == {job.id}
+    assert await stored_ids(database) == {job.id}
     assert job.id != old.id
 
 
@@ -350,19 +354,19 @@ async def test_submit_waits_for_a_prune_and_creates_a_job(
 
 
 async def test_racing_requeue_and_prune_have_one_winner(database: Database) -> None:
-    one, other = await ended(database, 2)
-    # The requeue holds the row: the prune skips it without waiting.
+    one, other = await create_ended(database, 2)
+    # The requeue holds the row lock, so the prune skips the row without waiting.
     async with database.transaction() as connection:
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=one.id)
         assert (await prune(database)).jobs == 1
-    assert await kept(database) == {one.id}
+    assert await stored_ids(database) == {one.id}
     assert (await prune(database)).jobs == 0
     job = await read_job(database, one.id)
     assert job.state is JobState.QUEUED
     assert_legal(job, await history(database, one.id))
     # A requeue during the prune finds no job.
     await cancel(database, one)
-    await age(database, one)
+    await backdate_end(database, one)
     await retention.until_settled(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database))
@@ -370,7 +374,7 @@ async def test_racing_requeue_and_prune_have_one_winner(database: Database) -> N
         await until_blocked(database)
     with pytest.raises(JobNotFound):
         await late
-    assert other.id not in await kept(database)
+    assert other.id not in await stored_ids(database)
 
 
 async def requeue(database: Database, job: Job) -> None:
@@ -378,8 +382,8 @@ async def requeue(database: Database, job: Job) -> None:
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
 
 
-async def test_only_prunes_wait_for_a_prune(database: Database) -> None:
-    await ended(database, 2)
+async def test_only_another_prune_waits_for_a_prune(database: Database) -> None:
+    await create_ended(database, 2)
     await retention.until_settled(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database), limit=1)
@@ -393,27 +397,27 @@ async def test_only_prunes_wait_for_a_prune(database: Database) -> None:
         second = asyncio.create_task(prune_concurrently(database))
         await until_blocked(database)
     assert (await second).jobs == 1
-    assert await kept(database) == {job.id}
+    assert await stored_ids(database) == {job.id}
 
 
 async def test_concurrent_prunes_of_a_batch_remove_it(database: Database) -> None:
     _, jobs, _ = await submit_two(database, "night")
     await cancel(database, *jobs)
     for job in jobs:
-        await age(database, job)
+        await backdate_end(database, job)
     await retention.until_settled(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database), limit=1)
-        # The prune skips the locked job, and waits with the other one.
+        # The second prune skips the locked job, and waits before it removes the other one.
         second = asyncio.create_task(prune_concurrently(database))
         await until_blocked(database)
     assert (await second).jobs == 1
-    assert await kept(database) == await kept(database, "batches") == set()
+    assert await stored_ids(database) == await stored_ids(database, "batches") == set()
     assert await log_start(database) > BEGINNING
 
 
 @pytest.mark.parametrize("limit", [5, 300])
-async def test_concurrent_writers_and_prunes_keep_the_log_whole(
+async def test_concurrent_writers_and_prunes_keep_the_log_complete(
     crowd: Database, limit: int
 ) -> None:
     dice = random.Random(limit)
@@ -425,14 +429,14 @@ async def test_concurrent_writers_and_prunes_keep_the_log_whole(
     await retention.until_settled(crowd)
     gone: set[JobId] = set()
 
-    async def put_back(job: Job) -> None:
+    async def requeue_unless_pruned(job: Job) -> None:
         try:
             await requeue(crowd, job)
         except JobNotFound:
             gone.add(job.id)
 
     back = dice.sample(jobs, 150)
-    steps: list[Awaitable[object]] = [put_back(job) for job in back]
+    steps: list[Awaitable[object]] = [requeue_unless_pruned(job) for job in back]
     steps += [prune_concurrently(crowd, limit=limit) for _ in range(20)]
     dice.shuffle(steps)
     async with asyncio.timeout(60):
@@ -440,9 +444,9 @@ async def test_concurrent_writers_and_prunes_keep_the_log_whole(
         while (await prune(crowd)).jobs:
             pass
     # The requeued jobs are complete, and all others are removed.
-    assert await kept(crowd) == {job.id for job in back} - gone
-    assert await kept(crowd, "job_events", "job_id") == await kept(crowd)
-    for job_id in await kept(crowd):
+    assert await stored_ids(crowd) == {job.id for job in back} - gone
+    assert await stored_ids(crowd, "job_events", "job_id") == await stored_ids(crowd)
+    for job_id in await stored_ids(crowd):
         job = await read_job(crowd, job_id)
         assert job.state is JobState.QUEUED
         assert_legal(job, await history(crowd, job_id))
@@ -451,7 +455,7 @@ async def test_concurrent_writers_and_prunes_keep_the_log_whole(
 # Many events.
 
 
-async def long_job(database: Database, worker_id: WorkerId, events: int) -> Job:
+async def job_with_many_events(database: Database, worker_id: WorkerId, events: int) -> Job:
     """Create a job with a number of events that ended two hours ago."""
     job = await submit(database)
     await start(database, worker_id, job)
@@ -466,25 +470,25 @@ async def long_job(database: Database, worker_id: WorkerId, events: int) -> Job:
         )
     await set_column(database, job.id, f"seq = {events - 1}, xid = pg_current_xact_id()")
     await write_ends(database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
-    await age(database, job)
+    await backdate_end(database, job)
     return await read_job(database, job.id)
 
 
 async def test_prune_removes_a_bounded_number_of_events(database: Database) -> None:
     worker_id = await register(database)
-    jobs = [await long_job(database, worker_id, 8) for _ in range(4)]
+    jobs = [await job_with_many_events(database, worker_id, 8) for _ in range(4)]
     pruned = await prune(database, max_events=10)
     assert (pruned.jobs, pruned.events) == (2, 16)
-    assert await kept(database) == {job.id for job in jobs[2:]}
+    assert await stored_ids(database) == {job.id for job in jobs[2:]}
 
 
 async def test_events_of_a_large_job_are_removed_later(
     database: Database,
 ) -> None:
     worker_id = await register(database)
-    job = await long_job(database, worker_id, 100)
+    job = await job_with_many_events(database, worker_id, 100)
     newest = (await places(database, job))[-1]
-    (other,) = await ended(database, 1, by="90 min")
+    (other,) = await create_ended(database, 1, by="90 min")
     pruned = await prune(database, state=JobState.SUCCEEDED, max_events=30)
     assert (pruned.jobs, pruned.events) == (1, 30)
     assert await log_start(database) == newest
@@ -494,7 +498,7 @@ async def test_events_of_a_large_job_are_removed_later(
         page = await read_range(connection, after=BEGINNING, through=end_of(2**62), limit=100)
     assert {event.job_id for event in page.events} == {other.id}
 
-    # Interruptions change nothing.
+    # An interrupted run leaves the rest for the next one.
     async def remove() -> int:
         async with database.transaction() as connection:
             return await remove_leftovers(connection, term=await lead(database), max_events=30)
@@ -503,22 +507,22 @@ async def test_events_of_a_large_job_are_removed_later(
         await remove_leftovers(connection, term=await lead(database), max_events=30)
         await connection.rollback()
     assert [await remove() for _ in range(4)] == [30, 30, 10, 0]
-    assert await kept(database, "job_events", "job_id") == {other.id}
-    assert await kept(database, "pruned_jobs") == set()
+    assert await stored_ids(database, "job_events", "job_id") == {other.id}
+    assert await stored_ids(database, "pruned_jobs") == set()
 
 
 # Cost.
 
-MANY = 20_000
-# The maximum number of rows that a page of ten jobs may read, including those of indexes.
-ENOUGH = 400
-FILL = """
+JOB_COUNT = 20_000
+# The maximum number of rows that pruning ten jobs may read, including index entries.
+MAX_ROWS_READ = 400
+INSERT_JOBS = """
     WITH made AS (
         INSERT INTO jobs (id, tenant, type, queue, payload, priority, labels, state, seq, rank,
             create_time, due_time, queue_time, end_time, update_time, batch_id, xid, error)
         SELECT ('01900000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid,
             'tenant ' || n % 3, 'test', 'default', '{}', 0, '{}',
-            -- Those that have failed are kept for longer.
+            -- Failed jobs are kept longer.
             CASE n % 4 WHEN 0 THEN 'cancelled' WHEN 1 THEN 'failed' ELSE 'queued' END, 2, n,
             now(), now(), now(),
             CASE n % 4 WHEN 0 THEN now() - interval '1 d' + n * interval '1 ms'
@@ -533,7 +537,7 @@ FILL = """
         CASE seq WHEN 1 THEN 'queued' ELSE 'cancelled' END, 0, now()
     FROM made, generate_series(1, 2) seq
 """
-READ = text("""
+ROWS_READ = text("""
     SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)
     FROM pg_stat_xact_user_tables WHERE relname IN ('jobs', 'job_events', 'batches')
 """)
@@ -541,7 +545,7 @@ READ = text("""
 
 @pytest.mark.parametrize("analyzed", [True, False])
 @pytest.mark.parametrize("held", [False, True])
-async def test_cost_of_a_prune_depends_on_its_page(
+async def test_cost_of_a_prune_depends_on_its_page_size(
     database: Database, analyzed: bool, held: bool
 ) -> None:
     term = await lead(database)
@@ -561,7 +565,7 @@ async def test_cost_of_a_prune_depends_on_its_page(
     async with database.transaction() as connection:
         for table in ("jobs", "job_events"):
             await connection.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = off)"))
-        await connection.execute(text(FILL), {"jobs": MANY})
+        await connection.execute(text(INSERT_JOBS), {"jobs": JOB_COUNT})
         if analyzed:
             await connection.execute(text("ANALYZE jobs, job_events"))
     statements: list[Callable[..., Awaitable[Any]]] = [
@@ -571,22 +575,22 @@ async def test_cost_of_a_prune_depends_on_its_page(
     ]
     for statement in statements:
         async with database.transaction() as connection:
-            before = await connection.scalar(READ)
+            before = await connection.scalar(ROWS_READ)
             found = await statement(connection)
-            assert await connection.scalar(READ) - before <= ENOUGH
+            assert await connection.scalar(ROWS_READ) - before <= MAX_ROWS_READ
         if isinstance(found, Pruned):
             assert found.jobs == (0 if held else 10)
 
 
-async def test_event_of_a_late_writer_counts_at_its_raised_place(
+async def test_event_of_a_late_writer_is_pruned_by_its_raised_place(
     database: Database,
 ) -> None:
-    """An event of an older transaction gets the higher xid of the job's earlier event."""
+    """An event written by an older transaction gets the higher xid of the job's previous event."""
     early = await open_writer(database)
     job = await submit(database)
     await cancel_job(early.connection, tenant=DEFAULT_TENANT, job_id=job.id)
     await early.commit()
-    await age(database, job)
+    await backdate_end(database, job)
     first, newest = await places(database, job)
     assert first[0] == newest[0] > early.xid
     await subscribe(database, "billing", first)

@@ -1,4 +1,4 @@
-"""Concurrent writers of all kinds: each job has one legal history."""
+"""Concurrent writers of all kinds: every job ends up with one legal history."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from support.workers import claim, ending, lapse, register, report, write_ends
 
 ROUNDS = 4
 JOBS = 20
-STEPS_AT_ONCE = 6
+CONCURRENT_STEPS = 6
 
 
-async def everything(database: Database) -> list[Job]:
+async def all_jobs(database: Database) -> list[Job]:
     async with database.transaction() as connection:
         return await list_jobs(
             connection, tenant=DEFAULT_TENANT, query=(), limit=JOBS, before=None, full=False
         )
 
 
-async def ask(database: Database, function: Callable[..., Awaitable[Job]], job: Job) -> None:
+async def request(database: Database, function: Callable[..., Awaitable[Job]], job: Job) -> None:
     try:
         async with database.transaction() as connection:
             await function(connection, tenant=DEFAULT_TENANT, job_id=job.id)
     except StateConflict as conflict:
-        refusals.append(conflict)
+        conflicts.append(conflict)
 
 
-refusals: list[StateConflict] = []
+conflicts: list[StateConflict] = []
 
 
 async def recover(database: Database) -> None:
@@ -64,11 +64,11 @@ async def promote(database: Database) -> None:
 @pytest.mark.parametrize("seed", range(2))
 async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) -> None:
     dice = random.Random(seed)
-    refusals.clear()
+    conflicts.clear()
     workers = [await register(crowd) for _ in range(3)]
     await submit_many(crowd, JOBS)
     for number in range(ROUNDS):
-        now = await everything(crowd)
+        now = await all_jobs(crowd)
         if number == 2:
             # One of the workers is lost, and some jobs are overdue.
             await lapse(crowd, workers[0])
@@ -83,8 +83,8 @@ async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) 
                 key=AttemptKey(job.id, attempt), progress=Progress(fraction=0.5)
             )
             possible: list[Awaitable[object]] = [
-                ask(crowd, cancel_job, job),
-                ask(crowd, requeue_job, job),
+                request(crowd, cancel_job, job),
+                request(crowd, requeue_job, job),
                 report(crowd, owner, progress),
                 *(
                     claim(crowd, worker, [AttemptKey(job.id, job.attempt + 1)])
@@ -101,26 +101,26 @@ async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) 
                 ),
             ]
             dice.shuffle(possible)
-            steps += possible[:STEPS_AT_ONCE]
-            for unused in possible[STEPS_AT_ONCE:]:
+            steps += possible[:CONCURRENT_STEPS]
+            for unused in possible[CONCURRENT_STEPS:]:
                 unused.close()  # type: ignore[attr-defined]
         dice.shuffle(steps)
         async with asyncio.timeout(60):
             await asyncio.gather(*steps)
     seen: Counter[EventType] = Counter()
-    for job in await everything(crowd):
+    for job in await all_jobs(crowd):
         events = await history(crowd, job.id)
         assert_legal(job, events)
-        # Each requeue follows one end.
+        # Each requeue follows one end of a job.
         ends = sum(event.state in TERMINAL for event in events)
         again = sum(event.type is EventType.REQUEUED for event in events)
         assert ends == again + (job.state in TERMINAL)
         seen.update(event.type for event in events)
     # The random choices caused starts and cancellations.
     assert {EventType.STARTED, EventType.CANCELLED} <= set(seen)
-    # No refusal names a state that allows the request.
-    assert refusals
-    assert all(conflict.state not in conflict.allowed for conflict in refusals)
+    # No conflict names a state that allows the request.
+    assert conflicts
+    assert all(conflict.state not in conflict.allowed for conflict in conflicts)
 
 
 @pytest.mark.parametrize("event", [EventType.SUCCEEDED, EventType.RETRY_SCHEDULED])
@@ -128,21 +128,21 @@ async def test_racing_cancel_and_end_have_one_winner(crowd: Database, event: Eve
     worker_id = await register(crowd)
     jobs = await submit_many(crowd, JOBS)
     await claim(crowd, worker_id, [AttemptKey(job.id, 1) for job in jobs])
-    refusals.clear()
+    conflicts.clear()
     async with asyncio.timeout(60):
         await asyncio.gather(
             *(write_ends(crowd, worker_id, ending(job.id, 1, event)) for job in jobs),
-            *(ask(crowd, cancel_job, job) for job in jobs),
+            *(request(crowd, cancel_job, job) for job in jobs),
         )
     states = []
-    for ended in await everything(crowd):
+    for ended in await all_jobs(crowd):
         assert_legal(ended, await history(crowd, ended.id))
         states.append(ended.state)
     if event is EventType.SUCCEEDED:
-        # The result counts in either order. The cancellation was refused or recorded.
+        # The result is accepted in either order. The cancellation was rejected or recorded.
         assert set(states) == {JobState.SUCCEEDED}
-        assert {conflict.state for conflict in refusals} <= {JobState.SUCCEEDED}
+        assert {conflict.state for conflict in conflicts} <= {JobState.SUCCEEDED}
     else:
-        # The retry was cancelled while it waited, or was never scheduled.
+        # The cancellation ended the waiting retry, or no retry was scheduled.
         assert set(states) == {JobState.CANCELLED}
-        assert not refusals
+        assert not conflicts

@@ -1,4 +1,4 @@
-"""Databases that refuse writes: read-only, a standby, a locked table."""
+"""Databases that reject writes: a read-only database, a standby, a locked table."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def database_url(own_database_url: str) -> str:
     return own_database_url
 
 
-async def unavailable(database: Database) -> bool:
-    """Return whether the database refuses a write."""
+async def rejects_writes(database: Database) -> bool:
+    """Return whether the database rejects a write."""
     try:
         await check_writes(database)
     except Unavailable:
@@ -60,14 +60,14 @@ async def test_read_only_sessions_do_not_outlive_the_fault(
 ) -> None:
     await submit(database)
     await set_read_only(settings, read_only=True)
-    await until(lambda: unavailable(database))
+    await until(lambda: rejects_writes(database))
     # All connections of the pool are opened while the database is read-only. Reads still work.
     await use_all_connections(database, settings.database_pool_size)
     await set_read_only(settings, read_only=False, end_sessions=False)
     # The first write fails and replaces all of them.
     with pytest.raises(Unavailable):
         await check_writes(database)
-    outcomes = [unavailable(database) for _ in range(settings.database_pool_size)]
+    outcomes = [rejects_writes(database) for _ in range(settings.database_pool_size)]
     assert not any(await asyncio.gather(*outcomes))
     await submit(database)
 
@@ -83,26 +83,26 @@ async def test_probe_of_a_locked_table_waits_and_recovers(
         probing = asyncio.create_task(probe.run())
         waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database IS NOT NULL"
 
-        async def blocked(holder: asyncpg.Connection = holder, waits: str = waits) -> bool:
+        async def is_blocked(holder: asyncpg.Connection = holder, waits: str = waits) -> bool:
             return bool(await holder.fetchval(waits))
 
-        await until(blocked)
+        await until(is_blocked)
         assert not probing.done()
         await holder.close()
         async with asyncio.timeout(10):
             await probing
 
 
-async def test_probe_writes_no_row_and_needs_room(database: Database) -> None:
+async def test_probe_uses_temporary_space_and_writes_no_row(database: Database) -> None:
     await WriteProbe(database, room=True).run()
     temp_bytes = text("SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()")
     async with database.statement() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM jobs")) == 0
 
-        async def counted() -> bool:
+        async def has_used_temp_space() -> bool:
             return int(await connection.scalar(temp_bytes)) > 100_000
 
-        await until(counted)
+        await until(has_used_temp_space)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def pair() -> Iterator[Pair]:
             migrate(Settings(database_url=SecretStr(first.url)))
             primary.stop()
             for name in ("postgres", "secrets"):
-                _copy(one, two, name)
+                _copy_folder(one, two, name)
             (two.path / "postgres" / "standby.signal").touch()
             second = EmbeddedPostgres(folder=two, port=free_port(), ephemeral=True)
             standby = Server(second.program(), log=two.logs / "postgres.log")
@@ -143,8 +143,8 @@ def pair() -> Iterator[Pair]:
             primary.stop()
 
 
-def _copy(one: DataFolder, two: DataFolder, name: str) -> None:
-    """Copy a folder with its owners."""
+def _copy_folder(one: DataFolder, two: DataFolder, name: str) -> None:
+    """Copy a folder and keep the owners of its files."""
     source, target = one.path / name, two.path / name
     shutil.copytree(source, target, dirs_exist_ok=True)
     for path in (source, *source.rglob("*")):
@@ -152,7 +152,7 @@ def _copy(one: DataFolder, two: DataFolder, name: str) -> None:
         shutil.chown(target / path.relative_to(source), owner.st_uid, owner.st_gid)
 
 
-async def test_several_hosts_lead_to_the_primary(pair: Pair) -> None:
+async def test_url_with_several_hosts_connects_to_the_primary(pair: Pair) -> None:
     database = Database(pair.settings, application="test")
     try:
         await check_writes(database)

@@ -32,7 +32,7 @@ from support.states import prepare_job
 from support.workers import ending, register, report, start, write_ends
 
 
-async def select(
+async def list_matching(
     database: Database,
     *clauses: tuple[Comparison, ...],
     limit: int = 1000,
@@ -46,7 +46,7 @@ async def select(
         )
 
 
-def is_(field: str, operator: str, value: Any = "", key: str = "") -> Comparison:
+def comparison(field: str, operator: str, value: Any = "", key: str = "") -> Comparison:
     return Comparison(field=field, operator=operator, value=value, key=key)
 
 
@@ -55,11 +55,11 @@ async def test_pages_list_newest_first_despite_inserts(
 ) -> None:
     jobs = await submit_many(database, 10)
     await submit(database, tenant="another")
-    pages = [await select(database, limit=4)]
+    pages = [await list_matching(database, limit=4)]
     while pages[-1]:
         # A job created between the pages belongs before the first page.
         await submit(database)
-        pages.append(await select(database, limit=4, before=pages[-1][-1].id))
+        pages.append(await list_matching(database, limit=4, before=pages[-1][-1].id))
     assert [job.id for page in pages for job in page] == [job.id for job in reversed(jobs)]
     assert [len(page) for page in pages] == [4, 4, 2, 0]
 
@@ -67,8 +67,8 @@ async def test_pages_list_newest_first_despite_inserts(
 async def test_listed_job_equals_the_read_job(database: Database) -> None:
     prepared = await prepare_job(database, JobState.SUCCEEDED)
     job = await read_job(database, prepared.job.id)
-    assert await select(database, full=True) == [job]
-    [basic] = await select(database)
+    assert await list_matching(database, full=True) == [job]
+    [basic] = await list_matching(database)
     assert (basic.payload, basic.result) == (None, None)
     async with database.transaction() as connection:
         assert basic == await get_job(connection, tenant=DEFAULT_TENANT, job_id=job.id, full=False)
@@ -76,7 +76,7 @@ async def test_listed_job_equals_the_read_job(database: Database) -> None:
 
 @pytest.fixture
 async def jobs(database: Database) -> dict[str, Job]:
-    """Jobs that differ in every field of a filter."""
+    """Jobs that differ in every field that a filter can compare."""
     made = {
         "plain": await submit(database),
         "mail": await submit(database, type="mail", queue="fast", priority=5, request_id="r-1"),
@@ -86,60 +86,66 @@ async def jobs(database: Database) -> dict[str, Job]:
     worker_id = await register(database)
     made["done"] = await submit(database, type="mail", labels={"team": "blue"})
     await start(database, worker_id, made["done"])
-    await write_ends(database, worker_id, ending(made["done"].id, 1, ENDED))
+    await write_ends(database, worker_id, ending(made["done"].id, 1, SUCCEEDED))
     return {name: await read_job(database, job.id) for name, job in made.items()}
 
 
-ENDED = "succeeded"
+SUCCEEDED = "succeeded"
 NOW = datetime.now(UTC)
 
 FILTERS: list[tuple[tuple[tuple[Comparison, ...], ...], set[str]]] = [
     ((), {"plain", "mail", "blue", "red", "done"}),
-    (((is_("type", "=", "mail"),),), {"mail", "done"}),
-    (((is_("type", "!=", "mail"),),), {"plain", "blue", "red"}),
-    (((is_("queue", "=", "fast"),),), {"mail"}),
-    (((is_("state", "=", JobState.SUCCEEDED),),), {"done"}),
-    (((is_("state", "!=", JobState.SUCCEEDED),),), {"plain", "mail", "blue", "red"}),
-    (((is_("priority", ">", 0),),), {"mail"}),
-    (((is_("priority", "<=", 0),),), {"plain", "blue", "red", "done"}),
-    (((is_("attempt", ">=", 1),),), {"done"}),
-    (((is_("request_id", "=", "r-1"),),), {"mail"}),
-    (((is_("request_id", "!=", "r-1"),),), {"plain", "blue", "red", "done"}),
-    (((is_("create_time", "<", NOW + timedelta(days=1)), is_("type", "=", "-")),), set("*")),
-    (((is_("create_time", ">=", NOW + timedelta(days=1)),),), set()),
-    (((is_("end_time", ">", NOW - timedelta(days=1)),),), {"done"}),
-    (((is_("end_time", "!=", NOW),),), set("*")),
-    (((is_("schedule_time", ">", NOW - timedelta(days=1)),),), set("*")),
-    (((is_("labels", "=", "blue", "team"),),), {"blue", "done"}),
-    (((is_("labels", "!=", "blue", "team"),),), {"plain", "mail", "red"}),
-    (((is_("labels", ":", "", "team"),),), {"blue", "red", "done"}),
-    (((is_("labels", ":", "", "env"),),), {"blue"}),
-    (((is_("labels", ":", "", ""),),), {"red"}),
-    (((is_("labels", "=", 'x"y', "ü '"),),), {"red"}),
-    (((is_("labels", "=", "blue", "' OR true --"),),), set()),
-    (((is_("labels", "=", "red", "team"), is_("queue", "=", "fast")),), {"red", "mail"}),
-    (((is_("labels", "=", "blue", "team"),), (is_("type", "=", "mail"),)), {"done"}),
-    (((is_("type", "=", "mail"),), (is_("type", "=", "test"),)), set()),
+    (((comparison("type", "=", "mail"),),), {"mail", "done"}),
+    (((comparison("type", "!=", "mail"),),), {"plain", "blue", "red"}),
+    (((comparison("queue", "=", "fast"),),), {"mail"}),
+    (((comparison("state", "=", JobState.SUCCEEDED),),), {"done"}),
+    (((comparison("state", "!=", JobState.SUCCEEDED),),), {"plain", "mail", "blue", "red"}),
+    (((comparison("priority", ">", 0),),), {"mail"}),
+    (((comparison("priority", "<=", 0),),), {"plain", "blue", "red", "done"}),
+    (((comparison("attempt", ">=", 1),),), {"done"}),
+    (((comparison("request_id", "=", "r-1"),),), {"mail"}),
+    (((comparison("request_id", "!=", "r-1"),),), {"plain", "blue", "red", "done"}),
+    (
+        ((comparison("create_time", "<", NOW + timedelta(days=1)), comparison("type", "=", "-")),),
+        set("*"),
+    ),
+    (((comparison("create_time", ">=", NOW + timedelta(days=1)),),), set()),
+    (((comparison("end_time", ">", NOW - timedelta(days=1)),),), {"done"}),
+    (((comparison("end_time", "!=", NOW),),), set("*")),
+    (((comparison("schedule_time", ">", NOW - timedelta(days=1)),),), set("*")),
+    (((comparison("labels", "=", "blue", "team"),),), {"blue", "done"}),
+    (((comparison("labels", "!=", "blue", "team"),),), {"plain", "mail", "red"}),
+    (((comparison("labels", ":", "", "team"),),), {"blue", "red", "done"}),
+    (((comparison("labels", ":", "", "env"),),), {"blue"}),
+    (((comparison("labels", ":", "", ""),),), {"red"}),
+    (((comparison("labels", "=", 'x"y', "ü '"),),), {"red"}),
+    (((comparison("labels", "=", "blue", "' OR true --"),),), set()),
+    (
+        ((comparison("labels", "=", "red", "team"), comparison("queue", "=", "fast")),),
+        {"red", "mail"},
+    ),
+    (((comparison("labels", "=", "blue", "team"),), (comparison("type", "=", "mail"),)), {"done"}),
+    (((comparison("type", "=", "mail"),), (comparison("type", "=", "test"),)), set()),
 ]
 
 
 async def test_filter_finds_matching_jobs(database: Database, jobs: dict[str, Job]) -> None:
     names = {job.id: name for name, job in jobs.items()}
     for query, expected in FILTERS:
-        found = await select(database, *query)
+        found = await list_matching(database, *query)
         every = set(names.values()) if expected == set("*") else expected
         assert {names[job.id] for job in found} == every, query
 
 
-async def test_filter_finds_jobs_by_worker_and_batch(
+async def test_filter_finds_jobs_by_worker_and_by_batch(
     database: Database, jobs: dict[str, Job]
 ) -> None:
     worker_id = jobs["done"].worker_id
-    found: Query = ((is_("worker_id", "=", worker_id),),)
-    assert [job.id for job in await select(database, *found)] == [jobs["done"].id]
+    found: Query = ((comparison("worker_id", "=", worker_id),),)
+    assert [job.id for job in await list_matching(database, *found)] == [jobs["done"].id]
     await set_column(database, jobs["plain"].id, f"batch_id = '{worker_id}'")
-    found = ((is_("batch_id", "=", worker_id),),)
-    assert [job.id for job in await select(database, *found)] == [jobs["plain"].id]
+    found = ((comparison("batch_id", "=", worker_id),),)
+    assert [job.id for job in await list_matching(database, *found)] == [jobs["plain"].id]
 
 
 async def test_job_of_another_tenant_is_not_found(database: Database) -> None:
@@ -152,7 +158,7 @@ async def test_job_of_another_tenant_is_not_found(database: Database) -> None:
                 await list_events(
                     connection, tenant=DEFAULT_TENANT, job_id=job_id, after_seq=0, limit=10
                 )
-    assert await select(database) == []
+    assert await list_matching(database) == []
 
 
 # Histories.
@@ -220,7 +226,7 @@ async def test_stats_without_jobs_have_only_the_time(database: Database) -> None
     assert stats.time <= now
 
 
-async def test_pages_of_events_end_early_by_bytes(database: Database) -> None:
+async def test_event_pages_are_limited_by_bytes(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     job_id = prepared.job.id
     pieces = [
@@ -238,7 +244,7 @@ async def test_pages_of_events_end_early_by_bytes(database: Database) -> None:
             page = await list_events(connection, **one, after_seq=after or 2)
         return page, page.events[-1].seq
 
-    async def emitted(after: int | None) -> tuple[EventPage, int]:
+    async def outputs_after(after: int | None) -> tuple[EventPage, int]:
         async with database.statement() as connection:
             page = await list_output(connection, **one, after_seq=after or 0)
         return page, page.events[-1].seq
@@ -256,21 +262,21 @@ async def test_pages_of_events_end_early_by_bytes(database: Database) -> None:
             found = await read_unseen(connection, seen=seen or begin.seen, limit=200)
         return found.page, found.seen
 
-    for read in (listed, emitted, ranged, unseen):
+    for read in (listed, outputs_after, ranged, unseen):
         sizes, outputs, after, complete = [], [], None, False
         while not complete:
             page, after = await read(after)
             complete = page.complete
             sizes.append(len(page.events))
             outputs += [event.output for event in page.events]
-        # The event that fills a page is part of it.
+        # The event that exceeds the page's byte limit still belongs to the page.
         assert sizes == [4, 4, 1], read
         assert outputs == [piece.output for piece in pieces], read
 
 
-async def test_oversized_progress_is_read_cut(database: Database) -> None:
+async def test_oversized_progress_is_read_truncated(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
-    # PostgreSQL compresses the second one to a small size.
+    # PostgreSQL compresses the second value to a small size.
     for content in (
         "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 100000) n)",
         "repeat('a', 200000)",

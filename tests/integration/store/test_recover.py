@@ -1,4 +1,4 @@
-"""The recovery of jobs whose worker is lost, and the expiry of jobs."""
+"""Recovery of jobs whose worker was lost, and expiry of jobs."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ async def test_only_running_jobs_are_recovered(database: Database) -> None:
     assert len(await recover(database)) == 1
 
 
-async def lose(database: Database, job_id: JobId, *, max_losses: int) -> tuple[int, str]:
-    """Lose the worker of another attempt; return its number of losses before, and the new state."""
+async def lose_worker(database: Database, job_id: JobId, *, max_losses: int) -> tuple[int, str]:
+    """Start another attempt and lose its worker; return the losses before it and the new state."""
     worker_id = await register(database)
     [claimed] = await start(database, worker_id, await read_job(database, job_id))
     await lapse(database, worker_id)
@@ -89,7 +89,7 @@ async def test_job_in_its_own_process_is_not_charged_with_a_loss(
     database: Database,
 ) -> None:
     job = await submit(database)
-    lost = [await lose(database, job.id, max_losses=3) for _ in range(6)]
+    lost = [await lose_worker(database, job.id, max_losses=3) for _ in range(6)]
     assert [losses for losses, _ in lost] == [0, 1, 2, 2, 2, 2]
     assert {state for _, state in lost} == {"queued"}
     job = await read_job(database, job.id)
@@ -98,9 +98,9 @@ async def test_job_in_its_own_process_is_not_charged_with_a_loss(
 
 
 @pytest.mark.parametrize("limit", range(LOSSES_BEFORE_OWN_PROCESS))
-async def test_small_loss_budget_fails_a_job_in_time(database: Database, limit: int) -> None:
+async def test_small_loss_budget_fails_a_job_when_spent(database: Database, limit: int) -> None:
     job = await submit(database)
-    lost = [await lose(database, job.id, max_losses=limit) for _ in range(limit + 1)]
+    lost = [await lose_worker(database, job.id, max_losses=limit) for _ in range(limit + 1)]
     assert [state for _, state in lost] == ["queued"] * limit + ["failed"]
     job = await read_job(database, job.id)
     assert (job.attempt, job.retries_used) == (limit + 1, 0)
@@ -154,12 +154,12 @@ async def test_delayed_recovery_respects_renewed_leases(
     assert lapsed.worker_id < renewed.worker_id
     await lapse(database, lapsed.worker_id)
     async with database.transaction() as connection:
-        await connection.execute(_HOLD_UP)
-        await connection.execute(_HELD_UP)
+        await connection.execute(_CREATE_WAIT_FUNCTION)
+        await connection.execute(_CREATE_WAIT_TRIGGER)
     async with database.transaction() as holder:
         await holder.execute(text("SELECT pg_advisory_xact_lock(1)"))
         async with database.transaction() as connection:
-            end = await connection.scalar(_SHORT_LEASE, {"id": renewed.worker_id})
+            end = await connection.scalar(_SHORTEN_LEASE, {"id": renewed.worker_id})
         delayed = asyncio.create_task(recover(database, limit=2))
         await until_blocked(database)
         async with database.statement() as connection:
@@ -168,25 +168,25 @@ async def test_delayed_recovery_respects_renewed_leases(
                 connection, worker_id=renewed.worker_id, lease=lease, draining=False
             )
 
-        async def has_ended() -> bool:
+        async def has_lapsed() -> bool:
             return await holder.scalar(text("SELECT clock_timestamp()")) > end
 
         # The lease in the statement's snapshot has lapsed by now.
-        await until(has_ended)
+        await until(has_lapsed)
     assert await delayed == [(lapsed.job.id, "queued")]
     assert (await read_job(database, renewed.job.id)).state is JobState.RUNNING
 
 
-# Delays each change of a job within its statement.
-_HOLD_UP = text("""
+# Each update of a job waits for this lock.
+_CREATE_WAIT_FUNCTION = text("""
     CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS
     'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN new; END'
 """)
-_HELD_UP = text("""
+_CREATE_WAIT_TRIGGER = text("""
     CREATE TRIGGER held_up BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION hold_up()
 """)
-# The lease is long enough for a recovery to start.
-_SHORT_LEASE = text("""
+# The lease is long enough for the recovery to start before it lapses.
+_SHORTEN_LEASE = text("""
     UPDATE workers SET lease_expire_time = clock_timestamp() + interval '2 s' WHERE id = :id
     RETURNING lease_expire_time
 """)
@@ -227,7 +227,7 @@ async def test_running_job_expires_after_the_grace_period(database: Database) ->
     assert_legal(job, await history(database, job.id))
 
 
-async def test_ended_job_or_no_deadline_never_expires(database: Database) -> None:
+async def test_job_without_deadline_or_already_ended_never_expires(database: Database) -> None:
     for state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED):
         prepared = await prepare_job(database, state)
         await set_column(database, prepared.job.id, "deadline = now() - interval '1 h'")
@@ -235,7 +235,7 @@ async def test_ended_job_or_no_deadline_never_expires(database: Database) -> Non
     assert await expire(database) == []
 
 
-async def test_late_jobs_expire_in_pages_latest_first(database: Database) -> None:
+async def test_overdue_jobs_expire_in_pages_latest_first(database: Database) -> None:
     jobs = await submit_many(database, 10)
     for number, job in enumerate(jobs):
         await set_column(database, job.id, f"deadline = now() - interval '{number + 1} minute'")
@@ -246,7 +246,7 @@ async def test_late_jobs_expire_in_pages_latest_first(database: Database) -> Non
     assert set(pages[0]) == {job.id for job in jobs[6:]}
 
 
-async def test_running_jobs_in_their_grace_hide_no_late_jobs(
+async def test_running_jobs_in_grace_period_hide_no_late_jobs(
     database: Database,
 ) -> None:
     running = [await prepare_job(database, JobState.RUNNING) for _ in range(3)]

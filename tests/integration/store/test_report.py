@@ -1,4 +1,4 @@
-"""The reports of running attempts: progress and output."""
+"""Reports from running attempts: progress and output."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_reports_are_numbered_in_the_order_given(
     ]
     for job_id in (one.id, two.id, silent.id):
         assert_legal(await read_job(database, job_id), await history(database, job_id))
-    # Positions in the log have the order of the numbers within the job.
+    # Within the job, log positions increase with the event numbers.
     events = await history(database, one.id)
     places = [(event.xid, event.position) for event in events]
     assert places == sorted(places)
@@ -73,7 +73,7 @@ async def test_last_progress_is_shown_on_the_job(database: Database) -> None:
     assert job.progress == Progress(fraction=0.3, message="30%", counters='{"rows":  7}')
     reported = [event.progress for event in await history(database, job_id) if event.progress]
     assert [progress.fraction for progress in reported] == [0.1, 0.3]
-    # Output alone does not change it.
+    # A report with output alone does not change the progress.
     await report(database, prepared.worker_id, output(job_id, "2"))
     assert (await read_job(database, job_id)).progress == job.progress
 
@@ -110,7 +110,7 @@ async def test_report_of_another_workers_attempt_is_refused(
     ]
     assert await report(database, prepared.worker_id, *reports) == set()
     assert await history(database, prepared.job.id) == before
-    # A refused report does not prevent the others.
+    # A refused report does not affect the others.
     mixed = [*reports, progress(prepared.job.id, 0.5)]
     assert await report(database, prepared.worker_id, *mixed) == {prepared.job.id}
     assert len(await history(database, prepared.job.id)) == len(before) + 1

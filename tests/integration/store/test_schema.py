@@ -32,7 +32,7 @@ from support.until import until
 T = TypeVar("T")
 
 # The catalog of a schema as text, without the numbers that PostgreSQL assigns.
-CATALOG = {
+CATALOG_QUERIES = {
     "tables": """
         SELECT relname, relkind, relpersistence, relrowsecurity, reloptions
         FROM pg_class WHERE {ours}
@@ -78,21 +78,22 @@ CATALOG = {
         WHERE typnamespace = 'headrace'::regnamespace AND typtype NOT IN ('c', 'b')
     """,
 }
-OURS = "relnamespace = 'headrace'::regnamespace AND relname NOT LIKE 'headrace_version%'"
+OWN_TABLES = "relnamespace = 'headrace'::regnamespace AND relname NOT LIKE 'headrace_version%'"
 
 Catalog = dict[str, list[tuple[Any, ...]]]
 
 
-def at(url: str) -> Settings:
+def settings_for(url: str) -> Settings:
     return Settings(database_url=SecretStr(url))
 
 
 def read_catalog(connection: Connection) -> Catalog:
     return {
         name: sorted(
-            (tuple(row) for row in connection.execute(text(query.format(ours=OURS)))), key=repr
+            (tuple(row) for row in connection.execute(text(query.format(ours=OWN_TABLES)))),
+            key=repr,
         )
-        for name, query in CATALOG.items()
+        for name, query in CATALOG_QUERIES.items()
     }
 
 
@@ -107,14 +108,14 @@ def read_functions(connection: Connection, schema: str = "headrace") -> list[str
     return list(connection.execute(text(named), {"schema": schema}).scalars())
 
 
-def on(url: str, function: Callable[[Connection], T]) -> T:
+def run_on(url: str, function: Callable[[Connection], T]) -> T:
     """Run a function on a connection to a database, and commit."""
 
     async def run() -> T:
         engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=lambda: asyncpg.connect(
-                at(url).postgresql_url, server_settings={"search_path": "headrace"}
+                settings_for(url).postgresql_url, server_settings={"search_path": "headrace"}
             ),
             poolclass=NullPool,
         )
@@ -134,50 +135,50 @@ def declare(connection: Connection) -> None:
 
 def test_migrated_schema_equals_the_declared_one(databases: Databases) -> None:
     with databases.fresh() as migrated, databases.fresh(migrated=False) as declared:
-        on(declared, declare)
-        found, expected = on(migrated, read_catalog), on(declared, read_catalog)
+        run_on(declared, declare)
+        found, expected = run_on(migrated, read_catalog), run_on(declared, read_catalog)
     assert len(expected["tables"]) > 5
-    for name in CATALOG:
+    for name in CATALOG_QUERIES:
         assert found[name] == expected[name], name
 
 
 @pytest.mark.filterwarnings("ignore:Did not recognize type .xid8")
 def test_alembic_finds_nothing_to_migrate(databases: Databases) -> None:
     def compare(connection: Connection) -> object:
-        # Defaults are compared above. Alembic compares their values, and those of random defaults
-        # always differ.
+        # test_migrated_schema_equals_the_declared_one compares the defaults. Alembic evaluates
+        # them, and random values always differ.
         options = {"compare_type": True, "version_table": VERSION_TABLE}
         return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
     with databases.fresh() as url:
-        assert on(url, compare) == []
+        assert run_on(url, compare) == []
 
 
 def test_migrations_can_be_undone_and_repeated(databases: Databases) -> None:
     with databases.fresh() as url:
-        before = on(url, read_catalog)
-        command.downgrade(alembic_config(at(url)), "base")
-        assert not any(on(url, read_catalog).values())
-        assert on(url, read_functions) == []
-        migrate(at(url))
-        assert on(url, read_catalog) == before
+        before = run_on(url, read_catalog)
+        command.downgrade(alembic_config(settings_for(url)), "base")
+        assert not any(run_on(url, read_catalog).values())
+        assert run_on(url, read_functions) == []
+        migrate(settings_for(url))
+        assert run_on(url, read_catalog) == before
 
 
-def test_upgrade_of_0004_scans_no_table_for_its_checks(databases: Databases) -> None:
+def test_migration_0004_adds_its_checks_without_a_scan(databases: Databases) -> None:
     checks = "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0"
     with databases.fresh(migrated=False) as url:
-        migrate(at(url), revision="0004")
-        old = value(url, checks)
-        command.upgrade(alembic_config(at(url)), "head")
+        migrate(settings_for(url), revision="0004")
+        old = scalar(url, checks)
+        command.upgrade(alembic_config(settings_for(url)), "head")
         # A later migration replaces the step check of 0004.
-        assert value(url, f"{checks} AND convalidated") == old - 1
-        assert value(url, checks) > old
-        migrate(at(url))
-        assert value(url, f"{checks} AND NOT convalidated") == 0
+        assert scalar(url, f"{checks} AND convalidated") == old - 1
+        assert scalar(url, checks) > old
+        migrate(settings_for(url))
+        assert scalar(url, f"{checks} AND NOT convalidated") == 0
 
 
 # The tables of another application, with Alembic's version table and one of our revisions.
-ANOTHER = (
+ANOTHER_APPLICATION = (
     "CREATE TABLE public.alembic_version (version_num varchar(32) PRIMARY KEY)",
     "INSERT INTO public.alembic_version VALUES ('0004')",
     "CREATE TABLE public.jobs (id integer PRIMARY KEY, title text)",
@@ -186,28 +187,28 @@ ANOTHER = (
 
 
 def run_all(url: str, *statements: str) -> None:
-    on(url, lambda c: [c.execute(text(statement)) for statement in statements])
+    run_on(url, lambda c: [c.execute(text(statement)) for statement in statements])
 
 
-def value(url: str, statement: str) -> Any:
-    return on(url, lambda c: c.execute(text(statement)).scalar())
+def scalar(url: str, statement: str) -> Any:
+    return run_on(url, lambda c: c.execute(text(statement)).scalar())
 
 
 def test_migrate_leaves_another_application_unchanged(databases: Databases) -> None:
     with databases.fresh(migrated=False) as url:
-        run_all(url, *ANOTHER)
-        migrate(at(url))
-        assert value(url, "SELECT version_num FROM public.alembic_version") == "0004"
-        assert value(url, "SELECT title FROM public.jobs") == "theirs"
-        assert value(url, "SELECT count(*) FROM headrace.installation") == 1
-        assert value(url, "SELECT version_num FROM headrace.headrace_version") == head_revision()
+        run_all(url, *ANOTHER_APPLICATION)
+        migrate(settings_for(url))
+        assert scalar(url, "SELECT version_num FROM public.alembic_version") == "0004"
+        assert scalar(url, "SELECT title FROM public.jobs") == "theirs"
+        assert scalar(url, "SELECT count(*) FROM headrace.installation") == 1
+        assert scalar(url, "SELECT version_num FROM headrace.headrace_version") == head_revision()
         # For a role with the name of the schema, the search path starts with this schema.
-        assert value(url, "SELECT to_regclass('headrace.alembic_version')") is None
+        assert scalar(url, "SELECT to_regclass('headrace.alembic_version')") is None
 
 
-def undo_the_move(url: str, old: str = "public") -> None:
+def move_tables_back(url: str, old: str = "public") -> None:
     """Put the tables where revision 0005 had them, the functions in `headrace`."""
-    command.downgrade(alembic_config(at(url)), "0005")
+    command.downgrade(alembic_config(settings_for(url)), "0005")
     tables = [table.name for table in metadata.sorted_tables]
     run_all(
         url,
@@ -222,49 +223,49 @@ def undo_the_move(url: str, old: str = "public") -> None:
 @pytest.mark.parametrize("schema", ["headrace", "elsewhere", "public"])
 def test_migrate_moves_an_old_installation_with_its_rows(databases: Databases, schema: str) -> None:
     with databases.fresh() as url:
-        undo_the_move(url)
+        move_tables_back(url)
         run_all(url, "INSERT INTO public.pruned_jobs VALUES (gen_random_uuid(), 1, 2)")
-        before = value(url, "SELECT id FROM public.installation")
-        settings = at(url).model_copy(update={"database_schema": schema})
+        before = scalar(url, "SELECT id FROM public.installation")
+        settings = settings_for(url).model_copy(update={"database_schema": schema})
         migrate(settings)
         migrate(settings)
-        assert value(url, f"SELECT id FROM {schema}.installation") == before
-        assert value(url, f"SELECT seq FROM {schema}.pruned_jobs") == 2
-        assert value(url, f"SELECT version_num FROM {schema}.headrace_version") == head_revision()
-        assert value(url, "SELECT to_regclass('public.alembic_version')") is None
-        assert on(url, lambda c: read_functions(c, schema)) == ["check_fence", "complete"]
+        assert scalar(url, f"SELECT id FROM {schema}.installation") == before
+        assert scalar(url, f"SELECT seq FROM {schema}.pruned_jobs") == 2
+        assert scalar(url, f"SELECT version_num FROM {schema}.headrace_version") == head_revision()
+        assert scalar(url, "SELECT to_regclass('public.alembic_version')") is None
+        assert run_on(url, lambda c: read_functions(c, schema)) == ["check_fence", "complete"]
         if schema == "headrace":
             with databases.fresh() as usual:
-                assert on(url, read_catalog) == on(usual, read_catalog)
+                assert run_on(url, read_catalog) == run_on(usual, read_catalog)
         else:
-            assert on(url, read_functions) == []
+            assert run_on(url, read_functions) == []
 
 
 def test_second_schema_leaves_the_first_unchanged(databases: Databases) -> None:
     with databases.fresh() as url:
-        first = value(url, "SELECT id FROM headrace.installation")
-        migrate(at(url).model_copy(update={"database_schema": "second"}))
-        assert value(url, "SELECT id FROM headrace.installation") == first
-        assert value(url, "SELECT id FROM second.installation") not in (first, None)
+        first = scalar(url, "SELECT id FROM headrace.installation")
+        migrate(settings_for(url).model_copy(update={"database_schema": "second"}))
+        assert scalar(url, "SELECT id FROM headrace.installation") == first
+        assert scalar(url, "SELECT id FROM second.installation") not in (first, None)
         for schema in ("headrace", "second"):
-            found = on(url, lambda c, schema=schema: read_functions(c, schema))
+            found = run_on(url, lambda c, schema=schema: read_functions(c, schema))
             assert found == ["check_fence", "complete"]
 
 
-def test_migrate_into_tables_of_another_application_is_refused(databases: Databases) -> None:
+def test_migrate_into_another_applications_tables_is_rejected(databases: Databases) -> None:
     with databases.fresh(migrated=False) as url:
-        run_all(url, *ANOTHER)
-        settings = at(url).model_copy(update={"database_schema": "public"})
+        run_all(url, *ANOTHER_APPLICATION)
+        settings = settings_for(url).model_copy(update={"database_schema": "public"})
         with pytest.raises(MigrationRefused, match=r'"public" already has a table "jobs"'):
             migrate(settings)
-        assert value(url, "SELECT title FROM public.jobs") == "theirs"
+        assert scalar(url, "SELECT title FROM public.jobs") == "theirs"
 
 
-def test_migrate_of_a_newer_schema_is_refused(databases: Databases) -> None:
+def test_migrate_of_a_newer_schema_is_rejected(databases: Databases) -> None:
     with databases.fresh() as url:
         run_all(url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
         with pytest.raises(MigrationRefused, match="newer version of Headrace"):
-            migrate(at(url))
+            migrate(settings_for(url))
 
 
 def test_migrate_without_privilege_names_the_database(databases: Databases) -> None:
@@ -281,7 +282,7 @@ def test_migrate_without_privilege_names_the_database(databases: Databases) -> N
             guest = f"postgresql://headrace_test_guest:pa55word@{host}"
             refused = subprocess.run(
                 [sys.executable, "-m", "headrace_core", "migrate"],
-                env=environment_of(at(guest)),
+                env=environment_of(settings_for(guest)),
                 capture_output=True,
                 text=True,
                 timeout=60,
@@ -291,9 +292,9 @@ def test_migrate_without_privilege_names_the_database(databases: Databases) -> N
             assert f"permission denied for database {name}" in refused.stderr
             assert "CREATE SCHEMA headrace" in refused.stderr
             assert "pa55word" not in refused.stderr
-            # An administrator may create the schema; the role then needs no other privilege.
+            # If an administrator creates the schema, the role needs no other privilege.
             run_all(url, "CREATE SCHEMA headrace AUTHORIZATION headrace_test_guest")
-            migrate(at(guest))
+            migrate(settings_for(guest))
         finally:
             run_all(
                 url,
@@ -310,14 +311,14 @@ def bare_url(databases: Databases) -> Iterator[str]:
 
 
 async def test_concurrent_and_repeated_migrations_succeed(bare_url: str) -> None:
-    # The lock of the migrations is held until two of them wait for it.
+    # The test holds the migration lock until two migrations wait for it.
     lock = int.from_bytes(b"headrace") >> 1
     holder = await asyncpg.connect(bare_url)
     await holder.execute("SELECT pg_advisory_lock($1)", lock)
-    one = asyncio.create_task(migrate_async(at(bare_url)))
+    one = asyncio.create_task(migrate_async(settings_for(bare_url)))
     other = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "headrace_core", "migrate"),
-        env=environment_of(at(bare_url)),
+        env=environment_of(settings_for(bare_url)),
         stderr=asyncio.subprocess.PIPE,
     )
 
@@ -333,7 +334,7 @@ async def test_concurrent_and_repeated_migrations_succeed(bare_url: str) -> None
     assert other.returncode == 0, log
     assert b"database_migrated" in log
     # A repeated migration changes nothing.
-    await migrate_async(at(bare_url))
+    await migrate_async(settings_for(bare_url))
     assert await holder.fetchval("SELECT count(*) FROM installation") == 1
     await holder.close()
 
@@ -356,6 +357,8 @@ def test_ids_and_secrets_of_databases_differ(databases: Databases) -> None:
     names = []
     for _ in range(2):
         with databases.fresh(migrated=False) as url:
-            migrate(at(url))
-            names += on(url, lambda c: c.execute(text("SELECT id, secret FROM installation")).all())
+            migrate(settings_for(url))
+            names += run_on(
+                url, lambda c: c.execute(text("SELECT id, secret FROM installation")).all()
+            )
     assert len(names) == len({row.id for row in names}) == len({row.secret for row in names}) == 2

@@ -1,4 +1,4 @@
-"""Submits: jobs and batches are stored exactly, and a repeated request once."""
+"""Submits: jobs and batches are stored exactly, and a repeated request is stored once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_future_job_is_scheduled_by_the_database_clock(database: Database)
     assert job.due_time == now + timedelta(seconds=60)
 
 
-async def test_submitted_jobs_return_in_their_order(database: Database) -> None:
+async def test_submitted_jobs_are_returned_in_request_order(database: Database) -> None:
     new = [new_job(priority=number % 7, request_id=f"r{-number}") for number in range(500)]
     results = await submit_all(database, *new)
     assert [result.job.id for result in results if isinstance(result, Submitted)] == [
@@ -107,7 +107,7 @@ async def test_request_id_with_other_content_is_a_conflict(database: Database) -
         [conflict] = await submit_all(database, new_job(request_id="once", **spec))
         assert isinstance(conflict, RequestIdConflict)
         assert (conflict.kind, conflict.existing_id) == ("job", str(first.id))
-    # Within one call, the first job gets the request_id.
+    # Within one call, the first job keeps the request_id.
     good, bad = new_job(request_id="two", payload="1"), new_job(request_id="two", payload="2")
     _, conflict = await submit_all(database, good, bad)
     assert isinstance(conflict, RequestIdConflict)
@@ -135,13 +135,14 @@ async def test_concurrent_submits_of_a_request_create_one_job(crowd: Database) -
     assert await count(crowd) == await count(crowd, "job_events") == 1
 
 
-async def test_submits_in_other_orders_cause_no_deadlock(
+async def test_submits_in_different_orders_cause_no_deadlock(
     crowd: Database,
 ) -> None:
     one, other = [[new_job(request_id=key) for key in keys] for keys in ("xmz", "zmx")]
     async with crowd.transaction() as holder:
         await submit_jobs(holder, [new_job(request_id="m")])
-        # Both wait for the key in the middle, and must not hold a key that the other one needs.
+        # Both submits wait for the key in the middle, and must not hold a key that the other one
+        # needs.
         calls = [asyncio.create_task(submit_all(crowd, *call)) for call in (one, other)]
         await until_blocked(crowd, sessions=2)
         await holder.rollback()
@@ -165,20 +166,20 @@ async def test_job_and_first_event_are_stored_together(database: Database) -> No
 # Batches.
 
 
-async def batch(database: Database, new: NewBatch) -> tuple[BatchId, list[Job], bool]:
+async def submit_new_batch(database: Database, new: NewBatch) -> tuple[BatchId, list[Job], bool]:
     async with database.transaction() as connection:
         submitted = await submit_batch(connection, new)
     return submitted.id, list(submitted.jobs), submitted.created
 
 
-def fifty(*, request_id: str | None = None, content: bytes = b"1") -> NewBatch:
+def batch_of_fifty(*, request_id: str | None = None, content: bytes = b"1") -> NewBatch:
     payloads = [str(number) for number in range(50)]
     specs = [JobSpec(type="test", queue="default")] * 50
     return new_batch(specs, payloads, request_id=request_id, content=content)
 
 
-async def test_batch_returns_in_its_order(database: Database) -> None:
-    batch_id, jobs, created = await batch(database, fifty())
+async def test_batch_jobs_are_returned_in_request_order(database: Database) -> None:
+    batch_id, jobs, created = await submit_new_batch(database, batch_of_fifty())
     assert created
     assert {job.batch_id for job in jobs} == {batch_id}
     stored = [await read_job(database, job.id) for job in jobs[:5]]
@@ -204,39 +205,41 @@ async def test_jobs_with_a_shared_spec_are_stored_alike(database: Database) -> N
         assert event.due_time == (job.due_time if job.state is JobState.SCHEDULED else None)
 
 
-async def test_batch_of_one_kind_returns_the_stored_jobs(database: Database) -> None:
-    batch_id, jobs, _ = await batch(database, new_batch([SPEC] * 3, [PAYLOAD] * 3))
+async def test_batch_with_one_spec_returns_the_stored_jobs(database: Database) -> None:
+    batch_id, jobs, _ = await submit_new_batch(database, new_batch([SPEC] * 3, [PAYLOAD] * 3))
     stored = [await read_job(database, job.id) for job in jobs]
     assert jobs == [dataclasses.replace(job, payload=None) for job in stored]
     assert {(job.payload, job.batch_id) for job in stored} == {(PAYLOAD, batch_id)}
 
 
-async def test_repeated_batch_returns_in_its_order(database: Database) -> None:
-    first = await batch(database, fifty(request_id="once"))
-    again = await batch(database, fifty(request_id="once"))
+async def test_repeated_batch_returns_the_same_jobs_in_order(database: Database) -> None:
+    first = await submit_new_batch(database, batch_of_fifty(request_id="once"))
+    again = await submit_new_batch(database, batch_of_fifty(request_id="once"))
     assert again == (first[0], first[1], False)
     assert await count(database) == 50
 
 
 async def test_request_id_of_another_batch_is_a_conflict(database: Database) -> None:
-    batch_id, _, _ = await batch(database, fifty(request_id="once"))
+    batch_id, _, _ = await submit_new_batch(database, batch_of_fifty(request_id="once"))
     with pytest.raises(RequestIdConflict) as caught:
-        await batch(database, fifty(request_id="once", content=b"2"))
+        await submit_new_batch(database, batch_of_fifty(request_id="once", content=b"2"))
     assert (caught.value.kind, caught.value.existing_id) == ("batch", str(batch_id))
     assert await count(database) == 50
 
 
 async def test_concurrent_submits_of_a_batch_create_one(crowd: Database) -> None:
     async with asyncio.timeout(60):
-        results = await asyncio.gather(*(batch(crowd, fifty(request_id="once")) for _ in range(20)))
+        results = await asyncio.gather(
+            *(submit_new_batch(crowd, batch_of_fifty(request_id="once")) for _ in range(20))
+        )
     assert sum(created for _, _, created in results) == 1
     assert len({tuple(job.id for job in jobs) for _, jobs, _ in results}) == 1
     assert await count(crowd) == 50
 
 
 async def test_batch_is_stored_all_or_nothing(database: Database) -> None:
-    # The database refuses the whole batch for an invalid job.
+    # The database rejects the whole batch if one job is invalid.
     bad = new_batch([SPEC] * 3, ["1", "{", "2"], request_id="once")
     with pytest.raises(Exception, match="json"):
-        await batch(database, bad)
+        await submit_new_batch(database, bad)
     assert await count(database) == await count(database, "batches") == 0

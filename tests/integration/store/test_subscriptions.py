@@ -1,4 +1,4 @@
-"""Named subscriptions: one consumer each, fenced by its epoch; acknowledged places only grow."""
+"""Named subscriptions: one consumer each, fenced by its epoch; places only advance."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def move_start(database: Database, place: Place) -> None:
         )
 
 
-async def lapse(database: Database) -> None:
+async def let_leases_lapse(database: Database) -> None:
     """Make the leases of all watches lapse."""
     async with database.transaction() as connection:
         await connection.execute(
@@ -179,13 +179,13 @@ async def test_repeated_creation_changes_nothing(database: Database):
     assert (again.id, place(again)) == (subscription.id, third)
 
 
-async def test_creation_with_another_filter_is_refused(database: Database):
+async def test_creation_with_another_filter_is_rejected(database: Database):
     await create(database, job_filter=JobFilter(queues=frozenset("a")))
     with pytest.raises(SubscriptionConflict):
         await create(database, job_filter=JobFilter(queues=frozenset("b")))
 
 
-async def test_subscription_names_belong_to_tenants(database: Database):
+async def test_subscription_names_are_unique_within_a_tenant(database: Database):
     await create(database, job_filter=JobFilter(queues=frozenset("a")))
     other, created = await create(database, tenant="other")
     assert created
@@ -196,7 +196,7 @@ async def test_subscription_names_belong_to_tenants(database: Database):
     assert await acquire(database, new_watch(tenant="other"), "a") is not None
 
 
-async def test_creation_above_the_maximum_is_refused(database: Database):
+async def test_creation_above_the_maximum_is_rejected(database: Database):
     for number in range(2):
         await create(database, f"s{number}", maximum=2)
     with pytest.raises(LimitExceeded) as caught:
@@ -218,7 +218,7 @@ async def test_concurrent_creations_keep_the_maximum(crowd: Database):
     assert sum(isinstance(other, LimitExceeded) for other in others) == 12
 
 
-async def test_creation_before_pruned_events_is_refused(database: Database):
+async def test_creation_before_pruned_events_is_rejected(database: Database):
     first, second, third = await places(database, 3)
     await move_start(database, second)
     with pytest.raises(StartsTooEarly) as caught:
@@ -293,7 +293,7 @@ async def test_lag_is_never_negative(database: Database):
     assert (await get(database)).lag == timedelta()
 
 
-async def test_lag_reads_one_row_of_the_index(database: Database):
+async def test_lag_reads_one_index_entry(database: Database):
     subscription, _ = await create(database)
     await places(database, 5)
     async with database.transaction() as connection:
@@ -370,7 +370,7 @@ async def test_lapsed_lease_frees_the_subscription(database: Database):
     await create(database)
     lost = new_watch()
     await acquire(database, lost, "a")
-    await lapse(database)
+    await let_leases_lapse(database)
     assert (await get(database)).consumer is None
     taken = await acquire(database, new_watch(), "b")
     assert taken is not None
@@ -382,7 +382,7 @@ async def test_lapsed_lease_without_a_successor_is_renewed(database: Database):
     await create(database)
     watch = new_watch()
     await acquire(database, watch, "a")
-    await lapse(database)
+    await let_leases_lapse(database)
     assert await renew(database, watch) == {watch.watch_id}
     assert await acquire(database, new_watch(), "b") is None
 
@@ -396,8 +396,8 @@ async def test_concurrent_watches_get_one_holder(crowd: Database):
         )
         (acquired,) = (answer for answer in answers if answer is not None)
         assert acquired.epoch == 1
-        # The same holds for sixteen watches that wait for a lapse.
-        await lapse(crowd)
+        # The result is the same for sixteen watches that wait for the lease to lapse.
+        await let_leases_lapse(crowd)
         answers = await asyncio.gather(
             *(acquire(crowd, new_watch(name), f"d{number}") for number in range(16))
         )
@@ -405,7 +405,7 @@ async def test_concurrent_watches_get_one_holder(crowd: Database):
         assert acquired.epoch == 2
 
 
-async def test_holders_of_subscriptions_are_returned(database: Database):
+async def test_current_holders_of_subscriptions_are_returned(database: Database):
     mine, _ = await create(database)
     free, _ = await create(database, "free")
     watch = new_watch()
@@ -466,7 +466,7 @@ async def test_released_subscription_can_be_acknowledged(
     await acquire(database, new_watch(), "b")
     with pytest.raises(SubscriptionTaken):
         await ack(database, acquired, second)
-    # An acknowledgement without an effect is refused as well: success would mislead.
+    # An acknowledgement without an effect is refused as well, because success would be misleading.
     with pytest.raises(SubscriptionTaken):
         await ack(database, acquired, first)
     assert place(await get(database)) == first
@@ -508,7 +508,7 @@ async def test_acknowledgement_during_a_takeover_is_refused(
     (first,) = await places(database, 1)
     acquired = await acquire(database, new_watch(), "a")
     assert acquired is not None
-    await lapse(database)
+    await let_leases_lapse(database)
     async with database.transaction() as connection:
         taken = await acquire_subscription(connection, new_watch(), consumer="b", lease=LEASE)
         late = asyncio.create_task(ack(database, acquired, first))
@@ -526,7 +526,7 @@ async def test_successor_starts_after_a_concurrent_acknowledgement(
     (first,) = await places(database, 1)
     acquired = await acquire(database, new_watch(), "a")
     assert acquired is not None
-    await lapse(database)
+    await let_leases_lapse(database)
     async with database.transaction() as connection:
         assert await acknowledge(
             connection,

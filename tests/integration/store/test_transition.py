@@ -1,4 +1,4 @@
-"""The statements of the transition builder, on a database."""
+"""The transition builder's statements, run on a database."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from headrace_core.store.sql.transition import Lock, Selection, Transition
 from support.histories import assert_legal
 from support.jobs import history, read_job, submit
 
-BODY = text("""
+FUNCTION_BODY = text("""
     SELECT prosrc FROM pg_proc
     WHERE proname = 'complete' AND pronamespace = 'headrace'::regnamespace
 """)
 
-RELEASE = Transition(
+RELEASE_DEPENDENTS = Transition(
     name="freed",
     events=(EventType.DUE,),
     rows=Selection(
@@ -36,19 +36,19 @@ STOP_AND_RELEASE = Transition(
     events=(EventType.CANCELLED,),
     rows="j.id = :id AND $guard",
     changes={"end_time": "clock_timestamp()"},
-    then=RELEASE.ctes,
+    then=RELEASE_DEPENDENTS.ctes,
     result="SELECT id FROM freed",
 )
 
 
 async def test_function_complete_has_the_built_body(database: Database) -> None:
     async with database.transaction() as connection:
-        body = await connection.scalar(BODY)
+        body = await connection.scalar(FUNCTION_BODY)
 
     assert body.split() == COMPLETE_BODY.replace("{tables}", "headrace").split()
 
 
-async def test_transition_can_cause_transitions_of_other_jobs(database: Database) -> None:
+async def test_transition_can_trigger_transitions_of_other_jobs(database: Database) -> None:
     first = await submit(database)
     later = first.create_time.replace(year=first.create_time.year + 1)
     waiting, other = [

@@ -1,4 +1,4 @@
-"""Unreadable rows from an older version do not affect other rows."""
+"""Unreadable rows that an older version stored do not affect other rows."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ Ids = dict[str, UUID]
 
 
 @pytest.fixture
-def old(databases: Databases) -> Iterator[tuple[str, Ids]]:
+def old_database(databases: Databases) -> Iterator[tuple[str, Ids]]:
     with poisoned(databases) as found:
         yield found
 
 
 @pytest.fixture
-def ids(old: tuple[str, Ids]) -> Ids:
-    return old[1]
+def ids(old_database: tuple[str, Ids]) -> Ids:
+    return old_database[1]
 
 
 @pytest.fixture
-async def database(old: tuple[str, Ids]) -> AsyncIterator[Database]:
+async def database(old_database: tuple[str, Ids]) -> AsyncIterator[Database]:
     """Connections to the database with unreadable rows."""
-    database = Database(Settings(database_url=SecretStr(old[0])), application="test")
+    database = Database(Settings(database_url=SecretStr(old_database[0])), application="test")
     yield database
     await database.close()
 
@@ -87,10 +87,10 @@ async def test_verify_finds_each_poisoned_row_after_migration(database: Database
 
 
 async def test_mend_repairs_every_row_and_validates_checks(
-    old: tuple[str, Ids], database: Database, ids: Ids
+    old_database: tuple[str, Ids], database: Database, ids: Ids
 ) -> None:
     before = {name: await read_job(database, JobId(ids[name])) for name in ids}
-    await asyncio.to_thread(mend, Settings(database_url=SecretStr(old[0])))
+    await asyncio.to_thread(mend, Settings(database_url=SecretStr(old_database[0])))
     assert unreadable(await audit(database)) == set()
     for name, job in before.items():
         after = await read_job(database, JobId(ids[name]))
@@ -102,7 +102,7 @@ async def test_mend_repairs_every_row_and_validates_checks(
         triggers = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgname LIKE '%clamp'"
         assert await connection.scalars(text(triggers)) == []
     # A repeated migration leaves the constraints as they are.
-    await asyncio.to_thread(migrate, Settings(database_url=SecretStr(old[0])))
+    await asyncio.to_thread(migrate, Settings(database_url=SecretStr(old_database[0])))
 
 
 async def test_unreadable_events_are_found_on_every_page(database: Database, ids: Ids) -> None:
@@ -114,13 +114,13 @@ async def test_unreadable_events_are_found_on_every_page(database: Database, ids
             assert paged == whole
 
 
-UNSOUND = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")
+OUT_OF_RANGE_TIMES = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")
 
 
 async def test_migrated_database_rejects_out_of_range_times(database: Database, ids: Ids) -> None:
     async with database.session() as connection:
         # An end_time of a QUEUED job violates another constraint first.
-        for column, value in product(sorted(set(TIMES["jobs"]) - {"end_time"}), UNSOUND):
+        for column, value in product(sorted(set(TIMES["jobs"]) - {"end_time"}), OUT_OF_RANGE_TIMES):
             with pytest.raises(asyncpg.CheckViolationError, match="jobs_times_check"):
                 await connection.execute(
                     f"UPDATE jobs SET {column} = '{value}' WHERE id = $1", ids["sound.one"]

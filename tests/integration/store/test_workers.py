@@ -46,7 +46,7 @@ async def test_lapsed_lease_is_not_renewed(database: Database) -> None:
     assert not await renew(database, WorkerId(uuid7()))
 
 
-async def test_lease_runs_by_the_clock_of_the_database(database: Database) -> None:
+async def test_lease_follows_the_database_clock(database: Database) -> None:
     worker_id = await register(database)
     await renew(database, worker_id)
     async with database.transaction() as connection:
@@ -61,7 +61,7 @@ async def test_lease_runs_by_the_clock_of_the_database(database: Database) -> No
     assert timedelta() <= age < timedelta(seconds=10)
 
 
-async def test_live_handlers_have_their_number_of_workers(
+async def test_handlers_are_listed_with_their_live_workers(
     database: Database,
 ) -> None:
     one = await register(database, "a", "b")
@@ -163,7 +163,7 @@ async def remove(database: Database, worker_id: WorkerId) -> None:
         await remove_worker(connection, worker_id=worker_id)
 
 
-async def test_worker_without_fitting_handlers_serves_nothing(
+async def test_worker_without_matching_handlers_serves_nothing(
     database: Database,
 ) -> None:
     await register(database, tenant="another")
@@ -179,7 +179,7 @@ async def test_worker_without_fitting_handlers_serves_nothing(
 async def test_queue_is_served_if_its_jobs_would_be_dispatched(
     database: Database,
 ) -> None:
-    # The queue of a handler is only the default of its jobs; its workers serve all queues.
+    # A handler's queue is only the default for its jobs; its workers serve all queues.
     handler = HandlerSpec(type="test", queue="named")
     for pool, queues in (("bound", ["bound"]), ("lapsed", ["lapsed"]), ("drains", ["drains"])):
         worker = NewWorker(

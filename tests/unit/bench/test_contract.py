@@ -68,7 +68,7 @@ async def test_submits_in_flight_are_limited() -> None:
     assert sorted(seen) == list(range(20))
     assert peak == 4
     blocking: list[int] = []
-    contract.in_flight_threads(20, 4, blocking.append)
+    contract.in_flight_in_threads(20, 4, blocking.append)
     assert sorted(blocking) == list(range(20))
 
 

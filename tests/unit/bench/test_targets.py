@@ -42,7 +42,7 @@ def test_latency_is_compared_with_best_durable_peer_and_celery(report: Report, m
     for name, ms in (("headrace", 6), ("pgqueuer", 40), ("oban", 9), ("celery", 5)):
         measured = measure("C", name, "50 jobs/s", 0, values={"p50_ms": ms, "p99_ms": 2 * ms})
         report.measurements.append(measured)
-    found = {(result.what, result.peer): result for result in report.target_results}
+    found = {(result.figure, result.peer): result for result in report.target_results}
     assert len(found) == 4
     durable = found["C, p50, durable", "Oban"]
     assert durable.ratio == pytest.approx(2 / 3)
@@ -58,14 +58,14 @@ def test_growth_is_compared_with_an_empty_database(report: Report, measure) -> N
         measure("D", "headrace", ENDS, 1000),
     ]
     [result] = report.target_results
-    assert (result.what, result.ratio, result.met) == ("E, 100 queues", 0.95, True)
+    assert (result.figure, result.ratio, result.met) == ("E, 100 queues", 0.95, True)
 
 
 def test_cpu_time_is_compared_with_the_second_best_peer(report: Report, measure) -> None:
     for name, cpu in (("headrace", 200.0), ("pgqueuer", 150.0), ("oban", 360.0)):
         report.measurements.append(measure("A", name, ONE, 1000, {"worker": cpu}))
     result = report.target_results[-1]
-    assert "lowest: PgQueuer" in result.what
+    assert "lowest: PgQueuer" in result.figure
     assert (result.peer, result.met) == ("Oban", True)
 
 
@@ -76,7 +76,7 @@ def test_figure_without_headrace_or_peers_has_no_target(report: Report, measure)
 
 def test_missed_target_reports_its_deviation() -> None:
     result = TargetResult(
-        what="A", peer="Oban", theirs=4000.0, ours=3000.0, unit="/s", wanted=1.5, least=True
+        figure="A", peer="Oban", theirs=4000.0, ours=3000.0, unit="/s", wanted=1.5, at_least=True
     )
     assert result.cells() == [
         *("A", "Oban", "4,000 /s", "3,000 /s", "0.75", "≥ 1.5"),
