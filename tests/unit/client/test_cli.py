@@ -504,7 +504,7 @@ async def test_replaced_consumer_prints_an_error(run, start, platform):
     await other.communicate()
 
     assert process.returncode == 1
-    assert b"error: another watch receives subscription 'billing'" in err
+    assert b"error: another watch has taken over subscription 'billing'" in err
 
 
 async def test_deleted_events_can_be_skipped_with_ack(run, platform):

@@ -62,7 +62,7 @@ def test_uuid7_increases_while_the_clock_steps_back() -> None:
 def test_uuid7_has_the_fraction_of_the_millisecond() -> None:
     ahead = time.time_ns() // 1_000_000 + 3_600_000
     with (
-        patch.object(ids, "_last", 0),
+        patch.object(ids, "_last_stamp", 0),
         patch.object(ids.time, "time_ns", return_value=ahead * 1_000_000 + 500_000),
     ):
         assert stamp(uuid7()) == ahead << 12 | 2048

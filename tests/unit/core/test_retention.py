@@ -52,7 +52,7 @@ def test_age_is_seconds_or_has_a_unit(age: str, seconds: float) -> None:
         ("failed=-3d", "'-3d' must be a number"),
         ("failed=0", "'0' must be more than 0 and at most 36500d"),
         ("failed=36501d", "at most 36500d"),
-        ("failed=1d, acme=2d, failed = 3d", "'failed' has two rules"),
+        ("failed=1d, acme=2d, failed = 3d", "'failed' has two rules; remove one"),
     ],
 )
 def test_invalid_rule_error_names_the_problem(rules: str, problem: str) -> None:

@@ -107,7 +107,7 @@ def test_policy_allows_one_retry_fewer_than_attempts(max_attempts: int) -> None:
 def test_override_replaces_the_policy_field(override: RetryOverrides, policy: RetryPolicy) -> None:
     both = override.initial_backoff is not None and override.max_backoff is not None
     assume(not both or override.initial_backoff <= override.max_backoff)
-    merged = override.over(policy)
+    merged = override.applied_to(policy)
     for name in RetryOverrides.__dataclass_fields__:
         wanted = getattr(override, name)
         if wanted is not None:
@@ -118,19 +118,19 @@ def test_override_replaces_the_policy_field(override: RetryOverrides, policy: Re
 
 def test_single_backoff_override_adjusts_the_other() -> None:
     policy = RetryPolicy(initial_backoff=timedelta(seconds=10), max_backoff=timedelta(seconds=60))
-    longer = RetryOverrides(initial_backoff=timedelta(seconds=90)).over(policy)
+    longer = RetryOverrides(initial_backoff=timedelta(seconds=90)).applied_to(policy)
     assert longer.max_backoff == timedelta(seconds=90)
-    shorter = RetryOverrides(max_backoff=timedelta(seconds=5)).over(policy)
+    shorter = RetryOverrides(max_backoff=timedelta(seconds=5)).applied_to(policy)
     assert shorter.initial_backoff == timedelta(seconds=5)
 
 
 def test_overrides_without_fields_change_nothing() -> None:
     policy = RetryPolicy(max_attempts=7, jitter=0)
-    assert RetryOverrides().over(policy) == policy
+    assert RetryOverrides().applied_to(policy) == policy
 
 
 def test_override_can_remove_the_jitter() -> None:
-    assert RetryOverrides(jitter=0).over(RetryPolicy(jitter=1)).jitter == 0
+    assert RetryOverrides(jitter=0).applied_to(RetryPolicy(jitter=1)).jitter == 0
 
 
 @pytest.mark.parametrize(
@@ -175,5 +175,5 @@ def test_error_types_are_compared_exactly() -> None:
 def test_job_error_types_override_the_handler_ones() -> None:
     handlers = RetryPolicy(non_retryable_error_types=("ValueError",))
     named = RetryOverrides(non_retryable_error_types=("KeyError",))
-    assert named.over(handlers).non_retryable_error_types == ("KeyError",)
-    assert RetryOverrides().over(handlers) == handlers
+    assert named.applied_to(handlers).non_retryable_error_types == ("KeyError",)
+    assert RetryOverrides().applied_to(handlers) == handlers

@@ -185,7 +185,7 @@ class SubscriptionService(SubscriptionServiceServicer):
 
 
 def _taken(name: str) -> CallError:
-    text = f"another watch receives subscription {name!r}; watch it again"
+    text = f"another watch has taken over subscription {name!r}; watch it again"
     return _error("ABORTED", "SUBSCRIPTION_TAKEN", name, text)
 
 

@@ -1,1 +1,1 @@
-"""The values and rules of jobs. They import only the standard library."""
+"""Job values and rules. This package imports only the standard library."""

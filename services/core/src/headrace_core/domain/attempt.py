@@ -13,7 +13,7 @@ from headrace_core.domain.job import JobError, JsonText, Progress
 from headrace_core.domain.lifecycle import EventType, JobState, targets
 from headrace_core.domain.retry import RetryOverrides
 
-# The largest value of the database's integer.
+# The largest PostgreSQL integer.
 _MAX_ATTEMPT: Final = 2**31 - 1
 
 
@@ -66,7 +66,7 @@ class ClaimedJob(NamedTuple):
 
 
 # The fields that each end of an attempt requires: (result, error, backoff).
-_REQUIRED: Final[dict[EventType, tuple[bool, bool, bool]]] = {
+_REQUIRED_FIELDS: Final[dict[EventType, tuple[bool, bool, bool]]] = {
     EventType.SUCCEEDED: (True, False, False),
     EventType.RETRY_SCHEDULED: (False, True, True),
     EventType.FAILED: (False, True, False),
@@ -75,9 +75,9 @@ _REQUIRED: Final[dict[EventType, tuple[bool, bool, bool]]] = {
     EventType.CANCELLED: (False, False, False),
     EventType.EXPIRED: (False, True, False),
 }
-_REQUIRED_NAMES: Final = ("result", "error", "backoff")
+_FIELD_NAMES: Final = ("result", "error", "backoff")
 
-_TARGETS: Final = {event: targets(event)[0] for event in _REQUIRED}
+_TARGETS: Final = {event: targets(event)[0] for event in _REQUIRED_FIELDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +105,8 @@ class AttemptEnd:
 
     def __post_init__(self) -> None:
         given = (self.result is not None, self.error is not None, self.backoff is not None)
-        if given != _REQUIRED.get(self.event):
-            names = [name for name, present in zip(_REQUIRED_NAMES, given, strict=True) if present]
+        if given != _REQUIRED_FIELDS.get(self.event):
+            names = [name for name, present in zip(_FIELD_NAMES, given, strict=True) if present]
             raise ValueError(f"an attempt cannot end as {self.event} with {sorted(names)}")
 
     @property
@@ -124,10 +124,10 @@ class AttemptReport:
 
     Args:
         key: the attempt.
-        progress: the progress; None in a report of output.
-        output: the piece of output; None in a report of progress.
-        number: the position among the attempt's reports, from 1; None if it is unknown. A worker
-            that did not receive the answer compares it with the number of written reports.
+        progress: the progress; None in an output report.
+        output: the piece of output; None in a progress report.
+        number: the position among the attempt's reports, from 1; None if it is unknown. If the
+            response is lost, the worker compares it with the number of written reports.
 
     Raises:
         ValueError: both fields are set, or neither.

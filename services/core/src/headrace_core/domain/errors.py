@@ -1,4 +1,4 @@
-"""The errors of the domain.
+"""Domain errors.
 
 HeadraceError
 ├── InvalidRequest            the request is malformed; lists every violation
@@ -6,18 +6,18 @@ HeadraceError
 │   ├── PageTokenInvalid
 │   └── CursorInvalid
 ├── JobNotFound
-├── RequestIdConflict         the idempotency key was used for other content
-├── StateConflict             the state of the job does not allow the action
+├── RequestIdConflict         the idempotency key was used for different content
+├── StateConflict             the job's state does not allow the action
 ├── AttemptNotCurrent         the attempt is no longer running
 ├── LimitExceeded             a size, a count or a depth exceeds its limit
 │   ├── DocumentTooDeep
-│   └── TooManySubscriptions  the tenant has the maximum number of subscriptions
+│   └── TooManySubscriptions  the tenant already has the maximum number of subscriptions
 ├── CursorExpired             events after the cursor were pruned
 ├── SlowConsumer              the reader of a stream stopped reading
 ├── SubscriptionNotFound
 ├── SubscriptionConflict      the subscription has another filter
-├── SubscriptionTaken         another watch receives the subscription
-├── StaleTerm                 the term of the scheduler is over
+├── SubscriptionTaken         another watch has taken over the subscription
+├── StaleTerm                 the scheduler's term is over
 ├── Unavailable               a required server cannot be reached; a retry may help
 └── ShuttingDown
 """
@@ -33,12 +33,12 @@ from headrace_core.domain.lifecycle import JobState
 
 
 class HeadraceError(Exception):
-    """The base class of all errors of the domain."""
+    """The base class of all domain errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """The path of an invalid field, such as `job.retry_policy.jitter`, and the broken rule."""
+    """The path of an invalid field, such as `job.retry_policy.jitter`, and the rule it breaks."""
 
     field: str
     description: str
@@ -73,7 +73,7 @@ class CursorInvalid(InvalidRequest):
     """A cursor that is malformed or belongs to another database."""
 
     def __init__(self) -> None:
-        super().__init__([Violation("cursor", "must be a cursor that this installation has sent")])
+        super().__init__([Violation("cursor", "must be a cursor that this installation issued")])
 
 
 class JobNotFound(HeadraceError):
@@ -85,20 +85,20 @@ class JobNotFound(HeadraceError):
 
 
 class RequestIdConflict(HeadraceError):
-    """The idempotency key was used for other content, by the job or batch `existing_id`."""
+    """The job or batch `existing_id` used the idempotency key for different content."""
 
     def __init__(self, request_id: str, *, kind: str, existing_id: str) -> None:
         self.request_id = request_id
         self.kind = kind
         self.existing_id = existing_id
         super().__init__(
-            f"request_id {request_id!r} was used for {kind} {existing_id} with other content; "
+            f"request_id {request_id!r} was used for {kind} {existing_id} with different content; "
             "use a new request_id for new content"
         )
 
 
 class StateConflict(HeadraceError):
-    """The state of the job does not allow the action."""
+    """The job's state does not allow the action."""
 
     def __init__(
         self, job_id: JobId, *, action: str, state: JobState, allowed: Sequence[JobState]
@@ -143,7 +143,7 @@ class DocumentTooDeep(LimitExceeded):
 
 
 class TooManySubscriptions(LimitExceeded):
-    """The tenant has the maximum number of subscriptions. It must delete one first."""
+    """The tenant already has the maximum number of subscriptions and must delete one first."""
 
     def __init__(self, maximum: int, *, actual: int) -> None:
         super().__init__(
@@ -162,12 +162,12 @@ class CursorExpired(HeadraceError):
         self.oldest_cursor = oldest_cursor
         super().__init__(
             "events after this cursor were pruned; continue from oldest_cursor, "
-            "and read the current state of jobs that matter"
+            "and call GetJob for the current state of the jobs that you follow"
         )
 
 
 class SlowConsumer(HeadraceError):
-    """A reader stopped reading for too long.
+    """The reader of a stream stopped reading for too long.
 
     `place` is the request field to resume with (`cursor`, `after_seq`) and its value.
     """
@@ -175,8 +175,8 @@ class SlowConsumer(HeadraceError):
     def __init__(self, patience: float, place: tuple[str, str]) -> None:
         self.place = place
         super().__init__(
-            f"the stream was not read for {patience:g} s; resume it where it stopped, "
-            f"with the {place[0]} of this error"
+            f"the stream was not read for {patience:g} s; resume it with the {place[0]} "
+            "in this error"
         )
 
 
@@ -206,11 +206,11 @@ class SubscriptionTaken(HeadraceError):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(f"another watch receives subscription {name!r}; watch it again")
+        super().__init__(f"another watch has taken over subscription {name!r}; watch it again")
 
 
 class StaleTerm(HeadraceError):
-    """A scheduler's write was rejected because its term is over."""
+    """A scheduler's write was refused because its term is over."""
 
     def __init__(self, term: int) -> None:
         self.term = term
@@ -240,4 +240,4 @@ class ShuttingDown(HeadraceError):
     """The process is shutting down."""
 
     def __init__(self) -> None:
-        super().__init__("this gateway is shutting down; retry at another one, or here later")
+        super().__init__("this gateway is shutting down; retry at another gateway, or retry later")

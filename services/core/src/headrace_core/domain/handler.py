@@ -31,7 +31,7 @@ class HandlerSpec:
     retry: RetryPolicy = RetryPolicy()
 
     def __post_init__(self) -> None:
-        # A docstring may have any length and any characters.
+        # The description can be a docstring of any length, with any characters.
         cleaned = clean_line(self.description, MAX_DESCRIPTION)
         object.__setattr__(self, "description", cleaned)
 

@@ -16,20 +16,20 @@ from headrace_core.domain.text import clean_line, clean_text
 DEFAULT_TENANT: Final = "default"
 DEFAULT_QUEUE: Final = "default"
 
-# The waiting time that equals one point of priority. The rank of a job is therefore constant, so it
-# can be indexed. No job starves: a job of priority 100 precedes jobs of priority 0 that have waited
-# less than 100 minutes.
+# One point of priority counts as this much waiting time. The rank of a job therefore never changes
+# and can be indexed. No job starves: a job with priority 100 precedes only those jobs with priority
+# 0 that have waited at most 100 minutes longer.
 PRIORITY_POINT: Final = timedelta(minutes=1)
 
 # JSON text, exactly as received.
 JsonText = str
 
-# The value of a stored time that cannot be read, such as an infinite one.
+# Replaces a stored time that Python cannot represent, such as infinity.
 UNREADABLE_TIME: Final = datetime.max.replace(tzinfo=UTC)
 
 
-def valid_text(text: str) -> str:
-    """Return text that UTF-8 can encode. A lone surrogate becomes a `?`."""
+def replace_surrogates(text: str) -> str:
+    """Return `text` with a `?` in place of each lone surrogate, which UTF-8 cannot encode."""
     return text.encode(errors="replace").decode()
 
 
@@ -37,9 +37,9 @@ def valid_text(text: str) -> str:
 class JobSpec:
     """A validated job, except for its payload.
 
-    An empty `queue` means the queue of the handler. `deadline_after` sets the deadline to a
-    time after the insert, by the database's clock. It is the remaining time of the call. It
-    differs when the call is repeated, so it is not part of the content.
+    An empty `queue` means the handler's queue. `deadline_after` is the time from the insert to the
+    deadline, by the database's clock: the remaining time of the call. Repeated calls have different
+    values, so it is not part of the content.
     """
 
     type: str
@@ -58,14 +58,14 @@ class JobSpec:
 class JobError:
     """The reason for the failure of an attempt or a job.
 
-    Handlers write the texts. They are cleaned and cut here, so an error from a handler or from an
-    older version cannot harm a reader.
+    Handlers write the texts. This class cleans and truncates them, so an error from a handler or
+    from an older version cannot break its readers.
 
     Args:
         type: the name of the exception, or a name defined by Headrace, such as TIMEOUT.
-        message: a text for people; the type if the exception has no message.
+        message: a message for people; the error type if the exception has no message.
         retryable: whether another attempt may succeed.
-        stack_trace: the stack trace of the handler; empty in events and in the BASIC view.
+        stack_trace: the handler's stack trace; empty in events and in the BASIC view.
     """
 
     type: str
@@ -74,7 +74,7 @@ class JobError:
     stack_trace: str = ""
 
     def __post_init__(self) -> None:
-        # A handler may set the type of its exception to anything.
+        # A handler can set the error type to any value.
         kind = clean_line(self.type, MAX_ERROR_TYPE) if isinstance(self.type, str) else ""
         kind = kind or "Error"
         object.__setattr__(self, "type", kind)
@@ -95,8 +95,8 @@ class Progress:
 class Job:
     """A stored job. `payload` and `result` are None in the BASIC view.
 
-    `unreadable` names the stored fields that cannot be decoded. They have the value of an empty
-    column, or `UNREADABLE_TIME`.
+    `unreadable` names the stored fields that cannot be decoded. Such a field has the value of an
+    empty column, or `UNREADABLE_TIME` for a required time.
     """
 
     id: JobId
@@ -134,7 +134,8 @@ class Job:
 def rank_of(job: Job) -> float:
     """Return the rank of a job in its lane; the lowest rank is first.
 
-    It is the due time in milliseconds since 1970, minus the waiting time equal to the priority.
+    The rank is the due time in milliseconds since 1970, minus `PRIORITY_POINT` for each point of
+    priority.
     """
     return (job.due_time.timestamp() - job.priority * PRIORITY_POINT.total_seconds()) * 1000
 
@@ -143,7 +144,7 @@ def rank_of(job: Job) -> float:
 # create, and each gateway creates every event of every stream.
 @dataclass(slots=True, kw_only=True)
 class JobEvent:
-    """One transition. `job_type`, `queue`, `labels` and `batch_id` belong to the job."""
+    """One transition. `job_type`, `queue`, `labels` and `batch_id` are copied from the job."""
 
     job_id: JobId
     seq: int

@@ -1,7 +1,7 @@
-"""The limits of jobs and their fields. Each limit is defined here and nowhere else.
+"""Limits on jobs and their fields. Each limit is defined here and nowhere else.
 
-The gateway checks requests with them, the worker checks handlers, and the store derives CHECKs from
-them. A few settings have a maximum here and a lower default in `runtime/settings.py`.
+The gateway checks requests with these limits, the worker checks handlers, and the store derives
+CHECKs from them. A few settings have a maximum here and a lower default in `runtime/settings.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_LABEL_KEY: Final = 63
 MAX_LABEL_VALUE: Final = 255
 MAX_LABELS: Final = 256
 
-_NAME_CHARACTERS: Final = "of a-z, 0-9, _, - and ., beginning with a letter or digit"
+_NAME_CHARACTERS: Final = "characters of a-z, 0-9, _, - and ., beginning with a letter or digit"
 NAME_RULE: Final = f"must be 1 to {MAX_NAME} {_NAME_CHARACTERS}"
 LABEL_KEY_RULE: Final = f"must be 1 to {MAX_LABEL_KEY} {_NAME_CHARACTERS}"
 LABEL_VALUE_RULE: Final = f"must be 0 to {MAX_LABEL_VALUE} characters, none of them NUL"
@@ -54,8 +54,8 @@ MAX_DOCUMENT_BYTES: Final = 1024 * 1024
 # nested messages. Each level of objects needs three, and up to six enclose the document.
 MAX_DOCUMENT_DEPTH: Final = 30
 
-# The first and the last time that a submitter can request. The calendar of Python and protobuf ends
-# a day later, so a time zone, rounding, or a sum with a timeout or a backoff cannot exceed it.
+# The first and the last time that a submitter can request. Python and protobuf can represent times
+# one day later, so a time zone or rounding cannot cause an overflow.
 FIRST_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_TIME: Final = datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC)
 TIME_RULE: Final = "must be a time from 1970-01-01T00:00:00Z to 9999-12-30T23:59:59.999999999Z"
@@ -64,7 +64,7 @@ TIME_RULE: Final = "must be a time from 1970-01-01T00:00:00Z to 9999-12-30T23:59
 MAX_TIMEOUT: Final = timedelta(days=7)
 MAX_BACKOFF: Final = timedelta(days=7)
 
-# The longest duration that the definition of a handler can set.
+# The longest duration that a handler definition can set.
 MAX_DURATION: Final = timedelta(days=3650)
 
 
@@ -74,12 +74,12 @@ class Bounds(NamedTuple):
     least: float
     most: float
 
-    def include(self, number: float) -> bool:
+    def contains(self, number: float) -> bool:
         """Return whether a number is within the bounds; NaN is not."""
         return self.least <= number <= self.most
 
     def __str__(self) -> str:
-        """Return `1 to 100`."""
+        """Return text such as `1 to 100`."""
         return f"{self.least:g} to {self.most:g}"
 
 
@@ -87,7 +87,7 @@ ATTEMPTS: Final = Bounds(1, 100)
 MULTIPLIER: Final = Bounds(1, 100)
 JITTER: Final = Bounds(0, 1)
 
-# Maximum lengths of the texts of errors, in characters. A retry policy cannot name a longer type.
+# Maximum lengths of error texts, in characters. A retry policy cannot name a longer error type.
 MAX_ERROR_TYPE: Final = 200
 MAX_ERROR_MESSAGE: Final = 2000
 MAX_STACK_TRACE: Final = 16 * 1024
@@ -104,7 +104,7 @@ def is_error_type(name: str) -> bool:
     return 1 <= len(name) <= MAX_ERROR_TYPE and "\0" not in name
 
 
-# The limits of progress, which every list and every stream sends.
+# Limits on progress. Every list and every stream contains it.
 MAX_PROGRESS_MESSAGE_BYTES: Final = 4096
 MAX_COUNTERS: Final = 64
 MAX_COUNTER_NAME: Final = 64

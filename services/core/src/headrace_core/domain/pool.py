@@ -13,7 +13,7 @@ from headrace_core.domain.ids import WorkerId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewWorker:
-    """A worker to register, with a new id at each start. Empty `queues` means all queues."""
+    """A worker to register. Its id is new at each start. Empty `queues` means all queues."""
 
     id: WorkerId
     tenant: str
@@ -99,11 +99,11 @@ def serves_queue(queues: Collection[str], queue: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ServedQueues:
-    """The known queues that a live worker serves: `"default" in served`.
+    """The known queues that live workers serve. Supports `"default" in served`.
 
     Args:
-        queues: the queues of each kind of live worker; empty for all queues.
-        known: the queues that a worker names, and the queues that have or had jobs.
+        queues: the distinct queue sets of live workers; an empty set means all queues.
+        known: the queues that workers name, and the queues of stored jobs.
         waiting: for each queue with QUEUED jobs, whether a live worker runs a type of these jobs.
     """
 
@@ -117,4 +117,4 @@ class ServedQueues:
             return False
         if queue in self.waiting:
             return self.waiting[queue]
-        return any(serves_queue(one, queue) for one in self.queues)
+        return any(serves_queue(queues, queue) for queues in self.queues)

@@ -1,4 +1,4 @@
-"""The filters of jobs in ListJobs and of events in streams."""
+"""Filters for jobs in ListJobs and for events in streams."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Comparison:
     Args:
         field: a field of Job, or `labels`.
         operator: `=`, `!=`, `<`, `<=`, `>`, `>=`, or `:` (the label exists).
-        value: a value of the type of the field; ignored for `:`.
-        key: the key of the label, for `labels`.
+        value: a value of the field's type; ignored for `:`.
+        key: the label key, for `labels`.
     """
 
     field: str

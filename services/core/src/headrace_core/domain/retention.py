@@ -15,7 +15,7 @@ Rules = Mapping[tuple[str | None, JobState | None], timedelta]
 
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-# A longer age could exceed the calendar of PostgreSQL.
+# A longer age could exceed PostgreSQL's range of times.
 _LONGEST: Final = timedelta(days=36_500)
 _STATES: Final = ", ".join(sorted(TERMINAL))
 
@@ -60,7 +60,7 @@ def parse_rules(text: str) -> Rules:
             )
         key = _parse_key(rule, scope)
         if key in rules:
-            raise ValueError(f"{scope!r} has two rules")
+            raise ValueError(f"{scope!r} has two rules; remove one")
         rules[key] = _parse_age(rule, age)
     return rules
 

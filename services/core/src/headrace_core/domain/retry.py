@@ -7,9 +7,9 @@ The crash budget is separate from the retries. If a worker dies, each of its job
 loss, because the cause is unknown. A job with several losses runs in its own process. The job is
 charged if that process crashes, but not if the worker dies.
 
-A job can also signal its worker, which interrupts all attempts of the worker, as a deployment
-does. A second budget therefore counts consecutive interruptions. It is large, so a job that
-takes longer than the time between two deployments does not exhaust it.
+A job can also send its worker a stop signal, as a deployment does. The signal interrupts all
+attempts of the worker, so a second budget counts consecutive interruptions. The budget is large, so
+a job that takes longer than the time between two deployments does not exhaust it.
 """
 
 from __future__ import annotations
@@ -58,18 +58,23 @@ class RetryPolicy:
     non_retryable_error_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not ATTEMPTS.include(self.max_attempts):
-            raise ValueError(f"max_attempts must be {ATTEMPTS}")
+        if not ATTEMPTS.contains(self.max_attempts):
+            raise ValueError(f"max_attempts is {self.max_attempts}; it must be {ATTEMPTS}")
         if self.initial_backoff < timedelta() or self.max_backoff < self.initial_backoff:
-            raise ValueError("backoffs must satisfy 0 <= initial_backoff <= max_backoff")
+            raise ValueError(
+                f"initial_backoff is {self.initial_backoff} and max_backoff is {self.max_backoff}; "
+                "they must satisfy 0 <= initial_backoff <= max_backoff"
+            )
         if self.max_backoff > MAX_DURATION:
-            raise ValueError(f"max_backoff must be at most {MAX_DURATION.days} days")
-        if not MULTIPLIER.include(self.multiplier):
-            raise ValueError(f"multiplier must be {MULTIPLIER}")
-        if not JITTER.include(self.jitter):
-            raise ValueError(f"jitter must be {JITTER}")
+            raise ValueError(
+                f"max_backoff is {self.max_backoff}; it must be at most {MAX_DURATION.days} days"
+            )
+        if not MULTIPLIER.contains(self.multiplier):
+            raise ValueError(f"multiplier is {self.multiplier}; it must be {MULTIPLIER}")
+        if not JITTER.contains(self.jitter):
+            raise ValueError(f"jitter is {self.jitter}; it must be {JITTER}")
         if isinstance(self.non_retryable_error_types, str):
-            raise TypeError("non_retryable_error_types must be a tuple of names")
+            raise TypeError("non_retryable_error_types is a string; it must be a tuple of names")
         if len(self.non_retryable_error_types) > MAX_ERROR_TYPES or not all(
             is_error_type(name) for name in self.non_retryable_error_types
         ):
@@ -94,11 +99,11 @@ class RetryPolicy:
 
         Args:
             retry: the number of the retry, from 1.
-            draw: returns a number in [0, 1).
+            draw: returns a random number in [0, 1).
             at_least: the minimum wait that the handler, or a server that it called, requested. The
                 random share of the backoff is added, because many jobs may get the same minimum.
         """
-        # The bounded exponent keeps a large retry number from overflowing a float.
+        # The exponent is limited, because a large retry number would overflow a float.
         growth = self.multiplier ** min(retry - 1, 64)
         base = min(self.max_backoff.total_seconds(), self.initial_backoff.total_seconds() * growth)
         random_share = base * self.jitter * draw()
@@ -118,7 +123,7 @@ class RetryOverrides:
     jitter: float | None = None
     non_retryable_error_types: tuple[str, ...] | None = None
 
-    def over(self, policy: RetryPolicy) -> RetryPolicy:
+    def applied_to(self, policy: RetryPolicy) -> RetryPolicy:
         """Return `policy` with the fields of this policy that are set.
 
         If only one of the two backoffs is set, the other one is adjusted to it.
@@ -154,7 +159,7 @@ def set_fields(retry: RetryOverrides | RetryPolicy) -> dict[str, Any]:
 
 
 # The number of losses after which a job runs in its own process. One loss usually has another
-# cause, such as a failed machine or another job of the worker. The start of a process takes a few
+# cause, such as a failed machine or another job of the worker. Starting a process takes a few
 # tenths of a second.
 LOSSES_BEFORE_OWN_PROCESS: Final = 2
 
@@ -163,14 +168,14 @@ INTERRUPTIONS_BEFORE_OWN_PROCESS: Final = 5
 
 
 def needs_own_process(worker_losses: int, interruptions: int = 0) -> bool:
-    """Return whether a job with these losses and interruptions runs in its own process."""
+    """Return whether a job with these losses and interruptions must run in its own process."""
     return (
         worker_losses >= LOSSES_BEFORE_OWN_PROCESS
         or interruptions >= INTERRUPTIONS_BEFORE_OWN_PROCESS
     )
 
 
-def is_spent(charged: int, *, limit: int) -> bool:
+def is_budget_spent(charged: int, *, limit: int) -> bool:
     """Return whether the next worker loss or interruption fails the job.
 
     Args:

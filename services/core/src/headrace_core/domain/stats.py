@@ -1,4 +1,4 @@
-"""Counts of jobs."""
+"""Job counts."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ class Stats:
 
     def by_state(self) -> Mapping[JobState, int]:
         """Return the number of jobs by state."""
-        return _sum(self.counts)
+        return _sum_by_state(self.counts)
 
     def by_queue(self) -> Mapping[str, Mapping[JobState, int]]:
         """Return the number of jobs by queue and state."""
-        return _group(self.counts, lambda count: count.queue)
+        return _group_by(self.counts, lambda count: count.queue)
 
     def by_type(self) -> Mapping[str, Mapping[JobState, int]]:
         """Return the number of jobs by type and state."""
-        return _group(self.counts, lambda count: count.type)
+        return _group_by(self.counts, lambda count: count.type)
 
 
-def _sum(counts: Iterable[JobCount]) -> Mapping[JobState, int]:
+def _sum_by_state(counts: Iterable[JobCount]) -> Mapping[JobState, int]:
     total: Counter[JobState] = Counter()
     for count in counts:
         total[count.state] += count.jobs
     return total
 
 
-def _group(
+def _group_by(
     counts: Iterable[JobCount], key: Callable[[JobCount], str]
 ) -> Mapping[str, Mapping[JobState, int]]:
     groups: dict[str, list[JobCount]] = {}
     for count in counts:
         groups.setdefault(key(count), []).append(count)
-    return {name: _sum(group) for name, group in groups.items()}
+    return {name: _sum_by_state(group) for name, group in groups.items()}

@@ -1,4 +1,4 @@
-"""New jobs and batches, and the results of a submit."""
+"""New jobs and batches, and the results of submitting them."""
 
 from __future__ import annotations
 
@@ -160,25 +160,25 @@ class BatchJobs(Sequence[Job]):
 
     Args:
         ids: the id of each job.
-        alike: the jobs, with any id; jobs that differ only in their ids share an item.
+        templates: each job, with an arbitrary id. Jobs that differ only in their ids share an item.
     """
 
-    __slots__ = ("alike", "ids")
+    __slots__ = ("ids", "templates")
 
-    def __init__(self, ids: Sequence[JobId], alike: Repeated[Job]) -> None:
+    def __init__(self, ids: Sequence[JobId], templates: Repeated[Job]) -> None:
         self.ids = ids
-        self.alike = alike
+        self.templates = templates
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __iter__(self) -> Iterator[Job]:
-        return map(_with_id, self.alike, self.ids)
+        return map(_with_id, self.templates, self.ids)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return list(self)[index]
-        return _with_id(self.alike[index], self.ids[index])
+        return _with_id(self.templates[index], self.ids[index])
 
 
 def _with_id(job: Job, job_id: JobId) -> Job:

@@ -22,11 +22,11 @@ class Subscription:
     Attributes:
         tenant: the tenant that owns it.
         name: the name, unique within the tenant.
-        id: the id, which is new even if a deleted name is reused.
+        id: the id. A subscription that reuses a deleted name has a new id.
         filter: the jobs whose events it receives.
         consumer: the current consumer; None if there is no consumer.
         epoch: a number that increases with each change of the consumer.
-        xid: with `position`, the place up to which all events are acknowledged.
+        xid: with `position`, the place of the last acknowledged event.
         position: see `xid`.
         create_time: the time of creation.
         ack_time: the time of the last acknowledgement.
@@ -50,9 +50,9 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acquired:
-    """A subscription at the moment when a watch acquires it.
+    """A subscription as a watch acquires it.
 
-    `xid` and `position` are the place up to which all events are acknowledged.
+    `xid` and `position` are the place of the last acknowledged event.
     """
 
     id: SubscriptionId
@@ -64,7 +64,7 @@ class Acquired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionWatch:
-    """A watch, and the subscription that it has or had acquired."""
+    """A watch, and the subscription that it acquired."""
 
     tenant: str
     name: str

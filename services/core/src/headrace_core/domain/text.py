@@ -6,19 +6,19 @@ import re
 from typing import Final
 
 # Control characters except tab and line feed, and lone surrogates, which UTF-8 cannot encode.
-_UNFIT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_CUT: Final = "…"
+_INVALID_CHARACTER: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_ELLIPSIS: Final = "…"
 
 
 def clean_text(text: str, limit: int) -> str:
-    """Return `text` cut to `limit` characters, with a `?` in place of each unfit character.
+    """Return `text` cut to `limit` characters, with a `?` in place of each invalid character.
 
-    NUL, other control characters and lone surrogates are unfit, because PostgreSQL, UTF-8 or a
-    terminal rejects them.
+    NUL, other control characters and lone surrogates are invalid: PostgreSQL and UTF-8 reject some
+    of them, and others can change a terminal.
     """
     if len(text) > limit:
-        text = text[: limit - 1] + _CUT
-    return text if text.isprintable() else _UNFIT.sub("?", text)
+        text = text[: limit - 1] + _ELLIPSIS
+    return text if text.isprintable() else _INVALID_CHARACTER.sub("?", text)
 
 
 def clean_line(text: str, limit: int) -> str:

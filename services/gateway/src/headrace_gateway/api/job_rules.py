@@ -138,5 +138,5 @@ def _check_retry(retry: RetryOverrides, path: str, found: Violations) -> None:
         ("multiplier", retry.multiplier, MULTIPLIER),
         ("jitter", retry.jitter, JITTER),
     ):
-        if value is not None and not bounds.include(value):
+        if value is not None and not bounds.contains(value):
             found.note(f"{path}.{name}", f"must be {bounds}")

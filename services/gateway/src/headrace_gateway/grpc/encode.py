@@ -106,7 +106,7 @@ def write_batch(
 
     Jobs that differ only in their ids are converted once.
     """
-    messages = jobs.alike.map(lambda job: job_message(job, encoding))
+    messages = jobs.templates.map(lambda job: job_message(job, encoding))
     response.reduced = _reduce(messages)
     for template, job_id in zip(messages, jobs.ids, strict=True):
         message = response.jobs.add()

@@ -341,7 +341,7 @@ class Execution:
 
     def _raised(self, error: BaseException) -> AttemptEnd:
         assert self._handler is not None
-        return judge.raised(self.job, error, self.job.retry.over(self._handler.spec.retry))
+        return judge.raised(self.job, error, self.job.retry.applied_to(self._handler.spec.retry))
 
     def _place_of_cancel(self, work: OwnedTask[JsonText]) -> str:
         # If the handler runs in a process, the task contains no frames of it.

@@ -11,7 +11,7 @@ from headrace_core.domain.attempt import AttemptEnd, ClaimedJob
 from headrace_core.domain.job import JobError, JsonText
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.limits import MAX_BACKOFF
-from headrace_core.domain.retry import RetryPolicy, is_spent
+from headrace_core.domain.retry import RetryPolicy, is_budget_spent
 from headrace_worker.api.errors import Fail, Retry, SizeExceeded
 from headrace_worker.api.failure import attach_stack_trace, describe, stack_trace
 from headrace_worker.api.payload import PayloadMismatch
@@ -106,7 +106,7 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Attemp
 
 def worker_lost(job: ClaimedJob, death: ProcessDied, limits: Limits) -> AttemptEnd:
     """Judge a handler whose process died. It counts as the loss of a worker, not as a retry."""
-    spent = is_spent(job.worker_losses, limit=limits.losses)
+    spent = is_budget_spent(job.worker_losses, limit=limits.losses)
     return AttemptEnd(
         key=job.key,
         event=EventType.WORKER_LOST,
@@ -116,7 +116,7 @@ def worker_lost(job: ClaimedJob, death: ProcessDied, limits: Limits) -> AttemptE
 
 def interrupted(job: ClaimedJob, limits: Limits) -> AttemptEnd:
     """Judge an attempt that the worker stopped, probably not because of the job."""
-    if not is_spent(job.interruptions, limit=limits.interruptions):
+    if not is_budget_spent(job.interruptions, limit=limits.interruptions):
         return AttemptEnd(key=job.key, event=EventType.INTERRUPTED)
     return _failed(
         job,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import BinaryIO, TypeAlias
 
-from headrace_core.domain.job import JsonText, Progress, valid_text
+from headrace_core.domain.job import JsonText, Progress, replace_surrogates
 from headrace_worker.api.errors import Fail
 from headrace_worker.runners import frames
 
@@ -157,7 +157,7 @@ class RunReporter:
 def _reported(item: Progress | JsonText) -> frames.Progressed | frames.Output:
     if isinstance(item, Progress):
         return frames.Progressed(
-            fraction=item.fraction, message=valid_text(item.message), counters=item.counters
+            fraction=item.fraction, message=replace_surrogates(item.message), counters=item.counters
         )
     return frames.Output(chunk=item)
 

@@ -100,8 +100,8 @@ async def find_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch | None
     jobs = [to_job(job) for job in await conn.execute(_BATCH_JOBS, {"batch_id": row["id"]})]
     if not jobs:
         return None
-    alike = Repeated(jobs, range(len(jobs)))
-    return SubmittedBatch(BatchId(row["id"]), BatchJobs([job.id for job in jobs], alike), False)
+    templates = Repeated(jobs, range(len(jobs)))
+    return SubmittedBatch(BatchId(row["id"]), BatchJobs([job.id for job in jobs], templates), False)
 
 
 def _insert_batch(rows: str) -> Creation:

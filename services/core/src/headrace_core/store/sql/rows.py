@@ -18,7 +18,7 @@ from headrace_core.domain.job import (
     JobEvent,
     JsonText,
     Progress,
-    valid_text,
+    replace_surrogates,
 )
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.limits import (
@@ -381,7 +381,7 @@ def from_progress(progress: Progress | None) -> JsonText | None:
         return None
     row = _ProgressRow(
         fraction=progress.fraction,
-        message=valid_text(progress.message),
+        message=replace_surrogates(progress.message),
         counters=msgspec.Raw(progress.counters.encode()),
     )
     return msgspec.json.encode(row).decode()
