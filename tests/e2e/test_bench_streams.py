@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).parents[2]
+from bench.stack import Service, Stack
+from bench.streams.command import main
+
 _TINY = (
     *("--quick", "--streams", "3", "--rate", "200", "--rounds", "2"),
     *("--seconds", "0.5", "--warm-up", "0.2", "--idle", "20", "--settle", "0.2"),
@@ -17,19 +20,46 @@ _TINY = (
 )
 
 
+@pytest.fixture
+def _shared_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share one gateway among all measurements of a run.
+
+    A run starts a fresh gateway for each measurement, so that measurements do not influence each
+    other. This test reads no rates, and most of a tiny run is the start of processes.
+    """
+    start, run_with = Stack.gateway, Stack.running
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[Stack]:
+        async with run_with() as stack, start(stack) as service:
+
+            @asynccontextmanager
+            async def gateway() -> AsyncIterator[Service]:
+                yield service
+
+            monkeypatch.setattr(stack, "gateway", gateway)
+            yield stack
+
+    monkeypatch.setattr(Stack, "running", running)
+
+
+@pytest.fixture
+def _fork_server() -> Iterator[None]:
+    """End the server that forks the children of a run."""
+    yield
+    forkserver._forkserver._stop()
+
+
 @pytest.mark.timeout(300)
-def test_tiny_stream_benchmark_receives_every_event_once(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_shared_gateway", "_fork_server")
+def test_tiny_stream_benchmark_receives_every_event_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     document, page = tmp_path / "streams.json", tmp_path / "streams.md"
-    done = subprocess.run(
-        [sys.executable, "bench/streams", *_TINY, "--json", document, "--markdown", page],
-        cwd=_ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert "every stream received every event once and in order" in done.stdout
+    code = main([*_TINY, "--json", str(document), "--markdown", str(page)])
+    printed = capsys.readouterr()
+    assert code == 0, printed
+    assert "every stream received every event once and in order" in printed.out
     figures = json.loads(document.read_text())
     assert figures["exact"]
     assert [(load["streams"], load["idle"]) for load in figures["latency"]] == [(3, 0), (3, 20)]

@@ -1,4 +1,4 @@
-"""Streams miss no event after 1,000 cuts and a restart of both gateways."""
+"""Streams miss no event after 400 cuts and a restart of both gateways."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from support.scraping import scrape
 from support.until import until
 
 WATCHERS = 50
-CUTS = 1_000
+CUTS = 400
 EVENTS = 20 * CUTS
 
 # The limit of each wait in seconds, generous for a busy machine.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -13,32 +16,49 @@ from headrace_core.runtime.variables import known_variables
 MODULES = ("core", "gateway", "health", "scheduler", "worker")
 
 
-def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"headrace_{module}", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The exit code and the output of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """A function that runs `python -m headrace_MODULE` in this process, which has imported it."""
+
+    def run(module: str, *arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["", *arguments])
+        # runpy warns about a module that is already imported.
+        monkeypatch.delitem(sys.modules, f"headrace_{module}.__main__", raising=False)
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_module(f"headrace_{module}", run_name="__main__", alter_sys=True)
+        out, err = capsys.readouterr()
+        return Ended(exit_.value.code, out, err)
+
+    return run
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_help_explains_settings_and_starts_nothing(module: str) -> None:
-    done = run(module, "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"python -m headrace_{module}" in done.stdout.partition("examples:")[2]
-    named = set(re.findall(r"HEADRACE_[A-Z_]+", done.stdout))
+def test_help_explains_settings_and_starts_nothing(run: Callable[..., Ended], module: str) -> None:
+    ended = run(module, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"python -m headrace_{module}" in ended.out.partition("examples:")[2]
+    named = set(re.findall(r"HEADRACE_[A-Z_]+", ended.out))
     assert named <= known_variables()
     assert bool(named) == (module != "health")
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_unknown_argument_is_an_error(module: str) -> None:
-    done = run(module, "bogus")
-    assert done.returncode == 2
-    assert "bogus" in done.stderr
-    assert done.stdout == ""
+def test_unknown_argument_is_an_error(run: Callable[..., Ended], module: str) -> None:
+    ended = run(module, "bogus")
+    assert ended.code == 2
+    assert "bogus" in ended.err
+    assert ended.out == ""
 
 
 @pytest.mark.parametrize("command", ["migrate", "mend"])
