@@ -422,7 +422,7 @@ async def test_redis_that_refuses_writes_is_bad(settings: Settings, full_valkey:
     url = SecretStr(full_valkey.url)
     server = await read_redis(settings.model_copy(update={"redis_url": url}))
     found = [*findings.check_redis(server)]
-    assert any("Redis refuses writes: command not allowed" in one.text for one in found)
+    assert any("Redis rejects writes: command not allowed" in one.text for one in found)
     assert worst(found) is Level.BAD
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import alembic_config, head_revision, migrate, migrate_async
-from headrace_core.store.schema import VERSION_TABLE, MigrationRefused
+from headrace_core.store.schema import VERSION_TABLE, MigrationRejected
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
 from headrace_core.store.sql.tables import metadata
@@ -256,7 +256,7 @@ def test_migrate_into_another_applications_tables_is_rejected(databases: Databas
     with databases.fresh(migrated=False) as url:
         run_all(url, *ANOTHER_APPLICATION)
         settings = settings_for(url).model_copy(update={"database_schema": "public"})
-        with pytest.raises(MigrationRefused, match=r'"public" already has a table "jobs"'):
+        with pytest.raises(MigrationRejected, match=r'"public" already has a table "jobs"'):
             migrate(settings)
         assert scalar(url, "SELECT title FROM public.jobs") == "theirs"
 
@@ -264,7 +264,7 @@ def test_migrate_into_another_applications_tables_is_rejected(databases: Databas
 def test_migrate_of_a_newer_schema_is_rejected(databases: Databases) -> None:
     with databases.fresh() as url:
         run_all(url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
-        with pytest.raises(MigrationRefused, match="newer version of Headrace"):
+        with pytest.raises(MigrationRejected, match="newer version of Headrace"):
             migrate(settings_for(url))
 
 

@@ -17,7 +17,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import migrate_async
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.notify import listen, notify
-from headrace_core.wake import DeafError, Timing, Topic, WakeBus
+from headrace_core.wake import Timing, Topic, WakeBus, WakeUpsLost
 from support.databases import Databases
 from support.listening import LONG, SHORT, channels_of, connected, listening, redis_has_subscriber
 from support.proxy import Proxy
@@ -268,7 +268,7 @@ async def test_bus_without_connections_fails_its_ping(own: Settings, valkey: Own
     await link.start()
     behind = own.model_copy(update={"database_url": SecretStr(link.url)})
     database = Database(behind, application="test")
-    bus = WakeBus(behind, database, Topic.JOBS, timing=Timing(deaf=1.0))
+    bus = WakeBus(behind, database, Topic.JOBS, timing=Timing(max_gap=1.0))
     async with connected(bus, behind, database, Topic.JOBS):
         await bus.ping()
         await asyncio.to_thread(valkey.kill)
@@ -288,7 +288,7 @@ async def test_bus_without_connections_fails_its_ping(own: Settings, valkey: Own
 async def _is_deaf(bus: WakeBus, *, no_longer: bool = False) -> bool:
     try:
         await bus.ping()
-    except DeafError:
+    except WakeUpsLost:
         return not no_longer
     return no_longer
 

@@ -78,7 +78,7 @@ def test_watchdog_within_the_lease_is_rejected() -> None:
 
 def test_retention_rules_are_read_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_RETENTION_RULES", "failed=30d,acme=3d")
-    kept = Settings(retention=60).kept_for
+    kept = Settings(retention=60).retention_policy
     assert kept.of("acme", JobState.FAILED) == timedelta(days=3)
     assert kept.of("default", JobState.FAILED) == timedelta(days=30)
     assert kept.of("default", JobState.SUCCEEDED) == timedelta(minutes=1)

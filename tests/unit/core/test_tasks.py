@@ -13,7 +13,7 @@ from headrace_core.runtime.tasks import end_tasks, run_to_end
 
 @pytest.fixture(autouse=True)
 def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_AGAIN", 0.01)
+    monkeypatch.setattr(tasks, "_CANCEL_INTERVAL_S", 0.01)
 
 
 class Stubborn:

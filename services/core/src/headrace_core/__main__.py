@@ -17,7 +17,7 @@ from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import BAD_CONFIGURATION
 from headrace_core.runtime.settings import Settings, problems
 from headrace_core.store.migrate import mend, migrate
-from headrace_core.store.schema import MigrationRefused
+from headrace_core.store.schema import MigrationRejected
 from headrace_core.store.sql.database import server_error
 
 _EXAMPLES = (
@@ -42,17 +42,17 @@ def main() -> int:
         examples=_EXAMPLES,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    to_schema = commands.add_parser(
+    migrate_parser = commands.add_parser(
         "migrate",
         help="bring the database to the schema of this version",
         description="Bring the database to the schema of this version.",
     )
-    to_schema.add_argument(
+    migrate_parser.add_argument(
         "--restored",
         action="store_true",
-        help="the database was restored from a backup: refuse cursors issued before the restore",
+        help="the database was restored from a backup: reject cursors issued before the restore",
     )
-    to_schema.add_argument(
+    migrate_parser.add_argument(
         "--wait",
         type=float,
         default=_WAIT_S,
@@ -86,17 +86,17 @@ def main() -> int:
             structlog.get_logger().info("database_migrated")
 
     deadline = time.monotonic() + getattr(arguments, "wait", 0.0)
-    while (code := _attempt(run, settings, command=arguments.command)) == BUSY:
+    while (code := _run_once(run, settings, command=arguments.command)) == BUSY:
         if time.monotonic() + _RETRY_S > deadline:
             break
         time.sleep(_RETRY_S)
     return code
 
 
-def _attempt(run: Callable[[], None], settings: Settings, *, command: str) -> int:
+def _run_once(run: Callable[[], None], settings: Settings, *, command: str) -> int:
     try:
         run()
-    except MigrationRefused as error:
+    except MigrationRejected as error:
         _report(command, f"{error}")
         return 1
     except (
@@ -106,8 +106,8 @@ def _attempt(run: Callable[[], None], settings: Settings, *, command: str) -> in
         asyncpg.PostgresError,
         sqlalchemy.exc.DBAPIError,
     ) as error:
-        refusal = server_error(error)
-        busy = refusal is not None and refusal.sqlstate in _BUSY_CODES
+        database_error = server_error(error)
+        busy = database_error is not None and database_error.sqlstate in _BUSY_CODES
         _report(command, _reason(error, settings))
         return BUSY if busy else 1
     return 0
@@ -118,20 +118,20 @@ def _report(command: str, reason: str) -> None:
 
 
 def _reason(error: BaseException, settings: Settings) -> str:
-    refusal = server_error(error)
-    if refusal is None:
+    database_error = server_error(error)
+    if database_error is None:
         # A driver's message can contain the URL and its password.
         return (
             "the database of HEADRACE_DATABASE_URL cannot be reached "
             f"({type(error).__name__}). Is it running, and are the host and port correct?"
         )
-    if isinstance(refusal, asyncpg.InsufficientPrivilegeError):
+    if isinstance(database_error, asyncpg.InsufficientPrivilegeError):
         return (
-            f"{refusal.message}. The role needs CREATE on the database, or it must own the "
+            f"{database_error.message}. The role needs CREATE on the database, or it must own the "
             f'schema "{settings.database_schema}" (HEADRACE_DATABASE_SCHEMA): '
             f"CREATE SCHEMA {settings.database_schema} AUTHORIZATION the_role"
         )
-    return f"the database of HEADRACE_DATABASE_URL refused the command: {refusal.message}"
+    return f"the database of HEADRACE_DATABASE_URL rejected the command: {database_error.message}"
 
 
 if __name__ == "__main__":

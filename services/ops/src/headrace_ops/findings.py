@@ -315,11 +315,11 @@ def check_redis(server: RedisServer) -> Iterator[Finding]:
         f"{server.connections} connections",
         "" if good else "Headrace needs Redis 7.0 or newer, or Valkey.",
     )
-    if server.refusal:
+    if server.write_error:
         yield Finding(
             "redis",
             Level.BAD,
-            f"Redis refuses writes: {server.refusal}",
+            f"Redis rejects writes: {server.write_error}",
             "No job is lost: workers claim jobs from PostgreSQL.",
         )
     if server.max_memory:

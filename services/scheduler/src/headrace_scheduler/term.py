@@ -80,7 +80,7 @@ class Term:
                 database=database,
                 term=term,
                 gauges=gauges,
-                retention=settings.kept_for,
+                retention=settings.retention_policy,
                 subscription_retention=timedelta(seconds=settings.subscription_retention),
                 timing=timing,
             ),

@@ -1,4 +1,4 @@
-"""The names of Redis keys, and the format and connections of arq."""
+"""Redis key names, and arq's record format and connections."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from headrace_core.runtime.redis_client import connection_pool, key
 from headrace_core.runtime.settings import Settings
 
 # The only arq function. Its argument is the name of the delivery.
-FUNCTION = "run"
+FUNCTION_NAME = "run"
 
 # Lifetime of a delivery that no worker pops, in milliseconds. The scheduler redelivers earlier.
 EXPIRE_MS = 3_600_000
 
-# Returns the id of the installation, which is part of every key.
-Identify = Callable[[], Awaitable[UUID]]
+# A function that returns the installation id, which is part of every key.
+ReadInstallationId = Callable[[], Awaitable[UUID]]
 
 
 def queue_key(installation: UUID, pool: str) -> str:

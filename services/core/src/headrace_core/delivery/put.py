@@ -11,8 +11,8 @@ from arq.jobs import serialize_job
 
 from headrace_core.delivery.keys import (
     EXPIRE_MS,
-    FUNCTION,
-    Identify,
+    FUNCTION_NAME,
+    ReadInstallationId,
     connect,
     queue_key,
     serialize,
@@ -41,10 +41,10 @@ class Deliverer:
 
     Args:
         settings: the address of Redis.
-        identify: returns the id of the installation.
+        identify: returns the installation id.
     """
 
-    def __init__(self, settings: Settings, *, identify: Identify) -> None:
+    def __init__(self, settings: Settings, *, identify: ReadInstallationId) -> None:
         self._identify = identify
         self._redis: ArqRedis = connect(settings)
         self._script = self._redis.register_script(_DELIVER)
@@ -59,15 +59,15 @@ class Deliverer:
             deliveries: each attempt and its rank. Workers pop the lowest rank first.
 
         Raises:
-            Unavailable: Redis is unavailable, or PostgreSQL is unavailable before the first
-                delivery. Some deliveries may be in the queue.
+            Unavailable: Redis is unavailable, or PostgreSQL is unavailable when the first delivery
+                reads the installation id. Some deliveries may be in the queue.
         """
         await self._deliver(pool, deliveries, _NO_LIMIT)
 
     async def hand_off(
         self, pool: str, deliveries: Sequence[tuple[AttemptKey, float]], *, most: int
     ) -> bool:
-        """Add all deliveries to a pool's queue, or none if it has `most` or more entries.
+        """Add all deliveries to a pool's queue, or none if the queue has `most` or more entries.
 
         Returns:
             True if the deliveries were added.
@@ -85,7 +85,7 @@ class Deliverer:
         arguments: list[str | bytes | int | float] = [EXPIRE_MS, most]
         for delivery, rank in deliveries:
             name = str(delivery)
-            record = serialize_job(FUNCTION, (name,), {}, None, now_ms, serializer=serialize)
+            record = serialize_job(FUNCTION_NAME, (name,), {}, None, now_ms, serializer=serialize)
             arguments += (name, rank, record)
         try:
             return bool(await self._script(keys=[queue], args=arguments))
@@ -96,7 +96,7 @@ class Deliverer:
         """Check that Redis accepts deliveries.
 
         Raises:
-            Unavailable: Redis is unavailable or refuses writes.
+            Unavailable: Redis is unavailable or rejects writes.
         """
         installation = await self._identify()
         try:

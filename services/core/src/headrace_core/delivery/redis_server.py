@@ -1,4 +1,4 @@
-"""The state of a Redis server, for its operators."""
+"""The state of a Redis server, for operators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.redis_client import RedisFault, connection_pool
 from headrace_core.runtime.settings import Settings
 
-_PROBE = "headrace:probe"
+_PROBE_KEY = "headrace:probe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,14 +21,14 @@ class RedisServer:
     """The state of a server.
 
     Attributes:
-        name: the name of the product, such as `Valkey`.
-        release: the release of the product, such as `9.0.1`.
+        name: the product name, such as `Valkey`.
+        release: the product version, such as `9.0.1`.
         version: the Redis version that the server is compatible with.
         connections: the number of connected clients.
         memory: the memory in use, in bytes.
         max_memory: the memory limit in bytes; 0 for no limit.
         policy: the eviction policy at that limit.
-        refusal: the error of a write; empty if the server accepts writes.
+        write_error: the error that a write caused; empty if the server accepts writes.
     """
 
     name: str
@@ -38,31 +38,31 @@ class RedisServer:
     memory: int
     max_memory: int
     policy: str
-    refusal: str = ""
+    write_error: str = ""
 
 
 async def read_redis(settings: Settings) -> RedisServer:
-    """Read the state of the server, and try a write.
+    """Read the server state, and try a write.
 
     Raises:
-        Unavailable: the server cannot be reached or refuses the command.
+        Unavailable: the server cannot be reached or rejects the command.
     """
     client = Redis(connection_pool=connection_pool(settings))
     try:
         info = await client.info("everything")
-        refusal = ""
+        write_error = ""
         try:
-            await client.set(_PROBE, b"", px=1000)
+            await client.set(_PROBE_KEY, b"", px=1000)
         except ResponseError as error:
-            refusal = str(error)
-        return _server(info, refusal)
+            write_error = str(error)
+        return _to_server(info, write_error)
     except RedisFault as fault:
         raise Unavailable("redis") from fault
     finally:
         await client.aclose(close_connection_pool=True)
 
 
-def _server(info: Mapping[str, Any], refusal: str) -> RedisServer:
+def _to_server(info: Mapping[str, Any], write_error: str) -> RedisServer:
     # Compatible servers report their own name and release, and the Redis version that they match.
     name = str(info.get("server_name", "redis"))
     return RedisServer(
@@ -73,5 +73,5 @@ def _server(info: Mapping[str, Any], refusal: str) -> RedisServer:
         memory=int(info["used_memory"]),
         max_memory=int(info["maxmemory"]),
         policy=str(info["maxmemory_policy"]),
-        refusal=refusal,
+        write_error=write_error,
     )

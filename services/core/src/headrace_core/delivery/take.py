@@ -23,8 +23,8 @@ from redis.exceptions import RedisError
 
 from headrace_core.delivery.keys import (
     EXPIRE_MS,
-    FUNCTION,
-    Identify,
+    FUNCTION_NAME,
+    ReadInstallationId,
     connect,
     deserialize,
     queue_key,
@@ -32,7 +32,7 @@ from headrace_core.delivery.keys import (
 )
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import Unavailable
-from headrace_core.runtime.redis_client import RedisFault, check_writes, unexpected
+from headrace_core.runtime.redis_client import RedisFault, check_writes, fault_to_log
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
 
@@ -51,11 +51,11 @@ _SHORT_WAIT_S = 0.02
 # Seconds from a claim that skipped an attempt to the next poll. Another transaction may have locked
 # the row for a moment. The time doubles with each such claim.
 _SKIPPED_S = 0.02
-# The random pause before a failed claim or an unavailable Redis is tried again, in seconds.
+# Shortest and longest wait before retrying a failed claim or an unavailable Redis, in seconds.
 _RETRY_S = (0.2, 0.6)
 # The number of attempts that a poll reads per free slot, and the maximum per poll. All workers find
 # the same jobs, so each worker reads more jobs than it needs and claims the first free ones.
-_SPREAD = 8
+_READ_FACTOR = 8
 _MAX_FOUND = 1000
 # The name and the rank of a delivery, as Redis returns them.
 _Entry = tuple[bytes, bytes]
@@ -74,10 +74,10 @@ class BatchWorker(Worker, Generic[Claimed]):
         settings: the address of Redis, and the number of slots.
         pool: the pool whose queue it serves.
         claim: claims up to the given number of attempts, in order, and returns the claimed jobs.
-        start: starts a claimed job. It must not raise. The caller calls `release` when the job
+        start: starts a claimed job. It must not raise. Its owner must call `release` when the job
             ends.
         find: returns up to the given number of claimable attempts from PostgreSQL.
-        identify: returns the id of the installation.
+        identify: returns the installation id.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class BatchWorker(Worker, Generic[Claimed]):
         claim: Callable[[Sequence[AttemptKey], int], Awaitable[Sequence[Claimed]]],
         start: Callable[[Claimed], None],
         find: Callable[[int], Awaitable[Sequence[AttemptKey]]],
-        identify: Identify,
+        identify: ReadInstallationId,
     ) -> None:
         super().__init__(
-            functions=[func(_never, name=FUNCTION)],  # type: ignore[arg-type]
+            functions=[func(_unused_function, name=FUNCTION_NAME)],  # type: ignore[arg-type]
             redis_pool=connect(settings, name=(name := f"headrace-worker-{uuid4().hex}")),
             max_jobs=settings.worker_slots,
             handle_signals=False,
@@ -129,15 +129,15 @@ class BatchWorker(Worker, Generic[Claimed]):
         return self.max_jobs - self.job_counter
 
     @property
-    def _wanted(self) -> int:
+    def _claim_limit(self) -> int:
         return min(self.free_slots, _MAX_BATCH)
 
     async def main(self) -> None:
         """Pop, claim and start attempts until cancelled, even if Redis or PostgreSQL fails."""
         await self._name_queue()
         while True:
-            await self._until_free()
-            wanted = self._wanted
+            await self._wait_for_slot()
+            wanted = self._claim_limit
             try:
                 entries = await self._pop(wanted)
             except RedisFault as fault:
@@ -149,11 +149,11 @@ class BatchWorker(Worker, Generic[Claimed]):
             if entries:
                 self._found_undelivered = False
                 try:
-                    await self._claim_and_start(_parse(entries))
+                    await self._claim_and_start(_parse_deliveries(entries))
                 except Unavailable as fault:
                     # PostgreSQL may be unavailable to this worker only.
                     await self._put_back(entries)
-                    await _pause(fault)
+                    await _back_off(fault)
                     continue
                 self._records = [_RECORD + name for name, _ in entries]
             too_few = len(entries) < wanted
@@ -163,10 +163,10 @@ class BatchWorker(Worker, Generic[Claimed]):
     async def ping(self) -> None:
         """Check that Redis has BZMPOP and accepts writes.
 
-        A full server or a replica still answers, but receives no deliveries.
+        A full server or a replica still responds, but cannot receive deliveries.
 
         Raises:
-            Exception: Redis lacks BZMPOP or refuses the write.
+            Exception: Redis lacks BZMPOP or rejects the write.
         """
         if self._too_old:
             # The server may have been replaced.
@@ -206,7 +206,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         await self.pool.aclose()
         await self.pool.connection_pool.disconnect()
 
-    async def _until_free(self) -> None:
+    async def _wait_for_slot(self) -> None:
         while not (self.allow_pick_jobs and self.free_slots > 0):
             self._slot_free.clear()
             self._idle.set()
@@ -255,7 +255,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         except RedisFault as fault:
             await self._run_without_redis(fault)
             return
-        await self._until_free()
+        await self._wait_for_slot()
         started = await self._start_found()
         if started and not self._found_undelivered:
             _log.info("jobs_found_undelivered", jobs=started)
@@ -266,7 +266,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             try:
                 self.queue_name = queue_key(await self._identify(), self._pool_name)
             except Unavailable as fault:
-                await _pause(fault)
+                await _back_off(fault)
             else:
                 return
 
@@ -276,14 +276,14 @@ class BatchWorker(Worker, Generic[Claimed]):
             "redis_lost",
             error=type(fault).__name__,
             fallback="claiming from postgresql",
-            exc_info=unexpected(fault),
+            exc_info=fault_to_log(fault),
         )
         # Use a separate task, so a hung Redis does not delay the jobs.
-        restored = asyncio.create_task(self._until_redis_is_available(), name="redis-is-available")
+        restored = asyncio.create_task(self._wait_for_redis(), name="redis-is-available")
         self.without_redis = True
         try:
             while not restored.done():
-                await self._until_free()
+                await self._wait_for_slot()
                 if not await self._start_found():
                     await asyncio.wait({restored}, timeout=random.uniform(0.1, 0.3))
         finally:
@@ -291,7 +291,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             await end_tasks(restored)
         _log.info("redis_found")
 
-    async def _until_redis_is_available(self) -> None:
+    async def _wait_for_redis(self) -> None:
         while True:
             await asyncio.sleep(random.uniform(*_RETRY_S))
             with suppress(*RedisFault):
@@ -305,10 +305,10 @@ class BatchWorker(Worker, Generic[Claimed]):
             The number of started jobs; 0 while PostgreSQL is unavailable.
         """
         try:
-            found = await self._find(min(self._wanted * _SPREAD, _MAX_FOUND))
+            found = await self._find(min(self._claim_limit * _READ_FACTOR, _MAX_FOUND))
             return await self._claim_and_start(found)
         except Unavailable as fault:
-            await _pause(fault)
+            await _back_off(fault)
             return 0
 
     async def _claim_and_start(self, deliveries: Sequence[AttemptKey]) -> int:
@@ -319,7 +319,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         """
         if not (deliveries and self.allow_pick_jobs):
             return 0
-        wanted = self._wanted
+        wanted = self._claim_limit
         jobs = await self._claim(deliveries, wanted)
         self._skipped = len(jobs) < min(len(deliveries), wanted)
         if self._skipped:
@@ -333,12 +333,12 @@ class BatchWorker(Worker, Generic[Claimed]):
         return len(jobs)
 
 
-async def _pause(fault: Unavailable) -> None:
+async def _back_off(fault: Unavailable) -> None:
     _log.warning("claim_failed", dependency=fault.dependency)
     await asyncio.sleep(random.uniform(*_RETRY_S))
 
 
-def _parse(entries: Sequence[_Entry]) -> list[AttemptKey]:
+def _parse_deliveries(entries: Sequence[_Entry]) -> list[AttemptKey]:
     deliveries = []
     for name, _ in entries:
         try:
@@ -348,5 +348,5 @@ def _parse(entries: Sequence[_Entry]) -> list[AttemptKey]:
     return deliveries
 
 
-async def _never(_: dict[Any, Any], name: str) -> None:
+async def _unused_function(_: dict[Any, Any], name: str) -> None:
     raise AssertionError(f"stock arq called the function for {name}")

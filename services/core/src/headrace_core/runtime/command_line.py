@@ -1,4 +1,4 @@
-"""The command line of a service. It has no options; its help describes the variables."""
+"""The command line of a service. It has no options; its help describes the settings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import SecretStr
 
 from headrace_core.runtime.settings import Settings
 
-_ALL = "Every setting is an environment variable; .env.example in the repository lists them all."
+_HINT = "Every setting is an environment variable; .env.example in the repository lists them all."
 
-# The settings that each service reads.
+# Settings that every service reads, with their meanings.
 SERVERS: Mapping[str, str] = {
     "database_url": "PostgreSQL 14 or newer",
     "redis_url": "Redis 7.0 or newer, or Valkey",
@@ -29,7 +29,7 @@ def service_parser(
         module: the name of the module.
         description: one or two sentences about the service.
         settings: the most important fields of `Settings`, with their meanings.
-        examples: commands that run as they are.
+        examples: commands that can be copied and run unchanged.
     """
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
@@ -41,11 +41,11 @@ def service_parser(
 
 
 def help_text(*, settings: Mapping[str, str], examples: Sequence[str]) -> str:
-    """Return the last part of a command's help: settings with their defaults, and examples."""
+    """Return the end of a command's help: settings with their defaults, and examples."""
     lines = ["settings:"]
     for name, meaning in settings.items():
         lines += [f"  HEADRACE_{name.upper()}", f"      {meaning}; default: {_default(name)}"]
-    return "\n".join((*lines, "", _ALL, "", "examples:", *(f"  {line}" for line in examples)))
+    return "\n".join((*lines, "", _HINT, "", "examples:", *(f"  {line}" for line in examples)))
 
 
 def _default(name: str) -> str:

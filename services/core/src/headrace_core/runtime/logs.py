@@ -55,8 +55,8 @@ def configure(
     Args:
         settings: the level and the format.
         service: the name of the service, in every line.
-        foreign: filters the lines of handlers. None if the process runs no handlers; then only the
-            warnings of libraries are logged.
+        foreign: filters the lines of handlers. None if the process runs no handlers. Libraries
+            then log only warnings.
 
     Returns:
         A function that restores this configuration if other code has changed it.
@@ -70,7 +70,10 @@ def configure(
         _add_service(service),
     ]
     renderer: list[structlog.types.Processor] = (
-        [structlog.processors.ExceptionRenderer(_exception), structlog.processors.JSONRenderer()]
+        [
+            structlog.processors.ExceptionRenderer(_exception_fields),
+            structlog.processors.JSONRenderer(),
+        ]
         if settings.log_format == "json"
         else [
             _show_stack_trace,
@@ -94,7 +97,7 @@ def configure(
         # arq logs each job at INFO.
         logging.getLogger("arq").setLevel(logging.WARNING)
 
-    def set_up() -> None:
+    def apply() -> None:
         structlog.configure(
             processors=[*shared, *renderer],
             wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -107,8 +110,8 @@ def configure(
         # Libraries report problems as warnings. Their lines about each call can contain payloads.
         root.setLevel(level if foreign is not None else max(level, logging.WARNING))
 
-    set_up()
-    return set_up
+    apply()
+    return apply
 
 
 class _Sink:
@@ -139,7 +142,7 @@ class _Handler(logging.StreamHandler[Any]):
         try:
             super().emit(record)
         except (RecursionError, SystemExit):
-            # An object of a job handler raised the error while it was formatted.
+            # An object from a job handler raised the error while it was being formatted.
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
@@ -151,7 +154,7 @@ class _Handler(logging.StreamHandler[Any]):
 def _show_stack_trace(
     _: structlog.types.WrappedLogger, __: str, event: structlog.types.EventDict
 ) -> structlog.types.EventDict:
-    """Print a stack trace below its line, for a console."""
+    """Move a stack trace below its line, for a console."""
     if trace := event.pop("stack_trace", None):
         event["stack"] = trace
     return event
@@ -163,20 +166,20 @@ def correlation_id() -> str | None:
     return bound
 
 
-# Local variables can contain payloads. So can every line after the first of a database error
-# (DETAIL, statement parameters). Logs contain neither.
+# Logs omit local variables, which can contain payloads. They also omit all but the first line of a
+# database error, because the other lines quote rows and statement parameters.
 _frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=30)
-_MAX_TEXT = 500
+_MAX_MESSAGE = 500
 
 
-def _exception(exc_info: structlog.typing.ExcInfo) -> list[dict[str, Any]]:
+def _exception_fields(exc_info: structlog.typing.ExcInfo) -> list[dict[str, Any]]:
     """Format an exception and its causes for a line of JSON."""
     return _shorten(_frames(exc_info))
 
 
 def _shorten(stacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for stack in stacks:
-        stack["exc_value"] = stack["exc_value"].partition("\n")[0][:_MAX_TEXT]
+        stack["exc_value"] = stack["exc_value"].partition("\n")[0][:_MAX_MESSAGE]
         stack["exc_notes"] = []
         # The exceptions of a group.
         for inner in stack["exceptions"]:
@@ -186,7 +189,7 @@ def _shorten(stacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _write_exception(target: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
     """Format an exception and its causes for a console."""
-    for stack in reversed(_exception(exc_info)):
+    for stack in reversed(_exception_fields(exc_info)):
         target.write("\n")
         target.writelines(
             f"  {frame['filename']}:{frame['lineno']} in {frame['name']}\n"

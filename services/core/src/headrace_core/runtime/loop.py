@@ -1,8 +1,8 @@
-"""The runner of all loops, with their pace, wake-ups, retries and records.
+"""The runner of all loops: pacing, wake-ups, retries and records of runs.
 
 The design follows River: all loops start and stop in the same way
-(rivershared/startstop/start_stop.go), and report their runs. A test can therefore wait for a run
-instead of sleeping.
+(rivershared/startstop/start_stop.go), and report their runs. Tests can therefore wait for a
+run instead of sleeping.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Timing:
     """Durations for failure handling.
 
     Attributes:
-        retry: shortest and longest wait before the retry of a failed run, in seconds.
+        retry: shortest and longest wait before a failed run is retried, in seconds.
         patience: seconds without a successful run after which a fault counts as an outage.
     """
 
@@ -57,7 +57,7 @@ class Signal:
                 reached.set()
 
     async def reach(self, count: int) -> None:
-        """Return once the count is at least `count`."""
+        """Wait until the count is at least `count`."""
         if self.count >= count:
             return
         entry = (count, asyncio.Event())
@@ -68,7 +68,7 @@ class Signal:
             self._waiting.remove(entry)
 
     async def again(self, times: int = 1) -> None:
-        """Return after `times` more occurrences."""
+        """Wait for `times` more occurrences."""
         await self.reach(self.count + times)
 
 
@@ -103,7 +103,7 @@ class Wake:
         self._event = asyncio.Event()
 
     def set(self) -> None:
-        """End the wait of the loop, or its next one."""
+        """End the loop's current wait, or its next wait if the loop is running."""
         self._event.set()
 
     def clear(self) -> None:
@@ -111,7 +111,7 @@ class Wake:
         self._event.clear()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the flag is set, at most `seconds`."""
+        """Wait until the flag is set, but at most `seconds`."""
         if self._event.is_set():
             return
         # The timer ends the wait like a wake-up. asyncio.timeout() costs more.
@@ -131,8 +131,8 @@ class Loop(ABC):
         pause: shortest time from the end of a run to the next run, in seconds. One run handles all
             changes during the pause.
         first_wait: seconds before the first run.
-        retry: shortest and longest wait before the retry of a failed run, in seconds; None for
-            the values of the runner's timing.
+        retry: shortest and longest wait before a failed run is retried, in seconds; None for the
+            values of the runner's timing.
         fallbacks: the dependencies that the platform can do without, each with its replacement. An
             outage of such a dependency is logged as a warning.
     """
@@ -183,7 +183,7 @@ class LoopRunner:
 
     Args:
         loop: the work.
-        wake: ends the waits of the loop early; None if the waits always last their full time.
+        wake: ends the loop's waits early; None if each wait always lasts its full time.
         timing: the durations of retries.
         fatal: errors that end the loop; after any other error the run is retried.
         records: receives a record of each run, under the name of the loop.
@@ -207,7 +207,7 @@ class LoopRunner:
         self._clock = clock
         self.record = (LoopRecords() if records is None else records)[loop.name]
         # The kind of fault that was logged last; empty while runs succeed.
-        self._failing = ""
+        self._logged_fault = ""
         # The level of the outage that was logged last; 0 without an outage.
         self._outage_level = 0
         self._task: asyncio.Task[NoReturn] | None = None
@@ -218,7 +218,7 @@ class LoopRunner:
         return self._task
 
     async def stop(self, *, within: float | None = None) -> None:
-        """Cancel the loop and wait for its end, at most `within` seconds."""
+        """Cancel the loop and wait at most `within` seconds until it has ended."""
         task, self._task = self._task, None
         if task is not None:
             await end_tasks(task, within=within)
@@ -244,7 +244,7 @@ class LoopRunner:
                     self._on_failure(error)
                     await asyncio.sleep(random.uniform(*(self._loop.retry or self._timing.retry)))
                     continue
-                if self._failing:
+                if self._logged_fault:
                     self._on_recovery()
                 record.last_success = self._clock()
                 record.runs.fire()
@@ -256,8 +256,8 @@ class LoopRunner:
         name, kind = self._loop.name, type(error).__name__
         if isinstance(error, Unavailable):
             kind += error.dependency
-        if self._failing != kind:
-            self._failing = kind
+        if self._logged_fault != kind:
+            self._logged_fault = kind
             if isinstance(error, Unavailable):
                 _log.warning(
                     "loop_failed", loop=name, dependency=error.dependency, cause=error.cause
@@ -288,4 +288,4 @@ class LoopRunner:
     def _on_recovery(self) -> None:
         failed_for = self._clock() - self.record.last_success
         _log.info("loop_recovered", loop=self._loop.name, failed_for_s=round(failed_for, 1))
-        self._failing, self._outage_level = "", 0
+        self._logged_fault, self._outage_level = "", 0

@@ -27,11 +27,11 @@ from headrace_core.runtime.loop import LoopRecords
 
 _PATH: Final = "/metrics"
 
-# Deadline of a client's request and of each part of the response, in seconds.
-_TIMEOUT: Final = 5.0
-# Seconds between two checks for a stop, and the deadline of the stop.
-_POLL: Final = 0.2
-_STOP: Final = 5.0
+# Time limit for reading a request and for sending each part of the response, in seconds.
+_TIMEOUT_S: Final = 5.0
+# Seconds between two checks for a stop, and the time limit for stopping.
+_POLL_S: Final = 0.2
+_STOP_S: Final = 5.0
 
 
 def registry_of(*collectors: Collector) -> CollectorRegistry:
@@ -117,12 +117,12 @@ class MetricsServer:
         self._server = make_server(
             host,
             int(port),
-            _only_metrics(make_wsgi_app(self._registry)),
+            _serve_metrics_path(make_wsgi_app(self._registry)),
             _ServerV6 if _is_v6(host) else _Server,
             _Handler,
         )
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_POLL,), name="metrics", daemon=True
+            target=self._server.serve_forever, args=(_POLL_S,), name="metrics", daemon=True
         )
         self._thread.start()
 
@@ -133,7 +133,7 @@ class MetricsServer:
             # Each request has its own thread, so it cannot delay the shutdown.
             await asyncio.to_thread(server.shutdown)
             server.server_close()
-            await asyncio.to_thread(self._thread.join, _STOP)
+            await asyncio.to_thread(self._thread.join, _STOP_S)
 
 
 class _Server(ThreadingWSGIServer):
@@ -152,10 +152,10 @@ class _ServerV6(_Server):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _TIMEOUT
+    timeout = _TIMEOUT_S
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
-        """Log no requests."""
+        """Do not log requests."""
 
     def address_string(self) -> str:
         """Return the address without a name lookup."""
@@ -165,7 +165,7 @@ class _Handler(WSGIRequestHandler):
 _Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-def _only_metrics(metrics: _Application) -> _Application:
+def _serve_metrics_path(metrics: _Application) -> _Application:
     def application(environ: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"] == _PATH:
             return metrics(environ, respond)

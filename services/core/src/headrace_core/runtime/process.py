@@ -30,13 +30,13 @@ BAD_CONFIGURATION = 78
 # Thresholds of Python's three generations; the defaults are 700, 10 and 10.
 _GC_THRESHOLDS = (10_000, 10, 10)
 
-# Waits between two starts of a service while a server is unavailable.
-_POSTPONED = RetryPolicy(
+# The waits between two attempts to start a service while a server is unavailable.
+_START_BACKOFF = RetryPolicy(
     initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=10), jitter=0.5
 )
 
-# Deadline for tasks and threads that outlive a stopped service, in seconds.
-_LAST_S = 0.2
+# Time in which tasks and threads that outlive a stopped service must end, in seconds.
+_EXIT_DELAY_S = 0.2
 
 _log = structlog.get_logger()
 
@@ -74,8 +74,8 @@ def run_service(
             sys.stderr.write(f"headrace {name}: {problem}\n")
         return BAD_CONFIGURATION
     logs.configure(settings, service=name)
-    for variable, alike in misspelled_variables(os.environ).items():
-        _log.warning("unknown_setting", name=variable, did_you_mean=alike)
+    for variable, suggestion in misspelled_variables(os.environ).items():
+        _log.warning("unknown_setting", name=variable, did_you_mean=suggestion)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
         if task_factory is not asyncio.Task:
@@ -110,11 +110,11 @@ async def _serve(create: Callable[[Settings], Service], settings: Settings) -> N
             await stop.wait()
         except Unavailable as fault:
             postponed += 1
-            wait = _POSTPONED.backoff(postponed).total_seconds()
+            wait = _START_BACKOFF.backoff(postponed).total_seconds()
             _log.warning(
                 "start_postponed",
                 dependency=fault.dependency,
-                reason=_reason(fault),
+                reason=_unavailable_reason(fault),
                 retry_in=round(wait, 1),
             )
         finally:
@@ -125,8 +125,8 @@ async def _serve(create: Callable[[Settings], Service], settings: Settings) -> N
                     await stop.wait()
 
 
-def _reason(fault: Unavailable) -> str:
-    """Return the message of the server, or the type of the error if the server did not answer."""
+def _unavailable_reason(fault: Unavailable) -> str:
+    """Return the server's message, or the error type if the server did not respond."""
     cause = fault.__cause__
     while cause is not None and cause.__cause__ is not None:
         cause = cause.__cause__
@@ -137,7 +137,7 @@ def _reason(fault: Unavailable) -> str:
 
 def _exit_soon(code: int) -> None:
     """End the process soon, even if a task ignores its cancellation or a thread is running."""
-    last = threading.Timer(_LAST_S, os._exit, (code,))
+    last = threading.Timer(_EXIT_DELAY_S, os._exit, (code,))
     last.daemon = True
     last.start()
 

@@ -12,10 +12,10 @@ from redis.exceptions import RedisError
 
 from headrace_core.runtime.settings import Settings
 
-# All errors of the client: unexpected errors also cause the fallback to PostgreSQL.
+# All errors of the client. Unexpected errors cause the fallback to PostgreSQL too.
 RedisFault: Final = (Exception,)
 
-# Errors of an unavailable or hung server.
+# Errors that an unavailable or hung server causes.
 _EXPECTED: Final = (RedisError, OSError, TimeoutError)
 
 # Lifetime of the key that a check writes, in milliseconds.
@@ -44,8 +44,8 @@ def connection_pool(settings: Settings, *, name: str | None = None) -> Connectio
     )
 
 
-def unexpected(fault: Exception) -> Exception | None:
-    """Return an error that should be logged with its traceback; None for faults of the server."""
+def fault_to_log(fault: Exception) -> Exception | None:
+    """Return the fault if its traceback should be logged; None if the server caused it."""
     return None if isinstance(fault, _EXPECTED) else fault
 
 
@@ -58,9 +58,9 @@ def key(installation: UUID, *parts: str) -> str:
 
 
 async def check_writes(client: Redis, installation: UUID) -> None:
-    """Check that Redis accepts writes; a full server or a replica still answers a PING.
+    """Check that Redis accepts writes; a full server or a replica still responds to a PING.
 
     Raises:
-        Exception: Redis rejected the write or did not answer.
+        Exception: Redis rejected the write or did not respond.
     """
     await client.set(key(installation, "probe"), b"", px=_PROBE_MS)

@@ -19,7 +19,7 @@ from headrace_core.domain.retention import Retention, parse_rules
 from headrace_core.domain.retry import INTERRUPTIONS_BEFORE_OWN_PROCESS
 from headrace_core.runtime.urls import check_database_url, check_redis_url, driver_url
 
-# The modules of built-in handlers, by the names that HEADRACE_BUILTIN_HANDLERS uses.
+# The modules of built-in handlers, named as in HEADRACE_BUILTIN_HANDLERS.
 BUILTIN_HANDLERS = ("ai_task", "data_cleaning", "email", "http_request", "numbers")
 
 _SERVICES = ("gateway", "scheduler", "worker")
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
         for name in ("worker_queues", "handlers"):
             value = values.get(name)
             if isinstance(value, str):
-                values[name] = _parts(value)
+                values[name] = _split_commas(value)
         return values
 
     @field_validator("retention_rules")
@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     @field_validator("builtin_handlers")
     @classmethod
     def _check_builtin_handlers(cls, text: str) -> str:
-        unknown = sorted(set(_parts(text)) - set(BUILTIN_HANDLERS))
+        unknown = sorted(set(_split_commas(text)) - set(BUILTIN_HANDLERS))
         if text.strip().lower() not in {"true", "false"} and unknown:
             raise ValueError(
                 f"{unknown[0]!r} is not a built-in handler; use true, false, or some of "
@@ -179,8 +179,8 @@ class Settings(BaseSettings):
             )
         if self.subscription_retention < self.retention:
             raise ValueError(
-                f"HEADRACE_SUBSCRIPTION_RETENTION ({self.subscription_retention:g} s) must not be "
-                f"shorter than HEADRACE_RETENTION ({self.retention:g} s)"
+                f"HEADRACE_SUBSCRIPTION_RETENTION ({self.subscription_retention:g} s) must be "
+                f"at least HEADRACE_RETENTION ({self.retention:g} s)"
             )
         if not self.allow_insecure:
             names = [f"{service}_address" for service in _SERVICES]
@@ -204,10 +204,10 @@ class Settings(BaseSettings):
             case "false":
                 return ()
             case _:
-                return _parts(self.builtin_handlers)
+                return _split_commas(self.builtin_handlers)
 
     @property
-    def kept_for(self) -> Retention:
+    def retention_policy(self) -> Retention:
         """Return the retention of ended jobs, by tenant and state."""
         return Retention(
             default=timedelta(seconds=self.retention), rules=parse_rules(self.retention_rules)
@@ -219,7 +219,7 @@ class Settings(BaseSettings):
         return driver_url(self.database_url.get_secret_value())
 
 
-def _parts(text: str) -> tuple[str, ...]:
+def _split_commas(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -227,12 +227,12 @@ def problems(error: ValidationError) -> list[str]:
     """Return a line for each invalid setting, without its value, which can be secret."""
     return [
         # pydantic adds this prefix to the errors of our validators.
-        _named(problem["loc"]) + problem["msg"].removeprefix("Value error, ")
+        _setting_prefix(problem["loc"]) + problem["msg"].removeprefix("Value error, ")
         for problem in error.errors()
     ]
 
 
-def _named(location: tuple[int | str, ...]) -> str:
+def _setting_prefix(location: tuple[int | str, ...]) -> str:
     # An error about several settings has no location; its message names them.
     names = [str(part).upper() for part in location]
     return "_".join(("HEADRACE", *names)) + ": " if names else ""

@@ -1,4 +1,4 @@
-"""Ends tasks reliably."""
+"""Functions that end tasks reliably, and run a task to its end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 _log = structlog.get_logger()
 
 # Seconds between two cancellations of a task that has not ended.
-_AGAIN: Final = 1.0
-# Seconds between two log lines about ignored exits: a handler can raise them at any rate.
+_CANCEL_INTERVAL_S: Final = 1.0
+# Seconds between two log lines about ignored exits, because a handler can raise exits at any rate.
 _EXIT_LOG_S: Final = 1.0
 
 
@@ -30,19 +30,19 @@ async def end_tasks(*tasks: asyncio.Future[Any], within: float | None = None) ->
         within: timeout in seconds, after which tasks may still be running; None to wait for all.
     """
     clock = asyncio.get_running_loop().time
-    give_up = None if within is None else clock() + within
+    end = None if within is None else clock() + within
     pending = {task for task in tasks if not task.done()}
     cancelled: asyncio.CancelledError | None = None
     while pending:
         for task in pending:
             task.cancel()
-        patience = _AGAIN if give_up is None else min(_AGAIN, give_up - clock())
+        step_timeout = _CANCEL_INTERVAL_S if end is None else min(_CANCEL_INTERVAL_S, end - clock())
         try:
-            await asyncio.wait(pending, timeout=max(0.0, patience))
+            await asyncio.wait(pending, timeout=max(0.0, step_timeout))
         except asyncio.CancelledError as error:
             cancelled = error
         pending = {task for task in pending if not task.done()}
-        if give_up is not None and clock() >= give_up:
+        if end is not None and clock() >= end:
             break
     for task in tasks:
         if task.done() and not task.cancelled():

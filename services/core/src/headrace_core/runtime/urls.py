@@ -1,6 +1,7 @@
-"""Supported, ignored and rejected options in the URLs of the servers.
+"""Supported, ignored and rejected options in server URLs.
 
-docs/production.md lists them. Errors never quote a value, because it can be part of the password.
+docs/production.md lists the options. Errors never quote a value, because it can be part of a
+password.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 # libpq options that asyncpg or the server reads.
-_HONORED: Final = frozenset(
+_SUPPORTED: Final = frozenset(
     (
         "host",
         "port",
@@ -65,8 +66,8 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "gssencmode": ("disable", "prefer"),
 }
-# Options that asyncpg does not accept in a URL.
-_OURS: Final = frozenset({"connect_timeout"})
+# Supported options that asyncpg does not accept in a URL.
+_OWN_OPTIONS: Final = frozenset({"connect_timeout"})
 
 _REDIS_OPTIONS: Final = frozenset(
     (
@@ -94,7 +95,7 @@ def check_database_url(url: str) -> None:
     """
     options = database_options(url)
     for name in options:
-        if name not in _HONORED | _IGNORED:
+        if name not in _SUPPORTED | _IGNORED:
             hint = _HINTS.get(name, "write a server setting as options=-c%20name%3Dvalue")
             raise ValueError(f"the option {name} is not supported; {hint}")
     for name, choices in _CHOICES.items():
@@ -115,7 +116,7 @@ def database_options(url: str) -> dict[str, str]:
     for host in parts.netloc.rpartition("@")[2].split(","):
         port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
         if port and not port.isdigit():
-            raise _unreadable()
+            raise _malformed_url()
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if "ssl" in options:
         options["sslmode"] = options.pop("ssl")
@@ -128,7 +129,9 @@ def driver_url(url: str) -> str:
     The driver name in the scheme and the ignored options are removed.
     """
     kept = {
-        name: value for name, value in database_options(url).items() if name not in _IGNORED | _OURS
+        name: value
+        for name, value in database_options(url).items()
+        if name not in _IGNORED | _OWN_OPTIONS
     }
     rest = url.partition("://")[2].partition("?")[0]
     return f"postgresql://{rest}" + (f"?{urlencode(kept, quote_via=quote)}" if kept else "")
@@ -144,7 +147,7 @@ def check_redis_url(url: str) -> None:
     try:
         _ = parts.port
     except ValueError:
-        raise _unreadable() from None
+        raise _malformed_url() from None
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in options:
         if name not in _REDIS_OPTIONS:
@@ -159,14 +162,14 @@ def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise _unreadable() from None
+        raise _malformed_url() from None
     # An unescaped / ? or # in a password ends the host part of the URL.
     if parts.fragment or "@" in parts.query or "@" in parts.path:
-        raise _unreadable()
+        raise _malformed_url()
     return parts
 
 
-def _unreadable() -> ValueError:
+def _malformed_url() -> ValueError:
     return ValueError(
         "malformed URL; write the characters / ? # @ : of a user name or password as "
         "%2F %3F %23 %40 %3A"

@@ -11,7 +11,7 @@ from headrace_core.runtime.settings import Settings
 _PREFIX: Final = "HEADRACE_"
 
 # Variables that `Settings` does not read. A test compares them with `.env.example`.
-_ELSEWHERE: Final = frozenset(
+_OTHER_VARIABLES: Final = frozenset(
     {
         # The client, its command line, and `headrace up`.
         "HEADRACE_DATA",
@@ -40,16 +40,16 @@ _ELSEWHERE: Final = frozenset(
         "HEADRACE_HTTP_MAX_RESPONSE_BYTES",
     }
 )
-# Variables of tests, and the port that Docker Compose publishes.
-_IGNORED: Final = ("HEADRACE_TEST_", "HEADRACE_GATEWAY_PORT")
+# Test variables, and the port that Docker Compose publishes.
+_IGNORED_PREFIXES: Final = ("HEADRACE_TEST_", "HEADRACE_GATEWAY_PORT")
 
 # Minimum similarity of two names, from 0 to 1: one letter in nine can differ.
-_ALIKE: Final = 0.85
+_MIN_SIMILARITY: Final = 0.85
 
 
 def known_variables() -> frozenset[str]:
     """Return the names of all variables that Headrace reads."""
-    return _ELSEWHERE | {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return _OTHER_VARIABLES | {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
 
 
 def misspelled_variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -64,10 +64,10 @@ def misspelled_variables(environment: Mapping[str, str]) -> dict[str, str]:
         The most similar known variable for each unknown variable.
     """
     known = known_variables()
-    found = {}
+    suggestions = {}
     for name in sorted(environment):
-        if not name.startswith(_PREFIX) or name in known or name.startswith(_IGNORED):
+        if not name.startswith(_PREFIX) or name in known or name.startswith(_IGNORED_PREFIXES):
             continue
-        if alike := difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE):
-            found[name] = alike[0]
-    return found
+        if matches := difflib.get_close_matches(name, known, n=1, cutoff=_MIN_SIMILARITY):
+            suggestions[name] = matches[0]
+    return suggestions

@@ -14,7 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy import text
 
 from headrace_core.runtime.settings import Settings
-from headrace_core.store.schema import VERSION_TABLE, MigrationRefused
+from headrace_core.store.schema import VERSION_TABLE, MigrationRejected
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.tables import TIMES
@@ -41,12 +41,12 @@ def migrate(settings: Settings, *, revision: str = "head", restored: bool = Fals
         restored: whether to rebase even if the check finds no need.
 
     Raises:
-        MigrationRefused: the schema belongs to another application or to a newer version.
+        MigrationRejected: the schema belongs to another application or to a newer version.
     """
     try:
         command.upgrade(alembic_config(settings), revision)
     except CommandError as error:
-        raise MigrationRefused(
+        raise MigrationRejected(
             f'the schema "{settings.database_schema}" was migrated by a newer version of Headrace '
             f"({error}); use that version"
         ) from error

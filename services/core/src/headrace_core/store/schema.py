@@ -22,7 +22,7 @@ _OLD_VERSION_TABLE: Final = "alembic_version"
 _OLD_FUNCTIONS: Final = "headrace"
 
 
-class MigrationRefused(Exception):
+class MigrationRejected(Exception):
     """The database cannot be migrated; the message names the object and the remedy."""
 
 
@@ -35,7 +35,7 @@ def prepare_schema(connection: Connection, schema: str) -> None:
         schema: a name that needs no quotes.
 
     Raises:
-        MigrationRefused: the schema contains tables of another application.
+        MigrationRejected: the schema contains tables of another application.
         sqlalchemy.exc.DBAPIError: a privilege is missing.
     """
     found = {"schema": schema}
@@ -46,7 +46,7 @@ def prepare_schema(connection: Connection, schema: str) -> None:
         names = [table.name for table in metadata.sorted_tables]
         existing = connection.scalars(_TAKEN, found | {"names": names}).all()
         if existing and old != schema:
-            raise MigrationRefused(
+            raise MigrationRejected(
                 f'the schema "{schema}" already has a table "{existing[0]}" of another '
                 "application; set HEADRACE_DATABASE_SCHEMA to another schema"
             )

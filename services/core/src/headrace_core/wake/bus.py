@@ -40,10 +40,10 @@ class WakeSubscription(Wake):
         super().clear()
 
     async def wait(self, timeout: float) -> frozenset[Topic]:  # noqa: ASYNC109 - the timeout is a result
-        """Wait for a wake-up since the last call, at most `timeout` seconds.
+        """Wait at most `timeout` seconds for a wake-up after the previous call.
 
         Returns:
-            The topics of all wake-ups since the last call; empty after a timeout.
+            The topics of all wake-ups after the previous call; empty after a timeout.
         """
         if not self._received:
             super().clear()
@@ -63,7 +63,7 @@ class WakeBus:
         settings: the address of Redis.
         database: used for LISTEN, and for NOTIFY while Redis is unavailable.
         topics: the topics to receive; without topics, the bus only publishes.
-        timing: the durations of connections and retries.
+        timing: the time limits and waits.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class WakeBus:
     def publish(self, *topics: Topic) -> None:
         """Wake the subscribers of topics in all processes soon; never block and never fail.
 
-        Call this method after the change has been committed.
+        Call this method after the change is committed.
         """
         self._publisher.publish(*topics)
 
@@ -138,7 +138,7 @@ class WakeBus:
         """Check that wake-ups are received, for the health check.
 
         Raises:
-            DeafError: neither Redis nor PostgreSQL delivers wake-ups.
+            WakeUpsLost: neither Redis nor PostgreSQL delivers wake-ups.
         """
         if self._receiver is not None:
             self._receiver.check()
@@ -147,7 +147,7 @@ class WakeBus:
         """Check that Redis accepts writes, for the health check.
 
         Raises:
-            Exception: Redis rejected the write or did not answer.
+            Exception: Redis rejected the write or did not respond.
         """
         await check_writes(self._redis, await self._database.installation_id())
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import structlog
 from redis.asyncio import Redis
 
-from headrace_core.runtime.redis_client import RedisFault, unexpected
+from headrace_core.runtime.redis_client import RedisFault, fault_to_log
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.notify import notify
@@ -17,18 +17,18 @@ from headrace_core.wake.topic import Timing, Topic
 
 _log = structlog.get_logger()
 
-# Deadline for the last wake-ups during the stop, in seconds.
-_LAST_S = 1.0
+# Time limit for publishing the last wake-ups during a stop, in seconds.
+_LAST_FLUSH_S = 1.0
 
 
 class Publisher:
-    """Publishes in the background; wake-ups during one publication share the next publication.
+    """Publishes in the background; wake-ups requested during one publication share the next one.
 
     Args:
         redis: the preferred transport.
         database: used for NOTIFY while Redis is unavailable.
         channels: returns the channels of topics.
-        timing: deadlines.
+        timing: the time limits.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Publisher:
         if self._task is not None:
             await end_tasks(self._task, within=self._timing.stop)
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_S):
+                async with asyncio.timeout(_LAST_FLUSH_S):
                     await self._flush()
 
     async def _run(self) -> None:
@@ -78,7 +78,7 @@ class Publisher:
         try:
             await self._send(list(await self._channels(sorted(topics))))
         except asyncio.CancelledError:
-            # `stop` publishes them: a repeated wake-up is harmless, a lost one is not.
+            # `stop` publishes these topics: a repeated wake-up is harmless, a lost one is not.
             self._pending |= topics
             raise
         except Exception as fault:  # noqa: BLE001 - subscribers also run at intervals
@@ -101,7 +101,7 @@ class Publisher:
                 _log.warning(
                     "wake_up_through_postgresql",
                     error=type(fault).__name__,
-                    exc_info=unexpected(fault),
+                    exc_info=fault_to_log(fault),
                 )
         async with self._database.statement() as connection:
             await notify(connection, channels)

@@ -19,7 +19,7 @@ from headrace_core.wake.topic import Timing, Topic
 _log = structlog.get_logger()
 
 
-class DeafError(Exception):
+class WakeUpsLost(Exception):
     """Neither Redis nor PostgreSQL delivers wake-ups."""
 
 
@@ -33,7 +33,7 @@ class Receiver:
         deliver: called with the received topics. The reading task calls it, so a wake-up reaches
             its subscribers without another task. Each new connection counts as a wake-up of every
             topic.
-        timing: the durations of probes and reconnections.
+        timing: the time limits and waits.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Receiver:
         self._deliver = deliver
         self._timing = timing
         self._tasks: list[asyncio.Task[None]] = []
-        # The connected transports, and the monotonic time since which none is connected.
+        # The connected transports, and the monotonic time at which the last one was lost.
         self._connected: set[str] = set()
-        self._deaf_since = time.monotonic()
+        self._disconnected_since = time.monotonic()
 
     def start(self) -> None:
         """Receive in the background."""
-        self._deaf_since = time.monotonic()
+        self._disconnected_since = time.monotonic()
         self._tasks = [
             asyncio.create_task(self._receive("redis", self._receive_redis)),
             asyncio.create_task(self._receive("postgresql", self._receive_postgresql)),
@@ -67,10 +67,13 @@ class Receiver:
         """Check that one of the transports is connected.
 
         Raises:
-            DeafError: neither has been connected for longer than a reconnection takes.
+            WakeUpsLost: neither has been connected for longer than a reconnection takes.
         """
-        if not self._connected and time.monotonic() - self._deaf_since > self._timing.deaf:
-            raise DeafError
+        if (
+            not self._connected
+            and time.monotonic() - self._disconnected_since > self._timing.max_gap
+        ):
+            raise WakeUpsLost
 
     async def stop(self) -> None:
         """Stop receiving."""
@@ -102,7 +105,7 @@ class Receiver:
                 lost = True
                 if transport in self._connected:
                     self._connected.remove(transport)
-                    self._deaf_since = time.monotonic()
+                    self._disconnected_since = time.monotonic()
             await asyncio.sleep(random.uniform(*self._timing.reconnect))
 
     async def _receive_redis(

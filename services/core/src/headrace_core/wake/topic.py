@@ -1,4 +1,4 @@
-"""The topics of wake-ups, and the durations of their delivery."""
+"""Wake-up topics, and the time limits of their delivery."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from uuid import UUID
 class Topic(StrEnum):
     """The kinds of change that wake subscribers."""
 
-    # A job waits or a worker started: wakes the scheduler.
+    # A job is waiting or a worker has started: wakes the scheduler.
     JOBS = "headrace_jobs"
-    # An attempt ended, so a slot is free: wakes the scheduler while jobs wait for a slot.
+    # An attempt has ended, so a slot is free: wakes the scheduler while jobs wait for slots.
     SLOTS = "headrace_slots"
     # An event was written: wakes the gateways.
     EVENTS = "headrace_events"
@@ -37,18 +37,18 @@ class Timing:
     """Durations in seconds.
 
     Attributes:
-        probe: quiet time after which a connection is probed, and the deadline of the response. A
-            dead connection is detected after twice this time.
-        deaf: time without any connection after which the health check fails. A reconnection takes
-            less.
+        probe: time without messages after which a connection is probed, and the time limit of the
+            response. A dead connection is detected after twice this time.
+        max_gap: time without any connection after which the health check fails. Reconnecting takes
+            less time.
         reconnect: shortest and longest wait before a reconnection.
-        publish: deadline for publishing through Redis. After it, PostgreSQL sends the wake-up.
+        publish: time limit for publishing through Redis. PostgreSQL then sends the wake-up.
         avoid_redis: time after a Redis fault during which only PostgreSQL sends wake-ups.
-        stop: deadline for the end of the background tasks.
+        stop: time limit for stopping the background tasks.
     """
 
     probe: float = 5.0
-    deaf: float = 5.0
+    max_gap: float = 5.0
     reconnect: tuple[float, float] = (0.2, 1.0)
     publish: float = 0.5
     avoid_redis: float = 5.0
