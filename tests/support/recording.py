@@ -33,7 +33,7 @@ class Recording:
         self.outputs.append(json.loads(chunk))
         self.reported.set()
 
-    async def completing(self, size: int) -> None:
+    async def prepare_completion(self, size: int) -> None:
         self.complete(size)
 
     def complete(self, size: int) -> None:

@@ -226,7 +226,7 @@ async def test_slot_is_released_once() -> None:
     attempt.release()
     attempt.release()
     assert (len(slots), freed) == (0, [True])
-    assert await slots.until_free(0.0)
+    assert await slots.wait_until_free(0.0)
 
 
 async def _completes_at_once(_: object, context: Context) -> None:

@@ -14,7 +14,7 @@ import pydantic_core
 import pytest
 
 from headrace_core.domain.job import JobError
-from headrace_worker.api.failure import attach_stack_trace, describe, error_facts, stack_trace
+from headrace_worker.api.failure import attach_stack_trace, describe, error_fields, stack_trace
 from headrace_worker.api.payload import Decoder, PayloadMismatch
 from headrace_worker.runners.loop import as_exception
 
@@ -244,4 +244,4 @@ def test_stack_trace_of_a_remote_error_is_preserved() -> None:
 
 def test_log_facts_have_the_first_line_of_the_message() -> None:
     error = JobError(type="E", message="what\nDETAIL: a row", retryable=False)
-    assert error_facts(error) == {"error_type": "E", "error": "what"}
+    assert error_fields(error) == {"error_type": "E", "error": "what"}

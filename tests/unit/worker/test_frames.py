@@ -12,7 +12,7 @@ from headrace_worker.runners import frames
 async def test_receive_cancelled_within_a_message_loses_nothing() -> None:
     stream = asyncio.StreamReader()
     incoming = frames.Incoming(stream, max_bytes=1000)
-    framed = frames.frame(frames.Output(chunk="all of it"))
+    framed = frames.encode(frames.Output(chunk="all of it"))
     for byte in framed[:-1]:
         receiving = asyncio.create_task(incoming.receive())
         stream.feed_data(bytes([byte]))

@@ -50,7 +50,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 def attempt(monkeypatch: pytest.MonkeyPatch) -> AttemptLog:
     # Time does not advance, so each rate limit allows a fixed number of lines.
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
-    monkeypatch.setattr(attempt_log, "_process_rate", attempt_log._Rate(2000, 1.0))
+    monkeypatch.setattr(attempt_log, "_process_bucket", attempt_log._TokenBucket(2000, 1.0))
     return AttemptLog(
         key=AttemptKey(JOB, 2), type="t.x", correlation_id="trace-17", module="tests.x"
     )

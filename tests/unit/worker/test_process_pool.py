@@ -38,7 +38,7 @@ class Reporter:
     async def progress(self, progress: Progress) -> None:
         pass
 
-    async def completing(self, size: int) -> None:
+    async def prepare_completion(self, size: int) -> None:
         pass
 
 
@@ -169,7 +169,7 @@ def test_process_beyond_its_memory_limit_fails_without_retry() -> None:
             pass
 
         async with asyncio.timeout(DEADLINE_S):
-            with pytest.raises(Fail, match="268435456 bytes of memory") as caught:
+            with pytest.raises(Fail, match="memory limit of 268435456 bytes") as caught:
                 await run(processes, "t.keep_memory", record, payload='{"number": -1}')
         assert caught.value.type == "MemoryLimitExceeded"
         await processes.close()

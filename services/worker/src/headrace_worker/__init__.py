@@ -1,4 +1,4 @@
-"""The Headrace worker and its interface for handlers.
+"""The Headrace worker and its handler interface.
 
 from headrace_worker import Context, Fail, Retry, handler
 

@@ -1,4 +1,4 @@
-"""`python -m headrace_worker`."""
+"""The entry point of `python -m headrace_worker`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_worker.api.loading import load_handlers
 from headrace_worker.runners.children import (
     end_children,
-    end_forks_of_the_loop,
+    end_forks_of_loop,
     keep_signals_from_forks,
 )
 from headrace_worker.runners.handler_logs import HandlerLines
@@ -24,13 +24,13 @@ from headrace_worker.service import WorkerService
 
 _SETTINGS = {
     **SERVERS,
-    "handlers": "modules with your handlers, separated by commas",
-    "builtin_handlers": "true, false, or the built-in handlers to offer, separated by commas",
-    "worker_slots": "attempts that run at the same time",
-    "worker_queues": "queues to serve, separated by commas; empty: all",
+    "handlers": "comma-separated modules that contain your handlers",
+    "builtin_handlers": "true, false, or a comma-separated list of built-in handlers",
+    "worker_slots": "maximum number of concurrent attempts",
+    "worker_queues": "comma-separated queues to serve; empty for all",
     "worker_address": "host:port of the health service",
-    "worker_metrics_address": "host:port of the metrics for Prometheus",
-    "shutdown_grace": "seconds that running attempts have to end when the worker stops",
+    "worker_metrics_address": "host:port of the Prometheus metrics",
+    "shutdown_grace": "seconds to wait for running attempts when the worker stops",
 }
 _EXAMPLES = (
     "python -m headrace_worker",
@@ -39,7 +39,7 @@ _EXAMPLES = (
 
 
 class _Worker(WorkerService):
-    """A worker that owns its process, so all child processes belong to handlers."""
+    """A worker in its own process, in which all child processes belong to handlers."""
 
     async def stop(self) -> None:
         try:
@@ -51,7 +51,7 @@ class _Worker(WorkerService):
 def _create(settings: Settings) -> WorkerService:
     set_up = logs.configure(settings, service="worker", foreign=HandlerLines())
     handlers = load_handlers(settings.handlers, builtins=settings.builtins)
-    # A module with handlers may have changed the logging configuration.
+    # A handler module may have changed the logging configuration.
     set_up()
     return _Worker(settings, handlers)
 
@@ -59,12 +59,12 @@ def _create(settings: Settings) -> WorkerService:
 if __name__ == "__main__":
     service_parser(
         "headrace_worker",
-        description="Run Headrace's jobs with the handlers of this environment. "
-        "It runs until SIGTERM or SIGINT.",
+        description="Run Headrace jobs with the handlers installed in this environment. "
+        "The worker runs until SIGTERM or SIGINT.",
         settings=_SETTINGS,
         examples=_EXAMPLES,
     ).parse_args()
     own_process()
     keep_signals_from_forks()
-    end_forks_of_the_loop()
+    end_forks_of_loop()
     sys.exit(run_service("worker", _create, task_factory=OwnedTask))

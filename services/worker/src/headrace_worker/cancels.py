@@ -1,4 +1,4 @@
-"""The cancellations that clients request for running attempts."""
+"""Cancellation of running attempts at the request of clients."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from headrace_worker.lease import Lease
 
 
 class Cancels(Loop):
-    """Stops the attempts whose cancellation was requested.
+    """Stop the attempts whose cancellation was requested.
 
     Args:
         database: the database.
         lease: the lease of the worker.
         slots: the attempts in flight.
-        interval: the maximum time between two queries, in seconds, because wake-ups can be lost.
+        interval: the maximum time between two queries, in seconds. Wake-ups can be lost.
     """
 
     name = "cancels"

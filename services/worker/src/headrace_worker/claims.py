@@ -23,13 +23,13 @@ from headrace_worker.attempt.environment import Environment
 from headrace_worker.attempt.execution import Execution
 from headrace_worker.attempt.slots import Slots
 from headrace_worker.lease import Lease
-from headrace_worker.writes.results import job_facts
+from headrace_worker.writes.results import job_fields
 
 _log = structlog.get_logger()
 
 
 class Claims:
-    """Claims delivered attempts and puts each into a slot.
+    """Claim delivered attempts and put each into a slot.
 
     Args:
         database: the database.
@@ -38,8 +38,8 @@ class Claims:
         handlers: the handlers of the worker.
         slots: receives the claimed attempts.
         environment: the parts that all attempts share.
-        publish: wakes other processes.
-        timeout: the time limit of a claim, in seconds. A renewal of the lease has the same limit.
+        publish: sends wake-ups to other processes.
+        timeout: the time limit of a claim, in seconds. A lease renewal has the same limit.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Claims:
                 return []
             if _log.is_enabled_for(logging.DEBUG):
                 for job in jobs:
-                    _log.debug("job_started", **job_facts(job))
+                    _log.debug("job_started", **job_fields(job))
             executions = [
                 Execution(
                     job=job,
@@ -108,7 +108,7 @@ class Claims:
         return [job.key for job in jobs]
 
     async def hand_back_strays(self) -> None:
-        """Hand back the attempts that the worker has claimed but does not run.
+        """Hand back the attempts that the worker has claimed but is not running.
 
         The response to a committed claim can be lost. Recovery never takes such an attempt back,
         because its worker is alive.
@@ -122,9 +122,10 @@ class Claims:
             async with self._database.transaction() as connection:
                 held = await held_attempts(connection, worker_id=worker_id)
                 if not self._lease.held(worker_id):
-                    # Attempts that end because of this loss are not strays. Recovery takes them.
+                    # The attempts that end because of this loss are not strays. Recovery takes them
+                    # back.
                     return
-                # The guard of the statement rejects attempts that have just ended.
+                # The statement's guard skips attempts that have just ended.
                 strays = [
                     AttemptEnd(key=key, event=EventType.INTERRUPTED)
                     for key in held
@@ -152,7 +153,7 @@ class Claims:
 
 
 class Strays(Loop):
-    """Hands back attempts whose claim got no response.
+    """Hand back the attempts of claims that received no response.
 
     Args:
         claims: the claims of the worker.
@@ -164,7 +165,8 @@ class Strays(Loop):
     def __init__(self, claims: Claims, *, interval: float) -> None:
         self._claims = claims
         self._interval = self.first_wait = interval
-        # A failed search has put the lease in doubt and may have delayed claims until its timeout.
+        # A failed search has put the lease in doubt, and may have blocked claims until it timed
+        # out.
         self.retry = (interval, interval)
 
     async def run_once(self) -> float:

@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 
 class Drain:
-    """Stops the claims of a worker, waits for its attempts and interrupts the remaining ones.
+    """Stop the claims of a worker, wait for its attempts and interrupt the remaining ones.
 
     Args:
         deliveries: the consumer of the pool's queue.
@@ -52,7 +52,7 @@ class Drain:
         Args:
             until: the end of the grace period, on the event loop's clock.
             consumer: the loop that consumes deliveries.
-            loops: the other loops, which run until all attempts have ended.
+            loops: the other loops, which continue until all attempts have ended.
         """
         self._lease.draining = True
         leaving = asyncio.create_task(self._leave_queue(consumer), name="leave")
@@ -66,7 +66,7 @@ class Drain:
         await asyncio.gather(*(loop.stop(within=self._timing.task_end) for loop in loops))
 
     async def _leave_queue(self, consumer: LoopRunner) -> None:
-        """Stop consuming deliveries. A received delivery is started or returned."""
+        """Stop consuming deliveries. Start or return each delivery that was already received."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timing.hand_back):
                 await self._deliveries.leave()
@@ -77,15 +77,15 @@ class Drain:
         if self._slots:
             left = max(0.0, until - clock())
             _log.info("worker_drains", running=len(self._slots), grace_s=round(left, 1))
-        if await self._slots.until_free(until):
+        if await self._slots.wait_until_free(until):
             return
         self._slots.stop_all(StopReason.DRAIN)
         timing = self._timing
-        await self._slots.until_free(clock() + timing.drain_grace + timing.hand_back)
+        await self._slots.wait_until_free(clock() + timing.drain_grace + timing.hand_back)
 
     @asynccontextmanager
     async def _best_effort(self) -> AsyncIterator[None]:
-        """Limit the time of a step, and continue the drain if the step fails."""
+        """Limit the duration of a step, and continue the drain if the step fails."""
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(self._timing.hand_back):
                 yield

@@ -1,4 +1,4 @@
-"""The worker's lease: one row, renewed by one small UPDATE."""
+"""The worker's lease: one row, which one small UPDATE renews."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from headrace_worker.metrics import Counts
 
 _log = structlog.get_logger()
 
-# Seconds between two tries while the lease is in doubt or lost.
-_SOON: Final = (0.2, 0.6)
+# Seconds between two tries to renew or register while the lease is in doubt or lost.
+_RETRY_S: Final = (0.2, 0.6)
 # The minimum time limit of a renewal, in seconds.
 _MIN_TIMEOUT_S: Final = 0.1
 _NO_DATABASE: Final = "the database is not available"
@@ -36,24 +36,24 @@ def _now() -> float:
 
 
 class Lease(Loop):
-    """Registers the worker, renews its lease, and registers again under a new id after a loss.
+    """Register the worker, renew its lease, and register again under a new id after a loss.
 
-    A lease that could not be renewed is in doubt: the worker claims nothing until the next renewal.
+    A lease is in doubt after a failed renewal: the worker claims nothing until the next success.
     The worker considers the lease lost one heartbeat before it lapses, so running attempts have
     that time to end.
 
     Args:
         database: the database with the worker's row.
-        describe: returns the row of the worker, with a new id at each call.
+        describe: returns the worker's row, with a new id at each call.
         lease_s: the duration of the lease, in seconds.
-        heartbeat_s: the interval of the heartbeats, in seconds; at most a third of `lease_s`.
+        heartbeat_s: the heartbeat interval, in seconds; at most a third of `lease_s`.
         on_doubt: called when a renewal has failed.
         on_lost: called when the lease is lost; all running attempts must end.
-        on_held: called when the lease is acquired, and when a renewal succeeds after a doubt.
-        counts: counts the losses.
+        on_held: called when the lease is acquired, and when it is renewed after being in doubt.
+        counts: counts the lost leases.
 
     Attributes:
-        draining: True to report in heartbeats that the worker is draining.
+        draining: True if heartbeats report that the worker is draining.
         wake: ends the wait for the next heartbeat.
     """
 
@@ -82,8 +82,8 @@ class Lease(Loop):
         self._on_held = on_held
         self._counts = counts
         self._worker_id: WorkerId | None = None
-        # The time at which the lease lapses without a renewal.
-        self._ends = 0.0
+        # The time at which the lease lapses if it is not renewed.
+        self._ends_at = 0.0
         self._in_doubt = False
         self.draining = False
         self.wake = Wake()
@@ -105,7 +105,7 @@ class Lease(Loop):
         The result depends only on the time, so it is correct as soon as a suspended process
         resumes.
         """
-        return self._worker_id == worker_id and _now() < self._ends
+        return self._worker_id == worker_id and _now() < self._ends_at
 
     def doubt(self) -> None:
         """Put the lease in doubt until its next renewal, and renew it at once."""
@@ -120,11 +120,11 @@ class Lease(Loop):
             Unavailable: the database did not answer.
         """
         worker = self._describe()
-        # The lease starts later in the database, so a slow response only shortens it here.
+        # The lease in the database starts later, so a slow response only shortens the local lease.
         started = _now()
         async with self._database.transaction() as connection:
             await register_worker(connection, worker, lease=self._duration)
-        self._worker_id, self._ends = worker.id, started + self._lease_s
+        self._worker_id, self._ends_at = worker.id, started + self._lease_s
         _log.info("worker_registered", worker_id=str(worker.id), slots=worker.slots)
         self._in_doubt = False
         self._on_held()
@@ -136,7 +136,7 @@ class Lease(Loop):
             Unavailable: the renewal failed.
         """
         await self.heartbeat()
-        return random.uniform(*_SOON) if self._in_doubt else self._interval()
+        return random.uniform(*_RETRY_S) if self._in_doubt else self._interval()
 
     async def heartbeat(self) -> None:
         """Renew the lease, or register again after a loss. A failure puts the lease in doubt.
@@ -145,7 +145,7 @@ class Lease(Loop):
             Unavailable: the renewal failed.
         """
         # Attempts end one heartbeat before the lease lapses, so that no job runs twice.
-        last = self._ends - self._heartbeat_s
+        last = self._ends_at - self._heartbeat_s
         worker_id = self._worker_id
         try:
             if worker_id is None:
@@ -154,7 +154,7 @@ class Lease(Loop):
                 return
             started = _now()
             left = max(last - started, _MIN_TIMEOUT_S)
-            # A slower renewal could report a lease that has lapsed by then.
+            # A renewal that takes longer could report success for a lease that has lapsed by then.
             async with (
                 self._lost_after(left, worker_id),
                 asyncio.timeout(min(self._heartbeat_s, left)),
@@ -182,7 +182,7 @@ class Lease(Loop):
         if worker_id != self._worker_id:
             # The response arrived after the loss; the attempts are ending.
             return
-        self._ends = started + self._lease_s
+        self._ends_at = started + self._lease_s
         if self._in_doubt:
             self._in_doubt = False
             self._on_held()

@@ -16,7 +16,7 @@ from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
-# The ends of attempts. Each has a sample from the start, so that Prometheus can compute its rate.
+# The ends of attempts. Each has a sample from the start, so Prometheus can compute its rate.
 ENDS: Final = (
     EventType.SUCCEEDED,
     EventType.RETRY_SCHEDULED,
@@ -38,7 +38,7 @@ class Counts:
         reports_refused: the reports that were not written, for the same reason.
         left_behind: the handlers that did not end within their grace period, so the worker
             abandoned them.
-        lease_losses: how often the worker lost its lease.
+        lease_losses: the number of times that the worker lost its lease.
     """
 
     ended: Counter[EventType] = field(default_factory=Counter)
@@ -53,10 +53,9 @@ class Levels:
     """The state of a worker when Prometheus scrapes it.
 
     Args:
-        running: returns the number of attempts in flight. It must return immediately.
+        running: returns the number of attempts in flight without blocking.
         slots: the number of slots.
-        without_redis: returns whether the worker claims directly from PostgreSQL. It must return
-            immediately.
+        without_redis: returns whether the worker claims directly from PostgreSQL, without blocking.
     """
 
     running: Callable[[], int]
@@ -72,10 +71,10 @@ def worker_metrics(counts: Counts, levels: Levels, records: LoopRecords) -> Coll
         levels: the state of the worker.
         records: the records of its loops.
     """
-    return registry_of(_Worker(counts, levels), LoopMetrics(records))
+    return registry_of(_WorkerCollector(counts, levels), LoopMetrics(records))
 
 
-class _Worker(Collector):
+class _WorkerCollector(Collector):
     def __init__(self, counts: Counts, levels: Levels) -> None:
         self._counts = counts
         self._levels = levels
@@ -90,7 +89,7 @@ class _Worker(Collector):
         yield ended
         refused = CounterMetricFamily(
             "headrace_writes_refused",
-            "Ends and reports refused because the attempt was no longer this worker's.",
+            "Refused ends and reports, whose attempt no longer belonged to this worker.",
             labels=["write"],
         )
         refused.add_metric(["finish"], counts.ends_refused)

@@ -1,4 +1,4 @@
-"""The pool of a worker, and the worker's description in the database."""
+"""The pool of a worker, and the worker's database row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pool_of(settings: Settings, handlers: Registry) -> Pool:
 
 
 def describe_worker(pool: Pool, handlers: Registry) -> NewWorker:
-    """Return the row for a worker that is about to register, with a new id."""
+    """Return the row of a worker that is about to register, with a new id."""
     return NewWorker(
         id=WorkerId(uuid7()),
         tenant=pool.tenant,

@@ -43,12 +43,12 @@ _LOOP_TIMING: Final = loop.Timing(retry=(0.2, 0.6))
 
 
 class WorkerService:
-    """The worker service: connects its parts, starts them and drains them.
+    """The worker service, which connects, starts and drains the parts of a worker.
 
     Args:
         settings: servers, slots, lease and limits.
         handlers: the handlers of the worker.
-        timing: durations that no setting controls.
+        timing: durations that are not configurable.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class WorkerService:
         self._deliveries: BatchWorker[Execution] = BatchWorker(
             settings,
             pool=self._pool.name,
-            # Bound late, because the claims need the lease, and the lease pauses the deliveries.
+            # A lambda, because the claims are created later: they need the lease, which needs these
+            # deliveries.
             claim=lambda deliveries, most: self._claims.claim(deliveries, most),  # noqa: PLW0108
             start=Execution.start,
             find=lambda limit: self._claims.find(limit),  # noqa: PLW0108
@@ -105,7 +106,7 @@ class WorkerService:
             lease=self._lease,
             handlers=handlers,
             slots=self._slots,
-            environment=self._environment(),
+            environment=self._make_environment(),
             publish=self._bus.publish,
             timeout=settings.worker_beat,
         )
@@ -123,11 +124,11 @@ class WorkerService:
             interval=settings.worker_beat,
         )
         # The consumer has no loop record: its single run would look like a stuck loop.
-        self._consumer = LoopRunner(_Consume(self._deliveries), timing=_LOOP_TIMING)
+        self._consumer = LoopRunner(_ConsumeLoop(self._deliveries), timing=_LOOP_TIMING)
         self._loops = [
-            self._runner(self._lease, wake=self._lease.wake),
-            self._runner(cancels, wake=self._bus.subscribe(*cancels.topics)),
-            self._runner(Strays(self._claims, interval=settings.worker_beat)),
+            self._make_runner(self._lease, wake=self._lease.wake),
+            self._make_runner(cancels, wake=self._bus.subscribe(*cancels.topics)),
+            self._make_runner(Strays(self._claims, interval=settings.worker_beat)),
         ]
         self._health = self._make_health()
         self._metrics = self._make_metrics()
@@ -148,7 +149,7 @@ class WorkerService:
 
     @property
     def metrics_port(self) -> int:
-        """The port of the metrics; 0 if no address is set."""
+        """The metrics port; 0 if no metrics address is set."""
         return self._metrics.port
 
     @property
@@ -161,7 +162,7 @@ class WorkerService:
 
         Raises:
             Unavailable: the database did not answer.
-            OSError: the address of the metrics cannot be bound.
+            OSError: the metrics address cannot be bound.
         """
         await self._metrics.start()
         await self._bus.start()
@@ -209,7 +210,7 @@ class WorkerService:
             self._deliveries.resume()
         self._bus.publish(Topic.WORKERS, Topic.JOBS)
 
-    def _environment(self) -> Environment:
+    def _make_environment(self) -> Environment:
         settings = self._settings
         return Environment(
             holds=self._lease.held,
@@ -231,7 +232,7 @@ class WorkerService:
             timing=self._timing,
         )
 
-    def _runner(self, repeated: Loop, *, wake: Wake | None = None) -> LoopRunner:
+    def _make_runner(self, repeated: Loop, *, wake: Wake | None = None) -> LoopRunner:
         return LoopRunner(repeated, wake=wake, timing=_LOOP_TIMING, records=self._records)
 
     def _make_health(self) -> HealthServer:
@@ -260,8 +261,8 @@ class WorkerService:
         )
 
 
-class _Consume(Loop):
-    """Consumes deliveries in a single run that ends only after a fault."""
+class _ConsumeLoop(Loop):
+    """Consume deliveries in a single run, which ends only after a fault."""
 
     name = "deliveries"
 

@@ -1,4 +1,4 @@
-"""Durations in the worker that no setting controls."""
+"""Worker durations that are not configurable."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ class Timing:
     """Durations in seconds; a pair is the range of a random pause.
 
     Attributes:
-        retry: the pause before a write is repeated while PostgreSQL is unavailable.
-        open_row: the pause between two checks for a handler's transaction that still locks the row
-            of its job. The pause doubles from the first value to the second.
+        retry: the pause before another try to write while PostgreSQL is unavailable.
+        open_row: the pause between two checks whether a handler's transaction still locks its job
+            row. The pause doubles from the first value to the second.
         merge: the interval in which progress of one attempt is merged: ten events per second.
         process_exit: the time for a process that has closed its output to exit on its own.
         process_reap: the time for a killed process to be reaped.
-        drain_grace: the time for a handler to end when the grace period of a drain is over.
-        hand_back: the time limit of each step of a drain that writes to PostgreSQL or Redis.
+        drain_grace: the time for a handler to end after the grace period of a drain.
+        hand_back: the time limit of each drain step that writes to PostgreSQL or Redis.
         task_end: the time limit for background tasks to end in a drain.
-        stop_margin: the time that a stop may take after the grace period. The process must exit
-            within 2 s after it.
+        stop_margin: the maximum time of a stop after the grace period. The process must exit within
+            2 s after that period.
     """
 
     retry: tuple[float, float] = (0.1, 0.5)

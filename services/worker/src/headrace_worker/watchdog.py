@@ -1,4 +1,4 @@
-"""The watchdog, which ends a worker whose event loop is blocked.
+"""The watchdog that ends a worker whose event loop is blocked.
 
 While the loop is blocked, the process renews no lease, receives no cancellation and handles no
 signal. After its end, other workers run its jobs, and its supervisor restarts it.
@@ -26,24 +26,24 @@ EXIT_CODE: Final = 70
 
 # The maximum interval between checks in seconds, and the minimum number of checks within the limit.
 _TICK_S: Final = 0.5
-_LEAST_TICKS: Final = 10
-# The time for the last log line, in seconds. The log itself could be blocking the loop.
+_MIN_TICKS: Final = 10
+# Seconds to wait for the last log line, because the log itself could be blocking the loop.
 _LOG_S: Final = 2.0
-# Maximum numbers of jobs and frames in this line.
-_MOST_JOBS: Final = 100
-_MOST_FRAMES: Final = 50
+# Maximum numbers of jobs and frames in the last log line.
+_MAX_JOBS: Final = 100
+_MAX_FRAMES: Final = 50
 
 
 class Watchdog:
-    """Ends the process if the event loop that started it is blocked for too long.
+    """A thread that ends the process if the event loop is blocked for too long.
 
-    It counts its own checks instead of seconds, so time during which the process is
-    suspended does not count. A handler that holds the interpreter lock in native code blocks the
-    watchdog too. The checks continue when the lock is released.
+    The watchdog counts its own checks instead of seconds, so time in which the process is suspended
+    does not count. A handler that holds the interpreter lock in native code blocks the watchdog
+    too. Its checks continue when the lock is released.
 
     Args:
         limit: the maximum time without an iteration of the loop, in seconds.
-        running: returns the running jobs, for the log. The thread of the watchdog calls it.
+        running: returns the running jobs, for the log. The watchdog thread calls it.
         end: ends the process.
     """
 
@@ -54,11 +54,11 @@ class Watchdog:
         running: Callable[[], Collection[JobId]],
         end: Callable[[int], object] = os._exit,
     ) -> None:
-        self._tick = min(_TICK_S, limit / _LEAST_TICKS)
+        self._tick = min(_TICK_S, limit / _MIN_TICKS)
         self._limit = limit
         self._running = running
         self._end = end
-        self._answered = True
+        self._has_answered = True
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -81,8 +81,8 @@ class Watchdog:
     def _watch(self, loop: asyncio.AbstractEventLoop, thread_id: int) -> None:
         silent = 0
         while not self._stopping.wait(self._tick):
-            if self._answered:
-                self._answered, silent = False, 0
+            if self._has_answered:
+                self._has_answered, silent = False, 0
                 loop.call_soon_threadsafe(self._answer)
                 continue
             silent += 1
@@ -91,7 +91,7 @@ class Watchdog:
                 return
 
     def _answer(self) -> None:
-        self._answered = True
+        self._has_answered = True
 
     def _end_process(self, thread_id: int) -> None:
         jobs = self._running()
@@ -102,7 +102,7 @@ class Watchdog:
                 "limit_s": self._limit,
                 "frames": _frames(sys._current_frames().get(thread_id)),  # noqa: SLF001 - documented
                 "running": len(jobs),
-                "job_ids": [str(job_id) for job_id in list(jobs)[:_MOST_JOBS]],
+                "job_ids": [str(job_id) for job_id in list(jobs)[:_MAX_JOBS]],
                 "exit_code": EXIT_CODE,
             },
             daemon=True,
@@ -117,6 +117,6 @@ def _frames(frame: FrameType | None) -> list[str]:
     if frame is None:
         return []
     frames = traceback.StackSummary.extract(
-        traceback.walk_stack(frame), limit=_MOST_FRAMES, lookup_lines=False
+        traceback.walk_stack(frame), limit=_MAX_FRAMES, lookup_lines=False
     )
     return [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in reversed(frames)]

@@ -1,1 +1,1 @@
-"""The interface for handlers: registration, context, errors, payloads."""
+"""The handler interface: registration, context, errors and payloads."""

@@ -23,22 +23,23 @@ from headrace_worker.api.errors import AlreadyCompleted, InvalidProgress, Stoppe
 from headrace_worker.api.payload import encode
 
 # The range of an integer counter: 64 bits.
-_INTEGERS: Final = range(-(2**63), 2**63)
+_INT64_RANGE: Final = range(-(2**63), 2**63)
 
 Signal = TypeVar("Signal", asyncio.Event, threading.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """The attempt that a handler runs.
+    """The attempt that a handler executes.
 
     Attributes:
         job_id: the id of the job.
-        number: the fence. It grows with each attempt of the job, so the receiver of a side effect
-            can reject a number below the highest that it has seen.
+        number: the attempt number, which is the fencing token. It grows with each attempt of the
+            job, so the receiver of a side effect can reject a number below the highest that it has
+            seen.
         type, queue, tenant, labels: the values of the job.
-        deadline: when the attempt's time ends, by this machine's clock.
-        ends: the same time on the clock of `time.monotonic()` in this process, in seconds.
+        deadline: the time at which the attempt must end, by this machine's clock.
+        ends: the same time by `time.monotonic()` in this process, in seconds.
         correlation_id: the x-request-id of the submit.
     """
 
@@ -59,15 +60,15 @@ class Attempt:
 
 
 class Reporter(Protocol):
-    """Receives the reports of a handler. Each call returns once there is room for the report."""
+    """A receiver of a handler's reports. Each call returns once there is room for the report."""
 
     async def progress(self, progress: Progress) -> None:
         """Accept the newest progress. It may be merged with the next one."""
 
     async def output(self, chunk: JsonText) -> None:
-        """Accept a piece of output. Each piece is kept."""
+        """Accept a piece of output. Each piece is stored."""
 
-    async def completing(self, size: int) -> None:
+    async def prepare_completion(self, size: int) -> None:
         """Stop accepting reports: the handler is about to complete its job.
 
         Args:
@@ -76,7 +77,7 @@ class Reporter(Protocol):
 
 
 def as_progress(fraction: float, message: str, counters: Mapping[str, float]) -> Progress:
-    """Return progress that the store accepts, with its fraction limited to 0 … 1.
+    """Return valid progress, with its fraction limited to the range from 0 to 1.
 
     Raises:
         InvalidProgress: a value has the wrong type or exceeds its limit.
@@ -91,14 +92,16 @@ def as_progress(fraction: float, message: str, counters: Mapping[str, float]) ->
     if len(counters) > MAX_COUNTERS:
         raise InvalidProgress(f"{len(counters)} counters; at most {MAX_COUNTERS} are allowed")
     return Progress(
-        fraction=min(1.0, max(0.0, float(_finite("fraction", fraction)))),
+        fraction=min(1.0, max(0.0, float(_check_number("fraction", fraction)))),
         message=clean_text(message, MAX_PROGRESS_MESSAGE_BYTES),
-        counters=encode({_name(name): _finite(name, number) for name, number in counters.items()}),
+        counters=encode(
+            {_check_name(name): _check_number(name, number) for name, number in counters.items()}
+        ),
     )
 
 
-def _name(name: str) -> str:
-    # `isprintable` also rejects a lone surrogate.
+def _check_name(name: str) -> str:
+    # `isprintable` also rejects lone surrogates.
     if not (0 < len(name) <= MAX_COUNTER_NAME and name.isprintable()):
         raise InvalidProgress(
             f"{name[:MAX_COUNTER_NAME]!r} is not the name of a counter; use 1 to "
@@ -107,13 +110,13 @@ def _name(name: str) -> str:
     return name
 
 
-def _finite(name: str, number: object) -> int | float:
+def _check_number(name: str, number: object) -> int | float:
     """Return a number that JSON can represent. NumPy scalars are numbers too."""
     if isinstance(number, bool) or not isinstance(number, Real):
         raise InvalidProgress(f"{name} is a {type(number).__name__}; pass an int or a float")
     if isinstance(number, Integral):
         whole = int(number)
-        if whole not in _INTEGERS:
+        if whole not in _INT64_RANGE:
             raise InvalidProgress(f"{name} needs more than 64 bits; pass a smaller int or a float")
         return whole
     try:
@@ -140,7 +143,7 @@ class _AttemptContext(Generic[Signal]):
 
     @property
     def fence(self) -> int:
-        """The number of the attempt."""
+        """The attempt number, which is the fencing token."""
         return self.attempt.number
 
     @property
@@ -150,12 +153,12 @@ class _AttemptContext(Generic[Signal]):
 
     @property
     def deadline(self) -> datetime:
-        """When the attempt's time ends, by this machine's clock."""
+        """The time at which the attempt must end, by this machine's clock."""
         return self.attempt.deadline
 
     @property
     def time_left(self) -> float:
-        """Seconds until the deadline, independent of changes to the machine's clock; at least 0.
+        """Seconds until the deadline; at least 0. Changes to the machine's clock have no effect.
 
         The deadline is the attempt's timeout or the job's deadline, whichever is earlier. Pass this
         value as the timeout of calls to other services.
@@ -168,8 +171,8 @@ class _AttemptContext(Generic[Signal]):
         return self.cancel_event.is_set()
 
     @contextmanager
-    def _completing(self) -> Iterator[None]:
-        """Raise AlreadyCompleted if an earlier `complete_in` is the likely reason for the error."""
+    def _explain_completion_error(self) -> Iterator[None]:
+        """Raise AlreadyCompleted instead of AttemptNotCurrent after an earlier `complete_in`."""
         try:
             yield
         except AttemptNotCurrent as error:
@@ -179,7 +182,7 @@ class _AttemptContext(Generic[Signal]):
         self._completed = True
 
     def raise_if_cancelled(self) -> None:
-        """Leave the handler if `cancelled` is true. Call it where the handler can stop cleanly.
+        """Raise Stopped if `cancelled` is true. Call this where the handler can stop cleanly.
 
         Raises:
             Stopped: the handler should stop.
@@ -198,10 +201,10 @@ class Context(_AttemptContext[asyncio.Event]):
     async def progress(self, fraction: float, message: str = "", **counters: float) -> None:
         """Report the progress of the attempt.
 
-        Calls beyond ten per second are merged. The last one is always kept.
+        Calls beyond ten per second are merged. The last one is always stored.
 
         Args:
-            fraction: 0 to 1. Other numbers are limited to this range.
+            fraction: a number from 0 to 1. Numbers outside this range are clamped.
             message: the current step, at most 4,096 bytes of UTF-8.
             counters: the handler's own numbers, by name: at most 64, each a finite int or float of
                 at most 64 bits. A name has 1 to 64 printable characters.
@@ -227,11 +230,11 @@ class Context(_AttemptContext[asyncio.Event]):
         The handler's writes in this transaction and the end of its job are committed together, or
         not at all.
 
-        Call it as the last statement before the commit. Later reports raise an error, and the
+        Call this as the last statement before the commit. Later reports raise an error, and the
         return value of the handler is ignored. After a rollback the handler may start a new
-        transaction and call it again. A handler that returns without a commit fails with
-        `NotCommitted`, which is retried. A handler that raises after its commit has
-        still succeeded.
+        transaction and call this again. A handler that returns without a commit fails with
+        `NotCommitted`, which is retried. A handler that raises after its commit has still
+        succeeded.
 
         Args:
             connection: a connection to the jobs database, with an open transaction: an
@@ -250,8 +253,8 @@ class Context(_AttemptContext[asyncio.Event]):
         from headrace_core.store.jobs.complete import complete_attempt  # noqa: PLC0415
 
         text = encode(result)
-        await self._reporter.completing(len(text.encode()))
-        with self._completing():
+        await self._reporter.prepare_completion(len(text.encode()))
+        with self._explain_completion_error():
             await complete_attempt(connection, self.attempt.key, result=text)
 
 
@@ -260,8 +263,8 @@ class SyncContext(_AttemptContext[threading.Event]):
 
     Args:
         attempt: the attempt.
-        report: delivers one report, and blocks until there is room for it.
-        completing: announces a result with its size in bytes, like Reporter.completing.
+        report: sends one report, and blocks until there is room for it.
+        prepare_completion: like Reporter.prepare_completion.
         cancel_event: set when the handler should stop.
     """
 
@@ -269,12 +272,12 @@ class SyncContext(_AttemptContext[threading.Event]):
         self,
         attempt: Attempt,
         report: Callable[[Progress | JsonText], None],
-        completing: Callable[[int], None],
+        prepare_completion: Callable[[int], None],
         cancel_event: threading.Event,
     ) -> None:
         super().__init__(attempt, cancel_event)
         self._report = report
-        self._announce = completing
+        self._prepare_completion = prepare_completion
 
     def progress(self, fraction: float, message: str = "", **counters: float) -> None:
         """Report progress, like Context.progress."""
@@ -295,6 +298,6 @@ class SyncContext(_AttemptContext[threading.Event]):
         from headrace_core.store.jobs.complete import complete_attempt_sync  # noqa: PLC0415
 
         text = encode(result)
-        self._announce(len(text.encode()))
-        with self._completing():
+        self._prepare_completion(len(text.encode()))
+        with self._explain_completion_error():
             complete_attempt_sync(connection, self.attempt.key, result=text)

@@ -1,4 +1,4 @@
-"""The exceptions with which a handler decides how its attempt ends."""
+"""The exceptions that a handler can raise to control how its attempt ends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Retry(Exception):
 
     Args:
         message: the reason, for readers of the job.
-        after: the shortest wait, in seconds or as a timedelta. The random part of the job's backoff
-            is added to it. None: only the backoff applies.
+        after: the minimum wait, in seconds or as a timedelta, to which the random part of the job's
+            backoff is added; None to use only the backoff.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -32,7 +32,7 @@ class Retry(Exception):
 
     @property
     def wait(self) -> timedelta | None:
-        """The permitted wait closest to `after`; a subclass may set `after` to any value."""
+        """The valid wait closest to `after`, which a subclass may set to any value."""
         try:
             wait = _as_wait(self.after)
         except (TypeError, ValueError):
@@ -62,10 +62,10 @@ class Fail(Exception):
 
 
 class InvalidPayload(ValueError):
-    """Reject the payload in `__post_init__` of a Struct or in a validator of a pydantic model.
+    """Reject the payload in a Struct's `__post_init__` or in a pydantic validator.
 
-    The error of the job contains this message. State the rule, but not the value. The messages
-    of other exceptions are omitted, because they could quote the payload.
+    The job's error contains this message. State the rule, but not the value. The messages of other
+    exceptions are omitted, because they could quote the payload.
     """
 
 
@@ -93,7 +93,7 @@ class SizeExceeded(Fail):
     """A result or a piece of output exceeds its limit.
 
     Args:
-        what: the subject of the message, such as "the result".
+        what: the subject of the error message, such as "the result".
         size, limit: the actual size and the limit, in bytes.
         setting: the setting that contains the limit.
     """
@@ -106,7 +106,7 @@ class SizeExceeded(Fail):
 
 
 class InvalidProgress(Fail, ValueError):
-    """A handler passed a value to `ctx.progress` that Headrace cannot store.
+    """The handler passed a value to `ctx.progress` that Headrace cannot store.
 
     `ctx.progress` raises this error. The job is not retried: the next attempt would report the
     same value.
@@ -126,7 +126,7 @@ class NotCommitted(Exception):
 
 
 class AlreadyCompleted(AttemptNotCurrent):
-    """`complete_in` was called twice, and the first call has ended the attempt."""
+    """The handler called `complete_in` twice, and the first call has ended the attempt."""
 
     def __init__(self, key: AttemptKey) -> None:
         super().__init__(key)

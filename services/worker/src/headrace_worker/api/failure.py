@@ -1,7 +1,7 @@
 """The message and the stack trace of a handler's exception, for the log and the job.
 
-Neither contains payloads. Validation errors quote the rejected value, so they are reduced to path
-and rule, anywhere in a chain of exceptions. Stack traces contain source lines, but no variables.
+Neither contains payloads. Validation errors quote the rejected value, so each one in a chain of
+exceptions is reduced to its path and rule. Stack traces contain source lines, but no variables.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from headrace_core.domain.limits import MAX_ERROR_MESSAGE, MAX_STACK_TRACE
 from headrace_core.domain.text import clean_line, clean_text
 from headrace_worker.api.errors import InvalidPayload
 
-# Maximum lengths in characters: a line of source, a path, a message.
+# Maximum lengths in characters of a source line, a path and a message.
 _MAX_SOURCE: Final = 160
 _MAX_PATH: Final = 200
 _MAX_MESSAGE: Final = 500
-# Maximum number of frames shown per exception: the outermost, the innermost, and the handler's own
-# in between.
-_OUTER: Final = 10
-_INNER: Final = 10
-_BETWEEN: Final = 10
+# Maximum numbers of frames shown per exception: outermost frames, innermost frames, and the
+# handler's own frames in between.
+_MAX_OUTER: Final = 10
+_MAX_INNER: Final = 10
+_MAX_BETWEEN: Final = 10
 # Maximum numbers of exceptions in a chain, group members, nested groups and validation problems.
 _MAX_CHAIN: Final = 8
 _MAX_MEMBERS: Final = 5
@@ -48,16 +48,16 @@ _PACKAGES: Final = ("/site-packages/", "/dist-packages/")
 
 _ATTACHED: Final = "_headrace_stack_trace"
 
-# A pydantic error in the text of another exception: the parts before and after the quoted value.
-# One expression for both would take cubic time on a hostile text and block the event loop.
+# A pydantic error in the text of another exception: the parts before and after the quoted value. A
+# single expression would take cubic time on a hostile text and block the event loop.
 _QUOTE: Final = re.compile(r"\[type=(\w+), input_value=")
 _END_OF_QUOTE: Final = re.compile(r", input_type=[\w.]+\]")
-# The message of a handler's own rule can have several lines.
-_RULE_OF_LINES: Final = re.compile(r"Value error, |Assertion failed, ")
-# msgspec quotes a value only if it is not a member of an enum or a Literal.
+# The message of a handler's own validator can have several lines.
+_MULTILINE_RULE: Final = re.compile(r"Value error, |Assertion failed, ")
+# msgspec quotes only values that are not members of an enum or a Literal.
 _UNKNOWN_VALUE: Final = re.compile(r"(Invalid (?:enum )?value) (?:'[^'\n]*'|-?\d+)")
-# Facts that are safe to show in pydantic's message about a rule; other facts could quote the value.
-_BOUNDS: Final = frozenset(
+# Context keys that are safe in a pydantic message; other keys could quote the value.
+_SAFE_CONTEXT: Final = frozenset(
     {
         "actual_length",
         "class",
@@ -90,7 +90,7 @@ class _Frame(NamedTuple):
 
 
 def describe(error: BaseException) -> str:
-    """Return the message of a handler's exception without the values that a validation rejected.
+    """Return the message of a handler's exception, without rejected values.
 
     If the exception class itself raises, even SystemExit, the message is empty.
     """
@@ -108,35 +108,37 @@ def describe(error: BaseException) -> str:
 def stack_trace(error: BaseException) -> str:
     """Return the stack trace of a handler's exception with its causes, at most 16 KiB.
 
-    It omits the frames of the worker above the handler. The raised exception comes last, as in
-    Python, and is the last to be cut. If no frame belongs to a handler, the result is empty.
+    The trace omits the worker's frames above the handler. The raised exception is last, as in
+    Python, and is truncated last. If no frame belongs to a handler, the result is empty.
     """
     try:
         attached = getattr(error, _ATTACHED, None)
-        # The handler's exception class may have any attribute.
+        # The attribute of a handler's exception class may have any type.
         return attached if isinstance(attached, str) else _render(error)
     except BaseException:  # noqa: BLE001 - the handler's class decides what it raises
         return ""
 
 
 def attach_stack_trace(error: BaseException, text: str) -> None:
-    """Attach the stack trace that `error` had in another process."""
+    """Attach a stack trace from another process or thread to `error`."""
     setattr(error, _ATTACHED, text)
 
 
 def thread_stack(ident: int | None) -> str:
-    """Return the stack of a handler in its thread; empty if the thread has ended."""
+    """Return the stack of a handler's thread; empty if the thread has ended."""
     frame = sys._current_frames().get(ident or 0)  # noqa: SLF001 - required to read its frames
     if frame is None:
         return ""
     frames = [_frame_of(frame, line) for frame, line in traceback.walk_stack(frame)][::-1]
-    first = next((place for place, frame in enumerate(frames) if _is_workers(frame.path)), -1)
+    first = next(
+        (place for place, frame in enumerate(frames) if _belongs_to_worker(frame.path)), -1
+    )
     lines = ["Stack of the handler's thread (most recent call last):"]
     return clean_text("\n".join([*lines, *_frame_lines(frames[first + 1 :])]), MAX_STACK_TRACE)
 
 
-def error_facts(error: JobError) -> dict[str, str]:
-    """Return the fields of the log line about a failed attempt that describe its error.
+def error_fields(error: JobError) -> dict[str, str]:
+    """Return the fields that describe the error of a failed attempt in a log line.
 
     Only the first line of a message is included, because the other lines of a database
     error quote rows.
@@ -164,13 +166,13 @@ def _rules(error: BaseException) -> str | None:
 
 
 def _without_values(text: str) -> str:
-    """Return a text with each pydantic error in it reduced to its type."""
+    """Return a text in which each pydantic error is reduced to its type."""
     parts: list[str] = []
     start = 0
     while quote := _QUOTE.search(text, start):
         before = text[start : quote.start()]
         line = before.rfind("\n") + 1
-        rule = _RULE_OF_LINES.search(before)
+        rule = _MULTILINE_RULE.search(before)
         parts += [before[: min(line, rule.start()) if rule else line], f"[{quote[1]}]"]
         start = _end_of_quote(text, quote.end())
     return "".join([*parts, text[start:]])
@@ -192,7 +194,7 @@ def _msgspec_rule(error: msgspec.ValidationError) -> str:
     rule, _, path = str(error).rpartition(" - at ")
     rule, path = (rule, path) if rule else (path, "")
     if error.__cause__ is not None and not isinstance(error.__cause__, InvalidPayload):
-        # A hook in the handler's code raised it.
+        # A hook in the handler's code raised the error.
         rule = type(error.__cause__).__name__
     return f"{rule} - at {path}" if path else rule
 
@@ -203,7 +205,7 @@ def _pydantic_rules(error: Any) -> Iterator[str]:
     for problem in problems[:_MAX_PROBLEMS]:
         kind = problem["type"]
         context = problem.get("ctx", {})
-        is_safe = kind in known and context.keys() <= _BOUNDS
+        is_safe = kind in known and context.keys() <= _SAFE_CONTEXT
         rule = problem["msg"] if is_safe else kind
         if isinstance(context.get("error"), InvalidPayload):
             rule = str(context["error"])
@@ -214,7 +216,7 @@ def _pydantic_rules(error: Any) -> Iterator[str]:
 
 
 def _pydantic_types() -> frozenset[str]:
-    """Return the error types of pydantic itself; a validator may raise any other type."""
+    """Return pydantic's own error types; a validator may raise errors of other types."""
     from pydantic_core import core_schema  # noqa: PLC0415 - it has been imported
 
     return frozenset(typing.get_args(core_schema.ErrorType))
@@ -241,14 +243,14 @@ def _render(error: BaseException) -> str:
             sections.append(f"{_LEFT_OUT}\n")
             break
         sections.append(section)
-        # Room for the note.
+        # The first section reserves room for the note about left-out exceptions.
         left = left - size - (len(_LEFT_OUT) + 2 if len(sections) == 1 else 0)
         link = link_to_next
     return clean_text("\n".join(reversed(sections)), MAX_STACK_TRACE) if has_frames else ""
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
-    """Yield the exception and its causes, each with the sentence that links it to the next."""
+    """Yield the exception and its causes, each with the sentence that links it to the next one."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen and len(seen) < _MAX_CHAIN:
@@ -293,7 +295,7 @@ def _frames(error: BaseException) -> list[_Frame]:
     """Return the frames from the handler to the line that raised the exception."""
     frames = [_frame_of(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     first = 0
-    while first < len(frames) and _is_workers(frames[first].path):
+    while first < len(frames) and _belongs_to_worker(frames[first].path):
         first += 1
     return frames[first:]
 
@@ -303,7 +305,7 @@ def _frame_of(frame: FrameType, line: int) -> _Frame:
 
 
 def _frame_lines(frames: Sequence[_Frame]) -> Iterator[str]:
-    shown = _shown(frames)
+    shown = _shown_indexes(frames)
     before = -1
     for place in shown:
         if place > before + 1:
@@ -316,21 +318,21 @@ def _frame_lines(frames: Sequence[_Frame]) -> Iterator[str]:
             yield f"    {clean_line(source, _MAX_SOURCE)}"
 
 
-def _shown(frames: Sequence[_Frame]) -> Sequence[int]:
+def _shown_indexes(frames: Sequence[_Frame]) -> Sequence[int]:
     """Return the indexes of the frames to show."""
     count = len(frames)
-    if count <= _OUTER + _BETWEEN + _INNER:
+    if count <= _MAX_OUTER + _MAX_BETWEEN + _MAX_INNER:
         return range(count)
     own = Path(frames[0].path).parent
     between = [
         place
-        for place in range(_OUTER, count - _INNER)
+        for place in range(_MAX_OUTER, count - _MAX_INNER)
         if not is_library(frames[place].path) or Path(frames[place].path).parent == own
     ]
-    return [*range(_OUTER), *between[-_BETWEEN:], *range(count - _INNER, count)]
+    return [*range(_MAX_OUTER), *between[-_MAX_BETWEEN:], *range(count - _MAX_INNER, count)]
 
 
-def _is_workers(path: str) -> bool:
+def _belongs_to_worker(path: str) -> bool:
     return path.startswith(_WORKER)
 
 

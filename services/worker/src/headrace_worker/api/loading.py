@@ -1,7 +1,7 @@
-"""Import a worker's handlers: modules by name, and entry points of installed packages.
+"""Import a worker's handlers, from named modules and from entry points of installed packages.
 
 A package offers handlers through an entry point in the group `headrace.handlers` that names
-a module. Headrace's own handlers are such a package, `headrace-handlers`.
+a module. Headrace's built-in handlers are such a package, `headrace-handlers`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 
 class MissingPackages(ImportError):
-    """Packages that a handler module needs are not installed.
+    """Some packages that a handler module needs are not installed.
 
     Attributes:
         packages: the import names of the missing packages.
@@ -39,14 +39,14 @@ class MissingPackages(ImportError):
 def require_packages(*packages: str, install: str) -> None:
     """Skip the module of an entry point unless its packages are installed.
 
-    Call it in the module, before it imports any of them.
+    Call this in the module, before it imports any of the packages.
 
     Args:
-        packages: import names.
+        packages: the import names of the packages.
         install: the requirement that installs them, such as `acme-jobs[reports]`.
 
     Raises:
-        MissingPackages: one of them is not installed.
+        MissingPackages: at least one package is not installed.
     """
     if missing := [package for package in packages if find_spec(package) is None]:
         raise MissingPackages(missing, install)
@@ -57,10 +57,10 @@ def load_handlers(
 ) -> Registry:
     """Import the built-in handlers, the modules in `modules`, and handlers of installed packages.
 
-    The handlers of an entry point that raises `MissingPackages` are skipped, with a log line.
+    If an entry point raises `MissingPackages`, its handlers are skipped and a log line is written.
 
     Args:
-        modules: names of modules with handlers.
+        modules: the names of handler modules.
         builtins: names of built-in handlers; None for all of them.
 
     Returns:
@@ -69,7 +69,7 @@ def load_handlers(
     Raises:
         ImportError: a module cannot be imported.
     """
-    builtin, external = _installed()
+    builtin, external = _installed_entry_points()
     for name in builtin if builtins is None else builtins:
         if entry_point := builtin.get(name):
             _load(entry_point, is_named=builtins is not None)
@@ -82,7 +82,7 @@ def load_handlers(
     return registry
 
 
-def _installed() -> tuple[dict[str, EntryPoint], list[EntryPoint]]:
+def _installed_entry_points() -> tuple[dict[str, EntryPoint], list[EntryPoint]]:
     builtin: dict[str, EntryPoint] = {}
     external: list[EntryPoint] = []
     for entry_point in sorted(entry_points(group=_GROUP), key=lambda entry_point: entry_point.name):
@@ -109,7 +109,7 @@ def _load(entry_point: EntryPoint, *, is_named: bool) -> None:
 def _import(module: str) -> None:
     before = len(registry)
     importlib.import_module(module)
-    # A module that was already imported registers nothing now.
+    # A module that was already imported registers nothing when it is imported again.
     if len(registry) == before and not any(_is_from(handler, module) for handler in registry):
         _log.warning(
             "module_without_handlers",

@@ -1,7 +1,7 @@
-"""Exact JSON Schemas for msgspec types.
+"""JSON Schemas that accept exactly the values of msgspec types.
 
 msgspec's own schemas omit constraints that JSON Schema cannot express: times without a zone, keys
-that are not strings, the length of bytes. VALUE_KEYWORD adds them.
+that are not strings, the length of bytes. The keyword VALUE_KEYWORD adds them.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ def exact_schema(annotation: Any) -> dict[str, Any]:
         TypeError: JSON cannot represent the type.
     """
     schema = msgspec.json.schema(annotation)
-    _Walk(schema.get("$defs", {})).visit(inspect.type_info(annotation), schema)
+    _SchemaVisitor(schema.get("$defs", {})).visit(inspect.type_info(annotation), schema)
     return schema
 
 
-class _Walk:
-    """Visits a type and its schema in parallel."""
+class _SchemaVisitor:
+    """A visitor of a type and its schema, in parallel."""
 
     def __init__(self, definitions: dict[str, Any]) -> None:
         self._definitions = definitions
         self._seen: set[str] = set()
 
     def visit(self, kind: inspect.Type, schema: dict[str, Any]) -> None:
-        kind = _plain(kind)
+        kind = _without_metadata(kind)
         if "$ref" in schema:
             name = schema["$ref"].rpartition("/")[2]
             if name in self._seen:
@@ -66,19 +66,19 @@ class _Walk:
                 for item, part in zip(items, schema.get("prefixItems", ()), strict=True):
                     self.visit(item, part)
             case inspect.DictType(key_type=key, value_type=value):
-                _name_keys(_plain(key), schema)
+                _add_key_schema(_without_metadata(key), schema)
                 if "additionalProperties" in schema:
                     self.visit(value, schema["additionalProperties"])
             case inspect.UnionType(types=types):
-                # The schemas that msgspec generates have this order.
-                options = sorted(map(_plain, types), key=_rank)
+                # Sort the types in the order of msgspec's schemas.
+                options = sorted(map(_without_metadata, types), key=_union_order)
                 has_integers = any(isinstance(option, inspect.IntType) for option in options)
                 for option, part in zip(options, _options(schema), strict=True):
                     self.visit(option, part)
                     if has_integers and isinstance(option, inspect.FloatType):
-                        # In such a union, msgspec checks an integer against the bounds of the
-                        # integer type. The keyword is slow, so only fractions use it.
-                        fraction = {VALUE_KEYWORD: {**_value(option), "fraction": True}}
+                        # In such a union, msgspec checks integers against the bounds of the integer
+                        # type, so the keyword must apply only to fractions. It is also slow.
+                        fraction = {VALUE_KEYWORD: {**_value_constraints(option), "fraction": True}}
                         part["anyOf"] = [{"not": {"type": "integer"}}, fraction]
             case inspect.StructType(array_like=True) | inspect.NamedTupleType():
                 parts = schema["prefixItems"][-len(kind.fields) :] if kind.fields else ()
@@ -88,16 +88,16 @@ class _Walk:
                 for field in kind.fields:
                     self.visit(field.type, schema["properties"][field.encode_name])
             case _ if type(kind) in _NAMES and not _is_exact(kind):
-                schema[VALUE_KEYWORD] = _value(kind)
+                schema[VALUE_KEYWORD] = _value_constraints(kind)
 
 
-def _plain(kind: inspect.Type) -> inspect.Type:
+def _without_metadata(kind: inspect.Type) -> inspect.Type:
     while isinstance(kind, inspect.Metadata):
         kind = kind.type
     return kind
 
 
-def _rank(kind: inspect.Type) -> int:
+def _union_order(kind: inspect.Type) -> int:
     if isinstance(kind, inspect.NoneType):
         return 2
     return int(isinstance(kind, inspect.StructType) and not kind.array_like)
@@ -112,12 +112,12 @@ def _options(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _is_exact(kind: inspect.Type) -> bool:
     if isinstance(kind, inspect.IntType | inspect.FloatType):
-        # JSON Schema divides the decimal text of a number, but a handler divides the float.
+        # JSON Schema checks multipleOf on the decimal text of a number, but msgspec on the float.
         return kind.multiple_of is None
     return isinstance(kind, inspect.StrType)
 
 
-def _value(kind: inspect.Type) -> dict[str, Any]:
+def _value_constraints(kind: inspect.Type) -> dict[str, Any]:
     value = {"by": "msgspec", "type": _NAMES[type(kind)]}
     for name in _CONSTRAINTS:
         if getattr(kind, name, None) is not None:
@@ -125,7 +125,7 @@ def _value(kind: inspect.Type) -> dict[str, Any]:
     return value
 
 
-def _name_keys(key: inspect.Type, schema: dict[str, Any]) -> None:
+def _add_key_schema(key: inspect.Type, schema: dict[str, Any]) -> None:
     match key:
         case inspect.StrType() | inspect.AnyType():
             return
@@ -134,4 +134,4 @@ def _name_keys(key: inspect.Type, schema: dict[str, Any]) -> None:
         case inspect.LiteralType(values=values):
             schema["propertyNames"] = {"enum": [str(value) for value in values]}
         case _ if type(key) in _NAMES:
-            schema["propertyNames"] = {VALUE_KEYWORD: {**_value(key), "key": True}}
+            schema["propertyNames"] = {VALUE_KEYWORD: {**_value_constraints(key), "key": True}}

@@ -1,4 +1,4 @@
-"""The conversion of payloads and results between JSON and msgspec or pydantic types."""
+"""Conversion of payloads and results between JSON and Python types."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
 
 
 class PayloadMismatch(Exception):
-    """The payload does not fit the handler's type."""
+    """The payload does not match the handler's type."""
 
 
 class Decoder:
-    """Decodes payloads to the type of a handler's first argument.
+    """A decoder from payloads to the type of a handler's first argument.
 
     Args:
         annotation: the type.
@@ -35,7 +35,7 @@ class Decoder:
         self._decode: Callable[[JsonText], Any]
         if _is_model(annotation):
             self._decode = annotation.model_validate_json
-        elif _holds_model(annotation):
+        elif _contains_model(annotation):
             self._decode = _adapter(annotation).validate_json
         else:
             self._decode = msgspec.json.Decoder(annotation).decode
@@ -47,41 +47,42 @@ class Decoder:
         last of several equal keys is used.
 
         Raises:
-            PayloadMismatch: the payload does not fit the type.
+            PayloadMismatch: the payload does not match the type.
         """
         try:
             return self._decode(payload)
-        # The errors of pydantic and msgspec are ValueErrors.
+        # The validation errors of pydantic and msgspec are ValueErrors.
         except (ValueError, RecursionError) as error:
-            for text in _other_forms(payload):
+            for text in _equal_texts(payload):
                 with suppress(ValueError, RecursionError):
                     return self._decode(text)
             raise PayloadMismatch(describe(error)) from error
 
 
-def _other_forms(payload: JsonText) -> Iterator[JsonText]:
+def _equal_texts(payload: JsonText) -> Iterator[JsonText]:
     """Yield texts with the same content: each key once, integral numbers as integers."""
     with suppress(ValueError, RecursionError):
         content = msgspec.json.decode(payload)
-        # The texts that change the fewest numbers come first: a type may accept small integers and
+        # Yield the texts that change the fewest numbers first: a type may accept small integers and
         # larger fractions, and an integer cannot represent negative zero.
-        for limit in _INTEGRAL:
-            yield msgspec.json.encode(_integral(content, limit)).decode()
+        for limit in _INTEGER_LIMITS:
+            yield msgspec.json.encode(_with_integers(content, limit)).decode()
 
 
-# The largest absolute value that becomes an integer, in each text; 0 includes negative zero.
-_INTEGRAL: Final = (-1, 2**63, math.inf, 0)
+# For each text, the largest absolute value that becomes an integer. -1 changes no number; 0 changes
+# all numbers, including negative zero.
+_INTEGER_LIMITS: Final = (-1, 2**63, math.inf, 0)
 
 
-def _integral(content: Any, limit: float) -> Any:
+def _with_integers(content: Any, limit: float) -> Any:
     if isinstance(content, float) and content.is_integer():
         if content == 0 and math.copysign(1, content) < 0:
             return content if limit else 0
         return int(content) if abs(content) <= (limit or math.inf) else content
     if isinstance(content, dict):
-        return {key: _integral(item, limit) for key, item in content.items()}
+        return {key: _with_integers(item, limit) for key, item in content.items()}
     if isinstance(content, list):
-        return [_integral(item, limit) for item in content]
+        return [_with_integers(item, limit) for item in content]
     return content
 
 
@@ -103,14 +104,15 @@ def _encode(value: Any) -> JsonText:
     text: JsonText
     if type(value) not in _PLAIN and _is_model(type(value)):
         text = value.model_dump_json()
-        # A model may be configured to write NaN as text, or as a constant that is not JSON.
+        # A model may be configured to write NaN as a string, or as a constant that is not valid
+        # JSON.
         if value.model_config.get("ser_json_inf_nan") == "strings":
             return text
         may_be_lossy = any(word in text for word in ("null", "NaN", "Infinity"))
         content = value.model_dump() if may_be_lossy else None
     else:
-        text = msgspec.json.encode(value, enc_hook=_dump).decode()
-        content = msgspec.to_builtins(value, enc_hook=_dump) if "null" in text else None
+        text = msgspec.json.encode(value, enc_hook=_dump_model).decode()
+        content = msgspec.to_builtins(value, enc_hook=_dump_model) if "null" in text else None
     # The encoders write null for NaN and Infinity, so a text without null contains neither.
     if content is not None and not _is_finite(content):
         raise ValueError("it contains NaN or Infinity")
@@ -134,12 +136,12 @@ def schema(annotation: Any) -> JsonText:
         TypeError: JSON cannot represent the type.
     """
     if (write := _pydantic_schema(annotation)) is not None:
-        return _text(write())
-    return _written(annotation, msgspec.json.schema)
+        return _to_json(write())
+    return _write_schema(annotation, msgspec.json.schema)
 
 
 def payload_schema(annotation: Any) -> JsonText:
-    """Return a JSON Schema of a payload's type that accepts only payloads the type can decode.
+    """Return the JSON Schema of a payload type, which accepts only payloads that decode.
 
     The schema omits the handler's own checks, such as `__post_init__` and pydantic validators.
 
@@ -147,18 +149,18 @@ def payload_schema(annotation: Any) -> JsonText:
         TypeError: JSON cannot represent the type.
     """
     if (write := _pydantic_schema(annotation)) is not None:
-        # Other payloads do not need pydantic's generator.
+        # Only pydantic payloads need pydantic's generator.
         from headrace_worker.api import pydantic_schema  # noqa: PLC0415
 
-        return _text(pydantic_schema.exact_schema(write))
-    return _written(annotation, msgspec_schema.exact_schema)
+        return _to_json(pydantic_schema.exact_schema(write))
+    return _write_schema(annotation, msgspec_schema.exact_schema)
 
 
-def _written(annotation: Any, write: Callable[[Any], dict[str, Any]]) -> JsonText:
+def _write_schema(annotation: Any, write: Callable[[Any], dict[str, Any]]) -> JsonText:
     if annotation is Any:
         return "{}"
     try:
-        return _text(write(annotation))
+        return _to_json(write(annotation))
     except TypeError as error:
         raise TypeError(
             f"JSON cannot represent {annotation!r}; use a msgspec Struct, a pydantic model, or "
@@ -166,12 +168,12 @@ def _written(annotation: Any, write: Callable[[Any], dict[str, Any]]) -> JsonTex
         ) from error
 
 
-def _text(found: dict[str, Any]) -> JsonText:
+def _to_json(found: dict[str, Any]) -> JsonText:
     return msgspec.json.encode(found).decode()
 
 
 def _is_model(annotation: Any) -> bool:
-    # A module with a pydantic model has already imported pydantic. Without a model, importing it
+    # A module that defines a pydantic model has already imported pydantic. Otherwise, importing it
     # would only slow the start of handler processes.
     pydantic = sys.modules.get("pydantic")
     return (
@@ -181,17 +183,17 @@ def _is_model(annotation: Any) -> bool:
     )
 
 
-def _holds_model(annotation: Any) -> bool:
+def _contains_model(annotation: Any) -> bool:
     """Return whether the type contains a pydantic model, which msgspec cannot decode."""
     parts = typing.get_args(annotation)
-    return any(_is_model(part) or _holds_model(part) for part in parts)
+    return any(_is_model(part) or _contains_model(part) for part in parts)
 
 
 def _pydantic_schema(annotation: Any) -> Callable[..., dict[str, Any]] | None:
-    """Return a function that writes the schema of a type with a model; None for other types."""
+    """Return the schema writer of a type that contains a model; None for other types."""
     if _is_model(annotation):
         writer: Callable[..., dict[str, Any]] = annotation.model_json_schema
-    elif _holds_model(annotation):
+    elif _contains_model(annotation):
         writer = _adapter(annotation).json_schema
     else:
         return None
@@ -202,8 +204,8 @@ def _adapter(annotation: Any) -> Any:
     return sys.modules["pydantic"].TypeAdapter(annotation)
 
 
-def _dump(value: Any) -> Any:
-    """Return the content that msgspec encodes in place of a model.
+def _dump_model(value: Any) -> Any:
+    """Return the content of a model, which msgspec encodes instead of the model.
 
     Raises:
         TypeError: the value is not a model.

@@ -1,7 +1,7 @@
-"""Exact JSON Schemas for pydantic models.
+"""JSON Schemas that accept exactly the values of pydantic models.
 
-pydantic's own schemas omit constraints that JSON Schema cannot express: decimals in strings,
-times with or without a zone, keys that are not strings. VALUE_KEYWORD adds them.
+pydantic's own schemas omit constraints that JSON Schema cannot express: decimals in strings, times
+with or without a zone, keys that are not strings. The keyword VALUE_KEYWORD adds them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CONSTRAINTS: Final = (
 
 
 def exact_schema(write: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Return the schema that `write` generates.
+    """Return the schema that `write` generates, with all constraints.
 
     Args:
         write: `model_json_schema` of a model, or `json_schema` of a TypeAdapter.
@@ -36,24 +36,25 @@ class _Generator(GenerateJsonSchema):
     def generate_inner(self, schema: Any) -> JsonSchemaValue:
         found = super().generate_inner(schema)
         if "type" in schema and _is_inexact(schema):
-            found[VALUE_KEYWORD] = _value(schema)
+            found[VALUE_KEYWORD] = _value_constraints(schema)
         return found
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         found = super().dict_schema(schema)
         key: Any = schema.get("keys_schema", {})
         if key.get("type") in {*_INEXACT, "bool", "float", "int"}:
-            found["propertyNames"] = {VALUE_KEYWORD: {**_value(key), "key": True}}
+            found["propertyNames"] = {VALUE_KEYWORD: {**_value_constraints(key), "key": True}}
         return found
 
 
 def _is_inexact(schema: Mapping[str, Any]) -> bool:
     match schema["type"]:
         case "bytes":
-            # The bytes and the string that encodes them differ in length.
+            # The length of bytes differs from the length of the string that encodes them.
             return "min_length" in schema or "max_length" in schema
         case "int" | "float":
-            # JSON Schema divides the decimal text of a number, but a handler divides the float.
+            # JSON Schema checks multipleOf on the decimal text of a number, but pydantic on the
+            # float.
             return "multiple_of" in schema
         case "str":
             return bool(schema.get("strip_whitespace"))
@@ -61,7 +62,7 @@ def _is_inexact(schema: Mapping[str, Any]) -> bool:
             return kind in _INEXACT
 
 
-def _value(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _value_constraints(schema: Mapping[str, Any]) -> dict[str, Any]:
     value = {"by": "pydantic", "type": schema["type"]}
     for name in _CONSTRAINTS:
         if schema.get(name) is not None:

@@ -1,4 +1,4 @@
-"""The registry of this process's handlers, and the `@handler` decorator that fills it."""
+"""The handler registry of this process, and the `@handler` decorator that adds to it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from headrace_worker.api.payload import Decoder, payload_schema, schema
 from headrace_worker.api.signature import (
     check_function,
     code_of,
-    place_of,
-    place_of_frame,
+    frame_location,
+    location_of,
     read_hints,
     read_parameters,
 )
@@ -33,7 +33,7 @@ MemoryLimit = int | Callable[[], int] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredHandler:
-    """A registered handler: its spec, its function and its runner."""
+    """A registered handler: its spec, its function, and how it runs."""
 
     spec: HandlerSpec
     function: Callable[..., Any]
@@ -64,8 +64,8 @@ class Registry:
         other = self._handlers.get(name)
         if other is not None and not _is_reloaded(other.function, registered.function):
             raise ValueError(
-                f"two handlers for the type {name!r}: {place_of(other.function)} and "
-                f"{place_of(registered.function)}; give each handler its own type"
+                f"two handlers for the type {name!r}: {location_of(other.function)} and "
+                f"{location_of(registered.function)}; give each handler its own type"
             )
         self._handlers[name] = registered
 
@@ -95,12 +95,13 @@ def handler(
     """Register a function as the handler of a job type.
 
     The function takes the payload and optionally a context. The payload is a msgspec Struct, a
-    pydantic model, or any other type that msgspec decodes. The annotations become the JSON Schemas.
-    The first paragraph of the docstring becomes the description.
+    pydantic model, or any other type that msgspec decodes. The JSON Schemas are generated from the
+    annotations. The description is the first paragraph of the docstring.
 
-    An `async def` runs in the worker's event loop, a `def` in a thread. With `isolation="process"`,
-    both run in a separate process, which a timeout or a cancellation kills. A job that has
-    lost its worker twice also runs in a process, because it may have killed the worker.
+    An `async def` runs in the worker's event loop, and a `def` in a thread. With
+    `isolation="process"`, both run in a separate process, which a timeout or a cancellation kills.
+    A job that has lost its worker twice also runs in a process, because it may have killed the
+    worker.
 
     Args:
         job_type: the type: 1 to 100 characters from a-z, 0-9, `_`, `-`, `.`.
@@ -113,20 +114,20 @@ def handler(
             Requires `isolation="process"` and Linux.
 
     Raises:
-        TypeError: the function cannot be a handler. The message contains its file and line and a
-            correct signature.
+        TypeError: the function cannot be a handler. The message contains its location and a valid
+            signature.
         ValueError: a name is malformed, the type is already registered, or the timeout is out of
             range.
     """
     if callable(job_type):
-        place = place_of_frame(sys._getframe(1))  # noqa: SLF001 - documented
-        raise TypeError(f'{place}: `@handler` needs the type of its jobs; write `@handler("…")`')
+        place = frame_location(sys._getframe(1))  # noqa: SLF001 - documented
+        raise TypeError(f'{place}: `@handler` needs a job type; write `@handler("type")`')
     for name in (job_type, queue):
         if not is_name(name):
-            raise ValueError(f"{name!r} is not a name: it {NAME_RULE}")
+            raise ValueError(f"{name!r} is not a valid name: it {NAME_RULE}")
 
     if memory_limit is not None and isolation != "process":
-        raise ValueError(f'memory_limit of {job_type!r} needs isolation="process"')
+        raise ValueError(f'the memory_limit of {job_type!r} requires isolation="process"')
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     # NaN fails this comparison.
     if not 0 < seconds <= MAX_DURATION.total_seconds():
@@ -194,11 +195,11 @@ def _schema_of(
     try:
         return write(annotation)
     except TypeError as error:
-        raise TypeError(f"{place_of(function)}: {error}") from error
+        raise TypeError(f"{location_of(function)}: {error}") from error
 
 
 def _is_reloaded(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
-    """Return whether both come from one definition, after its module or notebook cell ran again."""
+    """Return whether `new` is the definition of `old`, whose module or notebook cell ran again."""
     if (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
         return False
     before, after = code_of(old), code_of(new)

@@ -13,25 +13,25 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def code_of(function: Callable[..., Any]) -> CodeType:
-    """Return the code of a function or, for a wrapper, of the wrapped function."""
+    """Return the code object of a function or, for a wrapper, of the wrapped function."""
     assert isinstance(function, FunctionType | MethodType)
     wrapped = inspect.unwrap(function)
     while isinstance(wrapped, functools.partial):
         wrapped = inspect.unwrap(wrapped.func)
     code = getattr(wrapped, "__code__", None)
-    # A callable object has no code.
+    # A callable object has no code object.
     return code if isinstance(code, CodeType) else function.__code__
 
 
-def place_of(function: Callable[..., Any]) -> str:
+def location_of(function: Callable[..., Any]) -> str:
     """Return the name, file and line of a function's definition."""
     code = code_of(function)
     name = f"{function.__module__}.{function.__qualname__}"
     return f"{name} ({code.co_filename}:{code.co_firstlineno})"
 
 
-def place_of_frame(frame: FrameType) -> str:
-    """Return the module, file and line that a frame executes."""
+def frame_location(frame: FrameType) -> str:
+    """Return the module, file and current line of a frame."""
     module = frame.f_globals.get("__name__")
     return f"{module} ({frame.f_code.co_filename}:{frame.f_lineno})"
 
@@ -41,14 +41,14 @@ def check_function(candidate: object, registers: FrameType) -> None:
 
     Args:
         candidate: the object to register.
-        registers: the frame that registers it. The error names the frame if the object is not
-            a function.
+        registers: the frame that registers the object, which the error names if the object is not a
+            function.
 
     Raises:
         TypeError: the object is not a function, or the function yields instead of returning.
     """
     if not isinstance(candidate, FunctionType | MethodType):
-        place = place_of_frame(registers)
+        place = frame_location(registers)
         if isinstance(candidate, functools.partial):
             kind = "a functools.partial"
         elif isinstance(candidate, type):
@@ -60,20 +60,20 @@ def check_function(candidate: object, registers: FrameType) -> None:
         )
     if inspect.isasyncgenfunction(candidate) or inspect.isgeneratorfunction(candidate):
         raise TypeError(
-            f"{place_of(candidate)}: a handler cannot yield; emit output with `ctx.emit(…)` and "
+            f"{location_of(candidate)}: a handler cannot yield; emit output with `ctx.emit(…)` and "
             "return the result"
         )
     wrapped = inspect.unwrap(candidate)
     if inspect.iscoroutinefunction(wrapped) and not inspect.iscoroutinefunction(candidate):
         raise TypeError(
-            f"{place_of(candidate)}: a plain `def` wraps this `async def`; write the wrapper as "
+            f"{location_of(candidate)}: a plain `def` wraps this `async def`; write the wrapper as "
             "`async def` and await the function in it. If the wrapper itself runs the coroutine "
             "to completion, delete its `__wrapped__` attribute"
         )
 
 
 def read_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """Return the types in a function's annotations.
+    """Return the types of a function's annotations.
 
     Raises:
         TypeError: an annotation contains an undefined name.
@@ -82,7 +82,7 @@ def read_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
         return typing.get_type_hints(function)
     except (NameError, AttributeError) as error:
         raise TypeError(
-            f"{place_of(function)}: an annotation cannot be read: {error}; import or define the "
+            f"{location_of(function)}: an annotation cannot be read: {error}; import or define the "
             "name in the module, and not only under `if TYPE_CHECKING:`"
         ) from error
 
@@ -90,43 +90,43 @@ def read_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
 def read_parameters(
     function: Callable[..., Any], hints: Mapping[str, Any], context: type
 ) -> tuple[str, bool]:
-    """Return the name of the payload parameter, and whether a second parameter takes the context.
+    """Return the name of the payload parameter, and whether the handler takes a context.
 
     Args:
         function: the handler.
         hints: the types in its annotations.
-        context: the type of its context.
+        context: the expected type of the context.
 
     Raises:
         TypeError: the parameters are not a payload and an optional context.
     """
     parameters = list(inspect.signature(function).parameters.values())
     names = [parameter.name for parameter in parameters]
-    form = f"write `{_head(function)}(payload, ctx: {context.__name__})`, or omit `ctx`"
+    form = f"write `{_def_head(function)}(payload, ctx: {context.__name__})`, or omit `ctx`"
     if names[:1] in (["self"], ["cls"]):
-        raise TypeError(f"{place_of(function)}: a method cannot be a handler; {form}")
+        raise TypeError(f"{location_of(function)}: a method cannot be a handler; {form}")
     for parameter in parameters:
         if parameter.kind not in _POSITIONAL:
             raise TypeError(
-                f"{place_of(function)}: the parameter `{parameter}` is not positional, but the "
+                f"{location_of(function)}: the parameter `{parameter}` is not positional, but the "
                 f"worker passes payload and context by position; {form}"
             )
     if not 1 <= len(parameters) <= 2:
         raise TypeError(
-            f"{place_of(function)}: a handler takes its payload and an optional context, but this "
-            f"one has {len(parameters)} parameters; {form}"
+            f"{location_of(function)}: a handler takes its payload and an optional context, but "
+            f"this one has {len(parameters)} parameters; {form}"
         )
     if len(names) == 1:
         return names[0], False
     hint = hints.get(names[1], context)
     if hint is not context:
         raise TypeError(
-            f"{place_of(function)}: the second parameter must be a {context.__name__}, but is "
+            f"{location_of(function)}: the second parameter must be a {context.__name__}, but is "
             f"annotated as {inspect.formatannotation(hint)}; {form}"
         )
     return names[0], True
 
 
-def _head(function: Callable[..., Any]) -> str:
+def _def_head(function: Callable[..., Any]) -> str:
     keyword = "async def" if inspect.iscoroutinefunction(function) else "def"
     return f"{keyword} {function.__name__}"

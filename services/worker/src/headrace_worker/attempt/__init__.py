@@ -1,1 +1,1 @@
-"""One attempt: its execution in a slot, its reports and the judgment of its end."""
+"""One attempt: its execution in a slot, its reports, and the decision about its end."""

@@ -1,4 +1,4 @@
-"""The environment of attempts."""
+"""The parts of a worker that all attempts share."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Environment:
 
     Attributes:
         holds: returns whether the worker holds the lease under an id.
-        runners: runs the handlers that do not run in the event loop.
+        runners: the runners of handlers outside the event loop.
         write_report: persists a report; returns False if another worker may have the attempt.
         on_end: called once per attempt with its judged end, or with None if the lease is lost and
             another worker may have the attempt.
-        release: frees the slot of an attempt; later calls have no effect.
+        release: frees the slot of an attempt; repeated calls have no effect.
         limits: the limits of each attempt.
         grace: the time for a cancelled handler in the event loop to end on its own, in seconds.
         timing: other durations.

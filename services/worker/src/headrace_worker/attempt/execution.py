@@ -1,7 +1,7 @@
 """One attempt in flight, from its claim to its judged end.
 
-Most attempts are short and end on their own, so an attempt is a single task. All other events are
-callbacks: a stop, a timer, the end of the task.
+Most attempts are short and end on their own, so an attempt is a single task. Callbacks handle
+everything else: a stop, a timer, the end of the task.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class StopReason(Enum):
 
 
 class LeaseLost(Exception):
-    """The lease under which the job was claimed has ended."""
+    """The worker lost the lease under which it claimed the job."""
 
 
 class Execution:
@@ -55,7 +55,7 @@ class Execution:
     Args:
         job: the claimed job.
         worker_id: the id under which the worker claimed the job.
-        handler: the handler of its type; None if the worker has none.
+        handler: the handler of the job's type; None if the worker has none.
         environment: the parts that all attempts of the worker share.
 
     Attributes:
@@ -131,7 +131,7 @@ class Execution:
         loop = asyncio.get_running_loop()
         if self.job.time_left is not None:
             self._deadline = loop.time() + self.job.time_left.total_seconds()
-            self._timer = loop.call_at(self._deadline, self._time_up, True)
+            self._timer = loop.call_at(self._deadline, self._on_timeout, True)
         self._work = OwnedTask(self._run(self._handler), loop=loop, main_of=self._owner)
         self._work.add_done_callback(self._on_done)
 
@@ -145,7 +145,7 @@ class Execution:
             self._abandon_after(min(environment.grace, environment.timing.drain_grace))
 
     def release(self) -> None:
-        """Release the slot. Later calls have no effect."""
+        """Release the slot. Repeated calls have no effect."""
         self._environment.release(self)
 
     # Running.
@@ -165,9 +165,9 @@ class Execution:
             if handler.takes_context:
                 # The reporter's writes belong to the worker, so create it before the owner changes.
                 self._reporter = self._make_reporter()
-                self._context = Context(self._attempt(), self._reporter)
+                self._context = Context(self._make_attempt(), self._reporter)
                 arguments = (payload, self._context)
-            # The context ends with this task, so it needs no reset.
+            # The context variable ends with this task, so it needs no reset.
             own_context(self._owner)
             return encode(await call(handler.function, *arguments))
         runners = self._environment.runners
@@ -177,7 +177,7 @@ class Execution:
             self._start_timeout()
             reporter = self._reporter = self._make_reporter()
             return await runners.run(
-                handler, self.job.payload, self._attempt(), reporter, check=self._check_lease
+                handler, self.job.payload, self._make_attempt(), reporter, check=self._check_lease
             )
 
     def _check_lease(self) -> None:
@@ -196,9 +196,9 @@ class Execution:
         if self._deadline is not None and self._deadline < ends:
             return
         self._cancel_timer()
-        self._timer = loop.call_at(ends, self._time_up, False)
+        self._timer = loop.call_at(ends, self._on_timeout, False)
 
-    def _attempt(self) -> Attempt:
+    def _make_attempt(self) -> Attempt:
         limit = self._timeout
         if self._deadline is not None:
             left = timedelta(seconds=self._deadline - asyncio.get_running_loop().time())
@@ -232,7 +232,7 @@ class Execution:
 
     # Ending.
 
-    def _time_up(self, at_deadline: bool) -> None:
+    def _on_timeout(self, at_deadline: bool) -> None:
         if self._work is None or self._work.done() or self._interrupted:
             return
         self._timed_out, self._at_deadline = True, at_deadline
@@ -244,7 +244,7 @@ class Execution:
         self._interrupted = True
         if self._context is not None:
             self._context.cancel_event.set()
-        # A handler that awaits tasks of other owners does not pass its cancellation on to them.
+        # If the handler awaits tasks of other owners, its cancellation does not cancel them.
         with owned_by(self._owner):
             self._work.cancel()
         if self._handler is not None and self._handler.mode == "async":
@@ -311,7 +311,7 @@ class Execution:
 
     def _judge(self, work: OwnedTask[JsonText]) -> AttemptEnd | None:
         assert self._handler is not None
-        # asyncio warns about an exception that is never retrieved, so retrieve it in every case.
+        # asyncio warns about an exception that is never retrieved, so always retrieve it.
         error = None if work.cancelled() or not work.done() else work.exception()
         if self._reason is StopReason.LOST:
             return None
@@ -320,10 +320,10 @@ class Execution:
         if cancelled:
             error = None
         elif error is None:
-            # The handler returned before a requested stop had an effect.
+            # The handler returned before a requested stop took effect.
             if self._reporter is None or not self._reporter.completes:
                 return judge.succeeded(self.job, work.result(), limits)
-            return self._raised(NotCommitted())
+            return self._judge_error(NotCommitted())
         if self._reason is StopReason.CANCEL:
             return judge.cancelled(self.job)
         if self._at_deadline:
@@ -332,18 +332,18 @@ class Execution:
         if drained and cancelled and not self._timed_out:
             return judge.interrupted(self.job, limits)
         if self._timed_out:
-            error = judge.timeout_error(self._timeout, self._place_of_cancel(work))
+            error = judge.timeout_error(self._timeout, self._cancel_stack(work))
         elif error is None:
-            error = judge.cancel_error(self._place_of_cancel(work))
+            error = judge.cancel_error(self._cancel_stack(work))
         elif isinstance(error, ProcessDied):
             return judge.worker_lost(self.job, error, limits)
-        return self._raised(error)
+        return self._judge_error(error)
 
-    def _raised(self, error: BaseException) -> AttemptEnd:
+    def _judge_error(self, error: BaseException) -> AttemptEnd:
         assert self._handler is not None
         return judge.raised(self.job, error, self.job.retry.applied_to(self._handler.spec.retry))
 
-    def _place_of_cancel(self, work: OwnedTask[JsonText]) -> str:
-        # If the handler runs in a process, the task contains no frames of it.
+    def _cancel_stack(self, work: OwnedTask[JsonText]) -> str:
+        # If the handler runs in a process, the task does not contain the handler's frames.
         is_process = self._handler is not None and self._handler.mode == "process"
-        return "" if is_process else judge.place_of_cancel(work)
+        return "" if is_process else judge.cancel_stack(work)

@@ -1,4 +1,4 @@
-"""Judge an attempt: derive its end from its handler's return value or exception."""
+"""Decide how an attempt ends, from its handler's return value or exception."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ class HandlerTimeout(Exception):
     """The timeout of the attempt has passed."""
 
 
-def timeout_error(limit: timedelta, place: str) -> HandlerTimeout:
-    """Return the error of a handler that exceeded its timeout at `place`."""
+def timeout_error(limit: timedelta, stack: str) -> HandlerTimeout:
+    """Return the error of a handler that exceeded its timeout, with its stack."""
     error = HandlerTimeout(f"the attempt did not end within {limit.total_seconds():g} s")
-    attach_stack_trace(error, place)
+    attach_stack_trace(error, stack)
     return error
 
 
-def cancel_error(place: str) -> asyncio.CancelledError:
-    """Return the error of a handler that cancelled itself at `place`."""
+def cancel_error(stack: str) -> asyncio.CancelledError:
+    """Return the error of a handler that cancelled itself, with its stack."""
     error = asyncio.CancelledError("the handler cancelled itself")
-    attach_stack_trace(error, place)
+    attach_stack_trace(error, stack)
     return error
 
 
-def place_of_cancel(task: asyncio.Task[Any]) -> str:
-    """Return the stack of a task's handler at its cancellation; empty while the task runs."""
+def cancel_stack(task: asyncio.Task[Any]) -> str:
+    """Return the stack of a handler's task at its cancellation; empty while the task runs."""
     try:
         error = task.exception()
     except asyncio.InvalidStateError:
@@ -105,7 +105,7 @@ def raised(job: ClaimedJob, error: BaseException, policy: RetryPolicy) -> Attemp
 
 
 def worker_lost(job: ClaimedJob, death: ProcessDied, limits: Limits) -> AttemptEnd:
-    """Judge a handler whose process died. It counts as the loss of a worker, not as a retry."""
+    """Judge a handler whose process died. The death counts as a lost worker, not as a retry."""
     spent = is_budget_spent(job.worker_losses, limit=limits.losses)
     return AttemptEnd(
         key=job.key,
@@ -115,7 +115,7 @@ def worker_lost(job: ClaimedJob, death: ProcessDied, limits: Limits) -> AttemptE
 
 
 def interrupted(job: ClaimedJob, limits: Limits) -> AttemptEnd:
-    """Judge an attempt that the worker stopped, probably not because of the job."""
+    """Judge an attempt that the worker stopped, probably for a reason unrelated to the job."""
     if not is_budget_spent(job.interruptions, limit=limits.interruptions):
         return AttemptEnd(key=job.key, event=EventType.INTERRUPTED)
     return _failed(
@@ -138,7 +138,7 @@ def expired(job: ClaimedJob) -> AttemptEnd:
         event=EventType.EXPIRED,
         error=JobError(
             type="DEADLINE_EXCEEDED",
-            message="the deadline passed while it was running",
+            message="the deadline passed while the job was running",
             retryable=False,
         ),
     )
@@ -154,7 +154,7 @@ def unreadable(job: ClaimedJob) -> AttemptEnd:
     return _failed(
         job,
         "UNREADABLE",
-        f"the stored {', '.join(job.unreadable)} of the job cannot be read; "
+        f"the job's stored {', '.join(job.unreadable)} cannot be read; "
         "`python -m headrace_core mend` repairs such rows",
     )
 
@@ -176,7 +176,7 @@ def broken(job: ClaimedJob) -> AttemptEnd:
 
 
 def failed(job: ClaimedJob, error: JobError) -> AttemptEnd:
-    """Judge an attempt whose job fails without another attempt."""
+    """Return the end of an attempt whose job fails without another attempt."""
     return AttemptEnd(key=job.key, event=EventType.FAILED, error=error)
 
 

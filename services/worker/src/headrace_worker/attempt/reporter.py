@@ -1,4 +1,4 @@
-"""The reports of one attempt: merge its progress, and write progress and output."""
+"""The reports of one attempt: its progress, which is merged, and its output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = structlog.get_logger()
 
 
 class AttemptLost(Exception):
-    """Another worker may have the attempt, so its reports are refused."""
+    """A report was refused, because another worker may have the attempt."""
 
 
 class AttemptReporter:
@@ -30,7 +30,7 @@ class AttemptReporter:
         write: persists a report, and retries while the database is unavailable; returns False if
             another worker may have the attempt.
         limits: the limits of results and output.
-        merge_s: the interval in which progress is merged, in seconds.
+        merge_s: the interval within which progress reports are merged, in seconds.
 
     Attributes:
         completes: True if the handler ends the job in its own transaction.
@@ -54,11 +54,11 @@ class AttemptReporter:
         self._latest: Progress | None = None
         self._writer: asyncio.Task[None] | None = None
         self._lost = False
-        # A handler that emits many pieces at once must not fill the queue that all attempts share.
+        # A handler that emits many pieces at once must not fill the shared queue of all attempts.
         self._turn = asyncio.Lock()
         # One report at a time, so that each gets its own number.
         self._numbering = asyncio.Lock()
-        # The number of written reports; None if it is unknown.
+        # The number of written reports; None if unknown.
         self._written: int | None = 0
         self._closing = asyncio.Event()
 
@@ -68,7 +68,7 @@ class AttemptReporter:
         Raises:
             AttemptLost: an earlier report was refused.
         """
-        self._check()
+        self._check_open()
         self._latest = progress
         if self._writer is None:
             # The task belongs to the worker, not to the handler.
@@ -81,7 +81,7 @@ class AttemptReporter:
             SizeExceeded: the piece is too large.
             AttemptLost: this report or an earlier one was refused.
         """
-        self._check()
+        self._check_open()
         size = len(chunk.encode())
         if size > self._limits.output_bytes:
             raise SizeExceeded(
@@ -94,13 +94,13 @@ class AttemptReporter:
             # Earlier progress precedes the output in the history.
             await self._flush()
             await self._report(output=chunk)
-        self._check()
+        self._check_open()
 
-    async def completing(self, size: int) -> None:
+    async def prepare_completion(self, size: int) -> None:
         """Write the pending progress, and stop accepting reports.
 
-        The handler's transaction locks the row of the job from its statement to its commit. A later
-        report would wait for the handler while the handler waits for the report.
+        The handler's transaction locks the job's row from the completion to the commit. A later
+        report would wait for this lock while the handler waits for the report.
 
         Args:
             size: the size of the result, in bytes.
@@ -139,7 +139,7 @@ class AttemptReporter:
         if self._writer is not None:
             await asyncio.wait({self._writer})
 
-    def _check(self) -> None:
+    def _check_open(self) -> None:
         if self._lost:
             raise AttemptLost
         if self.completes:

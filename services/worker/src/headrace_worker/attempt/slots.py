@@ -11,10 +11,10 @@ from headrace_worker.attempt.execution import Execution, StopReason
 
 
 class Slots:
-    """The attempts in flight. Each attempt occupies a slot until it releases the slot.
+    """The attempts in flight. Each attempt occupies a slot until its release.
 
     Args:
-        free: makes one slot available to the next claim.
+        free: called to make one slot available to the next claim.
     """
 
     def __init__(self, *, free: Callable[[], None]) -> None:
@@ -37,14 +37,14 @@ class Slots:
         self._executions[execution.job.key] = execution
 
     def release(self, execution: Execution) -> None:
-        """Free the slot of an attempt. Later calls have no effect."""
+        """Free the slot of an attempt. Repeated calls have no effect."""
         if self._executions.pop(execution.job.key, None) is not None:
             self._free()
             if not self._executions:
                 self._all_free.set()
 
     def stop(self, keys: Iterable[AttemptKey], reason: StopReason) -> None:
-        """Stop the attempts with these keys, if they are still in flight."""
+        """Stop the attempts with these keys that are still in flight."""
         for key in keys:
             if (execution := self._executions.get(key)) is not None:
                 execution.stop(reason)
@@ -53,11 +53,11 @@ class Slots:
         """Stop all attempts in flight."""
         self.stop(self.in_flight(), reason)
 
-    async def until_free(self, until: float) -> bool:
+    async def wait_until_free(self, until: float) -> bool:
         """Wait until all slots are free; return whether they are.
 
         Args:
-            until: the end of the wait, on the event loop's clock.
+            until: the time at which the wait ends, on the event loop's clock.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):

@@ -1,1 +1,1 @@
-"""Runners of handlers in the event loop, a thread or a process, and the owners of tasks."""
+"""Runners that execute handlers in the event loop, a thread or a process; task ownership."""

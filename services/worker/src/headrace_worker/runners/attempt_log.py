@@ -1,4 +1,4 @@
-"""The log of one attempt: the lines of its handler, with limits for size and rate.
+"""The log of one attempt: its handler's lines, limited in size and rate.
 
 The limits keep a handler from flooding the worker's log.
 """
@@ -21,8 +21,8 @@ from headrace_worker.api.failure import stack_trace
 
 _log = structlog.get_logger()
 
-# Maximum size of a line in bytes. A handler process then writes each line atomically to the pipe
-# that it shares with its worker. pipe(7): PIPE_BUF is 4,096.
+# Maximum size of a line in bytes. A handler process shares a pipe with its worker, and lines of
+# this size are written atomically. pipe(7): PIPE_BUF is 4,096.
 _MAX_LINE: Final = 3500
 _MIN_ROOM: Final = 50
 _MAX_FIELDS: Final = 32
@@ -32,7 +32,7 @@ _MAX_VALUE: Final = 500
 _MAX_ITEMS: Final = 20
 _MAX_DEPTH: Final = 3
 
-# The maximum burst of lines and the lines per second, for one attempt and for the process.
+# The maximum burst of lines, and the maximum lines per second, of one attempt and of the process.
 _ATTEMPT_RATE: Final = (200, 20.0)
 _PROCESS_RATE: Final = (2000, 500.0)
 
@@ -40,17 +40,17 @@ _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = _MAX_DEPTH, 200, _MAX_VALUE, 100
 
 
-class _Rate:
+class _TokenBucket:
     """A token bucket.
 
     Args:
         burst: the maximum number of lines at once.
-        each_second: the number of lines added per second.
+        per_second: the number of lines added per second.
     """
 
-    def __init__(self, burst: int, each_second: float) -> None:
+    def __init__(self, burst: int, per_second: float) -> None:
         self._burst = burst
-        self._each_second = each_second
+        self._per_second = per_second
         self._left = float(burst)
         self._time = time.monotonic()
         self._lock = threading.Lock()
@@ -59,7 +59,7 @@ class _Rate:
         """Return True and count the line if it is within the rate."""
         with self._lock:
             now = time.monotonic()
-            self._left = min(self._burst, self._left + (now - self._time) * self._each_second)
+            self._left = min(self._burst, self._left + (now - self._time) * self._per_second)
             self._time = now
             if self._left < 1:
                 return False
@@ -68,7 +68,7 @@ class _Rate:
 
 
 class AttemptLog:
-    """The log lines of one attempt. Most attempts log nothing, so it allocates nothing in advance.
+    """The log lines of one attempt. Most attempts log nothing, so nothing is allocated in advance.
 
     Args:
         key: the attempt.
@@ -76,19 +76,19 @@ class AttemptLog:
         module: the module of its handler.
     """
 
-    __slots__ = ("_dropped", "_facts", "_module", "_rate")
+    __slots__ = ("_bucket", "_dropped", "_identity", "_module")
 
     def __init__(
         self,
         *,
         key: AttemptKey,
-        type: str,  # noqa: A002 - the name in the line
+        type: str,  # noqa: A002 - the field name in the log
         correlation_id: str | None,
         module: str,
     ) -> None:
-        self._facts = (key, type, correlation_id)
+        self._identity = (key, type, correlation_id)
         self._module = module
-        self._rate: _Rate | None = None
+        self._bucket: _TokenBucket | None = None
         self._dropped = 0
 
     @property
@@ -98,18 +98,18 @@ class AttemptLog:
 
     def allow(self) -> bool:
         """Return True and count the line if it is within the rate."""
-        if self._rate is None:
-            self._rate = _Rate(*_ATTEMPT_RATE)
-        if self._rate.allow() and _process_rate.allow():
+        if self._bucket is None:
+            self._bucket = _TokenBucket(*_ATTEMPT_RATE)
+        if self._bucket.allow() and _process_bucket.allow():
             return True
         self._dropped += 1
         return False
 
     def line(self, event: structlog.types.EventDict) -> structlog.types.EventDict:
-        """Return the line within its limits, with the facts of the attempt."""
+        """Return the line of `event` within the limits, with the fields of the attempt."""
         try:
             bounded = _bounded(event)
-        except BaseException as error:  # noqa: BLE001 - a class of the handler may raise anything
+        except BaseException as error:  # noqa: BLE001 - a handler's class may raise anything
             bounded = {"event": "log_line_failed", "error_type": type(error).__name__}
         facts = self._fields()
         line = {f"{name}_" if name in facts else name: bounded[name] for name in bounded}
@@ -122,7 +122,7 @@ class AttemptLog:
             _log.warning("handler_log_dropped", lines=dropped, **self._fields())
 
     def _fields(self) -> dict[str, Any]:
-        (job_id, attempt), job_type, correlation_id = self._facts
+        (job_id, attempt), job_type, correlation_id = self._identity
         return {
             "job_id": str(job_id),
             "attempt": attempt,
@@ -132,16 +132,16 @@ class AttemptLog:
         }
 
 
-_process_rate = _Rate(*_PROCESS_RATE)
+_process_bucket = _TokenBucket(*_PROCESS_RATE)
 
 
-# Bounds.
+# Limits.
 
 
 def _bounded(event: structlog.types.EventDict) -> dict[str, Any]:
     line: dict[str, Any] = {}
     kept = {name: event[name] for name in ("_record", "_from_structlog") if name in event}
-    trace = _trace(event)
+    trace = _stack_trace_of(event)
     left = _MAX_LINE
     # The message is dropped last, so it is the first field.
     fields = {"event": event.get("event", ""), **event}
@@ -152,7 +152,7 @@ def _bounded(event: structlog.types.EventDict) -> dict[str, Any]:
         left -= _size(name) + len(": , ")
         if left < _MIN_ROOM or len(line) == _MAX_FIELDS:
             break
-        fitted = _fit(_plain(value, _MAX_MESSAGE if name == "event" else _MAX_VALUE), left)
+        fitted = _fit(_to_json_value(value, _MAX_MESSAGE if name == "event" else _MAX_VALUE), left)
         left -= _size(fitted)
         line[name] = fitted
     if trace and left > _MIN_ROOM:
@@ -161,7 +161,7 @@ def _bounded(event: structlog.types.EventDict) -> dict[str, Any]:
     return line | kept
 
 
-def _trace(event: structlog.types.EventDict) -> str:
+def _stack_trace_of(event: structlog.types.EventDict) -> str:
     error = event.get("exc_info")
     if error is True:
         error = sys.exc_info()
@@ -170,32 +170,35 @@ def _trace(event: structlog.types.EventDict) -> str:
     return stack_trace(error) if isinstance(error, BaseException) else ""
 
 
-def _plain(value: Any, longest: int, depth: int = 0) -> Any:
-    """Return a value in a bounded form that JSON can represent; an object as its `repr`."""
+def _to_json_value(value: Any, max_length: int, depth: int = 0) -> Any:
+    """Return a bounded copy of a value that JSON can represent; other objects as their `repr`."""
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int) and abs(value) < 2**63:
         return int(value)
     if isinstance(value, str):
-        return clean_text(value, longest)
+        return clean_text(value, max_length)
     if depth < _MAX_DEPTH and isinstance(value, Mapping | list | tuple | set | frozenset):
         try:
-            return _plain_items(value, longest, depth + 1)
-        except Exception:  # noqa: BLE001 - a container class of the handler
+            return _to_json_items(value, max_length, depth + 1)
+        except Exception:  # noqa: BLE001 - a handler's container class may raise anything
             return f"<{type(value).__name__}>"
     try:
-        return clean_text(_repr.repr(value), longest)
-    except BaseException:  # noqa: BLE001 - the handler's class decides what it raises
+        return clean_text(_repr.repr(value), max_length)
+    except BaseException:  # noqa: BLE001 - a handler's class may raise anything
         return f"<{type(value).__name__}>"
 
 
-def _plain_items(value: Any, longest: int, depth: int) -> Any:
+def _to_json_items(value: Any, max_length: int, depth: int) -> Any:
     if isinstance(value, Mapping):
         return {
-            clean_line(str(key), _MAX_NAME): _plain(item, longest, depth)
+            clean_line(str(key), _MAX_NAME): _to_json_value(item, max_length, depth)
             for _, (key, item) in zip(range(_MAX_ITEMS), value.items(), strict=False)
         }
-    return [_plain(item, longest, depth) for _, item in zip(range(_MAX_ITEMS), value, strict=False)]
+    return [
+        _to_json_value(item, max_length, depth)
+        for _, item in zip(range(_MAX_ITEMS), value, strict=False)
+    ]
 
 
 def _size(value: Any) -> int:
@@ -203,7 +206,7 @@ def _size(value: Any) -> int:
 
 
 def _fit(value: Any, room: int, *, tail: bool = False) -> Any:
-    """Return the value, or as much of its text as fits into `room` bytes of JSON."""
+    """Return the value, or the part of its text that fits into `room` bytes of JSON."""
     size = _size(value)
     if size <= room:
         return value

@@ -1,4 +1,4 @@
-"""The descriptors that connect a handler process with its worker."""
+"""The file descriptors that connect a handler process to its worker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _STANDARD_ERROR = 2
 
 
 class Channel:
-    """Moves the worker's pipes away from standard input and output, which handlers may use.
+    """Move the worker's pipes away from standard input and output, which handlers may use.
 
-    A handler then reads an empty standard input, and its standard output goes to standard error.
+    A handler then reads an empty standard input, and its standard output is redirected to standard
+    error.
 
     Attributes:
         source: the stream of messages from the worker.
@@ -26,9 +27,9 @@ class Channel:
         self._opened = [(descriptor, os.fstat(descriptor)) for descriptor in descriptors]
         self.source: BinaryIO = os.fdopen(descriptors[0], "rb")
         self.sink: BinaryIO = os.fdopen(descriptors[1], "wb")
-        nowhere = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nowhere, sys.stdin.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(devnull, sys.stdin.fileno())
+        os.close(devnull)
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         self._close_copies()
         os.register_at_fork(after_in_child=self._detach)
@@ -44,10 +45,10 @@ class Channel:
         return False
 
     def fill_standard_descriptors(self) -> None:
-        """Open the standard descriptors that a handler has closed.
+        """Reopen the standard descriptors that a handler has closed.
 
-        Otherwise the next opened file would receive such a descriptor, and the next handler could
-        close it again.
+        Otherwise the next opened file would get such a descriptor, and the next handler could close
+        that file.
         """
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
             os.set_inheritable(descriptor, True)
@@ -57,14 +58,14 @@ class Channel:
         """Close the copies of the sink that uvloop leaves open. Children would inherit them."""
         _, (sink, opened) = self._opened
         for descriptor in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
-            # The descriptor of the listing itself is closed by now.
+            # The descriptor of the directory listing itself is already closed.
             with suppress(OSError):
                 if descriptor != sink and os.path.samestat(os.fstat(descriptor), opened):
                     os.close(descriptor)
 
     def _detach(self) -> None:
         """Detach a forked child from the pipes, so that they close when this process dies."""
-        nowhere = os.open(os.devnull, os.O_RDWR)
+        devnull = os.open(os.devnull, os.O_RDWR)
         for descriptor, _ in self._opened:
-            os.dup2(nowhere, descriptor, inheritable=False)
-        os.close(nowhere)
+            os.dup2(devnull, descriptor, inheritable=False)
+        os.close(devnull)

@@ -1,7 +1,7 @@
-"""The child processes of handlers: their signals, forks, and termination after the attempt.
+"""The child processes of handlers: their signals, forks, and termination after an attempt.
 
-Children are found in /proc (Linux). On other systems, only the process group of a separate handler
-process ends with the handler.
+/proc lists the children (Linux only). On other systems, only the process group of a separate
+handler process ends with the handler.
 """
 
 from __future__ import annotations
@@ -20,48 +20,50 @@ from typing import Final
 from headrace_core.runtime.tasks import run_to_end
 from headrace_worker.runners.ownership import owning_attempt
 
-# The signals that the worker and its event loop handle.
-_HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+# The signals for which the worker and its event loop have handlers.
+_HANDLED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 # The time for a killed child process to exit, in seconds.
 _REAP_S: Final = 2.0
 
-# The state that a fork in progress restores, per thread.
+# The state of each thread that is restored after a fork.
 _fork = threading.local()
 
 
 def keep_signals_from_forks() -> None:
     """Reset signal handling in every child that this process forks from now on.
 
-    Otherwise a child would report its own signals to the event loop of its parent, through the
-    wake-up descriptor that both share.
+    Otherwise a child would report its own signals to its parent's event loop, through the wake-up
+    descriptor that both share.
     """
-    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_reset)
+    os.register_at_fork(
+        before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_reset_signals
+    )
 
 
-def _block() -> None:
+def _block_signals() -> None:
     # A signal must not arrive in the child before its handlers are reset.
-    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
     if owning_attempt() is not None:
         _fork.children = _children_of_thread(threading.get_native_id())
 
 
-def _unblock() -> None:
+def _unblock_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
     if (attempt := owning_attempt()) is not None:
         attempt.forked |= _children_of_thread(threading.get_native_id()) - _fork.children
 
 
-def _reset() -> None:
+def _reset_signals() -> None:
     signal.set_wakeup_fd(-1)
-    for signum in _HANDLED:
+    for signum in _HANDLED_SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
 
 
-def end_forks_of_the_loop() -> None:
-    """End a child that is forked in the event loop when its code returns to the loop.
+def end_forks_of_loop() -> None:
+    """End children that are forked in the event loop when their code returns to the loop.
 
-    Otherwise the child would run the loop with the tasks and connections of its parent.
+    Otherwise such a child would run the loop with its parent's tasks and connections.
     """
 
     def watch() -> None:
@@ -69,7 +71,7 @@ def end_forks_of_the_loop() -> None:
         frame = sys._getframe().f_back  # noqa: SLF001 - documented
         while frame is not None and frame.f_code is not run_to_end.__code__:
             if frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
-                # multiprocessing ends its children itself.
+                # multiprocessing ends its own children.
                 return
             first, frame = frame, frame.f_back
         if frame is None or first is None:
@@ -85,8 +87,8 @@ def end_forks_of_the_loop() -> None:
     os.register_at_fork(after_in_child=watch)
 
 
-def leave_fork(pid: int, code: int) -> None:
-    """End this process if it is a forked child that has left its handler.
+def exit_if_forked(pid: int, code: int) -> None:
+    """Exit this process if it is a forked child that has left its handler.
 
     Args:
         pid: the process that called the handler.
@@ -97,22 +99,22 @@ def leave_fork(pid: int, code: int) -> None:
 
 
 def children_of(pid: int | None = None) -> set[int]:
-    """Return the children of a process (by default this one), including adopted children."""
+    """Return the children of a process, including adopted children. The default is this process."""
     found: set[int] = set()
-    # The process may have ended.
+    # The process may have ended by now.
     with suppress(OSError):
         for thread in Path(f"/proc/{pid or 'self'}/task").iterdir():
-            found |= _listed(f"{thread}/children")
+            found |= _read_pids(f"{thread}/children")
     return found
 
 
 def _children_of_thread(thread: int) -> set[int]:
-    return _listed(f"/proc/self/task/{thread}/children")
+    return _read_pids(f"/proc/self/task/{thread}/children")
 
 
-def _listed(file: str) -> set[int]:
+def _read_pids(file: str) -> set[int]:
     try:
-        # Each attempt in a thread reads such a file, and pathlib would take twice as long.
+        # Each attempt in a thread reads such a file, and pathlib takes twice as long.
         with open(file, "rb", buffering=0) as listing:  # noqa: PTH123
             return set(map(int, listing.readall().split()))
     except OSError:
@@ -141,20 +143,20 @@ def end_children(thread: int | None = None) -> None:
         _end(children - _service_processes())
 
 
-def end_children_soon(thread: int) -> None:
+def end_children_in_background(thread: int) -> None:
     """End children like `end_children`, but in the background."""
     if children := _children_of_thread(thread):
-        _end_soon(children - _service_processes())
+        _end_in_background(children - _service_processes())
 
 
 def end_forked(pids: Collection[int]) -> None:
     """Kill, in the background, the processes in `pids` that are still children of this process."""
     if left := children_of() & set(pids):
-        _end_soon(left)
+        _end_in_background(left)
 
 
-def _end_soon(children: Collection[int]) -> None:
-    # Handlers can occupy the executor of the loop, so start a new thread.
+def _end_in_background(children: Collection[int]) -> None:
+    # Handlers can occupy the loop's executor, so start a new thread.
     reaper = threading.Thread(target=_end, args=(children,), name="reaper", daemon=True)
     # If no thread can be started, the children end with the worker.
     with suppress(RuntimeError):
@@ -177,8 +179,8 @@ def _reap(pid: int) -> None:
                 return
             time.sleep(0.001)
         if (multiprocessing := sys.modules.get("multiprocessing")) is not None:
-            # multiprocessing would later signal a process that it has not reaped itself. The id may
-            # belong to another process by then.
+            # Otherwise multiprocessing could later signal this process id, which may belong to
+            # another process by then.
             multiprocessing.active_children()
         os.waitpid(pid, os.WNOHANG)
 

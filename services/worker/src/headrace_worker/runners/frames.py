@@ -1,4 +1,4 @@
-"""The messages between a worker and a handler process: msgpack in frames."""
+"""The messages between a worker and a handler process: length-prefixed msgpack."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHANNEL_LOST = 74
 
 
 class Run(msgspec.Struct, tag="run", tag_field="frame", array_like=True):
-    """Run a handler within `time_left` seconds. `module` registers the handler of `type`."""
+    """Run the handler of `type`, which `module` registers, for at most `time_left` seconds."""
 
     module: str
     type: str
@@ -33,7 +33,7 @@ class Cancel(msgspec.Struct, tag="cancel", tag_field="frame", array_like=True):
 
 
 class Answer(msgspec.Struct, tag="answer", tag_field="frame", array_like=True):
-    """The last report was accepted. With `fail`, it was refused, and the handler fails."""
+    """Accept the last report. If `fail` is set, reject it: the handler fails with this message."""
 
     fail: str = ""
 
@@ -59,14 +59,14 @@ class Completing(msgspec.Struct, tag="completing", tag_field="frame", array_like
 
 
 class Returned(msgspec.Struct, tag="returned", tag_field="frame", array_like=True):
-    """The handler returned a JSON text. If `last`, its process cannot run another handler."""
+    """The handler returned `result` as JSON. If `last`, its process cannot run another handler."""
 
     result: str
     last: bool = False
 
 
 class Raised(msgspec.Struct, tag="raised", tag_field="frame", array_like=True):
-    """The handler raised. `kind` is `fail`, `retry` (`after` seconds), `payload` or `error`."""
+    """The handler raised an exception. `kind` is `fail`, `retry`, `payload` or `error`."""
 
     kind: str
     type: str
@@ -83,7 +83,7 @@ decode_to_handler = msgspec.msgpack.Decoder(ToHandler).decode
 decode_from_handler = msgspec.msgpack.Decoder(FromHandler).decode
 
 
-def frame(message: ToHandler | FromHandler) -> bytes:
+def encode(message: ToHandler | FromHandler) -> bytes:
     """Return the bytes of a message, preceded by their length."""
     body = msgspec.msgpack.encode(message)
     return len(body).to_bytes(_LENGTH_BYTES) + body
@@ -109,7 +109,7 @@ class TooLarge(Exception):
 
 
 class Incoming:
-    """Reads the messages of a stream. A cancelled `receive` loses nothing.
+    """Read the messages of a stream. A cancelled `receive` loses no data.
 
     Args:
         reader: the stream.

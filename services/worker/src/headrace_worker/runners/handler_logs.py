@@ -1,6 +1,6 @@
 """The log lines of handlers, from `logging` and structlog.
 
-Each line of a handler contains its job, attempt, type and correlation id.
+Each line of a handler contains its job id, attempt, type and correlation id.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import structlog
 from headrace_worker.api.failure import is_library
 from headrace_worker.runners.ownership import current_log
 
-# Modules whose frames belong to a logger call.
+# Modules whose frames are part of a logger call.
 _LOGGING: Final = ("structlog.", "logging", __name__)
 _OWN: Final = ("headrace_worker.", "headrace_core.", "headrace_health.")
 
 
 class HandlerLines:
-    """Filters and extends the lines that are logged while a handler runs (`logs.ForeignLines`)."""
+    """Filter and extend the lines that handlers log. Implements `logs.ForeignLines`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to log a record.
 
-        Below WARNING, libraries may log payloads, so only records of the handler's own code pass.
+        Libraries may log payloads below WARNING, so below that level only the handler's own records
+        pass.
         """
         attempt = current_log()
         if record.levelno < logging.WARNING and (
@@ -38,11 +39,11 @@ class HandlerLines:
     def __call__(
         self, _: Any, __: str, event: structlog.types.EventDict, /
     ) -> structlog.types.EventDict:
-        """Add the facts of the attempt to a line, or drop the line."""
+        """Add the fields of the attempt to a line, or drop the line."""
         attempt = current_log()
         if attempt is None:
             return event
-        # The filter has checked the records of the standard library.
+        # `filter` has already checked records from `logging`.
         if "_record" not in event:
             if _is_line_of_the_worker():
                 return event
@@ -52,7 +53,7 @@ class HandlerLines:
 
 
 def _is_line_of_the_worker() -> bool:
-    """Return whether the worker's own code logs the line, even if a handler called that code."""
+    """Return whether the worker's own code logs the line, possibly in a call from a handler."""
     frame = sys._getframe(2)  # noqa: SLF001 - required to find the caller
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))

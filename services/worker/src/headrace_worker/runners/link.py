@@ -1,4 +1,4 @@
-"""The handler's end of the connection between a worker and a handler process."""
+"""The handler side of the connection between a worker and a handler process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Report: TypeAlias = frames.Progressed | frames.Output | frames.Completing
 
 
 class AttemptEnded(Exception):
-    """The handler has returned, so code that it left running cannot report."""
+    """The handler has returned, so code that it left running can no longer report."""
 
 
 class Link:
-    """The connection to the worker. A separate thread runs `receive`.
+    """The connection to the worker; a separate thread runs `receive`.
 
     Args:
         source: the stream of messages from the worker.
@@ -85,17 +85,17 @@ class Link:
         """End the run. Later reports of its handler raise AttemptEnded."""
         with self._sending:
             self._current = None
-            self._write(frames.frame(message))
+            self._write(frames.encode(message))
 
     def send(self, reporter: RunReporter, message: Report) -> Future[frames.Answer]:
-        """Send a report of a run; return the future answer.
+        """Send a report of a run; return a future of its answer.
 
         Raises:
-            AttemptEnded: the run has ended. The worker would assign the report to the next run.
+            AttemptEnded: the run has ended, so the worker would assign the report to the next run.
         """
         answer: Future[frames.Answer] = Future()
-        # A report that cannot be encoded gets no answer, so encode it first.
-        framed = frames.frame(message)
+        # Encode first: a report that cannot be encoded gets no answer.
+        framed = frames.encode(message)
         with self._sending:
             if reporter is not self._current:
                 raise AttemptEnded
@@ -113,7 +113,7 @@ class Link:
 
 
 class RunReporter:
-    """The reports of a run: a Reporter for `async def`, `report` and `announce` for `def`."""
+    """The reports of a run: a Reporter for `async def`; other methods for `def`."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -123,38 +123,38 @@ class RunReporter:
         """Report progress or output; return once the worker has accepted it.
 
         Raises:
-            Fail: the worker refused the report.
+            Fail: the worker rejected the report.
             AttemptEnded: the handler has returned.
         """
-        _check(self._link.send(self, _reported(item)).result())
+        _check_answer(self._link.send(self, _as_message(item)).result())
 
-    def announce(self, size: int) -> None:
-        """Announce a completion from a `def`, like `Reporter.completing`.
+    def announce_completion(self, size: int) -> None:
+        """Announce a completion from a `def`, like `Reporter.prepare_completion`.
 
         Raises:
             Fail, AttemptEnded: see `report`.
         """
-        _check(self._link.send(self, frames.Completing(size=size)).result())
+        _check_answer(self._link.send(self, frames.Completing(size=size)).result())
 
     async def progress(self, progress: Progress) -> None:
         """Report progress, like `report`."""
-        await self._send_in_turn(_reported(progress))
+        await self._send_in_turn(_as_message(progress))
 
     async def output(self, chunk: JsonText) -> None:
         """Report output, like `report`."""
-        await self._send_in_turn(_reported(chunk))
+        await self._send_in_turn(_as_message(chunk))
 
-    async def completing(self, size: int) -> None:
-        """Announce a completion, like `announce`."""
+    async def prepare_completion(self, size: int) -> None:
+        """Announce a completion like `announce_completion`."""
         await self._send_in_turn(frames.Completing(size=size))
 
     async def _send_in_turn(self, message: Report) -> None:
-        # Only one unanswered report at a time: a full pipe would block the loop.
+        # At most one report is unanswered, because a full pipe would block the loop.
         async with self._turn:
-            _check(await asyncio.wrap_future(self._link.send(self, message)))
+            _check_answer(await asyncio.wrap_future(self._link.send(self, message)))
 
 
-def _reported(item: Progress | JsonText) -> frames.Progressed | frames.Output:
+def _as_message(item: Progress | JsonText) -> frames.Progressed | frames.Output:
     if isinstance(item, Progress):
         return frames.Progressed(
             fraction=item.fraction, message=replace_surrogates(item.message), counters=item.counters
@@ -162,6 +162,6 @@ def _reported(item: Progress | JsonText) -> frames.Progressed | frames.Output:
     return frames.Output(chunk=item)
 
 
-def _check(answer: frames.Answer) -> None:
+def _check_answer(answer: frames.Answer) -> None:
     if answer.fail:
         raise Fail(answer.fail, type="LimitExceeded")

@@ -1,4 +1,4 @@
-"""The runner of handlers in an event loop, and the errors that runners raise."""
+"""Running handlers in an event loop, and the errors that runners raise."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from headrace_worker.api.failure import attach_stack_trace, describe, stack_trace
-from headrace_worker.runners.children import leave_fork
+from headrace_worker.runners.children import exit_if_forked
 
 
 class ProcessDied(Exception):
-    """The process of a handler died; the message states the exit code or the signal."""
+    """A handler's process died. The message contains the exit code or the signal."""
 
 
 class RemoteError(Exception):
-    """The name and message of a handler's exception that cannot be passed as an object."""
+    """A handler's exception that cannot be passed as an object: its name and message."""
 
     def __init__(self, type: str, message: str, stack_trace: str = "") -> None:  # noqa: A002
         super().__init__(message)
@@ -24,10 +24,10 @@ class RemoteError(Exception):
 
 
 def as_exception(error: BaseException) -> Exception:
-    """Return an exception of a handler in a form that tasks and futures can carry.
+    """Return a handler's exception in a form that tasks and futures can carry.
 
     A SystemExit in a task would end the event loop with all its attempts. A future rejects a
-    StopIteration, so its waiter would wait forever.
+    StopIteration, so the task that awaits it would wait forever.
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
@@ -38,15 +38,15 @@ async def call(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
     """Run a handler in the event loop and return its result.
 
     Raises:
-        Exception: the exception of the handler; a SystemExit or KeyboardInterrupt as RemoteError.
+        Exception: the handler's exception; RemoteError for a SystemExit or KeyboardInterrupt.
     """
     pid = os.getpid()
     try:
         result = await function(*arguments)
     except BaseException as error:
-        leave_fork(pid, 1)
+        exit_if_forked(pid, 1)
         if isinstance(error, SystemExit | KeyboardInterrupt):
             raise as_exception(error) from error
         raise
-    leave_fork(pid, 0)
+    exit_if_forked(pid, 0)
     return result

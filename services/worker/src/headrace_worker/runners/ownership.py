@@ -1,4 +1,4 @@
-"""The attempt for which code runs, and the tasks that a handler's code may cancel."""
+"""Task ownership: the attempt that code belongs to, and the tasks that it may cancel."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _log = structlog.get_logger()
 class Owner:
     """An attempt, or the worker, as the owner of tasks and log lines.
 
-    Tasks and contexts that outlive a handler keep the owner alive, so it does not refer to the
-    execution of the attempt.
+    Tasks and contexts that outlive a handler keep its owner alive, so an owner does not refer to
+    the Execution.
 
     Args:
         key: the attempt; None for the worker.
@@ -51,33 +51,33 @@ _WORKER = Owner()
 
 
 def own_process() -> None:
-    """Mark this context, and the contexts that descend from it, as the worker's own.
+    """Mark this context and its descendants as the worker's own.
 
-    From now on, code without an owner cannot cancel the worker's tasks either.
+    From then on, code without an owner cannot cancel the worker's tasks either.
     """
     own_context(_WORKER)
     OwnedTask.strict = True
 
 
 def owning_attempt() -> Owner | None:
-    """Return the attempt for which this code runs; None for the worker or an unknown owner."""
+    """Return the attempt that this code belongs to; None for the worker or an unknown owner."""
     owner = _owner.get()
     return None if owner is _WORKER else owner
 
 
 def current_log() -> AttemptLog | None:
-    """Return the log of the attempt for which this code runs; None for the worker."""
+    """Return the log of the attempt that this code belongs to; None for the worker."""
     owner = _owner.get()
     return None if owner is None else owner.log
 
 
 def own_context(owner: Owner) -> None:
-    """Set the owner of this context and of the contexts that descend from it."""
+    """Set the owner of this context and its descendants."""
     _owner.set(owner)
 
 
 def owned_context(owner: Owner) -> contextvars.Context:
-    """Return a copy of this context in which code runs for an owner."""
+    """Return a copy of this context with another owner."""
     context = contextvars.copy_context()
     context.run(own_context, owner)
     return context
@@ -85,7 +85,7 @@ def owned_context(owner: Owner) -> contextvars.Context:
 
 @contextmanager
 def owned_by(owner: Owner) -> Iterator[None]:
-    """Run the block for an owner."""
+    """Run the block with another owner."""
     token = _owner.set(owner)
     try:
         yield
@@ -106,14 +106,15 @@ class OwnedTask(asyncio.Task[T]):
 
     Attributes:
         strict: True if code without an owner may not cancel.
-        cancelled_by_others: True after code of another owner has cancelled it.
+        cancelled_by_others: True after another owner's code has cancelled the task.
     """
 
     strict = False
 
     def __init__(self, *arguments: Any, main_of: Owner | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        # The factory runs in the context of the creator, the task in the context in `options`.
+        # The task factory runs in the creator's context, the task itself in the context in
+        # `options`.
         context = options.get("context")
         owner = _owner.get() if context is None else context.get(_owner)
         self._owner = owner if main_of is None else main_of
@@ -122,7 +123,7 @@ class OwnedTask(asyncio.Task[T]):
         self.cancelled_by_others = False
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel the task, like asyncio.Task.cancel, if the caller may do so."""
+        """Cancel the task like asyncio.Task.cancel, if the caller may cancel it."""
         caller = _owner.get()
         if caller is not self._owner:
             known = caller is not None or self.strict

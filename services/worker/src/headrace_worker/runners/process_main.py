@@ -1,11 +1,11 @@
-"""The process that executes handlers; `process_pool` starts it.
+"""The handler process, which `process_pool` starts.
 
-Usage: `python -m headrace_worker.runners.process_main LEVEL FORMAT`, with the level and format of
-the worker's logs.
+Usage: `python -m headrace_worker.runners.process_main LEVEL FORMAT`, with the log level and log
+format of the worker.
 
-The process receives runs on its standard input, one at a time, and answers on its original standard
+The process receives one run at a time on its standard input, and answers on its original standard
 output. The output of handlers is redirected to standard error. When the worker ends, the input
-ends; the process then kills its descendants and exits.
+closes; the process then kills its descendants and exits.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from headrace_worker.runners.attempt_log import AttemptLog
 from headrace_worker.runners.channel import Channel
 from headrace_worker.runners.children import (
     children_of,
-    end_forks_of_the_loop,
+    end_forks_of_loop,
+    exit_if_forked,
     keep_signals_from_forks,
-    leave_fork,
     with_descendants,
 )
 from headrace_worker.runners.handler_logs import HandlerLines
@@ -90,13 +90,15 @@ def _perform(
             correlation_id=attempt.correlation_id,
             module=run.module,
         )
-        # Context variables that the handler sets disappear with the context, as in the worker.
+        # The handler's context variables disappear with this context, as in the worker.
         variables = owned_context(Owner(attempt.key, attempt_log))
         if handler.is_async:
             running = _call(handler, argument, Context(attempt, reports), link)
             result = run_to_end(loop, loop.create_task(running, context=variables))
         else:
-            context = SyncContext(attempt, reports.report, reports.announce, link.cancelled)
+            context = SyncContext(
+                attempt, reports.report, reports.announce_completion, link.cancelled
+            )
             arguments = (argument, context) if handler.takes_context else (argument,)
             result = variables.run(handler.function, *arguments)
         return frames.Returned(result=encode(result))
@@ -114,7 +116,7 @@ def _perform(
         return _raised(within.type, within)
     except RemoteError as error:
         return _raised(error.type, error)
-    # A SystemExit is the error of the job, as in the worker.
+    # A SystemExit is an error of the job, as in the worker.
     except BaseException as error:  # noqa: BLE001
         return _raised(type(error).__name__, error)
     finally:
@@ -142,7 +144,8 @@ async def _call(handler: RegisteredHandler, argument: Any, context: Context, lin
 def _raised(
     name: str, error: BaseException, *, kind: str = "error", after: float | None = None
 ) -> frames.Raised:
-    # JobError cleans and cuts the texts. A text that the link cannot carry would end the process.
+    # JobError cleans and truncates the texts. A text that the link cannot carry would end the
+    # process.
     described = JobError(
         type=name, message=describe(error), retryable=False, stack_trace=stack_trace(error)
     )
@@ -159,7 +162,7 @@ def _receive(link: Link) -> None:
     try:
         link.receive()
     finally:
-        # Without the worker, neither the result nor the children are useful.
+        # Without the worker, the result and the children are useless.
         for pid in with_descendants(children_of()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -169,7 +172,7 @@ def _receive(link: Link) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Adopt the orphans among the descendants, so that this process can find them."""
+    """Adopt orphaned descendants, so that this process can find them."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -183,35 +186,35 @@ async def _iterate() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Logs:
+class _LogSettings:
     log_level: str
     log_format: str
 
 
 def main(log_level: str, log_format: str) -> None:
     """Serve the worker until it ends."""
-    # The worker decides when this process ends, although a supervisor may signal the whole group.
-    # Children inherit ignored signals but not signal handlers, so a function handles the signals.
+    # Only the worker ends this process, even if a supervisor signals the whole process group. The
+    # signals get an empty handler, because children would inherit ignored signals.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: None)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     keep_signals_from_forks()
-    end_forks_of_the_loop()
+    end_forks_of_loop()
     _adopt_orphans()
     channel = Channel()
     set_up_logs = logs.configure(
-        _Logs(log_level, log_format), service="worker", foreign=HandlerLines()
+        _LogSettings(log_level, log_format), service="worker", foreign=HandlerLines()
     )
     try:
         _serve(channel, set_up_logs)
-    except BaseException:  # noqa: BLE001 - Python would abort, because a thread reads the source
+    except BaseException:  # noqa: BLE001 - a normal exit would abort: a thread reads the source
         traceback.print_exc()
         os._exit(1)
 
 
 def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
-    # One loop serves all runs, so clients that a handler module keeps stay usable.
+    # One loop serves all runs, so clients that a handler module stores remain usable.
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     link = Link(channel.source, channel.sink, loop)
@@ -220,11 +223,11 @@ def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
     while True:
         run = run_to_end(loop, loop.create_task(link.next_run()))
         end = _perform(link, loop, run, set_up_logs)
-        leave_fork(pid, 0 if isinstance(end, frames.Returned) else 1)
+        exit_if_forked(pid, 0 if isinstance(end, frames.Returned) else 1)
         channel.fill_standard_descriptors()
         if not channel.is_intact:
             os._exit(frames.CHANNEL_LOST)
-        # If the handler closed descriptors of the loop, fail here instead of in the next run.
+        # If the handler closed the loop's descriptors, fail here instead of in the next run.
         run_to_end(loop, loop.create_task(_iterate()))
         end.last = bool(children_of())
         link.end(end)

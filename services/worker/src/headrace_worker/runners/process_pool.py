@@ -1,4 +1,4 @@
-"""The runner of handlers in separate processes, which a timeout or a cancellation kills."""
+"""A pool of separate handler processes, which a timeout or a cancellation kills."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SLACK_BYTES: Final = 16 * 2**20
 
 
 class _HandlerProcess:
-    """A process that runs one handler at a time. Its child processes end with it."""
+    """A process that runs one handler at a time, and whose child processes end with it."""
 
     def __init__(self, process: Process, *, max_message_bytes: int, timing: Timing) -> None:
         assert process.stdin is not None
@@ -44,7 +44,7 @@ class _HandlerProcess:
         self._incoming = frames.Incoming(process.stdout, max_bytes=max_message_bytes)
         self._timing = timing
         # True while the handler waits for the answer to a report.
-        self.waits = False
+        self.awaits_answer = False
         self._group_end = asyncio.create_task(self._end_group())
 
     @classmethod
@@ -82,10 +82,10 @@ class _HandlerProcess:
     async def send(self, message: frames.ToHandler) -> None:
         """Send a message. If the process has died, the next `receive` raises."""
         if self._stdin.is_closing():
-            # A closing transport of uvloop does not raise ConnectionError.
+            # uvloop's closing transport does not raise ConnectionError.
             return
         with suppress(ConnectionError):
-            self._stdin.write(frames.frame(message))
+            self._stdin.write(frames.encode(message))
             await self._stdin.drain()
 
     async def receive(self) -> frames.FromHandler:
@@ -99,18 +99,18 @@ class _HandlerProcess:
             message: frames.FromHandler = frames.decode_from_handler(await self._incoming.receive())
         except frames.TooLarge as error:
             raise Fail(
-                f"the handler sent a message of {error.size} bytes to its worker; the limit is "
+                f"the handler sent {error.size} bytes to its worker in one message; the limit is "
                 f"{error.limit}",
                 type="LimitExceeded",
             ) from None
         except (asyncio.IncompleteReadError, ConnectionError):
-            # A process closes its output when it exits. Killing or polling it now could replace its
-            # exit code.
+            # A process closes its output when it exits. Killing or polling it now could overwrite
+            # its exit code.
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._timing.process_exit):
                     await self._process.wait()
             code = await self.kill()
-            raise ProcessDied(f"the handler's process {_ending(code)}") from None
+            raise ProcessDied(f"the handler's process {_describe_exit(code)}") from None
         return message
 
     def abort(self) -> None:
@@ -136,7 +136,7 @@ class _HandlerProcess:
         return self._process.returncode
 
     async def _end_group(self) -> None:
-        # A surviving child would be useless, and could keep the output open.
+        # Surviving children would be useless, and could keep the output open.
         await self._process.wait()
         self._kill_group()
 
@@ -146,14 +146,14 @@ class _HandlerProcess:
 
 
 class ProcessPool:
-    """Runs handlers in processes, and reuses a process whose handler has ended.
+    """Run handlers in processes, and reuse a process after its handler has ended.
 
     Args:
-        settings: the number of processes, the grace period of cancelled handlers, logs and limits.
+        settings: the number of processes, the grace period for cancelled handlers, logs and limits.
         timing: the time for a process to exit.
 
     Attributes:
-        permits: one permit per process. A caller of `run` must have one.
+        permits: one permit per process. A caller of `run` must hold one.
     """
 
     def __init__(self, settings: Settings, *, timing: Timing | None = None) -> None:
@@ -183,8 +183,8 @@ class ProcessPool:
             check: called when the process has started; its exception ends the attempt.
 
         Raises:
-            Fail, Retry, PayloadMismatch, RemoteError: the exception of the handler. Fail also if
-                the process exceeded its memory limit.
+            Fail, Retry, PayloadMismatch, RemoteError: the handler's exception. Fail also if the
+                process exceeded its memory limit.
             ProcessDied: the process died.
             CancelledError: the caller was cancelled; the handler has ended, or its process is dead.
         """
@@ -209,12 +209,12 @@ class ProcessPool:
             try:
                 check()
                 await process.send(run)
-                end = await self._converse(process, reporter)
+                end = await self._forward_reports(process, reporter)
                 # After a MemoryError, the process may have too little memory for the next job.
                 ended = not (isinstance(end, frames.Raised) and end.type == MemoryError.__name__)
                 ended = ended and not end.last
             except asyncio.CancelledError:
-                ended = await self._ended_in_grace(process, reporter)
+                ended = await self._cancel_within_grace(process, reporter)
                 raise
             finally:
                 self._busy.discard(process)
@@ -235,13 +235,13 @@ class ProcessPool:
     async def _acquire(self, memory_limit: int | None) -> _HandlerProcess:
         while self._idle:
             process = self._idle.pop()
-            # An earlier job with another limit may have left a lot of memory in use.
+            # An earlier job with a higher limit may have left much memory in use.
             if process.alive and leaves_room(process.pid, memory_limit):
                 return process
             await process.kill()
         return await _HandlerProcess.spawn(self._settings, self._timing)
 
-    async def _converse(
+    async def _forward_reports(
         self, process: _HandlerProcess, reporter: Reporter
     ) -> frames.Returned | frames.Raised:
         """Forward the reports of the handler until it ends."""
@@ -249,18 +249,18 @@ class ProcessPool:
             message = await process.receive()
             if isinstance(message, frames.Returned | frames.Raised):
                 return message
-            process.waits = True
+            process.awaits_answer = True
             answer = await _accept(message, reporter)
-            process.waits = False
+            process.awaits_answer = False
             await process.send(answer)
 
-    async def _ended_in_grace(self, process: _HandlerProcess, reporter: Reporter) -> bool:
-        """Request the end of the handler; return whether its process can run another handler."""
+    async def _cancel_within_grace(self, process: _HandlerProcess, reporter: Reporter) -> bool:
+        """Cancel the handler; return whether its process can run another handler."""
         try:
             async with asyncio.timeout(self._grace):
                 await process.send(frames.Cancel())
-                if process.waits:
-                    process.waits = False
+                if process.awaits_answer:
+                    process.awaits_answer = False
                     await process.send(frames.Answer())
                 while not isinstance(
                     message := await process.receive(), frames.Returned | frames.Raised
@@ -286,7 +286,7 @@ async def _accept(
             case frames.Output(chunk=chunk):
                 await reporter.output(chunk)
             case frames.Completing(size=size):
-                await reporter.completing(size)
+                await reporter.prepare_completion(size)
             case _:
                 assert_never(message)
     except Fail as refusal:
@@ -310,7 +310,7 @@ def _result(end: frames.Returned | frames.Raised) -> JsonText:
     raise error
 
 
-def _ending(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code is None:
         return "hung and could not be killed"
     if code < 0:

@@ -21,10 +21,10 @@ _log = structlog.get_logger()
 
 
 class Runners:
-    """Runs handlers outside the event loop, and counts the handlers that were left behind.
+    """Run handlers outside the event loop, and count the handlers that were left behind.
 
     Args:
-        processes: runs the handlers that need a separate process.
+        processes: the pool for handlers that need a separate process.
         grace: the time for a cancelled handler to end on its own, in seconds.
         counts: counts the handlers that were left behind.
     """
@@ -39,7 +39,7 @@ class Runners:
         self._counts = counts
 
     def permit(self, handler: RegisteredHandler) -> AbstractAsyncContextManager[Any]:
-        """Return the permit that a handler needs to run; only processes are limited."""
+        """Return the permit that a handler needs to run; only handlers in processes need one."""
         return self._processes.permits if handler.mode == "process" else nullcontext()
 
     async def run(
@@ -53,7 +53,7 @@ class Runners:
     ) -> JsonText:
         """Run a handler in a thread or a process, with its permit; return its result as JSON.
 
-        A cancelled call cleans up before it ends.
+        If the call is cancelled, it cleans up before it ends.
 
         Args:
             handler: the handler.
@@ -63,7 +63,7 @@ class Runners:
             check: called again when the process has started; its exception ends the attempt.
 
         Raises:
-            PayloadMismatch: the payload does not fit the handler's type.
+            PayloadMismatch: the payload does not match the handler's type.
             CancelledError: the caller was cancelled, and the handler has ended or was left behind.
             Exception: the exception of the handler.
         """
@@ -73,7 +73,7 @@ class Runners:
         return encode(await self._threads.run(handler, argument, attempt, reporter))
 
     def report_left_behind(self, key: AttemptKey, job_type: str) -> None:
-        """Count and log an abandoned handler: it did not end within its grace period."""
+        """Count and log a handler that did not end within its grace period."""
         self._counts.left_behind += 1
         _log.warning(
             "handler_left_behind",

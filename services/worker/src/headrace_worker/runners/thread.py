@@ -1,4 +1,4 @@
-"""The runner of handlers in a thread."""
+"""The runner that executes handlers in threads."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from headrace_worker.api.context import Attempt, Reporter, SyncContext
 from headrace_worker.api.failure import attach_stack_trace, thread_stack
 from headrace_worker.api.registry import RegisteredHandler
 from headrace_worker.runners.attempt_log import AttemptLog
-from headrace_worker.runners.children import end_children, end_children_soon, leave_fork
+from headrace_worker.runners.children import (
+    end_children,
+    end_children_in_background,
+    exit_if_forked,
+)
 from headrace_worker.runners.loop import as_exception
 from headrace_worker.runners.ownership import Owner, owned_context
 
 
 class ThreadRunner:
-    """Runs each handler in a new daemon thread.
+    """Run each handler in a new daemon thread.
 
-    A handler that never ends therefore delays neither other attempts nor the exit of the process.
+    Therefore, a handler that never ends delays neither other attempts nor the process exit.
 
     Args:
         grace: the time for a cancelled handler to end on its own, in seconds.
-        on_left_behind: called with an attempt whose handler did not end within its grace period.
+        on_left_behind: called with each attempt whose handler did not end within its grace period.
     """
 
     def __init__(self, *, grace: float, on_left_behind: Callable[[Attempt], None]) -> None:
@@ -49,10 +53,10 @@ class ThreadRunner:
             write = reporter.progress(item) if isinstance(item, Progress) else reporter.output(item)
             asyncio.run_coroutine_threadsafe(write, loop).result()
 
-        def completing(size: int) -> None:
-            asyncio.run_coroutine_threadsafe(reporter.completing(size), loop).result()
+        def prepare_completion(size: int) -> None:
+            asyncio.run_coroutine_threadsafe(reporter.prepare_completion(size), loop).result()
 
-        ctx = SyncContext(attempt, report, completing, cancelled)
+        ctx = SyncContext(attempt, report, prepare_completion, cancelled)
         arguments = (argument, ctx) if handler.takes_context else (argument,)
         future: asyncio.Future[Any] = loop.create_future()
 
@@ -70,9 +74,9 @@ class ThreadRunner:
             result, error = None, None
             try:
                 result = handler.function(*arguments)
-            except BaseException as caught:  # noqa: BLE001 - the waiter receives it
+            except BaseException as caught:  # noqa: BLE001 - the future receives it
                 error = as_exception(caught)
-            leave_fork(pid, 0 if error is None else 1)
+            exit_if_forked(pid, 0 if error is None else 1)
             end_children(threading.get_native_id())
             log.close()
             # If the handler was left behind, the loop may be closed.
@@ -101,11 +105,11 @@ class ThreadRunner:
             cancelled.set()
             await self._await_end(future, attempt)
             if not future.done() and thread.native_id is not None:
-                end_children_soon(thread.native_id)
+                end_children_in_background(thread.native_id)
             raise
 
     async def _await_end(self, future: asyncio.Future[Any], attempt: Attempt) -> None:
-        """Wait for a cancelled handler to end, at most until its grace period ends."""
+        """Wait until a cancelled handler or its grace period ends."""
         done, _ = await asyncio.wait({future}, timeout=self._grace)
         if not done:
             self._on_left_behind(attempt)

@@ -1,1 +1,1 @@
-"""Writes of the ends and reports of attempts, in groups."""
+"""Grouped writes of attempt ends and reports."""

@@ -20,7 +20,7 @@ from headrace_core.store.jobs.complete import is_held_open, was_completed
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from headrace_worker.api.errors import NotCommitted
-from headrace_worker.api.failure import error_facts
+from headrace_worker.api.failure import error_fields
 from headrace_worker.attempt.execution import Execution
 from headrace_worker.timing import Timing
 from headrace_worker.writes.results import LOST, SELF_COMPLETED, Ended, EndResult, Written
@@ -29,13 +29,13 @@ _log = structlog.get_logger()
 
 
 class _Query(Protocol):
-    """A query about an attempt that does not wait for locks."""
+    """A query about an attempt, which does not wait for locks."""
 
     async def __call__(self, conn: Connection, key: AttemptKey, /) -> bool: ...
 
 
 class CompletionCheck:
-    """Writes the judged end of an attempt unless its handler has ended the job itself.
+    """Write the judged end of an attempt unless its handler has ended the job itself.
 
     Args:
         database: the database.
@@ -71,7 +71,7 @@ class CompletionCheck:
         task.add_done_callback(self.tasks.discard)
 
     async def _run(self, execution: Execution, end: AttemptEnd) -> None:
-        result = await self._end(execution, end)
+        result = await self._write_end(execution, end)
         error = end.error if result is SELF_COMPLETED else None
         if error is not None and error.type != NotCommitted.__name__:
             _log.warning(
@@ -79,14 +79,14 @@ class CompletionCheck:
                 job_id=str(execution.key.job_id),
                 attempt=execution.key.attempt,
                 type=execution.job.type,
-                **error_facts(error),
+                **error_fields(error),
             )
         self._record([(execution, end, result)])
 
-    async def _end(self, execution: Execution, end: AttemptEnd) -> EndResult:
+    async def _write_end(self, execution: Execution, end: AttemptEnd) -> EndResult:
         if await self._query(was_completed, execution):
             return SELF_COMPLETED
-        await self._until_unlocked(execution)
+        await self._wait_until_unlocked(execution)
         result: EndResult = LOST
         if self._held(execution.worker_id):
             result = await self._write(execution, end)
@@ -95,8 +95,8 @@ class CompletionCheck:
             return SELF_COMPLETED
         return result
 
-    async def _until_unlocked(self, execution: Execution) -> None:
-        """Wait until no open transaction locks the row of the job, or the lease is lost.
+    async def _wait_until_unlocked(self, execution: Execution) -> None:
+        """Wait until no open transaction locks the job's row, or the lease is lost.
 
         Poll, because writes that wait for locks would occupy connections that the lease needs.
         """
@@ -108,7 +108,7 @@ class CompletionCheck:
     async def _query(self, query: _Query, execution: Execution) -> bool:
         """Query the database about an attempt; return False if the query fails.
 
-        It retries until the database rejects the query or the lease is lost.
+        Retry until the database rejects the query or the lease is lost.
         """
         job_id, attempt = execution.key
         while True:
@@ -119,6 +119,6 @@ class CompletionCheck:
                 if not self._held(execution.worker_id):
                     return False
                 await asyncio.sleep(random.uniform(*self._timing.retry))
-            except Exception:  # noqa: BLE001 - the write of the end is guarded, so it may proceed
+            except Exception:  # noqa: BLE001 - the end write is guarded, so it may proceed
                 _log.exception("completion_unknown", job_id=str(job_id), attempt=attempt)
                 return False

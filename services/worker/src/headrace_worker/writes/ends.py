@@ -37,12 +37,12 @@ class _Pending(NamedTuple):
 
 
 class EndWriter:
-    """Writes the ends of attempts. During a database outage it retries while the lease is held.
+    """Write the ends of attempts, and retry during a database outage while the lease is held.
 
     Args:
         database: the database.
         held: returns whether the lease under an id is still held.
-        store_stack_traces: whether errors are written with their stack traces.
+        store_stack_traces: True if errors are written with their stack traces.
         record: called with the results of each write.
         timing: the pauses between retries.
     """
@@ -68,7 +68,7 @@ class EndWriter:
         )
 
     def write(self, execution: Execution, end: AttemptEnd | None) -> None:
-        """Queue the end of an attempt for the next write. The end is None if the lease is lost.
+        """Queue the end of an attempt for the next write; the end is None if the lease is lost.
 
         At most one end per slot is pending.
         """
@@ -79,7 +79,8 @@ class EndWriter:
         else:
             self._pending.append(_Pending(execution, end))
             if self._writer is None:
-                # A task starts in the next iteration of the loop. All ends until then form a group.
+                # The task starts in the next iteration of the loop. All ends until then form one
+                # group.
                 self._writer = asyncio.create_task(self._run(), name="ends")
 
     async def close(self) -> None:
@@ -105,7 +106,7 @@ class EndWriter:
     async def _write_group(self, group: Sequence[_Pending]) -> None:
         try:
             events = await self._write(group)
-        except Exception:  # noqa: BLE001 - one refused end fails the statement of its group
+        except Exception:  # noqa: BLE001 - one rejected end fails the statement of its group
             self._record([(*pending, await self._write_alone(*pending)) for pending in group])
             return
         self._record(
@@ -169,7 +170,7 @@ class EndWriter:
                 )
         missing = [end for _, end in group if end.key not in written] if is_retry else []
         if missing:
-            # An earlier try may have written these ends although its response was lost.
+            # An earlier try may have written these ends, and only its response was lost.
             async with self._database.statement() as connection:
                 written |= await written_ends(connection, ends=missing)
         return written

@@ -1,4 +1,4 @@
-"""Write the reports of running attempts in groups."""
+"""Grouped writes of the reports of running attempts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace_core.store.sql.group_commit import GroupCommit, Overloaded
 from headrace_worker.metrics import Counts
 from headrace_worker.timing import Timing
 
-# Maximum numbers of reports and bytes in one statement, and of pending bytes.
+# Maximum numbers of reports and bytes in one statement, and maximum number of pending bytes.
 _MAX_BATCH: Final = 1000
 _MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 _MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
@@ -28,7 +28,7 @@ _Item: TypeAlias = tuple[WorkerId, AttemptReport]
 
 
 class ReportWriter:
-    """Writes reports, and retries while the database is unavailable and the lease is held.
+    """Write reports, and retry while the database is unavailable and the lease is held.
 
     Args:
         database: the database.
@@ -76,7 +76,7 @@ class ReportWriter:
 
         try:
             return await self._persist(self._group.submit, worker_id, report)
-        except Exception:  # noqa: BLE001 - one refused report fails the statement of its group
+        except Exception:  # noqa: BLE001 - one rejected report fails the statement of its group
             return await self._persist(submit_alone, worker_id, report)
 
     async def close(self) -> None:
@@ -92,7 +92,7 @@ class ReportWriter:
         unsure = False
         while True:
             try:
-                # A report whose response was lost must not be in the history twice.
+                # Do not write a report twice if only the response to its first write was lost.
                 if unsure and await self._is_written(report):
                     return True
                 return await submit((worker_id, report))
@@ -123,7 +123,7 @@ class ReportWriter:
         return written
 
     def _transaction(self, groups: Sized) -> AbstractAsyncContextManager[Connection]:
-        """Return a transaction for several groups, or a connection for a single statement."""
+        """Return a transaction for several groups; for one group, a single statement suffices."""
         return self._database.statement() if len(groups) == 1 else self._database.transaction()
 
 

@@ -1,4 +1,4 @@
-"""The results of end writes, and their effects on the worker."""
+"""The results of end writes, and their effects in the worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 from headrace_core.domain.attempt import AttemptEnd, ClaimedJob
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.wake import Topic
-from headrace_worker.api.failure import error_facts
+from headrace_worker.api.failure import error_fields
 from headrace_worker.attempt.execution import Execution
 from headrace_worker.metrics import ENDS, Counts
 
@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The end is in the history.
+    """The end is written to the history.
 
     Attributes:
         event: the written event. It is CANCELLED instead of the judged event if the job would run
@@ -51,7 +51,7 @@ class SelfCompleted:
 
 EndResult: TypeAlias = Written | Refused | Lost | SelfCompleted
 
-# An attempt, its judged end and the result of the write. A lost attempt may lack an end.
+# An attempt, its judged end and the result of the write. The end of a lost attempt may be None.
 Ended: TypeAlias = tuple[Execution, AttemptEnd | None, EndResult]
 
 WRITTEN: Final = {event: Written(event) for event in ENDS}
@@ -59,7 +59,7 @@ REFUSED: Final = Refused()
 LOST: Final = Lost()
 SELF_COMPLETED: Final = SelfCompleted()
 
-_LOG_NAMES: Final = {
+_LOG_EVENTS: Final = {
     EventType.SUCCEEDED: "job_succeeded",
     EventType.RETRY_SCHEDULED: "job_retry_scheduled",
     EventType.FAILED: "job_failed",
@@ -68,23 +68,23 @@ _LOG_NAMES: Final = {
     EventType.CANCELLED: "job_cancelled",
     EventType.EXPIRED: "job_expired",
 }
-# The events that have an error.
-_FAILURES: Final = (
+# The events that contain an error.
+_EVENTS_WITH_ERROR: Final = (
     EventType.RETRY_SCHEDULED,
     EventType.FAILED,
     EventType.WORKER_LOST,
     EventType.EXPIRED,
 )
 # After these events, the job waits for its due time or for a slot.
-_WAITS_AGAIN: Final = (EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST)
+_EVENTS_THAT_WAIT: Final = (EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST)
 
 
 class ResultRecorder:
-    """Releases the slots of ended attempts, counts and logs the results, and wakes other processes.
+    """Release the slots of ended attempts, count and log the results, and wake other processes.
 
     Args:
         counts: counts the results.
-        publish: wakes other processes.
+        publish: sends wake-ups to other processes.
     """
 
     def __init__(self, *, counts: Counts, publish: Callable[..., None]) -> None:
@@ -94,8 +94,8 @@ class ResultRecorder:
     def record(self, ended: Sequence[Ended]) -> None:
         """Record the results of one write."""
         counts = self._counts
-        # The history and the streams contain successes. A log line for each would double the cost
-        # of a short job, so it requires the level DEBUG.
+        # A log line for each success would double the cost of a short job, so it requires the level
+        # DEBUG. The history and the streams contain the successes.
         verbose = _log.is_enabled_for(logging.DEBUG)
         waits_again = False
         for execution, end, result in ended:
@@ -103,15 +103,15 @@ class ResultRecorder:
             match result:
                 case Written(event):
                     counts.ended[event] += 1
-                    waits_again = waits_again or event in _WAITS_AGAIN
+                    waits_again = waits_again or event in _EVENTS_THAT_WAIT
                     if verbose or event is not EventType.SUCCEEDED:
                         _log_written(execution.job, end, event)
                 case SelfCompleted():
                     counts.ended[EventType.SUCCEEDED] += 1
-                    _log.debug(_LOG_NAMES[EventType.SUCCEEDED], **job_facts(execution.job))
+                    _log.debug(_LOG_EVENTS[EventType.SUCCEEDED], **job_fields(execution.job))
                 case Refused() | Lost():
                     counts.ends_refused += 1
-                    _log.warning("attempt_refused", **job_facts(execution.job))
+                    _log.warning("attempt_refused", **job_fields(execution.job))
                 case _:
                     assert_never(result)
         self._publish(Topic.EVENTS, Topic.SLOTS)
@@ -119,8 +119,8 @@ class ResultRecorder:
             self._publish(Topic.JOBS)
 
 
-def job_facts(job: ClaimedJob) -> dict[str, object]:
-    """Return the fields of each log line about an attempt."""
+def job_fields(job: ClaimedJob) -> dict[str, object]:
+    """Return the fields that identify an attempt in a log line."""
     return {
         "job_id": str(job.key.job_id),
         "attempt": job.key.attempt,
@@ -142,5 +142,5 @@ def _log_written(job: ClaimedJob, end: AttemptEnd | None, event: EventType) -> N
             log = _log.warning if end and end.state is JobState.QUEUED else _log.error
         case _:
             log = _log.info
-    error = end.error if end and event in _FAILURES else None
-    log(_LOG_NAMES[event], **job_facts(job), **({} if error is None else error_facts(error)))
+    error = end.error if end and event in _EVENTS_WITH_ERROR else None
+    log(_LOG_EVENTS[event], **job_fields(job), **({} if error is None else error_fields(error)))

@@ -155,7 +155,7 @@ _EXPIRE = Transition(
     ),
     changes={
         "error": """json_build_object('type', 'DEADLINE_EXCEEDED', 'message',
-            'the deadline passed while it was ' || j.state, 'retryable', false)""",
+            'the deadline passed while the job was ' || j.state, 'retryable', false)""",
         "stack_trace": "NULL",
         "end_time": "clock_timestamp()",
     },
