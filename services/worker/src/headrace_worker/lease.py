@@ -58,7 +58,7 @@ class Lease(Loop):
     """
 
     name = "lease"
-    retry = _SOON
+    retry = _RETRY_S
 
     def __init__(
         self,
