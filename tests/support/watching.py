@@ -147,7 +147,7 @@ class RecordingRoutes(Routes):
     """Routes that record all events."""
 
     def __init__(self, gauges: Gauges) -> None:
-        super().__init__(room=1, room_bytes=1000, gauges=gauges)
+        super().__init__(max_events=1, max_characters=1000, gauges=gauges)
         self.visible: list[JobEvent] = []
         self.settled: list[JobEvent] = []
         self.open = False
@@ -155,10 +155,10 @@ class RecordingRoutes(Routes):
     def __bool__(self) -> bool:
         return self.open
 
-    def show(self, events: Any) -> None:
+    def route_visible(self, events: Any) -> None:
         self.visible.extend(events)
 
-    def settle(self, events: Any) -> None:
+    def route_settled(self, events: Any) -> None:
         self.settled.extend(events)
 
 

@@ -17,7 +17,7 @@ from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_gateway.streams import Gauges, Watch
-from headrace_gateway.streams.gauges import BOUNDS
+from headrace_gateway.streams.gauges import AGE_BOUNDS
 
 _Read = Callable[[Gauges], float]
 
@@ -84,7 +84,7 @@ class _StreamMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         gauges = self._watch.gauges
-        bounds = [*map(str, BOUNDS), "+Inf"]
+        bounds = [*map(str, AGE_BOUNDS), "+Inf"]
         yield HistogramMetricFamily(
             "headrace_stream_commit_to_sent_seconds",
             "Age of live events when a stream sent them, in seconds.",

@@ -247,7 +247,7 @@ async def test_events_read_again_by_the_tail_are_sent_once(
     await progress(database, worker_id, job.id, 3)
     # All events are routed twice, as after a run that was cut off.
     events = await history(database, job.id)
-    watch._routes.show(events + events[1:])
+    watch._routes.route_visible(events + events[1:])
     await reader.has(5)
     await succeed(database, worker_id, job.id)
     await reader.end()
@@ -264,7 +264,7 @@ async def test_missing_event_is_read_from_the_store(
     await start(database, worker_id, job)
     await progress(database, worker_id, job.id, 3)
     events = await history(database, job.id)
-    watch._routes.show([events[1], events[4]])
+    watch._routes.route_visible([events[1], events[4]])
     await reader.has(5)
     await reader.cancel()
     assert reader.seqs == [1, 2, 3, 4, 5]

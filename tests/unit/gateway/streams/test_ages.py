@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from headrace_core.domain.job import JobEvent
-from headrace_gateway.streams.gauges import BOUNDS, Ages
+from headrace_gateway.streams.gauges import AGE_BOUNDS, Ages
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -21,7 +21,7 @@ def test_event_counts_in_the_first_bucket_above_its_age(
     events = [make_event(time=NOW - timedelta(seconds=age)) for age in seconds]
     ages.add(events[:2], now=NOW.timestamp())
     ages.add(events[2:], now=NOW.timestamp())
-    cumulative = dict(zip([*BOUNDS, "more"], ages.cumulative(), strict=True))
+    cumulative = dict(zip([*AGE_BOUNDS, "more"], ages.cumulative(), strict=True))
     assert cumulative[0.001] == 0
     assert cumulative[0.002] == 1
     assert cumulative[0.01] == 1
@@ -35,5 +35,5 @@ def test_event_counts_in_the_first_bucket_above_its_age(
 def test_event_from_the_future_counts_as_new(make_event: Callable[..., JobEvent]):
     ages = Ages()
     ages.add([make_event(time=NOW + timedelta(milliseconds=1))], now=NOW.timestamp())
-    assert ages.cumulative() == [1] * (len(BOUNDS) + 1)
+    assert ages.cumulative() == [1] * (len(AGE_BOUNDS) + 1)
     assert ages.total == 0

@@ -16,7 +16,7 @@ MakeEvent = Callable[..., JobEvent]
 
 
 async def test_events_are_taken_once_in_order(make_event: MakeEvent):
-    mailbox = Mailbox(room=3, room_bytes=1000)
+    mailbox = Mailbox(max_events=3, max_characters=1000)
     events = [make_event(seq=seq) for seq in (1, 2, 3)]
     for event in events:
         mailbox.put(event)
@@ -26,7 +26,7 @@ async def test_events_are_taken_once_in_order(make_event: MakeEvent):
 
 
 async def test_overflow_drops_all_events(make_event: MakeEvent):
-    mailbox = Mailbox(room=2, room_bytes=1000)
+    mailbox = Mailbox(max_events=2, max_characters=1000)
     for _ in range(3):
         mailbox.put(make_event())
     assert mailbox.overflowed
@@ -42,7 +42,7 @@ async def test_overflow_drops_all_events(make_event: MakeEvent):
 
 
 async def test_labels_count_toward_the_size_of_a_mailbox(make_event: MakeEvent):
-    mailbox = Mailbox(room=9, room_bytes=10)
+    mailbox = Mailbox(max_events=9, max_characters=10)
     mailbox.put(make_event(labels={"team": "ml"}))
     assert not mailbox.overflowed
     mailbox.put(make_event(labels={"a": "bcde"}))
@@ -50,7 +50,7 @@ async def test_labels_count_toward_the_size_of_a_mailbox(make_event: MakeEvent):
 
 
 async def test_mailbox_with_too_many_bytes_overflows(make_event: MakeEvent):
-    mailbox = Mailbox(room=9, room_bytes=10)
+    mailbox = Mailbox(max_events=9, max_characters=10)
     # A mailbox accepts a single oversized event, so that its stream can continue.
     mailbox.put(large := make_event(output="x" * 11))
     assert not mailbox.overflowed
@@ -68,7 +68,7 @@ async def test_mailbox_with_too_many_bytes_overflows(make_event: MakeEvent):
 
 
 async def test_event_ends_the_wait(make_event: MakeEvent):
-    mailbox = Mailbox(room=2, room_bytes=1000)
+    mailbox = Mailbox(max_events=2, max_characters=1000)
     waiting = asyncio.create_task(mailbox.wait())
     await asyncio.sleep(0)
     mailbox.put(make_event())
@@ -80,12 +80,12 @@ async def test_event_ends_the_wait(make_event: MakeEvent):
 
 async def test_wait_times_out():
     async with asyncio.timeout(30):
-        await Mailbox(room=1, room_bytes=1000).wait(0.0)
-        await Mailbox(room=1, room_bytes=1000).wait(0.001)
+        await Mailbox(max_events=1, max_characters=1000).wait(0.0)
+        await Mailbox(max_events=1, max_characters=1000).wait(0.001)
 
 
 async def test_error_ends_the_wait_despite_events(make_event: MakeEvent):
-    mailbox = Mailbox(room=2, room_bytes=1000)
+    mailbox = Mailbox(max_events=2, max_characters=1000)
     waiting = asyncio.create_task(mailbox.wait())
     await asyncio.sleep(0)
     mailbox.fail(ShuttingDown())
@@ -99,7 +99,7 @@ async def test_error_ends_the_wait_despite_events(make_event: MakeEvent):
 
 
 def test_oldest_is_the_oldest_unsent_event(make_event: MakeEvent):
-    mailbox = Mailbox(room=2, room_bytes=1000)
+    mailbox = Mailbox(max_events=2, max_characters=1000)
     assert mailbox.oldest is None
     first, second, third, fourth = (
         make_event(time=datetime.fromtimestamp(1000 + second, UTC)) for second in range(4)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import BEGINNING, EventPage, Place, place_of
-from headrace_gateway.streams.recent import Recent
+from headrace_gateway.streams.recent import RecentEvents
 
 MakeEvent = Callable[..., JobEvent]
 
@@ -29,7 +29,9 @@ def read(log: list[JobEvent], after: Place, through: Place, limit: int) -> Event
     return EventPage(events=rows, end=end, complete=len(rows) < limit)
 
 
-def fetch(recent: Recent, log: list[JobEvent], after: Place, through: Place, limit: int) -> bool:
+def fetch(
+    recent: RecentEvents, log: list[JobEvent], after: Place, through: Place, limit: int
+) -> bool:
     """Read as a stream does; return whether PostgreSQL was needed."""
     page = recent.page(after=after, through=through, limit=limit)
     if page is None:
@@ -46,11 +48,11 @@ def fetch(recent: Recent, log: list[JobEvent], after: Place, through: Place, lim
 
 
 def test_new_section_has_no_page(log: list[JobEvent]):
-    assert Recent().page(after=BEGINNING, through=place_of(log[-1]), limit=9) is None
+    assert RecentEvents().page(after=BEGINNING, through=place_of(log[-1]), limit=9) is None
 
 
 def test_page_of_large_events_ends_early(make_event: MakeEvent):
-    recent = Recent()
+    recent = RecentEvents()
     large = [make_event(xid=10, position=n, output="x" * 400_000) for n in range(1, 8)]
     through = place_of(large[-1])
     recent.add(read(large, BEGINNING, through, 100), after=BEGINNING, through=through)
@@ -68,7 +70,7 @@ def test_page_of_large_events_ends_early(make_event: MakeEvent):
 
 
 def test_page_read_once_serves_the_next_stream(log: list[JobEvent]):
-    recent = Recent()
+    recent = RecentEvents()
     through = place_of(log[-1])
     assert fetch(recent, log, place_of(log[3]), through, 100)
     assert not fetch(recent, log, place_of(log[3]), through, 100)
@@ -79,7 +81,7 @@ def test_page_read_once_serves_the_next_stream(log: list[JobEvent]):
 
 
 def test_adjoining_pages_extend_both_ends(log: list[JobEvent]):
-    recent = Recent()
+    recent = RecentEvents()
     through = place_of(log[-1])
     assert fetch(recent, log, place_of(log[9]), through, 5)
     assert fetch(recent, log, place_of(log[14]), through, 5)
@@ -91,7 +93,7 @@ def test_adjoining_pages_extend_both_ends(log: list[JobEvent]):
 
 
 def test_newer_range_replaces_the_section(log: list[JobEvent]):
-    recent = Recent()
+    recent = RecentEvents()
     assert fetch(recent, log, place_of(log[0]), place_of(log[5]), 100)
     assert fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
     assert not fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
@@ -101,7 +103,7 @@ def test_newer_range_replaces_the_section(log: list[JobEvent]):
 
 
 def test_oldest_events_are_dropped_by_number(log: list[JobEvent]):
-    recent = Recent(max_events=10)
+    recent = RecentEvents(max_events=10)
     through = place_of(log[-1])
     assert fetch(recent, log, place_of(log[0]), through, 100)
     assert fetch(recent, log, place_of(log[18]), through, 100)
@@ -110,7 +112,7 @@ def test_oldest_events_are_dropped_by_number(log: list[JobEvent]):
 
 def test_oldest_events_are_dropped_by_size(make_event: MakeEvent):
     log = [make_event(xid=10, position=n, output="x" * 100) for n in range(30)]
-    recent = Recent(max_characters=1000)
+    recent = RecentEvents(max_characters=1000)
     through = place_of(log[-1])
     assert fetch(recent, log, BEGINNING, through, 100)
     assert fetch(recent, log, place_of(log[18]), through, 100)
@@ -118,7 +120,7 @@ def test_oldest_events_are_dropped_by_size(make_event: MakeEvent):
 
 
 def test_pruned_event_is_not_a_gap(log: list[JobEvent]):
-    recent = Recent()
+    recent = RecentEvents()
     page = EventPage(events=log[3:5], end=place_of(log[7]), complete=False)
     recent.add(page, after=place_of(log[2]), through=place_of(log[-1]))
     found = recent.page(after=place_of(log[2]), through=place_of(log[6]), limit=9)
@@ -136,7 +138,7 @@ numbers = st.integers(0, 29)
 def test_page_equals_the_log_after_any_reads(
     log: list[JobEvent], reads: list[tuple[int, int, int]], room: int
 ):
-    recent = Recent(max_events=room)
+    recent = RecentEvents(max_events=room)
     places = [BEGINNING, *map(place_of, log)]
     assert all(earlier < later for earlier, later in pairwise(places))
     for first, length, limit in reads:

@@ -25,17 +25,17 @@ def gauges() -> Gauges:
 
 @pytest.fixture
 def routes(gauges: Gauges) -> Routes:
-    return Routes(room=3, room_bytes=1000, gauges=gauges)
+    return Routes(max_events=3, max_characters=1000, gauges=gauges)
 
 
 def test_visible_event_is_routed_only_to_its_job(routes: Routes, make_event: MakeEvent):
     mine, other = make_event(), make_event()
     with (
-        routes.of_job(mine.job_id) as first,
-        routes.of_job(mine.job_id) as second,
-        routes.of_filter("default", JobFilter()) as (many, _),
+        routes.open_for_job(mine.job_id) as first,
+        routes.open_for_job(mine.job_id) as second,
+        routes.open_for_filter("default", JobFilter()) as (many, _),
     ):
-        routes.show([mine, other])
+        routes.route_visible([mine, other])
         assert first.take(9) == second.take(9) == [mine]
         assert not many
 
@@ -50,12 +50,12 @@ def test_settled_event_is_routed_once_per_matching_filter(routes: Routes, make_e
     )
     for job_filter in filters:
         with (
-            routes.of_filter("default", job_filter) as (mailbox, _),
-            routes.of_filter("other", job_filter) as (foreign, _),
-            routes.of_filter("default", JobFilter(queues=frozenset(["mail"]))) as (mail, _),
-            routes.of_job(event.job_id) as single,
+            routes.open_for_filter("default", job_filter) as (mailbox, _),
+            routes.open_for_filter("other", job_filter) as (foreign, _),
+            routes.open_for_filter("default", JobFilter(queues=frozenset(["mail"]))) as (mail, _),
+            routes.open_for_job(event.job_id) as single,
         ):
-            routes.settle([event])
+            routes.route_settled([event])
             assert mailbox.take(9) == [event]
             assert not foreign
             assert not mail
@@ -64,9 +64,9 @@ def test_settled_event_is_routed_once_per_matching_filter(routes: Routes, make_e
 
 def test_full_mailbox_does_not_affect_other_streams(routes: Routes, make_event: MakeEvent):
     event = make_event()
-    with routes.of_job(event.job_id) as slow, routes.of_job(event.job_id) as quick:
+    with routes.open_for_job(event.job_id) as slow, routes.open_for_job(event.job_id) as quick:
         for _ in range(5):
-            routes.show([event])
+            routes.route_visible([event])
             assert quick.take(9) == [event]
         assert slow.overflowed
         assert not slow
@@ -74,8 +74,11 @@ def test_full_mailbox_does_not_affect_other_streams(routes: Routes, make_event: 
 
 def test_ended_stream_leaves_no_routes(routes: Routes, gauges: Gauges, make_event: MakeEvent):
     job_ids = frozenset(JobId(uuid7()) for _ in range(100))
-    with routes.of_job(next(iter(job_ids))):
-        with suppress(ZeroDivisionError), routes.of_filter("default", JobFilter(job_ids=job_ids)):
+    with routes.open_for_job(next(iter(job_ids))):
+        with (
+            suppress(ZeroDivisionError),
+            routes.open_for_filter("default", JobFilter(job_ids=job_ids)),
+        ):
             assert (gauges.job_streams, gauges.filter_streams) == (1, 1)
             raise ZeroDivisionError
         assert (gauges.job_streams, gauges.filter_streams) == (1, 0)
@@ -91,25 +94,25 @@ async def test_wait_for_a_stream_ends_when_one_opens(routes: Routes):
         await routes.wait(0.001)
         waiting = asyncio.create_task(routes.wait(5))
         await asyncio.sleep(0)
-        with routes.of_job(JobId(uuid7())):
+        with routes.open_for_job(JobId(uuid7())):
             await waiting
             await routes.wait(5)
     await routes.wait(0.001)
 
 
 async def test_failure_ends_open_streams(routes: Routes):
-    with routes.of_job(JobId(uuid7())) as mailbox:
+    with routes.open_for_job(JobId(uuid7())) as mailbox:
         routes.fail(Unavailable("postgresql"))
         with pytest.raises(Unavailable):
             await mailbox.wait()
-    with routes.of_job(JobId(uuid7())) as mailbox:
+    with routes.open_for_job(JobId(uuid7())) as mailbox:
         mailbox.check()
 
 
 async def test_closed_routes_reject_streams(routes: Routes):
-    with routes.of_filter("default", JobFilter()) as (mailbox, _):
+    with routes.open_for_filter("default", JobFilter()) as (mailbox, _):
         routes.close(ShuttingDown())
         with pytest.raises(ShuttingDown):
             await mailbox.wait()
-    with pytest.raises(ShuttingDown), routes.of_job(JobId(uuid7())):
+    with pytest.raises(ShuttingDown), routes.open_for_job(JobId(uuid7())):
         pass

@@ -16,7 +16,7 @@ MakeEvent = Callable[..., JobEvent]
 
 
 def test_event_waits_for_all_earlier_transactions(make_event: MakeEvent):
-    window = Window(room=9)
+    window = Window(max_events=9)
     late, early = make_event(xid=11, position=1), make_event(xid=10, position=2)
     window.add([late])
     assert window.take(horizon=10, limit=9) == []
@@ -26,7 +26,7 @@ def test_event_waits_for_all_earlier_transactions(make_event: MakeEvent):
 
 
 def test_event_added_twice_is_taken_once(make_event: MakeEvent):
-    window = Window(room=9)
+    window = Window(max_events=9)
     events = [make_event(xid=10, position=n) for n in (1, 2, 3)]
     window.add(events)
     assert window.take(horizon=11, limit=2) == events[:2]
@@ -35,7 +35,7 @@ def test_event_added_twice_is_taken_once(make_event: MakeEvent):
 
 
 def test_window_with_too_many_bytes_is_full(make_event: MakeEvent):
-    window = Window(room=9, room_bytes=10)
+    window = Window(max_events=9, max_characters=10)
     events = [make_event(xid=xid, position=xid, output="x" * 4) for xid in (10, 11, 12, 13)]
     window.add(events[:2])
     assert window.take(horizon=11, limit=9) == events[:1]
@@ -49,7 +49,7 @@ def test_window_with_too_many_bytes_is_full(make_event: MakeEvent):
 
 
 def test_full_window_drops_events_and_marks_them_missing(make_event: MakeEvent):
-    window = Window(room=2)
+    window = Window(max_events=2)
     window.add([make_event(xid=xid, position=xid) for xid in (10, 11, 12)])
     assert window.missing_through == 12
     later = make_event(xid=13, position=13)
@@ -61,7 +61,7 @@ def test_full_window_drops_events_and_marks_them_missing(make_event: MakeEvent):
 
 
 def test_take_stops_at_the_given_place(make_event: MakeEvent):
-    window = Window(room=9)
+    window = Window(max_events=9)
     early, waiting = make_event(xid=10, position=1), make_event(xid=12, position=1)
     window.add([waiting])
     window.add([early])
@@ -74,12 +74,12 @@ def test_take_stops_at_the_given_place(make_event: MakeEvent):
 
 @given(
     writers=st.lists(st.integers(0, 3), min_size=1, max_size=12),
-    room=st.integers(1, 12),
+    max_events=st.integers(1, 12),
     seed=st.integers(0, 2**16),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_events_settle_once_in_order_for_any_commit_order(
-    make_event: MakeEvent, writers: list[int], room: int, seed: int
+    make_event: MakeEvent, writers: list[int], max_events: int, seed: int
 ):
     """Transactions end in random order; the store is a list, read for missing events."""
     chance = random.Random(seed)
@@ -88,7 +88,7 @@ def test_events_settle_once_in_order_for_any_commit_order(
         for xid, count in enumerate(writers, start=1)
     }
     running = list(transactions)
-    window, store, settled = Window(room=room), [], []
+    window, store, settled = Window(max_events=max_events), [], []
     while running:
         for xid in chance.sample(running, k=min(len(running), chance.randint(1, 3))):
             running.remove(xid)

@@ -54,16 +54,15 @@ class Data(_message.Message):
     json: _builtins.bytes
     """For programs: the exact JSON text in UTF-8."""
     omitted_bytes: _builtins.int
-    """The size of an omitted document, in bytes of JSON text; `kind` is not set for such a document.
-    Documents above 1 MiB are omitted; only an older version or a larger setting can have stored
-    them.
+    """The size of an omitted document, in bytes of JSON text; `kind` is then not set. Documents above
+    1 MiB are omitted; only an older version or a larger limit can have stored them.
     """
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
-        """For terminals: grpcurl reads and prints it as plain JSON. Its numbers are doubles, so a
-        response shows integers beyond 2^53 as strings. Values nested deeper than 30 levels, which
-        many decoders refuse, appear as their JSON text, and so does a document whose Value would
-        exceed 1.5 MiB.
+        """For terminals: grpcurl reads and prints a Value as plain JSON. Its numbers are doubles, so a
+        response contains integers beyond 2^53 as strings. Many decoders reject deeply nested Values,
+        so values nested deeper than 30 levels are sent as JSON text. A document whose Value would
+        exceed 1.5 MiB is also sent as JSON text.
         """
 
     def __init__(

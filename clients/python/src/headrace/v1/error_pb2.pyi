@@ -31,9 +31,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     violation. {"type": "square_sum"}
     """
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. The page token is malformed, or belongs to another filter."""
+    """INVALID_ARGUMENT. The page token is malformed, or belongs to a different filter."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT. The cursor is malformed, or belongs to another database."""
+    """INVALID_ARGUMENT. The cursor is malformed, or belongs to a different database."""
     ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 5
     """NOT_FOUND. {"job_id": "0199…"}"""
     ERROR_REASON_REQUEST_ID_CONFLICT: _ErrorReason.ValueType  # 6
@@ -44,33 +44,34 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. {"job_id": "0199…", "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"}"""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 8
     """INVALID_ARGUMENT. A size, count or depth exceeds its limit; do not repeat the call. A
-    BadRequest contains the field path. `limit` is the setting, or the name of the limit. {"limit":
-    "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"}
+    BadRequest contains the field path. `limit` is the name of the setting, or of the limit if no
+    setting controls it. {"limit": "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual":
+    "300000"}
 
-    The status is FAILED_PRECONDITION if the tenant has the maximum number of subscriptions; delete
-    one first.
+    The status is FAILED_PRECONDITION if the tenant already has the maximum number of
+    subscriptions; delete one first.
     """
     ERROR_REASON_SLOW_CONSUMER: _ErrorReason.ValueType  # 9
-    """RESOURCE_EXHAUSTED. The reader of the stream stopped reading for too long; resume after the
-    last complete response. {"cursor": "AQ…"} or, for the stream of one job, {"after_seq": "7"}
+    """RESOURCE_EXHAUSTED. The client stopped reading the stream for too long; resume after the last
+    complete response. {"cursor": "AQ…"} or, for the stream of one job, {"after_seq": "7"}
     """
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 10
     """OUT_OF_RANGE. The cursor is older than the retention. {"oldest_cursor": "AQ…"}"""
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 11
     """UNAVAILABLE. Repeat the call. {"dependency": "postgresql"}"""
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 12
-    """UNAVAILABLE. This gateway is shutting down; continue at another, or retry later."""
+    """UNAVAILABLE. This gateway is shutting down; use another gateway, or retry later."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 13
-    """DEADLINE_EXCEEDED. The deadline of the call passed."""
+    """DEADLINE_EXCEEDED. The call's deadline has passed."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 14
     """INTERNAL. A bug; the gateway's log contains the cause and the request id. {"request_id": "…"}"""
     ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 15
     """NOT_FOUND. {"subscription": "billing"}"""
     ERROR_REASON_SUBSCRIPTION_CONFLICT: _ErrorReason.ValueType  # 16
-    """ALREADY_EXISTS. The subscription exists with another filter. {"subscription": "billing"}"""
+    """ALREADY_EXISTS. The subscription exists with a different filter. {"subscription": "billing"}"""
     ERROR_REASON_SUBSCRIPTION_TAKEN: _ErrorReason.ValueType  # 17
-    """ABORTED. Another consumer, or a newer watch of the same consumer, has taken over the subscription.
-    {"subscription": "billing"}
+    """ABORTED. Another consumer, or a newer watch of the same consumer, has taken over the
+    subscription. {"subscription": "billing"}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -87,9 +88,9 @@ ERROR_REASON_PAYLOAD_INVALID: ErrorReason.ValueType  # 2
 violation. {"type": "square_sum"}
 """
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. The page token is malformed, or belongs to another filter."""
+"""INVALID_ARGUMENT. The page token is malformed, or belongs to a different filter."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT. The cursor is malformed, or belongs to another database."""
+"""INVALID_ARGUMENT. The cursor is malformed, or belongs to a different database."""
 ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 5
 """NOT_FOUND. {"job_id": "0199…"}"""
 ERROR_REASON_REQUEST_ID_CONFLICT: ErrorReason.ValueType  # 6
@@ -100,32 +101,33 @@ ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 7
 """FAILED_PRECONDITION. {"job_id": "0199…", "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"}"""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 8
 """INVALID_ARGUMENT. A size, count or depth exceeds its limit; do not repeat the call. A
-BadRequest contains the field path. `limit` is the setting, or the name of the limit. {"limit":
-"HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual": "300000"}
+BadRequest contains the field path. `limit` is the name of the setting, or of the limit if no
+setting controls it. {"limit": "HEADRACE_MAX_PAYLOAD_BYTES", "maximum": "262144", "actual":
+"300000"}
 
-The status is FAILED_PRECONDITION if the tenant has the maximum number of subscriptions; delete
-one first.
+The status is FAILED_PRECONDITION if the tenant already has the maximum number of
+subscriptions; delete one first.
 """
 ERROR_REASON_SLOW_CONSUMER: ErrorReason.ValueType  # 9
-"""RESOURCE_EXHAUSTED. The reader of the stream stopped reading for too long; resume after the
-last complete response. {"cursor": "AQ…"} or, for the stream of one job, {"after_seq": "7"}
+"""RESOURCE_EXHAUSTED. The client stopped reading the stream for too long; resume after the last
+complete response. {"cursor": "AQ…"} or, for the stream of one job, {"after_seq": "7"}
 """
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 10
 """OUT_OF_RANGE. The cursor is older than the retention. {"oldest_cursor": "AQ…"}"""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 11
 """UNAVAILABLE. Repeat the call. {"dependency": "postgresql"}"""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 12
-"""UNAVAILABLE. This gateway is shutting down; continue at another, or retry later."""
+"""UNAVAILABLE. This gateway is shutting down; use another gateway, or retry later."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 13
-"""DEADLINE_EXCEEDED. The deadline of the call passed."""
+"""DEADLINE_EXCEEDED. The call's deadline has passed."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 14
 """INTERNAL. A bug; the gateway's log contains the cause and the request id. {"request_id": "…"}"""
 ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 15
 """NOT_FOUND. {"subscription": "billing"}"""
 ERROR_REASON_SUBSCRIPTION_CONFLICT: ErrorReason.ValueType  # 16
-"""ALREADY_EXISTS. The subscription exists with another filter. {"subscription": "billing"}"""
+"""ALREADY_EXISTS. The subscription exists with a different filter. {"subscription": "billing"}"""
 ERROR_REASON_SUBSCRIPTION_TAKEN: ErrorReason.ValueType  # 17
-"""ABORTED. Another consumer, or a newer watch of the same consumer, has taken over the subscription.
-{"subscription": "billing"}
+"""ABORTED. Another consumer, or a newer watch of the same consumer, has taken over the
+subscription. {"subscription": "billing"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

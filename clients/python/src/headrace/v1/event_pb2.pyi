@@ -118,11 +118,11 @@ class JobEvent(_message.Message):
     SCHEDULE_TIME_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The job."""
+    """The job id."""
     seq: _builtins.int
-    """The number of the event within its job. (job_id, seq) identifies an event forever."""
+    """The number of the event within its job. (job_id, seq) permanently identifies an event."""
     type: Global___JobEventType.ValueType
-    """The type."""
+    """The event type."""
     state: _job_pb2.JobState.ValueType
     """The state of the job after this event."""
     attempt: _builtins.int
@@ -132,10 +132,10 @@ class JobEvent(_message.Message):
     queue: _builtins.str
     """The job's queue."""
     worker_id: _builtins.str
-    """The worker. Set for started."""
+    """The worker id. Set for started."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of the event, according to the database's clock."""
+        """The time of the event, by the database's clock."""
 
     @_builtins.property
     def error(self) -> _job_pb2.JobError:
@@ -151,7 +151,7 @@ class JobEvent(_message.Message):
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """The due time. Set for retry scheduled, and for submitted and requeued if SCHEDULED."""
+        """The due time. Set for retry scheduled, and for submitted and requeued if the job is SCHEDULED."""
 
     def __init__(
         self,

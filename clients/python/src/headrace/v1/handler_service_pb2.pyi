@@ -38,7 +38,7 @@ class Handler(_message.Message):
     type: _builtins.str
     """The job type."""
     queue: _builtins.str
-    """The queue of jobs that do not set one."""
+    """The queue of jobs that do not set a queue."""
     description: _builtins.str
     """A description of the handler."""
     live_workers: _builtins.int
@@ -53,11 +53,11 @@ class Handler(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """The timeout of jobs that do not set one."""
+        """The timeout of jobs that do not set a timeout."""
 
     @_builtins.property
     def retry_policy(self) -> _job_pb2.RetryPolicy:
-        """The retry policy of jobs that do not set one."""
+        """The retry policy of jobs that do not set a retry policy."""
 
     def __init__(
         self,

@@ -73,21 +73,21 @@ class _JobView:
 class _JobViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobView.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     JOB_VIEW_UNSPECIFIED: _JobView.ValueType  # 0
-    """BASIC in lists, FULL for a single job."""
+    """BASIC in lists; FULL for a single job."""
     JOB_VIEW_BASIC: _JobView.ValueType  # 1
-    """Without payload, result and the stack trace of the error."""
+    """All fields except the payload, the result and the stack trace of the error."""
     JOB_VIEW_FULL: _JobView.ValueType  # 2
-    """All fields. ListJobOutput returns the output."""
+    """All fields. Output is not a field of a job; ListJobOutput returns it."""
 
 class JobView(_JobView, metaclass=_JobViewEnumTypeWrapper):
-    """The fields of a job that a response contains."""
+    """Selects the fields of a job in a response."""
 
 JOB_VIEW_UNSPECIFIED: JobView.ValueType  # 0
-"""BASIC in lists, FULL for a single job."""
+"""BASIC in lists; FULL for a single job."""
 JOB_VIEW_BASIC: JobView.ValueType  # 1
-"""Without payload, result and the stack trace of the error."""
+"""All fields except the payload, the result and the stack trace of the error."""
 JOB_VIEW_FULL: JobView.ValueType  # 2
-"""All fields. ListJobOutput returns the output."""
+"""All fields. Output is not a field of a job; ListJobOutput returns it."""
 Global___JobView: _TypeAlias = JobView  # noqa: Y015
 
 @_typing.final
@@ -132,13 +132,13 @@ class JobSpec(_message.Message):
     queue: _builtins.str
     """The queue; same characters as a type. Empty: the handler's queue, or `default`."""
     priority: _builtins.int
-    """-100 to 100; higher values start first. Each point equals one minute of waiting, so a job of
-    low priority is delayed but never starves.
+    """-100 to 100; jobs with higher values start first. Each point equals one minute of waiting, so a
+    low-priority job is delayed but never starves.
     """
     @_builtins.property
     def payload(self) -> _data_pb2.Data:
-        """The argument of the handler. Absent: an empty object. At most 256 KiB of JSON text
-        (HEADRACE_MAX_PAYLOAD_BYTES) and 30 levels of objects and lists, in `value` and in `json`.
+        """The handler's argument. Absent: an empty object. In both forms, at most 256 KiB of JSON text
+        (HEADRACE_MAX_PAYLOAD_BYTES) and 30 levels of objects and lists.
         """
 
     @_builtins.property
@@ -149,7 +149,7 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """The earliest start, according to the database's clock. In the past or absent: at once. From
+        """The earliest start, by the database's clock. In the past or absent: the job is due at once. From
         1970-01-01T00:00:00Z to 9999-12-30T23:59:59.999999999Z; stored in microseconds.
         """
 
@@ -205,7 +205,7 @@ class RetryPolicy(_message.Message):
     max_attempts: _builtins.int
     """The number of attempts, including the first; 1 to 100."""
     multiplier: _builtins.float
-    """The factor between two waits; 1 to 100."""
+    """The factor between consecutive waits; 1 to 100."""
     jitter: _builtins.float
     """The random share of the wait; 0 to 1, where 1 is full jitter."""
     @_builtins.property
@@ -267,16 +267,16 @@ class JobError(_message.Message):
     INTERRUPTED, UNREADABLE. One line of at most 200 characters.
     """
     message: _builtins.str
-    """A readable description of at most 2,000 characters. A validation error names the path and the
-    rule, never the value.
+    """A readable description of at most 2,000 characters. A validation error contains the path and
+    the rule, never the value.
     """
     retryable: _builtins.bool
     """Whether another attempt may succeed."""
     stack_trace: _builtins.str
-    """The traceback of the handler with its causes, at most 16 KiB of text. It contains source lines,
-    but no variables. Only in the FULL view of a job (GetJob, ListJobs), to keep lists and streams
-    small. Empty if the worker stores no stack traces (HEADRACE_STORE_STACK_TRACES) or no exception
-    was raised.
+    """The traceback of the handler's exception and its causes, at most 16 KiB of text. It contains
+    source lines, but no variables. Only in the FULL view of a job (GetJob, ListJobs), to keep
+    lists and streams small. Empty if the worker does not store stack traces
+    (HEADRACE_STORE_STACK_TRACES) or the handler raised no exception.
     """
     def __init__(
         self,
@@ -306,10 +306,10 @@ class JobProgress(_message.Message):
     fraction: _builtins.float
     """The completed fraction, 0 to 1."""
     message: _builtins.str
-    """The current step, as readable text."""
+    """A readable description of the current work."""
     @_builtins.property
     def counters(self) -> _data_pb2.Data:
-        """Counters of the handler: a JSON object of numbers."""
+        """The handler's counters: a JSON object of numbers."""
 
     def __init__(
         self,
@@ -382,7 +382,7 @@ class Job(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     UNREADABLE_FIELDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """UUIDv7."""
+    """The job id, a UUIDv7."""
     tenant: _builtins.str
     """The tenant that owns the job."""
     type: _builtins.str
@@ -394,7 +394,7 @@ class Job(_message.Message):
     request_id: _builtins.str
     """The idempotency key of the submit."""
     batch_id: _builtins.str
-    """The batch; empty if the job was not submitted in a batch."""
+    """The batch id; empty if the job was not submitted in a batch."""
     state: Global___JobState.ValueType
     """The state."""
     attempt: _builtins.int
@@ -404,14 +404,14 @@ class Job(_message.Message):
     seq: _builtins.int
     """The number of the newest event."""
     worker_id: _builtins.str
-    """The worker of the newest attempt."""
+    """The id of the worker of the newest attempt."""
     correlation_id: _builtins.str
-    """The x-request-id of the submit, or the id that the gateway generated for that call. The log
-    lines of gateway, worker and handler contain it. At most 128 characters.
+    """The x-request-id of the submit, or the id that the gateway generated for that call. Log lines
+    of the gateway, the worker and the handler contain this id. At most 128 characters.
     """
     @_builtins.property
     def payload(self) -> _data_pb2.Data:
-        """The argument of the handler. Only in the FULL view."""
+        """The handler's argument. Only in the FULL view."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -439,7 +439,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def error(self) -> Global___JobError:
-        """The error of the newest failure; kept while a retry waits or runs."""
+        """The error of the newest failure; kept while the job waits for a retry or runs again."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -459,7 +459,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def cancel_request_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of the cancel request."""
+        """The time of the cancellation request."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -471,9 +471,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def unreadable_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields of this message whose stored values cannot be read, such as an infinite `deadline` from
-        an older version. They are absent here. Such a job ends as FAILED with the error UNREADABLE
-        when a worker starts it.
+        """Fields whose stored values cannot be read, such as an infinite `deadline` from an older
+        version. These fields are absent from this message. When a worker starts such a job, the job
+        ends as FAILED with the error UNREADABLE.
         """
 
     def __init__(

@@ -35,11 +35,11 @@ class _SubmitOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubmitO
     SUBMIT_OUTCOME_CREATED: _SubmitOutcome.ValueType  # 1
     """The job was stored."""
     SUBMIT_OUTCOME_EXISTING: _SubmitOutcome.ValueType  # 2
-    """The `request_id` was used before with the same content; that job is returned."""
+    """The `request_id` was used before with the same content; the existing job is returned."""
     SUBMIT_OUTCOME_WOULD_RUN: _SubmitOutcome.ValueType  # 3
-    """With `validate_only`: the job is valid, and a live worker has its type."""
+    """With `validate_only`: the job is valid, and a live worker runs its type."""
     SUBMIT_OUTCOME_NO_WORKER: _SubmitOutcome.ValueType  # 4
-    """With `validate_only`: the job is valid, and would wait, because no live worker has its type."""
+    """With `validate_only`: the job is valid but would wait, because no live worker runs its type."""
 
 class SubmitOutcome(_SubmitOutcome, metaclass=_SubmitOutcomeEnumTypeWrapper):
     """The outcome of a submit or of its validation."""
@@ -49,11 +49,11 @@ SUBMIT_OUTCOME_UNSPECIFIED: SubmitOutcome.ValueType  # 0
 SUBMIT_OUTCOME_CREATED: SubmitOutcome.ValueType  # 1
 """The job was stored."""
 SUBMIT_OUTCOME_EXISTING: SubmitOutcome.ValueType  # 2
-"""The `request_id` was used before with the same content; that job is returned."""
+"""The `request_id` was used before with the same content; the existing job is returned."""
 SUBMIT_OUTCOME_WOULD_RUN: SubmitOutcome.ValueType  # 3
-"""With `validate_only`: the job is valid, and a live worker has its type."""
+"""With `validate_only`: the job is valid, and a live worker runs its type."""
 SUBMIT_OUTCOME_NO_WORKER: SubmitOutcome.ValueType  # 4
-"""With `validate_only`: the job is valid, and would wait, because no live worker has its type."""
+"""With `validate_only`: the job is valid but would wait, because no live worker runs its type."""
 Global___SubmitOutcome: _TypeAlias = SubmitOutcome  # noqa: Y015
 
 class _WatchMark:
@@ -65,23 +65,23 @@ class _WatchMarkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMark.V
     WATCH_MARK_UNSPECIFIED: _WatchMark.ValueType  # 0
     """The response contains events."""
     WATCH_MARK_CAUGHT_UP: _WatchMark.ValueType  # 1
-    """All earlier events have been sent; the following ones are live."""
+    """All earlier events have been sent; later events are live."""
     WATCH_MARK_IDLE: _WatchMark.ValueType  # 2
     """No event matched for a while; the stream is alive."""
     WATCH_MARK_STANDBY: _WatchMark.ValueType  # 3
-    """WatchSubscription only: another consumer receives, and this one waits to take over."""
+    """WatchSubscription only: another consumer receives the events, and this one waits to take over."""
 
 class WatchMark(_WatchMark, metaclass=_WatchMarkEnumTypeWrapper):
-    """The kind of a response of a watch."""
+    """The kind of a watch response."""
 
 WATCH_MARK_UNSPECIFIED: WatchMark.ValueType  # 0
 """The response contains events."""
 WATCH_MARK_CAUGHT_UP: WatchMark.ValueType  # 1
-"""All earlier events have been sent; the following ones are live."""
+"""All earlier events have been sent; later events are live."""
 WATCH_MARK_IDLE: WatchMark.ValueType  # 2
 """No event matched for a while; the stream is alive."""
 WATCH_MARK_STANDBY: WatchMark.ValueType  # 3
-"""WatchSubscription only: another consumer receives, and this one waits to take over."""
+"""WatchSubscription only: another consumer receives the events, and this one waits to take over."""
 Global___WatchMark: _TypeAlias = WatchMark  # noqa: Y015
 
 @_typing.final
@@ -100,23 +100,25 @@ class SubmitJobRequest(_message.Message):
     the same job. With different content, the call fails with ALREADY_EXISTS and the reason
     REQUEST_ID_CONFLICT. Empty: every call creates a job.
 
-    A key identifies one job of the tenant while that job is kept. SubmitJob and SubmitAndWatch
-    share keys. Batches have separate keys: the same key may identify a job and a batch.
+    A key identifies one job of the tenant for as long as that job is stored. SubmitJob and
+    SubmitAndWatch share keys. Batches have separate keys: the same key may identify a job and a
+    batch.
 
-    Contents are equal if all fields of `job` are equal and the payloads are equal as JSON. Key
-    order, white space, escapes, number forms (1, 1.0, 1e0) and the choice between `value` and
-    `json` do not count.
+    Contents are equal if all fields of `job` are equal and the payloads are equal as JSON. The
+    comparison ignores key order, white space, escapes, number formats (1, 1.0, 1e0), and whether
+    `value` or `json` is used.
     """
     validate_only: _builtins.bool
-    """Validate only, store nothing. With a used `request_id`, the call responds like the submit: with
-    the job and EXISTING, or with the error.
+    """Validate the job without storing it. If `request_id` was used before, the response is that of
+    the submit: the job and EXISTING, or an error.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of payloads in the response."""
     use_call_deadline: _builtins.bool
-    """Use the deadline of this call for the job: the time left when the call arrives, added to the
-    time of the insert on the database's clock. Requires a call with a deadline, and excludes
-    `job.deadline`. A repeated call with the same `request_id` changes nothing.
+    """Use the deadline of this call for the job. The job's deadline is the time of the insert by the
+    database's clock, plus the time that the call had left when it arrived. Requires a call with a
+    deadline; cannot be combined with `job.deadline`. A repeated call with the same `request_id`
+    changes nothing.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobSpec:
@@ -151,7 +153,7 @@ class SubmitJobResponse(_message.Message):
     """The outcome."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """The job, BASIC; without an id after `validate_only`."""
+        """The job in the BASIC view; without an id after `validate_only`."""
 
     def __init__(
         self,
@@ -180,19 +182,20 @@ class BatchSubmitJobsRequest(_message.Message):
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The idempotency key of the batch. Contents are compared as in SubmitJob, job by job in the
-    order of `jobs`. Keys of batches are separate from keys of jobs. A key is kept while a job of
-    its batch is kept.
+    order of `jobs`. Batch keys are separate from job keys. A key is kept for as long as a job of
+    its batch is stored.
     """
     validate_only: _builtins.bool
-    """Validate only, store nothing. With a used `request_id`, the call responds like the submit: with
-    the jobs and EXISTING, or with the error.
+    """Validate the jobs without storing them. If `request_id` was used before, the response is that
+    of the submit: the jobs and EXISTING, or an error.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of payloads in the response."""
     use_call_deadline: _builtins.bool
-    """Use the deadline of this call for each job: the time left when the call arrives, added to the
-    time of the insert on the database's clock. Requires a call with a deadline, and excludes
-    `jobs.deadline`. A repeated call with the same `request_id` changes nothing.
+    """Use the deadline of this call for each job. A job's deadline is the time of the insert by the
+    database's clock, plus the time that the call had left when it arrived. Requires a call with a
+    deadline; cannot be combined with `jobs.deadline`. A repeated call with the same `request_id`
+    changes nothing.
     """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.JobSpec]:
@@ -226,19 +229,19 @@ class BatchSubmitJobsResponse(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     REDUCED_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
-    """The id of the batch, for filters; empty after `validate_only`."""
+    """The batch id, for filters; empty after `validate_only`."""
     outcome: Global___SubmitOutcome.ValueType
-    """The outcome. With `validate_only`: NO_WORKER if no live worker has the type of at least one
-    job.
+    """The outcome. With `validate_only`: NO_WORKER if at least one job has a type that no live worker
+    runs.
     """
     reduced: _builtins.bool
     """Whether fields of the jobs were omitted because the response would exceed 4 MiB. GetJob returns
-    them.
+    these fields.
     """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
-        """The jobs, BASIC, in the order of the request. Without `labels`, `retry_policy`, `progress` and
-        `error` if `reduced` is set.
+        """The jobs in the BASIC view, in the order of the request. If `reduced` is set, they lack
+        `labels`, `retry_policy`, `progress` and `error`.
         """
 
     def __init__(
@@ -267,11 +270,11 @@ class GetJobRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The job."""
+    """The job id."""
     view: _job_pb2.JobView.ValueType
     """The view; FULL by default."""
     data_encoding: _data_pb2.DataEncoding.ValueType
-    """The form of payload and result in the response."""
+    """The form of the payload and the result in the response."""
     def __init__(
         self,
         *,
@@ -323,17 +326,17 @@ class ListJobsRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The maximum number of items; 0 means 100, more than 1,000 means 1,000; negative values are
-    refused.
+    """The maximum number of items; 0 means 100, more than 1,000 means 1,000. Negative values are
+    rejected.
     """
     page_token: _builtins.str
     """`next_page_token` of the previous page; valid only with the same filter."""
     filter: _builtins.str
-    """A subset of AIP-160: comparisons joined by AND, alternatives of one field in parentheses joined
-    by OR. Fields: `state`, `type`, `queue`, `request_id`, `batch_id`, `id`, `worker_id` (= and !=);
-    `priority`, `attempt` (also < <= > >=); `create_time`, `schedule_time`, `start_time`, `end_time`
-    (RFC 3339 in quotes, < <= > >=); `labels.KEY` (= and !=; `labels.KEY:*` matches if the label
-    exists).
+    """A subset of AIP-160: comparisons joined by AND. Alternatives for one field are joined by OR in
+    parentheses. Fields: `state`, `type`, `queue`, `request_id`, `batch_id`, `id`, `worker_id` (=
+    and !=); `priority`, `attempt` (also < <= > >=); `create_time`, `schedule_time`, `start_time`,
+    `end_time` (RFC 3339 in quotes, < <= > >=); `labels.KEY` (= and !=; `labels.KEY:*` matches if
+    the label exists).
     Example: `state = FAILED AND labels.team = "ml" AND create_time > "2026-11-01T00:00:00Z"`.
     """
     view: _job_pb2.JobView.ValueType
@@ -393,7 +396,7 @@ class CancelJobRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The job."""
+    """The job id."""
     def __init__(
         self,
         *,
@@ -416,7 +419,7 @@ class CancelJobResponse(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """The job, BASIC: CANCELLED, or RUNNING with `cancel_request_time`."""
+        """The job in the BASIC view: CANCELLED, or RUNNING with `cancel_request_time`."""
 
     def __init__(
         self,
@@ -439,7 +442,7 @@ class RetryJobRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The job."""
+    """The job id."""
     def __init__(
         self,
         *,
@@ -462,7 +465,7 @@ class RetryJobResponse(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """The job, BASIC."""
+        """The job in the BASIC view."""
 
     def __init__(
         self,
@@ -488,14 +491,14 @@ class ListJobEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The job."""
+    """The job id."""
     after_seq: _builtins.int
     """Return only events with a larger number. A number beyond the newest event is valid: the page is
     empty until the job has more events.
     """
     page_size: _builtins.int
-    """The maximum number of items; 0 means 100, more than 1,000 means 1,000; negative values are
-    refused.
+    """The maximum number of items; 0 means 100, more than 1,000 means 1,000. Negative values are
+    rejected.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of output in the response."""
@@ -527,7 +530,7 @@ class ListJobEventsResponse(_message.Message):
     """`after_seq` of the next page; 0 only on the last page."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """The items, ordered by number."""
+        """The events, ordered by number."""
 
     def __init__(
         self,
@@ -554,12 +557,12 @@ class ListJobOutputRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The job. Required."""
+    """The job id. Required."""
     after_seq: _builtins.int
     """Return only pieces whose event has a larger number."""
     page_size: _builtins.int
-    """The maximum number of pieces; 0 means 100, more than 1,000 means 1,000; negative values are
-    refused. A page with large pieces ends earlier.
+    """The maximum number of pieces; 0 means 100, more than 1,000 means 1,000. Negative values are
+    rejected. A page with large pieces ends earlier.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of output in the response."""
@@ -592,10 +595,10 @@ class JobOutput(_message.Message):
     seq: _builtins.int
     """The number of the event within the job."""
     attempt: _builtins.int
-    """The attempt that emitted it."""
+    """The number of the attempt that emitted the piece."""
     @_builtins.property
     def output_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of the event, according to the database's clock."""
+        """The time of the event, by the database's clock."""
 
     @_builtins.property
     def output(self) -> _data_pb2.Data:
@@ -626,10 +629,10 @@ class ListJobOutputResponse(_message.Message):
     PIECES_FIELD_NUMBER: _builtins.int
     NEXT_AFTER_SEQ_FIELD_NUMBER: _builtins.int
     next_after_seq: _builtins.int
-    """`after_seq` of the next page; 0 only on the last page. A running job can emit more later."""
+    """`after_seq` of the next page; 0 only on the last page. A running job can emit more pieces later."""
     @_builtins.property
     def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobOutput]:
-        """The items, ordered by number."""
+        """The pieces, ordered by number."""
 
     def __init__(
         self,
@@ -656,18 +659,18 @@ class WatchJobRequest(_message.Message):
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The job."""
+    """The job id."""
     after_seq: _builtins.int
     """The number of the last event received; 0 for the whole history. The stream sends only events
-    with a larger number. A number beyond the newest event is valid: the stream sends nothing until
-    the job has more events, and ends with the job.
+    with a larger number. A number beyond the newest event is valid: the stream sends no events
+    until the job has more, and ends when the job ends.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of output in the responses."""
     @_builtins.property
     def idle_interval(self) -> _duration_pb2.Duration:
-        """The maximum time without a response, 1 s to 60 s. By then the stream sends a response with the
-        mark IDLE and no events. Absent: HEADRACE_STREAM_IDLE of the gateway, 10 s.
+        """The maximum time without a response, 1 s to 60 s. After at most this time, the stream sends a
+        response with the mark IDLE and no events. Absent: the gateway's HEADRACE_STREAM_IDLE, 10 s.
         """
 
     def __init__(
@@ -698,7 +701,7 @@ class WatchJobResponse(_message.Message):
     """WATCH_MARK_IDLE, or not set."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """The events: one at low load, many under load, none with a mark."""
+        """The events: one at low load, several under load, none in a response with a mark."""
 
     def __init__(
         self,
@@ -716,7 +719,7 @@ Global___WatchJobResponse: _TypeAlias = WatchJobResponse  # noqa: Y015
 
 @_typing.final
 class JobFilter(_message.Message):
-    """A filter for jobs. A job matches if every set field matches."""
+    """A job filter. A job matches if every set field matches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -797,7 +800,7 @@ class WatchJobsRequest(_message.Message):
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """`cursor` of the last response received; empty: the present."""
+    """`cursor` of the last response received; empty: start now."""
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of output in the responses."""
     @_builtins.property
@@ -834,7 +837,7 @@ class WatchJobsResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     MARK_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """The cursor to resume after this response, at any gateway. Opaque."""
+    """The opaque cursor with which any gateway resumes after this response."""
     mark: Global___WatchMark.ValueType
     """The kind of this response."""
     @_builtins.property
@@ -869,15 +872,16 @@ class SubmitAndWatchRequest(_message.Message):
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The idempotency key, shared with SubmitJob; it makes an interrupted call repeatable."""
+    """The idempotency key, shared with SubmitJob. It makes an interrupted call repeatable."""
     after_seq: _builtins.int
     """The number of the last event received, as in WatchJob."""
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of output in the responses."""
     use_call_deadline: _builtins.bool
-    """Use the deadline of this call for the job: the time left when the call arrives, added to the
-    time of the insert on the database's clock. Requires a call with a deadline, and excludes
-    `job.deadline`. A repeated call with the same `request_id` changes nothing.
+    """Use the deadline of this call for the job. The job's deadline is the time of the insert by the
+    database's clock, plus the time that the call had left when it arrived. Requires a call with a
+    deadline; cannot be combined with `job.deadline`. A repeated call with the same `request_id`
+    changes nothing.
     """
     @_builtins.property
     def job(self) -> _job_pb2.JobSpec:
@@ -918,11 +922,11 @@ class SubmitAndWatchResponse(_message.Message):
     """WATCH_MARK_IDLE, or not set."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
-        """The job, BASIC. Only in the first response."""
+        """The job in the BASIC view. Only in the first response."""
 
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
-        """The events: one at low load, many under load, none with a mark."""
+        """The events: one at low load, several under load, none in a response with a mark."""
 
     def __init__(
         self,
@@ -1057,11 +1061,11 @@ class GetStatsResponse(_message.Message):
     OMITTED_QUEUES_FIELD_NUMBER: _builtins.int
     OMITTED_TYPES_FIELD_NUMBER: _builtins.int
     omitted_queues: _builtins.int
-    """The number of queues that were omitted because they do not fit into a response. The queues with
-    the most jobs are included.
+    """The number of queues that do not fit into the response. The queues with the most jobs are
+    included.
     """
     omitted_types: _builtins.int
-    """The number of omitted types."""
+    """The number of types that do not fit into the response."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCount]:
         """All jobs by state; states without jobs are omitted."""
@@ -1076,7 +1080,7 @@ class GetStatsResponse(_message.Message):
 
     @_builtins.property
     def stats_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of the count, according to the database's clock."""
+        """The time of the count, by the database's clock."""
 
     def __init__(
         self,

@@ -28,9 +28,9 @@ if _version_not_supported:
 class JobServiceStub:
     """Submits jobs and follows them.
 
-    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
-    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
-    An interrupted watch can be resumed at any gateway.
+    WatchJob, WatchJobs and SubmitAndWatch send a job's events in the order of `seq`, with no event
+    missing. (job_id, seq) permanently identifies an event, so a client can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.
@@ -107,9 +107,9 @@ class JobServiceStub:
 class JobServiceServicer:
     """Submits jobs and follows them.
 
-    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
-    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
-    An interrupted watch can be resumed at any gateway.
+    WatchJob, WatchJobs and SubmitAndWatch send a job's events in the order of `seq`, with no event
+    missing. (job_id, seq) permanently identifies an event, so a client can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.
@@ -123,7 +123,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchSubmitJobs(self, request, context):
-        """Stores 1 to 1,000 jobs, all or none.
+        """Stores 1 to 1,000 jobs: all or none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,15 +137,15 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists jobs, newest first. New submits do not shift pages.
+        """Lists jobs, newest first. Jobs submitted later do not shift the pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Cancels a job. A waiting job ends at once. For a running job the request is recorded and pushed
-        to the worker; the job ends as CANCELLED, unless it ends otherwise first. A repeated call
+        """Cancels a job. A waiting job ends at once. For a running job, the request is recorded and pushed
+        to the worker; the job ends as CANCELLED unless it ends in another way first. A repeated call
         changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -154,8 +154,8 @@ class JobServiceServicer:
 
     def RetryJob(self, request, context):
         """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
-        schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
-        is dropped. A job in any other state is rejected with FAILED_PRECONDITION.
+        schedule time in the future becomes SCHEDULED; any other job becomes QUEUED. A deadline in the
+        past is removed. For a job in any other state, the call fails with FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,32 +169,32 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListJobOutput(self, request, context):
-        """Lists the output of a job over all attempts, in the order of its events. WatchJob and WatchJobs
-        stream new output.
+        """Lists the output of all attempts of a job, in event order. WatchJob and WatchJobs stream new
+        output.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Streams the events of a job: the history after `after_seq`, then live events, then OK after the
-        terminal event.
+        """Streams the events of a job: the history after `after_seq`, then live events. The stream ends
+        with OK after the terminal event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJobs(self, request, context):
-        """Streams the events of all jobs that match a filter, from a cursor or from the present, until
-        the caller ends the stream.
+        """Streams the events of all jobs that match a filter, from a cursor or from now on, until the
+        caller ends the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitAndWatch(self, request, context):
-        """Stores a job and streams its events, like SubmitJob and WatchJob. With the `request_id` of an
-        earlier call it re-attaches to that job.
+        """Stores a job and streams its events, like SubmitJob followed by WatchJob. A call with the
+        `request_id` of an earlier call re-attaches to that call's job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -281,9 +281,9 @@ def add_JobServiceServicer_to_server(servicer, server):
 class JobService:
     """Submits jobs and follows them.
 
-    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
-    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
-    An interrupted watch can be resumed at any gateway.
+    WatchJob, WatchJobs and SubmitAndWatch send a job's events in the order of `seq`, with no event
+    missing. (job_id, seq) permanently identifies an event, so a client can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.

@@ -29,9 +29,9 @@ GRPC_VERSION: str
 class JobServiceStub:
     """Submits jobs and follows them.
 
-    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
-    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
-    An interrupted watch can be resumed at any gateway.
+    WatchJob, WatchJobs and SubmitAndWatch send a job's events in the order of `seq`, with no event
+    missing. (job_id, seq) permanently identifies an event, so a client can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.
@@ -44,38 +44,38 @@ class JobServiceStub:
     SubmitJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.SubmitJobRequest, _job_service_pb2.SubmitJobResponse]
     """Stores a job. OK means that the job is durable."""
     BatchSubmitJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BatchSubmitJobsRequest, _job_service_pb2.BatchSubmitJobsResponse]
-    """Stores 1 to 1,000 jobs, all or none."""
+    """Stores 1 to 1,000 jobs: all or none."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]
     """Returns a job."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
-    """Lists jobs, newest first. New submits do not shift pages."""
+    """Lists jobs, newest first. Jobs submitted later do not shift the pages."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
-    """Cancels a job. A waiting job ends at once. For a running job the request is recorded and pushed
-    to the worker; the job ends as CANCELLED, unless it ends otherwise first. A repeated call
+    """Cancels a job. A waiting job ends at once. For a running job, the request is recorded and pushed
+    to the worker; the job ends as CANCELLED unless it ends in another way first. A repeated call
     changes nothing.
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]
     """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
-    schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
-    is dropped. A job in any other state is rejected with FAILED_PRECONDITION.
+    schedule time in the future becomes SCHEDULED; any other job becomes QUEUED. A deadline in the
+    past is removed. For a job in any other state, the call fails with FAILED_PRECONDITION.
     """
     ListJobEvents: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobEventsRequest, _job_service_pb2.ListJobEventsResponse]
     """Lists the events of a job in order."""
     ListJobOutput: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobOutputRequest, _job_service_pb2.ListJobOutputResponse]
-    """Lists the output of a job over all attempts, in the order of its events. WatchJob and WatchJobs
-    stream new output.
+    """Lists the output of all attempts of a job, in event order. WatchJob and WatchJobs stream new
+    output.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.WatchJobResponse]
-    """Streams the events of a job: the history after `after_seq`, then live events, then OK after the
-    terminal event.
+    """Streams the events of a job: the history after `after_seq`, then live events. The stream ends
+    with OK after the terminal event.
     """
     WatchJobs: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobsRequest, _job_service_pb2.WatchJobsResponse]
-    """Streams the events of all jobs that match a filter, from a cursor or from the present, until
-    the caller ends the stream.
+    """Streams the events of all jobs that match a filter, from a cursor or from now on, until the
+    caller ends the stream.
     """
     SubmitAndWatch: _grpc.UnaryStreamMultiCallable[_job_service_pb2.SubmitAndWatchRequest, _job_service_pb2.SubmitAndWatchResponse]
-    """Stores a job and streams its events, like SubmitJob and WatchJob. With the `request_id` of an
-    earlier call it re-attaches to that job.
+    """Stores a job and streams its events, like SubmitJob followed by WatchJob. A call with the
+    `request_id` of an earlier call re-attaches to that call's job.
     """
     GetStats: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetStatsRequest, _job_service_pb2.GetStatsResponse]
     """Counts jobs by state, queue and type, and reports the age of each queue."""
@@ -84,9 +84,9 @@ class JobServiceStub:
 class JobServiceAsyncStub(JobServiceStub):
     """Submits jobs and follows them.
 
-    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
-    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
-    An interrupted watch can be resumed at any gateway.
+    WatchJob, WatchJobs and SubmitAndWatch send a job's events in the order of `seq`, with no event
+    missing. (job_id, seq) permanently identifies an event, so a client can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.
@@ -96,38 +96,38 @@ class JobServiceAsyncStub(JobServiceStub):
     SubmitJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.SubmitJobRequest, _job_service_pb2.SubmitJobResponse]  # type: ignore[assignment]
     """Stores a job. OK means that the job is durable."""
     BatchSubmitJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BatchSubmitJobsRequest, _job_service_pb2.BatchSubmitJobsResponse]  # type: ignore[assignment]
-    """Stores 1 to 1,000 jobs, all or none."""
+    """Stores 1 to 1,000 jobs: all or none."""
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]  # type: ignore[assignment]
     """Returns a job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Lists jobs, newest first. New submits do not shift pages."""
+    """Lists jobs, newest first. Jobs submitted later do not shift the pages."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Cancels a job. A waiting job ends at once. For a running job the request is recorded and pushed
-    to the worker; the job ends as CANCELLED, unless it ends otherwise first. A repeated call
+    """Cancels a job. A waiting job ends at once. For a running job, the request is recorded and pushed
+    to the worker; the job ends as CANCELLED unless it ends in another way first. A repeated call
     changes nothing.
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]  # type: ignore[assignment]
     """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
-    schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
-    is dropped. A job in any other state is rejected with FAILED_PRECONDITION.
+    schedule time in the future becomes SCHEDULED; any other job becomes QUEUED. A deadline in the
+    past is removed. For a job in any other state, the call fails with FAILED_PRECONDITION.
     """
     ListJobEvents: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobEventsRequest, _job_service_pb2.ListJobEventsResponse]  # type: ignore[assignment]
     """Lists the events of a job in order."""
     ListJobOutput: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobOutputRequest, _job_service_pb2.ListJobOutputResponse]  # type: ignore[assignment]
-    """Lists the output of a job over all attempts, in the order of its events. WatchJob and WatchJobs
-    stream new output.
+    """Lists the output of all attempts of a job, in event order. WatchJob and WatchJobs stream new
+    output.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.WatchJobResponse]  # type: ignore[assignment]
-    """Streams the events of a job: the history after `after_seq`, then live events, then OK after the
-    terminal event.
+    """Streams the events of a job: the history after `after_seq`, then live events. The stream ends
+    with OK after the terminal event.
     """
     WatchJobs: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobsRequest, _job_service_pb2.WatchJobsResponse]  # type: ignore[assignment]
-    """Streams the events of all jobs that match a filter, from a cursor or from the present, until
-    the caller ends the stream.
+    """Streams the events of all jobs that match a filter, from a cursor or from now on, until the
+    caller ends the stream.
     """
     SubmitAndWatch: _aio.UnaryStreamMultiCallable[_job_service_pb2.SubmitAndWatchRequest, _job_service_pb2.SubmitAndWatchResponse]  # type: ignore[assignment]
-    """Stores a job and streams its events, like SubmitJob and WatchJob. With the `request_id` of an
-    earlier call it re-attaches to that job.
+    """Stores a job and streams its events, like SubmitJob followed by WatchJob. A call with the
+    `request_id` of an earlier call re-attaches to that call's job.
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetStatsRequest, _job_service_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Counts jobs by state, queue and type, and reports the age of each queue."""
@@ -135,9 +135,9 @@ class JobServiceAsyncStub(JobServiceStub):
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Submits jobs and follows them.
 
-    The three watch calls guarantee that the events of a job arrive in the order of `seq` and that
-    none is missing. (job_id, seq) identifies an event forever, so a reader can drop repeated events.
-    An interrupted watch can be resumed at any gateway.
+    WatchJob, WatchJobs and SubmitAndWatch send a job's events in the order of `seq`, with no event
+    missing. (job_id, seq) permanently identifies an event, so a client can drop repeated events. An
+    interrupted watch can be resumed at any gateway.
 
     No response is larger than 4 MiB, the default limit of gRPC clients. With large jobs, pages end
     earlier and streams send more responses.
@@ -157,7 +157,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.BatchSubmitJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.BatchSubmitJobsResponse, _abc.Awaitable[_job_service_pb2.BatchSubmitJobsResponse]]:
-        """Stores 1 to 1,000 jobs, all or none."""
+        """Stores 1 to 1,000 jobs: all or none."""
 
     @_abc_1.abstractmethod
     def GetJob(
@@ -173,7 +173,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ListJobsResponse, _abc.Awaitable[_job_service_pb2.ListJobsResponse]]:
-        """Lists jobs, newest first. New submits do not shift pages."""
+        """Lists jobs, newest first. Jobs submitted later do not shift the pages."""
 
     @_abc_1.abstractmethod
     def CancelJob(
@@ -181,8 +181,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.CancelJobResponse, _abc.Awaitable[_job_service_pb2.CancelJobResponse]]:
-        """Cancels a job. A waiting job ends at once. For a running job the request is recorded and pushed
-        to the worker; the job ends as CANCELLED, unless it ends otherwise first. A repeated call
+        """Cancels a job. A waiting job ends at once. For a running job, the request is recorded and pushed
+        to the worker; the job ends as CANCELLED unless it ends in another way first. A repeated call
         changes nothing.
         """
 
@@ -193,8 +193,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.RetryJobResponse, _abc.Awaitable[_job_service_pb2.RetryJobResponse]]:
         """Requeues a FAILED or CANCELLED job with a new retry budget. A job that never started and has a
-        schedule time in the future becomes SCHEDULED; any other becomes QUEUED. A deadline in the past
-        is dropped. A job in any other state is rejected with FAILED_PRECONDITION.
+        schedule time in the future becomes SCHEDULED; any other job becomes QUEUED. A deadline in the
+        past is removed. For a job in any other state, the call fails with FAILED_PRECONDITION.
         """
 
     @_abc_1.abstractmethod
@@ -211,8 +211,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobOutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ListJobOutputResponse, _abc.Awaitable[_job_service_pb2.ListJobOutputResponse]]:
-        """Lists the output of a job over all attempts, in the order of its events. WatchJob and WatchJobs
-        stream new output.
+        """Lists the output of all attempts of a job, in event order. WatchJob and WatchJobs stream new
+        output.
         """
 
     @_abc_1.abstractmethod
@@ -221,8 +221,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.WatchJobResponse], _abc.AsyncIterator[_job_service_pb2.WatchJobResponse]]:
-        """Streams the events of a job: the history after `after_seq`, then live events, then OK after the
-        terminal event.
+        """Streams the events of a job: the history after `after_seq`, then live events. The stream ends
+        with OK after the terminal event.
         """
 
     @_abc_1.abstractmethod
@@ -231,8 +231,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.WatchJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.WatchJobsResponse], _abc.AsyncIterator[_job_service_pb2.WatchJobsResponse]]:
-        """Streams the events of all jobs that match a filter, from a cursor or from the present, until
-        the caller ends the stream.
+        """Streams the events of all jobs that match a filter, from a cursor or from now on, until the
+        caller ends the stream.
         """
 
     @_abc_1.abstractmethod
@@ -241,8 +241,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.SubmitAndWatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.SubmitAndWatchResponse], _abc.AsyncIterator[_job_service_pb2.SubmitAndWatchResponse]]:
-        """Stores a job and streams its events, like SubmitJob and WatchJob. With the `request_id` of an
-        earlier call it re-attaches to that job.
+        """Stores a job and streams its events, like SubmitJob followed by WatchJob. A call with the
+        `request_id` of an earlier call re-attaches to that call's job.
         """
 
     @_abc_1.abstractmethod

@@ -42,11 +42,11 @@ class Subscription(_message.Message):
     """The active consumer; empty if no consumer is active."""
     @_builtins.property
     def filter(self) -> _job_service_pb2.JobFilter:
-        """The filter for jobs."""
+        """The job filter."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of creation."""
+        """The creation time."""
 
     @_builtins.property
     def ack_time(self) -> _timestamp_pb2.Timestamp:
@@ -54,14 +54,14 @@ class Subscription(_message.Message):
 
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
-        """The age of the oldest unacknowledged event, whether it matches the filter or not; absent if all
-        events are acknowledged.
+        """The age of the oldest unacknowledged event, even if the event does not match the filter; absent
+        if all events are acknowledged.
         """
 
     @_builtins.property
     def unreadable_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields of this message whose stored values cannot be read. They are absent here. A subscription
-        without a readable filter cannot be watched: delete it and create it again.
+        """Fields whose stored values cannot be read. These fields are absent from this message. A
+        subscription with an unreadable filter cannot be watched: delete it and create it again.
         """
 
     def __init__(
@@ -95,12 +95,12 @@ class CreateSubscriptionRequest(_message.Message):
     name: _builtins.str
     """1 to 100 characters of a-z, 0-9, `.`, `_` and `-`; the first is a letter or digit. Required."""
     cursor: _builtins.str
-    """A cursor of WatchJobs after which the subscription starts; empty: the present. An existing
+    """The WatchJobs cursor after which the subscription starts; empty: start now. An existing
     subscription keeps its position.
     """
     @_builtins.property
     def filter(self) -> _job_service_pb2.JobFilter:
-        """The filter for jobs; absent: all jobs."""
+        """The job filter; absent: all jobs."""
 
     def __init__(
         self,
@@ -297,8 +297,8 @@ class WatchSubscriptionRequest(_message.Message):
     name: _builtins.str
     """The name. Required."""
     consumer: _builtins.str
-    """The name of the consumer, at most 128 printable characters. A watch replaces an earlier watch
-    of the same consumer at once, and can acknowledge the events that the earlier watch received.
+    """The consumer name, at most 128 printable characters. A watch immediately replaces an earlier
+    watch of the same consumer, and can acknowledge the events that the earlier watch received.
     Empty: a new consumer for this call.
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
@@ -333,8 +333,9 @@ class WatchSubscriptionResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     MARK_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """The cursor to acknowledge after these and all earlier events are processed. Acknowledge the
-    cursors of marks too: they advance past events that do not match. Opaque; empty on standby.
+    """The opaque cursor to acknowledge after these events and all earlier events are processed.
+    Acknowledge the cursors of marks too: they advance past events that do not match. Empty on
+    standby.
     """
     mark: _job_service_pb2.WatchMark.ValueType
     """The kind of this response."""
@@ -366,9 +367,9 @@ class AckSubscriptionRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The subscription. Required."""
+    """The subscription name. Required."""
     cursor: _builtins.str
-    """`cursor` of a response of the watch, or `oldest_cursor` of the error CURSOR_EXPIRED. Required."""
+    """`cursor` of a watch response, or `oldest_cursor` of the error CURSOR_EXPIRED. Required."""
     def __init__(
         self,
         *,

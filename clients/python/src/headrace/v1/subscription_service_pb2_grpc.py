@@ -28,10 +28,11 @@ if _version_not_supported:
 class SubscriptionServiceStub:
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one replica receives at a time, and another one
-    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
-    the retention, up to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to those of WatchJobs: each watch resends an event until the event is
+    acknowledged. Replicas of a service can share a subscription: one replica receives the events,
+    and another replica takes over when the first one stops. A replaced consumer cannot acknowledge
+    events. Unacknowledged events are kept beyond the retention, up to a limit; a watch that would
+    miss older events ends with an error.
     """
 
     def __init__(self, channel):
@@ -75,10 +76,11 @@ class SubscriptionServiceStub:
 class SubscriptionServiceServicer:
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one replica receives at a time, and another one
-    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
-    the retention, up to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to those of WatchJobs: each watch resends an event until the event is
+    acknowledged. Replicas of a service can share a subscription: one replica receives the events,
+    and another replica takes over when the first one stops. A replaced consumer cannot acknowledge
+    events. Unacknowledged events are kept beyond the retention, up to a limit; a watch that would
+    miss older events ends with an error.
     """
 
     def CreateSubscription(self, request, context):
@@ -110,10 +112,10 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchSubscription(self, request, context):
-        """Streams unacknowledged events, then each event once it is settled, until the caller ends the
-        stream. While another consumer receives, the stream sends the mark STANDBY. If unacknowledged
-        events have been pruned it ends with OUT_OF_RANGE; acknowledge `oldest_cursor` of the error to
-        continue.
+        """Streams unacknowledged events, then each event when it settles, until the caller ends the
+        stream. While another consumer receives the events, the stream sends the mark STANDBY. If
+        unacknowledged events were pruned, the stream ends with OUT_OF_RANGE; to continue, acknowledge
+        the error's `oldest_cursor`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,10 +172,11 @@ def add_SubscriptionServiceServicer_to_server(servicer, server):
 class SubscriptionService:
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one replica receives at a time, and another one
-    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
-    the retention, up to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to those of WatchJobs: each watch resends an event until the event is
+    acknowledged. Replicas of a service can share a subscription: one replica receives the events,
+    and another replica takes over when the first one stops. A replaced consumer cannot acknowledge
+    events. Unacknowledged events are kept beyond the retention, up to a limit; a watch that would
+    miss older events ends with an error.
     """
 
     @staticmethod

@@ -29,10 +29,11 @@ GRPC_VERSION: str
 class SubscriptionServiceStub:
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one replica receives at a time, and another one
-    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
-    the retention, up to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to those of WatchJobs: each watch resends an event until the event is
+    acknowledged. Replicas of a service can share a subscription: one replica receives the events,
+    and another replica takes over when the first one stops. A replaced consumer cannot acknowledge
+    events. Unacknowledged events are kept beyond the retention, up to a limit; a watch that would
+    miss older events ends with an error.
     """
 
     @_typing.overload
@@ -48,10 +49,10 @@ class SubscriptionServiceStub:
     DeleteSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.DeleteSubscriptionRequest, _subscription_service_pb2.DeleteSubscriptionResponse]
     """Deletes a subscription; its watches end with NOT_FOUND."""
     WatchSubscription: _grpc.UnaryStreamMultiCallable[_subscription_service_pb2.WatchSubscriptionRequest, _subscription_service_pb2.WatchSubscriptionResponse]
-    """Streams unacknowledged events, then each event once it is settled, until the caller ends the
-    stream. While another consumer receives, the stream sends the mark STANDBY. If unacknowledged
-    events have been pruned it ends with OUT_OF_RANGE; acknowledge `oldest_cursor` of the error to
-    continue.
+    """Streams unacknowledged events, then each event when it settles, until the caller ends the
+    stream. While another consumer receives the events, the stream sends the mark STANDBY. If
+    unacknowledged events were pruned, the stream ends with OUT_OF_RANGE; to continue, acknowledge
+    the error's `oldest_cursor`.
     """
     AckSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.AckSubscriptionRequest, _subscription_service_pb2.AckSubscriptionResponse]
     """Acknowledges all events up to a cursor. An older or repeated cursor changes nothing."""
@@ -60,10 +61,11 @@ class SubscriptionServiceStub:
 class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one replica receives at a time, and another one
-    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
-    the retention, up to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to those of WatchJobs: each watch resends an event until the event is
+    acknowledged. Replicas of a service can share a subscription: one replica receives the events,
+    and another replica takes over when the first one stops. A replaced consumer cannot acknowledge
+    events. Unacknowledged events are kept beyond the retention, up to a limit; a watch that would
+    miss older events ends with an error.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -76,10 +78,10 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     DeleteSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.DeleteSubscriptionRequest, _subscription_service_pb2.DeleteSubscriptionResponse]  # type: ignore[assignment]
     """Deletes a subscription; its watches end with NOT_FOUND."""
     WatchSubscription: _aio.UnaryStreamMultiCallable[_subscription_service_pb2.WatchSubscriptionRequest, _subscription_service_pb2.WatchSubscriptionResponse]  # type: ignore[assignment]
-    """Streams unacknowledged events, then each event once it is settled, until the caller ends the
-    stream. While another consumer receives, the stream sends the mark STANDBY. If unacknowledged
-    events have been pruned it ends with OUT_OF_RANGE; acknowledge `oldest_cursor` of the error to
-    continue.
+    """Streams unacknowledged events, then each event when it settles, until the caller ends the
+    stream. While another consumer receives the events, the stream sends the mark STANDBY. If
+    unacknowledged events were pruned, the stream ends with OUT_OF_RANGE; to continue, acknowledge
+    the error's `oldest_cursor`.
     """
     AckSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.AckSubscriptionRequest, _subscription_service_pb2.AckSubscriptionResponse]  # type: ignore[assignment]
     """Acknowledges all events up to a cursor. An older or repeated cursor changes nothing."""
@@ -87,10 +89,11 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
 class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Durable watches: the server stores your position and resends events until you acknowledge them.
 
-    Guarantees in addition to WatchJobs: each watch resends an event until it is acknowledged.
-    Replicas of a service share a subscription; one replica receives at a time, and another one
-    continues when it stops. A replaced consumer cannot acknowledge. Unread events are kept beyond
-    the retention, up to a limit; a watch that would miss older events ends with an error.
+    Guarantees in addition to those of WatchJobs: each watch resends an event until the event is
+    acknowledged. Replicas of a service can share a subscription: one replica receives the events,
+    and another replica takes over when the first one stops. A replaced consumer cannot acknowledge
+    events. Unacknowledged events are kept beyond the retention, up to a limit; a watch that would
+    miss older events ends with an error.
     """
 
     @_abc_1.abstractmethod
@@ -131,10 +134,10 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.WatchSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_subscription_service_pb2.WatchSubscriptionResponse], _abc.AsyncIterator[_subscription_service_pb2.WatchSubscriptionResponse]]:
-        """Streams unacknowledged events, then each event once it is settled, until the caller ends the
-        stream. While another consumer receives, the stream sends the mark STANDBY. If unacknowledged
-        events have been pruned it ends with OUT_OF_RANGE; acknowledge `oldest_cursor` of the error to
-        continue.
+        """Streams unacknowledged events, then each event when it settles, until the caller ends the
+        stream. While another consumer receives the events, the stream sends the mark STANDBY. If
+        unacknowledged events were pruned, the stream ends with OUT_OF_RANGE; to continue, acknowledge
+        the error's `oldest_cursor`.
         """
 
     @_abc_1.abstractmethod

@@ -25,7 +25,7 @@ class Authenticate:
     needs: ClassVar[tuple[str, ...]] = ("request id", "errors")
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:  # noqa: ARG002 - every method gets a Call
-        """Return `proceed` with a Call."""
+        """Return a function that creates the Call and calls `proceed`."""
 
         def identify(exchange: Exchange) -> Awaitable[Message | None]:
             remaining = exchange.context.time_remaining()

@@ -25,14 +25,14 @@ class Call:
     """The context of one request, for use cases and streams.
 
     Attributes:
-        correlation_id: the request id of the call (`x-request-id`). Each log line of the
-            call and each job that the call submits contain it. It differs from the `request_id` of
-            a submit, which is an idempotency key.
+        correlation_id: the request id of the call (`x-request-id`). Each log line of the call and
+            each job that it submits contains this id. It is not the `request_id` of a submit, which
+            is an idempotency key.
         principal: the caller.
         tenant: the tenant whose data the call reads and changes.
         deadline: the time at which the caller gives up, by `time.monotonic()`; None for no limit.
-        metadata: the headers, in order; keys are lower case, and values of keys that end with
-            `-bin` are bytes.
+        metadata: the headers, in order. Keys are lowercase; values of keys that end with `-bin` are
+            bytes.
     """
 
     correlation_id: str

@@ -1,7 +1,7 @@
 """The chain of links around every call.
 
 Each link has one concern, a name, and the names of the links that must run before it. `order.py`
-declares the order once; `Chain` verifies it when the gateway starts, and wraps each method once.
+declares the order. When the gateway starts, `Chain` verifies the order and wraps each method.
 
 To add a link (access control, rate limits and quotas, tracing):
 1. Write its class in its own file: `name`, `needs`, and `wrap(method, proceed)`. A link that
@@ -23,7 +23,7 @@ from headrace_gateway.calls.exchange import Context, Exchange, Method, Proceed
 
 
 class ChainError(Exception):
-    """The links of a chain do not fit together; the message names the link."""
+    """The links of a chain are incomplete or in the wrong order; the message names the link."""
 
 
 class Link(Protocol):
@@ -38,7 +38,10 @@ class Link(Protocol):
     needs: ClassVar[tuple[str, ...]]
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
-        """Return `proceed` with this concern around it, or `proceed` if it does not apply."""
+        """Return a function that handles this concern and calls `proceed`.
+
+        If the concern does not apply to the method, return `proceed`.
+        """
 
 
 class Chain:
@@ -46,7 +49,7 @@ class Chain:
 
     Args:
         links: the links, outermost first.
-        needs: the names of links that every servicer relies on.
+        needs: the names of the links that every servicer needs.
 
     Raises:
         ChainError: a link is missing, present twice, or before a link that it needs.
@@ -70,7 +73,7 @@ class Chain:
                 raise ChainError(f"the link '{needed}' is missing; servicers need it")
 
     def only(self, *names: str) -> Chain:
-        """Return a chain of the links with these names, in the order of this chain.
+        """Return a chain of only the links with these names, in the order of this chain.
 
         Raises:
             ChainError: a name is not in this chain, or one of these links needs another link.
@@ -83,11 +86,11 @@ class Chain:
     def wrap(
         self, method: Method, behavior: Callable[[Any, Any], Any]
     ) -> Callable[[Any, Context], Awaitable[Message | None]]:
-        """Return a handler for gRPC that runs the links and then a method of a servicer.
+        """Return a gRPC handler that runs the links and then a servicer method.
 
         Args:
             method: the contract of the method.
-            behavior: the method of the servicer. It takes a request and a Call, or gRPC's context
+            behavior: the servicer method. It receives the request and the Call, or gRPC's context
                 if the method is foreign.
         """
         proceed = (
@@ -98,7 +101,8 @@ class Chain:
 
         async def handle(raw: Any, context: Context) -> Message | None:
             exchange = Exchange(raw, context)
-            # gRPC keeps the frames of an aborted call for a while; they must not keep the request.
+            # gRPC keeps the frames of an aborted call for a while. Without this reference they do
+            # not keep the request.
             del raw
             return await proceed(exchange)
 

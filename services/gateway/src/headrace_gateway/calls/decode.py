@@ -15,7 +15,7 @@ from headrace_gateway.calls.statuses import UndecodableRequest
 
 _DATA: Final = data_pb2.Data.DESCRIPTOR.full_name
 _CONTAINERS: Final = frozenset({"google.protobuf.Struct", "google.protobuf.ListValue"})
-# The maximum number of fields to search in a request. This many block the event loop for 20 ms.
+# The maximum number of fields to search in a request. Searching them takes up to 20 ms.
 _MAX_FIELDS: Final = 25_000
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -31,27 +31,27 @@ class Decode:
     needs: ClassVar[tuple[str, ...]] = ("errors", "sizes")
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
-        """Return `proceed` with the message of the request."""
+        """Return a function that decodes the request and calls `proceed`."""
         request_class = method.request_class
 
-        def one(exchange: Exchange) -> Awaitable[Message | None]:
-            exchange.request = _decode(request_class, exchange.raw)
+        def decode_unary(exchange: Exchange) -> Awaitable[Message | None]:
+            exchange.request = _decode_message(request_class, exchange.raw)
             exchange.raw = None
             return proceed(exchange)
 
-        async def each(raws: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        async def decode_each(raws: AsyncIterator[bytes]) -> AsyncIterator[Message]:
             async for raw in raws:
-                yield _decode(request_class, raw)
+                yield _decode_message(request_class, raw)
 
-        def many(exchange: Exchange) -> Awaitable[Message | None]:
-            exchange.request = each(exchange.raw)
+        def decode_stream(exchange: Exchange) -> Awaitable[Message | None]:
+            exchange.request = decode_each(exchange.raw)
             return proceed(exchange)
 
-        return many if method.streams_requests else one
+        return decode_stream if method.streams_requests else decode_unary
 
 
-def _decode(request_class: type[Message], raw: bytes) -> Message:
-    """Return the message of a request.
+def _decode_message(request_class: type[Message], raw: bytes) -> Message:
+    """Return the request message.
 
     Raises:
         DocumentTooDeep: a document is nested deeper than `MAX_DOCUMENT_DEPTH`.
@@ -71,17 +71,17 @@ def deepest_value(request_class: type[Message], raw: bytes) -> tuple[str, int] |
     """Find the deepest document of a request that protobuf cannot decode.
 
     Args:
-        request_class: the message of the request.
-        raw: the bytes of the request.
+        request_class: the class of the request message.
+        raw: the serialized request.
 
     Returns:
-        The path of the field with the document, and the depth of the document; None if the bytes
-        are not a message of this class, or have more than 25,000 fields.
+        The path of the document's field and the depth of the document; None if the bytes are not a
+        message of this class, or contain more than 25,000 fields.
     """
     found = ("", 0)
     fields = 0
-    # For each message: its descriptor, its start and end in `raw`, the depth at which it is nested,
-    # the path of its document, and whether it is part of a document.
+    # For each message: its descriptor, start and end in `raw`, nesting depth, field path, and
+    # whether it is part of a document.
     messages: list[tuple[Any, int, int, int, str, bool]] = [
         (request_class.DESCRIPTOR, 0, len(raw), 0, "", False)
     ]
@@ -134,10 +134,10 @@ def deepest_value(request_class: type[Message], raw: bytes) -> tuple[str, int] |
 
 
 def _varint(raw: bytes, offset: int) -> tuple[int, int]:
-    """Return a number and the offset after it.
+    """Return a varint and the offset after it.
 
     Raises:
-        IndexError: the bytes at `offset` are not a number.
+        IndexError: the bytes at `offset` are not a varint.
     """
     number = shift = 0
     while True:

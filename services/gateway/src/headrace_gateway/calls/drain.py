@@ -12,9 +12,9 @@ from google.protobuf.message import Message
 from headrace_core.domain.errors import ShuttingDown
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
-# Seconds without a new call before the transport counts as empty, and the maximum total wait in
-# seconds.
+# Time without a new call after which the transport counts as empty, in seconds.
 _QUIET_S: Final = 0.05
+# Longest total wait, in seconds.
 _MAX_WAIT_S: Final = 1.0
 
 
@@ -29,7 +29,7 @@ class Drain:
         self._last_rejection = 0.0
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:  # noqa: ARG002 - every method is rejected
-        """Return `proceed` with a rejection while the gateway drains."""
+        """Return a function that calls `proceed`, or rejects the call while the gateway drains."""
 
         def admit(exchange: Exchange) -> Awaitable[Message | None]:
             if self._draining:

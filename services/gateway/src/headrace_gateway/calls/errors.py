@@ -18,8 +18,8 @@ from headrace_gateway.calls.statuses import DETAILS_KEY, CallError, to_call_erro
 
 _log = structlog.get_logger()
 
-# Maximum log lines per status code in a period, and the length of a period in seconds.
-_LINES: Final = 10
+# Maximum number of log lines per status code in a period, and the length of a period in seconds.
+_MAX_LINES: Final = 10
 _PERIOD_S: Final = 10.0
 
 
@@ -33,9 +33,9 @@ class Errors:
         self._failures = FailureLog()
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
-        """Return `proceed` with every error turned into a status."""
+        """Return a function that calls `proceed` and turns each error into a status."""
 
-        async def guarded(exchange: Exchange) -> Message | None:
+        async def proceed_or_abort(exchange: Exchange) -> Message | None:
             try:
                 return await proceed(exchange)
             except grpc.aio.AbortError:
@@ -48,7 +48,7 @@ class Errors:
                 self._log(method.path, status, error)
             return await _abort(exchange, status)
 
-        return guarded
+        return proceed_or_abort
 
     def _log(self, path: str, status: CallError, error: Exception) -> None:
         fields = {"code": status.code.name, "method": path, "reason": status.reason}
@@ -63,9 +63,9 @@ class Errors:
 async def _abort(exchange: Exchange, status: CallError) -> NoReturn:
     """End a call with a status.
 
-    gRPC keeps the exception of an abort with the call, in a reference cycle that lives until the
-    next garbage collection. The exception refers to the frames of the call, so the frames
-    must not refer to the request. For the same reason an abort must not run in an `except` block.
+    gRPC keeps the exception of an abort in a reference cycle with the call, until the next garbage
+    collection. The exception refers to the frames of the call, so these frames must not refer to
+    the request. For the same reason, an abort must not run in an `except` block.
     """
     exchange.release()
     try:
@@ -90,7 +90,7 @@ class FailureLog:
         period: the length of a period, in seconds.
     """
 
-    def __init__(self, *, lines: int = _LINES, period: float = _PERIOD_S) -> None:
+    def __init__(self, *, lines: int = _MAX_LINES, period: float = _PERIOD_S) -> None:
         self._lines = lines
         self._period = period
         self._counts: Counter[str] = Counter()
@@ -104,12 +104,12 @@ class FailureLog:
             fields: the other fields of the line.
         """
         if not self._counts[code]:
-            asyncio.get_running_loop().call_later(self._period, self._end, code)
+            asyncio.get_running_loop().call_later(self._period, self._end_period, code)
         self._counts[code] += 1
         if self._counts[code] <= self._lines:
             getattr(_log, level)("call_failed", code=code, **fields)
 
-    def _end(self, code: str) -> None:
+    def _end_period(self, code: str) -> None:
         omitted = self._counts.pop(code) - self._lines
         if omitted > 0:
             _log.warning("calls_failed", code=code, not_logged=omitted, period_s=self._period)

@@ -16,11 +16,11 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A method of a service, as its contract declares it.
+    """A service method, as its contract declares it.
 
     Attributes:
         path: the path, for example `/headrace.v1.JobService/GetJob`.
-        request_class: the message of a request.
+        request_class: the class of the request message.
         streams_requests: True if a client sends many requests.
         streams_responses: True if the servicer sends many responses.
         foreign: True for a service that gRPC defines (health, reflection). Its servicer takes
@@ -38,13 +38,13 @@ class Exchange:
     """The state of one request in the chain; each link adds its part.
 
     Args:
-        raw: the bytes of the request; for a method that streams requests, an iterator of
-            the bytes of its requests.
+        raw: the serialized request; for a method that streams requests, an iterator of serialized
+            requests.
         context: the gRPC context.
 
     Attributes:
         metadata: the headers of the call.
-        request_id: set by the link `request id`; empty before.
+        request_id: set by the link `request id`; empty before that.
         call: set by the link `authenticate`.
         request: the decoded message, or an iterator of messages; set by the link `decode`.
         write: sends one response of a stream.
@@ -64,7 +64,7 @@ class Exchange:
         self.write: Callable[[Message], Awaitable[None]] = context.write
 
     def release(self) -> None:
-        """Drop the request, because a reference to the exchange would keep it in memory."""
+        """Drop the request, because references to the exchange would keep it in memory."""
         self.raw = self.request = None
 
 

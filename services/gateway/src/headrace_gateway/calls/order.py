@@ -1,4 +1,4 @@
-"""The order of the links, declared only here."""
+"""Declares the order of the links."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headrace_gateway.calls.sizes import Sizes
 from headrace_gateway.calls.slow_readers import SlowReaders
 from headrace_gateway.calls.timeouts import Timeouts
 
-# The group commit bounds the time of each submit.
+# The group commit limits the time of each submit.
 _BOUNDED: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 
 # The links that Headrace's servicers need. A gateway that lacks one does not start.
@@ -33,7 +33,7 @@ def build_chain(settings: Settings, *, drain: Drain, counts: Counts) -> Chain:
 
     Args:
         settings: the limits.
-        drain: the link that rejects calls once the gateway stops.
+        drain: the link that rejects calls once the gateway is stopping.
         counts: the counters of slow readers.
 
     Raises:

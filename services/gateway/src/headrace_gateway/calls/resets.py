@@ -1,4 +1,4 @@
-"""Resets of calls whose clients do not read the status."""
+"""Resets calls whose clients do not read the status."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import structlog
 
 _log = structlog.get_logger()
 
-# Seconds over which due calls are collected, because each reset scans all tasks of the loop.
-_ROUND: Final = 1.0
+# Time over which due calls are collected, in seconds, because each reset scans all tasks of the
+# loop.
+_ROUND_S: Final = 1.0
 
 # The name of the grpc.aio task that keeps a call until its client has received the status.
 _KEEPER: Final = "rpc_task"
@@ -35,11 +36,11 @@ class Counts(Protocol):
 class Resets:
     """Resets calls that cannot end, so that the process does not keep their messages.
 
-    The status of a call is sent after its last message. While HTTP/2's flow control
-    holds that message back, grpc.aio keeps the call and the message, until the connection closes.
-    grpc.aio has no function that abandons a call. gRPC's core resets a call once the last
-    reference to it is dropped, and the client sees CANCELLED. (grpc.aio itself keeps the newest
-    call until the next one arrives.)
+    The status of a call is sent after its last message. While HTTP/2 flow control blocks that
+    message, grpc.aio keeps the call and the message until the connection closes. grpc.aio has no
+    function that abandons a call. But gRPC's core resets a call when the last reference to it is
+    dropped, and the client receives CANCELLED. (grpc.aio itself keeps the newest call until the
+    next call arrives.)
 
     Args:
         counts: counts the resets.
@@ -48,10 +49,10 @@ class Resets:
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self._due: set[_Task] = set()
-        self._round: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    def bound(self, seconds: float) -> None:
-        """Reset the call of the current task, unless it ends within `seconds`."""
+    def reset_after(self, seconds: float) -> None:
+        """Reset the call of the current task after `seconds`, unless the call has ended by then."""
         task = asyncio.current_task()
         assert task is not None, "a task handles each call"
         timer = asyncio.get_running_loop().call_later(seconds, self._add_due, task)
@@ -59,11 +60,11 @@ class Resets:
 
     def _add_due(self, task: _Task) -> None:
         self._due.add(task)
-        if self._round is None:
-            self._round = asyncio.get_running_loop().call_later(_ROUND, self._reset)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_ROUND_S, self._reset_due)
 
-    def _reset(self) -> None:
-        due, self._due, self._round = {task for task in self._due if not task.done()}, set(), None
+    def _reset_due(self) -> None:
+        due, self._due, self._timer = {task for task in self._due if not task.done()}, set(), None
         keepers = list(_keepers(due))
         for task in (*keepers, *due):
             task.cancel()
@@ -71,15 +72,16 @@ class Resets:
         if due:
             _log.info("calls_reset", calls=len(due))
         if len(keepers) < len(due):
-            # This version of grpc.aio uses other tasks, so the connections keep these calls.
+            # This grpc.aio version uses different tasks, so these calls stay until their
+            # connections close.
             _log.warning("calls_not_reset", calls=len(due) - len(keepers))
 
 
 def _keepers(tasks: set[_Task]) -> Iterator[_Task]:
-    """Return the grpc.aio tasks that keep the calls of `tasks`.
+    """Yield the grpc.aio tasks that keep the calls of `tasks`.
 
-    A call has no reference to its keeper, but the keeper's coroutine has a variable with the task
-    of the call.
+    A call has no reference to its keeper, but a variable of the keeper's coroutine contains the
+    task of the call.
     """
     for keeper in asyncio.all_tasks() if tasks else ():
         if keeper.get_name() == _KEEPER:

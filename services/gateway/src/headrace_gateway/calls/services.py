@@ -21,7 +21,7 @@ class Service:
 
     Attributes:
         descriptor: the contract of the service.
-        servicer: the object with a method of the same name for each method of the contract.
+        servicer: has a method of the same name for each method of the contract.
         chain: the links around each call.
         foreign: True if the servicer takes gRPC's context in place of a Call.
         name: the full name, if it differs from the one in the contract.
@@ -40,7 +40,7 @@ class Service:
 
 
 def add_services(server: grpc.aio.Server, services: Iterable[Service]) -> None:
-    """Add services to a server, and compose the links once for each method.
+    """Add services to a server; wrap each method in its links.
 
     Args:
         server: a server that has not started.
@@ -51,11 +51,13 @@ def add_services(server: grpc.aio.Server, services: Iterable[Service]) -> None:
     """
     registry: Any = server
     for service in services:
-        handlers = {method.name: _handler(service, method) for method in service.descriptor.methods}
+        handlers = {
+            method.name: _method_handler(service, method) for method in service.descriptor.methods
+        }
         registry.add_registered_method_handlers(service.full_name, handlers)
 
 
-def _handler(service: Service, descriptor: Any) -> Any:
+def _method_handler(service: Service, descriptor: Any) -> Any:
     behavior = getattr(service.servicer, descriptor.name, None)
     if behavior is None:
         raise ChainError(f"{service.full_name} has no method '{descriptor.name}'")

@@ -1,4 +1,4 @@
-"""The link `sizes`: rejects calls with a request or metadata above their limits."""
+"""The link `sizes`: rejects calls whose request or metadata exceeds its limit."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from headrace_core.domain.errors import LimitExceeded
 from headrace_gateway.calls.call import Metadata
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
-# Maximum size of a call's metadata, in bytes: keys, values, and 32 bytes for each pair (RFC 9113,
-# section 6.5.2).
+# Maximum size of a call's metadata, in bytes: keys, values, and 32 bytes for each key-value pair
+# (RFC 9113, section 6.5.2).
 MAX_METADATA_BYTES: Final = 16 * 1024
 # A health or reflection request contains only a few names.
 _MAX_FOREIGN_BYTES: Final = 65_536
 
 
 class Sizes:
-    """Bounds the size of a call before the gateway decodes or reads it.
+    """Limits the size of a call before the gateway decodes its request.
 
     Args:
         max_request_bytes: the maximum size of a request to a Headrace service.
@@ -32,10 +32,10 @@ class Sizes:
         self._max_request_bytes = max_request_bytes
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
-        """Return `proceed` for calls within the limits."""
+        """Return a function that checks the sizes of a call and calls `proceed`."""
         maximum, limit = self._max_request_bytes, "HEADRACE_MAX_REQUEST_BYTES"
         if method.foreign:
-            maximum, limit = _MAX_FOREIGN_BYTES, "request of health or reflection"
+            maximum, limit = _MAX_FOREIGN_BYTES, "health or reflection request"
 
         def check(raw: bytes) -> bytes:
             if len(raw) > maximum:
@@ -44,21 +44,21 @@ class Sizes:
                 )
             return raw
 
-        async def each(raws: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async def check_each(raws: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             async for raw in raws:
                 yield check(raw)
 
-        def one(exchange: Exchange) -> Awaitable[Message | None]:
+        def check_unary(exchange: Exchange) -> Awaitable[Message | None]:
             _check_metadata(exchange.metadata)
             check(exchange.raw)
             return proceed(exchange)
 
-        def many(exchange: Exchange) -> Awaitable[Message | None]:
+        def check_stream(exchange: Exchange) -> Awaitable[Message | None]:
             _check_metadata(exchange.metadata)
-            exchange.raw = each(exchange.raw)
+            exchange.raw = check_each(exchange.raw)
             return proceed(exchange)
 
-        return many if method.streams_requests else one
+        return check_stream if method.streams_requests else check_unary
 
 
 def _check_metadata(metadata: Metadata) -> None:
@@ -68,7 +68,7 @@ def _check_metadata(metadata: Metadata) -> None:
     if size > MAX_METADATA_BYTES:
         raise LimitExceeded(
             "metadata",
-            limit="metadata of a call",
+            limit="call metadata",
             maximum=MAX_METADATA_BYTES,
             actual=size,
             unit="bytes",

@@ -17,10 +17,10 @@ _log = structlog.get_logger()
 
 
 class SlowReaders:
-    """Bounds the time that each response of a stream waits for its client.
+    """Limits the time that each response of a stream waits for its client.
 
     Args:
-        patience: the longest time a write can take, in seconds.
+        patience: longest duration of a write, in seconds.
         counts: the counters of slow readers.
     """
 
@@ -33,7 +33,7 @@ class SlowReaders:
         self._resets = Resets(counts)
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
-        """Return `proceed` with bounded writes, for streams."""
+        """Return a function that calls `proceed` with limited write times, for streams."""
         if not method.streams_responses:
             return proceed
 
@@ -46,8 +46,8 @@ class SlowReaders:
                     return await proceed(exchange)
             except SlowConsumer:
                 self._counts.slow_consumers += 1
-                # A client that reads again within the patience gets the status.
-                self._resets.bound(self._patience)
+                # A client that reads again within this time receives the status.
+                self._resets.reset_after(self._patience)
                 _log.info("stream_not_read", method=method.path, patience_s=self._patience)
                 raise
 
@@ -55,7 +55,7 @@ class SlowReaders:
 
 
 class StreamWriter:
-    """Writes the responses of one call, in a `with` block of the task that handles it.
+    """Writes the responses of one call, in a `with` block of the task that handles the call.
 
     A write blocks the stream while the client's HTTP/2 window, of at least 64 KiB, is full. One
     timer serves many writes: a timer for each write would cost as much as the write.
@@ -63,7 +63,7 @@ class StreamWriter:
     Args:
         context: the gRPC context of the call.
         request: the request of the call; it contains the place where the stream starts.
-        patience: the longest time a write can take, in seconds.
+        patience: longest duration of a write, in seconds.
     """
 
     def __init__(self, context: Context, *, request: Message, patience: float) -> None:
@@ -98,11 +98,11 @@ class StreamWriter:
         """
         self._started = self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_later(self._patience, self._check)
+            self._timer = self._loop.call_later(self._patience, self._check_write)
         try:
             await self._context.write(response)
         except asyncio.CancelledError:
-            # If the call was cancelled as well, that cancellation must proceed.
+            # If the call itself was also cancelled, re-raise that cancellation.
             if self._late and self._task is not None and not self._task.uncancel():
                 raise SlowConsumer(self._patience, self._place.value) from None
             raise
@@ -110,16 +110,16 @@ class StreamWriter:
             self._started = None
         self._place.advance(response)
 
-    def _check(self) -> None:
+    def _check_write(self) -> None:
         """Cancel a write that took too long."""
         self._timer = None
         if self._started is None:
             return
         left = self._started + self._patience - self._loop.time()
         if left > 0:
-            self._timer = self._loop.call_later(left, self._check)
+            self._timer = self._loop.call_later(left, self._check_write)
         elif self._task is not None:
-            # gRPC keeps the message: a client that reads again gets it, and then the status.
+            # gRPC keeps the message: a client that reads again receives it, and then the status.
             self._late = True
             self._task.cancel()
 

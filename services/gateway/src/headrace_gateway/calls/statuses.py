@@ -1,6 +1,6 @@
-"""Statuses: the only place that turns an error into a gRPC status.
+"""Statuses: the only module that turns errors into gRPC statuses.
 
-Every status has a google.rpc.ErrorInfo, and other google.rpc details that fit the error. Clients
+Every status has a google.rpc.ErrorInfo, and other google.rpc details that suit the error. Clients
 never see driver messages, SQL or host names.
 """
 
@@ -45,8 +45,8 @@ DETAILS_KEY: Final = "grpc-status-details-bin"
 # contains its message twice: percent-encoded, which can triple its size, and in the details.
 _MAX_MESSAGE_BYTES: Final = 700
 _MAX_VIOLATIONS_BYTES: Final = 2600
-_MAX_DESCRIPTION: Final = 300
-_MAX_METADATA: Final = 200
+_MAX_DESCRIPTION_BYTES: Final = 300
+_MAX_METADATA_BYTES: Final = 200
 
 _RETRY_AFTER: Final = Duration(seconds=1)
 
@@ -96,7 +96,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
     text = _shorten(str(error), _MAX_MESSAGE_BYTES)
     match error:
         case InvalidRequest():
-            reason, metadata = _invalid(error)
+            reason, metadata = _invalid_request_reason(error)
             return CallError(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 reason,
@@ -121,7 +121,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 _reason(error_pb2.ERROR_REASON_REQUEST_ID_CONFLICT),
                 text,
                 {
-                    "request_id": _shorten(error.request_id, _MAX_METADATA),
+                    "request_id": _shorten(error.request_id, _MAX_METADATA_BYTES),
                     f"{error.kind}_id": error.existing_id,
                 },
                 [_resource(error.kind, error.existing_id, text)],
@@ -139,8 +139,8 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 [_precondition(str(error.job_id), text)],
             )
         case LimitExceeded():
-            # Not RESOURCE_EXHAUSTED, which clients retry: the same request fails again. A tenant
-            # at its quota must delete something first.
+            # Not RESOURCE_EXHAUSTED, because clients retry it and the same request would fail
+            # again. A tenant at its quota must delete something first.
             is_quota = isinstance(error, TooManySubscriptions)
             return CallError(
                 grpc.StatusCode.FAILED_PRECONDITION
@@ -216,7 +216,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
             return CallError(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 _reason(error_pb2.ERROR_REASON_DEADLINE_EXCEEDED),
-                "the call took too long",
+                "the call took too long; retry it with a longer deadline",
             )
         case _:
             return CallError(
@@ -234,12 +234,12 @@ def _reason(value: error_pb2.ErrorReason.ValueType) -> str:
 _INVALID_ARGUMENT = _reason(error_pb2.ERROR_REASON_INVALID_ARGUMENT)
 
 
-def _invalid(error: InvalidRequest) -> tuple[str, dict[str, str]]:
+def _invalid_request_reason(error: InvalidRequest) -> tuple[str, dict[str, str]]:
     match error:
         case PayloadInvalid():
             return (
                 _reason(error_pb2.ERROR_REASON_PAYLOAD_INVALID),
-                {"type": _shorten(error.job_type, _MAX_METADATA)},
+                {"type": _shorten(error.job_type, _MAX_METADATA_BYTES)},
             )
         case PageTokenInvalid():
             return _reason(error_pb2.ERROR_REASON_PAGE_TOKEN_INVALID), {}
@@ -250,12 +250,12 @@ def _invalid(error: InvalidRequest) -> tuple[str, dict[str, str]]:
 
 
 def _bad_request(violations: Sequence[Violation]) -> Any:
-    """Return the violations that fit, and the number of omitted ones."""
+    """Return the violations that fit into a status, and the number of omitted violations."""
     message = error_details_pb2.BadRequest()
     size = 0
     for number, violation in enumerate(violations):
-        path = _shorten(violation.field, _MAX_DESCRIPTION)
-        description = _shorten(violation.description, _MAX_DESCRIPTION)
+        path = _shorten(violation.field, _MAX_DESCRIPTION_BYTES)
+        description = _shorten(violation.description, _MAX_DESCRIPTION_BYTES)
         size += len(path.encode()) + len(description.encode()) + 6
         if size > _MAX_VIOLATIONS_BYTES:
             message.field_violations.add(
@@ -268,7 +268,9 @@ def _bad_request(violations: Sequence[Violation]) -> Any:
 
 def _resource(kind: str, name: str, description: str) -> Any:
     return error_details_pb2.ResourceInfo(
-        resource_type=kind, resource_name=name, description=_shorten(description, _MAX_DESCRIPTION)
+        resource_type=kind,
+        resource_name=name,
+        description=_shorten(description, _MAX_DESCRIPTION_BYTES),
     )
 
 
@@ -276,7 +278,9 @@ def _precondition(subject: str, description: str) -> Any:
     return error_details_pb2.PreconditionFailure(
         violations=[
             error_details_pb2.PreconditionFailure.Violation(
-                type="STATE", subject=subject, description=_shorten(description, _MAX_DESCRIPTION)
+                type="STATE",
+                subject=subject,
+                description=_shorten(description, _MAX_DESCRIPTION_BYTES),
             )
         ]
     )

@@ -1,4 +1,4 @@
-"""The link `timeout`: bounds the time that a unary call waits for PostgreSQL."""
+"""The link `timeout`: limits the time that a unary call waits for PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Timeouts:
     """Ends a unary call as Unavailable before its client gives up, so that the client retries.
 
     Args:
-        seconds: the longest time a call can take.
-        bounded: the paths of methods that limit their own time, at a fraction of the cost.
+        seconds: longest duration of a call.
+        bounded: the paths of methods that limit their own time, which is cheaper.
     """
 
     name: ClassVar[str] = "timeout"
@@ -28,7 +28,7 @@ class Timeouts:
         self._bounded = bounded
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
-        """Return `proceed` with a time limit, for unary calls."""
+        """Return a function that calls `proceed` with a time limit, for unary calls."""
         if method.streams_responses or method.path in self._bounded:
             return proceed
 

@@ -1,4 +1,4 @@
-"""The conversion of requests from protobuf to values of the domain.
+"""Converts requests from protobuf to domain values.
 
 This module checks only errors that are specific to protobuf: presence, enum numbers, and the forms
 of times, durations and documents. The use cases check the rest.
@@ -29,8 +29,8 @@ from headrace_gateway.grpc.encode import STATES, Encoding
 _ENCODINGS: Final = frozenset(data_pb2.DataEncoding.values())
 _VIEWS: Final = frozenset(job_pb2.JobView.values())
 _NO_LABELS: Final[Mapping[str, str]] = {}
-# The range of a Duration in protobuf, in seconds.
-_LONGEST_SECONDS: Final = 315_576_000_000
+# The largest protobuf Duration, in seconds.
+_MAX_DURATION_S: Final = 315_576_000_000
 _STATES: Final = {number: state for state, number in STATES.items()}
 
 WatchRequest: TypeAlias = (
@@ -42,7 +42,7 @@ WatchRequest: TypeAlias = (
 
 
 def read_encoding(encoding: Encoding, found: Violations) -> Encoding:
-    """Return the encoding of documents in the response."""
+    """Return the encoding for documents in the response."""
     if encoding not in _ENCODINGS:
         found.note("data_encoding", "must be DATA_ENCODING_VALUE or DATA_ENCODING_JSON")
     return encoding
@@ -65,11 +65,11 @@ def read_idle_interval(message: WatchRequest) -> float | None:
 def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> JobFilter:
     """Return the filter of a stream; after a violation the result is a placeholder."""
     states = []
-    # `job_filter` rejects longer lists. A request can contain millions of values.
+    # A request can contain millions of values, and `job_filter` rejects lists above the limit.
     for number, state_number in enumerate(message.states[: MAX_FILTER_VALUES + 1]):
         state = _STATES.get(state_number)
         if state is None:
-            found.note(f"filter.states[{number}]", "must be a state of a job")
+            found.note(f"filter.states[{number}]", "must be a job state")
         else:
             states.append(state)
     return job_filter(
@@ -114,7 +114,7 @@ def read_jobs(
     for number, message in enumerate(request.jobs):
         data = message.payload if message.HasField("payload") else None
         message.ClearField("payload")
-        # Labels may be in any order, so some equal specs are decoded more than once.
+        # Labels may be in any order, so some equal specs are decoded several times.
         rest = message.SerializeToString()
         index = known.get(rest)
         if index is None:
@@ -131,28 +131,28 @@ def read_jobs(
 def _read_spec(message: job_pb2.JobSpec, path: str, found: Violations) -> JobSpec:
     schedule_time = deadline = timeout = None
     if message.HasField("schedule_time"):
-        schedule_time = _time(message.schedule_time, f"{path}.schedule_time", found)
+        schedule_time = _read_time(message.schedule_time, f"{path}.schedule_time", found)
     if message.HasField("deadline"):
-        deadline = _time(message.deadline, f"{path}.deadline", found)
+        deadline = _read_time(message.deadline, f"{path}.deadline", found)
     if message.HasField("timeout"):
-        timeout = _duration(message.timeout, f"{path}.timeout", found)
+        timeout = _read_duration(message.timeout, f"{path}.timeout", found)
     return JobSpec(
         type=message.type,
         queue=message.queue,
         priority=message.priority,
-        labels=_labels(message.labels),
+        labels=_read_labels(message.labels),
         schedule_time=schedule_time,
         timeout=timeout,
         deadline=deadline,
         retry=(
-            _retry(message.retry_policy, f"{path}.retry_policy", found)
+            _read_retry_policy(message.retry_policy, f"{path}.retry_policy", found)
             if message.HasField("retry_policy")
             else NO_OVERRIDES
         ),
     )
 
 
-def _labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+def _read_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
     if not labels:
         return _NO_LABELS
     # A request can contain a million labels; `check_spec` rejects them, so they are not copied.
@@ -169,12 +169,14 @@ def _read_payload(data: data_pb2.Data | None, path: str, found: Violations) -> P
         return None
 
 
-def _retry(message: job_pb2.RetryPolicy, path: str, found: Violations) -> RetryOverrides:
+def _read_retry_policy(
+    message: job_pb2.RetryPolicy, path: str, found: Violations
+) -> RetryOverrides:
     initial = longest = None
     if message.HasField("initial_backoff"):
-        initial = _duration(message.initial_backoff, f"{path}.initial_backoff", found)
+        initial = _read_duration(message.initial_backoff, f"{path}.initial_backoff", found)
     if message.HasField("max_backoff"):
-        longest = _duration(message.max_backoff, f"{path}.max_backoff", found)
+        longest = _read_duration(message.max_backoff, f"{path}.max_backoff", found)
     return RetryOverrides(
         max_attempts=message.max_attempts if message.HasField("max_attempts") else None,
         initial_backoff=initial,
@@ -185,7 +187,7 @@ def _retry(message: job_pb2.RetryPolicy, path: str, found: Violations) -> RetryO
     )
 
 
-def _time(message: Timestamp, path: str, found: Violations) -> datetime | None:
+def _read_time(message: Timestamp, path: str, found: Violations) -> datetime | None:
     if 0 <= message.nanos < 1_000_000_000:
         with suppress(OverflowError):
             # Rounded down, so the last valid nanosecond stays below LAST_TIME.
@@ -196,14 +198,18 @@ def _time(message: Timestamp, path: str, found: Violations) -> datetime | None:
     return None
 
 
-def _duration(message: Duration, path: str, found: Violations) -> timedelta | None:
+def _read_duration(message: Duration, path: str, found: Violations) -> timedelta | None:
     seconds, nanos = message.seconds, message.nanos
     if (
-        abs(seconds) > _LONGEST_SECONDS
+        abs(seconds) > _MAX_DURATION_S
         or abs(nanos) >= 1_000_000_000
         or (seconds > 0 > nanos)
         or (seconds < 0 < nanos)
     ):
-        found.note(path, "must be a Duration: seconds and nanos of the same sign, in their ranges")
+        found.note(
+            path,
+            f"must be a Duration: seconds within ±{_MAX_DURATION_S}, and nanos within ±999999999 "
+            "with the same sign",
+        )
         return None
     return timedelta(seconds=seconds, microseconds=nanos // 1000)

@@ -1,4 +1,4 @@
-"""The conversion of responses from values of the domain to protobuf."""
+"""Converts domain values to protobuf responses."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ WATCH_MARKS: Final = {
 
 # Stored fields that have other names in the contract.
 _FIELD_NAMES: Final = {"due_time": "schedule_time", "retry": "retry_policy"}
-# Maximum number of queues, and of types, in statistics. Each takes up to 220 bytes: a name of 100
-# bytes and seven counts.
-_MAX_COUNTED: Final = 8000
+# Maximum number of queues in statistics, and maximum number of types. Each entry has up to 220
+# bytes: a name of 100 bytes and seven counts.
+_MAX_COUNTED_NAMES: Final = 8000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_OVERRIDES = RetryOverrides()
 
 
 def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
-    """Return a job; the BASIC view has no payload and no result."""
+    """Return a job message; in the BASIC view without payload and result."""
     # The times of a new job are equal, so they are converted once.
     created = _time(job.create_time)
     return job_pb2.Job(
@@ -102,7 +102,7 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
 def write_batch(
     jobs: BatchJobs, response: job_service_pb2.BatchSubmitJobsResponse, encoding: Encoding
 ) -> None:
-    """Add the jobs of a batch to `response`; reduce them if they do not fit.
+    """Add a batch's jobs to `response`; reduce them if they do not fit.
 
     Jobs that differ only in their ids are converted once.
     """
@@ -117,28 +117,28 @@ def write_batch(
 def write_specs(
     specs: Repeated[JobSpec], tenant: str, response: job_service_pb2.BatchSubmitJobsResponse
 ) -> None:
-    """Add jobs that were only validated to `response`, like `write_batch`."""
+    """Add jobs that were validated but not stored to `response`, as `write_batch` does."""
     messages = specs.map(lambda spec: spec_message(spec, tenant=tenant, request_id=None))
     response.reduced = _reduce(messages)
     response.jobs.extend(messages)
 
 
-# The fields of a BASIC job whose sizes depend on its submitter or its handler.
-_REDUCED: Final = ("labels", "retry_policy", "progress", "error")
+# The fields that a reduced job lacks: their sizes depend on the submitter or the handler.
+_CLEARED_FIELDS: Final = ("labels", "retry_policy", "progress", "error")
 
 
 def _reduce(messages: Repeated[job_pb2.Job]) -> bool:
-    """Clear the fields in `_REDUCED` and return True if the messages are too large for a page."""
+    """If the messages are too large for a page, clear `_CLEARED_FIELDS` and return True."""
     if sum(messages.map(job_pb2.Job.ByteSize)) <= MAX_PAGE_BYTES:
         return False
     for message in messages.distinct:
-        for field in _REDUCED:
+        for field in _CLEARED_FIELDS:
             message.ClearField(field)
     return True
 
 
 def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_pb2.Job:
-    """Return a job that was only validated: in the BASIC view, without an id or a state."""
+    """Return a job that was validated but not stored, without an id or a state."""
     return job_pb2.Job(
         tenant=tenant,
         type=spec.type,
@@ -154,14 +154,14 @@ def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_p
 
 
 def event_message(event: JobEvent, encoding: Encoding) -> event_pb2.JobEvent:
-    """Return an event."""
+    """Return an event message."""
     message = event_pb2.JobEvent()
     _write_event(event, message, encoding)
     return message
 
 
 def output_message(event: JobEvent, encoding: Encoding) -> job_service_pb2.JobOutput:
-    """Return the output of an event."""
+    """Return the output message of an event."""
     return job_service_pb2.JobOutput(
         seq=event.seq,
         attempt=event.attempt,
@@ -175,14 +175,14 @@ def write_events(
     messages: RepeatedCompositeFieldContainer[event_pb2.JobEvent],
     encoding: Encoding,
 ) -> None:
-    """Add events to the field of a response."""
+    """Add events to `messages`, a response field."""
     add = messages.add
     for event in events:
         _write_event(event, add(), encoding)
 
 
 def _write_event(event: JobEvent, message: event_pb2.JobEvent, encoding: Encoding) -> None:
-    # Keyword arguments and a copy into the response would take more than twice as long.
+    # Keyword arguments and a copy would take more than twice as long.
     message.job_id = str(event.job_id)
     message.seq = event.seq
     message.type = EVENT_TYPES[event.type]
@@ -205,7 +205,7 @@ def _write_event(event: JobEvent, message: event_pb2.JobEvent, encoding: Encodin
 
 
 def handler_message(handler: LiveHandler, encoding: Encoding) -> handler_service_pb2.Handler:
-    """Return a handler."""
+    """Return a handler message."""
     spec = handler.spec
     return handler_service_pb2.Handler(
         type=spec.type,
@@ -220,7 +220,7 @@ def handler_message(handler: LiveHandler, encoding: Encoding) -> handler_service
 
 
 def filter_message(job_filter: JobFilter) -> job_service_pb2.JobFilter:
-    """Return the filter of a stream, with its sets sorted."""
+    """Return a filter message, with its sets sorted."""
     return job_service_pb2.JobFilter(
         queues=sorted(job_filter.queues),
         types=sorted(job_filter.types),
@@ -232,7 +232,7 @@ def filter_message(job_filter: JobFilter) -> job_service_pb2.JobFilter:
 
 
 def subscription_message(subscription: Subscription) -> subscription_service_pb2.Subscription:
-    """Return a subscription, without its unreadable fields."""
+    """Return a subscription message, without unreadable fields."""
     job_filter = subscription.filter
     return subscription_service_pb2.Subscription(
         name=subscription.name,
@@ -246,19 +246,21 @@ def subscription_message(subscription: Subscription) -> subscription_service_pb2
 
 
 def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
-    """Return statistics: the counts of all jobs, by queue and by type."""
+    """Return job counts by state: in total, by queue and by type."""
     by_queue, by_type = stats.by_queue(), stats.by_type()
-    queues, types = _most(by_queue), _most(by_type)
+    queues, types = _largest_names(by_queue), _largest_names(by_type)
     return job_service_pb2.GetStatsResponse(
-        states=_counts(stats.by_state()),
+        states=_state_counts(stats.by_state()),
         queues=[
             job_service_pb2.QueueStats(
-                queue=queue, states=_counts(by_queue[queue]), age=_duration(stats.ages.get(queue))
+                queue=queue,
+                states=_state_counts(by_queue[queue]),
+                age=_duration(stats.ages.get(queue)),
             )
             for queue in queues
         ],
         types=[
-            job_service_pb2.TypeStats(type=job_type, states=_counts(by_type[job_type]))
+            job_service_pb2.TypeStats(type=job_type, states=_state_counts(by_type[job_type]))
             for job_type in types
         ],
         stats_time=_time(stats.time),
@@ -267,12 +269,12 @@ def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
     )
 
 
-def _most(counts: Mapping[str, Mapping[JobState, int]]) -> Sequence[str]:
-    """Return up to `_MAX_COUNTED` names, sorted: the names with the most jobs."""
-    return sorted(nlargest(_MAX_COUNTED, counts, key=lambda name: sum(counts[name].values())))
+def _largest_names(counts: Mapping[str, Mapping[JobState, int]]) -> Sequence[str]:
+    """Return the `_MAX_COUNTED_NAMES` names with the most jobs, sorted by name."""
+    return sorted(nlargest(_MAX_COUNTED_NAMES, counts, key=lambda name: sum(counts[name].values())))
 
 
-def _counts(states: Mapping[JobState, int]) -> Sequence[job_service_pb2.StateCount]:
+def _state_counts(states: Mapping[JobState, int]) -> Sequence[job_service_pb2.StateCount]:
     return [
         job_service_pb2.StateCount(state=STATES[state], jobs=states[state])
         for state in JobState

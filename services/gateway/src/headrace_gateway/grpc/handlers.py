@@ -1,4 +1,4 @@
-"""HandlerService, and the health of the queues that live workers serve.
+"""HandlerService, and the health of queues.
 
 `queue/NAME` in grpc.health.v1 is SERVING while the queue is known and a live worker serves it.
 """
@@ -20,11 +20,11 @@ from headrace_gateway.grpc.encode import handler_message
 from headrace_gateway.grpc.pages import MessagePage
 from headrace_health import Lookup
 
-_PREFIX: Final = "queue/"
+_QUEUE_PREFIX: Final = "queue/"
 
 
 class HandlerServicer:
-    """Lists the types of jobs that can run now.
+    """Lists the job types that can run now.
 
     Args:
         handlers: the use cases.
@@ -49,10 +49,10 @@ class HandlerServicer:
 
 
 def queue_health(*, registrations: Registrations, wake: WakeSubscription) -> Lookup:
-    """Return the health lookup of the queues.
+    """Return the health lookup for queues.
 
     Args:
         registrations: returns the queues.
-        wake: the wake-ups of changed registrations, used only by this lookup.
+        wake: receives a wake-up when registrations change; only this lookup may use it.
     """
-    return Lookup(prefix=_PREFIX, valid=is_name, read=registrations.queues, wait=wake.wait)
+    return Lookup(prefix=_QUEUE_PREFIX, valid=is_name, read=registrations.queues, wait=wake.wait)

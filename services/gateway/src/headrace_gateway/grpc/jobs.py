@@ -80,7 +80,7 @@ class JobServicer:
             job = spec_message(result.specs[0], tenant=call.tenant, request_id=request.request_id)
         else:
             job = job_message(result.job, encoding)
-        return job_service_pb2.SubmitJobResponse(job=job, outcome=_outcome(result))
+        return job_service_pb2.SubmitJobResponse(job=job, outcome=_outcome_of(result))
 
     async def BatchSubmitJobs(
         self, request: job_service_pb2.BatchSubmitJobsRequest, call: Call
@@ -99,7 +99,7 @@ class JobServicer:
             use_call_deadline=request.use_call_deadline,
             violations=found,
         )
-        response = job_service_pb2.BatchSubmitJobsResponse(outcome=_outcome(result))
+        response = job_service_pb2.BatchSubmitJobsResponse(outcome=_outcome_of(result))
         if isinstance(result, ValidatedJobs):
             write_specs(result.specs, call.tenant, response)
         else:
@@ -142,28 +142,28 @@ class JobServicer:
         self, request: job_service_pb2.CancelJobRequest, call: Call
     ) -> job_service_pb2.CancelJobResponse:
         """Cancel a waiting job, or ask the worker of a running job to end it."""
-        job = await self._jobs.cancel(call, _job_id(request))
+        job = await self._jobs.cancel(call, _read_job_id(request))
         return job_service_pb2.CancelJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
 
     async def RetryJob(
         self, request: job_service_pb2.RetryJobRequest, call: Call
     ) -> job_service_pb2.RetryJobResponse:
         """Queue a failed or cancelled job again."""
-        job = await self._jobs.requeue(call, _job_id(request))
+        job = await self._jobs.requeue(call, _read_job_id(request))
         return job_service_pb2.RetryJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
 
     async def ListJobEvents(
         self, request: job_service_pb2.ListJobEventsRequest, call: Call
     ) -> job_service_pb2.ListJobEventsResponse:
         """List the events of a job."""
-        page, last = await self._log_page(request, call, event_message)
+        page, last = await self._read_log_page(request, call, event_message)
         return job_service_pb2.ListJobEventsResponse(events=page, next_after_seq=last)
 
     async def ListJobOutput(
         self, request: job_service_pb2.ListJobOutputRequest, call: Call
     ) -> job_service_pb2.ListJobOutputResponse:
         """List the output of a job."""
-        page, last = await self._log_page(request, call, output_message, only_output=True)
+        page, last = await self._read_log_page(request, call, output_message, only_output=True)
         return job_service_pb2.ListJobOutputResponse(pieces=page, next_after_seq=last)
 
     async def GetStats(
@@ -190,7 +190,7 @@ class JobServicer:
         )
         async with aclosing(stream) as pages:
             async for events in pages:
-                response = job_service_pb2.WatchJobResponse(mark=_mark(events))
+                response = job_service_pb2.WatchJobResponse(mark=_mark_of(events))
                 write_events(events, response.events, encoding)
                 yield response
 
@@ -236,11 +236,11 @@ class JobServicer:
         async with aclosing(stream) as pages:
             yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
             async for events in pages:
-                response = job_service_pb2.SubmitAndWatchResponse(mark=_mark(events))
+                response = job_service_pb2.SubmitAndWatchResponse(mark=_mark_of(events))
                 write_events(events, response.events, encoding)
                 yield response
 
-    async def _log_page(
+    async def _read_log_page(
         self,
         request: job_service_pb2.ListJobEventsRequest | job_service_pb2.ListJobOutputRequest,
         call: Call,
@@ -248,7 +248,7 @@ class JobServicer:
         *,
         only_output: bool = False,
     ) -> tuple[Sequence[M], int]:
-        """Return a page of a job's log, and the event number to continue after; 0 at the end."""
+        """Return a page of a job's events, and the number to continue after; 0 at the end."""
         found = Violations()
         job_id = parse_job_id(request.job_id, found)
         encoding = read_encoding(request.data_encoding, found)
@@ -265,20 +265,22 @@ class JobServicer:
         return page.messages, last
 
 
-def _job_id(request: job_service_pb2.CancelJobRequest | job_service_pb2.RetryJobRequest) -> JobId:
+def _read_job_id(
+    request: job_service_pb2.CancelJobRequest | job_service_pb2.RetryJobRequest,
+) -> JobId:
     found = Violations()
     job_id = parse_job_id(request.job_id, found)
     found.check()
     return job_id
 
 
-def _mark(events: Sequence[JobEvent]) -> job_service_pb2.WatchMark.ValueType:
+def _mark_of(events: Sequence[JobEvent]) -> job_service_pb2.WatchMark.ValueType:
     if events:
         return job_service_pb2.WATCH_MARK_UNSPECIFIED
     return job_service_pb2.WATCH_MARK_IDLE
 
 
-def _outcome(
+def _outcome_of(
     result: Submitted | SubmittedBatch | ValidatedJobs,
 ) -> job_service_pb2.SubmitOutcome.ValueType:
     if isinstance(result, ValidatedJobs):

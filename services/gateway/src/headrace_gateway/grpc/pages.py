@@ -1,4 +1,4 @@
-"""Pages of messages, bounded in bytes."""
+"""Pages of messages, limited in bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-# The maximum size of a page with several items. A single item may be larger: a job has two
-# documents, and the rest of it is smaller than 1 MiB.
+# The maximum size of a page with several items, in bytes. A single item may be larger: a job has
+# two documents and less than 1 MiB of other fields.
 MAX_PAGE_BYTES: Final = 3 * 1024 * 1024
 
 Item_contra = TypeVar("Item_contra", contravariant=True)

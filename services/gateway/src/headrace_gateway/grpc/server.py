@@ -26,24 +26,25 @@ _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 # The full names of Headrace's services.
 SERVICES: Final = tuple(str(service.full_name) for service in (JOBS, HANDLERS, SUBSCRIPTIONS))
 
-# gRPC clients reject larger messages by default. Every response fits, regardless of its contents.
+# gRPC clients reject larger messages by default. Every response is smaller, whatever it contains.
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
-# gRPC itself rejects requests above this multiple of the limit, and calls with more metadata, as
-# RESOURCE_EXHAUSTED. Smaller excesses reach the link `sizes`, whose error names the limit.
-_RECEIVED_REQUESTS: Final = 4
-_RECEIVED_METADATA_BYTES: Final = 64 * 1024
+# gRPC itself rejects requests above this multiple of the limit, and calls with more metadata than
+# this, with RESOURCE_EXHAUSTED. Calls that exceed a limit by less reach the link `sizes`, whose
+# error names the limit.
+_RECEIVE_LIMIT_FACTOR: Final = 4
+_MAX_RECEIVED_METADATA_BYTES: Final = 64 * 1024
 
-_MILLISECONDS: Final = 1000
+_SECOND_MS: Final = 1000
 _KEEPALIVE: Final = (
     # The server pings quiet connections to detect dead peers.
-    ("grpc.keepalive_time_ms", 30 * _MILLISECONDS),
-    ("grpc.keepalive_timeout_ms", 10 * _MILLISECONDS),
-    # The effective limit for the response to a ping: a minute by default, despite the line above.
-    ("grpc.http2.ping_timeout_ms", 10 * _MILLISECONDS),
+    ("grpc.keepalive_time_ms", 30 * _SECOND_MS),
+    ("grpc.keepalive_timeout_ms", 10 * _SECOND_MS),
+    # The effective limit for a ping response: a minute by default, despite the option above.
+    ("grpc.http2.ping_timeout_ms", 10 * _SECOND_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Clients may ping every 5 s, even without a call.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5 * _MILLISECONDS),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5 * _SECOND_MS),
 )
 
 
@@ -56,18 +57,18 @@ def build_server(
     subscriptions: SubscriptionServicer,
     health: HealthServicer,
 ) -> grpc.aio.Server:
-    """Return a server for the services, with the chain around each call.
+    """Return a server that passes each call through the chain.
 
     Args:
         settings: the limits, and whether to serve reflection.
-        chain: the links around calls; health and reflection pass only through FOREIGN.
+        chain: the links; calls to health and reflection pass only through FOREIGN.
         jobs: serves JobService.
         handlers: serves HandlerService.
         subscriptions: serves SubscriptionService.
         health: serves grpc.health.v1.
 
     Raises:
-        ChainError: the links or the methods do not fit the services.
+        ChainError: a link or a servicer method is missing.
     """
     keep_completion_queue()
     server = grpc.aio.server(options=server_options(settings))
@@ -99,19 +100,19 @@ def build_server(
 
 
 def server_options(settings: Settings) -> list[tuple[str, Any]]:
-    """Return the options of gRPC's core."""
+    """Return the gRPC core options."""
     return [
-        # By default two processes can share a port. Here that would be a mistake.
+        # By default, two processes can share a port. Two gateways on one port are a mistake.
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
-        # Clients that reconnect at the same time wait in a queue. Beyond these bounds (a thousand
-        # by default), gRPC ends calls as CANCELLED, which clients do not retry.
+        # When clients reconnect at the same time, their calls wait in a queue. Beyond these limits
+        # (a thousand by default), gRPC ends calls with CANCELLED, which clients do not retry.
         ("grpc.server.max_pending_requests", settings.max_concurrent_streams),
         ("grpc.server.max_pending_requests_hard_limit", settings.max_concurrent_streams),
-        ("grpc.max_receive_message_length", settings.max_request_bytes * _RECEIVED_REQUESTS),
+        ("grpc.max_receive_message_length", settings.max_request_bytes * _RECEIVE_LIMIT_FACTOR),
         # The soft and hard limits are equal: between them gRPC would reject calls at random.
-        ("grpc.max_metadata_size", _RECEIVED_METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", _RECEIVED_METADATA_BYTES),
+        ("grpc.max_metadata_size", _MAX_RECEIVED_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_RECEIVED_METADATA_BYTES),
         # Responses are smaller. A larger one is a bug, and clients could not read it.
         ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
         *_KEEPALIVE,

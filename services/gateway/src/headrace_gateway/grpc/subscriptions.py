@@ -1,4 +1,4 @@
-"""SubscriptionService: each method converts its request and the result of its use case."""
+"""SubscriptionService: each method converts its request, calls a use case, converts the result."""
 
 # ruff: noqa: N802 - the methods have the names of the contract
 
@@ -29,7 +29,7 @@ class SubscriptionServicer:
     async def CreateSubscription(
         self, request: messages.CreateSubscriptionRequest, call: Call
     ) -> messages.CreateSubscriptionResponse:
-        """Create a subscription, unless it exists."""
+        """Create a subscription, or return the existing one."""
         found = Violations()
         job_filter = read_job_filter(request.filter, found)
         subscription, created = await self._subscriptions.create(
@@ -68,7 +68,7 @@ class SubscriptionServicer:
     async def WatchSubscription(
         self, request: messages.WatchSubscriptionRequest, call: Call
     ) -> AsyncGenerator[messages.WatchSubscriptionResponse, None]:
-        """Send the events that are not acknowledged, then each event as it settles."""
+        """Send the unacknowledged events, then each event when it settles."""
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
         stream = self._subscriptions.watch(

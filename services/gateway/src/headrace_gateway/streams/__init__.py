@@ -1,9 +1,9 @@
-"""The streams: events of jobs, pushed to the clients that follow them.
+"""The streams: job events, pushed to the clients that follow the jobs.
 
 One tail reads each event once and routes it to the mailboxes of matching streams. A stream of one
 job receives an event when it is visible. A stream of many jobs receives it when its place in the
-log has settled. Streams read past events from PostgreSQL when they start, and after an overflow of
-their mailboxes.
+log has settled. Streams read past events from PostgreSQL when they start and after their mailboxes
+overflow.
 """
 
 from headrace_gateway.streams.gauges import Gauges

@@ -1,4 +1,4 @@
-"""The gauges of a gateway's streams, the ages of events and the database's clock."""
+"""Stream gauges, event ages, and the database's clock."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import ClockReading
 
 # The maximum drift between two clocks, in seconds per second: NTP's limit for an oscillator.
-_DRIFT: Final = 0.0005
+_MAX_DRIFT: Final = 0.0005
 
 
 class DatabaseClock:
     """The database's clock, as an offset from the monotonic clock of this process.
 
     The database reads its clock between a request and its response, so each reading bounds the
-    offset. Together the readings give narrow bounds, even in a busy process. The wall clock of this
-    machine is not used.
+    offset. Several readings together give narrow bounds, even in a busy process. This machine's
+    wall clock is not used.
     """
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class DatabaseClock:
     def set(self, reading: ClockReading) -> None:
         """Narrow the bounds of the offset with a reading."""
         low, high = reading.time - reading.received, reading.time - reading.sent
-        slack = (reading.received - self._read) * _DRIFT
+        slack = (reading.received - self._read) * _MAX_DRIFT
         self._low = max(self._low - slack, low)
         self._high = min(self._high + slack, high)
         if self._low > self._high:
-            # The database's clock was adjusted.
+            # The bounds contradict each other, so the database's clock was adjusted.
             self._low, self._high = low, high
         self._read = reading.received
         self._offset = (self._low + self._high) / 2
@@ -50,7 +50,7 @@ class DatabaseClock:
 
 
 # Upper limits of the buckets, in seconds; one more bucket counts larger values.
-BOUNDS: Final = (
+AGE_BOUNDS: Final = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
 )
@@ -64,7 +64,7 @@ class Ages:
     """
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(BOUNDS) + 1)
+        self._counts = [0] * (len(AGE_BOUNDS) + 1)
         self.total = 0.0
 
     def add(self, events: Sequence[JobEvent], *, now: float) -> None:
@@ -78,9 +78,9 @@ class Ages:
         moment = datetime.fromtimestamp(now, UTC)
         for event in events:
             age = (moment - event.time).total_seconds()
-            counts[bisect_left(BOUNDS, age)] += 1
+            counts[bisect_left(AGE_BOUNDS, age)] += 1
             total += age
-        # The clock is known to a fraction of a millisecond, so the age of a fresh event can be
+        # The clock is only known to a fraction of a millisecond, so the age of a new event can be
         # negative.
         self.total += max(0.0, total)
 
@@ -99,21 +99,21 @@ class Gauges:
         job_streams: open streams over one job.
         filter_streams: open streams over many jobs, including subscription streams.
         subscription_streams: open streams that receive the events of a subscription.
-        standby_streams: standbys of subscriptions.
+        standby_streams: open streams that wait on standby for a subscription.
         resumes: streams that resumed after a cursor or a known event.
-        catch_ups: overflows of a mailbox, after which its stream continued from PostgreSQL.
-        gaps: events of a job that arrived without their predecessor; must stay 0.
+        catch_ups: mailbox overflows, after which the stream continued from PostgreSQL.
+        gaps: events of a job that arrived without the preceding event; must stay 0.
         slow_consumers: streams that ended because their client stopped reading.
         resets: calls that were reset because their client did not even read the status.
-        cursors_expired: streams that were refused because events after their cursor were pruned.
+        cursors_expired: streams that were rejected because events after their cursor were pruned.
         runs: runs of the tail.
         events: events that the tail has read.
         failures: failed runs of the tail.
         last_run: time of the last run of the tail; None before the first one.
-        delayed_since: time at which the oldest open transaction began to delay settled events; None
-            without such a transaction.
-        unsettled_since: time at which the oldest unsettled event began to wait; None without such
-            an event.
+        delayed_since: time since which the oldest open transaction has delayed settling; None if no
+            transaction does.
+        unsettled_since: time since which the oldest unsettled event has waited; None if all events
+            have settled.
         sent: the ages of live events when they were sent.
         clock: the database's clock.
     """
@@ -140,20 +140,20 @@ class Gauges:
     @property
     def settled_lag(self) -> float:
         """Seconds that the oldest unsettled event has waited for an open transaction, or 0."""
-        return _since(self.unsettled_since)
+        return _seconds_since(self.unsettled_since)
 
     @property
     def delay(self) -> float:
-        """Seconds that the oldest open transaction has delayed settled events, or 0."""
-        return _since(self.delayed_since)
+        """Seconds that the oldest open transaction has delayed settling, or 0."""
+        return _seconds_since(self.delayed_since)
 
     @property
     def since_last_run(self) -> float:
         """Seconds since the tail last ran; 0 before its first run."""
-        return _since(self.last_run)
+        return _seconds_since(self.last_run)
 
-    def due_time(self, events: Sequence[JobEvent]) -> float:
-        """Return the time at which a message became due, by the database's clock.
+    def send_due_time(self, events: Sequence[JobEvent]) -> float:
+        """Return the time at which a message was due to be sent, by the database's clock.
 
         Args:
             events: live events, in order; empty for a message that is due now.
@@ -168,5 +168,5 @@ class Gauges:
         self.sent.add(events, now=self.clock.now())
 
 
-def _since(moment: float | None) -> float:
+def _seconds_since(moment: float | None) -> float:
     return 0.0 if moment is None else max(0.0, time.monotonic() - moment)

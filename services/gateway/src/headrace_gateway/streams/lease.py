@@ -13,17 +13,21 @@ from headrace_core.domain.subscription import Acquired, SubscriptionWatch, Watch
 from headrace_core.store.subscriptions import SubscriptionKey
 
 
-class Keeper(Protocol):
-    """Keeps the leases of a gateway."""
+class LeaseKeeper(Protocol):
+    """Acquires and releases the leases of a gateway."""
 
     async def acquire(self, lease: Lease) -> tuple[Acquired | None, float]:
-        """Try to acquire the subscription; return it or None, and the end of the lease."""
+        """Try to acquire the subscription.
+
+        Returns:
+            The acquired subscription or None, and the end of the lease by the loop's clock.
+        """
 
     def close(self, lease: Lease) -> None:
         """Release a lease in the background."""
 
     def run_soon(self) -> None:
-        """Read the holders of the subscriptions soon."""
+        """Start the next run, which reads the holders of the subscriptions."""
 
 
 class Lease:
@@ -36,7 +40,7 @@ class Lease:
         consumer: the consumer of the watch.
     """
 
-    def __init__(self, keeper: Keeper, *, tenant: str, name: str, consumer: str) -> None:
+    def __init__(self, keeper: LeaseKeeper, *, tenant: str, name: str, consumer: str) -> None:
         self.watch = SubscriptionWatch(tenant=tenant, name=name, watch_id=WatchId(uuid7()))
         self.key: SubscriptionKey = (tenant, name)
         self.consumer = consumer
@@ -48,15 +52,16 @@ class Lease:
         self._has_tried = False
         # True until the first run of the keeper that includes this lease.
         self._is_new = True
-        # True if it may replace any watch of its consumer; a standby replaces only older ones.
+        # True if this watch may replace any watch of its consumer. A standby replaces only older
+        # watches.
         self.takes_over = True
         self._has_turn = False
         self._changed = asyncio.Event()
         self._error: HeadraceError | None = None
-        self._failed: Callable[[HeadraceError], None] | None = None
+        self._failure_callback: Callable[[HeadraceError], None] | None = None
 
     @property
-    def waits(self) -> bool:
+    def is_waiting(self) -> bool:
         """True if the watch waits for its turn."""
         return self.acquired is None and not self.is_acquiring and self._error is None
 
@@ -67,7 +72,7 @@ class Lease:
 
     @property
     def has_tried(self) -> bool:
-        """True if the watch has tried to acquire, so PostgreSQL may have its lease."""
+        """True if the watch has tried to acquire, so PostgreSQL may contain its lease."""
         return self._has_tried
 
     async def acquire(self) -> Acquired | None:
@@ -81,12 +86,12 @@ class Lease:
             Unavailable: PostgreSQL did not answer.
         """
         self.check()
-        # A cancellation of the caller does not stop the task, because its result must be released.
+        # Cancelling the caller does not cancel the task, because its result must be released.
         self._acquiring = asyncio.create_task(self._acquire())
-        self._acquiring.add_done_callback(self._on_answer)
+        self._acquiring.add_done_callback(self._on_acquire_done)
         return await asyncio.shield(self._acquiring)
 
-    async def turn(self, patience: float | None) -> bool:
+    async def wait_for_turn(self, patience: float | None) -> bool:
         """Wait for a turn to acquire the subscription.
 
         Args:
@@ -126,21 +131,21 @@ class Lease:
         """True if the lease ended without a renewal."""
         return self.acquired is not None and asyncio.get_running_loop().time() >= self.until
 
-    def on_failure(self, failed: Callable[[HeadraceError], None]) -> None:
-        """Call `failed` with the error that ends the watch."""
-        self._failed = failed
+    def on_failure(self, callback: Callable[[HeadraceError], None]) -> None:
+        """Call `callback` with the error that ends the watch."""
+        self._failure_callback = callback
         if self._error is not None:
-            failed(self._error)
+            callback(self._error)
 
     def give_turn(self) -> bool:
-        """Give the watch a turn to acquire; return False if its last turn is unused."""
+        """Give the watch a turn to acquire; return False if it has not used its last turn."""
         is_new_turn = not self._has_turn
         self.takes_over = self.takes_over and self._is_new
         self._is_new, self._has_turn = False, True
         self._changed.set()
         return is_new_turn
 
-    def refuse(self) -> None:
+    def stand_by(self) -> None:
         """Make the watch a standby."""
         self.takes_over = False
         if self._is_new:
@@ -149,7 +154,7 @@ class Lease:
 
     def replaces(self, watch_id: WatchId) -> bool:
         """Return whether this watch replaces `watch_id`, a watch of the same consumer."""
-        # The clocks of two gateways may differ, so a watch that has just started counts as newer.
+        # The clocks of two gateways may differ, so a new watch always counts as newer.
         return self._is_new or watch_id < self.watch.watch_id
 
     def fail(self, error: HeadraceError) -> None:
@@ -158,8 +163,8 @@ class Lease:
             self._error = error
             self._keeper.close(self)
             self._changed.set()
-            if self._failed is not None:
-                self._failed(error)
+            if self._failure_callback is not None:
+                self._failure_callback(error)
 
     async def _acquire(self) -> Acquired | None:
         self._has_tried = True
@@ -167,9 +172,9 @@ class Lease:
         self.acquired = acquired
         return acquired
 
-    def _on_answer(self, task: asyncio.Task[Acquired | None]) -> None:
+    def _on_acquire_done(self, task: asyncio.Task[Acquired | None]) -> None:
         self._acquiring = None
         if not task.cancelled():
-            # Retrieve the exception, because the watch may have ended and asyncio would log it.
+            # Retrieve the exception. If the watch has ended, asyncio would log it otherwise.
             task.exception()
         self._keeper.run_soon()

@@ -1,4 +1,4 @@
-"""The subscription leases of a gateway, and the watches that wait for one."""
+"""A gateway's subscription leases, and the watches that wait for one."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from headrace_gateway.streams.timing import DEFAULT, Timing
 _log = structlog.get_logger()
 
 # Extra wait after the end of another gateway's lease, in seconds.
-_AFTER_END: Final = 0.01
+_LAPSE_MARGIN_S: Final = 0.01
 
 
 class Leases(Loop):
-    """Keeps the leases of all watches of a gateway, with one query for all of them.
+    """Keeps the leases of all watches of a gateway, with one query for all leases.
 
     Each run renews acquired leases, releases the leases of ended watches, and reads the holders of
-    all watched subscriptions. A wake-up hints that the holder of a subscription has changed.
+    all watched subscriptions. After a wake-up, the holder of a subscription may have changed.
 
     Args:
-        database: the store of the subscriptions.
+        database: stores the subscriptions.
         bus: announces acquired and released subscriptions.
         wake: the wake-ups of this loop.
-        max_acquiring: the maximum number of watches that acquire at the same time, so that
-            renewals always find a connection.
+        max_acquiring: the maximum number of watches that acquire at the same time. The limit keeps
+            a connection free for renewals.
         timing: the durations of leases and waits.
     """
 
@@ -71,19 +71,19 @@ class Leases(Loop):
         self._acquiring = asyncio.Semaphore(max_acquiring)
         self._timing = timing
         self._duration = timedelta(seconds=timing.lease)
-        # Ordered by the start of their watches, which is the order of their turns.
+        # Leases in the order in which their watches started, which is the order of their turns.
         self._open: dict[Lease, None] = {}
         # Leases of ended watches, and the time at which each lapses in the database.
         self._closed: dict[Lease, float] = {}
         self._renewal_due = 0.0
         self._all_released = asyncio.Event()
         self._all_released.set()
-        self._ending: HeadraceError | None = None
+        self._end_error: HeadraceError | None = None
         self._clock = asyncio.get_running_loop().time
 
     async def end(self, error: HeadraceError) -> None:
         """End all watches and reject new ones; release all subscriptions while the loop runs."""
-        self._ending = error
+        self._end_error = error
         for lease in list(self._open):
             lease.fail(error)
         with suppress(TimeoutError):
@@ -91,14 +91,14 @@ class Leases(Loop):
                 await self._all_released.wait()
 
     @contextmanager
-    def of_watch(self, *, tenant: str, name: str, consumer: str) -> Iterator[Lease]:
+    def open_for_watch(self, *, tenant: str, name: str, consumer: str) -> Iterator[Lease]:
         """Yield the lease of a watch; it is released in the background after the block.
 
         Raises:
             ShuttingDown: the gateway is shutting down.
         """
-        if self._ending is not None:
-            raise self._ending
+        if self._end_error is not None:
+            raise self._end_error
         lease = Lease(self, tenant=tenant, name=name, consumer=consumer)
         self._open[lease] = None
         self.run_soon()
@@ -121,7 +121,7 @@ class Leases(Loop):
             if lease not in self._open:
                 # The watch has ended.
                 return None, 0.0
-            # Computed before the statement, so the lease ends here no later than in the database.
+            # Computed before the statement, so the lease never ends later here than in PostgreSQL.
             until = self._clock() + self._timing.lease
             try:
                 async with (
@@ -138,7 +138,7 @@ class Leases(Loop):
             except TimeoutError:
                 raise Unavailable("postgresql") from None
         if acquired is not None:
-            # The previous holder may be a watch of another gateway.
+            # Another gateway may have the watch that held the subscription before.
             self._bus.publish(Topic.SUBSCRIPTIONS)
             _log.info("subscription_acquired", subscription=lease.watch.name, epoch=acquired.epoch)
         return acquired, until
@@ -166,7 +166,7 @@ class Leases(Loop):
             TimeoutError: PostgreSQL did not answer in time.
         """
         try:
-            # A later response could report a lease that has lapsed since.
+            # By the time a later response arrives, the lease may have lapsed.
             async with asyncio.timeout(self._timing.renew):
                 await self._release()
                 if not self._open:
@@ -181,7 +181,7 @@ class Leases(Loop):
     def on_outage(self) -> None:
         """End the standby watches, so that their clients try other gateways."""
         for lease in list(self._open):
-            if lease.waits:
+            if lease.is_waiting:
                 lease.fail(Unavailable("postgresql"))
 
     async def _release(self) -> None:
@@ -222,7 +222,7 @@ class Leases(Loop):
     async def _read_holders(self) -> float:
         # The next run handles changes that happen during this query.
         holding = [(lease, lease.acquired) for lease in self._open if lease.acquired is not None]
-        waiting = [lease for lease in self._open if lease.waits]
+        waiting = [lease for lease in self._open if lease.is_waiting]
         keys = {lease.key for lease in self._open}
         async with self._database.statement() as conn:
             holders = await read_holders(conn, keys)
@@ -233,19 +233,19 @@ class Leases(Loop):
             elif holder.watch_id != lease.watch.watch_id:
                 lease.fail(SubscriptionTaken(lease.watch.name))
         return min(
-            self._take_turns(waiting, holders),
+            self._give_turns(waiting, holders),
             *(max(0.0, self._renewal_due - self._clock()) for _ in holding[:1]),
             random.uniform(*self._timing.lease_interval),
         )
 
-    def _take_turns(
+    def _give_turns(
         self, waiting: Iterable[Lease], holders: Mapping[SubscriptionKey, Holder]
     ) -> float:
-        """Give turns; return the seconds until the next lease lapses."""
+        """Give turns to waiting watches; return the seconds until the next lease lapses."""
         soonest = self._timing.lease_interval[1]
         given: set[SubscriptionKey] = set()
         for lease in waiting:
-            if not lease.waits:
+            if not lease.is_waiting:
                 # The watch is using an earlier turn.
                 continue
             holder = holders.get(lease.key)
@@ -253,16 +253,16 @@ class Leases(Loop):
                 lease.fail(SubscriptionNotFound(lease.watch.name))
             elif holder.watch_id is None or holder.lease is None or holder.lease <= timedelta():
                 if lease.key in given:
-                    lease.refuse()
+                    lease.stand_by()
                 elif lease.give_turn():
                     given.add(lease.key)
             elif holder.consumer == lease.consumer:
-                # The newer of two watches of a consumer replaces the older one.
+                # A consumer's newer watch replaces its older watch.
                 if lease.replaces(holder.watch_id):
                     lease.give_turn()
                 else:
                     lease.fail(SubscriptionTaken(lease.watch.name))
             else:
-                lease.refuse()
-                soonest = min(soonest, holder.lease.total_seconds() + _AFTER_END)
+                lease.stand_by()
+                soonest = min(soonest, holder.lease.total_seconds() + _LAPSE_MARGIN_S)
         return soonest

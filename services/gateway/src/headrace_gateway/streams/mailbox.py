@@ -11,34 +11,36 @@ from headrace_gateway.streams.messages import weigh
 
 
 class Mailbox:
-    """Holds the events of a stream until the stream takes them.
+    """Holds a stream's events until the stream takes them.
 
     The tail never waits for a stream. A full mailbox drops all its events, and its stream reads
     them from PostgreSQL.
 
     Args:
-        room: the maximum number of events.
-        room_bytes: the maximum number of characters in their documents; a single event may
+        max_events: the maximum number of events.
+        max_characters: the maximum number of characters in their documents; a single event may
             exceed it.
     """
 
     __slots__ = (
-        *("_changed", "_error", "_events", "_room", "_room_bytes", "_weight"),
+        *("_changed", "_error", "_events", "_max_events", "_max_characters", "_weight"),
         *("oldest_dropped", "oldest_sending", "overflowed"),
     )
 
-    def __init__(self, *, room: int, room_bytes: int) -> None:
-        self._room = room
-        self._room_bytes = room_bytes
+    def __init__(self, *, max_events: int, max_characters: int) -> None:
+        self._max_events = max_events
+        self._max_characters = max_characters
         self._events: list[JobEvent] = []
         self._weight = 0
         self._changed = asyncio.Event()
         self._error: HeadraceError | None = None
-        # True after the mailbox has dropped events. It then accepts none until it is reopened.
+        # True after the mailbox has dropped events. It then ignores new events until it is
+        # reopened.
         self.overflowed = False
-        # Times for the lag of the stream, in seconds since 1970 by the database's clock: the oldest
-        # dropped event, until the stream has caught up; and the oldest event that is being sent.
+        # The times of events that count as lag, in seconds since 1970 by the database's clock. The
+        # time of the oldest dropped event, until the stream has caught up:
         self.oldest_dropped: float | None = None
+        # The time of the oldest event that is being sent:
         self.oldest_sending: float | None = None
 
     @property
@@ -53,7 +55,7 @@ class Mailbox:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def __bool__(self) -> bool:
-        """Return whether it holds events."""
+        """Return whether the mailbox holds events."""
         return bool(self._events)
 
     def put(self, *events: JobEvent) -> None:
@@ -64,12 +66,12 @@ class Mailbox:
         for event in events:
             self._weight += weigh(event)
         held = len(self._events)
-        if held > self._room or (self._weight > self._room_bytes and held > 1):
+        if held > self._max_events or (self._weight > self._max_characters and held > 1):
             self.overflow()
         self._changed.set()
 
     def overflow(self) -> None:
-        """Drop all events: the stream continues from PostgreSQL."""
+        """Drop all events, so the stream continues from PostgreSQL."""
         if self._events and self.oldest_dropped is None:
             self.oldest_dropped = self._events[0].time.timestamp()
         self.overflowed = True
@@ -108,7 +110,7 @@ class Mailbox:
     async def wait(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - until a mark is due
         """Wait for events or an overflow, at most `timeout` seconds.
 
-        Without a timeout only an event, an overflow, `fail` or the end of the call ends the wait.
+        Without a timeout, only an event, an overflow, `fail` or the end of the call ends the wait.
 
         Raises:
             HeadraceError: ends the stream.

@@ -1,4 +1,4 @@
-"""A stream of the events of many jobs."""
+"""A stream of many jobs' events."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class WatchPage:
 class FilterStream:
     """Follows jobs that match a filter: the past from PostgreSQL, then events that the tail routes.
 
-    Both sources supply settled events in the order of their places. They meet at the place of the
-    tail when the mailbox was opened: earlier events are read from PostgreSQL, and later events
-    arrive in the mailbox. After an overflow of the mailbox, the sources meet at a later place.
+    Both sources supply settled events in the order of their places. They meet at the place that the
+    tail had reached when the mailbox was opened: earlier events are read from PostgreSQL, and later
+    events arrive in the mailbox. After a mailbox overflow, the sources meet at a later place.
 
     Args:
         tenant: the tenant of the jobs.
@@ -59,7 +59,7 @@ class FilterStream:
         history: reads the past.
         gauges: counts catch-ups.
         idle: longest time without a message, in seconds.
-        progress: seconds between two marks while the stream reads the past.
+        progress: time between two marks while the stream reads the past, in seconds.
     """
 
     def __init__(
@@ -87,11 +87,12 @@ class FilterStream:
         self._idle = idle
         self._progress = progress
         self._clock = asyncio.get_running_loop().time
-        # All events up to `_place` were sent or do not match. The last cursor is at `_sent`. At
-        # `_meeting` the past ends and the events in the mailbox follow.
+        # All events up to this place were sent or do not match.
         self._place: Place = BEGINNING
-        self._sent: Place = BEGINNING
-        self._meeting: Place = BEGINNING
+        # The place of the last cursor that was sent.
+        self._cursor_place: Place = BEGINNING
+        # The place where the past ends and the events in the mailbox follow.
+        self._meeting_place: Place = BEGINNING
         self._mark_due = 0.0
         self._live = False
         self._caught_up = False
@@ -107,62 +108,67 @@ class FilterStream:
     async def run(self) -> AsyncGenerator[WatchPage, None]:
         """Yield pages to send, until an error.
 
-        If the stream skipped events that do not match, its last page has the cursor after them.
+        If the stream has skipped events since the last page, a final page has the cursor after
+        them.
 
         Raises:
             CursorExpired: events after the cursor were pruned.
             Unavailable: the past cannot be read.
             ShuttingDown: the gateway is shutting down.
         """
-        with self._routes.of_filter(self._tenant, self._job_filter) as (mailbox, matches):
+        with self._routes.open_for_filter(self._tenant, self._job_filter) as (mailbox, matches):
             self._mailbox = mailbox
             if self._error is not None:
                 mailbox.fail(self._error)
             await self._tail.ready()
-            self._meeting = self._tail.settled
-            self._place = self._sent = self._meeting if self._after is None else self._after
+            self._meeting_place = self._tail.settled
+            self._place = self._cursor_place = (
+                self._meeting_place if self._after is None else self._after
+            )
             self._mark_due = self._next_mark()
             if self._after is not None:
                 self._gauges.resumes += 1
             try:
                 while True:
                     live = self._live
-                    step = self._present(mailbox) if live else self._past(mailbox, matches)
+                    step = self._take_routed(mailbox) if live else self._read_past(mailbox, matches)
                     for page in await step:
-                        mailbox.oldest_sending = self._gauges.due_time(page.events if live else ())
+                        mailbox.oldest_sending = self._gauges.send_due_time(
+                            page.events if live else ()
+                        )
                         yield page
                         mailbox.oldest_sending = None
                         if live:
                             self._gauges.count_sent(page.events)
             except HeadraceError:
                 if self._live:
-                    self._place = max(self._place, self._passed(mailbox))
-                if self._place > self._sent:
+                    self._place = max(self._place, self._covered_place(mailbox))
+                if self._place > self._cursor_place:
                     yield self._page(Mark.IDLE)
                 raise
 
-    async def _past(self, mailbox: Mailbox, matches: Predicate) -> Sequence[WatchPage]:
+    async def _read_past(self, mailbox: Mailbox, matches: Predicate) -> Sequence[WatchPage]:
         """Return pages of the past up to the meeting place."""
         mailbox.check()
         events: list[JobEvent] = []
-        passed = self._meeting
-        if self._place < self._meeting:
+        covered = self._meeting_place
+        if self._place < self._meeting_place:
             try:
-                page = await self._history.of_all(
-                    tenant=self._tenant, after=self._place, through=self._meeting
+                page = await self._history.read_all(
+                    tenant=self._tenant, after=self._place, through=self._meeting_place
                 )
             except Pruned as pruned:
                 self._gauges.cursors_expired += 1
                 raise CursorExpired(self._write_cursor(pruned.start)) from None
             events = [event for event in page.events if matches(event)]
             if not page.complete and page.end is not None:
-                passed = page.end
-        self._live = passed >= self._meeting
+                covered = page.end
+        self._live = covered >= self._meeting_place
         if self._live:
             mailbox.oldest_dropped = None
-        return self._pages(events, passed)
+        return self._pages(events, covered)
 
-    async def _present(self, mailbox: Mailbox) -> Sequence[WatchPage]:
+    async def _take_routed(self, mailbox: Mailbox) -> Sequence[WatchPage]:
         """Return pages of routed events; none after an overflow."""
         await mailbox.wait(max(0.0, self._mark_due - self._clock()))
         events = mailbox.take(MAX_EVENTS)
@@ -172,31 +178,31 @@ class FilterStream:
             self._gauges.catch_ups += 1
             self._live = False
             mailbox.reopen()
-            self._meeting = self._tail.settled
+            self._meeting_place = self._tail.settled
             return ()
-        return self._pages(events, self._passed(mailbox))
+        return self._pages(events, self._covered_place(mailbox))
 
-    def _passed(self, mailbox: Mailbox) -> Place:
+    def _covered_place(self, mailbox: Mailbox) -> Place:
         """Return the place up to which a live stream has taken all matching events."""
-        # If the mailbox is empty, no other event that the tail has routed matches.
+        # If the mailbox is empty, no further event that the tail has routed matches.
         nothing_left = not mailbox and not mailbox.overflowed
         return self._tail.settled if nothing_left else self._place
 
-    def _pages(self, events: Iterable[JobEvent], passed: Place) -> Sequence[WatchPage]:
-        """Return pages of events, and the mark that is due.
+    def _pages(self, events: Iterable[JobEvent], covered: Place) -> Sequence[WatchPage]:
+        """Return pages of events, and a mark if one is due.
 
         Args:
             events: the events to send.
-            passed: the place up to which all events are in `events`, were sent or do not match.
+            covered: the place up to which all events are in `events`, were sent or do not match.
         """
         packs = list(pack(events))
         pages = []
         for packed in packs:
             self._place = place_of(packed[-1])
             if packed is packs[-1]:
-                self._place = max(self._place, passed)
+                self._place = max(self._place, covered)
             pages.append(self._page(Mark.EVENTS, packed))
-        self._place = max(self._place, passed)
+        self._place = max(self._place, covered)
         if self._live and not self._caught_up:
             self._caught_up = True
             pages.append(self._page(Mark.CAUGHT_UP))
@@ -205,7 +211,7 @@ class FilterStream:
         return pages
 
     def _page(self, mark: Mark, events: Sequence[JobEvent] = ()) -> WatchPage:
-        self._sent = self._place
+        self._cursor_place = self._place
         self._mark_due = self._next_mark()
         return WatchPage(events=events, cursor=self._write_cursor(self._place), mark=mark)
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from headrace_core.domain.job import JobEvent
 
-# The maximum number of events in a message. grpc.aio can send only a limited number of messages a
-# second.
+# The maximum number of events in a message. Packing events into messages is necessary because
+# grpc.aio can send only a limited number of messages a second.
 MAX_EVENTS: Final = 200
 # The maximum number of characters in the documents of a message; a single event may exceed it. A
 # client accepts 4 MiB by default, and a character may need several bytes.
@@ -17,7 +17,7 @@ _MAX_CHARACTERS: Final = 256 * 1024
 
 
 def pack(events: Iterable[JobEvent]) -> Iterator[list[JobEvent]]:
-    """Split events, in their order, into lists that each fit into a message."""
+    """Split events into lists that each fit into a message; keep their order."""
     packed: list[JobEvent] = []
     size = 0
     for event in events:
@@ -45,15 +45,16 @@ def weigh(event: JobEvent) -> int:
     return weight
 
 
-# The earliest mark, as a share of the interval. The jitter separates the marks of streams that
-# started together.
-_EARLIEST: Final = 0.75
-# Length of a period, in seconds, whose marks are sent together. For ten thousand streams a batch
-# takes 2 ms. Batches save half of the CPU time, most of which is wake-ups.
+# The minimum time until a mark, as a share of the interval. This jitter spreads the marks of
+# streams that started together.
+_MIN_INTERVAL_SHARE: Final = 0.75
+# Marks that are due within the same period of this length, in seconds, are sent together. For ten
+# thousand streams a batch takes 2 ms. Batches save half of the CPU time, because wake-ups cost most
+# of it.
 _BATCH_S: Final = 0.02
 
 
 def next_mark(now: float, interval: float) -> float:
     """Return the time of the next mark of a quiet stream, at most `interval` seconds from now."""
-    due = now + random.uniform(_EARLIEST * interval, interval)
+    due = now + random.uniform(_MIN_INTERVAL_SHARE * interval, interval)
     return due - due % _BATCH_S

@@ -1,4 +1,4 @@
-"""The end of the event log in memory: streams that resume together read it only once."""
+"""Keeps the end of the event log in memory, so streams that resume together read it only once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _MAX_EVENTS: Final = 10_000
 _MAX_CHARACTERS: Final = 8 * 1024 * 1024
 
 
-class Recent:
-    """One section of the settled log, with the events of all tenants.
+class RecentEvents:
+    """One section of the settled event log, with the events of all tenants.
 
-    After a gateway restarts, its streams need mostly the same events. The first streams read them
-    from PostgreSQL page by page, and the later ones find them here. Settled events do not change.
+    After a gateway restarts, its streams need mostly the same events. The first streams read these
+    events from PostgreSQL page by page, and later streams find them here. Settled events do not
+    change.
 
     Args:
         max_events: the maximum number of events.
@@ -40,13 +41,13 @@ class Recent:
     def page(self, *, after: Place, through: Place, limit: int) -> EventPage | None:
         """Return up to `limit` events after `after` and up to `through`; None if not in memory.
 
-        Like a page from PostgreSQL, it ends early at `PAGE_BYTES`.
+        Like a page from PostgreSQL, the page ends early at `PAGE_BYTES`.
         """
         if self._start is None or self._end is None or not self._start <= after <= self._end:
             return None
         first = bisect_right(self._places, after)
         stop = bisect_right(self._places, through)
-        last = self._fitting(first, min(stop, first + limit))
+        last = self._page_end(first, min(stop, first + limit))
         complete = through <= self._end and last == stop
         if first == last and not complete:
             return None
@@ -56,8 +57,8 @@ class Recent:
             complete=complete,
         )
 
-    def _fitting(self, first: int, last: int) -> int:
-        """Return the end of a page from `first`: `last`, or less if it has too many characters."""
+    def _page_end(self, first: int, last: int) -> int:
+        """Return the end of a page that starts at `first`: `last`, or earlier at `PAGE_BYTES`."""
         if self._characters <= PAGE_BYTES:
             return last
         characters = 0

@@ -1,4 +1,4 @@
-"""Routes events to streams, at a cost that grows only with the number of matching streams."""
+"""Routes events to streams; the cost grows only with the number of matching streams."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from headrace_gateway.streams.mailbox import Mailbox
 
 Predicate = Callable[[JobEvent], bool]
 
-# The key of a route: a kind and its values.
+# A route key: its kind and its values.
 Key = tuple[Hashable, ...]
 
 
 def compile_filter(tenant: str, job_filter: JobFilter) -> Predicate:
-    """Return a predicate for events of the tenant that match all fields of the filter."""
+    """Return a predicate for the tenant's events that match all fields of the filter."""
     checks: list[Predicate] = [lambda event: event.tenant == tenant]
     if job_ids := job_filter.job_ids:
         checks.append(lambda event: event.job_id in job_ids)
@@ -38,7 +38,7 @@ def compile_filter(tenant: str, job_filter: JobFilter) -> Predicate:
         checks.append(lambda event: labels.items() <= event.labels.items())
 
     def matches(event: JobEvent) -> bool:
-        # A loop, because a generator for all() takes as long as three checks.
+        # A loop, because all() with a generator takes as long as three checks.
         for check in checks:  # noqa: SIM110
             if not check(event):
                 return False
@@ -48,7 +48,7 @@ def compile_filter(tenant: str, job_filter: JobFilter) -> Predicate:
 
 
 def keys_of_filter(tenant: str, job_filter: JobFilter) -> list[Key]:
-    """Return the keys of the narrowest field. A matching event has exactly one of them."""
+    """Return the keys of the filter's narrowest field; a matching event has exactly one of them."""
     if job_filter.job_ids:
         return [("job", job_id) for job_id in job_filter.job_ids]
     if job_filter.batch_id:
@@ -63,12 +63,12 @@ def keys_of_filter(tenant: str, job_filter: JobFilter) -> list[Key]:
 
 
 def keys_of_event(event: JobEvent) -> Iterator[Key]:
-    """Yield all keys of filters that may match the event."""
+    """Yield the keys of all filters that may match the event."""
     for keys_of in KEYS_OF_EVENT.values():
         yield from keys_of(event)
 
 
-# The keys of an event by kind, which is the first part of a key.
+# Functions that return an event's keys of one kind. The kind is the first part of a key.
 KEYS_OF_EVENT: Final[Mapping[Hashable, Callable[[JobEvent], Sequence[Key]]]] = {
     "tenant": lambda event: (("tenant", event.tenant),),
     "job": lambda event: (("job", event.job_id),),
@@ -83,36 +83,36 @@ class Routes:
     """The mailboxes of all open streams.
 
     Args:
-        room: the maximum number of events in a mailbox.
-        room_bytes: the maximum number of characters in their documents.
+        max_events: the maximum number of events in a mailbox.
+        max_characters: the maximum number of characters in their documents.
         gauges: counts the streams.
     """
 
-    def __init__(self, *, room: int, room_bytes: int, gauges: Gauges) -> None:
-        self._room = room
-        self._room_bytes = room_bytes
+    def __init__(self, *, max_events: int, max_characters: int, gauges: Gauges) -> None:
+        self._max_events = max_events
+        self._max_characters = max_characters
         self._gauges = gauges
         self._by_job: dict[JobId, set[Mailbox]] = {}
         self._by_key: dict[Key, dict[Mailbox, Predicate]] = {}
-        # The number of routes by kind of key. Other kinds are skipped when an event is routed.
+        # The number of open streams by kind of key. Kinds without streams are skipped.
         self._kinds: Counter[Hashable] = Counter()
         self._mailboxes: set[Mailbox] = set()
         self._opened = asyncio.Event()
-        self._closed: HeadraceError | None = None
+        self._close_error: HeadraceError | None = None
 
     def __bool__(self) -> bool:
         """Return whether any stream is open."""
         return bool(self._mailboxes)
 
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - required, unlike a scope
-        """Wait until any stream is open, at most `timeout` seconds."""
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - every caller needs a limit
+        """Wait until a stream is open, at most `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._opened.wait()
 
     @contextmanager
-    def of_job(self, job_id: JobId) -> Iterator[Mailbox]:
-        """Open a mailbox that receives the events of one job as soon as they are visible."""
+    def open_for_job(self, job_id: JobId) -> Iterator[Mailbox]:
+        """Open a mailbox that receives a job's events when they become visible."""
         with self._mailbox() as mailbox:
             self._by_job.setdefault(job_id, set()).add(mailbox)
             self._gauges.job_streams += 1
@@ -126,8 +126,14 @@ class Routes:
                     del self._by_job[job_id]
 
     @contextmanager
-    def of_filter(self, tenant: str, job_filter: JobFilter) -> Iterator[tuple[Mailbox, Predicate]]:
-        """Open a mailbox for all settled events that match; yield it and its predicate."""
+    def open_for_filter(
+        self, tenant: str, job_filter: JobFilter
+    ) -> Iterator[tuple[Mailbox, Predicate]]:
+        """Open a mailbox that receives matching events when they settle.
+
+        Yields:
+            The mailbox, and the predicate for matching events.
+        """
         matches = compile_filter(tenant, job_filter)
         keys = keys_of_filter(tenant, job_filter)
         with self._mailbox() as mailbox:
@@ -159,7 +165,7 @@ class Routes:
         moments = [mailbox.oldest for mailbox in list(self._mailboxes)]
         return min((moment for moment in moments if moment is not None), default=None)
 
-    def show(self, events: Iterable[JobEvent]) -> None:
+    def route_visible(self, events: Iterable[JobEvent]) -> None:
         """Route events that have become visible."""
         if not self._by_job:
             return
@@ -167,10 +173,10 @@ class Routes:
             for mailbox in self._by_job.get(event.job_id, ()):
                 mailbox.put(event)
 
-    def settle(self, events: Sequence[JobEvent]) -> None:
+    def route_settled(self, events: Sequence[JobEvent]) -> None:
         """Route events that have settled, in the order of their places."""
         found: dict[Mailbox, list[JobEvent]] = {}
-        # All keys of a stream have the same kind, so it receives its events in order.
+        # All keys of a stream have the same kind, so the stream receives its events in order.
         for kind in self._kinds:
             keys_of = KEYS_OF_EVENT[kind]
             for event in events:
@@ -193,14 +199,14 @@ class Routes:
 
     def close(self, error: HeadraceError) -> None:
         """End every stream with an error, and reject new ones."""
-        self._closed = error
+        self._close_error = error
         self.fail(error)
 
     @contextmanager
     def _mailbox(self) -> Iterator[Mailbox]:
-        if self._closed is not None:
-            raise self._closed
-        mailbox = Mailbox(room=self._room, room_bytes=self._room_bytes)
+        if self._close_error is not None:
+            raise self._close_error
+        mailbox = Mailbox(max_events=self._max_events, max_characters=self._max_characters)
         self._mailboxes.add(mailbox)
         self._opened.set()
         try:

@@ -1,4 +1,4 @@
-"""The wiring of the streams: the tail, the leases, and the streams themselves."""
+"""Wires the streams, the tail and the leases."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Watch:
 
     Args:
         settings: the limits of the streams.
-        database: the store of the events.
+        database: stores the events.
         installation: signs the cursors.
         bus: delivers the wake-ups of the tail and the leases.
         records: the records of the tail and lease loops.
@@ -62,12 +62,12 @@ class Watch:
         self._installation = installation
         self._idle = settings.stream_idle
         self._routes = Routes(
-            room=settings.stream_queue_events,
-            room_bytes=settings.stream_queue_bytes,
+            max_events=settings.stream_queue_events,
+            max_characters=settings.stream_queue_bytes,
             gauges=self.gauges,
         )
         self._tail = Tail(database=database, routes=self._routes, gauges=self.gauges, timing=timing)
-        # The other half of the connections is for the tail and the unary calls.
+        # The other half of the connections is for the tail and for unary calls.
         self._history = History(database=database, readers=max(1, settings.database_pool_size // 2))
         wake = bus.subscribe(*Leases.topics)
         self._leases = Leases(
@@ -110,9 +110,9 @@ class Watch:
 
         Args:
             tenant: the tenant of the job.
-            job_id: the job to follow.
-            after_seq: the number of the last known event; 0 for none.
-            idle: longest time without a list, in seconds; None for the setting.
+            job_id: the job to open_stream.
+            after_seq: the number of the last event that the client has seen; 0 for none.
+            idle: longest time without a list, in seconds; None for the default.
 
         Returns:
             Lists of events, in order and without a gap, each small enough for a message. An empty
@@ -145,8 +145,8 @@ class Watch:
         Args:
             tenant: the tenant of the jobs.
             job_filter: selects the jobs.
-            cursor: the cursor of the last known page; empty to start now.
-            idle: longest time without a page, in seconds; None for the setting.
+            cursor: the cursor of the last page that the client has seen; empty to start now.
+            idle: longest time without a page, in seconds; None for the default.
 
         Returns:
             Pages of events, in order per job, and marks.
@@ -157,7 +157,7 @@ class Watch:
             Unavailable: PostgreSQL cannot be read.
             ShuttingDown: the gateway is shutting down.
         """
-        stream = self._follow(
+        stream = self._filter_stream(
             tenant,
             job_filter,
             decode_cursor(self._installation, tenant, cursor) if cursor else None,
@@ -169,15 +169,15 @@ class Watch:
     def watch_subscription(
         self, tenant: str, name: str, consumer: str, *, idle: float | None = None
     ) -> AsyncGenerator[WatchPage, None]:
-        """Follow the settled events of a subscription that are not acknowledged.
+        """Follow the unacknowledged settled events of a subscription.
 
         The caller must close the generator if it stops early.
 
         Args:
             tenant: the tenant of the subscription.
             name: the name of the subscription.
-            consumer: the consumer of the watch; empty for an anonymous one.
-            idle: longest time without a page, in seconds; None for the setting.
+            consumer: the consumer of the watch; empty for an anonymous consumer.
+            idle: longest time without a page, in seconds; None for the default.
 
         Returns:
             Pages of events, in order per job, and marks. The client acknowledges their cursors.
@@ -190,8 +190,8 @@ class Watch:
             ShuttingDown: the gateway is shutting down.
         """
 
-        def follow(acquired: Acquired) -> FilterStream:
-            return self._follow(
+        def open_stream(acquired: Acquired) -> FilterStream:
+            return self._filter_stream(
                 tenant,
                 read_filter(acquired.filter),
                 (acquired.xid, acquired.position),
@@ -204,13 +204,13 @@ class Watch:
             name=name,
             consumer=consumer or str(uuid7()),
             leases=self._leases,
-            follow=follow,
+            open_stream=open_stream,
             gauges=self.gauges,
             idle=idle or self._idle,
         )
         return stream.run()
 
-    def _follow(
+    def _filter_stream(
         self,
         tenant: str,
         job_filter: JobFilter,

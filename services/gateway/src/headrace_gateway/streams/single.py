@@ -1,4 +1,4 @@
-"""A stream of the events of one job."""
+"""A stream of one job's events."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from headrace_gateway.streams.tail import Tail
 class JobStream:
     """Follows one job: its past from PostgreSQL, then the events that the tail routes.
 
-    The mailbox is opened before the past is read, so the two overlap without a gap. The numbers of
-    the events reveal duplicates and gaps. After a gap the stream reads from PostgreSQL again.
+    The stream opens the mailbox before it reads the past, so no event is missed between them. Event
+    numbers reveal duplicates and gaps. After a gap the stream reads from PostgreSQL again.
 
     Args:
         tenant: the tenant of the job.
         job_id: the job.
-        after_seq: the number of the last event that the client has seen. Events up to it are not
-            sent, even if the job has not reached that number.
+        after_seq: the number of the last event that the client has seen. Events up to this number
+            are not sent, even if they do not exist yet.
         tail: fills the mailbox.
         routes: opens the mailbox.
         history: reads the past.
@@ -68,14 +68,16 @@ class JobStream:
             Unavailable: the past cannot be read.
             ShuttingDown: the gateway is shutting down.
         """
-        with self._routes.of_job(self._job_id) as mailbox:
+        with self._routes.open_for_job(self._job_id) as mailbox:
             await self._tail.ready()
             if self._last_seq:
                 self._gauges.resumes += 1
             mark_due = self._next_mark()
             while not self._ended:
                 live = self._live
-                events = await (self._present(mailbox, mark_due) if live else self._past(mailbox))
+                events = await (
+                    self._take_routed(mailbox, mark_due) if live else self._read_past(mailbox)
+                )
                 if events and events[0].seq <= self._after_seq:
                     events = [event for event in events if event.seq > self._after_seq]
                 if events:
@@ -84,16 +86,16 @@ class JobStream:
                     mark_due = self._next_mark()
                     yield []
                 for packed in pack(events):
-                    mailbox.oldest_sending = self._gauges.due_time(packed if live else ())
+                    mailbox.oldest_sending = self._gauges.send_due_time(packed if live else ())
                     yield packed
                     mailbox.oldest_sending = None
                     if live:
                         self._gauges.count_sent(packed)
 
-    async def _past(self, mailbox: Mailbox) -> Sequence[JobEvent]:
+    async def _read_past(self, mailbox: Mailbox) -> Sequence[JobEvent]:
         """Return a page of the events after the last sent event."""
         mailbox.check()
-        page = await self._history.of_job(
+        page = await self._history.read_job(
             tenant=self._tenant, job_id=self._job_id, after_seq=self._last_seq
         )
         self._last_seq = page.last_seq
@@ -102,13 +104,13 @@ class JobStream:
             mailbox.oldest_dropped = None
         return page.events
 
-    async def _present(self, mailbox: Mailbox, mark_due: float) -> Sequence[JobEvent]:
+    async def _take_routed(self, mailbox: Mailbox, mark_due: float) -> Sequence[JobEvent]:
         """Return routed events up to a gap; return none if a mark is due."""
         await mailbox.wait(max(0.0, mark_due - self._clock()))
         events: list[JobEvent] = []
         last_seq, complete = self._last_seq, not mailbox.overflowed
         for event in mailbox.take(MAX_EVENTS):
-            # Skip events that `_past` returned, and duplicates that the tail routes after a fault.
+            # Skip events that `_read_past` has returned, and duplicates after an interrupted run.
             if event.seq > last_seq:
                 if event.seq > last_seq + 1:
                     self._gauges.gaps += 1

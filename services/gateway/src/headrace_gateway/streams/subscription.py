@@ -16,15 +16,15 @@ from headrace_gateway.streams.messages import next_mark
 class SubscriptionStream:
     """Waits on standby until it has acquired the subscription, then follows the jobs.
 
-    The stream always releases the subscription when it ends. Messages may still be in flight when
-    another watch takes over; the epoch in their cursors fences them.
+    The stream always releases the subscription when it ends. Responses may still be in flight when
+    another watch takes over; the epoch in their cursors makes later acknowledgements fail.
 
     Args:
         tenant: the tenant of the subscription.
         name: the name of the subscription.
         consumer: the consumer of the watch.
-        leases: acquires the subscription.
-        follow: returns the stream of an acquired subscription.
+        leases: acquire and release the subscription.
+        open_stream: returns a stream of an acquired subscription's events.
         gauges: counts standbys and receivers.
         idle: longest time without a message while on standby, in seconds.
     """
@@ -36,7 +36,7 @@ class SubscriptionStream:
         name: str,
         consumer: str,
         leases: Leases,
-        follow: Callable[[Acquired], FilterStream],
+        open_stream: Callable[[Acquired], FilterStream],
         gauges: Gauges,
         idle: float,
     ) -> None:
@@ -44,7 +44,7 @@ class SubscriptionStream:
         self._name = name
         self._consumer = consumer
         self._leases = leases
-        self._follow = follow
+        self._open_stream = open_stream
         self._gauges = gauges
         self._idle = idle
         self._clock = asyncio.get_running_loop().time
@@ -59,22 +59,22 @@ class SubscriptionStream:
             Unavailable: PostgreSQL cannot be read, or the lease lapsed during an outage.
             ShuttingDown: the gateway is shutting down.
         """
-        with self._leases.of_watch(
+        with self._leases.open_for_watch(
             tenant=self._tenant, name=self._name, consumer=self._consumer
         ) as lease:
             acquired: Acquired | None = None
             mark_due = self._clock()
             self._gauges.standby_streams += 1
             try:
-                has_turn = await lease.turn(None)
+                has_turn = await lease.wait_for_turn(None)
                 while not has_turn or (acquired := await lease.acquire()) is None:
                     if self._clock() >= mark_due:
                         yield WatchPage(events=(), cursor="", mark=Mark.STANDBY)
                         mark_due = next_mark(self._clock(), self._idle)
-                    has_turn = await lease.turn(max(0.0, mark_due - self._clock()))
+                    has_turn = await lease.wait_for_turn(max(0.0, mark_due - self._clock()))
             finally:
                 self._gauges.standby_streams -= 1
-            stream = self._follow(acquired)
+            stream = self._open_stream(acquired)
             lease.on_failure(stream.fail)
             self._gauges.subscription_streams += 1
             try:

@@ -32,54 +32,56 @@ from headrace_gateway.streams.window import Window
 _log = structlog.get_logger()
 
 # The maximum number of events that one run reads.
-_PAGE: Final = 500
-# Maximum unsettled events in memory; the rest are read from PostgreSQL when they settle.
-_WINDOW: Final = 10_000
+_MAX_PAGE: Final = 500
+# The maximum number of unsettled events in memory; the rest are read from PostgreSQL when they
+# settle.
+_MAX_UNSETTLED: Final = 10_000
 
-# Cost of a run, in seconds: the minimum, the cost per event, and the maximum. The next run is due
-# after that time, so under load each run finds more events.
+# The assumed cost of a run, in seconds: the minimum, the cost per event, and the maximum. The next
+# run starts after that time, so under load each run finds more events.
 _MIN_COST: Final = 0.005
 _EVENT_COST: Final = 0.0001
 _MAX_COST: Final = 0.02
-# Credit for runs, in seconds. The three events of a short job arrive in quick succession.
+# The maximum unused time, in seconds. It covers the runs for the three events of a short job, which
+# arrive in quick succession.
 _CREDIT: Final = 0.025
 
 
 class Pace:
     """Lets a few runs follow each other immediately, and then limits their rate.
 
-    Each run costs time, and unused time is saved up to a limit.
+    Each run uses up its cost, and unused time accumulates up to `_CREDIT`.
     """
 
     def __init__(self) -> None:
         # The time up to which the previous runs are paid for.
-        self._paid = 0.0
+        self._paid_until = 0.0
 
     def rest(self, events: int, *, now: float) -> float:
-        """Return the rest after a run, in seconds.
+        """Return the pause after a run, in seconds.
 
         Args:
             events: the number of events that the run found.
             now: seconds of a monotonic clock.
         """
         cost = min(max(_MIN_COST, events * _EVENT_COST), _MAX_COST)
-        # The limit keeps each rest at most as long as the cost of one run.
-        self._paid = min(max(self._paid, now), now + _CREDIT) + cost
-        return max(0.0, self._paid - _CREDIT - now)
+        # The limit keeps each pause at most as long as the cost of one run.
+        self._paid_until = min(max(self._paid_until, now), now + _CREDIT) + cost
+        return max(0.0, self._paid_until - _CREDIT - now)
 
 
 class Tail(Loop):
     """Reads the event log and routes each event twice: when it is visible, and when it settles.
 
-    A wake-up is a hint that new events exist. The tail knows its place in both views, so it loses
-    nothing during an outage of PostgreSQL. It repeats events only after an interrupted run, and
-    streams skip the events that they have sent.
+    A wake-up only suggests that new events exist. The tail remembers which visible and which
+    settled events it has routed, so it misses nothing during a PostgreSQL outage. It repeats events
+    only after an interrupted run, and streams skip events that they have already sent.
 
     Without streams the tail is idle: it only reads the end of the log, where the next stream
     starts.
 
     Args:
-        database: the store of the events.
+        database: stores the events.
         routes: receives the events.
         gauges: the gauges of the tail.
         timing: the durations of its waits.
@@ -97,29 +99,30 @@ class Tail(Loop):
         routes: Routes,
         gauges: Gauges,
         timing: Timing = DEFAULT,
-        page: int = _PAGE,
-        window: int = _WINDOW,
+        page: int = _MAX_PAGE,
+        window: int = _MAX_UNSETTLED,
     ) -> None:
         self._database = database
         self._routes = routes
         self._gauges = gauges
         self._timing = timing
         self._page = page
-        self._window = Window(room=window)
+        self._window = Window(max_events=window)
         self._pace = Pace()
         # The number of events that the last run found.
-        self._found = 0
+        self._found_events = 0
         self._seen: Seen | None = None
         # Set while the tail reads events.
         self._active = asyncio.Event()
-        # The time of the first run without streams; None while streams are open.
+        # The time of the first run without open streams; None while streams are open.
         self._unused_since: float | None = None
-        # The newest transaction when an event was first found unsettled, and the time of that run.
+        # Set while events are unsettled: the newest transaction at the first run that found an
+        # unsettled event, and the time of that run.
         self._unsettled: tuple[int, float] | None = None
         # The oldest open transaction, and the time at which it became the oldest.
         self._delaying: tuple[int, float] | None = None
-        # True after the tail has logged events from another cluster.
-        self._logged_origin = False
+        # True after the tail has logged that events come from another cluster.
+        self._has_logged_origin = False
 
     @property
     def settled(self) -> Place:
@@ -147,27 +150,27 @@ class Tail(Loop):
             Seconds until the next run without a wake-up; 0 if there is more to read.
 
         Raises:
-            Unavailable: PostgreSQL cannot be read. Nothing is lost.
+            Unavailable: PostgreSQL cannot be read. The next run reads the same events.
         """
-        self._found = 0
+        self._found_events = 0
         async with self._database.statement() as conn:
             if self._seen is None or self._is_idle():
-                return self._start(await read_end(conn))
+                return self._start_at_end(await read_end(conn))
             reading = await read_unseen(conn, seen=self._seen, limit=self._page)
             snapshot = reading.snapshot
             self._gauges.clock.set(snapshot.clock)
             self._check_origin(snapshot)
             if snapshot.start > self._window.place:
-                # Events were pruned before they were routed: the process was suspended for
+                # Events were pruned before they were routed, because the process was suspended for
                 # longer than the retention. Each stream checks whether it needs them.
-                return self._restart(await read_end(conn))
+                return self._restart_at_end(await read_end(conn))
             self._route_visible(reading)
             more = await self._route_settled(conn, reading)
-        wait = self._measure(snapshot)
+        wait = self._update_gauges(snapshot)
         return 0.0 if more else wait
 
     def _is_idle(self) -> bool:
-        """Return whether there have been no streams for a while."""
+        """Return whether no stream has been open for a while."""
         now = asyncio.get_running_loop().time()
         if self._routes:
             self._unused_since = None
@@ -178,29 +181,29 @@ class Tail(Loop):
             self._active.clear()
         return not self._active.is_set()
 
-    def _start(self, end: LogEnd) -> float:
-        """Start at the end of the log."""
+    def _start_at_end(self, end: LogEnd) -> float:
+        """Start at the end of the log; return the seconds until the next run without a wake-up."""
         self._gauges.clock.set(end.snapshot.clock)
         self._check_origin(end.snapshot)
         self._seen = end.seen
         self._window.start(end.settled, through=end.seen.top[0])
-        # New streams have open mailboxes, and read the past from now on.
+        # Streams already have open mailboxes, and read the past after this.
         if self._routes:
             self._active.set()
-        return self._measure(end.snapshot)
+        return self._update_gauges(end.snapshot)
 
-    def _restart(self, end: LogEnd) -> float:
-        """Start again at the end of the log; streams read the skipped events from PostgreSQL."""
-        wait = self._start(end)
+    def _restart_at_end(self, end: LogEnd) -> float:
+        """Start at the end of the log again; streams read the skipped events from PostgreSQL."""
+        wait = self._start_at_end(end)
         self._routes.overflow()
         return wait
 
     def _route_visible(self, reading: Reading) -> None:
         events = reading.page.events
-        self._routes.show(events)
+        self._routes.route_visible(events)
         self._window.add(events)
         self._seen = reading.seen
-        self._found = len(events)
+        self._found_events = len(events)
         self._gauges.events += len(events)
 
     async def _route_settled(self, conn: Connection, reading: Reading) -> bool:
@@ -214,23 +217,24 @@ class Tail(Loop):
             # Read after the page, because events may have been pruned since the run started.
             end = await read_end(conn)
             if end.snapshot.start > window.place:
-                self._restart(end)
+                self._restart_at_end(end)
                 return True
-            # No await between these two calls: streams compare routed events with the place.
-            self._routes.settle(page.events)
+            # No await between these two calls, because streams compare routed events with the
+            # tail's place.
+            self._routes.route_settled(page.events)
             window.move(page.end, found_all=page.complete and last == missing)
             return not (reading.page.complete and page.complete) or window.has_settled(horizon)
         # The next page of visible events may have earlier places than events in the window.
         through = None if reading.page.complete else reading.page.end
-        self._routes.settle(window.take(horizon, self._page, through=through))
+        self._routes.route_settled(window.take(horizon, self._page, through=through))
         return not reading.page.complete or window.has_settled(horizon)
 
     def _check_origin(self, snapshot: Snapshot) -> None:
         """Log once if the events come from another cluster, because they would never settle."""
         newest = max(self._window.place[0], 0 if self._seen is None else self._seen.top[0])
-        if newest < snapshot.next or self._logged_origin:
+        if newest < snapshot.next or self._has_logged_origin:
             return
-        self._logged_origin = True
+        self._has_logged_origin = True
         _log.error(
             "database_of_another_cluster",
             newest_xid=newest,
@@ -239,7 +243,7 @@ class Tail(Loop):
             "`python -m headrace_core migrate` and start them again",
         )
 
-    def _measure(self, snapshot: Snapshot) -> float:
+    def _update_gauges(self, snapshot: Snapshot) -> float:
         """Update the gauges; return the seconds until the next run without a wake-up."""
         assert self._seen is not None
         now = asyncio.get_running_loop().time()
@@ -271,9 +275,9 @@ class Tail(Loop):
         self._routes.fail(Unavailable("postgresql"))
 
     async def rest(self, wake: Wake, seconds: float) -> None:
-        """Rest as `Pace` demands, then wait for events, or for a stream while idle."""
-        rest = self._pace.rest(self._found, now=asyncio.get_running_loop().time())
-        # If there is more to read, let the streams take the routed events first.
+        """Pause as `Pace` requires, then wait for events, or for a stream while idle."""
+        rest = self._pace.rest(self._found_events, now=asyncio.get_running_loop().time())
+        # If there is more to read, first let the streams take the routed events.
         await asyncio.sleep(rest if seconds else 0)
         if seconds and self._active.is_set():
             await wake.sleep(seconds)

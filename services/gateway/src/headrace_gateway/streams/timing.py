@@ -1,4 +1,4 @@
-"""The durations of the streams, as one value that tests can replace."""
+"""The durations that streams use, as one value that tests can replace."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ class Timing:
     """Durations in seconds.
 
     Attributes:
-        lease: time a watch holds a subscription without a renewal.
-        renew: longest wait between two renewals, and the deadline of statements about leases.
+        lease: time a watch holds a subscription without renewing its lease.
+        renew: longest wait between two renewals, and the time limit for lease statements.
         lease_interval: shortest and longest wait of the lease loop without a wake-up.
         interval: shortest and longest wait of the tail without a wake-up.
         unsettled: shortest and longest wait of the tail while events are unsettled. The wait is
             the age of these events, because their transaction may end without a wake-up.
-        retry: shortest and longest wait before the retry of a failed run.
-        patience: longest outage of PostgreSQL that streams survive. Then they end, so that their
+        retry: shortest and longest wait before a failed run is retried.
+        patience: longest PostgreSQL outage that streams survive. They then end, so that their
             clients try other gateways.
         ready: longest wait of a new stream for an idle tail.
-        linger: time the tail keeps reading without streams, since another stream often opens soon.
-        progress: time between two marks of a stream that reads the past, so that it resumes near
-            its place even if no event matches.
+        linger: time the tail keeps reading without open streams, because another stream often opens
+            soon.
+        progress: time between two marks while a stream reads the past. With the cursor of a mark,
+            the client can resume near that place even if no event has matched.
         stop: longest wait for the release of subscriptions when the gateway stops.
     """
 

@@ -1,4 +1,4 @@
-"""The window of unsettled events: visible, but waiting for an open transaction."""
+"""The window of unsettled events, which are visible but wait for an open transaction."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from headrace_core.store.event_log import BEGINNING, Place, place_of
 from headrace_gateway.streams.messages import weigh
 
 # The maximum number of characters in the documents of the window.
-_ROOM_BYTES: Final = 16 * 1024 * 1024
+_MAX_CHARACTERS: Final = 16 * 1024 * 1024
 
 
 class Window:
     """Sorts events by their places.
 
-    It holds unsettled events up to its limits. A full window drops all events and remembers the
-    last transaction with missing events. The missing events are read from PostgreSQL once they
+    The window holds unsettled events up to its limits. A full window drops all events and remembers
+    the last transaction with missing events. The missing events are read from PostgreSQL once they
     have settled.
 
     Args:
-        room: the maximum number of events.
-        room_bytes: the maximum number of characters in their documents.
+        max_events: the maximum number of events.
+        max_characters: the maximum number of characters in their documents.
     """
 
-    def __init__(self, *, room: int, room_bytes: int = _ROOM_BYTES) -> None:
-        self._room = room
-        self._room_bytes = room_bytes
+    def __init__(self, *, max_events: int, max_characters: int = _MAX_CHARACTERS) -> None:
+        self._max_events = max_events
+        self._max_characters = max_characters
         self._weight = 0
         # Sorted by place; every event is after `place`.
         self._events: list[JobEvent] = []
@@ -58,18 +58,18 @@ class Window:
             held.extend(events)
             self._weight += sum(map(weigh, events))
         else:
-            both = {place_of(event): event for event in (*held, *events)}
-            self._events = [both[place] for place in sorted(both) if place > self.place]
+            merged = {place_of(event): event for event in (*held, *events)}
+            self._events = [merged[place] for place in sorted(merged) if place > self.place]
             self._weight = sum(map(weigh, self._events))
-        if len(self._events) > self._room or self._weight > self._room_bytes:
+        if len(self._events) > self._max_events or self._weight > self._max_characters:
             self.missing_through = max(self.missing_through, self._events[-1].xid)
             self._events.clear()
             self._weight = 0
 
     def take(self, horizon: int, limit: int, *, through: Place | None = None) -> list[JobEvent]:
-        """Remove up to `limit` events below `horizon`, in order, and move after them.
+        """Remove and return up to `limit` events below `horizon`, and move after them.
 
-        While events are missing, it removes none.
+        While events are missing, none are removed.
 
         Args:
             horizon: the oldest open transaction.
@@ -95,7 +95,7 @@ class Window:
         return taken
 
     def has_settled(self, horizon: int) -> bool:
-        """Return whether it has events below `horizon` to take."""
+        """Return whether the window has events below `horizon` to take."""
         return not self.missing_through and bool(self._events) and self._events[0].xid < horizon
 
     def move(self, place: Place | None, *, found_all: bool) -> None:
