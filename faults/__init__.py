@@ -1,4 +1,4 @@
-"""Fault scenarios on real processes, and the invariants that Headrace must keep.
+"""Fault scenarios on real processes, and the invariants that must hold in them.
 
 `make faults` runs the scenarios; `docs/reliability.md` describes them and has the results.
 """

@@ -45,7 +45,7 @@ async def _run(
                 )
                 results.append(result)
                 log("good" if result.good else f"[red]{result.word}[/] {result.not_run}")
-                # Write after each trial, so that an interruption loses no result.
+                # Write after each trial, so an interruption loses no result.
                 report.write(report.as_markdown(results), options.markdown)
                 report.write(report.as_json(results), options.json)
     finally:
@@ -76,9 +76,9 @@ def _list(console: Console, scenarios: Mapping[str, Scenario]) -> None:
 
 def main() -> int:
     """Run the command and return its exit code."""
-    # asyncpg and gRPC warn about open resources at garbage collection.
+    # asyncpg and gRPC warn about open resources during garbage collection.
     warnings.simplefilter("ignore", ResourceWarning)
-    # A file or a pipe has no width.
+    # A file or a pipe has no width of its own.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     scenarios = find_scenarios()
     options = read_options(scenarios)

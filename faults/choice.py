@@ -16,8 +16,8 @@ def choose(
     Args:
         scenarios: the candidates.
         seed: the seed of the random choice.
-        budget: the sum of their usual durations, in seconds, at most.
-        short: use the usual durations with shorter waits.
+        budget: the most seconds that the usual durations may add up to.
+        short: use the durations of trials with shorter waits.
 
     Returns:
         The chosen scenarios, in the order of `scenarios`.

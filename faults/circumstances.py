@@ -13,7 +13,7 @@ from bench.machine import commit, cpu
 
 
 def circumstances() -> dict[str, Any]:
-    """Return the context of every figure; `load` is the load average before the trial."""
+    """Return the context of a trial; `load` is the load average before it."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

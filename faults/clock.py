@@ -12,14 +12,14 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-# Time for which a process caches the offset, in seconds.
+# How long a process caches the offset, in seconds.
 _CACHED_S = 1
 _TIMEOUT_S = 30.0
 _SHARED = Path("/dev/shm")
 
 
 class Clock:
-    """The wall clock of some processes.
+    """A wall clock that several processes share.
 
     Args:
         file: the file for the offset, which starts at zero.
@@ -37,7 +37,7 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": str(_CACHED_S),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            # Do not shift the timestamps of files.
+            # Do not shift file timestamps.
             "NO_FAKE_STAT": "1",
         }
 
@@ -49,13 +49,13 @@ class Clock:
 
 
 def clean_up(pid: int) -> None:
-    """Remove the shared memory of libfaketime that a killed process leaves."""
+    """Remove the libfaketime shared memory that a killed process leaves behind."""
     for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
         (_SHARED / name).unlink(missing_ok=True)
 
 
 def unsupported_reason(folder: Path) -> str:
-    """Return why a process cannot have a wrong clock on this machine; empty if it can.
+    """Return why wrong clocks are not possible on this machine; empty if they are.
 
     Args:
         folder: a folder for a temporary file.

@@ -1,4 +1,4 @@
-"""The platform as real processes: servers, services, and the links between them."""
+"""The platform as real processes: servers, services and the links between them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from support.settings import environment_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-# By these statements a link recognizes the connections that carry wake-ups.
+# Statements by which a link recognizes connections for wake-ups.
 LISTEN = b"LISTEN "
 SUBSCRIBE = b"SUBSCRIBE"
 
-# The shutdown grace of a service, in seconds.
+# The shutdown grace period of a service, in seconds.
 _GRACE = 5.0
 
-# The polling interval of a supervisor, and the delay before it restarts a process, in seconds.
+# The polling interval of a supervisor, and its delay before a restart, in seconds.
 _POLL_S = 0.1
 _RESTART_S = 0.5
 
@@ -52,11 +52,11 @@ class Plan:
     Args:
         links: the kinds of processes that reach their servers through links that can fail:
             `gateway`, `scheduler`, `worker`, and `client` for the links to the gateways.
-        statement: part of the SQL statements whose replies the links to PostgreSQL can lose.
-        settings: changes to the defaults, by the names of `Settings`.
+        statement: a part of the SQL statements whose responses the PostgreSQL links can lose.
+        settings: changes to the defaults, by `Settings` field.
         settings_of: further changes, by service: `{"worker-1": {"worker_slots": 5}}`.
         clocks: give each service its own wall clock, `service.clock`, that can be wrong.
-        disk_mib: size of PostgreSQL's disk, `cluster.disk`, in MiB; None for the machine's disk.
+        disk_mib: size of the PostgreSQL disk (`cluster.disk`) in MiB; None for the machine's disk.
     """
 
     gateways: int = 2
@@ -99,7 +99,7 @@ class Service:
 
     @property
     def running(self) -> bool:
-        """True unless the process has ended by itself."""
+        """True until the process ends by itself."""
         return self._server.running
 
     @property
@@ -119,7 +119,7 @@ class Service:
 
     def launch(self) -> None:
         """Start the process."""
-        # Not in a thread, because the process dies with the thread that starts it.
+        # Not in a thread: the process would end with the thread that started it.
         self._server.launch()
 
     async def serving(self) -> None:
@@ -173,7 +173,7 @@ class Service:
         return int(psutil.Process(self.pid).num_fds())
 
     async def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of one of its metrics over the samples with these labels.
+        """Return the value of a metric, summed over the samples with these labels.
 
         Raises:
             KeyError: no sample matches.
@@ -191,11 +191,11 @@ class Postgres:
 
     @property
     def running(self) -> bool:
-        """True unless the process has ended by itself."""
+        """True until the process ends by itself."""
         return self._server.running
 
     async def crash(self) -> None:
-        """Crash the server as `pg_ctl stop -m immediate` does, without a checkpoint."""
+        """Stop the server without a checkpoint, as `pg_ctl stop -m immediate` does."""
         await asyncio.to_thread(self._server.terminate, within=30, signum=signal.SIGQUIT)
 
     async def start(self) -> None:
@@ -205,7 +205,7 @@ class Postgres:
         await self._server.serving()
 
     async def demote(self) -> None:
-        """Restart the server as a standby, as a failover does with the old primary."""
+        """Restart the server as a standby, as happens to the old primary in a failover."""
         await asyncio.to_thread(self._server.stop)
         (self._data / "standby.signal").touch()
         self._server.launch()
@@ -224,10 +224,10 @@ class Cluster:
     """All processes of a running platform.
 
     Attributes:
-        settings: the addresses of the servers without a link.
+        settings: the settings with the servers' own addresses, without links.
         logs: the folder with the logs of the processes.
         ledger: the record of started attempts.
-        disk: the disk of PostgreSQL; None for the machine's disk.
+        disk: the PostgreSQL disk; None if PostgreSQL uses the machine's disk.
     """
 
     def __init__(self, folder: DataFolder, plan: Plan, disk: Disk | None) -> None:
@@ -274,7 +274,7 @@ class Cluster:
     async def _start(self, cleanup: AsyncExitStack) -> None:
         cleanup.callback(self.ledger.close)
         for server in (self.postgres._server, self.valkey.server):
-            # If PostgreSQL were killed, its sessions would still write to the folder.
+            # Stop PostgreSQL instead of killing it: its sessions would still write to the folder.
             cleanup.push_async_callback(asyncio.to_thread, server.stop)
             server.launch()
             await server.serving()
@@ -285,13 +285,13 @@ class Cluster:
             ("worker", self.plan.workers, self.workers),
         ):
             for number in range(1, count + 1):
-                service = await self._make(kind, number, cleanup)
+                service = await self._make_service(kind, number, cleanup)
                 all_of_kind.append(service)
                 cleanup.push_async_callback(service.kill)
                 service.launch()
         await asyncio.gather(*(service.serving() for service in self.services))
 
-    async def _make(self, kind: str, number: int, cleanup: AsyncExitStack) -> Service:
+    async def _make_service(self, kind: str, number: int, cleanup: AsyncExitStack) -> Service:
         name, address = f"{kind}-{number}", f"127.0.0.1:{free_port()}"
         environment = self._environment(self.plan.settings_of.get(name, {}))
         metrics = f"127.0.0.1:{free_port()}"
@@ -352,7 +352,7 @@ async def _link(
 
 @asynccontextmanager
 async def running(plan: Plan) -> AsyncIterator[Cluster]:
-    """Start all processes; end all of them after the block, also after an error."""
+    """Run all processes for the length of the block; end them even after an error."""
     with DataFolder.temporary() as folder:
         async with AsyncExitStack() as cleanup:
             mounted = None

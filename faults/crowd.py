@@ -13,7 +13,7 @@ from grpc import aio
 from headrace.v1 import job_service_pb2
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
-# The number of connections to each gateway.
+# Connections per gateway.
 _CONNECTIONS = 5
 
 

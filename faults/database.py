@@ -1,4 +1,4 @@
-"""Queries of the harness to the database, without a link."""
+"""The harness's queries to the database; they bypass the links."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from headrace_core.domain.retry import RetryPolicy
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.rows import to_overrides
 
-# The retry policies of the handlers, by job type.
+# The handlers' retry policies, by job type.
 _POLICIES: Mapping[str, RetryPolicy] = {
     "work": WORK_POLICY,
     "block": WORK_POLICY,
     "call": CALL_POLICY,
 }
 # The longest delay that a callee may add to a retry, by job type.
-_ASKED = {"call": LONGEST_RETRY_AFTER}
+_MAX_RETRY_AFTER = {"call": LONGEST_RETRY_AFTER}
 
 _TERMINAL = [str(state) for state in TERMINAL]
 
 
 class Records:
-    """Reads of the database, from which evidence is made.
+    """Reads the database rows that become evidence.
 
     Args:
-        url: the URL of the server itself, not of a link.
+        url: the server's own URL, without a link.
     """
 
     def __init__(self, url: str) -> None:
@@ -55,7 +55,7 @@ class Records:
 
     @asynccontextmanager
     async def idle_transaction(self) -> AsyncIterator[None]:
-        """Keep an idle transaction with an assigned id open for the block."""
+        """Keep an idle transaction with an assigned id open for the length of the block."""
         async with self.connection() as connection:
             await connection.execute("BEGIN")
             await connection.execute("SELECT pg_current_xact_id()")
@@ -63,7 +63,7 @@ class Records:
             await connection.execute("COMMIT")
 
     async def unfinished(self, *, job_type: str | None = None) -> int:
-        """Return the number of jobs that have not ended, of one type or of all types."""
+        """Return the number of jobs that have not ended, for one type or all types."""
         async with self.connection() as connection:
             count: int = await connection.fetchval(
                 "SELECT count(*) FROM jobs "
@@ -83,7 +83,7 @@ class Records:
         return False
 
     async def span(self, job_ids: Sequence[str]) -> float:
-        """Return the time from the first start of these jobs to their last end, in seconds."""
+        """Return the seconds from the first start of these jobs to their last end."""
         async with self.connection() as connection:
             seconds: float = await connection.fetchval(
                 "SELECT extract(epoch FROM max(end_time) - min(start_time))::float8 "
@@ -123,7 +123,7 @@ class Records:
                 attempt=row["attempt"],
                 worker_losses=row["worker_losses"],
                 result=row["result"],
-                asked=_ASKED.get(row["type"], timedelta()),
+                max_retry_after=_MAX_RETRY_AFTER.get(row["type"], timedelta()),
             )
         return jobs
 
@@ -149,7 +149,7 @@ class Records:
         ]
 
     async def worker_pids(self) -> dict[str, int]:
-        """Return the process id of each worker in the table, by worker id."""
+        """Return the process id of each registered worker, by worker id."""
         async with self.connection() as connection:
             rows = await connection.fetch("SELECT id, name FROM workers")
         return {str(row["id"]): int(row["name"].rpartition(":")[2]) for row in rows}

@@ -29,7 +29,7 @@ class Disk:
         return found.f_bavail * found.f_frsize / 2**20
 
     def fill(self) -> None:
-        """Fill all free space; call again to fill space that was freed since."""
+        """Fill all free space; repeat the call to fill space that was freed in between."""
         with self._filler.open("ab", buffering=0) as file:
             size = _STEP
             while size:
@@ -40,19 +40,19 @@ class Disk:
                     size //= 2
 
     def free(self) -> None:
-        """Free the space."""
+        """Free the filled space."""
         self._filler.unlink(missing_ok=True)
 
 
 @contextmanager
 def disk(path: Path, *, mib: int) -> Iterator[Disk]:
-    """Mount a file system of `mib` MiB for the block.
+    """Mount a file system of `mib` MiB for the length of the block.
 
     Raises:
         OSError: the process has no permission to mount.
     """
     path.mkdir()
-    # The server's user needs access to its folder.
+    # The user that runs PostgreSQL needs access to the folder.
     options = f"size={mib}m,mode=0711"
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "headrace-faults", str(path)],

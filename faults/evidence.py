@@ -18,11 +18,11 @@ Name = tuple[str, int]
 
 
 class Outcome(StrEnum):
-    """The result of a submit, as far as the load knows."""
+    """The result of a submit, as far as its client knows."""
 
     INVOKED = "invoked"
     OK = "ok"
-    # The submit was refused; the job must not exist.
+    # The submit was rejected; the job must not exist.
     FAILED = "failed"
     # The response was lost; the job may exist.
     UNKNOWN = "unknown"
@@ -30,7 +30,7 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Submission:
-    """One submit with all its calls.
+    """One submit, including its repeated calls.
 
     `invoked` and `answered` are seconds since 1970; `codes` are the status codes of failed calls.
     """
@@ -49,7 +49,7 @@ class JobRow:
 
     Attributes:
         policy: the retry policy of the job.
-        asked: the longest delay that a callee may add to a retry (Retry-After).
+        max_retry_after: the longest delay that a callee may add to a retry (Retry-After).
         unwatched: the job ended before any stream was open.
     """
 
@@ -65,7 +65,7 @@ class JobRow:
     attempt: int = 0
     worker_losses: int = 0
     result: str | None = None
-    asked: timedelta = timedelta()
+    max_retry_after: timedelta = timedelta()
     unwatched: bool = False
 
 
@@ -161,7 +161,7 @@ class StreamLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """The use of a resource before and after; `slack` is tolerated on top of the 10 %."""
+    """The use of a resource before and after the fault; `slack` is allowed in addition to 10 %."""
 
     what: str
     before: float
@@ -177,7 +177,7 @@ class Recovery:
     Args:
         what: the fault.
         before: throughput before the fault, in jobs per second.
-        seconds: time from the end of the fault to 90 % of that throughput; None: never.
+        seconds: time from the end of the fault until 90 % of that throughput; None: never reached.
         limit: the longest recovery allowed, in seconds.
     """
 
@@ -200,7 +200,7 @@ class Evidence:
     recoveries: Sequence[Recovery] = ()
 
     def without_neighbors(self) -> Evidence:
-        """Return the evidence with the jobs of the load's tenant only."""
+        """Return the evidence about the load's tenant only."""
         jobs = {job_id: job for job_id, job in self.jobs.items() if job.tenant == TENANT}
         events = [event for event in self.events if event.job_id in jobs]
         return replace(self, jobs=jobs, events=events)

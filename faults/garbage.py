@@ -67,7 +67,7 @@ _DOUBLES: Final = (0.0, -0.0, 0.5, 1.0, -1.0, 1e308, 5e-324, float("nan"), float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Garbage:
-    """One call: its kind, method and message."""
+    """One call: the kind of garbage, the method and the message."""
 
     kind: str
     path: str
@@ -84,7 +84,7 @@ class Answers:
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, garbage: Garbage, code: str, text: str) -> None:
-        """Count a response."""
+        """Count a response, and keep the first one of its kind and code as an example."""
         self.counts.setdefault(garbage.kind, Counter())[code] += 1
         self.examples.setdefault(
             f"{garbage.kind} {code}", f"{garbage.path}: {text[:200]}; {garbage.body[:300].hex()}"
@@ -92,13 +92,13 @@ class Answers:
 
 
 def endless_crafted(chance: random.Random) -> Iterator[Garbage]:
-    """Yield all handmade messages in an endless loop."""
+    """Yield all handmade messages over and over."""
     while True:
         yield from _crafted(chance)
 
 
 def endless_random(chance: random.Random) -> Iterator[Garbage]:
-    """Yield random messages without end."""
+    """Yield random messages forever."""
     while True:
         for method in METHODS:
             yield _call(method, "random bytes", chance.randbytes(chance.choice((1, 9, 99, 999))))
@@ -153,7 +153,7 @@ def _large(chance: random.Random) -> Iterator[Garbage]:
                 inner = _field(number, b"") * count
                 yield _call(by_name[name], "huge repeated", _field(1, inner))
                 yield _call(by_name[name], "huge repeated", _field(2, inner))
-        # A map with one key that repeats, and unknown fields.
+        # A map that repeats one key, and unknown fields.
         yield _call(METHODS[0], "huge repeated", _field(1, _field(5, entry) * (count // 4)))
         yield _call(METHODS[0], "huge repeated", b"\x98\x06\x01" * count)
     items = ",".join(["{}"] * 80_000)
@@ -215,13 +215,13 @@ def _mutated(raw: bytes, chance: random.Random) -> bytes:
 
 
 def _message(descriptor: Descriptor, chance: random.Random, depth: int = 0) -> Message:
-    """Return a well-formed message with unusual values."""
+    """Return a well-formed message with random, unusual values."""
     message = GetMessageClass(descriptor)()
     for each in descriptor.fields:
         if chance.random() < 0.4:
             continue
         if _is_map(each):
-            # Besides the maps of Struct, the API has only maps of strings.
+            # Apart from Struct, the API has only string maps.
             if _message_type(each).fields_by_name["value"].type == FieldDescriptor.TYPE_STRING:
                 getattr(message, each.name)[chance.choice(_TEXTS)] = chance.choice(_TEXTS)
         elif each.type == FieldDescriptor.TYPE_MESSAGE:
@@ -273,13 +273,13 @@ def _scalar(each: FieldDescriptor, chance: random.Random) -> Any:
 
 
 async def send(target: str, source: Iterator[Garbage], answers: Answers, until: float) -> None:
-    """Send garbage until a time by the monotonic clock.
+    """Send garbage until a time on the monotonic clock.
 
     Args:
-        target: address of a gateway.
+        target: the address of a gateway.
         source: the messages to send.
         answers: collects the responses.
-        until: the end, in seconds of the monotonic clock.
+        until: when to stop, in seconds of the monotonic clock.
     """
     options = [
         ("grpc.use_local_subchannel_pool", 1),

@@ -1,4 +1,4 @@
-"""The handlers of the workers. Each attempt is in the ledger before it does anything else."""
+"""The handlers of the workers. Each attempt first records itself in the ledger."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ WORK_POLICY = RetryPolicy(
 CALL_POLICY = RetryPolicy(
     max_attempts=100, initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=20)
 )
-# The longest Retry-After in the response to a call.
+# The longest Retry-After in a response to a call.
 LONGEST_RETRY_AFTER = timedelta(seconds=5)
 
 
 class Work(Struct, frozen=True, forbid_unknown_fields=True):
-    """The actions of a job, in this order: fail, report progress, emit output, sleep."""
+    """What an attempt does, in this order: fail, report progress, emit output, sleep."""
 
     seconds: Annotated[float, Meta(ge=0, le=600)] = 0.1
     failures: Annotated[int, Meta(description="Number of attempts that fail.", ge=0, le=4)] = 0
@@ -57,7 +57,7 @@ async def work(payload: Work, ctx: Context) -> int:
 
 @handler("block", retry=WORK_POLICY, timeout=timedelta(minutes=10))
 async def block(payload: Work, ctx: Context) -> None:
-    """Block the event loop of the worker for `seconds` in the first attempt."""
+    """Block the worker's event loop for `seconds` in the first attempt."""
     record_start(ctx)
     if ctx.attempt.number == 1:
         time.sleep(payload.seconds)

@@ -1,4 +1,4 @@
-"""The invariants. Each check is a function from the evidence to its breaches.
+"""The invariants. Each check takes the evidence and returns the breaches.
 
 `test_invariants.py` breaks each invariant on purpose: a check that cannot fail proves nothing.
 """
@@ -14,11 +14,11 @@ from faults.evidence import EventRow, Evidence, Name, Outcome, StreamLog
 from headrace_core.domain.lifecycle import TERMINAL, EventType, allows
 from headrace_core.runtime.settings import Settings
 
-# The relative change of a resource that is tolerated, and of the throughput after a recovery.
+# The tolerated relative change of a resource, and of the throughput after a recovery.
 TOLERANCE = 0.10
-# The default crash budget of a job.
+# The default crash budget.
 _MAX_WORKER_LOSSES: int = Settings.model_fields["max_worker_losses"].default
-# Tolerance for two clock readings in one statement.
+# The tolerated difference of two clock readings in one statement.
 _INSTANT = timedelta(milliseconds=100)
 
 
@@ -53,7 +53,7 @@ def _acknowledged_jobs_end(evidence: Evidence) -> Verdict:
     ]
     refused = {s.request_id for s in evidence.submissions if s.outcome is Outcome.FAILED}
     broken += [
-        f"{job.request_id} was refused, but job {job.id} exists"
+        f"{job.request_id} was rejected, but job {job.id} exists"
         for job in evidence.jobs.values()
         if job.request_id in refused
     ]
@@ -61,7 +61,7 @@ def _acknowledged_jobs_end(evidence: Evidence) -> Verdict:
 
 
 def lives(history: list[EventRow]) -> Iterator[list[EventRow]]:
-    """Yield the events of a job in groups; each group starts with the submit or a requeue."""
+    """Yield the events of each life of a job; a life starts with the submit or a requeue."""
     life: list[EventRow] = []
     for event in history:
         if event.type is EventType.REQUEUED:
@@ -122,7 +122,7 @@ def _streams_show_the_log(evidence: Evidence) -> Verdict:
     looked_at = 0
     histories = evidence.by_job()
     for stream in evidence.streams:
-        # Most streams filter by one job id.
+        # A shortcut: most streams filter by one job id.
         found = stream.wanted.job_ids or evidence.jobs
         wanted = {
             event.name
@@ -209,8 +209,8 @@ def _retries_within_policy(evidence: Evidence) -> Verdict:
             ]
             backoff = job.policy.initial_backoff
             for number, wait in enumerate(waits, 1):
-                # A retry may wait for its backoff plus the Retry-After of a callee.
-                if not -_INSTANT <= wait <= backoff + job.asked + _INSTANT:
+                # A retry may wait for its backoff plus a callee's Retry-After.
+                if not -_INSTANT <= wait <= backoff + job.max_retry_after + _INSTANT:
                     broken.append(f"{job_id}: retry {number} waits {wait.total_seconds():.1f} s")
                 backoff = min(backoff * job.policy.multiplier, job.policy.max_backoff)
     return Verdict(looked_at, tuple(broken))
@@ -221,7 +221,7 @@ def _tenants_isolated(evidence: Evidence) -> Verdict:
     looked_at = 0
     tenants = {job.tenant for job in evidence.jobs.values()}
     for stream in evidence.streams:
-        # Without another tenant, there is nothing to check.
+        # With a single tenant there is nothing to check.
         if tenants - {stream.wanted.tenant}:
             looked_at += len(stream.shown)
         for shown in stream.shown:
@@ -301,14 +301,14 @@ INVARIANTS = {
 
 
 def judge(evidence: Evidence, required: tuple[str, ...]) -> dict[str, Verdict]:
-    """Check every invariant for which there is evidence.
+    """Check every invariant that has evidence.
 
     Args:
         evidence: the evidence of a trial.
         required: the invariants that must have evidence; without evidence they count as broken.
 
     Returns:
-        The verdicts by invariant, without invariants that have no evidence and are not required.
+        The verdicts by invariant. Invariants without evidence are omitted unless required.
     """
     verdicts = {}
     for invariant in INVARIANTS.values():
@@ -322,10 +322,10 @@ def judge(evidence: Evidence, required: tuple[str, ...]) -> dict[str, Verdict]:
 
 
 def run_again(evidence: Evidence) -> int:
-    """Return the number of attempts that ran beyond the first of each job."""
+    """Return the number of attempts that ran in addition to the first of each job."""
     return len(evidence.ledger) - len({run.job_id for run in evidence.ledger})
 
 
 def run_twice(evidence: Evidence) -> int:
-    """Return the number of repeated starts of the same attempt."""
+    """Return how often an attempt was started again."""
     return sum(count - 1 for count in Counter(evidence.ledger).values())

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from faults.evidence import Run
 
-# The environment variable with the path of the ledger.
+# The environment variable that contains the path of the ledger.
 VARIABLE = "FAULTS_LEDGER"
 
-# Longest wait for the lock, in seconds. An entry takes microseconds.
+# Longest wait for the lock, in seconds. Writing an entry takes microseconds.
 _LOCK_TIMEOUT_S = 10.0
 
 
@@ -38,7 +38,7 @@ class Ledger:
         self._connection.execute("INSERT INTO runs VALUES (?, ?)", (job_id, attempt))
 
     def read(self) -> list[Run]:
-        """Return all entries in order."""
+        """Return all entries in the order in which they were written."""
         return [
             Run(job_id, attempt)
             for job_id, attempt in self._connection.execute(

@@ -1,4 +1,4 @@
-"""The load: jobs at a steady rate, and a history with the result of each submit."""
+"""The load: jobs at a steady rate, and a history of all submits and their results."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from faults.watchers import Watchers
 from headrace import CallError, Client, JobSpec
 from headrace._convert import to_spec
 
-# Codes after which the job may exist nevertheless.
+# After a failure with one of these codes, the job may exist nevertheless.
 _UNKNOWN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"})
-# The retry period of a submit, and the longest wait between two calls, in seconds.
+# How long a submit is retried, and the longest wait between two calls, in seconds.
 _RETRY_S = 60.0
 _LONGEST_WAIT_S = 2.0
-# The share of the streams of single jobs that use the client library.
+# The share of single-job streams that use the client library.
 _CLIENT_SHARE = 0.25
 
 # The label of jobs from a burst.
@@ -39,7 +39,7 @@ class Mix:
     """The kinds of jobs, as shares from 0 to 1.
 
     Args:
-        seconds: shortest and longest run of a handler, in seconds.
+        seconds: shortest and longest duration of a handler, in seconds.
         scheduled: jobs with a schedule time in the near future.
         failing: jobs that fail once or twice first.
         reporting: jobs that report progress and emit output.
@@ -58,15 +58,15 @@ class Mix:
 
 
 class Load:
-    """Submit jobs to the gateways until stopped.
+    """Submits jobs to the gateways until stopped.
 
     The load retries each submit itself, with the same idempotency key, so that the history
     contains the response to each call.
 
     Args:
         targets: addresses of the gateways.
-        watchers: follow some of the jobs.
-        chance: the source of randomness.
+        watchers: follows some of the jobs.
+        chance: the source of all random decisions.
         rate: jobs per second.
         mix: the kinds of jobs.
         name: the prefix of every idempotency key.
@@ -95,11 +95,11 @@ class Load:
         self._pace: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start to submit."""
+        """Start submitting."""
         self._pace = asyncio.create_task(self._run(), name="load")
 
     async def stop(self) -> None:
-        """Stop submitting, and wait until each submit has its outcome."""
+        """Stop submitting, and wait until each submit has an outcome."""
         if self._pace is not None:
             self._pace.cancel()
             await asyncio.gather(self._pace, return_exceptions=True)
@@ -151,7 +151,7 @@ class Load:
         if chance.random() < mix.reporting:
             payload |= {"reports": chance.randint(1, 3), "chunks": chance.randint(1, 3)}
         scheduled = chance.random() < mix.scheduled
-        # A time, not a delay, because a repeated submit must have the same content.
+        # A time instead of a delay, because a repeated submit must have the same content.
         soon = timedelta(seconds=chance.uniform(0.5, 3)) if scheduled else None
         if mix.url:
             payload["url"] = mix.url

@@ -11,7 +11,7 @@ from faults.evidence import EventRow, Recovery
 from faults.invariants import TOLERANCE
 from headrace_core.domain.lifecycle import TERMINAL, EventType
 
-# Length and step of the sliding window in which the throughput is measured, in seconds.
+# Length and step of the sliding window over which the throughput is measured, in seconds.
 _WINDOW_S = 3.0
 _STEP_S = 0.1
 
@@ -53,12 +53,12 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 def ends(events: Iterable[EventRow]) -> list[float]:
-    """Return the end times of jobs in order, in seconds since 1970."""
+    """Return the sorted end times of jobs, in seconds since 1970."""
     return sorted(event.time.timestamp() for event in events if event.state in TERMINAL)
 
 
 def claim_waits(events: Iterable[EventRow], *, since: float, until: float) -> list[float]:
-    """Return the waits for a claim, in seconds, of jobs that became ready in an interval.
+    """Return the claim waits of jobs that became ready in an interval, in seconds.
 
     Args:
         events: ordered by job and number.
@@ -95,9 +95,9 @@ def recovery(
     Args:
         what: the fault.
         times: the end times of jobs, in order, in seconds since 1970.
-        steady: start and end of the time in which the load ran undisturbed.
-        end: the end of the fault.
-        last: the end of the load.
+        steady: start and end of the undisturbed load, in seconds since 1970.
+        end: the end of the fault, in seconds since 1970.
+        last: the end of the load, in seconds since 1970.
         limit: the longest recovery allowed, in seconds.
     """
 

@@ -8,7 +8,7 @@ from urllib.request import ProxyHandler, build_opener
 from prometheus_client.parser import text_string_to_metric_families
 
 _TIMEOUT_S = 5.0
-# Ignore the proxy settings of the environment, since all services are on loopback.
+# Ignore the environment's proxy settings, since all services are on loopback.
 _opener = build_opener(ProxyHandler({}))
 
 

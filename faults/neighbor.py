@@ -29,9 +29,9 @@ async def submit_neighbor_jobs(settings: Settings, *, load: str, chance: random.
     Each job is cancelled in the same transaction, so that no worker runs it.
 
     Args:
-        settings: the addresses of the database without a link.
+        settings: the settings with the database's own URL, without a link.
         load: the name of the load, for the labels.
-        chance: the source of randomness.
+        chance: the source of all random decisions.
     """
     database = Database(settings, application="neighbor")
     try:
@@ -39,7 +39,7 @@ async def submit_neighbor_jobs(settings: Settings, *, load: str, chance: random.
             labels = {"load": load, "shard": str(chance.randrange(SHARDS))}
             spec = JobSpec(type="work", queue=chance.choice(QUEUES), labels=labels)
             job = NewJob(id=JobId(uuid7()), tenant=TENANT, spec=spec)
-            # Skip the jobs while the database is down.
+            # Write no jobs while the database is down.
             with suppress(Unavailable, asyncpg.PostgresError):
                 async with database.transaction() as connection:
                     await submit_jobs(connection, [job])

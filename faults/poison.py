@@ -15,21 +15,21 @@ from msgspec import Struct
 from faults.handlers import record_start
 from headrace_worker import Context, handler
 
-# Memory that a poison job may still allocate, in bytes.
-_MORE = 128 * 2**20
+# Memory that a poison job may allocate before it fails, in bytes.
+_HEADROOM = 128 * 2**20
 
 Cause = Literal["exit", "segfault", "memory", "killed"]
 
 
 class Poison(Struct, frozen=True, forbid_unknown_fields=True):
-    """The cause of death."""
+    """How a poison job kills its process."""
 
     cause: Cause
 
 
 @handler("poison")
 async def poison(payload: Poison, ctx: Context) -> None:
-    """Kill the process of the attempt."""
+    """Kill the process that runs the attempt."""
     record_start(ctx)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     match payload.cause:
@@ -46,7 +46,7 @@ async def poison(payload: Poison, ctx: Context) -> None:
 
 def _run_out_of_memory() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * mmap.PAGESIZE + _MORE
+    limit = pages * mmap.PAGESIZE + _HEADROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     blocks = []
     try:
@@ -58,7 +58,7 @@ def _run_out_of_memory() -> None:
 
 
 class Picky(Struct, frozen=True, forbid_unknown_fields=True):
-    """A payload with a rule that its schema does not contain."""
+    """A payload with a rule that its schema cannot express."""
 
     number: int
 

@@ -1,4 +1,4 @@
-"""The results of trials: as a table in a terminal, as Markdown, as JSON."""
+"""The results of trials: a table in a terminal, Markdown, or JSON."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def as_json(results: Sequence[Result]) -> str:
 
 
 def read_json(file: Path) -> list[Result]:
-    """Return the results from a file that `as_json` wrote."""
+    """Read the results from a file that contains the output of `as_json`."""
     return [Result.from_document(document) for document in json.loads(file.read_text())]
 
 
@@ -115,7 +115,7 @@ def write(text: str, file: Path) -> None:
 
 
 def cell(text: str) -> str:
-    """Return text that is safe in a cell of a Markdown table."""
+    """Escape text for a cell of a Markdown table."""
     return one_line(text).replace("|", "\\|")
 
 

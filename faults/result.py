@@ -10,7 +10,7 @@ from faults.evidence import Evidence, Recovery
 from faults.invariants import INVARIANTS, Verdict, accepted_twice, run_again, run_twice
 from faults.measure import Figure
 
-# The number of breaches shown for an invariant.
+# The most breaches shown for an invariant.
 _SHOWN = 5
 
 
@@ -22,7 +22,7 @@ class Counts:
         jobs, events: their numbers.
         run_again: attempts beyond the first of their job.
         run_twice: attempts that a handler started more than once.
-        accepted_twice: jobs of which more than one terminal end was accepted.
+        accepted_twice: jobs with more than one accepted terminal end.
     """
 
     jobs: int = 0
@@ -85,7 +85,7 @@ class Result:
 
     @property
     def word(self) -> str:
-        """The result in a word: good, broken or not run."""
+        """The result in one word or phrase: good, broken or not run."""
         return "not run" if self.not_run else "good" if self.good else "broken"
 
     def problems(self) -> list[str]:
@@ -100,7 +100,7 @@ class Result:
         return lines
 
     def document(self) -> dict[str, Any]:
-        """Return the result for JSON."""
+        """Return the result as a JSON document."""
         return {**asdict(self), "good": self.good}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Jobs that attack shared resources: the event loop, signals, child processes, descriptors."""
+"""Jobs that attack shared resources: event loop, signals, child processes and file descriptors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LoopAttack = Literal["wait_for", "gather", "group", "callback", "cancel", "text"
 Attack = Literal["pool", "terminate", "leave", "fork", "exit"]
 ProcessAttack = Literal[Attack, "standard", "close"]
 
-# The attacks after which a job succeeds.
+# The attacks after which the job succeeds.
 HARMLESS: Final = frozenset({"cancel", "fork", "leave", "pool", "terminate", "standard"})
 
 _ONCE = RetryPolicy(max_attempts=1)
@@ -29,19 +29,19 @@ _fork = multiprocessing.get_context("fork")
 
 
 class InLoop(Struct, frozen=True, forbid_unknown_fields=True):
-    """The attack of an `async def` in the event loop of its worker."""
+    """The attack by an `async def` handler in the worker's event loop."""
 
     attack: LoopAttack
 
 
 class InThread(Struct, frozen=True, forbid_unknown_fields=True):
-    """The attack of a `def` in a thread of its worker."""
+    """The attack by a `def` handler in a worker thread."""
 
     attack: Attack
 
 
 class InProcess(Struct, frozen=True, forbid_unknown_fields=True):
-    """The attack of a `def` in its own process."""
+    """The attack by a `def` handler in its own process."""
 
     attack: ProcessAttack
 
@@ -54,7 +54,7 @@ class Child(Struct, frozen=True):
 
     @property
     def runs(self) -> bool:
-        """True if the child still runs."""
+        """True while the child is running."""
         try:
             process = psutil.Process(self.pid)
             started = process.create_time() == self.create_time
@@ -92,7 +92,7 @@ async def in_loop(payload: InLoop, ctx: Context) -> list[Child]:
         case "fork":
             os.fork()
         case "leave":
-            return [_forked()]
+            return [_leave_forked_child()]
     return []
 
 
@@ -100,12 +100,12 @@ async def in_loop(payload: InLoop, ctx: Context) -> list[Child]:
 def in_thread(payload: InThread, ctx: SyncContext) -> list[Child]:
     """Start children in a thread."""
     _record_start(ctx)
-    return _start(payload.attack)
+    return _attack_with_children(payload.attack)
 
 
 @handler("rude.process", retry=_ONCE, isolation="process")
 def in_process(payload: InProcess, ctx: SyncContext) -> list[Child]:
-    """Start children in a process, or close its descriptors."""
+    """Start children in a process, or close its file descriptors."""
     _record_start(ctx)
     match payload.attack:
         case "standard":
@@ -113,11 +113,11 @@ def in_process(payload: InProcess, ctx: SyncContext) -> list[Child]:
         case "close":
             os.closerange(0, 256)
         case attack:
-            return _start(attack)
+            return _attack_with_children(attack)
     return []
 
 
-def _start(attack: Attack) -> list[Child]:
+def _attack_with_children(attack: Attack) -> list[Child]:
     match attack:
         case "pool":
             with _fork.Pool(2) as pool:
@@ -132,7 +132,7 @@ def _start(attack: Attack) -> list[Child]:
             if child.exitcode != -signal.SIGTERM:
                 raise ValueError(f"the child exited with {child.exitcode}")
         case "leave":
-            return [_forked(), _child(subprocess.Popen(["sleep", "600"]).pid)]
+            return [_leave_forked_child(), _describe_child(subprocess.Popen(["sleep", "600"]).pid)]
         case "fork":
             os.fork()
         case "exit":
@@ -140,14 +140,14 @@ def _start(attack: Attack) -> list[Child]:
     return []
 
 
-def _forked() -> Child:
+def _leave_forked_child() -> Child:
     child = _fork.Process(target=signal.pause)
     child.start()
     assert child.pid is not None
-    return _child(child.pid)
+    return _describe_child(child.pid)
 
 
-def _child(pid: int) -> Child:
+def _describe_child(pid: int) -> Child:
     return Child(pid=pid, create_time=psutil.Process(pid).create_time())
 
 

@@ -1,4 +1,4 @@
-"""The run of a trial; logs and evidence are kept if it fails."""
+"""Runs a trial, and keeps its logs and evidence if it fails."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def run_trial(
         scenario: the scenario.
         seed: the seed of all random choices.
         short: shorten the long waits.
-        keep: keep logs and evidence also of a good trial.
+        keep: keep the logs and evidence of a good trial too.
         log: writes a line of progress.
         output: the folder for logs and evidence.
     """
@@ -77,7 +77,7 @@ async def run_trial(
         except Exception as error:  # any error fails the trial
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                # The scenario turned Ctrl-C into another error.
+                # The scenario may have turned Ctrl-C into a different error.
                 raise asyncio.CancelledError from error
             failure = f"{type(error).__name__}: {error}"[:_MAX_FAILURE]
             log(traceback.format_exc(limit=-3)[:_MAX_FAILURE])

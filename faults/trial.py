@@ -20,7 +20,7 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.tasks import end_tasks
 
-# Timeouts after the load: for the end of all jobs, and for the streams to show it, in seconds.
+# Timeouts after the load, in seconds: for all jobs to end, and for all streams to receive that.
 _DRAIN_S = 90.0
 _SHOW_S = 30.0
 # Grace period in which an unexpected event would arrive, in seconds.
@@ -46,9 +46,9 @@ class Trial:
         log: writes a line of progress.
 
     Attributes:
-        chance: the source of randomness, from the seed.
-        records: the database, without a link.
-        watchers: the streams that are followed.
+        chance: the source of all random decisions, seeded with `seed`.
+        records: reads of the database, without a link.
+        watchers: the streams that the trial follows.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Trial:
         self._checks: list[Callable[[Evidence], None]] = []
         self._unwatched: frozenset[str] = frozenset()
         self._open = AsyncExitStack()
-        # The longest delay of the harness itself, in seconds.
+        # The longest stall of the harness itself, in seconds.
         self._stalled = 0.0
         ticking = asyncio.create_task(self._tick(), name="tick")
         self._open.callback(ticking.cancel)
@@ -126,14 +126,14 @@ class Trial:
         self._open.push_async_callback(end_tasks, neighbor)
         load.start()
         self.log(f"{rate:g} jobs/s")
-        # The first third is the warm-up.
+        # Skip the first third, which is the warm-up.
         await asyncio.sleep(steady / 3)
         self._steady_since = time.time()
         await asyncio.sleep(steady * 2 / 3)
         return load
 
     def _follow_load(self, name: str) -> None:
-        """Follow a load with different filters, with and without the client library."""
+        """Follow a load through different filters, with and without the client library."""
         watchers = self.watchers
         label = {"load": name}
         shard = {"load": name, "shard": str(self.chance.randrange(SHARDS))}
@@ -168,13 +168,13 @@ class Trial:
             self._faults.append(_Fault(what, time.time(), recovers_within))
 
     def supervise(self, services: Iterable[Service]) -> None:
-        """Restart services whenever they die."""
+        """Restart each of the services whenever it dies."""
         for service in services:
             task = asyncio.create_task(service.supervise(), name=f"supervise {service.name}")
             self._open.callback(task.cancel)
 
     async def waiting_deliveries(self) -> set[AttemptKey]:
-        """Wait until deliveries wait in Redis for a free slot, and return them.
+        """Wait until some deliveries in Redis wait for a free slot, and return them.
 
         Raises:
             TimeoutError: no delivery waited within 10 s.
@@ -203,7 +203,7 @@ class Trial:
         self._checks.append(check)
 
     def expect_codes(self, *, only: frozenset[str]) -> None:
-        """Require that calls and streams failed with no other codes than these.
+        """Require that calls and streams fail only with these codes.
 
         Args:
             only: the codes allowed.
@@ -230,7 +230,7 @@ class Trial:
             self._stalled = max(self._stalled, time.monotonic() - due)
 
     async def mark_unwatched(self) -> None:
-        """Mark all existing jobs as older than the streams, so that no stream must show them."""
+        """Mark all existing jobs as older than the streams, so no stream must receive them."""
         self._unwatched = frozenset(await self.records.jobs())
 
     async def _jobs(self) -> dict[str, JobRow]:
@@ -242,9 +242,9 @@ class Trial:
     # The end of the trial.
 
     async def finish(self) -> None:
-        """Stop the load, and wait until all jobs have ended and the streams have shown it."""
+        """Stop the load, and wait until all jobs have ended and all streams have received that."""
         self._stopped = time.time()
-        # The delay of the harness affects every figure.
+        # A stall of the harness distorts every figure.
         self.figure("longest stall of the harness", self._stalled, "s")
         self.log("load stopped; waiting for the end of all jobs")
         for load in self.loads:
@@ -262,7 +262,7 @@ class Trial:
     async def evidence(self) -> Evidence:
         """Return all evidence; call `finish` first."""
         jobs, events = await self._jobs(), await self.records.events()
-        # Jobs from a burst are not part of the usual throughput.
+        # Jobs in a burst are not part of the usual throughput.
         steady = {j.id for j in jobs.values() if j.tenant == TENANT and BURST not in j.labels}
         times = ends(event for event in events if event.job_id in steady)
         recoveries = [
@@ -297,7 +297,7 @@ class Trial:
 
 
 def counting(jobs: Mapping[str, JobRow], events: Sequence[EventRow]) -> Callable[[StreamLog], int]:
-    """Return a function that counts the events a stream should show."""
+    """Return a function that counts the events a stream should receive."""
     counts: dict[str, int] = {}
 
     def wanted(log: StreamLog) -> int:

@@ -17,12 +17,12 @@ _QUEUES = "headrace:*:queue:*"
 
 
 class Valkey:
-    """The server with the deliveries; commands bypass all links.
+    """The server that stores the deliveries; commands bypass the links.
 
     Args:
         server: the process.
-        url: the URL of the server itself.
-        home: the folder of its snapshots.
+        url: the server's own URL, without a link.
+        home: the folder for snapshots.
     """
 
     def __init__(self, server: Server, url: str, home: Path) -> None:
@@ -68,7 +68,7 @@ class Valkey:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Redis]:
-        """Open a connection for the harness."""
+        """Open a connection that bypasses the links."""
         client: Redis = Redis.from_url(self.url, socket_timeout=10, socket_connect_timeout=10)
         try:
             yield client

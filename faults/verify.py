@@ -1,4 +1,4 @@
-"""The audit of the database at the end of a trial, by `headrace verify`."""
+"""The database audit by `headrace verify` at the end of a trial."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def verify(database_url: str) -> Verdict:
     """Audit a database with the command.
 
     Args:
-        database_url: the URL of the server itself, without a link.
+        database_url: the server's own URL, without a link.
 
     Returns:
         The breaches. A verdict of `unknown` counts as a breach.
@@ -45,7 +45,7 @@ async def verify(database_url: str) -> Verdict:
     unlisted = sum(document["counts"].values()) - len(broken)
     if unlisted:
         broken.append(f"and {unlisted} more")
-    # The exit code must agree with the document.
+    # The exit code must match the document.
     if process.returncode != (1 if broken else 0):
         broken.append(f"the exit code is {process.returncode}")
     return Verdict(document["events"], tuple(broken))

@@ -22,7 +22,7 @@ from headrace import CallError, Client, JobEvent, JobWatch
 from headrace.v1 import data_pb2, job_pb2, job_service_pb2
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
-# The waits before a stream is restarted, without jitter, in seconds.
+# The waits before repeated restarts of a stream, without jitter, in seconds.
 _WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Longest silence before a stream of many jobs counts as cut, in seconds. A gateway sends a
 # mark every 15 s on an idle stream.
@@ -31,7 +31,7 @@ _SILENCE_S = 45.0
 _RESUME_S = 600.0
 
 _OPTIONS = (
-    # Each channel to the same gateway has its own connection.
+    # Gives each channel to a gateway its own connection.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
@@ -71,16 +71,16 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start to follow the stream."""
+        """Start following the stream."""
         self._task = asyncio.create_task(self._run(), name=self.log.name)
 
     @property
     def ended(self) -> bool:
-        """True once the follower has ended."""
+        """True once the follower has stopped."""
         return self._task is not None and self._task.done()
 
     async def wait_for_events(self, count: int) -> None:
-        """Wait until `count` different events were received, or the follower has ended."""
+        """Wait until `count` distinct events were received or the follower has stopped."""
         assert self._task is not None
         while len(self._seen) < count and not self._task.done():
             self._grown.clear()
@@ -103,7 +103,7 @@ class Follower:
     async def _follow(self) -> None:
         raise NotImplementedError
 
-    def _note(self, shown: Shown) -> None:
+    def _add_event(self, shown: Shown) -> None:
         self.log.shown.append(shown)
         self._seen.add(shown.name)
         self._grown.set()
@@ -113,10 +113,10 @@ StartCall = Callable[["RawFollower", JobServiceStub], Any]
 
 
 class RawFollower(Follower):
-    """A stream without the client library.
+    """Follows a stream without the client library.
 
     Args:
-        stubs: stubs of the gateways. After a cut, the follower continues at the next one.
+        stubs: one stub per gateway. After a cut, the follower continues at the next gateway.
         start_call: starts the stream at a gateway, from the end of the log.
         endless: the stream never ends, and silence counts as a cut.
 
@@ -187,13 +187,13 @@ class RawFollower(Follower):
             self.cursor = response.cursor or self.cursor
         for event in response.events:
             moment = event.event_time.seconds + event.event_time.nanos / 1e9
-            self._note(Shown(connection, event.job_id, event.seq, received, moment))
+            self._add_event(Shown(connection, event.job_id, event.seq, received, moment))
             self.last_seq = max(self.last_seq, event.seq)
         return True
 
 
 class ClientFollower(Follower):
-    """A stream of the client library, which resumes by itself and must return each event once."""
+    """Follows a stream with the client library, which must resume and yield each event once."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class ClientFollower(Follower):
             async with aclosing(self._events()) as events:
                 async for event in events:
                     moment = event.event_time.timestamp() if event.event_time else 0.0
-                    self._note(Shown(1, event.job_id, event.seq, time.time(), moment))
+                    self._add_event(Shown(1, event.job_id, event.seq, time.time(), moment))
         except CallError as error:
             self.log.codes.append(error.refusal.code)
             raise
@@ -239,7 +239,7 @@ class Watchers:
             for target in targets
         ]
         self._stubs = [JobServiceStub(channel) for channel in self._channels]
-        # One client for each gateway. A client uses its own gateway first.
+        # One client per gateway, which uses this gateway first.
         self._clients = [
             Client([*targets[turn:], *targets[:turn]], resume_timeout=_RESUME_S)
             for turn in range(len(targets))
@@ -282,7 +282,7 @@ class Watchers:
         return self._raw(f"job {job_id}", Wanted(job_ids=(job_id,)), start_call, endless=False)
 
     def submit_and_follow(self, spec: job_pb2.JobSpec, request_id: str) -> RawFollower:
-        """Submit and follow a job in one call; the follower's `job` is the id."""
+        """Submit and follow a job in one call; the follower's `job` is its id."""
 
         def start_call(follower: RawFollower, gateway: JobServiceStub) -> Any:
             return gateway.SubmitAndWatch(
@@ -294,7 +294,7 @@ class Watchers:
                 )
             )
 
-        # No event can be compared before the id of the job is known.
+        # No event can be checked before the job id is known.
         follower = self._raw(
             f"submit {request_id}", Wanted(job_ids=("",)), start_call, endless=False
         )

@@ -39,8 +39,8 @@ for _name in list(os.environ):
 hypothesis.settings.register_profile("headrace", deadline=None)
 hypothesis.settings.load_profile("headrace")
 
-# A shell without job control starts background processes with SIGINT ignored, and their children
-# inherit that: a child that a test interrupts would not notice.
+# A shell without job control starts background processes with SIGINT ignored. Children inherit
+# this, so a child that a test interrupts would ignore the signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -83,7 +83,7 @@ def databases(postgres_url: str) -> Iterator[Databases]:
 
 @pytest.fixture(scope="session")
 def redis_urls(redis_server_url: str) -> Iterator[str]:
-    """An endless cycle of the server's databases for single tests.
+    """An endless cycle of Redis databases for single tests.
 
     So a process that outlives its test does not write to the database of the next test.
     """
@@ -92,7 +92,7 @@ def redis_urls(redis_server_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def module_redis_urls(redis_server_url: str) -> Iterator[str]:
-    """A cycle of the server's databases for the services that a module shares."""
+    """An endless cycle of Redis databases for the services that a module shares."""
     return _cycle(redis_server_url, range(48, 64))
 
 
@@ -137,7 +137,7 @@ def module_settings(databases: Databases, module_redis_urls: Iterator[str]) -> I
 
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
-    """Connections to the database of `settings`."""
+    """A connection pool for the database of `settings`."""
     database = Database(settings, application="test")
     try:
         yield database
@@ -147,7 +147,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[AsyncRedis]:
-    """A client of the test's Redis."""
+    """A client for the test's Redis."""
     client = AsyncRedis.from_url(settings.redis_url.get_secret_value(), socket_timeout=10)
     yield client
     await client.aclose()
@@ -155,7 +155,7 @@ async def redis(settings: Settings) -> AsyncIterator[AsyncRedis]:
 
 @pytest.fixture
 async def bus(settings: Settings, database: Database) -> AsyncIterator[WakeBus]:
-    """A bus that publishes wake-ups. Tests without this fixture have none."""
+    """A bus that publishes wake-ups. Without this fixture, a test publishes none."""
     bus = WakeBus(settings, database)
     await bus.start()
     yield bus

@@ -14,31 +14,31 @@ from faults.scenario import Scenario
 from faults.trial import Trial
 from headrace_core.domain.lifecycle import EventType, JobState
 
-EVERY_S = 5.0
-LASTS_S = 60.0
+INTERVAL_S = 5.0
+DURATION_S = 60.0
 SHORT_S = 20.0
-# Jobs long enough that each killed worker runs some.
+# Long enough that each killed worker runs some jobs.
 MIX = Mix(seconds=(0.2, 2.0))
-# Limits, in seconds.
-CLAIMED_AGAIN_S = 25.0
-RECOVERY_S = 30.0
+# Longest time until a lost attempt is claimed again, and longest recovery, in seconds.
+MAX_RECLAIM_S = 25.0
+MAX_RECOVERY_S = 30.0
 
 
 async def run(trial: Trial) -> None:
     trial.supervise(trial.cluster.workers)
     await trial.load(rate=40.0, mix=MIX)
-    # The time at which each process was killed, by pid, in seconds since 1970.
+    # When each process was killed, by pid, in seconds since 1970.
     killed: dict[int, float] = {}
-    async with trial.fault("workers are killed", recovers_within=RECOVERY_S):
-        end = time.monotonic() + (SHORT_S if trial.short else LASTS_S)
+    async with trial.fault("workers are killed", recovers_within=MAX_RECOVERY_S):
+        end = time.monotonic() + (SHORT_S if trial.short else DURATION_S)
         while time.monotonic() < end:
             worker = trial.chance.choice(trial.cluster.workers)
-            # A process that was already killed may still be restarting.
+            # A worker that was killed earlier may still be restarting.
             if worker.running and worker.pid not in killed:
                 killed[worker.pid] = time.time()
                 os.kill(worker.pid, signal.SIGKILL)
-            await asyncio.sleep(EVERY_S)
-    await asyncio.sleep(RECOVERY_S + 4)
+            await asyncio.sleep(INTERVAL_S)
+    await asyncio.sleep(MAX_RECOVERY_S + 4)
     pids = await trial.records.worker_pids()
     trial.on_evidence(lambda evidence: _measure(trial, evidence, killed, pids))
 
@@ -54,23 +54,23 @@ def _measure(
         for start, following in pairwise(starts):
             if start.attempt in lost:
                 losses += 1
-                # On a machine that stalls, a worker may also lose its lease without being killed.
+                # On a machine that stalls, a worker may lose its lease without being killed.
                 when = killed.get(pids[start.worker_id], start.time.timestamp())
                 waits.append(following.time.timestamp() - when)
         orphaned += losses
         twice += losses > 1
-    least = (SHORT_S if trial.short else LASTS_S) / EVERY_S / 2
+    least = (SHORT_S if trial.short else DURATION_S) / INTERVAL_S / 2
     trial.figure("workers killed", len(killed), at_least=least)
     trial.figure("attempts lost with a worker", orphaned, at_least=1)
     trial.figure("jobs that lost more than one worker", twice)
-    trial.figure("longest time to the next claim", max(waits), "s", at_most=CLAIMED_AGAIN_S)
+    trial.figure("longest time to the next claim", max(waits), "s", at_most=MAX_RECLAIM_S)
     states = [job.state for job in evidence.jobs.values()]
     trial.figure("failed jobs", states.count(JobState.FAILED), at_most=0)
 
 
 SCENARIO = Scenario(
     id="F1",
-    title=f"a worker is killed every {EVERY_S:g} s for {LASTS_S:g} s",
+    title=f"a worker is killed every {INTERVAL_S:g} s for {DURATION_S:g} s",
     shows=("I1", "I2", "I3", "I6", "I7", "I10"),
     run=run,
     usual=120,

@@ -17,11 +17,11 @@ JOBS = 10
 QUEUE = "held"
 LEASES = 3
 SHORT_LEASES = 1.5
-# Duration of each job, in seconds: all would end while the worker is suspended.
+# Duration of each job, in seconds. Without the fault, all would end during the suspension.
 DURATION_S = 8.0
-# Limits, in seconds.
-RETURN_S = 10.0
-REFUSED_S = 10.0
+# Longest time until the jobs run elsewhere, and until the late ends are refused, in seconds.
+MAX_RETURN_S = 10.0
+MAX_REFUSAL_S = 10.0
 
 
 async def run(trial: Trial) -> None:
@@ -32,7 +32,7 @@ async def run(trial: Trial) -> None:
             await client.submit("work", {"seconds": DURATION_S}, queue=QUEUE) for _ in range(JOBS)
         ]
     jobs = {job.id for job in submitted}
-    held = await until(lambda: _runs(trial, jobs), within=5)
+    held = await until(lambda: _have_all_started(trial, jobs), within=5)
     trial.figure("time until the worker runs all jobs", held, "s", at_most=5)
     lease = trial.cluster.settings.worker_lease
     async with trial.fault("a worker is suspended"):
@@ -41,10 +41,10 @@ async def run(trial: Trial) -> None:
         worker.resume()
         resumed = time.time()
 
-    async def all_refused() -> bool:
+    async def all_ends_were_refused() -> bool:
         return await worker.metric("headrace_writes_refused_total", write="finish") >= JOBS
 
-    await until(all_refused, within=REFUSED_S)
+    await until(all_ends_were_refused, within=MAX_REFUSAL_S)
     refused = await worker.metric("headrace_writes_refused_total", write="finish")
     trial.figure("late ends refused", refused, at_least=JOBS, at_most=JOBS)
     losses = await worker.metric("headrace_lease_losses_total")
@@ -64,12 +64,14 @@ async def run(trial: Trial) -> None:
         returned = {event.worker_id for event in again.values()}
         trial.figure("new ids of the worker", len(returned - first), at_least=1, at_most=1)
         last = max((event.time.timestamp() for event in again.values()), default=float("nan"))
-        trial.figure("time until the last job started again", last - resumed, "s", at_most=RETURN_S)
+        trial.figure(
+            "time until the last job started again", last - resumed, "s", at_most=MAX_RETURN_S
+        )
 
     trial.on_evidence(measure)
 
 
-async def _runs(trial: Trial, jobs: set[str]) -> bool:
+async def _have_all_started(trial: Trial, jobs: set[str]) -> bool:
     started = {e.job_id for e in await trial.records.events() if e.type is EventType.STARTED}
     return jobs <= started
 

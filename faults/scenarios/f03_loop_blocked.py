@@ -14,14 +14,14 @@ from headrace import Client
 from headrace_core.domain.lifecycle import EventType
 
 BLOCKED_S = 60.0
-# The queue of two workers, one of which is blocked; the other workers serve the load.
+# Two workers serve this queue, and one of them is blocked. The other workers serve the load.
 QUEUE = "blocking"
 # Limits, in seconds.
-ELSEWHERE_S = 25.0
-# From the start of the block to a new process: the watchdog's timeout and a restart.
-REPLACED_S = 45.0
-SLOWER = 2.0
-# Shorter waits count as this long, in seconds.
+MAX_MOVE_S = 25.0
+# From the start of the block to a new process: the watchdog timeout and a restart.
+MAX_REPLACE_S = 45.0
+MAX_SLOWDOWN = 2.0
+# Shorter waits count as this long, since they are noise, in seconds.
 _NOISE_S = 0.01
 
 
@@ -33,8 +33,8 @@ async def run(trial: Trial) -> None:
         blocked = time.time()
         async with Client(trial.cluster.targets) as client:
             job = await client.submit("block", {"seconds": BLOCKED_S}, queue=QUEUE)
-        replaced = await until(lambda: _restarted(trial), within=REPLACED_S + 15)
-        trial.figure("time until the process is replaced", replaced, "s", at_most=REPLACED_S)
+        replaced = await until(lambda: _has_restarted(trial), within=MAX_REPLACE_S + 15)
+        trial.figure("time until the process is replaced", replaced, "s", at_most=MAX_REPLACE_S)
         await asyncio.sleep(5 if trial.short else max(0.0, blocked + BLOCKED_S - time.time()))
         over = time.time()
     await asyncio.sleep(34 if not trial.short else 10)
@@ -48,19 +48,19 @@ async def run(trial: Trial) -> None:
         trial.figure("attempts of the blocking job", len(starts), at_least=2, at_most=2)
         again = starts[-1].time - starts[0].time
         trial.figure(
-            "time until the job runs elsewhere", again.total_seconds(), "s", at_most=ELSEWHERE_S
+            "time until the job runs elsewhere", again.total_seconds(), "s", at_most=MAX_MOVE_S
         )
         others = [event for event in evidence.events if event.job_id != job.id]
         before = percentile(claim_waits(others, since=calm, until=blocked), 0.95)
         during = percentile(claim_waits(others, since=blocked, until=over), 0.95)
         trial.figure("claim wait in other queues, p95 before", before * 1000, "ms")
-        limit = SLOWER * max(before, _NOISE_S) * 1000
+        limit = MAX_SLOWDOWN * max(before, _NOISE_S) * 1000
         trial.figure("claim wait in other queues, p95 during", during * 1000, "ms", at_most=limit)
 
     trial.on_evidence(measure)
 
 
-async def _restarted(trial: Trial) -> bool:
+async def _has_restarted(trial: Trial) -> bool:
     return any(worker.restarts for worker in trial.cluster.workers)
 
 

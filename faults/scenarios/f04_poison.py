@@ -13,25 +13,25 @@ from headrace import Client
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import LOSSES_BEFORE_OWN_PROCESS
 
-# The number of jobs of each kind, and of good jobs.
+# The number of poison jobs of each kind, and the number of good jobs.
 OF_EACH = 3
 GOOD = 1000
 SHORT_GOOD = 500
 # Each poison job that runs alone in a worker costs two workers and their leases of 15 s.
-ENDED_S = 240.0
-RECOVERY_S = 30.0
+MAX_DRAIN_S = 240.0
+MAX_RECOVERY_S = 30.0
 
 
 async def run(trial: Trial) -> None:
     workers = trial.cluster.workers
     trial.supervise(workers)
     load = await trial.load(rate=40.0)
-    async with trial.fault("poison", recovers_within=RECOVERY_S):
+    async with trial.fault("poison", recovers_within=MAX_RECOVERY_S):
         async with Client(trial.cluster.targets) as client:
             jobs = [("poison", {"cause": cause}) for cause in get_args(Cause)] * (
                 1 if trial.short else OF_EACH
             )
-            # The schema accepts these payloads, but the handler's type rejects them.
+            # The schema accepts these payloads, but the handler type rejects them.
             jobs += [("picky", {"number": 2 * number + 1}) for number in range(OF_EACH)]
             trial.chance.shuffle(jobs)
             for job_type, payload in jobs:
@@ -39,27 +39,27 @@ async def run(trial: Trial) -> None:
                 await asyncio.sleep(trial.chance.uniform(0, 1))
         trial.figure(
             "time until all poison jobs ended",
-            await until(lambda: _no_poison(trial), within=ENDED_S),
+            await until(lambda: _all_poison_ended(trial), within=MAX_DRAIN_S),
             "s",
-            at_most=ENDED_S,
+            at_most=MAX_DRAIN_S,
         )
     while len(load.history) < (SHORT_GOOD if trial.short else GOOD):
         await asyncio.sleep(0.5)
-    await asyncio.sleep(RECOVERY_S + 4)
+    await asyncio.sleep(MAX_RECOVERY_S + 4)
     died = sum(worker.restarts for worker in workers)
     trial.figure("workers that died", died, at_least=LOSSES_BEFORE_OWN_PROCESS)
     poison = len(jobs) - OF_EACH
     trial.on_evidence(lambda evidence: _measure(trial, evidence, poison))
 
 
-async def _no_poison(trial: Trial) -> bool:
+async def _all_poison_ended(trial: Trial) -> bool:
     return await trial.records.unfinished(job_type="poison") == 0
 
 
 def _measure(trial: Trial, evidence: Evidence, poison: int) -> None:
     histories = evidence.by_job()
 
-    def of(job_type: str) -> list[JobRow]:
+    def jobs_of(job_type: str) -> list[JobRow]:
         return [job for job in evidence.jobs.values() if job.type == job_type]
 
     def losses(job: JobRow) -> int:
@@ -67,7 +67,7 @@ def _measure(trial: Trial, evidence: Evidence, poison: int) -> None:
 
     ended = [
         job
-        for job in of("poison")
+        for job in jobs_of("poison")
         if job.state is JobState.FAILED and histories[job.id][-1].type is EventType.WORKER_LOST
     ]
     trial.figure("poison jobs that ended as FAILED, WORKER_LOST", len(ended), at_least=poison)
@@ -75,17 +75,17 @@ def _measure(trial: Trial, evidence: Evidence, poison: int) -> None:
     charged = [job.worker_losses for job in ended]
     trial.figure("losses charged to each poison job, at least", min(charged), at_least=limit + 1)
     trial.figure("losses charged to each poison job, at most", max(charged), at_most=limit + 1)
-    # A worker that another job kills costs an attempt, but nothing of the crash budget.
+    # If another job kills the worker, a job loses an attempt but none of its crash budget.
     trial.figure("workers lost by each poison job, at most", max(map(losses, ended)))
     refused = [
         job
-        for job in of("picky")
+        for job in jobs_of("picky")
         if histories[job.id][-1].type is EventType.FAILED
-        # Poison in the same worker may have interrupted it first.
+        # A poison job in the same worker may have interrupted it first.
         and not any(event.type is EventType.RETRY_SCHEDULED for event in histories[job.id])
     ]
     trial.figure("undecodable jobs that FAILED without a retry", len(refused), at_least=OF_EACH)
-    good = of("work")
+    good = jobs_of("work")
     trial.figure("good jobs", len(good), at_least=SHORT_GOOD if trial.short else GOOD)
     trial.figure(
         "good jobs that did not succeed",

@@ -15,13 +15,13 @@ from headrace_core.domain.lifecycle import EventType
 
 FLUSHES = 5
 SHORT_FLUSHES = 2
-EVERY_S = 10.0
-# Before each flush, more jobs than slots are submitted at once, so that some deliveries wait in
-# Redis. Their number, and their duration in seconds.
+INTERVAL_S = 10.0
+# The number of jobs submitted before each flush, and their shortest and longest duration in
+# seconds. There are more jobs than slots, so some deliveries wait in Redis.
 BURST = 600
 DURATION_S = (0.5, 1.5)
-# Limits, in seconds.
-DELIVERED_S = 20.0
+# Longest time from a lost delivery to the start of its attempt, in seconds.
+MAX_START_DELAY_S = 20.0
 
 
 async def run(trial: Trial) -> None:
@@ -35,28 +35,28 @@ async def run(trial: Trial) -> None:
             waiting = await trial.waiting_deliveries()
             await valkey.flush()
             lost.append((time.time(), waiting))
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(INTERVAL_S)
     # All deliveries must be repeated within this time.
-    await asyncio.sleep(DELIVERED_S)
+    await asyncio.sleep(MAX_START_DELAY_S)
 
     def measure(evidence: Evidence) -> None:
-        waits = list(_waits(lost, evidence.events))
+        waits = list(_start_delays(lost, evidence.events))
         trial.figure("deliveries lost", sum(len(names) for _, names in lost), at_least=flushes)
         trial.figure(
             "longest time from a lost delivery to the start",
             max((wait for wait in waits if wait > 0), default=float("nan")),
             "s",
-            at_most=DELIVERED_S,
+            at_most=MAX_START_DELAY_S,
         )
 
     trial.on_evidence(measure)
     trial.expect_codes(only=frozenset())
 
 
-def _waits(
+def _start_delays(
     lost: Iterable[tuple[float, set[AttemptKey]]], events: Iterable[EventRow]
 ) -> Iterable[float]:
-    """Return the time from the loss of each delivery to the start of its attempt, in seconds."""
+    """Return the time from each lost delivery to the start of its attempt, in seconds."""
     started = {
         (event.job_id, event.attempt): event.time.timestamp()
         for event in events

@@ -16,19 +16,20 @@ from headrace import Client, JobSpec
 
 DOWN_S = 20.0
 SHORT_S = 8.0
-# Empty jobs drained in each turn, in a full and in a short run.
+# Empty jobs drained in each turn of a full and of a short trial.
 DRAINED = 2000
 SHORT_DRAINED = 1000
 # Number of turns with Redis, and of turns without it.
 TURNS = 2
-# Minimum share of the usual rate without Redis.
-SHARE = 0.5
-# More jobs than slots, so that the snapshot contains deliveries; and their duration in seconds.
+# Lowest drain rate without Redis, as a share of the rate with Redis.
+MIN_SHARE = 0.5
+# The number of jobs before the snapshot, and their shortest and longest duration in seconds. There
+# are more jobs than slots, so the snapshot contains deliveries.
 BURST = 600
 DURATION_S = (0.5, 1.5)
-# Limits, in seconds.
-USED_AGAIN_S = 10.0
-RECOVERY_S = 30.0
+# Longest time until workers use Redis again, and longest recovery, in seconds.
+MAX_REUSE_S = 10.0
+MAX_RECOVERY_S = 30.0
 
 
 async def run(trial: Trial) -> None:
@@ -41,15 +42,15 @@ async def run(trial: Trial) -> None:
         held = await trial.waiting_deliveries()
         snapshot = await valkey.save()
         await asyncio.sleep(5)
-    await _lose(trial, "Redis is down and restarts empty", None)
+    await _lose_redis(trial, "Redis is down and restarts empty", None)
     trial.figure("deliveries in the snapshot", len(held), at_least=1)
-    await _lose(trial, "Redis is down and restarts from an old snapshot", snapshot)
+    await _lose_redis(trial, "Redis is down and restarts from an old snapshot", snapshot)
     trial.expect_codes(only=frozenset())
 
 
-async def _lose(trial: Trial, what: str, snapshot: Path | None) -> None:
+async def _lose_redis(trial: Trial, what: str, snapshot: Path | None) -> None:
     valkey = trial.cluster.valkey
-    async with trial.fault(what, recovers_within=RECOVERY_S):
+    async with trial.fault(what, recovers_within=MAX_RECOVERY_S):
         await valkey.kill()
         began = time.time()
         await asyncio.sleep(SHORT_S if trial.short else DOWN_S)
@@ -57,11 +58,11 @@ async def _lose(trial: Trial, what: str, snapshot: Path | None) -> None:
         await valkey.start(snapshot=snapshot)
     trial.figure(
         "time until workers use Redis again",
-        await until(lambda: _uses_redis(trial), within=60),
+        await until(lambda: _all_use_redis(trial), within=60),
         "s",
-        at_most=USED_AGAIN_S,
+        at_most=MAX_REUSE_S,
     )
-    await asyncio.sleep(RECOVERY_S / 2)
+    await asyncio.sleep(MAX_RECOVERY_S / 2)
 
     def measure(evidence: Evidence) -> None:
         accepted = sum(
@@ -76,14 +77,14 @@ async def _lose(trial: Trial, what: str, snapshot: Path | None) -> None:
     trial.on_evidence(measure)
 
 
-async def _uses_redis(trial: Trial) -> bool:
-    """Return whether every worker reads its queue from Redis."""
+async def _all_use_redis(trial: Trial) -> bool:
+    """Return whether every worker reads its queue in Redis."""
     fallbacks = [await worker.metric("headrace_redis_fallback") for worker in trial.cluster.workers]
     return not any(fallbacks)
 
 
 async def _compare_rates(trial: Trial) -> None:
-    """Measure the drain rate with and without Redis, alternating to average out noise."""
+    """Measure the drain rate with and without Redis, in turns that average out noise."""
     count = SHORT_DRAINED if trial.short else DRAINED
     # Warm up query plans and connection pools.
     await _drain(trial, count // 4)
@@ -93,12 +94,12 @@ async def _compare_rates(trial: Trial) -> None:
         await trial.cluster.valkey.kill()
         without += await _drain(trial, count)
         await trial.cluster.valkey.start()
-        await until(lambda: _uses_redis(trial), within=60)
+        await until(lambda: _all_use_redis(trial), within=60)
     total = TURNS * count
     trial.figure("drain rate with Redis", total / with_redis, "/s")
     trial.figure("drain rate without Redis", total / without, "/s")
     trial.figure(
-        "ratio of the drain rates without and with Redis", with_redis / without, at_least=SHARE
+        "ratio of the drain rates without and with Redis", with_redis / without, at_least=MIN_SHARE
     )
 
 

@@ -8,19 +8,19 @@ from faults.scenario import Scenario
 from faults.trial import Trial
 
 CRASHES = 3
-# Seconds until the throughput must be back.
-RECOVERY_S = 15.0
+# Longest recovery of the throughput, in seconds.
+MAX_RECOVERY_S = 15.0
 
 
 async def run(trial: Trial) -> None:
     await trial.load()
     for number in range(1, CRASHES + 1):
-        async with trial.fault(f"crash {number}", recovers_within=RECOVERY_S):
+        async with trial.fault(f"crash {number}", recovers_within=MAX_RECOVERY_S):
             await trial.cluster.postgres.crash()
             await asyncio.sleep(trial.chance.uniform(0, 6))
             await trial.cluster.postgres.start()
-        # The time for the recovery, plus one window to measure it.
-        await asyncio.sleep(RECOVERY_S + 4)
+        # Time for the recovery, plus one window to measure it.
+        await asyncio.sleep(MAX_RECOVERY_S + 4)
     trial.expect_codes(only=frozenset({"UNAVAILABLE"}))
 
 

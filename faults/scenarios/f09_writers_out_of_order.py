@@ -1,4 +1,4 @@
-"""F9: writers get a transaction id early and commit late, in any order."""
+"""F9: writers get their transaction ids early and commit late, in any order."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ WRITERS = 32
 WRITES = 2000
 # A job type without handlers, so that only the writers cause events.
 TYPE = "written"
-# The longest time for which a writer keeps its transaction open, in seconds.
-_HELD_S = 0.2
+# Longest time that a writer keeps its transaction open, in seconds.
+_MAX_OPEN_S = 0.2
 
 
 class _Writers:
@@ -34,24 +34,24 @@ class _Writers:
         self.rolled_back = 0
 
     async def write(self) -> None:
-        """Run one writer until all transactions are written."""
+        """Run one writer until all transactions have ended."""
         chance = self._chance
         while self._left > 0:
             self._left -= 1
             writer = await open_writer(self._database)
             jobs = []
-            await asyncio.sleep(chance.uniform(0, _HELD_S))
+            await asyncio.sleep(chance.uniform(0, _MAX_OPEN_S))
             try:
-                # The job may be from a transaction that started later.
+                # The job may come from a transaction that started later.
                 if self._jobs and chance.random() < 0.4:
                     job_id = self._jobs.pop(chance.randrange(len(self._jobs)))
                     await cancel_job(writer.connection, tenant=DEFAULT_TENANT, job_id=job_id)
                     jobs.append(job_id)
-                    await asyncio.sleep(chance.uniform(0, _HELD_S / 4))
+                    await asyncio.sleep(chance.uniform(0, _MAX_OPEN_S / 4))
                 submitted = await writer.submit(
                     chance.randint(1, 3), type=TYPE, labels={"shard": str(chance.randrange(4))}
                 )
-                await asyncio.sleep(chance.uniform(0, _HELD_S / 4))
+                await asyncio.sleep(chance.uniform(0, _MAX_OPEN_S / 4))
             except BaseException:
                 await writer.roll_back()
                 raise

@@ -25,7 +25,7 @@ async def run(trial: Trial) -> None:
     async with trial.fault("a transaction stays open"), trial.records.idle_transaction():
         began = time.monotonic()
         raised = await asyncio.gather(
-            *(until(partial(_lags, gateway), within=30) for gateway in trial.cluster.gateways)
+            *(until(partial(_is_lagging, gateway), within=30) for gateway in trial.cluster.gateways)
         )
         trial.figure("time until the lag metric rises", max(raised), "s", at_most=10)
         await asyncio.sleep((SHORT_S if trial.short else IDLE_S) - (time.monotonic() - began))
@@ -33,13 +33,13 @@ async def run(trial: Trial) -> None:
         trial.figure("lag metric at the end", min(lags), "s")
     end = time.time()
     lowered = await asyncio.gather(
-        *(until(partial(_follows, gateway), within=30) for gateway in trial.cluster.gateways)
+        *(until(partial(_has_caught_up, gateway), within=30) for gateway in trial.cluster.gateways)
     )
     trial.figure("time until the lag metric falls", max(lowered), "s", at_most=10)
     await asyncio.sleep(5)
 
     def measure(evidence: Evidence) -> None:
-        single = _latencies(evidence, start, end, many=False)
+        single = _delivery_delays(evidence, start, end, many=False)
         trial.figure("delay of streams of one job, p95", percentile(single, 0.95), "s", at_most=1)
         trial.figure("delay of streams of one job, p99", percentile(single, 0.99), "s")
         before = claim_waits(evidence.events, since=start - STEADY_S / 2, until=start)
@@ -47,32 +47,32 @@ async def run(trial: Trial) -> None:
         trial.figure("claim wait, p95 before", percentile(before, 0.95), "s")
         p95 = percentile(during, 0.95)
         trial.figure("claim wait, p95 during", p95, "s", at_most=3 * percentile(before, 0.95))
-        late = _latencies(evidence, start, end, many=True)
+        late = _delivery_delays(evidence, start, end, many=True)
         trial.figure("longest delay of streams of many jobs", max(late, default=0.0), "s")
 
     trial.on_evidence(measure)
 
 
-async def _lags(gateway: Service) -> bool:
+async def _is_lagging(gateway: Service) -> bool:
     return await gateway.metric(LAG) >= 1
 
 
-async def _follows(gateway: Service) -> bool:
+async def _has_caught_up(gateway: Service) -> bool:
     return await gateway.metric(LAG) < 1
 
 
-def _latencies(evidence: Evidence, since: float, until: float, *, many: bool) -> list[float]:
-    """Return the delays of events from an interval, in seconds."""
+def _delivery_delays(evidence: Evidence, since: float, until: float, *, many: bool) -> list[float]:
+    """Return the delivery delays of the events in an interval, in seconds."""
     return [
         shown.received - shown.time
         for stream in evidence.streams
-        if _of_many(stream) is many
+        if _follows_many_jobs(stream) is many
         for shown in stream.shown
         if since <= shown.time < until
     ]
 
 
-def _of_many(stream: StreamLog) -> bool:
+def _follows_many_jobs(stream: StreamLog) -> bool:
     return not stream.wanted.job_ids
 
 

@@ -15,9 +15,9 @@ from support.proxy import Proxy
 
 LOST_S = 60.0
 SHORT_S = 20.0
-# Limits, in seconds.
-DELIVERED_S = 2.0
-RECONNECTED_S = 15.0
+# Longest delay of an event, and longest time until a connection is replaced, in seconds.
+MAX_DELAY_S = 2.0
+MAX_RECONNECT_S = 15.0
 
 
 async def run(trial: Trial) -> None:
@@ -41,11 +41,11 @@ async def run(trial: Trial) -> None:
             link.release()
     since = time.monotonic()
     back = await asyncio.gather(
-        until(lambda: _all_answered(listening, LISTEN, since), within=60),
-        until(lambda: _all_answered(subscribed, SUBSCRIBE, since), within=60),
+        until(lambda: _all_received_data(listening, LISTEN, since), within=60),
+        until(lambda: _all_received_data(subscribed, SUBSCRIBE, since), within=60),
     )
-    trial.figure("time until LISTEN works again", back[0], "s", at_most=RECONNECTED_S)
-    trial.figure("time until SUBSCRIBE works again", back[1], "s", at_most=RECONNECTED_S)
+    trial.figure("time until LISTEN works again", back[0], "s", at_most=MAX_RECONNECT_S)
+    trial.figure("time until SUBSCRIBE works again", back[1], "s", at_most=MAX_RECONNECT_S)
     await _blackhole_old(trial, listening)
     await asyncio.sleep(5)
 
@@ -58,31 +58,31 @@ async def run(trial: Trial) -> None:
         ]
         trial.figure("delay of events, p99", percentile(late, 0.99), "s")
         trial.figure(
-            "delay of events, max", max(late, default=float("nan")), "s", at_most=DELIVERED_S
+            "delay of events, max", max(late, default=float("nan")), "s", at_most=MAX_DELAY_S
         )
 
     trial.on_evidence(measure)
 
 
 async def _blackhole_old(trial: Trial, links: dict[Proxy, int]) -> None:
-    """Blackhole the existing connections only; new connections work."""
+    """Blackhole only the existing connections; new connections work."""
     trial.log("the existing LISTEN connections are blackholed, new ones work")
     since = time.monotonic()
     for link in links:
         link.hold(sent=LISTEN, old=True)
-    back = await until(lambda: _all_answered(links, LISTEN, since), within=60)
-    trial.figure("time until dead connections are replaced", back, "s", at_most=RECONNECTED_S)
+    back = await until(lambda: _all_received_data(links, LISTEN, since), within=60)
+    trial.figure("time until dead connections are replaced", back, "s", at_most=MAX_RECONNECT_S)
     for link in links:
         link.release()
 
 
 def _count(links: Iterable[Proxy], mark: bytes) -> dict[Proxy, int]:
-    """Return the number of connections with this mark on each link."""
+    """Return the number of marked connections on each link."""
     return {link: sum(mark in each.sent for each in link.connections) for link in links}
 
 
-async def _all_answered(links: dict[Proxy, int], mark: bytes, since: float) -> bool:
-    """Return whether `count` connections of each link had a reply after `since`."""
+async def _all_received_data(links: dict[Proxy, int], mark: bytes, since: float) -> bool:
+    """Return whether `count` connections of each link have received data after `since`."""
     return all(
         sum(mark in each.sent and (each.last_reply or 0) > since for each in link.connections)
         >= count

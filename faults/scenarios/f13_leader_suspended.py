@@ -16,36 +16,36 @@ from headrace_core.domain.lifecycle import EventType
 
 SUSPENDED_S = 30.0
 SHORT_S = 15.0
-# The number of jobs that become due while it is suspended, and at the moment it is resumed.
+# The number of jobs due while the leader is suspended, and at the moment it is resumed.
 DUE = 500
 DUE_AGAIN = 100
-# From the submit to the start of the fault, in seconds.
+# Time from the submit to the start of the fault, in seconds.
 AHEAD_S = 10.0
-# Limits, in seconds.
-TAKEOVER_S = 20.0
+# Longest time until another scheduler leads, in seconds.
+MAX_TAKEOVER_S = 20.0
 
 
 async def run(trial: Trial) -> None:
     await trial.load(rate=30)
-    [leader] = [one for one in trial.cluster.schedulers if await _leads(one)]
+    [leader] = [one for one in trial.cluster.schedulers if await _is_leading(one)]
     [standby] = [one for one in trial.cluster.schedulers if one is not leader]
     first_term = await leader.metric("headrace_leader_term")
     suspended = time.time() + AHEAD_S
     resumed = suspended + (SHORT_S if trial.short else SUSPENDED_S)
-    first = await _submit(trial, DUE, due=suspended + 1)
-    second = await _submit(trial, DUE_AGAIN, due=resumed)
+    first = await _submit_due_jobs(trial, DUE, due=suspended + 1)
+    second = await _submit_due_jobs(trial, DUE_AGAIN, due=resumed)
     await asyncio.sleep(suspended - time.time())
     async with trial.fault("the leader is suspended", recovers_within=30):
         leader.suspend()
-        takeover = await until(lambda: _leads(standby), within=TAKEOVER_S + 5)
-        trial.figure("time until another scheduler leads", takeover, "s", at_most=TAKEOVER_S)
+        takeover = await until(lambda: _is_leading(standby), within=MAX_TAKEOVER_S + 5)
+        trial.figure("time until another scheduler leads", takeover, "s", at_most=MAX_TAKEOVER_S)
         await asyncio.sleep(resumed - time.time())
         leader.resume()
     noticed = await until(lambda: _was_refused(leader), within=15)
     trial.figure("time until the old leader notices", noticed, "s", at_most=5)
     refused = await leader.metric("headrace_stale_writes_refused_total")
     trial.figure("refused writes of the old leader", refused, at_least=1)
-    leading = sum([await _leads(leader), await _leads(standby)])
+    leading = sum([await _is_leading(leader), await _is_leading(standby)])
     trial.figure("leading schedulers", leading, at_least=1, at_most=1)
     terms = await standby.metric("headrace_leader_term") - first_term
     trial.figure("new terms", terms, at_least=1)
@@ -63,12 +63,12 @@ async def run(trial: Trial) -> None:
             for event in evidence.events
             if event.job_id in first and event.type is EventType.STARTED
         ]
-        trial.figure("longest delay of a due job", max(late), "s", at_most=TAKEOVER_S)
+        trial.figure("longest delay of a due job", max(late), "s", at_most=MAX_TAKEOVER_S)
 
     trial.on_evidence(measure)
 
 
-async def _submit(trial: Trial, count: int, *, due: float) -> set[str]:
+async def _submit_due_jobs(trial: Trial, count: int, *, due: float) -> set[str]:
     """Submit jobs with a due time, in seconds since 1970, and return their ids."""
     at = datetime.fromtimestamp(due, UTC)
     async with Client(trial.cluster.targets) as client:
@@ -78,7 +78,7 @@ async def _submit(trial: Trial, count: int, *, due: float) -> set[str]:
     return {job.id for job in batch}
 
 
-async def _leads(scheduler: Service) -> bool:
+async def _is_leading(scheduler: Service) -> bool:
     return await scheduler.metric("headrace_leading") == 1
 
 

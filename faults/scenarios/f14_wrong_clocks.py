@@ -20,13 +20,14 @@ from headrace_core.domain.lifecycle import EventType
 
 OFFSETS_S = (-600.0, 600.0, 0.0)
 JUMP_S = 3600.0
-# Jobs that run during each jump, and jobs that must end at their deadline.
-LONG = 20
+# Jobs that run during each jump, and their duration in seconds.
+LONG_JOBS = 20
 LONG_S = 20.0
-DOOMED = 20
+# Jobs that run past their deadline, and this deadline in seconds after the submit.
+DOOMED_JOBS = 20
 DEADLINE_S = 5.0
-# Longest run of a job after its deadline, in seconds.
-LATE_S = 2.0
+# Longest time from a deadline to the end of its job, in seconds.
+MAX_LATE_S = 2.0
 
 
 async def run(trial: Trial) -> None:
@@ -36,19 +37,19 @@ async def run(trial: Trial) -> None:
         for services in (cluster.gateways, cluster.schedulers, cluster.workers)
         for service, offset in zip(services, OFFSETS_S, strict=False)
     }
-    await _set(trial, offsets, 0.0)
+    await _set_clocks(trial, offsets, 0.0)
     await trial.load(mix=Mix(scheduled=0.4))
     async with Client(cluster.targets) as client:
-        long, doomed = await _long(client), await _doomed(client)
+        long, doomed = await _submit_long_jobs(client), await _submit_doomed_jobs(client)
         for jump in (JUMP_S, 0.0):
             what = f"clocks jump to {jump:.0f} s above their first offset"
             async with trial.fault(what, recovers_within=30.0):
-                await _set(trial, offsets, jump)
-            doomed |= await _doomed(client)
+                await _set_clocks(trial, offsets, jump)
+            doomed |= await _submit_doomed_jobs(client)
             await asyncio.sleep(10 if trial.short else 30)
-            long |= await _long(client)
+            long |= await _submit_long_jobs(client)
         known = {s.job_id for load in trial.loads for s in load.history if s.job_id}
-        # The gateways' clocks determine the ids, and so the order of the pages.
+        # The ids, and therefore the order of the pages, depend on the gateways' clocks.
         listed = [job.id async for job in client.list(page_size=100)]
     trial.figure("jobs missing in ListJobs", len(known - set(listed)), at_most=0)
     trial.figure("jobs repeated in ListJobs", len(listed) - len(set(listed)), at_most=0)
@@ -57,25 +58,25 @@ async def run(trial: Trial) -> None:
     trial.on_evidence(lambda evidence: _measure(trial, evidence, long, doomed))
 
 
-async def _set(trial: Trial, offsets: dict[str, float], more: float) -> None:
-    """Set the offset of each clock, one after the other."""
+async def _set_clocks(trial: Trial, offsets: dict[str, float], more: float) -> None:
+    """Set the offsets of the clocks, one after another."""
     for service in trial.chance.sample(trial.cluster.services, len(trial.cluster.services)):
         assert service.clock is not None
         service.clock.set(offsets[service.name] + more)
         await asyncio.sleep(trial.chance.uniform(0, 0.5))
-    # Wait until each process has read its offset.
+    # Wait until each process has read its new offset.
     await asyncio.sleep(1.5)
 
 
-async def _long(client: Client) -> set[str]:
-    handles = [await client.submit("work", {"seconds": LONG_S}) for _ in range(LONG)]
+async def _submit_long_jobs(client: Client) -> set[str]:
+    handles = [await client.submit("work", {"seconds": LONG_S}) for _ in range(LONG_JOBS)]
     return {handle.id for handle in handles}
 
 
-async def _doomed(client: Client) -> dict[str, datetime]:
+async def _submit_doomed_jobs(client: Client) -> dict[str, datetime]:
     """Submit jobs that run past their deadline; return the deadlines by job id."""
     deadlines = {}
-    for _ in range(DOOMED):
+    for _ in range(DOOMED_JOBS):
         deadline = datetime.now(UTC) + timedelta(seconds=DEADLINE_S)
         handle = await client.submit("work", {"seconds": 60}, deadline=deadline)
         deadlines[handle.id] = deadline
@@ -110,7 +111,7 @@ def _measure(trial: Trial, evidence: Evidence, long: set[str], doomed: dict[str,
         if event.job_id in doomed
     ]
     trial.figure(
-        "latest end after the deadline", max(late, default=float("nan")), "s", at_most=LATE_S
+        "latest end after the deadline", max(late, default=float("nan")), "s", at_most=MAX_LATE_S
     )
     trial.figure(
         "earliest end after the deadline", min(late, default=float("nan")), "s", at_least=0.0

@@ -8,12 +8,12 @@ from faults.cluster import Plan
 from faults.scenario import Scenario
 from faults.trial import Trial
 
-# Pause between two links, in seconds.
+# Pause after each link, in seconds.
 STEP_S = 2.0
 SHORT_S = 1.0
 # Time without any link, in seconds.
 NONE_S = 15.0
-RECOVERY_S = 30.0
+MAX_RECOVERY_S = 30.0
 
 
 async def run(trial: Trial) -> None:
@@ -21,7 +21,7 @@ async def run(trial: Trial) -> None:
     step = SHORT_S if trial.short else STEP_S
     links = [item for service in trial.cluster.services for item in service.links.items()]
     trial.chance.shuffle(links)
-    async with trial.fault(f"{len(links)} links are blackholed", recovers_within=RECOVERY_S):
+    async with trial.fault(f"{len(links)} links are blackholed", recovers_within=MAX_RECOVERY_S):
         for name, link in links:
             trial.log(f"blackholed: {name}")
             link.hold()
@@ -32,7 +32,7 @@ async def run(trial: Trial) -> None:
             trial.log(f"restored: {name}")
             link.release()
             await asyncio.sleep(step)
-    await asyncio.sleep(RECOVERY_S + 4)
+    await asyncio.sleep(MAX_RECOVERY_S + 4)
     trial.expect_codes(only=frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "SILENT"}))
 
 

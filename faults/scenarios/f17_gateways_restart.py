@@ -15,15 +15,17 @@ from faults.watchers import ClientFollower, Follower
 from headrace import Client
 
 STREAMS = 1000
-# The number of jobs that the streams follow, their longest duration, and the interval of their
-# progress reports, in seconds.
+# The number of jobs that the streams follow.
 JOBS = 20
+# Duration of each job, in seconds; the scenario cancels the jobs earlier.
 DURATION_S = 400.0
+# Interval of the progress reports of each job, in seconds.
 PROGRESS_S = 2.0
-# Limits, in seconds.
-RESUMED_S = 30.0
-SPREAD_S = 0.5
-# Time for events that a gateway sent before its end to arrive, in seconds.
+# Longest time until the last stream resumes, in seconds.
+MAX_RESUME_S = 30.0
+# Shortest time in which the middle 90 % of the client streams resume, in seconds.
+MIN_SPREAD_S = 0.5
+# Time until the last events sent by a stopped gateway have arrived, in seconds.
 _IN_TRANSIT_S = 0.3
 
 
@@ -36,12 +38,12 @@ async def run(trial: Trial) -> None:
     async with Client(trial.cluster.targets) as client:
         for job_id in jobs:
             await client.cancel(job_id)
-    # When gRPC's server stops, it ends calls without a handler with a bare CANCELLED.
+    # A stopping gRPC server ends calls that have no handler yet with a bare CANCELLED.
     trial.expect_codes(only=frozenset({"UNAVAILABLE", "CANCELLED"}))
 
 
 async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
-    """Open streams with and without the client library; return them and the ids of their jobs."""
+    """Open streams with and without the client library; return them and the ids of the jobs."""
     watchers = trial.add_watchers(channels=5)
     for number in range(STREAMS // 2):
         wanted = Wanted(labels={"crowd": str(number % JOBS)})
@@ -64,7 +66,7 @@ async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
     crowd = watchers.followers
     trial.log(f"{len(crowd)} streams")
     async with asyncio.timeout(30):
-        # Each stream has shown the submit and the start of its job.
+        # Each stream has received the submit and the start of a job.
         await asyncio.gather(*(follower.wait_for_events(2) for follower in crowd))
     return crowd, jobs
 
@@ -79,12 +81,14 @@ async def _restart(
     async with trial.fault(f"both gateways are {what}"):
         await asyncio.gather(*(end(gateway) for gateway in gateways))
         stopped = time.time() + _IN_TRANSIT_S
-        # Long enough for each stream to miss an event.
+        # Long enough for each stream to miss at least one event.
         await asyncio.sleep(PROGRESS_S)
         await asyncio.gather(*(gateway.start() for gateway in gateways))
         serving = time.time()
-    deadline = serving + RESUMED_S + 15
-    while time.time() < deadline and None in (times := [_resumed(f.log, stopped) for f in crowd]):
+    deadline = serving + MAX_RESUME_S + 15
+    while time.time() < deadline and None in (
+        times := [_resume_time(f.log, stopped) for f in crowd]
+    ):
         await asyncio.sleep(0.5)
     back = [moment - serving for moment in times if moment is not None]
     trial.figure(f"streams that resumed, gateways {what}", len(back), at_least=len(crowd))
@@ -92,7 +96,7 @@ async def _restart(
         "time until the last stream resumed",
         max(back, default=float("nan")),
         "s",
-        at_most=RESUMED_S,
+        at_most=MAX_RESUME_S,
     )
     clients = [
         moment
@@ -100,10 +104,10 @@ async def _restart(
         if moment is not None and isinstance(follower, ClientFollower)
     ]
     spread = percentile(clients, 0.95) - percentile(clients, 0.05)
-    trial.figure("spread of the client's streams", spread, "s", at_least=SPREAD_S)
+    trial.figure("spread of the client's streams", spread, "s", at_least=MIN_SPREAD_S)
 
 
-def _resumed(log: StreamLog, stopped: float) -> float | None:
+def _resume_time(log: StreamLog, stopped: float) -> float | None:
     """Return the time of the first event after the fault; None if there is no event."""
     last = log.shown[-1] if log.shown else None
     if last is None or last.received <= stopped:

@@ -1,4 +1,4 @@
-"""F18: all calls of handlers fail: with 503, with Retry-After, or without a response."""
+"""F18: all calls from handlers fail: with 503, with Retry-After, or without a response."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from support.web import Answer, hang_up, reply, site
 DOWN_S = 120.0
 SHORT_S = 40.0
 RATE = 30.0
-# The number of extra jobs at the start of the fault: the worst case of a thundering herd.
+# Extra jobs at the start of the fault, the worst case for a thundering herd.
 BURST = 500
-# Highest ratio of retries in a second to the mean of the seconds on either side.
-PEAK = 2.0
-AROUND_S = 15
+# Highest ratio of the retries in one second to the mean of the seconds around it.
+MAX_PEAK = 2.0
+# The number of these seconds before, and after.
+NEIGHBORHOOD_S = 15
 
 
 async def run(trial: Trial) -> None:
     with site() as service:
-        fails = _failing()
+        fails = _failing_responder()
         mix = Mix(url=service.url, scheduled=0, failing=0)
         load = await trial.load(rate=RATE, mix=mix)
         duration = SHORT_S if trial.short else DOWN_S
@@ -49,12 +50,12 @@ async def run(trial: Trial) -> None:
         trial.on_evidence(measure)
 
 
-def _failing() -> Answer:
-    """Return a responder of a service that is down: all kinds of failures in turn."""
-    asked = str(int(LONGEST_RETRY_AFTER.total_seconds()))
+def _failing_responder() -> Answer:
+    """Return the responder of a failing service: all kinds of failures in turn."""
+    longest = str(int(LONGEST_RETRY_AFTER.total_seconds()))
     kinds = [
         reply(503),
-        reply(503, Retry_After=asked),
+        reply(503, Retry_After=longest),
         hang_up,
         reply(500),
         reply(429, Retry_After="2"),
@@ -86,21 +87,21 @@ def _measure(trial: Trial, evidence: Evidence, *, began: float, end: float) -> N
     trial.figure("jobs that were retried", len(failed), at_least=BURST)
     trial.figure("retries", sum(started.values()))
     duration = int(end - began)
-    trial.figure("peak of due retries to the mean", _peak(due, duration), at_most=PEAK)
+    trial.figure("peak of due retries to the mean", _peak(due, duration), at_most=MAX_PEAK)
     # The start times also depend on the load of the machine.
     trial.figure("peak of started retries to the mean", _peak(started, duration))
     trial.figure("time until all retried jobs ended", last - end, "s", at_most=2 * (end - began))
 
 
 def _peak(counts: Counter[int], duration: int) -> float:
-    """Return the highest ratio of a second's count to the mean of the seconds around it.
+    """Return the highest ratio of one second's count to the mean of the seconds around it.
 
     The mean of the whole time would not do: the first retries are close together, and their number
     grows with every new job. The first seconds are left out for the same reason.
     """
     peaks = []
-    for second in range(AROUND_S, duration - 1):
-        around = range(second - AROUND_S, min(second + AROUND_S, duration))
+    for second in range(NEIGHBORHOOD_S, duration - 1):
+        around = range(second - NEIGHBORHOOD_S, min(second + NEIGHBORHOOD_S, duration))
         mean = sum(counts[each] for each in around) / len(around)
         peaks.append(counts[second] / mean if mean else 0.0)
     return max(peaks)

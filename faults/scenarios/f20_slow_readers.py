@@ -13,13 +13,13 @@ from faults.trial import Trial
 from faults.watchers import RawFollower
 
 READERS = 20
-# Each job has about 3.8 events.
+# A job has about 3.8 events.
 JOBS_PER_S = 88.0
 EVENTS_PER_S = 300.0
 # Longer than a gateway waits for a reader (HEADRACE_STREAM_PATIENCE).
 STOPPED_S = 90.0
-MEMORY_MIB = 64.0
-OTHERS_S = 1.0
+MAX_GROWTH_MIB = 64.0
+MAX_OTHER_DELAY_S = 1.0
 # The flow-control window of a connection, in bytes.
 _WINDOW = 65_536
 
@@ -47,7 +47,7 @@ async def run(trial: Trial) -> None:
         for follower in slow:
             follower.reading.set()
     grown = max(after - earlier for after, earlier in zip(most, before, strict=True))
-    trial.figure("memory growth of a gateway", grown, "MiB", at_most=MEMORY_MIB)
+    trial.figure("memory growth of a gateway", grown, "MiB", at_most=MAX_GROWTH_MIB)
     ended = [
         await gateway.metric("headrace_stream_slow_consumers_total")
         for gateway in trial.cluster.gateways
@@ -71,7 +71,9 @@ def _measure(
         if start <= shown.time < end
     ]
     trial.figure("delay of other streams, p50", percentile(late, 0.5), "s")
-    trial.figure("delay of other streams, p99", percentile(late, 0.99), "s", at_most=OTHERS_S)
+    trial.figure(
+        "delay of other streams, p99", percentile(late, 0.99), "s", at_most=MAX_OTHER_DELAY_S
+    )
     ended = sum("RESOURCE_EXHAUSTED" in follower.log.codes for follower in slow)
     trial.figure("readers that received RESOURCE_EXHAUSTED", ended, at_least=READERS)
 

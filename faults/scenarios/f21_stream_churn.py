@@ -23,13 +23,13 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
 CANCELLED = 20_000
 VANISHED = 2_000
-# The warm-up opens as many streams at once as the fault, so that growth after it is a leak.
+# The warm-up opens as many streams at once as the fault does, so any later growth is a leak.
 _WARM_UP = 2_000
 _AT_ONCE = 200
 _CONNECTIONS = 4
-# Longest time until a gateway notices a lost client; it pings every 30 s and waits for 10 s.
-CLOSED_S = 60.0
-# Wait until freed memory is returned to the system, in seconds.
+# Longest time until a gateway detects a lost client, in seconds: it pings every 30 s, waits 10 s.
+MAX_CLOSE_S = 60.0
+# Time until freed memory is returned to the system, in seconds.
 _REST_S = 10.0
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,7 +53,7 @@ async def run(trial: Trial) -> None:
             entrances = [gateway.entrance for gateway in trial.cluster.gateways]
             through = [link.address for link in entrances if link]
             async with _crowd(VANISHED // 2, through) as process:
-                # The gateways see neither the end of the client nor closed connections.
+                # The gateways can see neither the end of the client nor closed connections.
                 for link in entrances:
                     if link:
                         link.hold()
@@ -137,18 +137,18 @@ async def _all_closed(trial: Trial, what: str) -> None:
 
     trial.figure(
         f"time until {what} are closed",
-        await until(none_open, within=CLOSED_S * 2),
+        await until(none_open, within=MAX_CLOSE_S * 2),
         "s",
-        at_most=CLOSED_S,
+        at_most=MAX_CLOSE_S,
     )
 
 
 async def _usage(trial: Trial) -> dict[str, tuple[float, str, float]]:
-    """Return the use of resources by name: amount, unit and tolerated noise."""
+    """Return amount, unit and tolerated noise of each resource, by name."""
     usage: dict[str, tuple[float, str, float]] = {}
     for gateway in trial.cluster.gateways:
         usage[f"{gateway.name}: memory"] = gateway.memory(), "MiB", 0.0
-        # Noise: an HTTP request for metrics, or a connection that is being replaced.
+        # Noise: an HTTP request for metrics, or a connection while it is replaced.
         usage[f"{gateway.name}: files"] = gateway.files(), "", 2.0
     sessions = await trial.records.sessions("headrace-gateway")
     usage["database sessions"] = sessions, "", 2.0

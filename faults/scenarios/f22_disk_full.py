@@ -1,4 +1,4 @@
-"""F22: PostgreSQL has no disk space for data, then none for its log; Redis has no memory."""
+"""F22: PostgreSQL has no disk space for data, then none for its WAL; Redis has no memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from faults.scenario import Scenario
 from faults.trial import Trial
 
 DISK_MIB = 512
-# The longest recovery after space is available, in seconds.
-RECOVERY_S = 60.0
-REDIS_RECOVERY_S = 15.0
-# The interval at which space that PostgreSQL freed is filled again, in seconds.
+# Longest recovery once space is available again, in seconds.
+MAX_RECOVERY_S = 60.0
+MAX_REDIS_RECOVERY_S = 15.0
+# Interval at which the space that PostgreSQL freed is filled again, in seconds.
 _REFILL_S = 0.2
 
 
@@ -30,22 +30,24 @@ async def run(trial: Trial) -> None:
     assert disk is not None
     await trial.load()
     async with _supervised(trial) as deaths:
-        async with trial.fault("the disk is full", recovers_within=RECOVERY_S):
+        async with trial.fault("the disk is full", recovers_within=MAX_RECOVERY_S):
             await _keep_full(disk, trial, seconds, log=False)
         await _recovery(trial)
-        async with trial.fault("the disk is full, also for the log", recovers_within=RECOVERY_S):
+        async with trial.fault(
+            "the disk is full, also for the log", recovers_within=MAX_RECOVERY_S
+        ):
             await _keep_full(disk, trial, seconds, log=True)
         await _recovery(trial)
         trial.figure("PostgreSQL ended", len(deaths), "times")
         async with (
-            trial.fault("Redis' memory is full", recovers_within=REDIS_RECOVERY_S),
+            trial.fault("Redis' memory is full", recovers_within=MAX_REDIS_RECOVERY_S),
             trial.cluster.valkey.client() as client,
         ):
             await client.config_set("maxmemory-policy", "noeviction")
             await client.config_set("maxmemory", "1")
             await asyncio.sleep(seconds)
             await client.config_set("maxmemory", "0")
-        await asyncio.sleep(REDIS_RECOVERY_S + 4)
+        await asyncio.sleep(MAX_REDIS_RECOVERY_S + 4)
     failed = sum(bool(s.codes) for load in trial.loads for s in load.history)
     trial.figure("submits that failed at first", failed, at_least=1)
     trial.expect_codes(only=frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"}))
@@ -55,10 +57,10 @@ async def _keep_full(disk: Disk, trial: Trial, seconds: float, *, log: bool) -> 
     """Keep the disk full.
 
     Args:
-        disk: the disk.
-        trial: the trial.
-        seconds: duration in seconds.
-        log: also fill the space reserved for the log; then PostgreSQL ends itself.
+        disk: the disk of PostgreSQL.
+        trial: receives the duration of the fault.
+        seconds: how long the disk stays full, in seconds.
+        log: also fill the space reserved for the WAL, after which PostgreSQL exits.
     """
     end = time.monotonic() + seconds
     try:
@@ -80,7 +82,7 @@ async def _recovery(trial: Trial) -> None:
 
 @asynccontextmanager
 async def _supervised(trial: Trial) -> AsyncIterator[list[float]]:
-    """Restart PostgreSQL whenever it ends, as a supervisor does; yield the times of its ends."""
+    """Restart PostgreSQL whenever it exits, as a supervisor does; yield the times of its exits."""
     deaths: list[float] = []
 
     async def supervise() -> None:
@@ -90,14 +92,14 @@ async def _supervised(trial: Trial) -> AsyncIterator[list[float]]:
                 continue
             deaths.append(time.time())
             trial.log("PostgreSQL ended; restarting it")
-            # On a full disk the start may fail; then retry.
+            # The start may fail while the disk is full; retry it.
             with suppress(AssertionError, OSError):
                 await trial.cluster.postgres.start()
 
     supervising = asyncio.create_task(supervise(), name="supervisor of PostgreSQL")
     try:
         yield deaths
-        assert not supervising.done(), "the supervisor of PostgreSQL has ended"
+        assert not supervising.done(), "the PostgreSQL supervisor has ended"
     finally:
         supervising.cancel()
         await asyncio.gather(supervising, return_exceptions=True)

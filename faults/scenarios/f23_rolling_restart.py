@@ -13,15 +13,14 @@ from headrace import Client
 from headrace_core.domain.lifecycle import EventType
 
 STREAMS = 100
-# The number of extra jobs that start before each restart, and their duration in seconds, which is
-# longer than the shutdown grace.
+# Extra jobs that start before each restart. They outlast the shutdown grace period.
 LONG_JOBS = 10
 LONG_S = 30.0
-# Maximum time of a shutdown after the grace period, in seconds.
-BEYOND_S = 2.0
-# The pause after each restart, in seconds.
-REST_S = 5.0
-RECOVERY_S = 30.0
+# Longest time from the end of the grace period to the exit of a process, in seconds.
+MAX_EXIT_S = 2.0
+# Pause after each restart, in seconds.
+PAUSE_S = 5.0
+MAX_RECOVERY_S = 30.0
 
 
 async def run(trial: Trial) -> None:
@@ -30,7 +29,7 @@ async def run(trial: Trial) -> None:
         watchers.follow(f"crowd {number}", Wanted(labels={"shard": str(number % 4)}))
         watchers.follow_with_client(f"client's crowd {number}", Wanted(queues=("side",)))
     await watchers.wait_until_live(within=60)
-    # No job fails by itself, so that only interruptions can cause another attempt.
+    # No job fails by itself, so only an interruption can cause another attempt.
     await trial.load(rate=40, mix=Mix(failing=0.0))
     jobs: set[str] = set()
     grace = trial.cluster.settings.shutdown_grace
@@ -38,24 +37,24 @@ async def run(trial: Trial) -> None:
     codes = []
     async with (
         Client(trial.cluster.targets) as client,
-        trial.fault("every process is restarted", recovers_within=RECOVERY_S),
+        trial.fault("every process is restarted", recovers_within=MAX_RECOVERY_S),
     ):
         for service in trial.cluster.services:
             for _ in range(LONG_JOBS):
                 job = await client.submit("work", {"seconds": LONG_S}, labels={"shard": "0"})
                 jobs.add(job.id)
-            await until(lambda: _run(trial, jobs), within=REST_S)
+            await until(lambda: _run(trial, jobs), within=PAUSE_S)
             began = time.monotonic()
             codes.append(await service.terminate())
             took[service.name] = time.monotonic() - began
             await service.start()
-            await asyncio.sleep(REST_S)
+            await asyncio.sleep(PAUSE_S)
     for kind in ("gateway", "scheduler", "worker"):
         longest = max(time for name, time in took.items() if name.startswith(kind))
-        trial.figure(f"shutdown time of a {kind}", longest, "s", at_most=grace + BEYOND_S)
+        trial.figure(f"shutdown time of a {kind}", longest, "s", at_most=grace + MAX_EXIT_S)
     trial.figure("processes with a nonzero exit code", sum(map(bool, codes)), at_most=0)
-    await asyncio.sleep(RECOVERY_S + 4)
-    # When gRPC's server stops, it ends calls without a handler with a bare CANCELLED.
+    await asyncio.sleep(MAX_RECOVERY_S + 4)
+    # A stopping gRPC server ends calls that have no handler yet with a bare CANCELLED.
     trial.expect_codes(only=frozenset({"UNAVAILABLE", "CANCELLED"}))
 
     def measure(evidence: Evidence) -> None:

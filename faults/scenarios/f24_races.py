@@ -1,4 +1,4 @@
-"""F24: races for a key, for a job and for a worker's name; and one lost job among many."""
+"""F24: races for a key, a job and a worker name; one lost job among many."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CONTESTED = 30
 PARKED = 20_000
 LEASE_S = 15.0
 HEARTBEAT_S = 5.0
-RECOVERED_S = 25.0
-# Rows of `jobs` that all sessions may read per second, for the load and for each parked job. A
-# recovery loop that scans all parked jobs every 2 s would read half a row per parked job.
+MAX_RECOVERY_S = 25.0
+# Rows of `jobs` that all sessions may read per second: for the load, and per parked job. A recovery
+# loop that scanned all parked jobs every 2 s would read half a row per parked job and second.
 LOAD_ROWS_PER_S = 1_000.0
 PARKED_SHARE_PER_S = 1 / 8
-# A job type without a handler in the platform's workers.
+# A job type for which the platform's workers have no handler.
 _TYPE = "parked"
 _PAGE = 500
 _LOSERS_CODES = frozenset({"FAILED_PRECONDITION"})
@@ -74,7 +74,7 @@ async def _one_key(trial: Trial, clients: Sequence[Client]) -> None:
         key = f"race-{trial.seed}-{number}"
 
         async def submit(turn: int, key: str = key) -> str | None:
-            # Every tenth submit has other content and is refused, unless it is the first.
+            # Every tenth submit has different content and is rejected, unless it is the first.
             other = turn % 10 == 9
             submission = Submission(request_id=key, invoked=time.time())
             client = clients[turn % len(clients)]
@@ -93,7 +93,7 @@ async def _one_key(trial: Trial, clients: Sequence[Client]) -> None:
         ids.append({job_id for job_id in found if job_id is not None})
         refused += found.count(None)
     trial.figure("jobs per key", max(map(len, ids)), at_most=1, at_least=1)
-    trial.figure("refused submits with other content", refused, at_least=KEYS)
+    trial.figure("rejected submits with different content", refused, at_least=KEYS)
 
 
 async def _cancel_and_requeue(trial: Trial, clients: Sequence[Client], *, seconds: float) -> None:
@@ -126,9 +126,9 @@ async def _cancel_and_requeue(trial: Trial, clients: Sequence[Client], *, second
         )
     )
     trial.figure("cancels and requeues accepted", won, at_least=CONTESTED)
-    trial.figure("cancels and requeues refused", len(codes), at_least=1)
+    trial.figure("cancels and requeues rejected", len(codes), at_least=1)
     others = set(codes) - _LOSERS_CODES
-    trial.figure(f"other refusal codes {' '.join(others)}".strip(), len(others), at_most=0)
+    trial.figure(f"other error codes {' '.join(others)}".strip(), len(others), at_most=0)
 
 
 async def _delete_worker_row(trial: Trial, client: Client) -> None:
@@ -164,9 +164,9 @@ async def _delete_worker_row(trial: Trial, client: Client) -> None:
             )
         return bool(count >= len(trial.cluster.workers))
 
-    after = await until(elsewhere, within=RECOVERED_S * 2)
+    after = await until(elsewhere, within=MAX_RECOVERY_S * 2)
     trial.figure(
-        "time until the jobs of a deleted worker run elsewhere", after, "s", at_most=RECOVERED_S
+        "time until the jobs of a deleted worker run elsewhere", after, "s", at_most=MAX_RECOVERY_S
     )
     trial.figure(
         "time until the deleted worker registers again",
@@ -184,7 +184,7 @@ async def _metric(trial: Trial, name: str) -> float:
 
 @asynccontextmanager
 async def _parked_jobs(client: Client, database: Database, count: int) -> AsyncIterator[None]:
-    """Keep `count` jobs running on a live worker for the block."""
+    """Keep `count` jobs running on a live worker for the length of the block."""
     specs = (JobSpec(_TYPE) for _ in range(count))
     ids = [job.id async for batch in client.submit_in_batches(specs) for job in batch.jobs]
     async with _worker(database, "parking", renews=True) as worker_id:
@@ -198,11 +198,11 @@ async def _parked_jobs(client: Client, database: Database, count: int) -> AsyncI
 async def _lose_worker(
     trial: Trial, client: Client, database: Database, *, max_rows: float
 ) -> None:
-    """Lose a worker with a job, and register another worker under its name.
+    """Lose a worker that runs a job, and register another worker under its name.
 
     Args:
-        trial, client, database: the platform.
-        max_rows: limit for the rows of `jobs` read per second until the job is recovered.
+        trial, client, database: access to the platform.
+        max_rows: the most rows of `jobs` that may be read per second until the job is recovered.
     """
     job = await client.submit(_TYPE)
     async with _worker(database, "twin", renews=False) as first:
@@ -215,8 +215,8 @@ async def _lose_worker(
             async def recovered() -> bool:
                 return bool(await _claim(database, second, [job.id], attempt=2))
 
-            after = await until(recovered, within=RECOVERED_S * 2)
-            trial.figure("time until the lost job runs again", after, "s", at_most=RECOVERED_S)
+            after = await until(recovered, within=MAX_RECOVERY_S * 2)
+            trial.figure("time until the lost job runs again", after, "s", at_most=MAX_RECOVERY_S)
             rate = (await _rows_read(trial) - read) / (time.monotonic() - began)
             trial.figure("rows of jobs read", rate, "/s", at_most=max_rows)
             late = [
@@ -230,10 +230,10 @@ async def _lose_worker(
 
 @asynccontextmanager
 async def _worker(database: Database, name: str, *, renews: bool) -> AsyncIterator[WorkerId]:
-    """Register a worker without a process for the block.
+    """Register a worker that has no process, for the length of the block.
 
-    The worker is draining, so that dispatch does not count its running jobs. Only the recovery of
-    lost jobs is measured.
+    The worker is draining, so dispatch does not count its running jobs, and the measurement covers
+    only the recovery of lost jobs.
     """
     worker = NewWorker(
         id=WorkerId(uuid7()),
@@ -309,7 +309,7 @@ async def _rows_read(trial: Trial) -> float:
 
 
 def _check_results(trial: Trial, evidence: Evidence) -> None:
-    """Check that each result is from the accepted attempt; a handler returns its attempt number."""
+    """Check that each result, an attempt number, is that of the accepted attempt."""
     wrong = [
         job
         for job in evidence.jobs.values()

@@ -30,8 +30,8 @@ LOAD_PER_S = 20.0
 HEALTH_S = 0.2
 # Memory growth of a gateway while it decodes the largest messages that its limits allow, and
 # growth that may remain because the allocator keeps freed memory.
-PEAK_MIB = 256.0
-REST_MIB = 128.0
+MAX_PEAK_MIB = 256.0
+MAX_LASTING_MIB = 128.0
 _PROBE_EVERY_S = 0.02
 # Duration of the measurement without garbage, in seconds.
 _USUAL_S = 5.0
@@ -44,7 +44,7 @@ _RANDOM_CODES = frozenset(
     }
 )
 _ALLOWED: Mapping[str, frozenset[str]] = {
-    # gRPC itself refuses it.
+    # gRPC itself rejects it.
     "100 MB": frozenset({"RESOURCE_EXHAUSTED"}),
     # Reflection is not served.
     "5 MB": frozenset({"INVALID_ARGUMENT", "UNIMPLEMENTED"}),
@@ -65,7 +65,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Health:
-    """Response times of health checks, and the highest memory of each gateway in MiB."""
+    """Response times of health checks in seconds, and the peak memory of each gateway in MiB."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -84,14 +84,14 @@ async def run(trial: Trial) -> None:
     async with _probing(trial) as health, trial.fault("garbage"):
         answers = await _send_garbage(trial, seconds=20 if trial.short else 90)
     trial.expect_codes(only=frozenset())
-    _judge(trial, answers)
+    _check_responses(trial, answers)
     trial.figure("health check, p99 during", percentile(health.waits, 0.99), "s", at_most=HEALTH_S)
     trial.figure("health checks that were not SERVING", health.not_serving, at_most=0)
     await _cancel_accepted(trial)
     growth = max(health.most[name] - before[name] for name in before)
-    trial.figure("highest memory growth of a gateway", growth, "MiB", at_most=PEAK_MIB)
+    trial.figure("highest memory growth of a gateway", growth, "MiB", at_most=MAX_PEAK_MIB)
     rest = max(gateway.memory() - before[gateway.name] for gateway in gateways)
-    trial.figure("remaining memory growth of a gateway", rest, "MiB", at_most=REST_MIB)
+    trial.figure("remaining memory growth of a gateway", rest, "MiB", at_most=MAX_LASTING_MIB)
     same = sum(
         service.pid == pid for service, pid in zip(trial.cluster.services, pids, strict=True)
     )
@@ -99,8 +99,8 @@ async def run(trial: Trial) -> None:
     trial.figure("processes without a restart", min(same, running), at_least=len(pids))
 
 
-def _judge(trial: Trial, answers: dict[str, Any]) -> None:
-    """Check that every kind was sent and got an allowed code."""
+def _check_responses(trial: Trial, answers: dict[str, Any]) -> None:
+    """Check that every kind of garbage was sent and received only allowed codes."""
     total, others = 0, Counter[str]()
     for kind, codes in sorted(answers["counts"].items()):
         total += sum(codes.values())
@@ -119,8 +119,8 @@ def _judge(trial: Trial, answers: dict[str, Any]) -> None:
 
 
 async def _send_garbage(trial: Trial, *, seconds: float) -> dict[str, Any]:
-    """Send garbage from another process, so that encoding it does not disturb measurements."""
-    # Not with asyncio, because uvloop forks and a fork during gRPC calls may crash.
+    """Send garbage from another process, so encoding it does not disturb the measurements."""
+    # Without asyncio, because uvloop forks, and a fork during gRPC calls may crash.
     process = subprocess.Popen(
         leashed(
             (
@@ -172,7 +172,7 @@ async def _probe(gateway: Service, health: _Health) -> None:
 
 
 async def _cancel_accepted(trial: Trial) -> None:
-    """Cancel the jobs that garbage submitted and no worker can run."""
+    """Cancel the jobs that garbage submitted and that no worker can run."""
     async with Client([gateway.address for gateway in trial.cluster.gateways]) as client:
         accepted = [
             job_id

@@ -10,24 +10,24 @@ from faults.trial import Trial, until
 from headrace_health.__main__ import probe
 from support.read_only import set_read_only
 
-# Duration of each fault, and the longest recovery, in seconds.
+# Duration of each fault, and longest recovery, in seconds.
 FAULT_S = 10.0
-RECOVERY_S = 10.0
-# The longest time until the health service reports the fault, in seconds.
-NOTICED_S = 6.0
+MAX_RECOVERY_S = 10.0
+# Longest time until the health services report the fault, in seconds.
+MAX_NOTICE_S = 6.0
 
 
 async def run(trial: Trial) -> None:
     cluster = trial.cluster
     await trial.load()
-    async with trial.fault("the database is read-only", recovers_within=RECOVERY_S):
+    async with trial.fault("the database is read-only", recovers_within=MAX_RECOVERY_S):
         await set_read_only(cluster.settings, read_only=True)
         await _not_serving(trial)
         await asyncio.sleep(FAULT_S)
         # Sessions started during the fault stay open and read-only.
         await set_read_only(cluster.settings, read_only=False, end_sessions=False)
     await _recovery(trial)
-    async with trial.fault("the primary is demoted", recovers_within=RECOVERY_S):
+    async with trial.fault("the primary is demoted", recovers_within=MAX_RECOVERY_S):
         await cluster.postgres.demote()
         await _not_serving(trial)
         await asyncio.sleep(FAULT_S)
@@ -48,13 +48,13 @@ async def _not_serving(trial: Trial) -> None:
         )
         return set(statuses) == {"NOT_SERVING"}
 
-    took = await until(noticed, within=NOTICED_S * 2)
-    trial.figure("time until every service is NOT_SERVING", took, "s", at_most=NOTICED_S)
+    took = await until(noticed, within=MAX_NOTICE_S * 2)
+    trial.figure("time until every service is NOT_SERVING", took, "s", at_most=MAX_NOTICE_S)
 
 
 async def _recovery(trial: Trial) -> None:
     """Wait for the recovery, plus one window to measure it."""
-    await asyncio.sleep(RECOVERY_S + 4)
+    await asyncio.sleep(MAX_RECOVERY_S + 4)
 
 
 SCENARIO = Scenario(

@@ -19,8 +19,8 @@ from headrace_core.domain.lifecycle import EventType, JobState
 OF_EACH = 3
 GOOD = 1000
 SHORT_GOOD = 500
-ENDED_S = 120.0
-RECOVERY_S = 10.0
+MAX_DRAIN_S = 120.0
+MAX_RECOVERY_S = 10.0
 RUDE = {"rude.loop": LoopAttack, "rude.thread": Attack, "rude.process": ProcessAttack}
 
 _read_children = msgspec.json.Decoder(list[Child]).decode
@@ -29,14 +29,14 @@ _read_children = msgspec.json.Decoder(list[Child]).decode
 async def run(trial: Trial) -> None:
     workers = trial.cluster.workers
     trial.supervise(workers)
-    # Good jobs never fail by themselves. Only a rude handler can cost a good job an attempt.
+    # Good jobs never fail by themselves, so only a rude handler can cost one an attempt.
     load = await trial.load(rate=40.0, mix=Mix(failing=0.0))
-    async with trial.fault("rude handlers", recovers_within=RECOVERY_S):
+    async with trial.fault("rude handlers", recovers_within=MAX_RECOVERY_S):
         async with Client(trial.cluster.targets) as client:
             jobs = [
                 (job_type, attack)
                 for job_type, attacks in RUDE.items()
-                for attack in _names(attacks)
+                for attack in _attack_names(attacks)
                 for _ in range(1 if trial.short else OF_EACH)
             ]
             trial.chance.shuffle(jobs)
@@ -45,29 +45,29 @@ async def run(trial: Trial) -> None:
                 await asyncio.sleep(trial.chance.uniform(0, 0.5))
         trial.figure(
             "time until all rude jobs ended",
-            await until(lambda: _no_rude(trial), within=ENDED_S),
+            await until(lambda: _all_rude_ended(trial), within=MAX_DRAIN_S),
             "s",
-            at_most=ENDED_S,
+            at_most=MAX_DRAIN_S,
         )
-        left = [child for child in await _children(trial) if child.runs]
+        left = [child for child in await _leftover_children(trial) if child.runs]
         trial.figure("children that outlived their attempt", len(left), at_most=0)
     while len(load.history) < (SHORT_GOOD if trial.short else GOOD):
         await asyncio.sleep(0.5)
-    await asyncio.sleep(RECOVERY_S + 4)
+    await asyncio.sleep(MAX_RECOVERY_S + 4)
     trial.figure("workers that ended", sum(worker.restarts for worker in workers), at_most=0)
     trial.on_evidence(lambda evidence: _measure(trial, evidence, len(jobs)))
 
 
-def _names(attacks: Any) -> list[str]:
+def _attack_names(attacks: Any) -> list[str]:
     return list(get_args(attacks))
 
 
-async def _no_rude(trial: Trial) -> bool:
+async def _all_rude_ended(trial: Trial) -> bool:
     waiting = [await trial.records.unfinished(job_type=job_type) for job_type in RUDE]
     return not any(waiting)
 
 
-async def _children(trial: Trial) -> list[Child]:
+async def _leftover_children(trial: Trial) -> list[Child]:
     return [
         child
         for job in (await trial.records.jobs()).values()

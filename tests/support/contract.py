@@ -20,7 +20,7 @@ from support.platform import Platform, platform
 from support.retention import prune
 from support.until import until
 
-# A type that a worker runs, and one that no worker runs.
+# A worker runs jobs of the first type; no worker runs jobs of the second.
 SCRIPTED = "contract.scripted"
 IDLE = "contract.idle"
 
@@ -47,13 +47,13 @@ async def scripted(payload: dict[str, Any], ctx: Context) -> Any:
 
 
 class Driver(ABC):
-    """A gateway, and the transitions of its jobs. `SCRIPTED` jobs have a worker."""
+    """A gateway and the means to drive its jobs. Only `SCRIPTED` jobs have a worker."""
 
     target: str
 
     @abstractmethod
     async def start(self, job_id: str) -> None:
-        """Start an attempt, or wait until a worker has started it."""
+        """Start an attempt of a job, or wait until a worker has started one."""
 
     @abstractmethod
     async def progress(self, job_id: str, fraction: float, message: str) -> None: ...
@@ -76,7 +76,7 @@ class Driver(ABC):
 
     @abstractmethod
     async def prune(self) -> None:
-        """Delete past events."""
+        """Prune all ended jobs and their events."""
 
 
 class FakeDriver(Driver):
@@ -148,7 +148,7 @@ class PlatformDriver(Driver):
         await prune(self._running.database)
 
     async def _command(self, job_id: str, *command: Any) -> None:
-        """Command the handler, and wait for the event."""
+        """Send a command to the handler, and wait for the resulting event."""
         seq = (await self._client.get(job_id)).seq
         _commands[job_id].put_nowait(command)
 
@@ -167,7 +167,7 @@ class PlatformDriver(Driver):
 
 @asynccontextmanager
 async def real_driver(settings: Settings) -> AsyncIterator[Driver]:
-    """Start a gateway, a scheduler and a worker in this process."""
+    """Run a gateway, a scheduler and a worker in this process for the length of the block."""
     handlers = Registry()
     registered = registry.get(SCRIPTED)
     assert registered is not None
@@ -184,9 +184,9 @@ async def real_driver(settings: Settings) -> AsyncIterator[Driver]:
 
 @asynccontextmanager
 async def fake_driver() -> AsyncIterator[Driver]:
-    """Start a gateway in memory."""
+    """Run a gateway in memory for the length of the block."""
     async with FakeGateway() as gateway:
         driver = FakeDriver(gateway)
-        # ListHandlers and validation report the type; the test makes each transition.
+        # Makes the gateway list and validate the type. The test performs each transition.
         gateway.offer(SCRIPTED, queue="contract")
         yield driver

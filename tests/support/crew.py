@@ -1,4 +1,4 @@
-"""Callbacks of a BatchWorker that a test controls."""
+"""BatchWorker callbacks that a test controls."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ async def identify() -> UUID:
 
 
 class Crew:
-    """A fake of claims and handlers: it claims all deliveries, and attempts end when `gate` opens.
+    """Fake claims and handlers: every delivery is claimed, and attempts end when `gate` opens.
 
     Attributes:
-        found: the attempts that the next query of PostgreSQL returns.
-        queries: the limit of each query.
-        refusals: the number of claims that failed while `unavailable` was set.
-        skipped_claims: the number of further claims that skip all deliveries.
+        found: the attempts that the next PostgreSQL query returns.
+        queries: the limits of the queries so far.
+        failed_claims: the number of claims that failed while `unavailable` was set.
+        skipped_claims: the number of coming claims that skip all deliveries.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Crew:
         self.found: list[AttemptKey] = []
         self.queries: list[int] = []
         self.unavailable = False
-        self.refusals = 0
+        self.failed_claims = 0
         self.skipped_claims = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -52,7 +52,7 @@ class Crew:
 
     async def claim(self, deliveries: Sequence[AttemptKey], most: int) -> list[AttemptKey]:
         if self.unavailable:
-            self.refusals += 1
+            self.failed_claims += 1
             await self._notify()
             raise Unavailable("postgresql")
         if self.skipped_claims:
@@ -61,7 +61,7 @@ class Crew:
             self.found = list(deliveries)
             return []
         claimed = list(deliveries[:most])
-        # The next query finds the attempts without a slot again.
+        # The next query returns the attempts that had no slot.
         self.found = [*deliveries[most:], *self.found]
         self.batches.append(claimed)
         await self._notify()
@@ -95,12 +95,12 @@ class Crew:
         return found
 
     async def until_started(self, *deliveries: AttemptKey) -> None:
-        """Wait until all of these have started."""
+        """Wait until all these attempts have started."""
         async with asyncio.timeout(20), self._changed:
             await self._changed.wait_for(lambda: set(deliveries) <= set(self.started))
 
     async def until_queried(self) -> None:
-        """Wait for the next query of PostgreSQL."""
+        """Wait for the next PostgreSQL query."""
         before = len(self.queries)
         async with asyncio.timeout(20), self._changed:
             await self._changed.wait_for(lambda: len(self.queries) > before)
@@ -137,5 +137,5 @@ async def running_worker(
 
 
 def new_keys(count: int, *, attempt: int = 1) -> list[AttemptKey]:
-    """Return attempt keys of jobs that are not in the database."""
+    """Return keys for attempts of jobs that are not in the database."""
     return [AttemptKey(JobId(uuid7()), attempt) for _ in range(count)]

@@ -20,17 +20,19 @@ from support.processes import GatewayProcess
 # The job id and the number of an event.
 Name = tuple[str, int]
 
-# A stream is cut after one of these numbers of responses; or after a silence, in seconds; or, for a
-# percentage of the streams, before the first response. So streams progress on a slow machine too.
+# A stream is cut after one of these numbers of responses.
 _RESPONSES = (2, 10, 40, 160)
-_QUIET_S = 1.2
-_AT_ONCE = 5
+# A silent stream is cut after at most this time, in seconds.
+_MAX_SILENCE_S = 1.2
+# The percentage of streams that are cut before their first response. Few, so that streams also
+# progress on a slow machine.
+_CUT_AT_ONCE_PERCENT = 5
 
-# Seconds between two cuts of a connection with all its streams.
-_TCP_S = (1.5, 4.0)
+# Shortest and longest pause between two cuts of a gateway's connections, in seconds.
+_CONNECTION_CUT_PAUSE_S = (1.5, 4.0)
 
-# The longest silence of a client that is cut repeatedly on a busy machine, in seconds.
-_PATIENCE_S = 180.0
+# Resume timeout of a client that is cut repeatedly on a busy machine, in seconds.
+_RESUME_TIMEOUT_S = 180.0
 
 # Clients reconnect quickly to a restarted gateway.
 _OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
@@ -66,7 +68,7 @@ class Cuts:
     async def cut_connections(self) -> None:
         """Cut the connections through the proxies from time to time."""
         while not self._over:
-            await asyncio.sleep(self.chance.uniform(*_TCP_S))
+            await asyncio.sleep(self.chance.uniform(*_CONNECTION_CUT_PAUSE_S))
             for connection in [*self.chance.choice(self._gateways).proxy.connections]:
                 connection.drop()
 
@@ -80,18 +82,18 @@ class Cuts:
         """Open a stream at a random gateway and read it until it is cut.
 
         Args:
-            start: makes the call.
-            take: receives each response.
+            start: starts the call on a stub.
+            take: called with each response.
 
         Returns:
             True if the stream has ended without a cut.
 
         Raises:
-            AioRpcError: the call was refused.
+            AioRpcError: the call failed for a reason other than a restarting gateway.
         """
         call = start(self.chance.choice(self._stubs))
         responses = self.chance.choice(_RESPONSES)
-        patience = 0.0 if self.chance.randrange(100) < _AT_ONCE else None
+        patience = 0.0 if self.chance.randrange(100) < _CUT_AT_ONCE_PERCENT else None
         started = False
         try:
             while responses or self._over:
@@ -102,7 +104,7 @@ class Cuts:
                 started = True
                 take(response)
                 responses -= 1
-                patience = self.chance.uniform(0, _QUIET_S)
+                patience = self.chance.uniform(0, _MAX_SILENCE_S)
             self.count += 1
         except TimeoutError:
             self.count += 1
@@ -120,15 +122,16 @@ class Cuts:
 
 
 class JobsWatcher:
-    """Follows many jobs, and resumes after a cursor: mostly the newest, sometimes an older one, as
-    after a crash of a client before it stored the newest.
+    """Follows many jobs, and resumes after the newest cursor or, less often, an older one.
+
+    An older cursor simulates a client that crashed before it stored the newest one.
 
     Repeated events must equal the earlier ones.
 
     Args:
         cuts: opens and cuts its streams.
-        job_filter: the filter of the jobs.
-        cursor: the start.
+        job_filter: selects the jobs.
+        cursor: the cursor to start after.
         place_of: decodes a cursor.
 
     Attributes:
@@ -170,14 +173,14 @@ class JobsWatcher:
 
 
 class JobWatcher:
-    """Follows jobs to their ends, one by one, and resumes after the last event or an earlier one.
+    """Follows jobs to their ends, one by one. Resumes after the last event or an earlier one.
 
     Args:
         cuts: opens and cuts its streams.
-        next_job: chooses a job.
+        next_job: returns the id of the job to follow next.
 
     Attributes:
-        seen: the numbers of the events of each job, without repetitions.
+        seen: the event numbers of each job, without repetitions.
         ended: the jobs whose streams have ended.
     """
 
@@ -214,28 +217,28 @@ class JobWatcher:
 
 
 class ClientWatcher:
-    """Follows many jobs from now on with the client, which resumes automatically.
+    """Follows many jobs with the client library, from now on; the client resumes by itself.
 
     Args:
-        targets: the gateways.
-        of: the filter, as arguments of `Client.watch`.
+        targets: the addresses of the gateways.
+        options: the filter, as arguments of `Client.watch`.
 
     Attributes:
         seen: all events.
         live: set once the stream is open.
     """
 
-    def __init__(self, targets: Sequence[str], **of: Any) -> None:
+    def __init__(self, targets: Sequence[str], **options: Any) -> None:
         self.seen: list[Name] = []
         self.live = asyncio.Event()
         self._targets = targets
-        self._of = of
+        self._options = options
 
     async def follow(self) -> None:
         """Follow until cancelled."""
         async with (
-            Client(self._targets, resume_timeout=_PATIENCE_S) as client,
-            client.watch(**self._of) as watch,
+            Client(self._targets, resume_timeout=_RESUME_TIMEOUT_S) as client,
+            client.watch(**self._options) as watch,
         ):
             self.live.set()
             async for event in watch:

@@ -1,4 +1,4 @@
-"""Handlers that fail and log, in each of the three modes."""
+"""Handlers that fail and log in each of the three modes: loop, thread and process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HUGE = "x\x00\udcff" + "y" * 100_000
 
 
 class Card(pydantic.BaseModel):
-    """A type that only the handlers import."""
+    """A type that only this module defines."""
 
     number: int
 
@@ -38,11 +38,11 @@ def charge(payload: dict[str, Any]) -> None:
     try:
         Card(number=card)
     except pydantic.ValidationError as error:
-        raise RuntimeError("the card was refused") from error
+        raise RuntimeError("the card was declined") from error
 
 
 def hostile(payload: dict[str, Any]) -> None:
-    """Raise errors that neither a log nor a database can store unchanged."""
+    """Raise an error that neither a log nor a database can store unchanged."""
     if payload["fail"]:
         raise Fail(HUGE, type=HUGE)
     raise type(f"E{'r' * 100_000}", (Exception,), {})(HUGE)

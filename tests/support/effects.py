@@ -33,7 +33,7 @@ class Effect(msgspec.Struct):
         hang: never return.
         report: emit output after the completion.
         twice: complete a second time.
-        size: the size of the result.
+        size: the result size in characters.
     """
 
     url: str
@@ -47,13 +47,13 @@ class Effect(msgspec.Struct):
 
 @handler("e.loop", retry=_TWICE)
 async def loop(payload: Effect, ctx: Context) -> str:
-    """Complete in the loop, with asyncpg."""
+    """Complete in the worker's event loop, with asyncpg."""
     return await _in_loop(payload, ctx)
 
 
 @handler("e.process_loop", retry=_TWICE, isolation="process")
 async def process_loop(payload: Effect, ctx: Context) -> str:
-    """Complete in the loop of a process, with asyncpg."""
+    """Complete in the event loop of a separate process, with asyncpg."""
     return await _in_loop(payload, ctx)
 
 
@@ -156,13 +156,13 @@ def _measure(ctx: SyncContext) -> list[float]:
 
 @handler("e.thread_time_left", timeout=30)
 def thread_time_left(payload: Effect, ctx: SyncContext) -> list[float]:
-    """Do the same in a thread."""
+    """Run `time_left` in a thread."""
     return _measure(ctx)
 
 
 @handler("e.process_time_left", timeout=30, isolation="process")
 def process_time_left(payload: Effect, ctx: SyncContext) -> list[float]:
-    """Do the same in a process."""
+    """Run `time_left` in a process."""
     return _measure(ctx)
 
 

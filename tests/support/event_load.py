@@ -1,4 +1,4 @@
-"""A load of jobs with many events."""
+"""A load of jobs that cause many events."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from support.watching import open_writer
 
 QUEUES = ("north", "east", "south", "west")
 TEAMS = ("one", "two", "three", "four")
-# The queue of jobs whose transactions commit late.
+# The queue for jobs whose transactions commit late.
 LATE_QUEUE = "late"
 
-# The types of the jobs. Most of them report, and each report is an event.
+# Most of these job types report, and each report is an event.
 _TYPES = ("t.output", "t.talkative", "t.thread", "t.flaky", "t.hopeless", "t.echo")
 _WEIGHTS = (4, 4, 4, 1, 1, 1)
-_MOST_PIECES = 15
+_MAX_PIECES = 15
 
-# The maximum number of jobs in one submit, the pause after a submit in seconds, and the maximum
-# number of waiting jobs.
-_MOST_AT_ONCE = 40
+# The most jobs in one submit.
+_MAX_JOBS = 40
+# Shortest and longest pause between two submits, in seconds.
 _PAUSE_S = (0.2, 0.6)
-_MOST_WAITING = 200
-# The longest pause of a late transaction, before its write and after it, in seconds.
-_LATE_S = 0.4
-# The time in which the jobs of a batch become due, in seconds.
+# No submit while this many jobs are waiting or running.
+_MAX_OPEN_JOBS = 200
+# Longest pause of a late transaction, before and after its write, in seconds.
+_MAX_DELAY_S = 0.4
+# The jobs of a batch become due within this time, in seconds.
 _SPREAD_S = 10.0
-# The time limit for all jobs to end, in seconds.
-_PATIENCE_S = 100.0
+# Time limit for all jobs to end, in seconds.
+_END_TIMEOUT_S = 100.0
 
 
 class EventLoad:
     """Submits jobs of many kinds, singly, in bulk and in transactions that commit late.
 
     Args:
-        client: the client that submits.
-        database: the database of the late transactions.
+        client: submits most jobs.
+        database: the database for the late transactions.
         chance: the source of all random decisions.
 
     Attributes:
@@ -57,7 +58,7 @@ class EventLoad:
         self._stopped = False
 
     async def submit_batch(self, size: int) -> Batch:
-        """Submit a batch whose jobs become due one by one while the load runs."""
+        """Submit a batch of jobs that become due one by one while the load runs."""
         soon = datetime.now(UTC)
         times = [soon + timedelta(seconds=self._chance.uniform(0, _SPREAD_S)) for _ in range(size)]
         return await self._submit([self._spec(pieces=2, schedule_time=time) for time in times])
@@ -67,22 +68,22 @@ class EventLoad:
         async with asyncio.TaskGroup() as late:
             while not self._stopped:
                 await asyncio.sleep(self._chance.uniform(*_PAUSE_S))
-                if await self._count(_WAITING) >= _MOST_WAITING:
+                if await self._count(_OPEN) >= _MAX_OPEN_JOBS:
                     continue
                 late.create_task(self._write_late())
-                size = self._chance.randint(1, _MOST_AT_ONCE)
+                size = self._chance.randint(1, _MAX_JOBS)
                 await self._submit([self._spec() for _ in range(size)])
-        await until(self._all_ended, within=_PATIENCE_S)
+        await until(self._all_ended, within=_END_TIMEOUT_S)
 
     def stop(self) -> None:
-        """Stop the submits."""
+        """Stop submitting."""
         self._stopped = True
 
     async def has_caused(self, events: float) -> bool:
-        """Return whether there are at least `events` events."""
+        """Return whether the database has at least `events` events."""
         return await self._count(_EVENTS) >= events
 
-    def _spec(self, *, pieces: int = _MOST_PIECES, **options: datetime) -> JobSpec:
+    def _spec(self, *, pieces: int = _MAX_PIECES, **options: datetime) -> JobSpec:
         [job_type] = self._chance.choices(_TYPES, _WEIGHTS)
         return JobSpec(
             job_type,
@@ -100,9 +101,9 @@ class EventLoad:
     async def _write_late(self) -> None:
         writer = await open_writer(self._database)
         try:
-            await asyncio.sleep(self._chance.uniform(0, _LATE_S))
+            await asyncio.sleep(self._chance.uniform(0, _MAX_DELAY_S))
             await writer.submit(self._chance.randint(1, 3), type="t.echo", queue=LATE_QUEUE)
-            await asyncio.sleep(self._chance.uniform(0, _LATE_S))
+            await asyncio.sleep(self._chance.uniform(0, _MAX_DELAY_S))
         finally:
             await writer.commit()
 
@@ -115,5 +116,5 @@ class EventLoad:
 
 
 _EVENTS = "SELECT count(*) FROM job_events"
-_WAITING = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
+_OPEN = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
 _UNFINISHED = "SELECT count(*) FROM jobs WHERE end_time IS NULL"

@@ -1,4 +1,4 @@
-"""Faults in each store function that the services call, with a rate and a seed.
+"""Faults in each store function that the services call, at a given rate and from a seed.
 
 The services are unchanged: in their modules, a wrapper replaces the function and sometimes injects
 a fault. Faults are real where possible: running statements are cancelled, connections are cut, and
@@ -37,15 +37,15 @@ _SERVICES = (
 _LEFT_OUT = ("headrace_handlers", ".__main__")
 _STORE = "headrace_core.store."
 
-# The duration of a slow call, the time after which a call is cut, and the duration of a session, in
-# seconds: from and to.
+# Shortest and longest value, in seconds: duration of a slow call, time until a call is cut, and
+# duration of a session.
 _SLOW_S = (0.05, 0.3)
 _CUT_S = (0.0, 0.004)
 _SESSION_S = (0.1, 0.5)
 
 
 class Fault(StrEnum):
-    """A fault of a call."""
+    """A fault injected into a call."""
 
     FAILED_BEFORE = "failed before it ran"
     TIMED_OUT = "executed, but timed out"
@@ -89,7 +89,7 @@ class FaultPoints:
     Attributes:
         rate: the share of calls with a fault, 0 to 1. The first call of each armed method always
             gets a fault.
-        met: the number of faults by method and kind.
+        met: the number of faults so far, by method and kind.
 
     Args:
         seed: the seed of all random decisions.
@@ -102,7 +102,7 @@ class FaultPoints:
         self._armed: Collection[str] = ()
         self._fresh: set[str] = set()
         self._changed = asyncio.Event()
-        # Transactions whose commit succeeds, but raises an error.
+        # Transactions whose commit succeeds although it raises an error.
         self._lost_commits: set[Connection] = set()
 
     @contextmanager
@@ -121,7 +121,7 @@ class FaultPoints:
             await self._changed.wait()
 
     def faults_of(self, method: str) -> int:
-        """Return the number of faults of a method."""
+        """Return the number of faults injected into a method."""
         return sum(self.met[method, fault] for fault in Fault)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,14 +134,14 @@ class FaultPoints:
             monkeypatch.setattr(module, method, wrapped[function])
         commit = Connection.commit
 
-        async def commit_without_answer(connection: Connection) -> None:
+        async def commit_and_lose_response(connection: Connection) -> None:
             lost = connection in self._lost_commits and connection._open
             self._lost_commits.discard(connection)
             await commit(connection)
             if lost:
                 raise TimeoutError
 
-        monkeypatch.setattr(Connection, "commit", commit_without_answer)
+        monkeypatch.setattr(Connection, "commit", commit_and_lose_response)
 
     def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         [first, *_] = inspect.signature(function).parameters.values()
@@ -162,7 +162,7 @@ class FaultPoints:
                     result = await function(connection, *args, **options)
                     if not connection._open:
                         raise TimeoutError
-                    # In a transaction, the answer to the commit is lost.
+                    # In a transaction, the response to the commit is lost.
                     self._lost_commits.add(connection)
                     return result
                 case Fault.SLOW:
@@ -183,7 +183,7 @@ class FaultPoints:
         return call
 
     def _wrap_session(self, function: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-        """Wrap a function with its own connection."""
+        """Wrap a function that opens its own connection."""
         name = function.__name__
         kinds = (Fault.FAILED_BEFORE, Fault.SLOW, Fault.CONNECTION_LOST)
 

@@ -1,4 +1,4 @@
-"""Handlers of the tests, in a separate module that a process can import."""
+"""Handlers for the tests, in a separate module that a process can import."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def keep_memory(payload: Number, ctx: SyncContext) -> None:
 
 @handler("t.thread")
 def in_thread(payload: Number, ctx: SyncContext) -> str:
-    """Report from a thread."""
+    """Report progress and output from a thread."""
     for done in range(payload.number):
         ctx.progress(done / payload.number, f"step {done}", done=done)
         ctx.emit(f"chunk {done}")
@@ -232,7 +232,7 @@ async def bad_progress(payload: Any, ctx: Context) -> str:
     except InvalidProgress:
         await ctx.progress(0.6, n=1)
     await ctx.progress(0.7, n=_BAD_COUNTER)
-    return "not refused"
+    return "not rejected"
 
 
 def _bad_progress(payload: Any, ctx: SyncContext) -> str:
@@ -242,7 +242,7 @@ def _bad_progress(payload: Any, ctx: SyncContext) -> str:
     except InvalidProgress:
         ctx.progress(0.6, n=1)
     ctx.progress(0.7, n=_BAD_COUNTER)
-    return "not refused"
+    return "not rejected"
 
 
 handler("t.bad_progress_thread", retry=_QUICK)(_bad_progress)
@@ -251,7 +251,7 @@ handler("t.bad_progress_process", retry=_QUICK, isolation="process")(_bad_progre
 
 @handler("t.process", isolation="process")
 def in_process(payload: Number, ctx: SyncContext) -> dict[str, int]:
-    """Report from a process."""
+    """Report progress and output from a process."""
     ctx.progress(0.5, "half")
     ctx.emit("from a process")
     print("printed output must not affect the job")  # noqa: T201
@@ -260,7 +260,7 @@ def in_process(payload: Number, ctx: SyncContext) -> dict[str, int]:
 
 @handler("t.spin", isolation="process")
 def spin(payload: Any, ctx: SyncContext) -> None:
-    """Keep a processor busy and never check for cancellation."""
+    """Keep a CPU busy and never check for cancellation."""
     ctx.emit(os.getpid())
     while True:
         time.sleep(0)
@@ -268,7 +268,7 @@ def spin(payload: Any, ctx: SyncContext) -> None:
 
 @handler("t.forks", isolation="process")
 def forks(away: bool, ctx: SyncContext) -> None:
-    """Fork a child, in a new session if `away`; both wait without end."""
+    """Fork a child, in a new session if `away`; parent and child wait forever."""
     if (child := os.fork()) == 0:
         if away:
             os.setsid()
@@ -282,7 +282,7 @@ def forks(away: bool, ctx: SyncContext) -> None:
 
 
 def _pools(payload: int) -> dict[str, Any]:
-    """Use a pool, terminate some children and leave some that never end."""
+    """Use a process pool, terminate some of its children and leave others running."""
     with multiprocessing.get_context("fork").Pool(2) as pool:
         mapped = pool.map(abs, [-1, payload])
     child = multiprocessing.get_context("fork").Process(target=signal.pause)
@@ -311,7 +311,7 @@ def pools_in_process(payload: int) -> dict[str, Any]:
 
 @handler("t.pools_loop", retry=_ONCE)
 async def pools_in_loop(payload: int) -> dict[str, Any]:
-    """Leave a forked child in the loop."""
+    """Leave a forked child running, from a handler in the event loop."""
     left = multiprocessing.get_context("fork").Process(target=signal.pause)
     left.start()
     return {"left": [left.pid]}
@@ -324,13 +324,13 @@ def _returns_twice() -> int:
 
 @handler("t.returns_twice", retry=_ONCE)
 def returns_twice(payload: Any) -> int:
-    """Fork, so the child returns as well."""
+    """Fork, so that the handler returns in the parent and in the child."""
     return _returns_twice()
 
 
 @handler("t.returns_twice_loop", retry=_ONCE)
 async def returns_twice_in_loop(payload: Any) -> int:
-    """Run `returns_twice` in the loop, which the child would also continue."""
+    """Run `returns_twice` in the event loop, which the child would also continue."""
     pid = _returns_twice()
     await asyncio.sleep(0)
     with Path(str(payload)).open("a") as continued:
@@ -361,7 +361,7 @@ def closes(payload: list[int]) -> int:
 
 @handler("t.closes_loop", isolation="process", retry=_ONCE)
 async def closes_in_loop(payload: list[int]) -> int:
-    """Run `closes` in the loop of a process."""
+    """Run `closes` in the event loop of a process."""
     os.closerange(*payload)
     return os.getpid()
 
@@ -408,7 +408,7 @@ _KEPT: set[asyncio.Task[None]] = set()
 
 @handler("t.keeps", isolation="process")
 async def keeps(payload: Any) -> dict[str, int]:
-    """Keep a task in the loop, as a client does; return its ticks since the last run."""
+    """Keep a task in the event loop, as a client does; return its ticks since the last run."""
 
     async def tick() -> None:
         while True:
@@ -427,7 +427,7 @@ _NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="non
 
 @handler("t.leaves", isolation="process")
 async def leaves(payload: str, ctx: Context) -> str:
-    """Leave a task that keeps emitting, and a context variable; return its earlier value."""
+    """Leave a task that keeps emitting, and a context variable; return the variable's old value."""
 
     async def chatter() -> None:
         while True:
@@ -451,7 +451,7 @@ async def logs(payload: str) -> None:
 
 @handler("t.memory", isolation="process", retry=_QUICK)
 def memory(payload: Any, ctx: SyncContext) -> int:
-    """Run out of memory in the first attempt; return the process id of the second."""
+    """Run out of memory in the first attempt; return the process id in the second."""
     ctx.emit(os.getpid())
     if ctx.fence == 1:
         raise MemoryError
@@ -514,7 +514,7 @@ async def subtask_in_process(way: str) -> None:
 
 @handler("t.cancels_all", retry=_ONCE)
 async def cancels_all(payload: Any, ctx: Context) -> bool:
-    """Cancel all other tasks; return whether it could cancel one that it started."""
+    """Cancel all other tasks; return whether a task of this handler was cancelled."""
     own = asyncio.create_task(asyncio.sleep(60))
     others = asyncio.all_tasks() - {asyncio.current_task(), own}
     for task in others:
@@ -524,7 +524,7 @@ async def cancels_all(payload: Any, ctx: Context) -> bool:
 
 @handler("t.cancels_from_thread", retry=_ONCE)
 async def cancels_from_thread(payload: Any, ctx: Context) -> None:
-    """Cancel all tasks from a thread that does not belong to an attempt."""
+    """Cancel all tasks from a thread outside any attempt."""
     loop = asyncio.get_running_loop()
     cancelled = asyncio.Event()
 
@@ -541,13 +541,13 @@ async def cancels_from_thread(payload: Any, ctx: Context) -> None:
 
 @handler("t.awaits_all")
 async def awaits_all(payload: Any, ctx: Context) -> None:
-    """Wait for all tasks with `gather`, which passes a cancellation on to them."""
+    """Wait for all tasks with `gather`, which would pass a cancellation on to them."""
     await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
 
 @handler("t.stop_iteration", retry=_ONCE)
 def stop_iteration(payload: Any) -> None:
-    """Raise StopIteration, which a future cannot hold."""
+    """Raise StopIteration, which a future cannot contain."""
     next(iter(()))
 
 
@@ -575,13 +575,13 @@ async def leaving(payload: Any) -> None:
 
 @handler("t.unspeakable", retry=_ONCE)
 async def unspeakable(payload: Any) -> None:
-    """Raise an exception without a text."""
+    """Raise an exception whose text raises an error."""
     raise Unspeakable
 
 
 @handler("t.no_utf8", retry=_ONCE)
 async def no_utf8(payload: bool, ctx: Context) -> None:
-    """Fail with a file name that UTF-8 cannot represent; the payload disables the retry."""
+    """Fail with a file name that UTF-8 cannot represent; the payload can disable the retry."""
     await ctx.progress(0.5, "reading \udcff.csv")
     message = "no such file: \udcff.csv"
     raise Fail(message, type="Miss\udcff") if payload else LookupError(message)
@@ -589,19 +589,19 @@ async def no_utf8(payload: bool, ctx: Context) -> None:
 
 @handler("t.no_json", retry=_ONCE)
 async def no_json(payload: Any) -> msgspec.Raw:
-    """Return a result that the database does not accept as JSON."""
+    """Return a result that the database rejects as JSON."""
     return msgspec.Raw(b"[")
 
 
 @handler("t.much_later")
 async def much_later(payload: Any) -> None:
-    """Request a retry after the last date of the calendar."""
+    """Request a retry later than the last date that Python supports."""
     raise Retry(after=timedelta.max)
 
 
 @handler("t.deaf")
 async def deaf(payload: Any, ctx: Context) -> None:
-    """Emit without end, and ignore all errors."""
+    """Emit forever, and ignore all errors."""
     while True:
         with suppress(Exception):
             await ctx.emit("still here")
@@ -615,7 +615,7 @@ async def talkative(payload: Number, ctx: Context) -> None:
 
 
 def handlers() -> Registry:
-    """Return the handlers of this module."""
+    """Return a registry with the handlers of this module."""
     chosen = Registry()
     for registered in registry:
         if registered.spec.type.startswith("t."):

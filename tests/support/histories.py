@@ -1,4 +1,4 @@
-"""Assertions that hold for every history of a job."""
+"""Assertions that hold for every job history."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from headrace_core.domain.job import Job, JobEvent
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, EventType, JobState, allows
 
-# A row of the lifecycle, from one state to one other: (source, event, target).
+# A row of the lifecycle with one source and one target: (source, event, target).
 Row = tuple[JobState | None, EventType, JobState]
 
 ROWS: frozenset[Row] = frozenset(
@@ -34,7 +34,7 @@ def assert_legal(job: Job, events: Sequence[JobEvent]) -> None:
         attempt += event.type is EventType.STARTED
         assert event.attempt == attempt, step
         assert time is None or event.time >= time, step
-        # Only a requeue continues an ended job.
+        # Only a requeue may follow a terminal event.
         assert state not in TERMINAL or event.type is EventType.REQUEUED, step
         state, time = event.state, event.time
     assert (job.state, job.attempt, job.seq) == (state, attempt, len(events))

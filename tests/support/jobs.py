@@ -1,4 +1,4 @@
-"""Jobs written directly to the store, and their rows and events."""
+"""Jobs written directly to the store, and reads of their rows and events."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def new_batch(
 
 
 def repeated(items: Sequence[T]) -> Repeated[T]:
-    """Return a sequence that stores equal items once."""
+    """Return the items as a sequence that stores equal ones once."""
     places = {item: place for place, item in enumerate(dict.fromkeys(items))}
     return Repeated(list(places), [places[item] for item in items])
 

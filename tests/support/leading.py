@@ -24,7 +24,7 @@ async def lead(database: Database) -> int:
 
 
 async def lose_lead(database: Database) -> None:
-    """Make the term of the current leader lapse."""
+    """Set the current leader's lease to lapsed."""
     async with database.statement() as connection:
         lapsed = await connection.execute(
             text("UPDATE leadership SET lease_expire_time = now() - interval '1 ms'")

@@ -1,7 +1,7 @@
 """A model of the store without SQL: jobs, workers and keys in memory.
 
-Each method has the required effect of the store's function with the same name. Times are flags of
-the rows, which the test sets when it moves a time into the past.
+Each method has the effect that the store function with the same name must have. Flags replace
+times: the test sets a flag when it moves the time of a row into the past.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class ModelJob:
     events: list[tuple[EventType, JobState, int]] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     fraction: float | None = None
-    # True if the schedule time is in the future.
+    # The schedule time is in the future.
     later: bool = False
-    # True if the due time, the deadline or the end has been moved into the past.
+    # The due time, the deadline and the end have been moved into the past.
     due: bool = False
     overdue: bool = False
     ended_long_ago: bool = False
@@ -183,7 +183,7 @@ class LifecycleModel:
         self._step(job, _E.STARTED, _S.RUNNING)
 
     def owns(self, worker: ModelWorker, job: ModelJob, attempt: int) -> bool:
-        """Return whether a worker may write; a lapsed worker may until its job is recovered."""
+        """Return whether a worker may write; after a lapse it may until its job is recovered."""
         return job.runs and job.attempt == attempt and job.worker is worker
 
     def end(self, job: ModelJob, event: EventType) -> EventType:
@@ -223,8 +223,8 @@ class LifecycleModel:
         ]
 
     def lose(self, job: ModelJob, *, max_losses: int) -> JobState:
-        """Lose the worker of a job; return the new state."""
-        # A job with its own process is not charged.
+        """Recover a job whose worker is lost; return the new state."""
+        # A job in its own process is not charged for the loss of its worker.
         charged = not needs_own_process(job.losses, job.interruptions)
         spent = charged and job.losses >= max_losses
         job.losses += charged
@@ -236,7 +236,7 @@ class LifecycleModel:
         return job.state
 
     def overdue(self, *, grace: bool) -> list[ModelJob]:
-        """Return the overdue jobs; `grace` leaves out the running ones."""
+        """Return the overdue jobs, without the running ones if `grace` is set."""
         return [
             job
             for job in self._kept_jobs()

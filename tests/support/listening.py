@@ -1,4 +1,4 @@
-"""A connected subscription to wake-ups that has received no earlier ones."""
+"""A connected wake-up subscription that has no wake-ups from its start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from support.until import until
 
-# Deadline of an expected wake-up, in seconds.
+# Deadline for an expected wake-up, in seconds.
 LONG = 20.0
 # Grace period in which an unexpected wake-up would arrive, in seconds.
 SHORT = 0.1
@@ -23,13 +23,13 @@ SHORT = 0.1
 async def listening(
     settings: Settings, database: Database, *topics: Topic, admin: str = ""
 ) -> AsyncIterator[WakeSubscription]:
-    """Yield a subscription on a separate bus, after the wake-ups of its connections.
+    """Yield a subscription on a separate bus, once the wake-ups caused by connecting are consumed.
 
     Args:
         settings: the settings of the bus.
         database: the database of the bus.
         topics: the topics to receive.
-        admin: a URL of Redis with more rights than that of the settings.
+        admin: a Redis URL with more privileges than the one in the settings.
     """
     bus = WakeBus(settings, database, *topics)
     async with connected(bus, settings, database, *topics, admin=admin) as wake:
@@ -58,7 +58,7 @@ async def connected(
 
 
 async def channels_of(database: Database, *topics: Topic) -> list[str]:
-    """Return the channels of topics in an installation."""
+    """Return the channel names of topics."""
     installation = await database.installation_id()
     return [topic.channel(installation) for topic in topics]
 
@@ -69,7 +69,7 @@ async def redis_has_subscriber(client: Redis, channels: Sequence[str]) -> bool:
 
 
 async def postgresql_has_listener(database: Database, topics: tuple[Topic, ...]) -> bool:
-    """Return whether the newest LISTEN session has listened to the last of the topics."""
+    """Return whether the newest LISTEN session already listens to the last topic."""
     async with database.transaction() as connection:
         query = await connection.scalar(
             text(

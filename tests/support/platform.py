@@ -27,7 +27,7 @@ DEADLINE_S = 30
 
 
 class Platform:
-    """The calls of a test to a platform; waits use wake-ups."""
+    """The calls that a test makes to a platform. Waits end at wake-ups."""
 
     def __init__(
         self, settings: Settings, database: Database, bus: WakeBus, wake: WakeSubscription
@@ -95,7 +95,7 @@ class Platform:
         return [event.type for event in await self.events(job_id)]
 
     async def until(self, job_id: JobId, event: EventType) -> JobEvent:
-        """Wait until a job has an event of a type; return the newest one."""
+        """Wait until a job has an event of this type; return its newest event of the type."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 for seen in reversed(await self.events(job_id)):

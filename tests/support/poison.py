@@ -15,7 +15,7 @@ from headrace_core.store.migrate import migrate
 from support.databases import Databases
 from support.server import run_async
 
-# The poisoned jobs by type. The values, as SQL, replace those of a sound QUEUED job.
+# The poisoned jobs, by type: SQL values that replace those of a readable QUEUED job.
 POISONED = {
     "deadline.late": {"deadline": "'infinity'"},
     "deadline.early": {"deadline": "'-infinity'"},
@@ -52,14 +52,13 @@ POISONED = {
         "end_time": "now()",
     },
 }
-# A worker fails these jobs at their start. The damage of the others does not affect the start, or
-# they never start.
+# A worker fails these jobs at their start. The other jobs start normally or never start.
 UNSTARTABLE = (
     *("deadline.late", "deadline.beyond", "timeout.beyond", "timeout.negative"),
     *("labels.numbers", "labels.nested", "retry.text", "retry.beyond", "retry.list"),
 )
 
-_SOUND = {
+_READABLE = {
     "payload": "'{}'",
     "priority": "0",
     "labels": "'{}'",
@@ -74,7 +73,7 @@ _SOUND = {
 
 @contextmanager
 def poisoned(databases: Databases) -> Iterator[tuple[str, dict[str, UUID]]]:
-    """Yield the URL of a migrated database, and the ids of its poisoned and two sound jobs."""
+    """Yield the URL of a migrated database, and the ids of its poisoned and two readable jobs."""
     with databases.fresh(migrated=False) as url:
         settings = Settings(database_url=SecretStr(url))
         migrate(settings, revision="0004")
@@ -91,7 +90,7 @@ async def _fill(settings: Settings) -> dict[str, UUID]:
     try:
         for name, fields in {**POISONED, "sound.one": {}, "sound.two": {}}.items():
             ids[name] = uuid7()
-            values = {**_SOUND, **fields}
+            values = {**_READABLE, **fields}
             await connection.execute(
                 f"INSERT INTO jobs (id, tenant, type, queue, {', '.join(values)}) "
                 f"VALUES ($1, 'default', $2, 'default', {', '.join(values.values())})",

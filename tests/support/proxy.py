@@ -24,7 +24,7 @@ class Connection:
     Attributes:
         sent: the marks that the client has sent.
         last_reply: the monotonic time of the last data from the server; None before any.
-        doomed: the next answer is lost, and the connection is cut after it.
+        doomed: whether the next response is lost, after which the connection is cut.
     """
 
     def __init__(self, proxy: Proxy) -> None:
@@ -33,7 +33,7 @@ class Connection:
         self.doomed = False
         self._proxy = proxy
         self._statements = Statements(proxy.statement) if proxy.statement else None
-        # The last bytes of the lost answer, which may arrive in pieces.
+        # The last bytes of the lost response, which may arrive in pieces.
         self._tail = b""
         self._client = _End(self)
         self._server = _End(self)
@@ -97,7 +97,7 @@ class Connection:
         return end is self._server and (self.doomed or self._proxy.mutes(self))
 
     def is_over(self, end: _End, data: bytes) -> bool:
-        """Return whether `data` completes the lost answer of a doomed connection."""
+        """Return whether `data` completes the lost response of a doomed connection."""
         if end is not self._server or not self.doomed:
             return False
         self._tail = (self._tail + data)[-len(READY) :]
@@ -124,8 +124,7 @@ class _End(asyncio.Protocol):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._transport: asyncio.Transport | None = None
-        # The time at which an item may pass, and the item: bytes, EOF (b""), or a lost connection
-        # (None).
+        # When each item may pass, and the item: bytes, EOF (b""), or a lost connection (None).
         self._waiting: deque[tuple[float, bytes | None]] = deque()
         self._size = 0
         self._full = False
@@ -134,7 +133,7 @@ class _End(asyncio.Protocol):
         self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have another base.
+        # uvloop's transports have a different base class.
         self._transport = cast("asyncio.Transport", transport)
         if self._connection.is_open:
             self.peer.flush()
@@ -237,18 +236,18 @@ class _End(asyncio.Protocol):
 
 
 class Proxy:
-    """Forwards a local port to the server of a URL.
+    """Forwards a local port to a server.
 
     Args:
         url: a URL with the host and port of the server.
         marks: texts that distinguish connections once the client has sent them, for example
         `b"LISTEN "`.
-        statement: the text of the PostgreSQL statements whose answers can be lost.
+        statement: the text of the PostgreSQL statements whose responses can be lost.
 
     Attributes:
         delay: the delay of data in each direction, in seconds.
-        idle: the seconds without an answer after which a connection is dropped; None for no limit.
-        dooms: is called for each such statement. If it returns True, the answer is lost and the
+        idle: the seconds of server silence after which a connection is dropped; None for no limit.
+        dooms: called for each such statement. If it returns True, the response is lost and the
         connection is cut.
         connections: the open connections.
     """
@@ -278,8 +277,8 @@ class Proxy:
         return f"127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        """Listen; after a cut, on the same port."""
-        # `free_port` returns no port that the system could assign to a client during a cut.
+        """Listen; after a cut, listen on the same port again."""
+        # The system never assigns a port from `free_port` to a client, even during a cut.
         self._port = self._port or free_port()
         # An asyncio server would leak connections that arrive while it is closed.
         self._listening = socket.create_server(("127.0.0.1", self._port), backlog=1024)
@@ -294,11 +293,11 @@ class Proxy:
             self._listening = None
         for connection in [*self.connections]:
             connection.drop()
-        # The transports close in the next iteration of the loop.
+        # The transports close in the next loop iteration.
         await asyncio.sleep(0)
 
     def hold(self, *, sent: bytes = b"", old: bool = False) -> None:
-        """Hold all data, like a network that drops packets, without an error.
+        """Hold all data without an error, like a network that drops packets.
 
         Held data and EOFs arrive after `release`, as with TCP.
 
@@ -313,7 +312,7 @@ class Proxy:
         )
 
     def mute(self, *, sent: bytes = b"") -> None:
-        """Drop the answers of the server, while requests still arrive.
+        """Drop all responses of the server, while requests still arrive.
 
         Args:
             sent: as for `hold`.
@@ -322,7 +321,7 @@ class Proxy:
         self._muted = lambda connection: not sent or sent in connection.sent
 
     def release(self) -> None:
-        """Forward all data again. Dropped answers stay lost."""
+        """Forward all data again. Dropped responses stay lost."""
         self._held = self._muted = None
         for connection in [*self.connections]:
             connection.flush()
@@ -332,7 +331,7 @@ class Proxy:
         return self._held is not None and self._held(connection)
 
     def mutes(self, connection: Connection) -> bool:
-        """Return whether the answers on a connection are dropped."""
+        """Return whether the responses on a connection are dropped."""
         return self._muted is not None and self._muted(connection)
 
     def _accept(self, listening: socket.socket) -> None:

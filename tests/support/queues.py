@@ -1,4 +1,4 @@
-"""The arq queues of pools."""
+"""The arq queue of a pool."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ async def set_read_only(settings: Settings, *, read_only: bool, end_sessions: bo
     """Make new sessions of a database read-only or writable, from a session in another database.
 
     Args:
-        settings: the database.
-        read_only: True for read-only sessions.
-        end_sessions: end the open sessions.
+        settings: the settings with the database URL.
+        read_only: True for read-only sessions, False for writable ones.
+        end_sessions: also end the open sessions.
     """
     url = urlsplit(settings.postgresql_url)
     name = url.path.removeprefix("/")

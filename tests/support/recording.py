@@ -1,4 +1,4 @@
-"""Contexts for handlers that a test calls directly, and a record of their reports."""
+"""Contexts for handlers that a test calls directly; they record the handler's reports."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from headrace_worker import Attempt, Context, SyncContext
 
 @dataclass
 class Recording:
-    """A reporter that records the reports of a handler."""
+    """Records the reports of a handler."""
 
     steps: list[Progress] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
-    # The size of the result of `complete_in`.
+    # The result size that `complete_in` reported.
     completed: int | None = None
     reported: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -17,7 +17,7 @@ from support.until import until
 
 
 async def until_settled(database: Database) -> None:
-    """Wait until all events have settled; an older transaction (autovacuum) may delay them."""
+    """Wait until all events have settled; an older transaction (autovacuum) may delay this."""
 
     async def settled() -> bool:
         async with database.transaction() as connection:

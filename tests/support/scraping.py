@@ -1,4 +1,4 @@
-"""Metrics, read over HTTP as by Prometheus."""
+"""Metrics, read over HTTP as Prometheus does."""
 
 from __future__ import annotations
 

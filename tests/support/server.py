@@ -47,7 +47,7 @@ class Server:
 
     @property
     def died(self) -> bool:
-        """True if the process has ended without a stop by this object."""
+        """True if the process has ended although this object did not stop it."""
         return self._process is not None and self._process.poll() is not None
 
     def start(self) -> None:
@@ -78,7 +78,7 @@ class Server:
             await asyncio.sleep(0.02)
 
     def terminate(self, *, within: float, signum: signal.Signals | None = None) -> int:
-        """Send its stop signal or another one; return the exit code."""
+        """Send `signum` or the program's stop signal; return the exit code."""
         process, self._process = self._process, None
         assert process is not None, "not started"
         process.send_signal(signum or self.program.stop_signal)
@@ -106,7 +106,7 @@ class Server:
             self._kill(process)
 
     def kill(self) -> None:
-        """Kill the process with all its children, like a crash of the machine."""
+        """Kill the process and all its children, as a machine crash would."""
         process, self._process = self._process, None
         if process is not None:
             self._kill(process)

@@ -1,4 +1,4 @@
-"""Settings for services that tests start, in this process or in separate ones."""
+"""Settings for services that tests start in this process or in separate ones."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def short_settings(database_url: str, redis_url: str, **changes: Any) -> Setting
         "shutdown_grace": 5.0,
         "redeliver_after": 2.0,
         "worker_processes": 2,
-        # Calls wait for a busy machine.
+        # Generous, because the machine may be busy.
         "call_timeout": 60.0,
         # A process keeps its attempts even if a busy machine delays it for seconds.
         "worker_lease": 10.0,
         "worker_beat": 1.0,
-        # The watchdog would end the process of the tests.
+        # The watchdog would end the test process.
         "worker_watchdog": 0.0,
         "worker_cancel_grace": 1.0,
     }

@@ -1,4 +1,4 @@
-"""The statements of a PostgreSQL client, read from the bytes that it sends.
+"""The statements of a PostgreSQL client, parsed from the bytes that it sends.
 
 The messages are those of protocol 3.0 (PostgreSQL manual, "Message Formats"): a type byte, and a
 length that includes itself. Messages up to the start-up have no type. Parse contains the text of a
@@ -7,7 +7,7 @@ statement, and each Bind with its name runs it.
 
 from __future__ import annotations
 
-# The last message of the server's answer, outside a transaction.
+# The last message of a server response, outside a transaction.
 READY = b"Z\x00\x00\x00\x05I"
 
 _PARSE, _BIND = ord("P"), ord("B")
@@ -16,7 +16,7 @@ _VERSION = b"\x00\x03\x00\x00"
 
 
 class Statements:
-    """The statements of one client.
+    """Finds statements in the bytes from one client.
 
     Args:
         text: the text of the statements to find.
@@ -29,7 +29,7 @@ class Statements:
         self._known: set[bytes] = set()
 
     def runs(self, data: bytes) -> bool:
-        """Add the next bytes; return whether they run such a statement."""
+        """Add the next bytes; return whether they run one of the statements."""
         self._buffer += data
         found = False
         while (message := self._next()) is not None:

@@ -29,7 +29,7 @@ class PreparedJob:
 
 
 async def prepare_job(database: Database, state: JobState) -> PreparedJob:
-    """Create a job in `state`, with its own worker."""
+    """Create a job in `state`, and a worker for it."""
     worker_id = await register(database)
     later = datetime.now(UTC) + timedelta(hours=1) if state is JobState.SCHEDULED else None
     job = await submit(database, schedule_time=later, request_id=f"for {worker_id}")

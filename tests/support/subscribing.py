@@ -73,11 +73,11 @@ async def ack(database: Database, watch: Watch, cursor: str, name: str = NAME) -
 
 
 async def until_receiving(reader: Reader) -> None:
-    """Wait until a watch has acquired its subscription."""
+    """Wait until the watch receives its subscription's events."""
     await reader.until(lambda reader: any(page.mark is not Mark.STANDBY for page in reader.pages))
 
 
 async def until_standby(reader: Reader) -> None:
-    """Wait for the standby mark of a watch, and assert that it sends nothing else."""
+    """Wait for the standby mark of a watch, and assert that the watch sends nothing else."""
     await reader.until(lambda reader: bool(reader.pages))
     assert [(page.mark, page.cursor) for page in reader.pages] == [(Mark.STANDBY, "")]

@@ -12,13 +12,13 @@ from headrace_core.store.sql.database import Database
 
 T = TypeVar("T")
 
-# The shortest and the longest pause between two calls, in seconds.
-_SHORTEST_S = 0.005
-_LONGEST_S = 0.1
+# Shortest and longest pause between two calls, in seconds.
+_MIN_PAUSE_S = 0.005
+_MAX_PAUSE_S = 0.1
 
 
 async def until(condition: Callable[[], Awaitable[T] | T], *, within: float = 30.0) -> T:
-    """Call `condition` until its result is true; return the result.
+    """Call `condition` until its result is true; return that result.
 
     Each pause is a twentieth of the wait so far, so long waits cost little CPU time.
 
@@ -38,11 +38,11 @@ async def until(condition: Callable[[], Awaitable[T] | T], *, within: float = 30
                 result = await result
             if result:
                 return result
-            await asyncio.sleep(min(max(_SHORTEST_S, (clock() - began) / 20), _LONGEST_S))
+            await asyncio.sleep(min(max(_MIN_PAUSE_S, (clock() - began) / 20), _MAX_PAUSE_S))
 
 
 async def until_blocked(database: Database, *, sessions: int = 1) -> None:
-    """Wait until at least `sessions` sessions of the database wait for a lock."""
+    """Wait until at least `sessions` database sessions wait for a lock."""
 
     async def blocked() -> bool:
         async with database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""A Valkey for a single test, which can kill and restart it."""
+"""A Valkey server that belongs to a single test, which may kill and restart it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class OwnValkey:
         self.server.kill()
 
     async def give_back(self) -> None:
-        """Start the server again, empty, at the same URL."""
+        """Restart the server, empty, at the same URL."""
         await asyncio.to_thread(self.server.start)
 
 
 @contextmanager
 def own_valkey(*options: str) -> Iterator[OwnValkey]:
-    """Run a Valkey for the length of the block; `options` override its configuration."""
+    """Run a Valkey server for the length of the block; `options` override its configuration."""
     with DataFolder.temporary() as folder:
         valkey = EmbeddedValkey(folder=folder)
         program = valkey.program()

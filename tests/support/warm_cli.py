@@ -1,6 +1,6 @@
 """The command line in processes forked from a warm process that has imported it.
 
-A start of the command line costs about a second of CPU time, mostly for imports. A fork costs a few
+Starting the command line costs about a second of CPU time, mostly for imports. A fork costs a few
 milliseconds. Each run has its own process, standard streams, environment and signals, like a run of
 `python -m headrace`.
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 
 _HEADER = 8
-# Signals that tests send to the command line.
+# The signals that tests send to the command line.
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -42,7 +42,7 @@ def warm_cli(folder: Path) -> Iterator[tuple[str, ...]]:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            # The relay needs neither the site packages nor the caller's variables.
+            # The relay needs neither site-packages nor the caller's environment.
             yield sys.executable, "-I", "-S", __file__, "relay", address
         finally:
             process.kill()
@@ -97,7 +97,7 @@ def _keep(relay: socket.socket) -> None:
 
 
 def _become(request: Mapping[str, object], files: list[int]) -> None:
-    """Run the command line with the files, the arguments and the environment of the relay."""
+    """Run the command line with the relay's files, arguments and environment."""
     from headrace.cli import main  # noqa: PLC0415
 
     for number, file in enumerate(files):

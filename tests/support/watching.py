@@ -44,7 +44,7 @@ _WITHOUT_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = 0"
 
 
 class OpenWriter:
-    """A transaction with an id, which commits at the test's request."""
+    """A transaction with an assigned id, which commits at the test's request."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -70,13 +70,13 @@ class OpenWriter:
 
 
 async def open_writer(database: Database) -> OpenWriter:
-    """Start a transaction that has its id."""
+    """Start a transaction and assign its id."""
     return await OpenWriter(database).open()
 
 
 @asynccontextmanager
 async def foreign_transaction(database: Database) -> AsyncIterator[None]:
-    """Keep an idle transaction of another application open, with an id, during the block."""
+    """Keep another application's idle transaction, with an assigned id, open during the block."""
     async with database.session() as connection:
         await connection.execute("BEGIN")
         await connection.execute(_WITHOUT_TIMEOUT)
@@ -112,7 +112,7 @@ async def watching(settings: Settings, timing: Timing = DEFAULT) -> AsyncIterato
 
 
 class ManualTail:
-    """A tail that runs only at the test's request, and records both views."""
+    """A tail that runs only at the test's request, and records visible and settled events."""
 
     def __init__(self, settings: Settings, database: Database, **bounds: int) -> None:
         self.gauges = Gauges()
@@ -224,6 +224,6 @@ def follow_jobs(watch: Watch, cursor: str = "", **job_filter: Any) -> Reader:
 
 
 def subscriptions(watch: Watch) -> tuple[int, int, int]:
-    """Return the numbers of mailboxes, routes by job and routes by key of a watch."""
+    """Return how many mailboxes, routes by job and routes by key a watch has."""
     routes = watch._routes
     return len(routes._mailboxes), len(routes._by_job), len(routes._by_key)

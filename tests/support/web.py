@@ -1,4 +1,4 @@
-"""A real web server with answers from the test."""
+"""A real web server whose responses the test defines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Site:
 
 
 def reply(status: int, body: bytes = b"", **headers: str) -> Answer:
-    """Return an answer; `Retry_After="1"` becomes the header Retry-After."""
+    """Return a responder with fixed content; `Retry_After="1"` becomes the header Retry-After."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(status)
@@ -53,12 +53,12 @@ def reply(status: int, body: bytes = b"", **headers: str) -> Answer:
 
 
 def hang_up(request: BaseHTTPRequestHandler) -> None:
-    """Close the connection without an answer."""
+    """Close the connection without a response."""
     request.close_connection = True
 
 
 class _Server(ThreadingHTTPServer):
-    # Many clients connect at once; a client that finds a full queue would wait a second.
+    # Many clients connect at once. A client that finds the queue full would wait for a second.
     request_queue_size = 1024
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -69,7 +69,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def site(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
-    """Run a server in a separate thread, with TLS if `tls` is given."""
+    """Run a server in a separate thread for the length of the block, with TLS if `tls` is given."""
 
     class Requests(BaseHTTPRequestHandler):
         def handle_any(self) -> None:

@@ -299,7 +299,7 @@ async def test_worker_retries_without_redis_and_postgresql(
     async with running_worker(own, crew):
         valkey.kill()
         crew.found = new_keys(1)
-        await until(lambda: crew.refusals)
+        await until(lambda: crew.failed_claims)
         crew.unavailable = False
         found = new_keys(1)
         crew.found = list(found)
@@ -314,7 +314,7 @@ async def test_worker_retries_claims_without_postgresql(
     async with running_worker(settings, crew):
         before, after = new_keys(2)
         await deliverer.deliver(POOL, [(before, 7)])
-        await until(lambda: crew.refusals > 1)
+        await until(lambda: crew.failed_claims > 1)
         crew.unavailable = False
         await deliverer.deliver(POOL, [(after, 0)])
         # The test delivers once, so the worker must have returned the delivery of its failed claim.
