@@ -11,8 +11,8 @@ class Table:
     """A table with a title. The first column contains text; all others contain figures.
 
     Args:
-        title: the title.
-        columns: the column headings.
+        title: the line above the table.
+        columns: the headings.
         rows: the formatted cells of each row.
     """
 
@@ -23,24 +23,28 @@ class Table:
     def text(self) -> str:
         """Return the table for a terminal."""
         widths = self._widths()
-        lines = [self.title, self._line(self.columns, widths), "  ".join("─" * w for w in widths)]
-        lines += (self._line(row, widths) for row in self.rows)
+        lines = [
+            self.title,
+            self._text_row(self.columns, widths),
+            "  ".join("─" * w for w in widths),
+        ]
+        lines += (self._text_row(row, widths) for row in self.rows)
         return "\n".join(lines)
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
-        lines = [f"**{self.title}**", "", _bars(self.columns)]
-        lines.append(_bars(["---", *["---:"] * (len(self.columns) - 1)]))
-        lines += (_bars(row) for row in self.rows)
+        lines = [f"**{self.title}**", "", _markdown_row(self.columns)]
+        lines.append(_markdown_row(["---", *["---:"] * (len(self.columns) - 1)]))
+        lines += (_markdown_row(row) for row in self.rows)
         return "\n".join(lines)
 
     def _widths(self) -> list[int]:
         return [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
 
-    def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
+    def _text_row(self, cells: Sequence[str], widths: Sequence[int]) -> str:
         first, *others = zip(cells, widths, strict=True)
         return "  ".join([first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in others)])
 
 
-def _bars(cells: Sequence[str]) -> str:
+def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -20,7 +20,7 @@ class CpuSample:
     at: float
     seconds: Mapping[str, float]
 
-    def shares_until(self, later: CpuSample) -> dict[str, float]:
+    def core_shares(self, later: CpuSample) -> dict[str, float]:
         """Return the share of a core that each process used until `later`; 1.0 is a full core."""
         elapsed = later.at - self.at
         return {
@@ -37,7 +37,7 @@ class CpuSample:
 
 
 class CpuMeter:
-    """A meter of the CPU time of processes and their children.
+    """Measures the CPU time of processes and their children.
 
     Args:
         processes: one or more process ids per reported name.

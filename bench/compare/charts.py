@@ -33,7 +33,7 @@ class Chart:
 
     Args:
         name: the name of the chart's files.
-        title: the title, with the unit.
+        title: the text above the bars, with the unit.
         bars: the bars, from top to bottom.
     """
 

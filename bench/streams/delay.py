@@ -113,7 +113,7 @@ async def measure_delay(stack: Stack, plan: Plan, *, count: int, idle: int) -> D
         idle=idle,
         rounds=[Latency.of(latencies) for latencies in rounds],
         whole=Latency.of(chain(*rounds)),
-        cpu=samples[0].shares_until(samples[-1]),
+        cpu=samples[0].core_shares(samples[-1]),
         written=written.events,
         missing=written.events - len(array("q", received.times)),
         gaps=received.gaps,

@@ -1,4 +1,4 @@
-"""The watched jobs, submitted and started through the store, as gateway and worker do."""
+"""The watched jobs, submitted and started in the store, as the gateway and the worker do."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ async def measure_memory(stack: Stack, plan: Plan, *, kind: Kind, channels: int)
                 meter = CpuMeter({"gateway": gateway.pid})
                 start = meter.sample()
                 await asyncio.sleep(plan.settle)
-                cpu = start.shares_until(meter.sample())["gateway"]
+                cpu = start.core_shares(meter.sample())["gateway"]
                 after = resident_kib(gateway.pid)
                 idle.link.send(Collect(events=0))
                 received = await idle.link.receive(Read, timeout=PREPARE_S)

@@ -73,5 +73,5 @@ async def measure_polling(stack: Stack, plan: Plan, *, interval: float) -> Polli
         calls=polled.calls / elapsed,
         latency=Latency.of(chain(*rounds)),
         seen=seen / max(1, seen + polled.missed),
-        cpu=samples[0].shares_until(samples[-1]),
+        cpu=samples[0].core_shares(samples[-1]),
     )

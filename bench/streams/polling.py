@@ -20,7 +20,7 @@ _CHANNELS = 4
 
 
 class Started:
-    """All clients are connected and polling."""
+    """The report that all clients are connected and polling."""
 
 
 class Stop:
@@ -52,7 +52,7 @@ async def poll(
     Args:
         link: sends Started; receives Stop, then sends Polled.
         address: the address of the gateway.
-        job_ids: the ids of the jobs.
+        job_ids: the jobs to poll.
         interval: seconds between two calls of a client; a longer call delays the next one.
         seed: the random seed for the phases of the clients.
     """

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of deliveries."""
+"""Fixtures for the delivery tests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The features of arq 0.28 that Headrace relies on, with one test for each.
 
-An upgrade of arq fails the tests of the features that it changes.
+After an arq upgrade, the tests of changed features fail.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def stock_worker(arq_redis: ArqRedis, ran: list[str]) -> Worker:
     )
 
 
-def test_arq_has_the_tested_version() -> None:
+def test_installed_arq_has_the_tested_version() -> None:
     assert version("arq") == "0.28.0"
 
 
@@ -94,24 +94,24 @@ async def test_job_enqueued_by_stock_arq_is_claimed(
         await until(redis_is_empty)
 
 
-async def test_delivery_is_run_by_stock_arq(deliverer: Deliverer, arq_redis: ArqRedis) -> None:
+async def test_delivery_runs_on_stock_arq(deliverer: Deliverer, arq_redis: ArqRedis) -> None:
     ran: list[str] = []
     deliveries = new_keys(5)
     ranked = [(delivery, now_ms() - 1000 + n) for n, delivery in enumerate(deliveries)]
     await deliverer.deliver(POOL, list(reversed(ranked)))
     worker = stock_worker(arq_redis, ran)
     assert await worker.run_check() == 5
-    # arq's score is the rank, and the lowest one runs first.
+    # arq's score is the rank; arq runs the lowest score first.
     assert ran == [str(delivery) for delivery in deliveries]
-    # Only the health key of the worker is left.
+    # Only the worker's health key is left.
     left = {key.decode() for key in await arq_redis.keys("*")}
     assert left == {worker.health_check_key}
 
 
-async def test_stock_arq_delays_a_future_score_and_headrace_does_not(
+async def test_future_score_delays_stock_arq_but_not_headrace(
     settings: Settings, deliverer: Deliverer, arq_redis: ArqRedis
 ) -> None:
-    # A job of low priority has a rank in the future, which stock arq would wait for.
+    # A low-priority job has a rank in the future; stock arq waits until then.
     [delivery] = new_keys(1)
     await deliverer.deliver(POOL, [(delivery, now_ms() + 60_000)])
     ran: list[str] = []
@@ -124,7 +124,9 @@ async def test_stock_arq_delays_a_future_score_and_headrace_does_not(
         await crew.until_started(delivery)
 
 
-async def test_record_has_the_fields_of_arq_in_msgpack(deliverer: Deliverer, redis: Redis) -> None:
+async def test_delivery_record_has_arq_fields_in_msgpack(
+    deliverer: Deliverer, redis: Redis
+) -> None:
     [delivery] = new_keys(1)
     before = now_ms()
     await deliverer.deliver(POOL, [(delivery, 7.5)])
@@ -146,7 +148,7 @@ async def test_every_key_of_a_delivery_expires(deliverer: Deliverer, redis: Redi
         assert 0 < await redis.pttl(key) <= EXPIRE_MS, key
 
 
-def test_worker_of_arq_has_the_methods_in_use() -> None:
+def test_arq_worker_has_the_overridden_methods() -> None:
     assert issubclass(BatchWorker, Worker)
     for method in ("main", "close"):
         assert inspect.iscoroutinefunction(getattr(Worker, method))
@@ -164,9 +166,7 @@ def test_worker_of_arq_has_the_methods_in_use() -> None:
     } <= set(parameters)
 
 
-async def test_worker_of_arq_has_the_attributes_in_use(
-    settings: Settings, arq_redis: ArqRedis
-) -> None:
+async def test_arq_worker_has_the_used_attributes(settings: Settings, arq_redis: ArqRedis) -> None:
     worker = stock_worker(arq_redis, [])
     assert worker.queue_name == QUEUE
     assert worker.pool is arq_redis

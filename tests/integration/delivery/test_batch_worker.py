@@ -1,4 +1,4 @@
-"""The worker side of deliveries."""
+"""How workers receive deliveries."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from support.valkey import OwnValkey, own_valkey
 from support.workers import claim, delivery, register
 
 
-def slots(settings: Settings, count: int) -> Settings:
+def settings_with_slots(settings: Settings, count: int) -> Settings:
     return settings.model_copy(update={"worker_slots": count})
 
 
-def patient(settings: Settings) -> Settings:
+def settings_without_polls(settings: Settings) -> Settings:
     """Return settings in which only a delivery can wake a worker in time."""
     return settings.model_copy(update={"redis_timeout": 300.0})
 
 
-def ranked(deliveries: list[AttemptKey]) -> list[tuple[AttemptKey, float]]:
+def with_ranks(deliveries: list[AttemptKey]) -> list[tuple[AttemptKey, float]]:
     return [(delivery, float(rank)) for rank, delivery in enumerate(deliveries)]
 
 
 async def is_waiting(redis: Redis) -> bool:
     """Return whether a worker blocks on its queue."""
     clients = await redis.client_list()
-    # The flag `b` means blocked; `cmd` alone is also the last command of an idle client.
+    # The flag `b` means blocked; `cmd` alone may be an idle client's last command.
     return any(client["cmd"] == "bzmpop" and "b" in client["flags"] for client in clients)
 
 
@@ -63,7 +63,7 @@ async def test_delivery_wakes_a_waiting_worker_at_once(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
-    async with running_worker(patient(settings), crew):
+    async with running_worker(settings_without_polls(settings), crew):
         for _ in range(3):
             await until_waiting(redis)
             [one] = new_keys(1)
@@ -78,7 +78,7 @@ async def test_delivery_skipped_by_a_claim_is_claimed_soon(
     # The worker makes no other poll within the test.
     monkeypatch.setattr(worker_module, "_POLL_S", 1e6)
     crew = Crew()
-    async with running_worker(patient(settings), crew):
+    async with running_worker(settings_without_polls(settings), crew):
         await until_waiting(redis)
         [one] = new_keys(1)
         crew.skipped_claims = 3
@@ -93,11 +93,11 @@ async def test_deliveries_wake_several_workers(
     one, other = Crew(), Crew()
     one.gate.clear()
     other.gate.clear()
-    single = slots(patient(settings), 1)
+    single = settings_with_slots(settings_without_polls(settings), 1)
     async with running_worker(single, one), running_worker(single, other):
         await until_waiting(redis)
         deliveries = new_keys(2)
-        await deliverer.deliver(POOL, ranked(deliveries))
+        await deliverer.deliver(POOL, with_ranks(deliveries))
         # The deliveries arrived together, and each wakes a worker.
         await until(lambda: len(one.started) + len(other.started) == 2)
         assert len(one.started) == len(other.started) == 1
@@ -107,24 +107,24 @@ async def test_deliveries_are_claimed_in_the_order_of_their_ranks(
     settings: Settings, deliverer: Deliverer
 ) -> None:
     deliveries = new_keys(50)
-    shuffled = ranked(deliveries)
+    shuffled = with_ranks(deliveries)
     random.Random(1).shuffle(shuffled)
     await deliverer.deliver(POOL, shuffled)
     crew = Crew()
-    async with running_worker(slots(settings, 7), crew):
+    async with running_worker(settings_with_slots(settings, 7), crew):
         await crew.until_started(*deliveries)
     assert [delivery for batch in crew.batches for delivery in batch] == deliveries
     assert max(map(len, crew.batches)) <= 7
 
 
-async def test_worker_takes_no_more_deliveries_than_free_slots(
+async def test_worker_receives_no_more_deliveries_than_free_slots(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
     crew.gate.clear()
     deliveries = new_keys(10)
-    await deliverer.deliver(POOL, ranked(deliveries))
-    async with running_worker(slots(settings, 3), crew) as worker:
+    await deliverer.deliver(POOL, with_ranks(deliveries))
+    async with running_worker(settings_with_slots(settings, 3), crew) as worker:
         await crew.until_started(*deliveries[:3])
         assert worker.free_slots == 0
         # The other deliveries stay in the queue for another worker.
@@ -138,10 +138,10 @@ async def test_worker_takes_no_more_deliveries_than_free_slots(
 
 async def test_free_slot_is_filled_at_once(settings: Settings, deliverer: Deliverer) -> None:
     deliveries = new_keys(20)
-    await deliverer.deliver(POOL, ranked(deliveries))
+    await deliverer.deliver(POOL, with_ranks(deliveries))
     crew = Crew()
-    # With a wait or a pause after each delivery, the test would time out.
-    async with running_worker(slots(patient(settings), 1), crew):
+    # If the worker waited or paused after each delivery, the test would time out.
+    async with running_worker(settings_with_slots(settings_without_polls(settings), 1), crew):
         await crew.until_started(*deliveries)
     assert crew.most_running == 1
 
@@ -178,7 +178,7 @@ async def test_repeated_delivery_is_queued_once(
 ) -> None:
     deliveries = new_keys(3)
     for _ in range(3):
-        await deliverer.deliver(POOL, ranked(deliveries))
+        await deliverer.deliver(POOL, with_ranks(deliveries))
     assert await redis.zcard(QUEUE) == 3
     crew = Crew()
     async with running_worker(settings, crew):
@@ -189,7 +189,7 @@ async def test_repeated_delivery_is_queued_once(
 async def test_job_delivered_to_two_pools_runs_once(
     settings: Settings, deliverer: Deliverer, database: Database
 ) -> None:
-    # The store refuses the claim of the second delivery.
+    # The store rejects the claim of the second delivery.
     crews = {pool: Crew() for pool in ("one", "two")}
     for pool, crew in crews.items():
         worker_id = await register(database, pool=pool)
@@ -204,7 +204,9 @@ async def test_job_delivered_to_two_pools_runs_once(
     one, two = crews.values()
     async with running_worker(settings, one, pool="one"), running_worker(settings, two, pool="two"):
         for _ in range(2):
-            await asyncio.gather(*(deliverer.deliver(pool, ranked(deliveries)) for pool in crews))
+            await asyncio.gather(
+                *(deliverer.deliver(pool, with_ranks(deliveries)) for pool in crews)
+            )
         await until(lambda: len(one.started + two.started) == 10)
     assert sorted(map(str, one.started + two.started)) == sorted(map(str, deliveries))
     for job in jobs:
@@ -235,7 +237,7 @@ async def test_worker_continues_after_a_flush_of_redis(
 async def test_worker_claims_from_postgresql_until_redis_returns(
     settings: Settings, valkey: OwnValkey
 ) -> None:
-    own = slots(settings, 2).model_copy(
+    own = settings_with_slots(settings, 2).model_copy(
         update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0}
     )
     deliverer = Deliverer(own, identify=identify)
@@ -252,20 +254,20 @@ async def test_worker_claims_from_postgresql_until_redis_returns(
         found = new_keys(5)
         crew.found = list(found)
         await crew.until_started(*found)
-        # The slots limit every batch.
+        # The number of slots limits every batch.
         assert crew.most_running <= 2
         assert max(map(len, crew.batches)) <= 2
         assert 0 not in crew.queries
 
         await valkey.give_back()
 
-        async def delivered() -> bool:
-            # The worker may not have reconnected yet; the delivery waits in the queue.
+        async def is_delivered() -> bool:
+            # The worker may not have reconnected yet, so the delivery waits in the queue.
             await deliverer.deliver(POOL, [(last, 0)])
             return last in crew.started
 
         [last] = new_keys(1)
-        await until(delivered)
+        await until(is_delivered)
         queries = len(crew.queries)
         for _ in range(3):
             [one] = new_keys(1)
@@ -281,7 +283,7 @@ async def test_hung_redis_delays_no_job(settings: Settings, valkey: OwnValkey) -
     async with running_worker(own, crew):
         client: Redis = Redis.from_url(valkey.url)
         await until_waiting(client)
-        # Pause all other commands, as a long script would.
+        # Block all other commands, as a long script would.
         await client.execute_command("CLIENT", "PAUSE", "60000", "ALL")
         await crew.until_queried()
         for _ in range(5):
@@ -321,11 +323,11 @@ async def test_worker_retries_claims_without_postgresql(
         await crew.until_started(before, after)
 
 
-async def test_paused_worker_takes_nothing_until_it_resumes(
+async def test_paused_worker_receives_nothing_until_it_resumes(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
-    async with running_worker(patient(settings), crew) as worker:
+    async with running_worker(settings_without_polls(settings), crew) as worker:
         await until_waiting(redis)
         worker.pause()
         # The worker still blocks on the queue, and must return the delivery that it receives.
@@ -342,15 +344,15 @@ async def test_paused_worker_takes_nothing_until_it_resumes(
         await crew.until_started(one)
 
 
-async def test_leaving_worker_loses_no_delivery(
+async def test_stopping_worker_loses_no_delivery(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
-    async with running_worker(patient(settings), crew) as worker:
+    async with running_worker(settings_without_polls(settings), crew) as worker:
         for _ in range(20):
             await until_waiting(redis)
             [one] = new_keys(1)
-            # The worker may have received the delivery before it leaves.
+            # The worker may have received the delivery before it stops.
             await asyncio.gather(deliverer.deliver(POOL, [(one, 0)]), worker.leave())
             kept = await redis.zcard(QUEUE)
             assert kept + crew.started.count(one) == 1
@@ -392,7 +394,7 @@ async def test_deliverer_without_redis_is_unavailable(
     )
     await deliverer.ping()
     valkey.kill()
-    for call in (deliverer.ping(), deliverer.deliver(POOL, ranked(new_keys(1)))):
+    for call in (deliverer.ping(), deliverer.deliver(POOL, with_ranks(new_keys(1)))):
         with pytest.raises(Unavailable) as caught:
             await call
         assert caught.value.dependency == "redis"
@@ -409,7 +411,7 @@ async def test_deliverer_without_redis_is_unavailable(
     ],
     ids=["out_of_memory", "replica"],
 )
-async def test_redis_that_refuses_writes_delays_no_job(
+async def test_redis_that_rejects_writes_delays_no_job(
     settings: Settings,
     valkey: OwnValkey,
     break_redis: tuple[str, ...],
@@ -421,10 +423,10 @@ async def test_redis_that_refuses_writes_delays_no_job(
     async with running_worker(own, crew) as worker, Redis.from_url(valkey.url) as client:
         await until_waiting(client)
         await client.execute_command(*break_redis)
-        # Redis still answers, but accepts no delivery.
+        # Redis still responds, but accepts no delivery.
         assert await client.ping()
         with pytest.raises(Unavailable):
-            await deliverer.deliver(POOL, ranked(new_keys(1)))
+            await deliverer.deliver(POOL, with_ranks(new_keys(1)))
         await until(lambda: worker.without_redis)
         for _ in range(5):
             crew.found = new_keys(1)
@@ -443,13 +445,13 @@ async def test_poll_finds_undelivered_jobs_while_redis_works(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()
-    async with running_worker(slots(settings, 1), crew) as worker:
+    async with running_worker(settings_with_slots(settings, 1), crew) as worker:
         worker._wait_s = 0.1
         await until_waiting(redis)
         found = new_keys(20)
         crew.found = list(found)
         await crew.until_started(*found)
-        # Polls of PostgreSQL do not stop the pops from the queue.
+        # Polling PostgreSQL does not stop the worker from reading its queue.
         assert not worker.without_redis
         [one] = new_keys(1)
         await deliverer.deliver(POOL, [(one, 0)])
@@ -478,7 +480,7 @@ async def test_undelivered_jobs_are_found_between_deliveries(
 async def test_workers_without_redis_share_the_jobs(
     settings: Settings, valkey: OwnValkey, database: Database
 ) -> None:
-    own = slots(settings, 5).model_copy(update={"redis_url": SecretStr(valkey.url)})
+    own = settings_with_slots(settings, 5).model_copy(update={"redis_url": SecretStr(valkey.url)})
     jobs = await submit_many(database, 100)
     crews = [Crew() for _ in range(4)]
 
@@ -503,7 +505,7 @@ async def test_workers_without_redis_share_the_jobs(
         await until(lambda: sum(len(crew.started) for crew in crews) == len(jobs))
     started = [delivery for crew in crews for delivery in crew.started]
     assert sorted(map(str, started)) == sorted(str(delivery(job)) for job in jobs)
-    # A claim skips jobs that another worker is claiming, so almost no claim is empty.
+    # A claim skips jobs that another worker is claiming, so almost every claim gets jobs.
     empty = sum(not batch for crew in crews for batch in crew.batches)
     assert empty <= len(crews)
 
@@ -537,7 +539,7 @@ async def test_unix_socket_carries_deliveries(
     await deliverer.close()
 
 
-async def test_installations_with_one_redis_take_their_own_deliveries(
+async def test_installations_share_redis_with_separate_deliveries(
     settings: Settings, deliverer: Deliverer
 ) -> None:
     async def identify_other() -> UUID:

@@ -89,7 +89,7 @@ async def test_batch_with_too_many_violations_lists_the_first(
     assert "more violations" in error.violations[""]
 
 
-async def test_batch_size_out_of_its_range_is_rejected(jobs: JobServiceStub):
+async def test_batch_size_out_of_range_is_rejected(jobs: JobServiceStub):
     for size, reason in ((0, "INVALID_ARGUMENT"), (1001, "LIMIT_EXCEEDED")):
         error = await rpc_error(jobs.BatchSubmitJobs(emails(size)))
         assert error.reason == reason
@@ -141,11 +141,11 @@ async def test_small_batch_is_handed_off_to_an_idle_pool(
     spec = JobSpec(type="square_sum", payload=NUMBERS)
     response = await jobs.BatchSubmitJobs(batch([spec, spec]))
 
-    async def delivered() -> bool:
+    async def is_delivered() -> bool:
         queued = await redis.zrange(await queue_of(redis, "pool"), 0, -1)
         return [name.decode() for name in queued] == [f"{job.id}:1" for job in response.jobs]
 
-    await until(delivered)
+    await until(is_delivered)
 
 
 async def test_validate_only_stores_nothing(worker: FakeWorker, jobs: JobServiceStub):

@@ -1,4 +1,4 @@
-"""Jobs whose deadline is the deadline of their call, by the database's clock."""
+"""Jobs that take over the deadline of their call, by the database's clock."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ from support.gateway import rpc_error
 from support.jobs import read_job
 
 EMAIL = JobSpec(type="email")
-# The deadline of a call, and the part of it that may pass before the call arrives, in seconds.
-# gRPC rounds deadlines up.
+# The call deadline, and the part of it that may pass before the call arrives, in seconds. gRPC
+# rounds deadlines up.
 TIMEOUT = 60
-SLOW = 40
+MAX_DELAY = 40
 
 
-def assert_within_the_call(job: Job) -> None:
+def assert_call_deadline(job: Job) -> None:
     left = job.deadline.ToDatetime() - job.create_time.ToDatetime()
-    assert timedelta(seconds=TIMEOUT - SLOW) < left < timedelta(seconds=TIMEOUT + 5)
+    assert timedelta(seconds=TIMEOUT - MAX_DELAY) < left < timedelta(seconds=TIMEOUT + 5)
 
 
-async def test_call_deadline_is_the_deadline_of_its_job(jobs: JobServiceStub, database: Database):
+async def test_call_deadline_becomes_the_job_deadline(jobs: JobServiceStub, database: Database):
     request = SubmitJobRequest(job=EMAIL, request_id="order-17", use_call_deadline=True)
     job = (await jobs.SubmitJob(request, timeout=TIMEOUT)).job
-    assert_within_the_call(job)
+    assert_call_deadline(job)
     # The submit returned the stored job.
     stored = await read_job(database, JobId(UUID(job.id)))
     assert stored.deadline == job.deadline.ToDatetime(tzinfo=UTC)
-    # The deadline is not part of the content: each repetition of a call has another one.
+    # The deadline is not part of the content, because each repeated call has a different one.
     again = await jobs.SubmitJob(request, timeout=10 * TIMEOUT)
     assert (again.outcome, again.job.id) == (SUBMIT_OUTCOME_EXISTING, job.id)
     assert again.job.deadline == job.deadline
 
 
-async def test_call_deadline_is_the_deadline_of_each_job(jobs: JobServiceStub):
+async def test_call_deadline_becomes_each_job_deadline_of_a_batch(jobs: JobServiceStub):
     for specs in ([EMAIL, EMAIL], [EMAIL, JobSpec(type="other", priority=1), EMAIL]):
         request = BatchSubmitJobsRequest(
             jobs=specs, use_call_deadline=True, request_id=f"batch of {len(specs)}"
         )
         made = await jobs.BatchSubmitJobs(request, timeout=TIMEOUT)
         for job in made.jobs:
-            assert_within_the_call(job)
+            assert_call_deadline(job)
             stored = (await jobs.GetJob(GetJobRequest(job_id=job.id))).job
             assert stored.deadline == job.deadline
         again = await jobs.BatchSubmitJobs(request, timeout=10 * TIMEOUT)
         assert (again.outcome, again.batch_id) == (SUBMIT_OUTCOME_EXISTING, made.batch_id)
 
 
-async def test_stream_deadline_is_the_deadline_of_its_job(jobs: JobServiceStub):
+async def test_stream_deadline_becomes_the_job_deadline(jobs: JobServiceStub):
     request = SubmitAndWatchRequest(job=EMAIL, use_call_deadline=True)
     stream = jobs.SubmitAndWatch(request, timeout=TIMEOUT)
     job = (await stream.read()).job
     stream.cancel()
-    assert_within_the_call(job)
+    assert_call_deadline(job)
 
 
 async def test_call_deadline_in_the_far_future_is_accepted(jobs: JobServiceStub):
@@ -75,12 +75,12 @@ async def test_call_deadline_in_the_far_future_is_accepted(jobs: JobServiceStub)
     assert job.deadline.ToDatetime() > job.create_time.ToDatetime()
 
 
-async def test_call_deadline_unused_sets_no_job_deadline(jobs: JobServiceStub):
+async def test_unused_call_deadline_sets_no_job_deadline(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(SubmitJobRequest(job=EMAIL), timeout=TIMEOUT)).job
     assert not job.HasField("deadline")
 
 
-async def test_call_without_deadline_cannot_be_used(jobs: JobServiceStub):
+async def test_use_of_a_missing_call_deadline_is_invalid(jobs: JobServiceStub):
     for call in (
         jobs.SubmitJob(SubmitJobRequest(job=EMAIL, use_call_deadline=True)),
         jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[EMAIL], use_call_deadline=True)),
@@ -91,7 +91,7 @@ async def test_call_without_deadline_cannot_be_used(jobs: JobServiceStub):
         assert set(error.violations) == {"use_call_deadline"}
 
 
-async def test_job_deadline_excludes_the_call_deadline(jobs: JobServiceStub):
+async def test_job_deadline_with_call_deadline_is_invalid(jobs: JobServiceStub):
     own = JobSpec(type="email", deadline=Timestamp(seconds=4_000_000_000))
     for call, field in (
         (

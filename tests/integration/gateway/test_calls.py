@@ -32,7 +32,7 @@ REQUEST_ID = "x-request-id"
 PREFIX = "/headrace.v1.JobService/"
 
 
-async def test_request_id_is_returned(jobs: JobServiceStub):
+async def test_request_id_is_returned_in_metadata(jobs: JobServiceStub):
     call = jobs.GetStats(GetStatsRequest(), metadata=((REQUEST_ID, "trace 17"),))
     await call
     assert dict(await call.trailing_metadata())[REQUEST_ID] == "trace 17"
@@ -95,8 +95,8 @@ async def test_undecodable_request_of_a_stream_is_invalid(channel: grpc.aio.Chan
     assert read_error(caught.value).reason == "INVALID_ARGUMENT"
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """Return a length-delimited field."""
+def _length_delimited(number: int, content: bytes) -> bytes:
+    """Return a length-delimited protobuf field."""
     size = len(content)
     encoded = bytearray([number << 3 | 2])
     while size > 127:
@@ -111,7 +111,7 @@ async def test_unknown_method_is_unimplemented(channel: grpc.aio.Channel):
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_call_after_its_deadline_ends(jobs: JobServiceStub):
+async def test_call_ends_at_its_deadline(jobs: JobServiceStub):
     stream = jobs.WatchJob(
         WatchJobRequest(
             job_id=(await jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email")))).job.id
@@ -195,21 +195,25 @@ def nested(depth: int, *, as_list: bool) -> struct_pb2.Value:
 async def test_depth_beyond_its_limit_is_invalid_in_each_form(
     channel: grpc.aio.Channel, form: str, depth: int
 ):
-    """Some of the requests decode, and some exceed the limits of every decoder."""
+    """Some requests can be decoded; others exceed the limits of every decoder."""
     if form == "json":
-        data = _field(2, b"[" * depth + b'"[["' + b"]" * depth)
+        data = _length_delimited(2, b"[" * depth + b'"[["' + b"]" * depth)
     else:
-        # Written by hand, since encoders stop at a hundred nested messages.
+        # The test encodes this request itself, because encoders stop at a hundred nested messages.
         inner = b"\x20\x01"
         for _ in range(depth):
-            entry = _field(1, b"a") + _field(2, inner)
-            inner = _field(6, _field(1, inner)) if form == "list" else _field(5, _field(1, entry))
-        data = _field(1, inner)
-    job = _field(1, b"email") + _field(3, data)
-    good = _field(1, _field(1, b"email"))
+            entry = _length_delimited(1, b"a") + _length_delimited(2, inner)
+            inner = (
+                _length_delimited(6, _length_delimited(1, inner))
+                if form == "list"
+                else _length_delimited(5, _length_delimited(1, entry))
+            )
+        data = _length_delimited(1, inner)
+    job = _length_delimited(1, b"email") + _length_delimited(3, data)
+    good = _length_delimited(1, _length_delimited(1, b"email"))
     for name, raw, path in (
-        ("SubmitJob", _field(1, job), "job.payload"),
-        ("BatchSubmitJobs", good + _field(1, job), "jobs[1].payload"),
+        ("SubmitJob", _length_delimited(1, job), "job.payload"),
+        ("BatchSubmitJobs", good + _length_delimited(1, job), "jobs[1].payload"),
     ):
         error = await rpc_error(channel.unary_unary(PREFIX + name)(raw))
         assert (error.code, error.reason) == (
@@ -224,15 +228,18 @@ async def test_depth_beyond_its_limit_is_invalid_in_each_form(
         }
 
 
-async def test_depth_beyond_the_search_of_a_path_is_explained(channel: grpc.aio.Channel):
+async def test_depth_beyond_the_path_search_names_no_path(channel: grpc.aio.Channel):
     inner = b"\x20\x01"
     for _ in range(100):
-        inner = _field(6, _field(1, inner))
-    # The deep document is the first one, and the search starts with the last one.
-    flat = _field(6, _field(1, b"\x20\x01") * 30_000)
-    specs = [_field(1, b"email") + _field(3, _field(1, value)) for value in (inner, flat)]
+        inner = _length_delimited(6, _length_delimited(1, inner))
+    # The deep document is the first one, but the search starts at the last one.
+    flat = _length_delimited(6, _length_delimited(1, b"\x20\x01") * 30_000)
+    specs = [
+        _length_delimited(1, b"email") + _length_delimited(3, _length_delimited(1, value))
+        for value in (inner, flat)
+    ]
     error = await rpc_error(
-        raw_call(channel, "BatchSubmitJobs", b"".join(_field(1, s) for s in specs))
+        raw_call(channel, "BatchSubmitJobs", b"".join(_length_delimited(1, s) for s in specs))
     )
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
     assert "or a document in it is nested deeper than 30 levels" in error.message
@@ -250,9 +257,9 @@ async def test_depth_at_its_limit_is_accepted_and_shown(jobs: JobServiceStub, as
 
 
 async def test_rejected_request_is_released(channel: grpc.aio.Channel):
-    """The reference cycle in which gRPC keeps an aborted call must not keep the request."""
+    """Calls that gRPC keeps in a reference cycle after an abort must not keep the request."""
     jobs = b"\x0a\x00" * 500_000
-    filter_ = _field(1, b"\x0a\x00" * 500_000)
+    filter_ = _length_delimited(1, b"\x0a\x00" * 500_000)
     gc.collect()
     gc.disable()
     tracemalloc.start()
@@ -289,15 +296,15 @@ async def test_watch_of_unknown_job_is_not_found(jobs: JobServiceStub):
 
 
 async def test_concurrent_calls_keep_their_request_ids(jobs: JobServiceStub):
-    async def echo(number: int) -> bool:
+    async def call_and_read_request_id(number: int) -> bool:
         call = jobs.GetStats(GetStatsRequest(), metadata=((REQUEST_ID, f"r{number}"),))
         await call
         return dict(await call.trailing_metadata())[REQUEST_ID] == f"r{number}"
 
-    assert all(await asyncio.gather(*(echo(number) for number in range(100))))
+    assert all(await asyncio.gather(*(call_and_read_request_id(number) for number in range(100))))
 
 
-async def test_foreign_services_keep_their_behavior(channel: grpc.aio.Channel):
+async def test_health_and_reflection_keep_their_behavior(channel: grpc.aio.Channel):
 
     health = health_pb2_grpc.HealthStub(channel)
     call = health.Check(health_pb2.HealthCheckRequest())

@@ -1,4 +1,4 @@
-"""Many simultaneous calls, as after the restart of a gateway."""
+"""Many simultaneous calls, as after a gateway restart."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from support.gateway import TIMEOUT
 
 # By default gRPC cancels some calls beyond 1,000 pending ones, and all beyond 3,000.
-_CROWD = 5000
+_CALLS = 5000
 
 
-async def test_every_call_of_a_crowd_is_answered(jobs: JobServiceStub):
-    async def ask() -> grpc.StatusCode:
+async def test_every_simultaneous_call_gets_a_response(jobs: JobServiceStub):
+    async def call_status() -> grpc.StatusCode:
         try:
             await jobs.GetJob(GetJobRequest(job_id="none"), timeout=TIMEOUT * 2)
         except grpc.aio.AioRpcError as error:
@@ -25,5 +25,5 @@ async def test_every_call_of_a_crowd_is_answered(jobs: JobServiceStub):
         return grpc.StatusCode.OK
 
     async with asyncio.timeout(TIMEOUT * 3):
-        codes = Counter(await asyncio.gather(*(ask() for _ in range(_CROWD))))
-    assert codes == {grpc.StatusCode.INVALID_ARGUMENT: _CROWD}
+        codes = Counter(await asyncio.gather(*(call_status() for _ in range(_CALLS))))
+    assert codes == {grpc.StatusCode.INVALID_ARGUMENT: _CALLS}

@@ -34,7 +34,7 @@ from support.gateway import STACK_TRACE, FakeWorker, rpc_error
 NUMBERS = b'{"data": [1, 2, 3]}'
 
 
-async def submitted(jobs: JobServiceStub) -> str:
+async def submit_job(jobs: JobServiceStub) -> str:
     request = SubmitJobRequest(job=JobSpec(type="square_sum", payload=Data(json=NUMBERS)))
     return (await jobs.SubmitJob(request)).job.id
 
@@ -42,7 +42,7 @@ async def submitted(jobs: JobServiceStub) -> str:
 @pytest.fixture
 async def succeeded(worker: FakeWorker, jobs: JobServiceStub) -> str:
     """A succeeded job with progress and output."""
-    job_id = await submitted(jobs)
+    job_id = await submit_job(jobs)
     await worker.start_job(job_id)
     await worker.report(
         job_id, progress=Progress(fraction=0.5, message="half", counters='{"rows": 2}')
@@ -53,7 +53,9 @@ async def succeeded(worker: FakeWorker, jobs: JobServiceStub) -> str:
     return job_id
 
 
-async def test_job_without_view_is_full(succeeded: str, worker: FakeWorker, jobs: JobServiceStub):
+async def test_get_job_without_view_returns_the_full_job(
+    succeeded: str, worker: FakeWorker, jobs: JobServiceStub
+):
     job = (await jobs.GetJob(GetJobRequest(job_id=succeeded))).job
     assert job.state == JOB_STATE_SUCCEEDED
     shown = json_format.MessageToDict(job)
@@ -84,7 +86,7 @@ async def test_basic_view_has_no_documents(succeeded: str, jobs: JobServiceStub)
 
 
 async def test_running_job_shows_its_attempt(worker: FakeWorker, jobs: JobServiceStub):
-    job_id = await submitted(jobs)
+    job_id = await submit_job(jobs)
     await worker.start_job(job_id)
     job = (await jobs.GetJob(GetJobRequest(job_id=job_id))).job
     assert job.state == JOB_STATE_RUNNING
@@ -92,7 +94,7 @@ async def test_running_job_shows_its_attempt(worker: FakeWorker, jobs: JobServic
 
 
 async def test_failed_job_shows_its_error(worker: FakeWorker, jobs: JobServiceStub):
-    job_id = await submitted(jobs)
+    job_id = await submit_job(jobs)
     await worker.start_job(job_id)
     await worker.fail(job_id)
     job = (await jobs.GetJob(GetJobRequest(job_id=job_id))).job
@@ -106,7 +108,7 @@ async def test_failed_job_shows_its_error(worker: FakeWorker, jobs: JobServiceSt
 
 
 async def test_stack_trace_is_in_the_full_view_only(worker: FakeWorker, jobs: JobServiceStub):
-    job_id = await submitted(jobs)
+    job_id = await submit_job(jobs)
     await worker.start_job(job_id)
     await worker.fail(job_id)
     shown = {
@@ -139,7 +141,7 @@ async def test_job_keeps_correlation_id_of_its_submit(jobs: JobServiceStub):
     metadata = (("x-request-id", "trace-17"),)
     single = SubmitJobRequest(job=spec, request_id="key")
     alone = (await jobs.SubmitJob(single, metadata=metadata)).job
-    # The second call returns the same job, despite its own correlation id.
+    # The second call returns the same job, although its correlation id differs.
     again = (await jobs.SubmitJob(single, metadata=(("x-request-id", "trace-18"),))).job
     batch = await jobs.BatchSubmitJobs(
         BatchSubmitJobsRequest(jobs=[spec, JobSpec(type="other")]), metadata=metadata
@@ -215,10 +217,8 @@ async def test_events_are_paged(succeeded: str, jobs: JobServiceStub):
     assert pages == [[1, 2], [3, 4], [5, 6]]
 
 
-async def test_events_with_large_output_fit_a_default_client(
-    worker: FakeWorker, jobs: JobServiceStub
-):
-    job_id = await submitted(jobs)
+async def test_large_output_events_fit_a_default_client(worker: FakeWorker, jobs: JobServiceStub):
+    job_id = await submit_job(jobs)
     await worker.start_job(job_id)
     for _ in range(100):
         await worker.report(job_id, output='"' + "x" * 60_000 + '"')
@@ -235,7 +235,7 @@ async def test_events_with_large_output_fit_a_default_client(
     assert seen == list(range(1, 103))
 
 
-async def test_events_after_the_last_are_empty(succeeded: str, jobs: JobServiceStub):
+async def test_page_after_the_last_event_is_empty(succeeded: str, jobs: JobServiceStub):
     for after_seq in (6, 7, 2**63 - 1):
         request = ListJobEventsRequest(job_id=succeeded, after_seq=after_seq)
         response = await jobs.ListJobEvents(request)

@@ -1,4 +1,4 @@
-"""The hand-off of committed jobs to pools, without the scheduler."""
+"""Hand-off of committed jobs to pools, without the scheduler."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ POOL = "pool"
 
 
 @asynccontextmanager
-async def knowing(settings: Settings, database: Database, bus: WakeBus) -> AsyncIterator[HandOff]:
-    """A hand-off that knows the live pools."""
+async def hand_off_with_pools(
+    settings: Settings, database: Database, bus: WakeBus
+) -> AsyncIterator[HandOff]:
+    """Run a hand-off that has read the live pools."""
     registrations = Registrations(database=database)
     hand_off = HandOff(settings=settings, database=database, registrations=registrations, bus=bus)
     await until(registrations.pools)
@@ -40,9 +42,9 @@ async def knowing(settings: Settings, database: Database, bus: WakeBus) -> Async
 
 @pytest.fixture
 async def hand_off(settings: Settings, database: Database, bus: WakeBus) -> AsyncIterator[HandOff]:
-    """A hand-off that knows a worker with two slots."""
+    """A hand-off that has read a pool with one worker and two slots."""
     await register(database, slots=2)
-    async with knowing(settings, database, bus) as hand_off:
+    async with hand_off_with_pools(settings, database, bus) as hand_off:
         yield hand_off
 
 
@@ -53,11 +55,11 @@ async def scheduler(settings: Settings, database: Database) -> AsyncIterator[Wak
         yield wake
 
 
-async def queued(redis: Redis) -> list[str]:
+async def queue_entries(redis: Redis) -> list[str]:
     return [name.decode() for name in await redis.zrange(await queue_of(redis, POOL), 0, -1)]
 
 
-def names(*jobs: Job) -> list[str]:
+def entry_names(*jobs: Job) -> list[str]:
     return [str(delivery(job)) for job in jobs]
 
 
@@ -68,13 +70,13 @@ async def test_idle_pool_receives_a_job_directly(
     for job in (later, sooner):
         hand_off.offer([job])
 
-        async def arrived(job: Job = job) -> bool:
-            return names(job)[0] in await queued(redis)
+        async def is_queued(job: Job = job) -> bool:
+            return entry_names(job)[0] in await queue_entries(redis)
 
-        await until(arrived)
-    # The scheduler orders jobs by rank too.
-    assert await queued(redis) == names(sooner, later)
-    assert await redis.zscore(await queue_of(redis, POOL), names(later)[0]) == pytest.approx(
+        await until(is_queued)
+    # The score is the rank, as for deliveries by the scheduler.
+    assert await queue_entries(redis) == entry_names(sooner, later)
+    assert await redis.zscore(await queue_of(redis, POOL), entry_names(later)[0]) == pytest.approx(
         rank_of(later)
     )
     assert not await scheduler.wait(SHORT)
@@ -98,7 +100,7 @@ async def test_many_or_unserved_jobs_wake_the_scheduler(
         with subtests.test(name):
             hand_off.offer(jobs)
             assert await scheduler.wait(LONG) == {Topic.JOBS}
-            assert await queued(redis) == []
+            assert await queue_entries(redis) == []
 
 
 async def test_pool_with_waiting_jobs_receives_nothing(
@@ -107,13 +109,13 @@ async def test_pool_with_waiting_jobs_receives_nothing(
     first = await submit_many(database, 4)
     hand_off.offer(first)
 
-    async def full() -> bool:
-        return len(await queued(redis)) == 4
+    async def is_full() -> bool:
+        return len(await queue_entries(redis)) == 4
 
-    await until(full)
+    await until(is_full)
     hand_off.offer([await submit(database)])
     assert await scheduler.wait(LONG) == {Topic.JOBS}
-    assert await queued(redis) == names(*first)
+    assert await queue_entries(redis) == entry_names(*first)
 
 
 async def test_pool_without_a_free_slot_receives_nothing(
@@ -125,10 +127,10 @@ async def test_pool_without_a_free_slot_receives_nothing(
 ) -> None:
     busy = await register(database, slots=1)
     await start(database, busy, await submit(database))
-    async with knowing(settings, database, bus) as hand_off:
+    async with hand_off_with_pools(settings, database, bus) as hand_off:
         hand_off.offer([await submit(database)])
         assert await scheduler.wait(LONG) == {Topic.JOBS}
-    assert await queued(redis) == []
+    assert await queue_entries(redis) == []
 
 
 async def test_pool_with_the_most_free_slots_receives_the_job(
@@ -137,19 +139,19 @@ async def test_pool_with_the_most_free_slots_receives_the_job(
     await register(database, pool="small", slots=1)
     await register(database, pool=POOL, slots=5)
     jobs = await submit_many(database, 3)
-    async with knowing(settings, database, bus) as hand_off:
+    async with hand_off_with_pools(settings, database, bus) as hand_off:
         hand_off.offer(jobs)
 
-        async def arrived() -> bool:
-            return len(await queued(redis)) == 3
+        async def is_queued() -> bool:
+            return len(await queue_entries(redis)) == 3
 
-        await until(arrived)
+        await until(is_queued)
 
 
 async def test_prefetch_of_zero_disables_the_hand_off(
     settings: Settings, database: Database, bus: WakeBus, scheduler: WakeSubscription, redis: Redis
 ) -> None:
-    # Then an empty queue in Redis does not mean that the pool is idle.
+    # Without prefetch, an empty Redis queue does not mean that the pool is idle.
     await register(database)
     strict = settings.model_copy(update={"dispatch_prefetch": 0})
     hand_off = HandOff(
@@ -160,7 +162,7 @@ async def test_prefetch_of_zero_disables_the_hand_off(
     )
     hand_off.offer([await submit(database)])
     assert await scheduler.wait(LONG) == {Topic.JOBS}
-    assert await queued(redis) == []
+    assert await queue_entries(redis) == []
     await hand_off.close()
 
 
@@ -171,7 +173,7 @@ async def test_hand_off_without_redis_wakes_the_scheduler(
     bus = WakeBus(without_redis, database)
     await bus.start()
     await register(database)
-    async with knowing(without_redis, database, bus) as hand_off:
+    async with hand_off_with_pools(without_redis, database, bus) as hand_off:
         for _ in range(2):
             hand_off.offer([await submit(database)])
             assert await scheduler.wait(LONG) == {Topic.JOBS}
@@ -184,10 +186,10 @@ async def test_lost_hand_off_is_delivered_by_the_scheduler(
     job = await submit(database)
     hand_off.offer([job])
 
-    async def arrived() -> bool:
-        return bool(await queued(redis))
+    async def is_queued() -> bool:
+        return bool(await queue_entries(redis))
 
-    await until(arrived)
+    await until(is_queued)
     await redis.flushdb()
     deliverer = Deliverer(settings, identify=database.installation_id)
     await Dispatch(
@@ -197,5 +199,5 @@ async def test_lost_hand_off_is_delivered_by_the_scheduler(
         prefetch=0,
         redeliver_after=10,
     ).run_once()
-    assert await queued(redis) == names(job)
+    assert await queue_entries(redis) == entry_names(job)
     await deliverer.close()

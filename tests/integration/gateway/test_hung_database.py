@@ -1,4 +1,4 @@
-"""A database that hangs: calls end as UNAVAILABLE before their callers give up."""
+"""A hung database: calls end as UNAVAILABLE before their callers time out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CLIENT_DEADLINE = inspect.signature(Client).parameters["timeout"].default
 
 
 @pytest.fixture
-async def link(database_url: str) -> AsyncIterator[Proxy]:
+async def proxy(database_url: str) -> AsyncIterator[Proxy]:
     proxy = Proxy(database_url)
     await proxy.start()
     yield proxy
@@ -48,11 +48,11 @@ async def link(database_url: str) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-def settings(settings: Settings, link: Proxy) -> Settings:
+def settings(settings: Settings, proxy: Proxy) -> Settings:
     return settings.model_copy(
         update={
-            "database_url": SecretStr(link.url),
-            # Only the time limit of calls ends this one.
+            "database_url": SecretStr(proxy.url),
+            # Only the call timeout ends these calls.
             "database_timeout": 300.0,
             "call_timeout": 2.0,
         }
@@ -60,8 +60,8 @@ def settings(settings: Settings, link: Proxy) -> Settings:
 
 
 @asynccontextmanager
-async def locked(database_url: str, schema: str) -> AsyncIterator[None]:
-    """Lock the table of the jobs in another session."""
+async def locked_jobs(database_url: str, schema: str) -> AsyncIterator[None]:
+    """Lock the jobs table in another session."""
     session = await asyncpg.connect(database_url, timeout=30)
     try:
         async with session.transaction():
@@ -72,16 +72,16 @@ async def locked(database_url: str, schema: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def silent(link: Proxy) -> AsyncIterator[None]:
-    """Drop each packet, on open and on new connections."""
-    link.hold()
+async def silent_proxy(proxy: Proxy) -> AsyncIterator[None]:
+    """Hold all data of existing and new connections."""
+    proxy.hold()
     try:
         yield
     finally:
-        link.release()
+        proxy.release()
 
 
-def calls(jobs: JobServiceStub) -> list[grpc.aio.Call]:
+def all_calls(jobs: JobServiceStub) -> list[grpc.aio.Call]:
     within = {"timeout": 60}
     return [
         jobs.SubmitJob(SubmitJobRequest(job=SPEC), **within),
@@ -97,13 +97,17 @@ def calls(jobs: JobServiceStub) -> list[grpc.aio.Call]:
 
 
 @pytest.mark.parametrize("hangs", ["locked", "silent"])
-async def test_call_of_a_hung_database_is_unavailable(
-    jobs: JobServiceStub, database_url: str, settings: Settings, link: Proxy, hangs: str
+async def test_call_with_a_hung_database_is_unavailable(
+    jobs: JobServiceStub, database_url: str, settings: Settings, proxy: Proxy, hangs: str
 ):
     await jobs.SubmitJob(SubmitJobRequest(job=SPEC))
-    hung = locked(database_url, settings.database_schema) if hangs == "locked" else silent(link)
+    hung = (
+        locked_jobs(database_url, settings.database_schema)
+        if hangs == "locked"
+        else silent_proxy(proxy)
+    )
     async with hung:
-        errors = await asyncio.gather(*map(rpc_error, calls(jobs)))
+        errors = await asyncio.gather(*map(rpc_error, all_calls(jobs)))
 
     for error in errors:
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
@@ -111,7 +115,7 @@ async def test_call_of_a_hung_database_is_unavailable(
     await jobs.SubmitJob(SubmitJobRequest(job=SPEC), timeout=60)
 
 
-async def test_client_retries_until_a_hung_database_answers(
+async def test_client_retries_until_a_hung_database_responds(
     gateway: Gateway, database_url: str, settings: Settings
 ):
     target = f"127.0.0.1:{gateway.port}"
@@ -119,9 +123,9 @@ async def test_client_retries_until_a_hung_database_answers(
         Client(target, timeout=60, retries=50) as client,
         Client(target, timeout=60, retries=0) as impatient,
     ):
-        async with locked(database_url, settings.database_schema):
+        async with locked_jobs(database_url, settings.database_schema):
             submit = asyncio.create_task(client.submit("email", request_id="once"))
-            # The first attempt of `submit` ends before a later one of `impatient`.
+            # The first call of `submit` ends before the later call of `impatient`.
             with pytest.raises(Unavailable, match="postgresql"):
                 await impatient.submit("email")
             assert not submit.done()
@@ -131,7 +135,7 @@ async def test_client_retries_until_a_hung_database_answers(
         assert again.id == job.id
 
 
-def test_limit_of_a_call_is_below_the_deadline_of_clients():
+def test_call_timeout_is_below_the_client_deadline():
     release = database_module._RELEASE_S
 
     assert Settings().call_timeout + release < CLIENT_DEADLINE

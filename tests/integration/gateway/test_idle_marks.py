@@ -29,7 +29,7 @@ from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, FakeWorker, rpc_error
 from support.proxy import Proxy
 
-# The interval of the marks and the idle timeout of the proxy, which allows for a busy machine.
+# The interval of the marks, and the proxy's idle timeout, which is long enough for a busy machine.
 MARK_S, PROXY_S = 0.3, 3.0
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
@@ -82,7 +82,7 @@ async def test_idle_marks_keep_a_quiet_job_behind_a_proxy(
         request = SubmitAndWatchRequest(job=spec, request_id="key")
         submitted = group.create_task(follow(JobServiceStub(two).SubmitAndWatch(request)))
         client = group.create_task(follow_as_client())
-        # The proxy cuts the stream with rare marks, so the silence was long enough.
+        # The proxy cuts the stream with rare marks, which shows that its idle timeout was reached.
         rare = JobServiceStub(three).WatchJob(
             WatchJobRequest(job_id=job_id, idle_interval=Duration(seconds=60))
         )
@@ -109,7 +109,7 @@ async def test_idle_marks_keep_a_quiet_job_behind_a_proxy(
     ],
     ids=str,
 )
-async def test_idle_interval_out_of_its_bounds_is_invalid(
+async def test_idle_interval_out_of_range_is_invalid(
     channel: grpc.aio.Channel, jobs: JobServiceStub, interval: Duration
 ):
     job_id = "0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"
@@ -129,7 +129,7 @@ async def test_idle_interval_out_of_its_bounds_is_invalid(
         assert error.violations == {"idle_interval": "must be 1 s to 60 s"}
 
 
-def test_longest_idle_setting_is_half_of_the_silence_of_clients():
+def test_longest_idle_setting_is_half_the_client_timeout():
     longest = Timing().silence / 2
     assert Settings(stream_idle=longest).stream_idle == longest
     with pytest.raises(ValidationError, match="stream_idle"):

@@ -23,19 +23,19 @@ async def submit(jobs: JobServiceStub, job_type: str = "email", **fields: object
 
 
 async def submit_many(jobs: JobServiceStub, count: int, **fields: object) -> list[str]:
-    """The ids of the jobs, the newest first."""
+    """Submit jobs; return their ids, newest first."""
     specs = [JobSpec(**{"type": "email", **fields}) for _ in range(count)]
     response = await jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=specs))
     return [job.id for job in reversed(response.jobs)]
 
 
-async def listed(jobs: JobServiceStub, text: str) -> set[str]:
+async def list_types(jobs: JobServiceStub, text: str) -> set[str]:
     response = await jobs.ListJobs(ListJobsRequest(filter=text, page_size=1000))
     assert response.next_page_token == ""
     return {job.id for job in response.jobs}
 
 
-async def pages(jobs: JobServiceStub, **fields: object) -> list[list[Job]]:
+async def read_pages(jobs: JobServiceStub, **fields: object) -> list[list[Job]]:
     request = ListJobsRequest(**fields)
     found = []
     while True:
@@ -52,26 +52,26 @@ async def test_list_without_jobs_is_empty(jobs: JobServiceStub):
     assert response.next_page_token == ""
 
 
-async def test_newest_job_is_first(jobs: JobServiceStub):
+async def test_newest_job_is_listed_first(jobs: JobServiceStub):
     ids = [(await submit(jobs)).id for _ in range(3)]
     response = await jobs.ListJobs(ListJobsRequest())
     assert [job.id for job in response.jobs] == ids[::-1]
 
 
-async def test_pages_have_their_size_and_end_without_token(jobs: JobServiceStub):
+async def test_pages_have_the_page_size_and_last_has_no_token(jobs: JobServiceStub):
     ids = await submit_many(jobs, 25)
-    found = await pages(jobs, page_size=10)
+    found = await read_pages(jobs, page_size=10)
     assert [len(page) for page in found] == [10, 10, 5]
     assert [job.id for page in found for job in page] == ids
-    # A full page that is the last one has no token either.
-    assert [len(page) for page in await pages(jobs, page_size=5)] == [5] * 5
+    # A last page that is full has no token either.
+    assert [len(page) for page in await read_pages(jobs, page_size=5)] == [5] * 5
 
 
 async def test_page_size_has_a_default_and_a_maximum(jobs: JobServiceStub):
     await submit_many(jobs, 600)
     await submit_many(jobs, 600)
-    assert [len(page) for page in await pages(jobs)] == [100] * 12
-    assert [len(page) for page in await pages(jobs, page_size=5000)] == [1000, 200]
+    assert [len(page) for page in await read_pages(jobs)] == [100] * 12
+    assert [len(page) for page in await read_pages(jobs, page_size=5000)] == [1000, 200]
 
 
 async def test_pages_are_stable_while_jobs_arrive(jobs: JobServiceStub):
@@ -88,7 +88,7 @@ async def test_pages_are_stable_while_jobs_arrive(jobs: JobServiceStub):
     assert seen == ids
 
 
-async def test_token_of_another_filter_is_invalid(jobs: JobServiceStub):
+async def test_token_for_a_different_filter_is_invalid(jobs: JobServiceStub):
     await submit_many(jobs, 5)
     first = await jobs.ListJobs(ListJobsRequest(page_size=2, filter="type = email"))
     for text in ("", "type = other", "type=email"):
@@ -169,7 +169,7 @@ async def test_filter_finds_matching_jobs(worker: FakeWorker, jobs: JobServiceSt
         'schedule_time <= "9999-01-01T00:00:00Z"': everything,
         'labels.team = "\'; DROP TABLE jobs; --"': set(),
     }.items():
-        assert await listed(jobs, text) == expected, text
+        assert await list_types(jobs, text) == expected, text
 
 
 _OPERATORS = {
@@ -196,7 +196,7 @@ async def test_every_field_accepts_all_its_operators(jobs: JobServiceStub):
     for field, operators in _OPERATORS.items():
         for operator in operators:
             value = "*" if operator == ":" else _VALUES.get(field, "x")
-            await listed(jobs, f"{field} {operator} {value}")
+            await list_types(jobs, f"{field} {operator} {value}")
 
 
 async def test_list_has_documents_only_in_the_full_view(worker: FakeWorker, jobs: JobServiceStub):
@@ -219,6 +219,6 @@ async def test_pages_of_large_jobs_fit_a_default_client(
     ids = []
     for _ in range(3):
         ids = await submit_many(jobs, 10, payload=payload) + ids
-    found = await pages(jobs, page_size=1000, view=JOB_VIEW_FULL)
+    found = await read_pages(jobs, page_size=1000, view=JOB_VIEW_FULL)
     assert [job.id for page in found for job in page] == ids
     assert len(found) > 5

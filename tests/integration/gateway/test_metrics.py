@@ -1,4 +1,4 @@
-"""The metrics of a gateway, scraped over HTTP."""
+"""Gateway metrics, scraped over HTTP."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from support.watching import foreign_transaction
 SPEC = JobSpec(type="square_sum", payload=Data(json=b'{"data": [1, 2, 3]}'))
 OUTPUT = '"' + 60_000 * "x" + '"'
 
-SENT = "headrace_stream_commit_to_sent_seconds"
+COMMIT_TO_SENT = "headrace_stream_commit_to_sent_seconds"
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def slow(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
+async def slow_jobs(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
     """Calls over a connection with a small window, which a stalled reader fills."""
     options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
     target = f"127.0.0.1:{gateway.port}"
@@ -60,33 +60,33 @@ async def job_id(worker: FakeWorker, jobs: JobServiceStub) -> str:
     return (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
 
 
-async def read(call: Any) -> Any:
+async def read_response(call: Any) -> Any:
     async with asyncio.timeout(TIMEOUT):
         return await call.read()
 
 
-async def live(call: Any) -> str:
+async def until_live(call: Any) -> str:
     """Wait until a stream of many jobs has caught up; return its cursor."""
-    response = await read(call)
+    response = await read_response(call)
     while response.mark != WATCH_MARK_CAUGHT_UP:
-        response = await read(call)
+        response = await read_response(call)
     return str(response.cursor)
 
 
-def streams(samples: Scrape) -> dict[str, float]:
+def stream_counts(samples: Scrape) -> dict[str, float]:
     kinds = ("job", "jobs", "subscription", "standby")
     return {kind: samples[f'headrace_streams{{kind="{kind}"}}'] for kind in kinds}
 
 
 async def test_streams_are_counted_by_kind(gateway: Gateway, jobs: JobServiceStub, job_id: str):
     before = await scrape(gateway.metrics_port)
-    assert streams(before) == {"job": 0, "jobs": 0, "subscription": 0, "standby": 0}
+    assert stream_counts(before) == {"job": 0, "jobs": 0, "subscription": 0, "standby": 0}
     calls: list[Any] = [jobs.WatchJobs(WatchJobsRequest()) for _ in range(2)]
     for call in calls:
-        await live(call)
+        await until_live(call)
     calls.append(jobs.WatchJob(WatchJobRequest(job_id=job_id)))
-    await read(calls[-1])
-    assert streams(await scrape(gateway.metrics_port)) == {
+    await read_response(calls[-1])
+    assert stream_counts(await scrape(gateway.metrics_port)) == {
         "job": 1,
         "jobs": 2,
         "subscription": 0,
@@ -94,7 +94,9 @@ async def test_streams_are_counted_by_kind(gateway: Gateway, jobs: JobServiceStu
     }
     for call in calls:
         call.cancel()
-    await scrape_until(gateway.metrics_port, lambda samples: not any(streams(samples).values()))
+    await scrape_until(
+        gateway.metrics_port, lambda samples: not any(stream_counts(samples).values())
+    )
 
 
 async def test_standby_watches_of_subscription_are_counted(
@@ -106,45 +108,47 @@ async def test_standby_watches_of_subscription_are_counted(
         subscriptions.WatchSubscription(WatchSubscriptionRequest(name="billing", consumer=consumer))
         for consumer in ("one", "two")
     ]
-    await live(calls[0])
+    await until_live(calls[0])
     samples = await scrape_until(
-        gateway.metrics_port, lambda samples: streams(samples)["standby"] == 1
+        gateway.metrics_port, lambda samples: stream_counts(samples)["standby"] == 1
     )
-    assert streams(samples) == {"job": 0, "jobs": 0, "subscription": 1, "standby": 1}
+    assert stream_counts(samples) == {"job": 0, "jobs": 0, "subscription": 1, "standby": 1}
     for call in calls:
         call.cancel()
-    await scrape_until(gateway.metrics_port, lambda samples: not any(streams(samples).values()))
+    await scrape_until(
+        gateway.metrics_port, lambda samples: not any(stream_counts(samples).values())
+    )
 
 
 async def test_only_live_events_are_timed(
     gateway: Gateway, jobs: JobServiceStub, worker: FakeWorker, job_id: str
 ):
     call = jobs.WatchJob(WatchJobRequest(job_id=job_id))
-    assert len((await read(call)).events) == 1
-    assert (await scrape(gateway.metrics_port))[f"{SENT}_count"] == 0
+    assert len((await read_response(call)).events) == 1
+    assert (await scrape(gateway.metrics_port))[f"{COMMIT_TO_SENT}_count"] == 0
     await worker.start_job(job_id)
     await worker.report(job_id, output="1")
     seen = 1
     while seen < 3:
-        seen += len((await read(call)).events)
+        seen += len((await read_response(call)).events)
     samples = await scrape_until(
-        gateway.metrics_port, lambda samples: samples[f"{SENT}_count"] == 2
+        gateway.metrics_port, lambda samples: samples[f"{COMMIT_TO_SENT}_count"] == 2
     )
-    # The poll that found them ran within a second, and the clocks agree.
-    assert 0 < samples[f"{SENT}_sum"] < 5
-    assert samples[f'{SENT}_bucket{{le="5.0"}}'] == 2
-    assert samples[f'{SENT}_bucket{{le="+Inf"}}'] == 2
+    # The poll that found the events ran within a second, and the clocks agree.
+    assert 0 < samples[f"{COMMIT_TO_SENT}_sum"] < 5
+    assert samples[f'{COMMIT_TO_SENT}_bucket{{le="5.0"}}'] == 2
+    assert samples[f'{COMMIT_TO_SENT}_bucket{{le="+Inf"}}'] == 2
     call.cancel()
 
 
 async def test_resumed_streams_are_counted(gateway: Gateway, jobs: JobServiceStub, job_id: str):
     first = jobs.WatchJobs(WatchJobsRequest())
-    cursor = await live(first)
+    cursor = await until_live(first)
     whole = jobs.WatchJob(WatchJobRequest(job_id=job_id))
-    await read(whole)
+    await read_response(whole)
     assert (await scrape(gateway.metrics_port))["headrace_stream_resumes_total"] == 0
     resumed = jobs.WatchJobs(WatchJobsRequest(cursor=cursor))
-    await live(resumed)
+    await until_live(resumed)
     behind = jobs.WatchJob(WatchJobRequest(job_id=job_id, after_seq=1))
     samples = await scrape_until(
         gateway.metrics_port, lambda samples: samples["headrace_stream_resumes_total"] == 2
@@ -157,29 +161,29 @@ async def test_resumed_streams_are_counted(gateway: Gateway, jobs: JobServiceStu
 async def test_stalled_reader_raises_lag_until_it_returns(
     gateway: Gateway,
     jobs: JobServiceStub,
-    slow: JobServiceStub,
+    slow_jobs: JobServiceStub,
     worker: FakeWorker,
     job_id: str,
 ):
     port = gateway.metrics_port
-    reading, away = jobs.WatchJobs(WatchJobsRequest()), slow.WatchJobs(WatchJobsRequest())
+    reading, away = jobs.WatchJobs(WatchJobsRequest()), slow_jobs.WatchJobs(WatchJobsRequest())
     for call in (reading, away):
-        await live(call)
+        await until_live(call)
     await worker.start_job(job_id)
-    # More than the window, the packed messages and the mailbox hold.
+    # More events than the window, the packed messages and the mailbox can hold.
     for _ in range(24):
         await worker.report(job_id, output=OUTPUT)
     samples = await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] > 0.3)
     lag = samples["headrace_stream_lag_seconds"]
-    # The lag may fall once, when the window of the transport grows, before it rises again.
+    # The lag may fall once, when the transport window grows, before it rises again.
     later = await scrape_until(
         port, lambda samples: samples["headrace_stream_lag_seconds"] > lag + 0.3
     )
     assert later["headrace_stream_slow_consumers_total"] == 0
     for call in (reading, away):
-        while not any(event.seq == 26 for event in (await read(call)).events):
+        while not any(event.seq == 26 for event in (await read_response(call)).events):
             pass
-    # Its mailbox was too small for the missed events.
+    # The mailbox was too small for the missed events.
     await scrape_until(
         port,
         lambda samples: (
@@ -196,9 +200,9 @@ async def test_open_transaction_raises_the_settled_lag(
 ):
     port = gateway.metrics_port
     call = jobs.WatchJobs(WatchJobsRequest())
-    await live(call)
+    await until_live(call)
     async with foreign_transaction(database):
-        # The metric rises before an event waits, once another session has written a row.
+        # The metric rises once another session has written a row, before any event waits.
         await FakeWorker(database).register()
         held = await scrape_until(
             port, lambda samples: samples["headrace_open_transaction_seconds"] > 0.2
@@ -216,10 +220,11 @@ async def test_open_transaction_raises_the_settled_lag(
                 > higher["headrace_settled_lag_seconds"] + 0.2
             ),
         )
-        # The event is still unsettled, so no stream is slow; streams of one job have received it.
-        assert len((await read(jobs.WatchJob(WatchJobRequest(job_id=job_id)))).events) == 1
+        # The event is still unsettled, so no stream counts as slow. Streams of one job have
+        # received it.
+        assert len((await read_response(jobs.WatchJob(WatchJobRequest(job_id=job_id)))).events) == 1
         await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] == 0)
-    assert len((await read(call)).events) == 1
+    assert len((await read_response(call)).events) == 1
     await scrape_until(
         port,
         lambda samples: (
@@ -235,10 +240,10 @@ async def test_polls_of_the_tail_are_counted(
 ):
     port = gateway.metrics_port
     call = jobs.WatchJobs(WatchJobsRequest())
-    await live(call)
+    await until_live(call)
     before = await scrape(port)
     await jobs.SubmitJob(SubmitJobRequest(job=SPEC))
-    await read(call)
+    await read_response(call)
     after = await scrape_until(
         port,
         lambda samples: samples["headrace_tail_looks_total"] > before["headrace_tail_looks_total"],
@@ -259,27 +264,27 @@ async def test_requests_create_no_new_series(
         call = jobs.WatchJob(
             WatchJobRequest(job_id=job_id), metadata=(("user-agent", name), ("x-request-id", name))
         )
-        await read(call)
+        await read_response(call)
         call.cancel()
     assert set(await scrape(gateway.metrics_port)) == before
 
 
-async def test_process_is_measured(gateway: Gateway):
+async def test_process_metrics_are_exported(gateway: Gateway):
     samples = await scrape(gateway.metrics_port)
     assert samples["process_resident_memory_bytes"] > 1_000_000
     assert samples["process_open_fds"] > 3
 
 
-async def test_two_gateways_in_one_process_count_apart(
+async def test_two_gateways_in_one_process_count_separately(
     gateway: Gateway, jobs: JobServiceStub, settings: Settings
 ):
     other = Gateway(settings)
     await other.start()
     try:
         call = jobs.WatchJobs(WatchJobsRequest())
-        await live(call)
-        assert streams(await scrape(gateway.metrics_port))["jobs"] == 1
-        assert streams(await scrape(other.metrics_port))["jobs"] == 0
+        await until_live(call)
+        assert stream_counts(await scrape(gateway.metrics_port))["jobs"] == 1
+        assert stream_counts(await scrape(other.metrics_port))["jobs"] == 0
         call.cancel()
     finally:
         await other.stop()

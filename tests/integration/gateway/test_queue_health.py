@@ -35,8 +35,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
-# A reading is valid for a second, and watches show a change within two seconds. The margin is for a
-# busy machine.
+# Watches report a change within two seconds, because the gateway reads workers every second. The
+# rest is a margin for a busy machine.
 DEADLINE_S = 10
 
 
@@ -49,8 +49,8 @@ async def status(health: health_pb2_grpc.HealthStub, service: str) -> int:
     return (await health.Check(health_pb2.HealthCheckRequest(service=service))).status
 
 
-class Watched:
-    """A watch of a queue."""
+class QueueWatch:
+    """A health watch of a queue."""
 
     def __init__(self, health: health_pb2_grpc.HealthStub, service: str) -> None:
         self.call = health.Watch(health_pb2.HealthCheckRequest(service=service))
@@ -70,7 +70,7 @@ async def test_name_without_a_queue_is_unknown(health: health_pb2_grpc.HealthStu
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await status(health, name)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert await Watched(health, name).next() == SERVICE_UNKNOWN
+    assert await QueueWatch(health, name).next() == SERVICE_UNKNOWN
 
 
 async def test_queues_of_a_worker_are_serving(
@@ -83,7 +83,7 @@ async def test_queues_of_a_worker_are_serving(
 
 
 async def until_status(health: health_pb2_grpc.HealthStub, service: str, expected: int) -> None:
-    """Wait for a status."""
+    """Wait until a service has a status."""
 
     async def has() -> bool:
         return await status(health, service) == expected
@@ -109,7 +109,7 @@ async def test_queue_with_present_or_past_jobs_is_serving(
     prepared = await prepare_job(database, state)
     await set_column(database, prepared.job.id, "queue = 'mine'")
     await until_status(health, "queue/mine", SERVING)
-    # A gateway that knew the queue knows it as long as it runs.
+    # A gateway remembers a known queue as long as it runs.
     await set_column(database, prepared.job.id, "queue = 'other'")
     await until_status(health, "queue/other", SERVING)
     assert await status(health, "queue/mine") == SERVING
@@ -136,13 +136,13 @@ async def remove(database: Database, worker_id: WorkerId) -> None:
 async def test_watch_without_wake_up_follows_workers(
     health: health_pb2_grpc.HealthStub, database: Database, end
 ):
-    fast, slow = Watched(health, "queue/fast"), Watched(health, "queue/slow")
+    fast, slow = QueueWatch(health, "queue/fast"), QueueWatch(health, "queue/slow")
     assert (await fast.next(), await slow.next()) == (NOT_SERVING, NOT_SERVING)
     worker_id = await register(database, queues=["fast"])
     assert await fast.next() == SERVING
     await end(database, worker_id)
     assert await fast.next() == NOT_SERVING
-    # The other queue was never named.
+    # No worker or job has named the other queue.
     await register(database, queues=["slow"])
     assert await slow.next() == SERVING
 
@@ -169,7 +169,7 @@ async def test_wake_up_refreshes_a_watch_early(settings: Settings, database: Dat
 
 
 async def test_watch_follows_a_real_worker(health: health_pb2_grpc.HealthStub, settings: Settings):
-    watched = Watched(health, "queue/default")
+    watched = QueueWatch(health, "queue/default")
     assert await watched.next() == NOT_SERVING
     worker = WorkerService(settings, handlers())
     await worker.start()
@@ -203,7 +203,7 @@ async def test_many_probes_cost_one_query_a_second(settings: Settings):
             for name in ("fast", "slow", "default"):
                 await queues.serving(f"queue/{name}")
             await asyncio.sleep(0)
-    # A probe may read just before a watch does.
+    # A probe may read just before a watch reads.
     assert database.statements <= 2 * (1 + (clock() - started))
     await queues.stop()
     await database.close()
@@ -234,7 +234,7 @@ class TestOutages:
         self, postgres: Proxy, health: health_pb2_grpc.HealthStub, database: Database
     ):
         await register(database)
-        watched = Watched(health, "queue/default")
+        watched = QueueWatch(health, "queue/default")
         assert await watched.next() == SERVING
         await postgres.cut()
         assert await watched.next() == NOT_SERVING
@@ -247,7 +247,7 @@ async def test_stop_ends_watches_as_not_serving(
     gateway: Gateway, health: health_pb2_grpc.HealthStub, database: Database
 ):
     await register(database)
-    watched = Watched(health, "queue/default")
+    watched = QueueWatch(health, "queue/default")
     assert await watched.next() == SERVING
     await gateway.stop()
     assert await watched.next() == NOT_SERVING

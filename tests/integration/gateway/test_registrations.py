@@ -1,4 +1,4 @@
-"""The registrations that a gateway caches: read again at a wake-up, with age, and after faults."""
+"""Cached registrations: a gateway rereads them after wake-ups, by age, and after faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headrace_gateway.api.registrations import Registrations
 from support.jobs import submit
 from support.workers import register, start
 
-AT_ONCE = Timing(retry=(0.0, 0.0))
+RETRY_AT_ONCE = Timing(retry=(0.0, 0.0))
 DEADLINE_S = 20
 
 
@@ -34,7 +34,7 @@ class Clock:
 @asynccontextmanager
 async def running(registrations: Registrations) -> AsyncIterator[tuple[LoopRunner, Wake]]:
     wake = Wake()
-    runner = LoopRunner(registrations, wake=wake, timing=AT_ONCE)
+    runner = LoopRunner(registrations, wake=wake, timing=RETRY_AT_ONCE)
     runner.start()
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -65,7 +65,7 @@ async def test_failed_run_is_followed_by_another(
             raise ValueError("an unexpected row")
         return await read(*args, **options)
 
-    # Without a wake-up, age alone causes runs.
+    # Without wake-ups, only age causes runs.
     registrations = Registrations(database=database, max_age=0.01)
     assert await registrations.handlers(DEFAULT_TENANT) == {}
     monkeypatch.setattr(module, "live_handlers", fail_once)
@@ -76,7 +76,7 @@ async def test_failed_run_is_followed_by_another(
         assert "late" in await registrations.handlers(DEFAULT_TENANT)
 
 
-async def test_idle_tenants_and_pools_are_not_read(
+async def test_unused_tenants_and_pools_are_not_read(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()

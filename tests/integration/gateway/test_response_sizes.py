@@ -35,11 +35,11 @@ SERVICES = (
     hs.DESCRIPTOR.services_by_name["HandlerService"],
     ss.DESCRIPTOR.services_by_name["SubscriptionService"],
 )
-# A number takes eleven bytes in a Value. The first document is as large as a Value may be, and the
-# second one is shown as its text.
+# A number takes eleven bytes in a Value. The first document is as large as a Value may be.
+# Responses show the second document as text.
 NUMBERS = "[" + ",".join("0" * (MAX_VALUE_BYTES // 11 - 2)) + "]"
 TEXT = json.dumps("x" * (MAX_DOCUMENT_BYTES - 2))
-LONGEST = "\U00010000" * 255
+LONGEST_LABEL = "\U00010000" * 255
 ENCODINGS = (DATA_ENCODING_VALUE, DATA_ENCODING_JSON)
 
 
@@ -68,8 +68,8 @@ async def worker(database: Database) -> FakeWorker:
 
 
 @dataclass
-class Filled:
-    """A platform with values of the largest sizes."""
+class FilledPlatform:
+    """A platform with values of the maximum sizes."""
 
     database: Database
     jobs: JobServiceStub
@@ -89,7 +89,7 @@ class Filled:
         return response
 
     async def events(self, name: str, request: Message, count: int) -> list[Message]:
-        """Read a stream until it has sent a number of events."""
+        """Read a stream until it has sent `count` events."""
         stub = self.subscriptions if name == "WatchSubscription" else self.jobs
         call = getattr(stub, name)(request)
         events: list[Message] = []
@@ -107,7 +107,7 @@ def largest_job(payload: str) -> JobSpec:
     return JobSpec(
         type="t1",
         payload=Data(json=payload.encode()),
-        labels={f"{number:063}": LONGEST for number in range(MAX_LABELS)},
+        labels={f"{number:063}": LONGEST_LABEL for number in range(MAX_LABELS)},
         retry_policy=RetryPolicy(
             non_retryable_error_types=["\U00010000" * 199 + str(n % 10) for n in range(32)]
         ),
@@ -115,9 +115,11 @@ def largest_job(payload: str) -> JobSpec:
 
 
 @pytest.fixture
-async def filled(channel: grpc.aio.Channel, worker: FakeWorker, database: Database) -> Filled:
+async def filled(
+    channel: grpc.aio.Channel, worker: FakeWorker, database: Database
+) -> FilledPlatform:
     jobs = JobServiceStub(channel)
-    filled = Filled(
+    filled = FilledPlatform(
         database, jobs, HandlerServiceStub(channel), SubscriptionServiceStub(channel), [], ""
     )
     stream = jobs.WatchJobs(js.WatchJobsRequest())
@@ -141,7 +143,7 @@ async def filled(channel: grpc.aio.Channel, worker: FakeWorker, database: Databa
     filled.job_ids.append(failed)
     await worker.start_job(failed)
     await worker.fail(failed)
-    # Older versions accepted it.
+    # Older versions accepted documents of these sizes.
     async with database.transaction() as connection:
         for name, pieces in (("progress", 20_000), ("progress", 2_000_000), ("result", 3_000_000)):
             await connection.execute(
@@ -158,7 +160,7 @@ async def filled(channel: grpc.aio.Channel, worker: FakeWorker, database: Databa
     return filled
 
 
-async def get_job(filled: Filled) -> None:
+async def get_job(filled: FilledPlatform) -> None:
     shown = set()
     for job_id in filled.job_ids:
         for encoding in ENCODINGS:
@@ -171,7 +173,7 @@ async def get_job(filled: Filled) -> None:
     assert shown == {("value", "list_value"), ("value", "string_value"), ("json", None)}
 
 
-async def list_jobs(filled: Filled) -> None:
+async def list_jobs(filled: FilledPlatform) -> None:
     for encoding in ENCODINGS:
         seen, token = [], ""
         while True:
@@ -186,7 +188,7 @@ async def list_jobs(filled: Filled) -> None:
         assert seen == filled.job_ids[::-1]
 
 
-async def list_job_events(filled: Filled) -> None:
+async def list_job_events(filled: FilledPlatform) -> None:
     for job_id in filled.job_ids[:2]:
         seen, after_seq = [], 0
         while True:
@@ -199,7 +201,7 @@ async def list_job_events(filled: Filled) -> None:
         assert seen == list(range(1, 11))
 
 
-async def list_job_output(filled: Filled) -> None:
+async def list_job_output(filled: FilledPlatform) -> None:
     for job_id in filled.job_ids[:2]:
         for encoding in ENCODINGS:
             pieces, after_seq = [], 0
@@ -216,7 +218,7 @@ async def list_job_output(filled: Filled) -> None:
             assert all(piece.output.WhichOneof("kind") for piece in pieces)
 
 
-async def batch_submit(filled: Filled) -> None:
+async def batch_submit(filled: FilledPlatform) -> None:
     spec = JobSpec(type="t1", labels={f"{number:063}": "x" * 255 for number in range(11)})
     for validate_only in (True, False, False):
         request = js.BatchSubmitJobsRequest(
@@ -232,7 +234,7 @@ async def batch_submit(filled: Filled) -> None:
     assert len(response.jobs[0].labels) == 11
 
 
-async def watch_job(filled: Filled) -> None:
+async def watch_job(filled: FilledPlatform) -> None:
     for job_id in filled.job_ids[:2]:
         for encoding in ENCODINGS:
             request = js.WatchJobRequest(job_id=job_id, data_encoding=encoding)
@@ -240,7 +242,7 @@ async def watch_job(filled: Filled) -> None:
             assert [event.seq for event in events] == list(range(1, 11))
 
 
-async def watch_jobs(filled: Filled) -> None:
+async def watch_jobs(filled: FilledPlatform) -> None:
     for encoding in ENCODINGS:
         request = js.WatchJobsRequest(
             cursor=filled.cursor,
@@ -250,7 +252,7 @@ async def watch_jobs(filled: Filled) -> None:
         assert len(await filled.events("WatchJobs", request, 20)) == 20
 
 
-async def submit_and_watch(filled: Filled) -> None:
+async def submit_and_watch(filled: FilledPlatform) -> None:
     for document in (NUMBERS, TEXT):
         request = js.SubmitAndWatchRequest(
             job=largest_job(document), request_id=f"key{len(document)}"
@@ -258,20 +260,20 @@ async def submit_and_watch(filled: Filled) -> None:
         assert (await filled.events("SubmitAndWatch", request, 10))[-1].state == JOB_STATE_SUCCEEDED
 
 
-async def submit_job(filled: Filled) -> None:
-    # The fixture has submitted these jobs, so the submit returns the existing one.
+async def submit_job(filled: FilledPlatform) -> None:
+    # The fixture has submitted these jobs, so the submit returns an existing job.
     request = js.SubmitJobRequest(job=largest_job(TEXT), request_id=f"key{len(TEXT)}")
     assert (await filled.call("SubmitJob", request)).job.state == JOB_STATE_SUCCEEDED
 
 
-async def retry_and_cancel(filled: Filled) -> None:
+async def retry_and_cancel(filled: FilledPlatform) -> None:
     job_id = filled.job_ids[2]
     retried = await filled.call("RetryJob", js.RetryJobRequest(job_id=job_id))
     cancelled = await filled.call("CancelJob", js.CancelJobRequest(job_id=job_id))
     assert len(retried.job.labels) == len(cancelled.job.labels) == MAX_LABELS
 
 
-async def stats(filled: Filled) -> None:
+async def get_stats(filled: FilledPlatform) -> None:
     async with filled.database.transaction() as connection:
         await connection.execute(text("SET LOCAL session_replication_role = replica"))
         await connection.execute(
@@ -292,7 +294,7 @@ async def stats(filled: Filled) -> None:
     assert "q" in names
 
 
-async def list_handlers(filled: Filled) -> None:
+async def list_handlers(filled: FilledPlatform) -> None:
     for encoding in ENCODINGS:
         seen, token = [], ""
         while True:
@@ -305,11 +307,11 @@ async def list_handlers(filled: Filled) -> None:
         assert seen == [f"t{number}" for number in range(8)]
 
 
-async def subscriptions(filled: Filled) -> None:
+async def subscriptions(filled: FilledPlatform) -> None:
     largest = js.JobFilter(
         queues=[f"{number:0100}" for number in range(1000)],
         types=[f"{number:0100}" for number in range(1000)],
-        labels={f"{number:063}": LONGEST for number in range(1000)},
+        labels={f"{number:063}": LONGEST_LABEL for number in range(1000)},
         job_ids=[f"0199c2a0-5b1e-7c3d-9a41-{number:012}" for number in range(10_000)],
     )
     names = [f"s{number}" for number in range(4)]
@@ -330,7 +332,7 @@ async def subscriptions(filled: Filled) -> None:
         await filled.call("DeleteSubscription", ss.DeleteSubscriptionRequest(name=name))
 
 
-async def watch_subscription(filled: Filled) -> None:
+async def watch_subscription(filled: FilledPlatform) -> None:
     request = ss.CreateSubscriptionRequest(
         name="all", cursor=filled.cursor, filter=js.JobFilter(job_ids=filled.job_ids[:2])
     )
@@ -348,48 +350,50 @@ async def watch_subscription(filled: Filled) -> None:
 
 
 @dataclass
-class Row:
-    """The calls of an RPC, and the least size of its largest response."""
+class RpcSizes:
+    """The calls that measure an RPC, and the minimum size of its largest response."""
 
-    do: Callable[[Filled], object]
+    measure: Callable[[FilledPlatform], object]
     at_least: int = 0
 
 
 MIB = 2**20
-# In the order of the calls: the first ones read the values of the fixture.
-TABLE = {
-    "GetJob": Row(get_job, 3 * MIB),
-    "ListJobs": Row(list_jobs, 3 * MIB),
-    "ListJobEvents": Row(list_job_events, 2 * MIB),
-    "ListJobOutput": Row(list_job_output, 2 * MIB),
-    "WatchJob": Row(watch_job, MIB),
-    "WatchJobs": Row(watch_jobs, MIB),
-    "WatchSubscription": Row(watch_subscription, MIB),
-    "AckSubscription": Row(watch_subscription),
-    "SubmitAndWatch": Row(submit_and_watch, MIB),
-    "SubmitJob": Row(submit_job, 250_000),
-    "RetryJob": Row(retry_and_cancel, 250_000),
-    "CancelJob": Row(retry_and_cancel, 250_000),
-    "BatchSubmitJobs": Row(batch_submit, 100_000),
-    "GetStats": Row(stats, MIB),
-    "ListHandlers": Row(list_handlers, 2 * MIB),
-    "CreateSubscription": Row(subscriptions, MIB),
-    "GetSubscription": Row(subscriptions, MIB),
-    "ListSubscriptions": Row(subscriptions, MIB),
-    "DeleteSubscription": Row(subscriptions),
+# In the order of the calls: the first calls read the values that the fixture wrote.
+SIZES_BY_RPC = {
+    "GetJob": RpcSizes(get_job, 3 * MIB),
+    "ListJobs": RpcSizes(list_jobs, 3 * MIB),
+    "ListJobEvents": RpcSizes(list_job_events, 2 * MIB),
+    "ListJobOutput": RpcSizes(list_job_output, 2 * MIB),
+    "WatchJob": RpcSizes(watch_job, MIB),
+    "WatchJobs": RpcSizes(watch_jobs, MIB),
+    "WatchSubscription": RpcSizes(watch_subscription, MIB),
+    "AckSubscription": RpcSizes(watch_subscription),
+    "SubmitAndWatch": RpcSizes(submit_and_watch, MIB),
+    "SubmitJob": RpcSizes(submit_job, 250_000),
+    "RetryJob": RpcSizes(retry_and_cancel, 250_000),
+    "CancelJob": RpcSizes(retry_and_cancel, 250_000),
+    "BatchSubmitJobs": RpcSizes(batch_submit, 100_000),
+    "GetStats": RpcSizes(get_stats, MIB),
+    "ListHandlers": RpcSizes(list_handlers, 2 * MIB),
+    "CreateSubscription": RpcSizes(subscriptions, MIB),
+    "GetSubscription": RpcSizes(subscriptions, MIB),
+    "ListSubscriptions": RpcSizes(subscriptions, MIB),
+    "DeleteSubscription": RpcSizes(subscriptions),
 }
 
 
-def test_every_rpc_is_in_the_table_of_sizes() -> None:
-    assert {method.name for service in SERVICES for method in service.methods} == set(TABLE)
+def test_every_rpc_has_a_row_in_the_size_table() -> None:
+    assert {method.name for service in SERVICES for method in service.methods} == set(SIZES_BY_RPC)
 
 
-async def test_every_response_fits_a_default_client(filled: Filled) -> None:
-    for do in dict.fromkeys(row.do for row in TABLE.values()):
-        # An oversized response fails here, since the channel has the default limit of gRPC.
-        await do(filled)
-    largest = {name: max(filled.sizes[name]) for name in TABLE}
+async def test_every_response_fits_a_default_client(filled: FilledPlatform) -> None:
+    for measure in dict.fromkeys(row.measure for row in SIZES_BY_RPC.values()):
+        # An oversized response fails here, because the channel has gRPC's default limit.
+        await measure(filled)
+    largest = {name: max(filled.sizes[name]) for name in SIZES_BY_RPC}
     assert max(largest.values()) <= MAX_RESPONSE_BYTES
-    # The test would prove nothing with small responses.
-    small = {name: largest[name] for name, row in TABLE.items() if largest[name] < row.at_least}
+    # Small responses would prove nothing.
+    small = {
+        name: largest[name] for name, row in SIZES_BY_RPC.items() if largest[name] < row.at_least
+    }
     assert not small

@@ -38,12 +38,12 @@ EXPIRED = (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
 
 
-async def read(call: Any) -> Any:
+async def read_response(call: Any) -> Any:
     async with asyncio.timeout(TIMEOUT):
         return await call.read()
 
 
-async def submitted(jobs: JobServiceStub, count: int = 1) -> list[str]:
+async def submit_jobs(jobs: JobServiceStub, count: int = 1) -> list[str]:
     spec = JobSpec(type="email", queue="mail")
     return [(await jobs.SubmitJob(SubmitJobRequest(job=spec))).job.id for _ in range(count)]
 
@@ -53,12 +53,14 @@ async def cancel(jobs: JobServiceStub, *ids: str) -> None:
         await jobs.CancelJob(CancelJobRequest(job_id=job_id))
 
 
-async def past(jobs: JobServiceStub, cursor: str = "") -> tuple[list[tuple[str, int]], list[str]]:
-    """Return the events after a cursor so far, and the cursors of their pages."""
+async def read_past(
+    jobs: JobServiceStub, cursor: str = ""
+) -> tuple[list[tuple[str, int]], list[str]]:
+    """Return all present events after a cursor, and the cursors of their pages."""
     call = jobs.WatchJobs(WatchJobsRequest(cursor=cursor))
     events, cursors = [], []
     while True:
-        response = await read(call)
+        response = await read_response(call)
         events += [(event.job_id, event.seq) for event in response.events]
         cursors.append(response.cursor)
         if response.mark == WATCH_MARK_CAUGHT_UP:
@@ -73,25 +75,25 @@ async def installation(database: Database) -> Installation:
 
 
 async def test_expired_cursor_names_the_oldest_cursor(jobs: JobServiceStub, database: Database):
-    _, (begin,) = await past(jobs)
-    old = await submitted(jobs, 3)
-    (kept,) = await submitted(jobs)
+    _, (begin,) = await read_past(jobs)
+    old = await submit_jobs(jobs, 3)
+    (kept,) = await submit_jobs(jobs)
     await cancel(jobs, *old)
-    (recent,) = await submitted(jobs)
-    # A gateway that has sent these events has settled them.
+    (recent,) = await submit_jobs(jobs)
+    # The gateway has settled all events that it has sent.
     follower = jobs.WatchJobs(WatchJobsRequest(cursor=begin))
     seen: list[Any] = []
     while len(seen) < 8:
-        seen += (await read(follower)).events
+        seen += (await read_response(follower)).events
     follower.cancel()
     assert (await prune(database)).jobs == 3
 
-    error = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
+    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
     assert (error.code, error.reason) == EXPIRED
     assert set(error.metadata) == {"oldest_cursor"}
     oldest = error.metadata["oldest_cursor"]
-    events, _ = await past(jobs, oldest)
-    # All kept events after the start are sent.
+    events, _ = await read_past(jobs, oldest)
+    # The stream sends all remaining events after the start.
     assert events == [(recent, 1)]
     assert (await jobs.GetJob(GetJobRequest(job_id=kept))).job.id == kept
 
@@ -99,18 +101,18 @@ async def test_expired_cursor_names_the_oldest_cursor(jobs: JobServiceStub, data
 async def test_oldest_cursor_is_valid(
     jobs: JobServiceStub, database: Database, installation: Installation
 ):
-    _, (begin,) = await past(jobs)
-    (old,) = await submitted(jobs)
+    _, (begin,) = await read_past(jobs)
+    (old,) = await submit_jobs(jobs)
     await cancel(jobs, old)
-    await submitted(jobs, 2)
+    await submit_jobs(jobs, 2)
     assert (await prune(database)).jobs == 1
-    error = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
+    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
     start = decode_cursor(installation, DEFAULT_TENANT, error.metadata["oldest_cursor"])
     at = encode_cursor(installation, DEFAULT_TENANT, *start)
     assert at == error.metadata["oldest_cursor"]
-    assert len((await past(jobs, at))[0]) == 2
+    assert len((await read_past(jobs, at))[0]) == 2
     just_before = encode_cursor(installation, DEFAULT_TENANT, start[0], start[1] - 1)
-    error = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor=just_before))))
+    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=just_before))))
     assert (error.code, error.reason) == EXPIRED
     assert error.metadata["oldest_cursor"] == at
 
@@ -118,13 +120,13 @@ async def test_oldest_cursor_is_valid(
 async def test_cursor_of_another_database_is_invalid(
     jobs: JobServiceStub, database: Database, installation: Installation
 ):
-    (old,) = await submitted(jobs)
+    (old,) = await submit_jobs(jobs)
     await cancel(jobs, old)
     assert (await prune(database)).jobs == 1
     other_database = Installation(id=uuid4(), secret=installation.secret)
     forger = Installation(id=installation.id, secret=bytes(32))
     good = encode_cursor(installation, DEFAULT_TENANT, 1, 1)
-    error = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor=good))))
+    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=good))))
     assert (error.code, error.reason) == EXPIRED
     for cursor in (
         encode_cursor(other_database, DEFAULT_TENANT, 1, 1),
@@ -134,18 +136,18 @@ async def test_cursor_of_another_database_is_invalid(
         good[:5] + ("A" if good[5] != "A" else "B") + good[6:],
         "no cursor at all",
     ):
-        error = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor=cursor))))
+        error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=cursor))))
         assert (error.code, error.reason) == INVALID
 
 
 async def test_pruned_job_is_not_found(jobs: JobServiceStub, database: Database):
-    (old,) = await submitted(jobs)
+    (old,) = await submit_jobs(jobs)
     await cancel(jobs, old)
     assert (await prune(database)).jobs == 1
     for call in (
         jobs.GetJob(GetJobRequest(job_id=old)),
-        read(jobs.WatchJob(WatchJobRequest(job_id=old))),
-        read(jobs.WatchJob(WatchJobRequest(job_id=old, after_seq=2))),
+        read_response(jobs.WatchJob(WatchJobRequest(job_id=old))),
+        read_response(jobs.WatchJob(WatchJobRequest(job_id=old, after_seq=2))),
         jobs.CancelJob(CancelJobRequest(job_id=old)),
     ):
         error = await rpc_error(call)
@@ -154,15 +156,15 @@ async def test_pruned_job_is_not_found(jobs: JobServiceStub, database: Database)
 
 async def test_request_id_of_pruned_job_is_free(jobs: JobServiceStub, database: Database):
     request = SubmitAndWatchRequest(job=JobSpec(type="email", queue="mail"), request_id="order-17")
-    first = (await read(jobs.SubmitAndWatch(request))).job.id
-    assert (await read(jobs.SubmitAndWatch(request))).job.id == first
+    first = (await read_response(jobs.SubmitAndWatch(request))).job.id
+    assert (await read_response(jobs.SubmitAndWatch(request))).job.id == first
     await cancel(jobs, first)
     assert (await prune(database)).jobs == 1
-    assert (await read(jobs.SubmitAndWatch(request))).job.id != first
+    assert (await read_response(jobs.SubmitAndWatch(request))).job.id != first
 
 
 async def test_pages_are_stable_while_jobs_are_pruned(jobs: JobServiceStub, database: Database):
-    ids = await submitted(jobs, 6)
+    ids = await submit_jobs(jobs, 6)
     first = await jobs.ListJobs(ListJobsRequest(page_size=2))
     assert [job.id for job in first.jobs] == ids[:-3:-1]
     # Prune the last job of the page, the next one and the oldest one.
@@ -176,13 +178,13 @@ async def test_pages_are_stable_while_jobs_are_pruned(jobs: JobServiceStub, data
     assert remaining == [ids[2], ids[1]]
 
 
-async def test_kept_job_has_its_events_before_the_log_start(
+async def test_remaining_job_keeps_events_before_the_log_start(
     jobs: JobServiceStub, database: Database
 ):
-    _, (begin,) = await past(jobs)
-    (kept,) = await submitted(jobs)
+    _, (begin,) = await read_past(jobs)
+    (kept,) = await submit_jobs(jobs)
     await cancel(jobs, kept)
-    others = await submitted(jobs, 2)
+    others = await submit_jobs(jobs, 2)
     await cancel(jobs, *others)
     failed = 'state = \'failed\', error = \'{"type": "E", "message": "", "retryable": false}\''
     await set_column(database, JobId(UUID(kept)), failed)
@@ -196,16 +198,16 @@ async def test_kept_job_has_its_events_before_the_log_start(
         async for response in jobs.WatchJob(WatchJobRequest(job_id=kept)):
             shown += [event.seq for event in response.events]
     assert shown == [1, 2]
-    # A stream of many jobs can no longer start there, and it misses no later event.
+    # A stream of many jobs can no longer start there. It misses no later event.
     only = JobFilter(job_ids=[kept])
     old = WatchJobsRequest(filter=only, cursor=begin)
-    error = await rpc_error(read(jobs.WatchJobs(old)))
+    error = await rpc_error(read_response(jobs.WatchJobs(old)))
     assert (error.code, error.reason) == EXPIRED
     await jobs.RetryJob(RetryJobRequest(job_id=kept))
     request = WatchJobsRequest(filter=only, cursor=error.metadata["oldest_cursor"])
     follower = jobs.WatchJobs(request)
     behind: list[Any] = []
     while not behind:
-        behind += (await read(follower)).events
+        behind += (await read_response(follower)).events
     follower.cancel()
     assert [(event.job_id, event.seq) for event in behind] == [(kept, 3)]

@@ -1,4 +1,4 @@
-"""The gateway as a server: health, reflection, outages of its dependencies, start and stop."""
+"""The gateway as a server: health, reflection, dependency outages, start and stop."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel):
 
 
 async def test_reflection_v1_describes_itself_and_the_rest(channel: grpc.aio.Channel):
-    """Call as a tool that knows only v1 and receives its message types by reflection."""
+    """Call like a tool that supports only v1 and receives its message types by reflection."""
     path = f"/{REFLECTION_V1}/ServerReflectionInfo"
 
     async def ask(request: Message) -> reflection_pb2.ServerReflectionResponse:
@@ -105,7 +105,7 @@ async def test_reflection_v1_describes_itself_and_the_rest(channel: grpc.aio.Cha
     assert "headrace/v1/job_service.proto" in {file.name for file in files}
 
 
-async def test_reflection_v1_is_strict(channel: grpc.aio.Channel):
+async def test_reflection_v1_rejects_unknown_requests(channel: grpc.aio.Channel):
     call = channel.stream_stream(f"/{REFLECTION_V1}/ServerReflectionInfo")(iter([b"\xff"]))
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -132,7 +132,7 @@ async def test_submit_and_watch_sends_the_job_then_its_events(jobs: JobServiceSt
     assert await call.read() is grpc.aio.EOF
     assert await call.code() is grpc.StatusCode.OK
 
-    # The same request_id attaches to the same job, after the events seen before.
+    # The same request_id attaches to the same job, after the events already received.
     again = jobs.SubmitAndWatch(
         SubmitAndWatchRequest(job=JobSpec(type="email"), request_id="r", after_seq=1)
     )
@@ -142,7 +142,7 @@ async def test_submit_and_watch_sends_the_job_then_its_events(jobs: JobServiceSt
 
 
 class TestOutages:
-    """Servers behind proxies that a test cuts."""
+    """PostgreSQL and Redis behind proxies that a test cuts."""
 
     @pytest.fixture
     async def postgres(self, database_url: str) -> AsyncIterator[Proxy]:
@@ -203,7 +203,7 @@ class TestOutages:
         assert error.metadata == {"dependency": "postgresql"}
         # Jobs are still readable.
         await jobs.GetStats(GetStatsRequest())
-        # The sessions that started read-only stay open.
+        # The sessions that were opened read-only stay open.
         await set_read_only(settings, read_only=False, end_sessions=False)
         async with asyncio.timeout(20):
             assert (await stream.read()).status == SERVING
@@ -250,7 +250,7 @@ async def test_stop_ends_streams_and_completes_open_calls(
     async with asyncio.timeout(10):
         await gateway.stop()
         results = await asyncio.gather(*calls, return_exceptions=True)
-        # Each submit was stored, or rejected so that the client tries another gateway.
+        # Each submit was either stored, or rejected so that the client tries another gateway.
         for result in results:
             if isinstance(result, grpc.aio.AioRpcError):
                 assert result.code() is grpc.StatusCode.UNAVAILABLE
@@ -277,14 +277,14 @@ async def test_port_in_use_is_an_error(gateway: Gateway, settings: Settings):
 
 
 class Process:
-    """A gateway as a process, with its log in JSON."""
+    """A gateway process that logs in JSON."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.log: list[dict[str, Any]] = []
 
     async def until(self, event: str) -> dict[str, Any]:
-        """Read the log up to an event."""
+        """Read the log until an event."""
         assert self.process.stderr is not None
         async with asyncio.timeout(30):
             while not self.log or self.log[-1]["event"] != event:
@@ -349,7 +349,7 @@ async def test_internal_error_is_logged_without_the_payload(process: Process, da
         spec = JobSpec(type="email", payload=Data(json=b'"secret words: this breaks it"'))
         calls = [
             jobs.SubmitJob(SubmitJobRequest(job=spec), metadata=(("x-request-id", "trace-17"),)),
-            # Submits that share its commit are stored.
+            # Submits in the same group commit are stored.
             *(jobs.SubmitJob(SUBMIT) for _ in range(20)),
         ]
         error, *others = await asyncio.gather(rpc_error(calls[0]), *calls[1:])

@@ -1,4 +1,4 @@
-"""Stalled readers of streams, and other readers on the same connection."""
+"""Stalled stream readers, and other readers on the same connection."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ PATIENCE = 0.5
 # A client whose window does not grow with its throughput.
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
 
-# The largest output; a few of them fill the window and the buffer of gRPC.
+# The largest output. A few outputs fill the window and gRPC's buffer.
 OUTPUT = '"' + 60_000 * "x" + '"'
 OUTPUTS = 12
 
-# A stream of all jobs may still send these events, which precede its start.
-EARLY = {1, 2}
+# The numbers of events that precede the start of a stream of all jobs, which may still send them.
+PRECEDING_SEQS = {1, 2}
 
 SPEC = JobSpec(type="square_sum", payload=Data(json=b'{"data": [1, 2, 3]}'))
 
@@ -55,7 +55,7 @@ def settings(settings: Settings, patience: float) -> Settings:
 
 
 @pytest.fixture
-async def slow(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
+async def slow_jobs(gateway: Gateway) -> AsyncIterator[JobServiceStub]:
     """Calls over a connection with a small window."""
     target = f"127.0.0.1:{gateway.port}"
     async with grpc.aio.insecure_channel(target, options=SMALL_WINDOW) as channel:
@@ -80,8 +80,8 @@ def watch_job(stub: JobServiceStub, job_id: str, after_seq: int = 0) -> Any:
     )
 
 
-async def live(call: Any) -> None:
-    """Wait until a stream of many jobs has sent the first events of the job."""
+async def until_live(call: Any) -> None:
+    """Wait until a stream of many jobs has caught up."""
     async with asyncio.timeout(TIMEOUT):
         response = await call.read()
         while response.mark != WATCH_MARK_CAUGHT_UP:
@@ -89,7 +89,7 @@ async def live(call: Any) -> None:
 
 
 async def read_seqs(call: Any, *, through: int) -> list[int]:
-    """Return the numbers of the events up to a number."""
+    """Return the event numbers up to `through`."""
     seqs: list[int] = []
     async with asyncio.timeout(TIMEOUT):
         while not seqs or seqs[-1] < through:
@@ -100,7 +100,7 @@ async def read_seqs(call: Any, *, through: int) -> list[int]:
 
 
 async def read_rest(call: Any) -> tuple[list[int], grpc.aio.AioRpcError]:
-    """Return the numbers of the remaining events, and the error after them."""
+    """Return the remaining event numbers, and the error that ends the stream."""
     seqs: list[int] = []
     async with asyncio.timeout(TIMEOUT):
         try:
@@ -117,7 +117,7 @@ async def emit(worker: FakeWorker, job_id: str, count: int = OUTPUTS) -> None:
         await worker.report(job_id, output=OUTPUT)
 
 
-async def is_ended(gateway: Gateway, *, slow_consumers: int = 0, resets: int = 0) -> None:
+async def until_ended(gateway: Gateway, *, slow_consumers: int = 0, resets: int = 0) -> None:
     await until(
         lambda: (gateway.gauges.slow_consumers, gateway.gauges.resets) == (slow_consumers, resets)
     )
@@ -131,19 +131,19 @@ def kept_calls() -> int:
 async def test_stalled_reader_receives_its_cursor(
     gateway: Gateway,
     jobs: JobServiceStub,
-    slow: JobServiceStub,
+    slow_jobs: JobServiceStub,
     worker: FakeWorker,
     job_id: str,
 ):
-    away, reading = watch_jobs(slow), watch_jobs(jobs)
+    away, reading = watch_jobs(slow_jobs), watch_jobs(jobs)
     for call in (away, reading):
-        await live(call)
+        await until_live(call)
     last = 2 + OUTPUTS
     read = asyncio.create_task(read_seqs(reading, through=last))
     await emit(worker, job_id)
     # The active reader receives every event while the other one is stalled.
-    assert set(await read) - EARLY == set(range(3, last + 1))
-    await is_ended(gateway, slow_consumers=1)
+    assert set(await read) - PRECEDING_SEQS == set(range(3, last + 1))
+    await until_ended(gateway, slow_consumers=1)
     assert gateway.gauges.filter_streams == 1
     seen, error = await read_rest(away)
     refused = read_error(error)
@@ -154,21 +154,21 @@ async def test_stalled_reader_receives_its_cursor(
     assert "0.5 s" in refused.message
     assert seen
     assert last not in seen
-    resumed = await read_seqs(watch_jobs(slow, refused.metadata["cursor"]), through=last)
+    resumed = await read_seqs(watch_jobs(slow_jobs, refused.metadata["cursor"]), through=last)
     # No event is missing, and only events that were read late are sent again.
     assert resumed[0] <= seen[-1] + 1
-    assert sorted({*seen, *resumed} - EARLY) == list(range(3, last + 1))
+    assert sorted({*seen, *resumed} - PRECEDING_SEQS) == list(range(3, last + 1))
     assert not reading.done()
     reading.cancel()
 
 
 @pytest.mark.parametrize("begun", [0, 2])
 async def test_stalled_reader_of_one_job_resumes_by_number(
-    gateway: Gateway, slow: JobServiceStub, worker: FakeWorker, job_id: str, begun: int
+    gateway: Gateway, slow_jobs: JobServiceStub, worker: FakeWorker, job_id: str, begun: int
 ):
-    away = watch_job(slow, job_id, begun)
+    away = watch_job(slow_jobs, job_id, begun)
     await emit(worker, job_id)
-    await is_ended(gateway, slow_consumers=1)
+    await until_ended(gateway, slow_consumers=1)
     seen, error = await read_rest(away)
     refused = read_error(error)
     assert refused.reason == "SLOW_CONSUMER"
@@ -176,15 +176,15 @@ async def test_stalled_reader_of_one_job_resumes_by_number(
     assert begun <= after_seq <= seen[-1]
     assert seen == list(range(begun + 1, seen[-1] + 1))
     last = 2 + OUTPUTS
-    resumed = await read_seqs(watch_job(slow, job_id, after_seq), through=last)
+    resumed = await read_seqs(watch_job(slow_jobs, job_id, after_seq), through=last)
     assert resumed == list(range(after_seq + 1, last + 1))
 
 
 async def test_stalled_submit_and_watch_resumes_by_number(
-    gateway: Gateway, slow: JobServiceStub, worker: FakeWorker
+    gateway: Gateway, slow_jobs: JobServiceStub, worker: FakeWorker
 ):
     def follow(after_seq: int) -> Any:
-        return slow.SubmitAndWatch(
+        return slow_jobs.SubmitAndWatch(
             SubmitAndWatchRequest(
                 job=SPEC, request_id="a", after_seq=after_seq, data_encoding=DATA_ENCODING_JSON
             )
@@ -195,7 +195,7 @@ async def test_stalled_submit_and_watch_resumes_by_number(
         job_id = (await away.read()).job.id
     await worker.start_job(job_id)
     await emit(worker, job_id)
-    await is_ended(gateway, slow_consumers=1)
+    await until_ended(gateway, slow_consumers=1)
     seen, error = await read_rest(away)
     after_seq = int(read_error(error).metadata["after_seq"])
     resumed = await read_seqs(follow(after_seq), through=2 + OUTPUTS)
@@ -204,24 +204,23 @@ async def test_stalled_submit_and_watch_resumes_by_number(
 
 async def test_reader_that_never_returns_is_released(
     gateway: Gateway,
-    slow: JobServiceStub,
+    slow_jobs: JobServiceStub,
     worker: FakeWorker,
     job_id: str,
 ):
-    """The gateway resets its calls and keeps the others on the same connection."""
-    away = [watch_jobs(slow) for _ in range(3)]
-    beside = watch_job(slow, job_id, 2)
+    """The gateway resets the reader's calls, and keeps the other calls on the connection."""
+    away = [watch_jobs(slow_jobs) for _ in range(3)]
+    beside = watch_job(slow_jobs, job_id, 2)
     for call in away:
-        await live(call)
+        await until_live(call)
     last = 2 + OUTPUTS
     read = asyncio.create_task(read_seqs(beside, through=last))
     await emit(worker, job_id)
     assert await read == list(range(3, last + 1))
-    await is_ended(gateway, slow_consumers=3, resets=3)
-    # Only the other stream is left. grpc.aio keeps the newest call until another one
-    # arrives.
+    await until_ended(gateway, slow_consumers=3, resets=3)
+    # Only the other stream is left. grpc.aio keeps the newest call until the next call arrives.
     await until(lambda: kept_calls() == 1)
-    await slow.GetStats(GetStatsRequest(), timeout=TIMEOUT)
+    await slow_jobs.GetStats(GetStatsRequest(), timeout=TIMEOUT)
     for call in away:
         _, error = await read_rest(call)
         assert error.code() is grpc.StatusCode.CANCELLED
@@ -231,19 +230,19 @@ async def test_reader_that_never_returns_is_released(
         assert await beside.read() is EOF
 
 
-# The readers disconnect before this time ends, however slow the machine is.
+# The patience is long enough for the readers to disconnect first, even on a slow machine.
 @pytest.mark.parametrize("patience", [60.0])
 async def test_reader_that_disconnects_is_not_a_slow_consumer(
     gateway: Gateway,
-    slow: JobServiceStub,
+    slow_jobs: JobServiceStub,
     worker: FakeWorker,
     job_id: str,
     caplog: pytest.LogCaptureFixture,
 ):
-    away = [watch_jobs(slow), watch_job(slow, job_id)]
-    await live(away[0])
+    away = [watch_jobs(slow_jobs), watch_job(slow_jobs, job_id)]
+    await until_live(away[0])
     await emit(worker, job_id)
-    # All events have reached the streams, which block on writes that do not fit.
+    # All events have reached the streams, which are blocked in writes that do not fit the window.
     await until(lambda: gateway.gauges.events >= OUTPUTS)
     await until(lambda: gateway.gauges.job_streams == gateway.gauges.filter_streams == 1)
     with caplog.at_level(logging.WARNING):
@@ -255,12 +254,12 @@ async def test_reader_that_disconnects_is_not_a_slow_consumer(
     assert caplog.records == []
 
 
-async def test_slow_reader_that_reads_is_served(
-    gateway: Gateway, slow: JobServiceStub, worker: FakeWorker, job_id: str
+async def test_slow_but_active_reader_is_not_ended(
+    gateway: Gateway, slow_jobs: JobServiceStub, worker: FakeWorker, job_id: str
 ):
-    """Reading all messages takes longer than the patience, and each one less."""
-    call = watch_jobs(slow)
-    await live(call)
+    """Reading all messages takes longer than the patience; reading each one takes less."""
+    call = watch_jobs(slow_jobs)
+    await until_live(call)
     await emit(worker, job_id)
     seqs: list[int] = []
     while seqs[-1:] != [2 + OUTPUTS]:
@@ -284,7 +283,7 @@ async def test_stop_does_not_wait_for_a_stalled_reader(
         job_id = (await stub.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
         await worker.start_job(job_id)
         away = watch_jobs(stub)
-        await live(away)
+        await until_live(away)
         await emit(worker, job_id)
         async with asyncio.timeout(patient.shutdown_grace + 3):
             await gateway.stop()

@@ -18,7 +18,7 @@ from headrace_core.store.sql.database import Database
 from support.gateway import SQUARE_SUM, FakeWorker, rpc_error
 
 
-async def test_statistics_without_jobs_are_empty(jobs: JobServiceStub):
+async def test_stats_without_jobs_are_empty(jobs: JobServiceStub):
     stats = await jobs.GetStats(GetStatsRequest())
     assert not stats.states
     assert not stats.queues
@@ -26,7 +26,7 @@ async def test_statistics_without_jobs_are_empty(jobs: JobServiceStub):
     assert stats.HasField("stats_time")
 
 
-async def test_statistics_count_by_state_queue_and_type(worker: FakeWorker, jobs: JobServiceStub):
+async def test_stats_count_jobs_by_state_queue_and_type(worker: FakeWorker, jobs: JobServiceStub):
     async def submit(job_type: str, queue: str) -> str:
         request = SubmitJobRequest(job=JobSpec(type=job_type, queue=queue))
         return (await jobs.SubmitJob(request)).job.id
@@ -56,7 +56,7 @@ async def test_statistics_count_by_state_queue_and_type(worker: FakeWorker, jobs
     ]
 
 
-async def test_handlers_without_workers_are_empty(handlers: HandlerServiceStub):
+async def test_handler_list_without_workers_is_empty(handlers: HandlerServiceStub):
     assert not (await handlers.ListHandlers(ListHandlersRequest())).handlers
 
 

@@ -102,7 +102,7 @@ async def test_job_with_only_a_type_has_defaults(jobs: JobServiceStub):
     assert (stored.queue, stored.priority) == ("default", 0)
 
 
-EXACT = [
+EXACT_PAYLOADS = [
     "null",
     '"\\u0000"',
     '"\\ud83d\\ude00 😀"',
@@ -117,7 +117,7 @@ EXACT = [
 
 
 async def test_json_payload_is_returned_exactly(jobs: JobServiceStub):
-    for document in EXACT:
+    for document in EXACT_PAYLOADS:
         job = (await jobs.SubmitJob(submit(payload=Data(json=document.encode())))).job
         request = GetJobRequest(job_id=job.id, data_encoding=DATA_ENCODING_JSON)
         assert (await jobs.GetJob(request)).job.payload.json.decode() == document
@@ -138,7 +138,7 @@ async def test_job_with_future_time_is_scheduled(jobs: JobServiceStub):
     assert not job.HasField("queue_time")
 
 
-async def test_first_and_last_time_are_stored(jobs: JobServiceStub):
+async def test_earliest_and_latest_times_are_stored(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(submit(schedule_time=Timestamp()))).job
     # A time in the past means now.
     assert job.state == JOB_STATE_QUEUED
@@ -162,7 +162,7 @@ async def test_first_and_last_time_are_stored(jobs: JobServiceStub):
         Timestamp(seconds=-62_135_596_800),
     ],
 )
-async def test_time_at_the_end_of_the_calendar_is_invalid(
+async def test_time_outside_the_supported_range_is_invalid(
     jobs: JobServiceStub, field: str, time: Timestamp
 ):
     error = await rpc_error(jobs.SubmitJob(submit(**{field: time})))
@@ -171,7 +171,9 @@ async def test_time_at_the_end_of_the_calendar_is_invalid(
     assert not (await jobs.ListJobs(ListJobsRequest())).jobs
 
 
-async def test_queue_is_of_the_job_or_handler_or_default(worker: FakeWorker, jobs: JobServiceStub):
+async def test_queue_comes_from_job_then_handler_then_default(
+    worker: FakeWorker, jobs: JobServiceStub
+):
     explicit = (await jobs.SubmitJob(submit("square_sum", payload=NUMBERS, queue="mine"))).job
     handlers = (await jobs.SubmitJob(submit("square_sum", payload=NUMBERS))).job
     neither = (await jobs.SubmitJob(submit("email"))).job
@@ -268,7 +270,7 @@ async def test_invalid_schema_accepts_every_payload(database: Database, jobs: Jo
     for number in range(3):
         response = await jobs.SubmitJob(submit(f"odd{number}"))
         assert response.outcome == SUBMIT_OUTCOME_CREATED
-        # The handler was known.
+        # The gateway has read the handler.
         assert (await jobs.SubmitJob(validate(f"odd{number}"))).outcome == SUBMIT_OUTCOME_WOULD_RUN
 
 
@@ -295,7 +297,7 @@ async def test_same_request_id_and_content_return_the_job(jobs: JobServiceStub):
     assert await count(jobs) == 1
 
 
-async def test_value_in_another_order_is_the_same_content(jobs: JobServiceStub):
+async def test_value_in_a_different_order_is_the_same_content(jobs: JobServiceStub):
     names = [f"key {n}" for n in range(40)]
     outcomes = []
     for order in (names, names[::-1]):
@@ -384,7 +386,7 @@ async def test_key_of_older_version_matches_by_payload_text(
             spec=replace(old, queue="default"),
             payload=text,
             request_id="order-17",
-            # Older versions computed the fingerprint from the text.
+            # Older versions computed the fingerprint from the payload text.
             fingerprint=fingerprint(old, text),
         )
         await submit_jobs(connection, [stored])
@@ -446,7 +448,7 @@ async def test_concurrent_submits_with_one_key_make_one_job(jobs: JobServiceStub
     assert await count(jobs) == 1
 
 
-async def test_concurrent_contents_with_one_key_conflict(
+async def test_concurrent_different_contents_with_one_key_conflict(
     jobs: JobServiceStub,
 ):
     async def attempt(number: int) -> str:
@@ -511,8 +513,8 @@ class TestLimits:
         assert response.outcome == SUBMIT_OUTCOME_CREATED
 
 
-async def answer_to(jobs: JobServiceStub) -> str:
-    """Return the id of a new job, or the code of the error."""
+async def submit_outcome(jobs: JobServiceStub) -> str:
+    """Submit a job; return its id, or the error code."""
     try:
         return (await jobs.SubmitJob(submit())).job.id
     except grpc.aio.AioRpcError as error:
@@ -530,7 +532,7 @@ class TestOverload:
         async with database.transaction() as conn:
             # No submit can commit until this transaction ends.
             await conn.execute(text("LOCK TABLE jobs"))
-            calls = [asyncio.ensure_future(answer_to(jobs)) for _ in range(12)]
+            calls = [asyncio.ensure_future(submit_outcome(jobs)) for _ in range(12)]
             finished = asyncio.as_completed(calls, timeout=10)
             assert [await next(finished) for _ in range(7)] == ["UNAVAILABLE"] * 7
         answers = await asyncio.gather(*calls)
@@ -538,7 +540,7 @@ class TestOverload:
         assert await count(jobs) == 5
 
 
-async def test_job_is_listed_once_its_submit_is_answered(jobs: JobServiceStub):
+async def test_job_is_listed_once_its_submit_returns(jobs: JobServiceStub):
     job = (await jobs.SubmitJob(submit(request_id="r"))).job
     listed = (await jobs.ListJobs(ListJobsRequest(filter='request_id = "r"'))).jobs
     assert [other.id for other in listed] == [job.id]

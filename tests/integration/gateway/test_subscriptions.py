@@ -63,14 +63,14 @@ async def other_gateway(settings: Settings) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-async def other(other_gateway: Gateway) -> AsyncIterator[SubscriptionServiceStub]:
-    """The same service at another gateway."""
+async def other_service(other_gateway: Gateway) -> AsyncIterator[SubscriptionServiceStub]:
+    """SubscriptionService at another gateway."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{other_gateway.port}") as channel:
         yield SubscriptionServiceStub(channel)
 
 
 class Consumer:
-    """A watch that a test reads step by step."""
+    """A watch that a test reads one response at a time."""
 
     def __init__(self, service: SubscriptionServiceStub, consumer: str = "", **request: Any):
         self.call = service.WatchSubscription(
@@ -82,22 +82,22 @@ class Consumer:
         async with asyncio.timeout(TIMEOUT):
             response = await self.call.read()
         if response is grpc.aio.EOF:
-            # The error states the reason of the end.
+            # Raise the error that ended the watch.
             await self.call
         self.last = response
         return response
 
     async def events(self, count: int) -> list[tuple[str, int]]:
-        """Read a number of events, and the responses between them."""
+        """Read `count` events, and skip the responses without events."""
         names: list[tuple[str, int]] = []
         while len(names) < count:
             names += [(event.job_id, event.seq) for event in (await self.read()).events]
         return names
 
-    async def mark(self, mark: int) -> None:
-        """Read up to a mark."""
+    async def until_mark(self, until_mark: int) -> None:
+        """Read until a mark."""
         async with asyncio.timeout(TIMEOUT):
-            while (await self.read()).mark != mark:
+            while (await self.read()).until_mark != until_mark:
                 pass
 
     async def end(self) -> None:
@@ -147,7 +147,7 @@ async def test_subscription_is_created_shown_and_deleted(service: SubscriptionSe
     assert not subscription.HasField("ack_time")
     assert not subscription.HasField("lag")
     assert subscription.consumer == ""
-    # The order of a set does not matter.
+    # The order of queues in a filter does not matter.
     assert not await create(service, filter=job_filter)
     assert await get(service) == subscription
     await service.DeleteSubscription(DeleteSubscriptionRequest(name=NAME))
@@ -164,7 +164,7 @@ async def test_subscription_is_created_shown_and_deleted(service: SubscriptionSe
         assert error.metadata == {"subscription": NAME}
 
 
-async def test_name_with_another_filter_conflicts(service: SubscriptionServiceStub):
+async def test_name_with_a_different_filter_conflicts(service: SubscriptionServiceStub):
     await create(service, filter=JobFilter(queues=["a"]))
     error = await rpc_error(create(service, filter=JobFilter(queues=["b"])))
     assert (error.code, error.reason) == (
@@ -255,22 +255,22 @@ async def test_invalid_requests_list_all_violations(service: SubscriptionService
 
 
 async def test_acknowledged_events_are_not_sent_again(
-    service: SubscriptionServiceStub, other: SubscriptionServiceStub, jobs: JobServiceStub
+    service: SubscriptionServiceStub, other_service: SubscriptionServiceStub, jobs: JobServiceStub
 ):
     await create(service, filter=JobFilter(queues=["q"]))
     await submit(jobs, queue="other")
     names = await submit(jobs, 2)
     one = Consumer(service, "one")
     assert await one.events(2) == names
-    assert (await get(other)).consumer == "one"
-    await ack(other, one.last.cursor)
+    assert (await get(other_service)).consumer == "one"
+    await ack(other_service, one.last.cursor)
     # A second acknowledgement changes nothing.
     await ack(service, one.last.cursor)
     assert (await get(service)).HasField("ack_time")
     names += await submit(jobs, 2)
     assert await one.events(2) == names[2:]
     one.call.cancel()
-    second = Consumer(other, "second")
+    second = Consumer(other_service, "second")
     assert await second.events(2) == names[2:]
     await ack(service, second.last.cursor)
     error = await rpc_error(ack(service, one.last.cursor))
@@ -280,34 +280,34 @@ async def test_acknowledged_events_are_not_sent_again(
 
 
 async def test_standby_watch_takes_over(
-    service: SubscriptionServiceStub, other: SubscriptionServiceStub, jobs: JobServiceStub
+    service: SubscriptionServiceStub, other_service: SubscriptionServiceStub, jobs: JobServiceStub
 ):
     await create(service)
     one = Consumer(service, "one")
-    await one.mark(WATCH_MARK_CAUGHT_UP)
-    second = Consumer(other, "second")
+    await one.until_mark(WATCH_MARK_CAUGHT_UP)
+    second = Consumer(other_service, "second")
     standby = await second.read()
-    assert (standby.mark, standby.cursor, len(standby.events)) == (WATCH_MARK_STANDBY, "", 0)
+    assert (standby.until_mark, standby.cursor, len(standby.events)) == (WATCH_MARK_STANDBY, "", 0)
     names = await submit(jobs, 2)
     assert await one.events(2) == names
     one.call.cancel()
     assert await second.events(2) == names
     second.call.cancel()
 
-    async def no_stream() -> bool:
+    async def has_no_stream() -> bool:
         return (await get(service)).consumer == ""
 
-    await until(no_stream)
+    await until(has_no_stream)
 
 
 async def test_newer_watch_of_a_consumer_replaces_the_older(
-    service: SubscriptionServiceStub, other: SubscriptionServiceStub, jobs: JobServiceStub
+    service: SubscriptionServiceStub, other_service: SubscriptionServiceStub, jobs: JobServiceStub
 ):
     await create(service)
     names = await submit(jobs, 1)
     older = Consumer(service, "one")
     await older.events(1)
-    newer = Consumer(other, "one")
+    newer = Consumer(other_service, "one")
     assert await newer.events(1) == names
     error = await rpc_error(older.end())
     assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "SUBSCRIPTION_TAKEN")
@@ -316,13 +316,13 @@ async def test_newer_watch_of_a_consumer_replaces_the_older(
 
 
 async def test_watches_of_deleted_subscription_end(
-    service: SubscriptionServiceStub, other: SubscriptionServiceStub
+    service: SubscriptionServiceStub, other_service: SubscriptionServiceStub
 ):
     await create(service)
     one = Consumer(service, "one")
-    await one.mark(WATCH_MARK_CAUGHT_UP)
-    second = Consumer(other, "second")
-    await second.mark(WATCH_MARK_STANDBY)
+    await one.until_mark(WATCH_MARK_CAUGHT_UP)
+    second = Consumer(other_service, "second")
+    await second.until_mark(WATCH_MARK_STANDBY)
     await service.DeleteSubscription(DeleteSubscriptionRequest(name=NAME))
     for consumer in (one, second):
         error = await rpc_error(consumer.end())
@@ -450,18 +450,18 @@ async def test_output_has_the_requested_encoding(
 
 
 async def test_stopped_gateway_releases_its_subscriptions(
-    service: SubscriptionServiceStub, other: SubscriptionServiceStub, gateway: Gateway
+    service: SubscriptionServiceStub, other_service: SubscriptionServiceStub, gateway: Gateway
 ):
     await create(service)
     one = Consumer(service, "one")
-    await one.mark(WATCH_MARK_CAUGHT_UP)
-    second = Consumer(other, "second")
-    await second.mark(WATCH_MARK_STANDBY)
+    await one.until_mark(WATCH_MARK_CAUGHT_UP)
+    second = Consumer(other_service, "second")
+    await second.until_mark(WATCH_MARK_STANDBY)
     stopping = asyncio.create_task(gateway.stop())
     error = await rpc_error(one.end())
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
     async with asyncio.timeout(10):
-        await second.mark(WATCH_MARK_CAUGHT_UP)
+        await second.until_mark(WATCH_MARK_CAUGHT_UP)
     await stopping
     second.call.cancel()
 
@@ -478,9 +478,9 @@ async def test_killed_gateway_is_replaced_after_the_lease(
         await asyncio.to_thread(server.wait_until_serving)
         async with grpc.aio.insecure_channel(address) as channel:
             one = Consumer(SubscriptionServiceStub(channel), "one")
-            await one.mark(WATCH_MARK_CAUGHT_UP)
+            await one.until_mark(WATCH_MARK_CAUGHT_UP)
             second = Consumer(service, "second")
-            await second.mark(WATCH_MARK_STANDBY)
+            await second.until_mark(WATCH_MARK_STANDBY)
             names = await submit(jobs, 2)
             assert await one.events(2) == names
             await asyncio.to_thread(server.terminate, within=10, signum=signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The Python client's watches and subscriptions, over real gateways."""
+"""The Python client's watches and subscriptions, with real gateways."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from support.retention import prune
 from support.until import until
 
 PAYLOAD = {"data": [1, 2, 3]}
-# A window that does not grow with the throughput, and the largest output: a few of them fill the
-# window and the buffer of gRPC.
+# A window that does not grow with the throughput, and the largest output. A few outputs fill the
+# window and gRPC's buffer.
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
 OUTPUT = '"' + 60_000 * "x" + '"'
 OUTPUTS = 12
@@ -57,7 +57,7 @@ def names(events: Iterable[JobEvent]) -> list[tuple[str, int]]:
     return [(event.job_id, event.seq) for event in events]
 
 
-async def take(events: Following, count: int) -> list[JobEvent]:
+async def read_events(events: Following, count: int) -> list[JobEvent]:
     async with asyncio.timeout(TIMEOUT):
         return [await anext(events) for _ in range(count)]
 
@@ -68,17 +68,17 @@ async def test_acknowledged_events_are_never_sent_again(client: Client, worker: 
     await client.submit("square_sum", PAYLOAD, queue="other")
     job = await client.submit("square_sum", PAYLOAD)
     async with client.subscribe("billing") as events:
-        assert names(await take(events, 1)) == [(job.id, 1)]
+        assert names(await read_events(events, 1)) == [(job.id, 1)]
         await worker.start_job(job.id)
-        assert names(await take(events, 1)) == [(job.id, 2)]
+        assert names(await read_events(events, 1)) == [(job.id, 2)]
     async with client.subscribe("billing") as events:
-        assert names(await take(events, 2)) == [(job.id, 1), (job.id, 2)]
+        assert names(await read_events(events, 2)) == [(job.id, 1), (job.id, 2)]
         assert await events.ack()
         receiving = await client.subscription("billing")
         assert receiving.consumer == events.consumer
     await worker.succeed(job.id)
     async with client.subscribe("billing") as events:
-        assert names(await take(events, 1)) == [(job.id, 3)]
+        assert names(await read_events(events, 1)) == [(job.id, 3)]
 
     assert receiving.ack_time
     assert receiving.filter.queues == ("math",)
@@ -92,7 +92,7 @@ async def test_consumer_resumes_at_another_gateway(gateway: Gateway, other_gatew
         await client.create_subscription("billing")
         async with client.subscribe("billing", consumer="a") as events:
             first = await client.submit("square_sum", PAYLOAD)
-            seen = names(await take(events, 1))
+            seen = names(await read_events(events, 1))
             ahead = asyncio.create_task(anext(events))
             await gateway.stop()
             assert await events.ack()
@@ -117,10 +117,10 @@ async def test_consumer_that_was_replaced_cannot_acknowledge(
     ):
         assert (first.standby, second.standby) == (False, True)
         job = await client.submit("square_sum", PAYLOAD)
-        assert names(await take(first, 1)) == [(job.id, 1)]
+        assert names(await read_events(first, 1)) == [(job.id, 1)]
         await first.aclose()
 
-        assert names(await take(second, 1)) == [(job.id, 1)]
+        assert names(await read_events(second, 1)) == [(job.id, 1)]
         assert not second.standby
         with pytest.raises(SubscriptionTaken):
             await first.ack()
@@ -140,7 +140,7 @@ async def test_pruned_events_are_reported_and_skipped(client: Client, database: 
     await client.ack_subscription("billing", caught.value.oldest_cursor)
 
     async with client.subscribe("billing") as events:
-        assert names(await take(events, 1)) == [(recent.id, 1)]
+        assert names(await read_events(events, 1)) == [(recent.id, 1)]
 
 
 async def test_newer_watch_of_one_name_receives(client: Client):
@@ -150,9 +150,9 @@ async def test_newer_watch_of_one_name_receives(client: Client):
         client.subscribe("billing", consumer="a") as newer,
     ):
         job = await client.submit("square_sum", PAYLOAD)
-        assert names(await take(newer, 1)) == [(job.id, 1)]
+        assert names(await read_events(newer, 1)) == [(job.id, 1)]
         with pytest.raises(SubscriptionTaken):
-            await take(older, 2)
+            await read_events(older, 2)
         assert await newer.ack()
 
 
@@ -160,13 +160,13 @@ async def test_synchronous_client_receives(client: Client, gateway: Gateway):
     await client.create_subscription("billing")
     job = await client.submit("square_sum", PAYLOAD)
 
-    def work() -> list[tuple[str, int, bool]]:
+    def read_in_thread() -> list[tuple[str, int, bool]]:
         with SyncClient(target(gateway)) as sync, sync.subscribe("billing") as events:
             event = next(events)
             return [(event.job_id, event.seq, events.ack())]
 
     async with asyncio.timeout(TIMEOUT):
-        assert await asyncio.to_thread(work) == [(job.id, 1, True)]
+        assert await asyncio.to_thread(read_in_thread) == [(job.id, 1, True)]
 
 
 async def test_queue_serves_while_a_worker_runs(client: Client, worker: FakeWorker):
@@ -189,9 +189,9 @@ async def test_slow_client_receives_every_event_once(
         job = await client.submit("square_sum", PAYLOAD)
         one = job.watch()
         following = (watch, one, events)
-        await take(watch, 1)
+        await read_events(watch, 1)
         await anext(one)
-        await take(events, 1)
+        await read_events(events, 1)
         await worker.start_job(job.id)
         for _ in range(OUTPUTS):
             await worker.report(job.id, output=OUTPUT)

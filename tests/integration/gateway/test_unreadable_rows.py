@@ -1,4 +1,4 @@
-"""A gateway and a worker with unreadable rows in their database."""
+"""A gateway and a worker on a database with unreadable rows."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ Ids = dict[str, UUID]
 
 
 @pytest.fixture
-def old(databases: Databases) -> Iterator[tuple[str, Ids]]:
+def poisoned_database(databases: Databases) -> Iterator[tuple[str, Ids]]:
     with poisoned(databases) as found:
         yield found
 
 
 @pytest.fixture
-def ids(old: tuple[str, Ids]) -> Ids:
-    return old[1]
+def ids(poisoned_database: tuple[str, Ids]) -> Ids:
+    return poisoned_database[1]
 
 
 @pytest.fixture
-def settings(settings: Settings, old: tuple[str, Ids]) -> Settings:
+def settings(settings: Settings, poisoned_database: tuple[str, Ids]) -> Settings:
     """Settings on the database with unreadable rows."""
-    return settings.model_copy(update={"database_url": SecretStr(old[0])})
+    return settings.model_copy(update={"database_url": SecretStr(poisoned_database[0])})
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ async def test_worker_fails_unreadable_jobs_and_runs_readable_ones(
 
 
 def _registry(handler: RegisteredHandler, *types: str) -> Registry:
-    """Return a registry in which one handler runs all of these types."""
+    """Return a registry in which one handler runs all job types of the poisoned database."""
     registry = Registry()
     for name in types:
         registry._handlers[name] = replace(handler, spec=replace(handler.spec, type=name))

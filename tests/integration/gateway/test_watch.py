@@ -41,25 +41,25 @@ async def job_id(worker: FakeWorker, jobs: JobServiceStub) -> str:
     return (await jobs.SubmitJob(SubmitJobRequest(job=spec))).job.id
 
 
-async def read(call: Any) -> Any:
+async def read_response(call: Any) -> Any:
     async with asyncio.timeout(TIMEOUT):
         return await call.read()
 
 
-async def no_streams(gateway: Gateway) -> None:
+async def until_no_streams(gateway: Gateway) -> None:
     """Wait until the gateway has no stream."""
 
-    async def none() -> bool:
+    async def has_no_stream() -> bool:
         return gateway.gauges.job_streams == gateway.gauges.filter_streams == 0
 
-    await until(none)
+    await until(has_no_stream)
 
 
 async def test_watch_follows_a_job_to_its_end(
     jobs: JobServiceStub, worker: FakeWorker, job_id: str, gateway: Gateway
 ):
     call = jobs.WatchJob(WatchJobRequest(job_id=job_id, data_encoding=DATA_ENCODING_JSON))
-    (submitted,) = (await read(call)).events
+    (submitted,) = (await read_response(call)).events
     assert (submitted.type, submitted.seq) == (JOB_EVENT_TYPE_SUBMITTED, 1)
     assert (submitted.job_id, submitted.job_type, submitted.queue) == (
         job_id,
@@ -67,43 +67,43 @@ async def test_watch_follows_a_job_to_its_end(
         "math",
     )
     await worker.start_job(job_id)
-    (started,) = (await read(call)).events
+    (started,) = (await read_response(call)).events
     assert (started.type, started.seq, started.attempt) == (JOB_EVENT_TYPE_STARTED, 2, 1)
     assert started.worker_id == str(worker.id)
     await worker.report(job_id, output='{"n": 12345678901234567890}')
-    (output,) = (await read(call)).events
+    (output,) = (await read_response(call)).events
     assert output.type == JOB_EVENT_TYPE_OUTPUT
     assert output.output.json == b'{"n": 12345678901234567890}'
     await worker.fail(job_id)
-    (failed,) = (await read(call)).events
+    (failed,) = (await read_response(call)).events
     assert (failed.type, failed.seq, failed.error.message) == (
         JOB_EVENT_TYPE_FAILED,
         4,
         "it broke",
     )
-    assert await read(call) is grpc.aio.EOF
+    assert await read_response(call) is grpc.aio.EOF
     assert await call.code() is grpc.StatusCode.OK
 
     late = jobs.WatchJob(WatchJobRequest(job_id=job_id, after_seq=2))
-    assert [event.seq for event in (await read(late)).events] == [3, 4]
-    assert await read(late) is grpc.aio.EOF
-    await no_streams(gateway)
+    assert [event.seq for event in (await read_response(late)).events] == [3, 4]
+    assert await read_response(late) is grpc.aio.EOF
+    await until_no_streams(gateway)
 
 
 async def test_invalid_watch_is_rejected(jobs: JobServiceStub, job_id: str):
     unknown = await rpc_error(
-        read(jobs.WatchJob(WatchJobRequest(job_id="0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15")))
+        read_response(jobs.WatchJob(WatchJobRequest(job_id="0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15")))
     )
     assert (unknown.code, unknown.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
     malformed = await rpc_error(
-        read(jobs.WatchJob(WatchJobRequest(job_id="x", after_seq=-1, data_encoding=9)))
+        read_response(jobs.WatchJob(WatchJobRequest(job_id="x", after_seq=-1, data_encoding=9)))
     )
     assert malformed.code is grpc.StatusCode.INVALID_ARGUMENT
     assert set(malformed.violations) == {"job_id", "after_seq", "data_encoding"}
-    cursor = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(cursor="x"))))
+    cursor = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor="x"))))
     assert (cursor.code, cursor.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
     wrong = JobFilter(states=[99], batch_id="x", job_ids=["y"])
-    job_filter = await rpc_error(read(jobs.WatchJobs(WatchJobsRequest(filter=wrong))))
+    job_filter = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(filter=wrong))))
     assert set(job_filter.violations) == {
         "filter.states[0]",
         "filter.batch_id",
@@ -116,16 +116,16 @@ async def test_watch_of_many_jobs_resumes_by_cursor(
 ):
     request = WatchJobsRequest(filter=JobFilter(queues=["math"]))
     call = jobs.WatchJobs(request)
-    first: WatchJobsResponse = await read(call)
+    first: WatchJobsResponse = await read_response(call)
     while first.mark != WATCH_MARK_CAUGHT_UP:
-        first = await read(call)
+        first = await read_response(call)
     await worker.start_job(job_id)
-    started: WatchJobsResponse = await read(call)
+    started: WatchJobsResponse = await read_response(call)
     while started.events[-1].type != JOB_EVENT_TYPE_STARTED:
-        started = await read(call)
+        started = await read_response(call)
     assert started.mark == WATCH_MARK_UNSPECIFIED
     call.cancel()
-    await no_streams(gateway)
+    await until_no_streams(gateway)
 
     other = SubmitJobRequest(job=JobSpec(type="email", queue="mail"))
     await jobs.SubmitJob(other)
@@ -134,7 +134,7 @@ async def test_watch_of_many_jobs_resumes_by_cursor(
     again = jobs.WatchJobs(request)
     events = []
     while not events:
-        events += (await read(again)).events
+        events += (await read_response(again)).events
     assert [(event.job_id, event.seq) for event in events] == [(job_id, 3)]
     again.cancel()
     # The filter is not part of the cursor.
@@ -144,20 +144,20 @@ async def test_watch_of_many_jobs_resumes_by_cursor(
     mail = jobs.WatchJobs(request)
     events = []
     while not events:
-        events += (await read(mail)).events
+        events += (await read_response(mail)).events
     assert [event.job_type for event in events] == ["email"]
     mail.cancel()
-    await no_streams(gateway)
+    await until_no_streams(gateway)
 
 
 async def test_cancelled_streams_are_released(jobs: JobServiceStub, job_id: str, gateway: Gateway):
     calls = [jobs.WatchJob(WatchJobRequest(job_id=job_id)) for _ in range(50)]
     calls += [jobs.WatchJobs(WatchJobsRequest()) for _ in range(50)]
     for call in calls[::2]:
-        await read(call)
+        await read_response(call)
     for call in calls:
         call.cancel()
-    await no_streams(gateway)
+    await until_no_streams(gateway)
 
 
 async def test_stopped_gateway_ends_its_streams(
@@ -165,12 +165,12 @@ async def test_stopped_gateway_ends_its_streams(
 ):
     one = jobs.WatchJob(WatchJobRequest(job_id=job_id))
     many = jobs.WatchJobs(WatchJobsRequest())
-    await read(one)
-    await read(many)
+    await read_response(one)
+    await read_response(many)
     stopping = asyncio.create_task(gateway.stop())
     for call in (one, many):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            while await read(call) is not grpc.aio.EOF:
+            while await read_response(call) is not grpc.aio.EOF:
                 pass
         error = read_error(caught.value)
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")

@@ -1,4 +1,4 @@
-"""The database of tests that damage it before they run a command."""
+"""The database for tests that damage it before they run a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`headrace doctor`: its findings about healthy and unhealthy servers."""
+"""`headrace doctor`: findings about healthy and unhealthy servers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from support.valkey import OwnValkey, own_valkey
 from support.watching import foreign_transaction
 from support.workers import lapse, register
 
-# From facts to findings.
+# Findings from given facts.
 
 SERVER = DatabaseServer(
     version="18.1",
@@ -94,25 +94,25 @@ REDIS = RedisServer(
 )
 
 
-def worst(found: list[Finding] | Finding) -> Level:
+def worst_level(found: list[Finding] | Finding) -> Level:
     """Return the worst level, and assert that each finding below OK has advice."""
     found = [found] if isinstance(found, Finding) else found
     assert all(one.advice for one in found if one.level is not Level.OK)
     return max((one.level for one in found), key=list(Level).index)
 
 
-def with_setting(name: str, value: str) -> DatabaseServer:
+def server_with_setting(name: str, value: str) -> DatabaseServer:
     return replace(SERVER, settings={**SERVER.settings, name: value})
 
 
 def test_healthy_server_is_ok() -> None:
-    assert worst([*findings.check_server(SERVER, pool_size=10)]) is Level.OK
+    assert worst_level([*findings.check_server(SERVER, pool_size=10)]) is Level.OK
 
 
 def test_setting_that_costs_durability_is_bad() -> None:
     for name in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
-        found = [*findings.check_server(with_setting(name, "off"), pool_size=10)]
-        assert worst(found) is Level.BAD
+        found = [*findings.check_server(server_with_setting(name, "off"), pool_size=10)]
+        assert worst_level(found) is Level.BAD
         assert any(f"Set {name} = on." == one.advice for one in found)
 
 
@@ -122,22 +122,22 @@ def test_server_faults_have_their_levels() -> None:
             replace(SERVER, version_number=130_010),
             replace(SERVER, standby=True),
             replace(SERVER, connections=97),
-            with_setting("default_transaction_read_only", "on"),
+            server_with_setting("default_transaction_read_only", "on"),
         ),
         Level.WARN: (
             replace(SERVER, connections=85),
-            with_setting("statement_timeout", "1000"),
+            server_with_setting("statement_timeout", "1000"),
             # 1 gateway, 2 schedulers and 7 workers.
             replace(SERVER, sessions=SESSIONS | {"headrace-worker-listen": 7}),
         ),
         Level.OK: (
-            with_setting("statement_timeout", "30000"),
+            server_with_setting("statement_timeout", "30000"),
             replace(SERVER, sessions=SESSIONS),
         ),
     }
     for level, servers in levels.items():
         for server in servers:
-            assert worst([*findings.check_server(server, pool_size=10)]) is level
+            assert worst_level([*findings.check_server(server, pool_size=10)]) is level
 
 
 def test_schema_version_must_match() -> None:
@@ -149,15 +149,17 @@ def test_schema_version_must_match() -> None:
         assert advice in finding.advice
 
 
-def test_clock_is_off_only_beyond_the_measurement_error() -> None:
-    def level_of(seconds: float, took: float) -> Level:
-        return worst(findings.check_clock(timedelta(seconds=seconds), timedelta(seconds=took)))
+def test_clock_offset_counts_beyond_the_measurement_error() -> None:
+    def clock_level(seconds: float, took: float) -> Level:
+        return worst_level(
+            findings.check_clock(timedelta(seconds=seconds), timedelta(seconds=took))
+        )
 
-    assert level_of(0.01, 0.1) is Level.OK
-    assert level_of(0.9, 0.0) is Level.OK
-    assert level_of(1.5, 0.1) is Level.WARN
-    assert level_of(-600, 0.1) is Level.WARN
-    assert level_of(1.5, 1.0) is Level.OK
+    assert clock_level(0.01, 0.1) is Level.OK
+    assert clock_level(0.9, 0.0) is Level.OK
+    assert clock_level(1.5, 0.1) is Level.WARN
+    assert clock_level(-600, 0.1) is Level.WARN
+    assert clock_level(1.5, 1.0) is Level.OK
 
 
 def test_long_open_transaction_is_reported() -> None:
@@ -167,17 +169,17 @@ def test_long_open_transaction_is_reported() -> None:
         return [*findings.check_transactions(oldest, lagging, sees_others=True)]
 
     none = findings.check_transactions(None, timedelta(), sees_others=True)
-    assert worst([*none]) is Level.OK
-    assert worst(findings_for(timedelta(seconds=10))) is Level.OK
-    assert worst(findings_for(timedelta(seconds=10), lag=11)) is Level.WARN
+    assert worst_level([*none]) is Level.OK
+    assert worst_level(findings_for(timedelta(seconds=10))) is Level.OK
+    assert worst_level(findings_for(timedelta(seconds=10), lag=11)) is Level.WARN
     [open_one, _] = findings_for(timedelta(minutes=5))
     assert open_one.level is Level.WARN
     assert "psql as ann" in open_one.text
     assert "pg_terminate_backend(7)" in open_one.advice
-    assert worst(findings_for(timedelta(hours=2))) is Level.BAD
+    assert worst_level(findings_for(timedelta(hours=2))) is Level.BAD
 
 
-def test_role_without_view_of_other_sessions_is_warned() -> None:
+def test_role_that_cannot_see_other_sessions_is_warned() -> None:
     found = findings.check_transactions(None, timedelta(), sees_others=False)
     [transactions, _] = found
     assert transactions.level is Level.WARN
@@ -186,47 +188,47 @@ def test_role_without_view_of_other_sessions_is_warned() -> None:
 
 
 def test_many_dead_rows_are_reported() -> None:
-    def level_of(live: int, dead: int) -> Level:
+    def dead_rows_level(live: int, dead: int) -> Level:
         table = TableHealth(name="jobs", live=live, dead=dead, vacuum_time=None)
-        return worst([*findings.check_tables([table])])
+        return worst_level([*findings.check_tables([table])])
 
-    assert level_of(0, 0) is Level.OK
-    assert level_of(10, 10_000) is Level.OK
-    assert level_of(1_000_000, 100_000) is Level.OK
-    assert level_of(100_000, 100_000) is Level.WARN
+    assert dead_rows_level(0, 0) is Level.OK
+    assert dead_rows_level(10, 10_000) is Level.OK
+    assert dead_rows_level(1_000_000, 100_000) is Level.OK
+    assert dead_rows_level(100_000, 100_000) is Level.WARN
 
 
 def test_missing_leader_is_bad() -> None:
-    assert worst(findings.check_leader(None)) is Level.BAD
-    assert worst(findings.check_leader(LeaderState(term=3, lease=None))) is Level.BAD
+    assert worst_level(findings.check_leader(None)) is Level.BAD
+    assert worst_level(findings.check_leader(LeaderState(term=3, lease=None))) is Level.BAD
     led = LeaderState(term=3, lease=timedelta(seconds=5))
-    assert worst(findings.check_leader(led)) is Level.OK
+    assert worst_level(findings.check_leader(led)) is Level.OK
 
 
-def test_workers_have_their_levels() -> None:
-    assert worst([*findings.check_workers([WORKER])]) is Level.OK
-    assert worst([*findings.check_workers([])]) is Level.BAD
+def test_worker_faults_have_their_levels() -> None:
+    assert worst_level([*findings.check_workers([WORKER])]) is Level.OK
+    assert worst_level([*findings.check_workers([])]) is Level.BAD
     lapsed = replace(WORKER, lease=timedelta(seconds=-1))
-    assert worst([*findings.check_workers([lapsed])]) is Level.BAD
-    assert worst([*findings.check_workers([WORKER, lapsed])]) is Level.OK
-    assert worst([*findings.check_workers([replace(WORKER, running=10)])]) is Level.WARN
-    assert worst([*findings.check_workers([replace(WORKER, types=0)])]) is Level.WARN
+    assert worst_level([*findings.check_workers([lapsed])]) is Level.BAD
+    assert worst_level([*findings.check_workers([WORKER, lapsed])]) is Level.OK
+    assert worst_level([*findings.check_workers([replace(WORKER, running=10)])]) is Level.WARN
+    assert worst_level([*findings.check_workers([replace(WORKER, types=0)])]) is Level.WARN
 
 
 def test_redis_faults_have_their_levels() -> None:
-    def level_of(**changes: object) -> Level:
-        return worst([*findings.check_redis(replace(REDIS, **changes))])
+    def redis_level(**changes: object) -> Level:
+        return worst_level([*findings.check_redis(replace(REDIS, **changes))])
 
-    assert level_of() is Level.OK
-    assert level_of(version="6.2.14") is Level.BAD
-    assert level_of(version="8.0") is Level.OK
-    assert level_of(max_memory=2**30) is Level.OK
-    assert level_of(max_memory=2**30, policy="allkeys-lru") is Level.WARN
-    assert level_of(max_memory=2**20) is Level.WARN
-    assert worst(findings.redis_unreachable("10.0.0.7:6379/0")) is Level.BAD
+    assert redis_level() is Level.OK
+    assert redis_level(version="6.2.14") is Level.BAD
+    assert redis_level(version="8.0") is Level.OK
+    assert redis_level(max_memory=2**30) is Level.OK
+    assert redis_level(max_memory=2**30, policy="allkeys-lru") is Level.WARN
+    assert redis_level(max_memory=2**20) is Level.WARN
+    assert worst_level(findings.redis_unreachable("10.0.0.7:6379/0")) is Level.BAD
 
 
-# The facts of real servers.
+# Facts read from real servers.
 
 
 async def test_facts_of_a_new_database_are_read(database: Database) -> None:
@@ -343,7 +345,7 @@ async def test_role_without_privilege_does_not_see_other_sessions(
         await connection.execute(text(f"SET LOCAL ROLE {role}"))
         server = await read_server(connection)
         oldest = await oldest_transaction(connection)
-        # The rollback removes the role.
+        # The rollback also removes the role.
         await connection.rollback()
     assert server.sees_others is granted
     assert (oldest is not None) is granted
@@ -353,7 +355,7 @@ async def test_initial_statement_timeout_of_a_session_is_read(
     settings: Settings, database: Database
 ) -> None:
     async with database.transaction() as connection:
-        await connection.execute(_LIMIT_SESSIONS)
+        await connection.execute(_SET_STATEMENT_TIMEOUT)
     limited = Database(settings, application="limited")
     async with limited.snapshot(statement_timeout=10) as connection:
         server = await read_server(connection)
@@ -361,16 +363,16 @@ async def test_initial_statement_timeout_of_a_session_is_read(
     assert server.settings["statement_timeout"] == "1234"
 
 
-_LIMIT_SESSIONS = text("""
+_SET_STATEMENT_TIMEOUT = text("""
     DO $$ BEGIN
         EXECUTE format('ALTER DATABASE %I SET statement_timeout = 1234', current_database());
     END $$
 """)
 
 
-async def test_facts_of_redis_are_read(settings: Settings) -> None:
+async def test_redis_facts_are_read(settings: Settings) -> None:
     server = await read_redis(settings)
-    assert worst([*findings.check_redis(server)]) is Level.OK
+    assert worst_level([*findings.check_redis(server)]) is Level.OK
     assert server.memory > 0
 
 
@@ -393,19 +395,19 @@ async def test_listening_sessions_count_the_gateways(
         await gateway.stop()
 
 
-async def test_refused_writes_are_bad(settings: Settings, database: Database) -> None:
+async def test_rejected_writes_are_bad(settings: Settings, database: Database) -> None:
     assert await write_fault(database, within=10) is None
     async with database.transaction() as holder:
         await holder.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
         assert await write_fault(database, within=0.5) == "no answer within 0.5 s"
     await set_read_only(settings, read_only=True)
 
-    async def refused() -> bool:
+    async def rejects_writes() -> bool:
         fault = await write_fault(database, within=10)
         return fault is not None and "read-only transaction" in fault
 
-    await until(refused)
-    assert worst(findings.check_writes("read-only")) is Level.BAD
+    await until(rejects_writes)
+    assert worst_level(findings.check_writes("read-only")) is Level.BAD
     printed = " ".join(doctor(settings).stdout.split())
     assert "bad writes: jobs cannot be stored: cannot execute SELECT in a read-only" in printed
     assert "default_transaction_read_only is on" in printed
@@ -418,12 +420,12 @@ def full_valkey() -> Iterator[OwnValkey]:
         yield valkey
 
 
-async def test_redis_that_refuses_writes_is_bad(settings: Settings, full_valkey: OwnValkey) -> None:
+async def test_redis_that_rejects_writes_is_bad(settings: Settings, full_valkey: OwnValkey) -> None:
     url = SecretStr(full_valkey.url)
     server = await read_redis(settings.model_copy(update={"redis_url": url}))
     found = [*findings.check_redis(server)]
     assert any("Redis rejects writes: command not allowed" in one.text for one in found)
-    assert worst(found) is Level.BAD
+    assert worst_level(found) is Level.BAD
 
 
 # The command.
@@ -521,7 +523,7 @@ async def test_unreachable_database_exits_with_2(settings: Settings) -> None:
         ("postgresql://me:pa55@/jobs?host=/run/pg&password=pa55", "/run/pg:5432/jobs"),
     ],
 )
-def test_place_of_a_database_has_host_and_port_only(url: str, where: str) -> None:
+def test_database_place_has_host_and_port_only(url: str, where: str) -> None:
     assert describe(Settings(database_url=SecretStr(url))) == where
 
 
@@ -533,7 +535,7 @@ def test_place_of_a_database_has_host_and_port_only(url: str, where: str) -> Non
         ("unix:///run/valkey.sock?db=5", "/run/valkey.sock"),
     ],
 )
-def test_place_of_redis_has_host_and_port_only(url: str, where: str) -> None:
+def test_redis_place_has_host_and_port_only(url: str, where: str) -> None:
     assert describe_redis(Settings(redis_url=SecretStr(url))) == where
 
 

@@ -1,4 +1,4 @@
-"""The choice of the servers that the operator's commands use."""
+"""How the operator's commands choose their servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EMBEDDED_SERVERS = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The working directory, a folder without servers."""
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -51,7 +51,7 @@ def test_local_data_folder_is_the_default(
     assert find_settings(None).postgresql_url == postgres_url
 
 
-def test_folder_without_servers_is_refused(
+def test_folder_without_servers_is_rejected(
     monkeypatch: pytest.MonkeyPatch, empty_folder: Path
 ) -> None:
     (empty_folder / ".headrace").mkdir()

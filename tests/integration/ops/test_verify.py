@@ -1,4 +1,4 @@
-"""`headrace verify`: each check finds its kind of damage."""
+"""`headrace verify`: each check finds the damage that it looks for."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ async def audit(
 
 
 async def damage(database: Database, *statements: str) -> None:
-    """Run statements without triggers and foreign keys."""
+    """Run statements with triggers and foreign keys disabled."""
     async with database.transaction() as connection:
-        await execute_unchecked(connection, *statements)
+        await execute_without_triggers(connection, *statements)
 
 
-async def execute_unchecked(connection: Connection, *statements: str) -> None:
+async def execute_without_triggers(connection: Connection, *statements: str) -> None:
     await connection.execute(text("SET LOCAL session_replication_role = replica"))
     for statement in statements:
         await connection.execute(text(statement))
@@ -83,7 +83,7 @@ def populated_url(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 async def populated(populated_url: str) -> AsyncIterator[Database]:
-    """The populated database, for reading."""
+    """The populated database, which tests only read."""
     database = Database(Settings(database_url=SecretStr(populated_url)), application="test")
     yield database
     await database.close()
@@ -92,7 +92,7 @@ async def populated(populated_url: str) -> AsyncIterator[Database]:
 async def audit_damaged(database: Database, *statements: str) -> Audit:
     """Audit a database after some statements, which are then rolled back."""
     async with database.transaction() as connection:
-        await execute_unchecked(connection, *statements)
+        await execute_without_triggers(connection, *statements)
         auditor = Auditor(database, limit=20, progress=lambda *_: None, page=3)
         found = await auditor.read(connection)
         await connection.rollback()
@@ -114,97 +114,112 @@ async def test_empty_database_is_clean(database: Database) -> None:
     assert (found.jobs, found.events, found.breaches) == (0, 0, [])
 
 
-EVENTS = "UPDATE job_events SET"
-LATE = "INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time) "
-SUBSCRIBED = "INSERT INTO subscriptions (tenant, name, filter, xid, position) VALUES "
-ENDED = "(SELECT id FROM jobs WHERE state = 'succeeded' AND attempt = 1)"
-NOW = "CROSS JOIN pg_current_xact_id() AS now_xid"
-OF_ENDED = f"FROM jobs {NOW} WHERE id = {ENDED}"
-SCHEDULED = f"FROM jobs {NOW} WHERE state = 'scheduled'"
-TWICE = "(SELECT id FROM jobs WHERE attempt = 2)"
-UNCHECKED = "ALTER TABLE {} DROP CONSTRAINT {}".format
+UPDATE_EVENTS = "UPDATE job_events SET"
+INSERT_EVENT = "INSERT INTO job_events (job_id, seq, xid, tenant, type, state, attempt, time) "
+INSERT_SUBSCRIPTION = "INSERT INTO subscriptions (tenant, name, filter, xid, position) VALUES "
+ENDED_ID = "(SELECT id FROM jobs WHERE state = 'succeeded' AND attempt = 1)"
+JOIN_XID = "CROSS JOIN pg_current_xact_id() AS now_xid"
+FROM_ENDED = f"FROM jobs {JOIN_XID} WHERE id = {ENDED_ID}"
+FROM_SCHEDULED = f"FROM jobs {JOIN_XID} WHERE state = 'scheduled'"
+RERUN_ID = "(SELECT id FROM jobs WHERE attempt = 2)"
+DROP_CONSTRAINT = "ALTER TABLE {} DROP CONSTRAINT {}".format
 
-# Each check, and statements that it must notice.
-DAMAGES: list[tuple[str, Sequence[str]]] = [
-    ("missing", [f"DELETE FROM job_events WHERE job_id = {ENDED}"]),
-    ("orphan", [f"DELETE FROM jobs WHERE id = {ENDED}"]),
-    ("gap", [f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 2"]),
-    ("gap", [f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 1"]),
-    ("row", [f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 3"]),
+# The statements whose damage each check must notice.
+DAMAGE_BY_CHECK: list[tuple[str, Sequence[str]]] = [
+    ("missing", [f"DELETE FROM job_events WHERE job_id = {ENDED_ID}"]),
+    ("orphan", [f"DELETE FROM jobs WHERE id = {ENDED_ID}"]),
+    ("gap", [f"DELETE FROM job_events WHERE job_id = {ENDED_ID} AND seq = 2"]),
+    ("gap", [f"DELETE FROM job_events WHERE job_id = {ENDED_ID} AND seq = 1"]),
+    ("row", [f"DELETE FROM job_events WHERE job_id = {ENDED_ID} AND seq = 3"]),
     (
         "step",
         [
-            f"{EVENTS} type = 'due', state = 'queued' WHERE job_id = {ENDED} AND seq = 2",
+            f"{UPDATE_EVENTS} type = 'due', state = 'queued' WHERE job_id = {ENDED_ID} AND seq = 2",
         ],
     ),
     (
         "step",
         [
-            UNCHECKED("job_events", "job_events_first_check"),
-            f"{EVENTS} type = 'started', state = 'running' WHERE job_id = {ENDED} AND seq = 1",
+            DROP_CONSTRAINT("job_events", "job_events_first_check"),
+            (
+                f"{UPDATE_EVENTS} type = 'started', state = 'running' WHERE "
+                f"job_id = {ENDED_ID} AND seq = 1"
+            ),
         ],
     ),
     (
         "unreadable",
         [
-            UNCHECKED("jobs", "jobs_times_check"),
-            f"UPDATE jobs SET deadline = 'infinity' WHERE id = {ENDED}",
+            DROP_CONSTRAINT("jobs", "jobs_times_check"),
+            f"UPDATE jobs SET deadline = 'infinity' WHERE id = {ENDED_ID}",
         ],
     ),
-    ("unreadable", [f"UPDATE jobs SET labels = '{{\"a\": 1}}' WHERE id = {ENDED}"]),
+    ("unreadable", [f"UPDATE jobs SET labels = '{{\"a\": 1}}' WHERE id = {ENDED_ID}"]),
     (
         "unreadable",
         [
-            UNCHECKED("job_events", "job_events_times_check"),
-            f"UPDATE job_events SET time = 'infinity' WHERE job_id = {ENDED} AND seq = 2",
+            DROP_CONSTRAINT("job_events", "job_events_times_check"),
+            f"UPDATE job_events SET time = 'infinity' WHERE job_id = {ENDED_ID} AND seq = 2",
         ],
     ),
     (
         "unreadable",
         [
-            UNCHECKED("workers", "workers_times_check"),
+            DROP_CONSTRAINT("workers", "workers_times_check"),
             "UPDATE workers SET start_time = '-infinity'",
         ],
     ),
     ("unreadable", ["UPDATE worker_handlers SET retry = '{\"jitter\": 2}'"]),
-    ("attempt", [f"UPDATE job_events SET attempt = 2 WHERE job_id = {ENDED} AND seq = 2"]),
-    ("attempt", [f"UPDATE job_events SET attempt = 1 WHERE job_id = {ENDED} AND seq = 1"]),
+    ("attempt", [f"UPDATE job_events SET attempt = 2 WHERE job_id = {ENDED_ID} AND seq = 2"]),
+    ("attempt", [f"UPDATE job_events SET attempt = 1 WHERE job_id = {ENDED_ID} AND seq = 1"]),
     (
         "end",
         [
-            f"{LATE} SELECT id, 4, now_xid, tenant, 'failed', 'failed', 1, now() {OF_ENDED}",
+            (
+                f"{INSERT_EVENT} SELECT id, 4, now_xid, tenant, 'failed', "
+                f"'failed', 1, now() {FROM_ENDED}"
+            ),
         ],
     ),
     (
         "end",
         [
-            UNCHECKED("job_events", "job_events_step_check"),
-            f"UPDATE job_events SET type = 'due' WHERE job_id = {TWICE} AND type = 'requeued'",
+            DROP_CONSTRAINT("job_events", "job_events_step_check"),
+            f"UPDATE job_events SET type = 'due' WHERE job_id = {RERUN_ID} AND type = 'requeued'",
         ],
     ),
-    ("row", [f"UPDATE jobs SET seq = 4 WHERE id = {ENDED}"]),
-    ("row", [f"UPDATE jobs SET attempt = 2 WHERE id = {ENDED}"]),
+    ("row", [f"UPDATE jobs SET seq = 4 WHERE id = {ENDED_ID}"]),
+    ("row", [f"UPDATE jobs SET attempt = 2 WHERE id = {ENDED_ID}"]),
     ("row", ["UPDATE jobs SET state = 'retrying', error = '{}' WHERE state = 'queued'"]),
-    ("place", [f"UPDATE jobs SET xid = pg_current_xact_id() WHERE id = {ENDED}"]),
+    ("place", [f"UPDATE jobs SET xid = pg_current_xact_id() WHERE id = {ENDED_ID}"]),
     (
         "place",
         [
-            f"UPDATE job_events SET xid = pg_current_xact_id() WHERE job_id = {ENDED} AND seq = 2",
+            (
+                f"UPDATE job_events SET xid = pg_current_xact_id() WHERE job_id "
+                f"= {ENDED_ID} AND seq = 2"
+            ),
         ],
     ),
-    ("tenant", [f"UPDATE jobs SET tenant = 'other' WHERE id = {ENDED}"]),
-    ("tenant", [f"UPDATE job_events SET tenant = 'other' WHERE job_id = {ENDED} AND seq = 2"]),
+    ("tenant", [f"UPDATE jobs SET tenant = 'other' WHERE id = {ENDED_ID}"]),
+    ("tenant", [f"UPDATE job_events SET tenant = 'other' WHERE job_id = {ENDED_ID} AND seq = 2"]),
     (
         "early",
         [
-            f"{LATE} SELECT id, 2, now_xid, tenant, 'due', 'queued', 0, now() {SCHEDULED}",
+            (
+                f"{INSERT_EVENT} SELECT id, 2, now_xid, tenant, 'due', 'queued', "
+                f"0, now() {FROM_SCHEDULED}"
+            ),
         ],
     ),
     (
         "size",
         [
-            UNCHECKED("job_events", "job_events_progress_check"),
-            f"{EVENTS} progress = to_json(repeat('a', 70000)) WHERE job_id = {ENDED} AND seq = 2",
+            DROP_CONSTRAINT("job_events", "job_events_progress_check"),
+            (
+                f"{UPDATE_EVENTS} progress = to_json(repeat('a', 70000)) WHERE "
+                f"job_id = {ENDED_ID} AND seq = 2"
+            ),
         ],
     ),
     (
@@ -214,7 +229,7 @@ DAMAGES: list[tuple[str, Sequence[str]]] = [
             "UPDATE jobs SET request_id = 'same' WHERE request_id IS NOT NULL",
         ],
     ),
-    ("batch", [f"UPDATE jobs SET batch_id = gen_random_uuid() WHERE id = {ENDED}"]),
+    ("batch", [f"UPDATE jobs SET batch_id = gen_random_uuid() WHERE id = {ENDED_ID}"]),
     (
         "batch",
         ["INSERT INTO batches VALUES (gen_random_uuid(), 'default', NULL, 'a', 1)"],
@@ -226,24 +241,24 @@ DAMAGES: list[tuple[str, Sequence[str]]] = [
             "UPDATE jobs SET batch_id = (SELECT id FROM batches)",
         ],
     ),
-    ("leftover", [f"INSERT INTO pruned_jobs SELECT id, 1, 3 FROM jobs WHERE id = {ENDED}"]),
+    ("leftover", [f"INSERT INTO pruned_jobs SELECT id, 1, 3 FROM jobs WHERE id = {ENDED_ID}"]),
     ("leftover", ["INSERT INTO pruned_jobs VALUES (gen_random_uuid(), 1, 3)"]),
     (
         "leftover",
         [
-            f"INSERT INTO pruned_jobs SELECT id, 1, 3 FROM jobs WHERE id = {ENDED}",
-            f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 2",
-            f"DELETE FROM jobs WHERE id = {ENDED}",
+            f"INSERT INTO pruned_jobs SELECT id, 1, 3 FROM jobs WHERE id = {ENDED_ID}",
+            f"DELETE FROM job_events WHERE job_id = {ENDED_ID} AND seq = 2",
+            f"DELETE FROM jobs WHERE id = {ENDED_ID}",
         ],
     ),
     ("handler", ["DELETE FROM workers WHERE id = (SELECT worker_id FROM worker_handlers LIMIT 1)"]),
     ("log", ["INSERT INTO event_log VALUES ('default', '1000000000', 1)"]),
     ("log", ["INSERT INTO event_log VALUES ('default', '3', 1000000000)"]),
-    ("log", [f"UPDATE job_events SET xid = '1000000000' WHERE job_id = {ENDED}"]),
+    ("log", [f"UPDATE job_events SET xid = '1000000000' WHERE job_id = {ENDED_ID}"]),
     (
         "log",
         [
-            f"{SUBSCRIBED} ('default', 'billing', '{{}}', '1000000000', 1)",
+            f"{INSERT_SUBSCRIPTION} ('default', 'billing', '{{}}', '1000000000', 1)",
         ],
     ),
     ("installation", ["DELETE FROM installation"]),
@@ -252,8 +267,8 @@ DAMAGES: list[tuple[str, Sequence[str]]] = [
 
 @pytest.mark.parametrize(
     ("check", "statements"),
-    DAMAGES,
-    ids=[f"{check}-{number}" for number, (check, _) in enumerate(DAMAGES)],
+    DAMAGE_BY_CHECK,
+    ids=[f"{check}-{number}" for number, (check, _) in enumerate(DAMAGE_BY_CHECK)],
 )
 async def test_damage_is_noticed_by_its_check(
     populated: Database, check: str, statements: Sequence[str]
@@ -269,20 +284,20 @@ async def test_event_that_breaks_the_lifecycle_is_noticed(
     before = "started" if event is EventType.SUBMITTED else "submitted"
     found = await audit_damaged(
         populated,
-        UNCHECKED("job_events", "job_events_step_check"),
-        UNCHECKED("job_events", "job_events_first_check"),
-        UNCHECKED("job_events", "job_events_output_check"),
-        UNCHECKED("job_events", "job_events_progress_check"),
+        DROP_CONSTRAINT("job_events", "job_events_step_check"),
+        DROP_CONSTRAINT("job_events", "job_events_first_check"),
+        DROP_CONSTRAINT("job_events", "job_events_output_check"),
+        DROP_CONSTRAINT("job_events", "job_events_progress_check"),
         # A job has no state before its first event, and is QUEUED after it.
         f"UPDATE job_events SET type = '{event}', state = 'running' "
-        f"WHERE job_id = {ENDED} AND type = '{before}'",
+        f"WHERE job_id = {ENDED_ID} AND type = '{before}'",
     )
     assert "step" in found.counts
 
 
 def test_every_check_of_stored_rows_has_a_damaged_row() -> None:
     waiting = {"lease", "due", "deadline", "delivery"}
-    assert {check for check, _ in DAMAGES} == set(RULES) - waiting
+    assert {check for check, _ in DAMAGE_BY_CHECK} == set(RULES) - waiting
 
 
 async def audit_as(database: Database, *statements: str, may_read: str) -> Audit:
@@ -305,13 +320,13 @@ async def test_read_only_role_finds_a_healthy_database_clean(
     assert (await audit_as(populated, may_read=may_read)).breaches == []
 
 
-async def test_place_beyond_the_sequence_is_noticed(
+async def test_place_after_the_sequence_is_noticed(
     populated: Database,
 ) -> None:
     beyond = "INSERT INTO event_log VALUES ('default', '3', 1000000000)"
     found = await audit_as(populated, beyond, may_read="TABLES SEQUENCES")
     assert found.counts["log"] == 1
-    # Without the sequences, a place beyond the newest transaction is still noticed.
+    # A role that cannot read sequences still notices a place after the newest transaction.
     beyond = "INSERT INTO event_log VALUES ('default', '1000000000', 1)"
     found = await audit_as(populated, beyond, may_read="TABLES")
     assert found.counts["log"] == 1
@@ -333,7 +348,7 @@ async def test_database_with_a_batch_is_clean(database: Database) -> None:
     assert (await audit(database)).breaches == []
 
 
-async def test_breaches_beyond_the_limit_are_only_counted(database: Database) -> None:
+async def test_breaches_above_the_limit_are_only_counted(database: Database) -> None:
     await submit_many(database, 30)
     await damage(database, "DELETE FROM job_events")
     found = await audit(database, limit=5, page=7)
@@ -451,7 +466,7 @@ async def test_verify_exits_with_1_for_a_breach(settings: Settings, database: Da
     done = verify(settings, "--at-rest")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("clean: 8 jobs")
-    await damage(database, f"DELETE FROM job_events WHERE job_id = {ENDED} AND seq = 2")
+    await damage(database, f"DELETE FROM job_events WHERE job_id = {ENDED_ID} AND seq = 2")
     done = verify(settings, "--at-rest")
     assert done.returncode == 1
     assert "gap: events are numbered 1, 2, 3 … without a gap" in done.stdout
@@ -468,7 +483,7 @@ async def test_verify_exits_with_1_for_a_breach(settings: Settings, database: Da
         assert output["breaches"][0]["subject"].startswith("job ")
 
 
-async def test_unreachable_database_gives_an_unknown_verdict(settings: Settings) -> None:
+async def test_unreachable_database_exits_as_unknown(settings: Settings) -> None:
     unreachable = settings.model_copy(
         update={"database_url": SecretStr("postgresql://headrace:pa55word@127.0.0.1:1/headrace")}
     )
@@ -490,7 +505,9 @@ async def test_wrong_password_exits_with_2_and_stays_secret(settings: Settings) 
     assert url.partition("//headrace:")[2].partition("@")[0] not in done.stdout + done.stderr
 
 
-async def test_other_schema_version_exits_with_2(settings: Settings, database: Database) -> None:
+async def test_different_schema_version_exits_with_2(
+    settings: Settings, database: Database
+) -> None:
     await damage(database, "UPDATE headrace_version SET version_num = '0001'")
     done = verify(settings)
     assert done.returncode == 2

@@ -41,20 +41,20 @@ Ids = dict[str, UUID]
 
 
 @pytest.fixture
-def old_database(databases: Databases) -> Iterator[tuple[str, Ids]]:
+def poisoned_database(databases: Databases) -> Iterator[tuple[str, Ids]]:
     with poisoned(databases) as found:
         yield found
 
 
 @pytest.fixture
-def ids(old_database: tuple[str, Ids]) -> Ids:
-    return old_database[1]
+def ids(poisoned_database: tuple[str, Ids]) -> Ids:
+    return poisoned_database[1]
 
 
 @pytest.fixture
-async def database(old_database: tuple[str, Ids]) -> AsyncIterator[Database]:
+async def database(poisoned_database: tuple[str, Ids]) -> AsyncIterator[Database]:
     """Connections to the database with unreadable rows."""
-    database = Database(Settings(database_url=SecretStr(old_database[0])), application="test")
+    database = Database(Settings(database_url=SecretStr(poisoned_database[0])), application="test")
     yield database
     await database.close()
 
@@ -64,7 +64,7 @@ async def audit(database: Database) -> Audit:
     return await auditor.run(patience=None)
 
 
-def unreadable(found: Audit) -> set[str]:
+def unreadable_subjects(found: Audit) -> set[str]:
     return {breach.subject for breach in found.breaches if breach.check == "unreadable"}
 
 
@@ -80,18 +80,18 @@ async def start_term(database: Database) -> int:
 
 
 async def test_verify_finds_each_poisoned_row_after_migration(database: Database, ids: Ids) -> None:
-    found = unreadable(await audit(database))
+    found = unreadable_subjects(await audit(database))
     assert {f"job {ids[name]}" for name in POISONED} <= found
     late = {f"event 1 of job {ids[name]}" for name in ("due.never", "due.always", "create.never")}
     assert found == {f"job {ids[name]}" for name in POISONED} | late
 
 
 async def test_mend_repairs_every_row_and_validates_checks(
-    old_database: tuple[str, Ids], database: Database, ids: Ids
+    poisoned_database: tuple[str, Ids], database: Database, ids: Ids
 ) -> None:
     before = {name: await read_job(database, JobId(ids[name])) for name in ids}
-    await asyncio.to_thread(mend, Settings(database_url=SecretStr(old_database[0])))
-    assert unreadable(await audit(database)) == set()
+    await asyncio.to_thread(mend, Settings(database_url=SecretStr(poisoned_database[0])))
+    assert unreadable_subjects(await audit(database)) == set()
     for name, job in before.items():
         after = await read_job(database, JobId(ids[name]))
         assert (after.state, after.seq, after.attempt) == (job.state, job.seq, job.attempt)
@@ -102,7 +102,7 @@ async def test_mend_repairs_every_row_and_validates_checks(
         triggers = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgname LIKE '%clamp'"
         assert await connection.scalars(text(triggers)) == []
     # A repeated migration leaves the constraints as they are.
-    await asyncio.to_thread(migrate, Settings(database_url=SecretStr(old_database[0])))
+    await asyncio.to_thread(migrate, Settings(database_url=SecretStr(poisoned_database[0])))
 
 
 async def test_unreadable_events_are_found_on_every_page(database: Database, ids: Ids) -> None:
@@ -211,7 +211,7 @@ async def test_unreadable_handler_does_not_hide_other_handlers(database: Databas
         )
         known = await live_handlers(connection, tenant=DEFAULT_TENANT)
     assert [handler.spec.type for handler in known] == ["good"]
-    found = unreadable(await audit(database))
+    found = unreadable_subjects(await audit(database))
     assert any(subject.startswith("handler bad of worker ") for subject in found)
     assert any(subject.startswith("handler slow of worker ") for subject in found)
 

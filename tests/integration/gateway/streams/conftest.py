@@ -17,13 +17,13 @@ from support.workers import register
 
 @pytest.fixture
 def timing() -> Timing:
-    """The durations of the streams; a test overrides them by a parameter of this name."""
+    """The stream timing, which a test overrides with a parameter of this name."""
     return DEFAULT
 
 
 @pytest.fixture
 async def watch(settings: Settings, timing: Timing) -> AsyncIterator[Watch]:
-    """The streams of a gateway, all of which a test must close."""
+    """The streams of a gateway; a test must close all streams that it opens."""
     async with watching(settings, timing) as watch:
         yield watch
         assert subscriptions(watch) == (0, 0, 0)

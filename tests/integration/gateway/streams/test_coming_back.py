@@ -1,4 +1,4 @@
-"""Many streams resume at once, as after a restart of a gateway."""
+"""Many streams resume at once, as after a gateway restart."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ STREAMS = 40
 JOBS = 1200
 
 
-def caught_up(reader: Reader) -> bool:
+def has_caught_up(reader: Reader) -> bool:
     return any(page.mark is Mark.CAUGHT_UP for page in reader.pages)
 
 
-async def test_resuming_streams_share_reads_of_the_past(
+async def test_resuming_streams_share_reads_of_past_events(
     watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     rows = 0
 
-    async def counting(*arguments: Any, **named: Any) -> Any:
+    async def read_and_count(*arguments: Any, **named: Any) -> Any:
         nonlocal rows
         page = await read_range(*arguments, **named)
         rows += len(page.events)
         return page
 
-    monkeypatch.setattr(history, "read_range", counting)
+    monkeypatch.setattr(history, "read_range", read_and_count)
     early = follow_jobs(watch)
-    await early.until(caught_up)
+    await early.until(has_caught_up)
     cursor = early.pages[-1].cursor
     missed = [job.id for job in await submit_many(database, JOBS)]
     await early.has(JOBS)
     readers = [follow_jobs(watch, cursor) for _ in range(STREAMS)]
     halves = [follow_jobs(watch, early.pages[len(early.pages) // 2].cursor) for _ in range(STREAMS)]
     for reader in (*readers, *halves):
-        await reader.until(caught_up)
+        await reader.until(has_caught_up)
     for reader in readers:
         assert [event.job_id for event in reader.events] == missed
     for reader in halves:
         assert 0 < len(reader.events) < JOBS
         assert [event.job_id for event in reader.events] == missed[-len(reader.events) :]
-    # No page is read more often than there are concurrent readers.
+    # Concurrent streams share most reads: fewer rows are read than one read per stream would need.
     assert rows < JOBS * STREAMS / 4
     (job,) = await submit_many(database, 1)
     for reader in (early, *readers, *halves):

@@ -21,8 +21,8 @@ from support.until import until
 from support.watching import ManualTail, follow_job, follow_jobs, open_writer, watching
 from support.workers import ending, register, start, write_ends
 
-# One crash is nearly always enough.
-CRASHES = 10
+# The maximum number of crashes; nearly always, one is enough.
+MAX_CRASHES = 10
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def server() -> Iterator[tuple[Server, str]]:
 
 
 @pytest.fixture
-def own(settings: Settings, server: tuple[Server, str]) -> Settings:
-    """Settings with this server."""
+def server_settings(settings: Settings, server: tuple[Server, str]) -> Settings:
+    """Settings that use this server."""
     return Settings.model_validate({**settings.model_dump(), "database_url": server[1]})
 
 
 @pytest.fixture
-async def own_database(own: Settings) -> AsyncIterator[Database]:
-    database = Database(own, application="test")
+async def server_database(server_settings: Settings) -> AsyncIterator[Database]:
+    database = Database(server_settings, application="test")
     try:
         yield database
     finally:
@@ -51,72 +51,72 @@ async def own_database(own: Settings) -> AsyncIterator[Database]:
 
 
 async def crash(server: Server, database: Database) -> None:
-    """Kill all processes of the server at once, and start it again."""
+    """Kill all server processes at once, and start the server again."""
     await asyncio.to_thread(server.kill)
     await asyncio.to_thread(server.start)
 
-    async def back() -> bool:
+    async def is_reachable() -> bool:
         try:
             await database.ping()
         except Unavailable:
             return False
         return True
 
-    await until(back)
+    await until(is_reachable)
 
 
 async def test_transaction_ids_reused_after_a_crash_hide_nothing(
-    server: tuple[Server, str], own: Settings, own_database: Database
+    server: tuple[Server, str], server_settings: Settings, server_database: Database
 ):
-    """A transaction id is reused if the server crashes before it writes its log to the disk.
+    """A transaction id is reused if the server crashes before it writes its log to disk.
 
     The server may write its log at any time, so the test repeats the crash until an id is reused.
     """
-    tail = ManualTail(own, own_database)
+    tail = ManualTail(server_settings, server_database)
     await tail.start()
     jobs = []
-    for _ in range(CRASHES):
-        jobs.append(await submit(own_database))
-        traceless = [await open_writer(own_database) for _ in range(5)]
+    for _ in range(MAX_CRASHES):
+        jobs.append(await submit(server_database))
+        traceless = [await open_writer(server_database) for _ in range(5)]
         for writer in traceless:
             await writer.roll_back()
         await tail.run()
         ended_before = max(writer.xid for writer in traceless)
         known = len(tail.visible)
 
-        await crash(server[0], own_database)
-        jobs += [await submit(own_database) for _ in range(8)]
+        await crash(server[0], server_database)
+        jobs += [await submit(server_database) for _ in range(8)]
         await tail.run()
         assert [event.job_id for event in tail.visible] == [job.id for job in jobs]
         assert tail.settled == tail.visible
         if any(event.xid <= ended_before for event in tail.visible[known:]):
             return
-    pytest.fail("no crash caused the reuse of a transaction id")
+    pytest.fail("no crash caused a transaction id to be reused")
 
 
 async def test_crash_loses_only_open_transactions(
-    server: tuple[Server, str], own: Settings, own_database: Database
+    server: tuple[Server, str], server_settings: Settings, server_database: Database
 ):
-    tail = ManualTail(own, own_database)
+    tail = ManualTail(server_settings, server_database)
     await tail.start()
-    lost = await open_writer(own_database)
+    lost = await open_writer(server_database)
     await lost.submit()
-    seen = await submit(own_database)
+    seen = await submit(server_database)
     await tail.run()
-    unseen = await submit(own_database)
+    unseen = await submit(server_database)
 
     await asyncio.to_thread(server[0].kill)
     with pytest.raises(Unavailable):
         await lost.commit()
     await asyncio.to_thread(server[0].start)
-    await until(lambda: _is_reachable(tail))
-    later = await submit(own_database)
+    await until(lambda: _run_succeeds(tail))
+    later = await submit(server_database)
     await tail.run()
     assert [e.job_id for e in tail.visible] == [seen.id, unseen.id, later.id]
     assert tail.settled == tail.visible
 
 
-async def _is_reachable(tail: ManualTail) -> bool:
+async def _run_succeeds(tail: ManualTail) -> bool:
     try:
         await tail.run()
     except Unavailable:
@@ -125,19 +125,19 @@ async def _is_reachable(tail: ManualTail) -> bool:
 
 
 async def test_streams_survive_a_crash(
-    server: tuple[Server, str], own: Settings, own_database: Database
+    server: tuple[Server, str], server_settings: Settings, server_database: Database
 ):
-    worker_id = await register(own_database)
-    job = await submit(own_database)
-    async with watching(own) as watch:
+    worker_id = await register(server_database)
+    job = await submit(server_database)
+    async with watching(server_settings) as watch:
         one, many = follow_job(watch, job.id), follow_jobs(watch)
         await one.has(1)
         await many.until(lambda reader: bool(reader.pages))
-        await start(own_database, worker_id, job)
+        await start(server_database, worker_id, job)
         await one.has(2)
         await many.has(1)
-        await crash(server[0], own_database)
-        await write_ends(own_database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
+        await crash(server[0], server_database)
+        await write_ends(server_database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
         await one.end()
         await many.has(2)
         assert one.seqs == [1, 2, 3]

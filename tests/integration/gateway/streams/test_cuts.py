@@ -1,4 +1,4 @@
-"""Streams that are cut at random and resumed at either gateway: together they send every event."""
+"""Streams that are cut at random and resumed at either gateway send every event."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.workers import ending, report, start, write_ends
 JOBS = 60
 
 
-async def write(
+async def write_jobs(
     database: Database,
     worker_id: WorkerId,
     bus: WakeBus,
@@ -75,7 +75,7 @@ async def write(
 async def watch_all(
     watches: list[Watch], cursor: str, chance: random.Random, end: asyncio.Future[Place]
 ) -> list[JobEvent]:
-    """Follow all jobs to the end of the log, with a cut after every few pages."""
+    """Follow all jobs to the end of the log, and cut the stream after every few pages."""
     seen: list[JobEvent] = []
     while not (end.done() and seen and place_of(seen[-1]) >= end.result()):
         left = chance.randint(0, 4)
@@ -91,7 +91,7 @@ async def watch_all(
 
 
 async def watch_one(watches: list[Watch], job_id: JobId, chance: random.Random) -> list[JobEvent]:
-    """Follow a job to its end, with a cut after every few messages."""
+    """Follow a job to its end, and cut the stream after every few messages."""
     seen: list[JobEvent] = []
     while True:
         left = chance.randint(0, 2)
@@ -131,7 +131,7 @@ async def test_resumed_streams_send_every_event_once_in_order(
             watch = watch_one([one, other], job_id, random.Random(f"{seed} {job_id}"))
             singles[job_id] = asyncio.create_task(watch)
 
-        await write(database, worker_id, bus, chance, follow)
+        await write_jobs(database, worker_id, bus, chance, follow)
         log = await read_log(database)
         end.set_result(log[-1][:2])
         for watcher in watchers:
@@ -156,7 +156,7 @@ async def read_log(database: Database) -> list[tuple[int, int, JobId, int]]:
         return [tuple(row) for row in rows]
 
 
-async def test_long_outage_of_postgresql_ends_the_streams(settings: Settings, database: Database):
+async def test_long_postgresql_outage_ends_the_streams(settings: Settings, database: Database):
     proxy = Proxy(settings.database_url.get_secret_value())
     await proxy.start()
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
@@ -173,7 +173,7 @@ async def test_long_outage_of_postgresql_ends_the_streams(settings: Settings, da
         await proxy.start()
         jobs = await submit_many(database, 3)
 
-        async def resumed() -> bool:
+        async def resumes() -> bool:
             again = follow_jobs(watch, many.pages[-1].cursor)
             try:
                 await again.has(3)
@@ -183,5 +183,5 @@ async def test_long_outage_of_postgresql_ends_the_streams(settings: Settings, da
                 await again.cancel()
             return [event.job_id for event in again.events] == [job.id for job in jobs]
 
-        await until(resumed)
+        await until(resumes)
     await proxy.cut()

@@ -1,4 +1,4 @@
-"""Streams while old events are pruned: every event or CursorExpired, and never a gap."""
+"""Streams while old events are pruned: they send every event or end with CursorExpired."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from support.watching import (
     watching,
 )
 
-# More than two pages of the past of a stream.
+# More jobs than two pages of past events hold.
 JOBS = 600
 
 
-async def caught_up(reader: Reader) -> None:
+async def until_caught_up(reader: Reader) -> None:
     await reader.until(lambda reader: any(page.mark is Mark.CAUGHT_UP for page in reader.pages))
 
 
-async def cursor_of_now(watch: Watch) -> str:
+async def current_cursor(watch: Watch) -> str:
     reader = follow_jobs(watch)
-    await caught_up(reader)
+    await until_caught_up(reader)
     await reader.cancel()
     return str(reader.pages[-1].cursor)
 
@@ -53,13 +53,13 @@ async def cancel(database: Database, *jobs: Job) -> None:
             await cancel_job(connection, tenant=job.tenant, job_id=job.id)
 
 
-async def log(database: Database) -> list[Name]:
+async def read_log_names(database: Database) -> list[Name]:
     async with database.transaction() as connection:
         page = await read_range(connection, after=BEGINNING, through=end_of(2**62), limit=10_000)
     return names(list(page.events))
 
 
-async def expired(reader: Reader) -> str:
+async def until_expired(reader: Reader) -> str:
     """Wait until a stream ends with CursorExpired; return the cursor to resume from."""
     with pytest.raises(CursorExpired) as caught:
         await reader.end()
@@ -68,14 +68,14 @@ async def expired(reader: Reader) -> str:
 
 @asynccontextmanager
 async def suspended(watch: Watch) -> AsyncIterator[None]:
-    """Suspend the tail of the gateway, as on a suspended machine."""
+    """Suspend the gateway's tail, as on a suspended machine."""
     await watch._tail_runner.stop()
     yield
     watch._tail_runner.start()
 
 
 async def test_pruned_cursor_expires_with_the_new_start(watch: Watch, database: Database):
-    before = await cursor_of_now(watch)
+    before = await current_cursor(watch)
     old, kept = await submit_many(database, 2)
     await cancel(database, old)
     at_start = follow_jobs(watch, before)
@@ -84,22 +84,22 @@ async def test_pruned_cursor_expires_with_the_new_start(watch: Watch, database: 
     (newer,) = await submit_many(database, 1)
     assert (await prune(database)).jobs == 1
 
-    oldest = await expired(follow_jobs(watch, before))
+    oldest = await until_expired(follow_jobs(watch, before))
     # The cursor after the last pruned event is the oldest one, and it is valid.
     assert oldest == at_start.pages[-1].cursor
     again = follow_jobs(watch, oldest)
-    await caught_up(again)
+    await until_caught_up(again)
     await again.has(1)
     assert again.names == [(newer.id, 1)]
     await again.cancel()
     with pytest.raises(JobNotFound):
         await follow_job(watch, old.id).end()
-    assert await log(database) == [(kept.id, 1), (newer.id, 1)]
+    assert await read_log_names(database) == [(kept.id, 1), (newer.id, 1)]
 
 
 async def test_live_stream_survives_pruning(watch: Watch, database: Database):
     reader = follow_jobs(watch)
-    await caught_up(reader)
+    await until_caught_up(reader)
     jobs = await submit_many(database, 5)
     await cancel(database, *jobs)
     await reader.has(10)
@@ -108,7 +108,7 @@ async def test_live_stream_survives_pruning(watch: Watch, database: Database):
     await reader.has(11)
     assert reader.names[-1] == (new.id, 1)
     assert watch.gauges.catch_ups == 0
-    # All sent events are pruned, and the cursor of the stream is still valid.
+    # All sent events are pruned, but the stream's cursor is still valid.
     again = follow_jobs(watch, reader.pages[-2].cursor)
     await again.has(1)
     assert again.names == [(new.id, 1)]
@@ -119,14 +119,14 @@ async def test_live_stream_survives_pruning(watch: Watch, database: Database):
 async def test_stream_continues_after_all_events_were_pruned(
     watch: Watch, settings: Settings, database: Database
 ):
-    before = await cursor_of_now(watch)
+    before = await current_cursor(watch)
     jobs = await submit_many(database, 3)
     await cancel(database, *jobs)
     assert (await prune(database)).jobs == 3
-    # A gateway that starts after the pruning.
+    # This gateway starts after the pruning.
     async with watching(settings) as other:
-        await expired(follow_jobs(other, before))
-        now = await cursor_of_now(other)
+        await until_expired(follow_jobs(other, before))
+        now = await current_cursor(other)
         (new,) = await submit_many(database, 1)
         again = follow_jobs(other, now)
         await again.has(1)
@@ -134,8 +134,8 @@ async def test_stream_continues_after_all_events_were_pruned(
         await again.cancel()
 
 
-async def test_pruned_events_of_another_tenant_do_not_matter(watch: Watch, database: Database):
-    before = await cursor_of_now(watch)
+async def test_pruned_events_of_another_tenant_leave_no_gap(watch: Watch, database: Database):
+    before = await current_cursor(watch)
     (ours,) = await submit_many(database, 1)
     (theirs,) = await submit_many(database, 1, tenant="other")
     await cancel(database, theirs)
@@ -150,14 +150,14 @@ async def test_pruned_events_of_another_tenant_do_not_matter(watch: Watch, datab
 async def test_stream_that_reads_during_pruning_has_no_gap(
     watch: Watch, database: Database, page: int
 ):
-    before = await cursor_of_now(watch)
+    before = await current_cursor(watch)
     jobs = await submit_many(database, JOBS)
     for number in range(0, JOBS, 50):
         async with database.transaction() as connection:
             for job in jobs[number : number + 50]:
                 await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
     (kept,) = await submit_many(database, 1)
-    everything = await log(database)
+    everything = await read_log_names(database)
     assert everything[-1] == (kept.id, 1)
 
     readers: list[Reader] = []
@@ -182,23 +182,23 @@ async def test_stream_that_reads_during_pruning_has_no_gap(
         await until(lambda reader=reader: ended(reader))
         assert reader.names == everything[: len(reader.events)]
         if reader.task.done():
-            await expired(reader)
+            await until_expired(reader)
         else:
             await reader.cancel()
-    await expired(follow_jobs(watch, before))
-    assert await log(database) == everything[-1:]
+    await until_expired(follow_jobs(watch, before))
+    assert await read_log_names(database) == everything[-1:]
 
 
 @pytest.mark.parametrize("pruned", ["before", "behind"])
-async def test_page_pruned_while_it_is_read_is_not_sent(
+async def test_page_pruned_during_its_read_is_not_sent(
     watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch, pruned: str
 ):
-    """Events are pruned just before, or just after, a page of them is read."""
-    before = await cursor_of_now(watch)
+    """Events are pruned just before, or just after, a page with them is read."""
+    before = await current_cursor(watch)
     await cancel(database, *await submit_many(database, 3))
     (kept,) = await submit_many(database, 1)
-    everything = await log(database)
-    # Now they are in the past.
+    everything = await read_log_names(database)
+    # The new stream reads these events as past events.
     seen = follow_jobs(watch, before)
     await seen.has(len(everything))
     await seen.cancel()
@@ -214,7 +214,7 @@ async def test_page_pruned_while_it_is_read_is_not_sent(
 
     monkeypatch.setattr(past, "read_range", read_and_prune)
     reader = follow_jobs(watch, before)
-    oldest = await expired(reader)
+    oldest = await until_expired(reader)
     assert reader.events == []
     monkeypatch.undo()
     again = follow_jobs(watch, oldest)
@@ -225,8 +225,8 @@ async def test_page_pruned_while_it_is_read_is_not_sent(
 
 async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, database: Database):
     lost, found = follow_jobs(watch), follow_jobs(watch, queues=frozenset(["other"]))
-    await caught_up(lost)
-    await caught_up(found)
+    await until_caught_up(lost)
+    await until_caught_up(found)
     (job, kept) = await submit_many(database, 2)
     await lost.has(2)
     of_job, of_kept = follow_job(watch, job.id), follow_job(watch, kept.id)
@@ -237,12 +237,12 @@ async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, dat
         await cancel(database, job)
         (later,) = await submit_many(database, 1, queue="other")
         assert (await prune(database)).jobs == 1
-    oldest = await expired(lost)
+    oldest = await until_expired(lost)
     assert len(lost.events) == seen
-    assert await expired(found) == oldest
+    assert await until_expired(found) == oldest
     with pytest.raises(JobNotFound):
         await of_job.end()
-    # Streams from the oldest cursor have no gap.
+    # Streams that start at the oldest cursor have no gap.
     again = follow_jobs(watch, oldest)
     await again.has(1)
     await cancel(database, kept)
@@ -256,7 +256,7 @@ async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, dat
 
 async def test_suspension_keeps_streams_of_unpruned_tenants(watch: Watch, database: Database):
     reader = follow_jobs(watch)
-    await caught_up(reader)
+    await until_caught_up(reader)
     async with suspended(watch):
         (first,) = await submit_many(database, 1)
         (theirs,) = await submit_many(database, 1, tenant="other")

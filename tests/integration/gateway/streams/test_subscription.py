@@ -1,4 +1,4 @@
-"""Subscriptions: one stream receives, the others are standbys, and unacknowledged events repeat."""
+"""Subscriptions: one stream receives, the others stand by, and unacknowledged events are resent."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ from support.watching import Name, Reader, names, subscriptions, watching
 
 
 @pytest.fixture
-async def other(settings: Settings, timing: Timing) -> AsyncIterator[Watch]:
+async def other_gateway(settings: Settings, timing: Timing) -> AsyncIterator[Watch]:
     """The streams of another gateway."""
     async with watching(settings, timing) as watch:
         yield watch
         assert subscriptions(watch) == (0, 0, 0)
 
 
-# Leases that lapse while a test waits.
+# The leases are short enough to lapse during a test.
 SHORT_LEASES = Timing(lease=2.0, renew=0.5)
 short_leases = pytest.mark.parametrize("timing", [SHORT_LEASES], ids=["short"])
-# Runs of the leases that only a wake-up causes.
-wake_ups_alone = pytest.mark.parametrize(
+# The lease loop runs only after a wake-up.
+only_wake_ups = pytest.mark.parametrize(
     "timing", [Timing(lease_interval=(60.0, 60.0))], ids=["wake-ups"]
 )
 
 
-async def die(watch: Watch) -> None:
-    """Stop the leases of a gateway as if it were killed: it releases nothing."""
+async def stop_without_release(watch: Watch) -> None:
+    """Stop a gateway's lease loop as if it were killed: the gateway releases nothing."""
     await watch._leases_runner.stop()
     watch._leases._all_released.set()
 
@@ -82,7 +82,7 @@ async def test_only_unacknowledged_events_are_sent_again(watch: Watch, database:
     await first.until(lambda reader: Mark.CAUGHT_UP in {page.mark for page in reader.pages})
     await submit(database, queue="a")
     await first.has(4)
-    # Events settle one after another, so a page may have only some of them.
+    # Events settle one after another, so a page may contain only some of them.
     await ack(database, watch, first.pages[-1].cursor)
     await submit(database, queue="a")
     await first.has(5)
@@ -131,14 +131,14 @@ async def test_unknown_subscription_is_not_found(watch: Watch, database: Databas
 # Receivers and standbys.
 
 
-@wake_ups_alone
+@only_wake_ups
 async def test_consumer_at_another_gateway_takes_over_at_once(
-    watch: Watch, other: Watch, database: Database
+    watch: Watch, other_gateway: Watch, database: Database
 ):
     await create(database)
     one = subscribe(watch, "one")
     await until_receiving(one)
-    second = subscribe(other, "second")
+    second = subscribe(other_gateway, "second")
     await until_standby(second)
     await submit_many(database, 3)
     await one.has(3)
@@ -156,13 +156,13 @@ async def test_consumer_at_another_gateway_takes_over_at_once(
 
 
 async def test_standby_takes_over_without_a_wake_up(
-    watch: Watch, other: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, other_gateway: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(WakeBus, "publish", lambda *_: None)
     await create(database)
     one = subscribe(watch, "one")
     await until_receiving(one)
-    second = subscribe(other, "second")
+    second = subscribe(other_gateway, "second")
     await until_standby(second)
     await one.cancel()
     await until_receiving(second)
@@ -182,15 +182,15 @@ async def test_standbys_take_over_in_order(watch: Watch, database: Database):
     assert (await read_subscription(database)).epoch == 4
 
 
-@wake_ups_alone
+@only_wake_ups
 async def test_newer_watch_of_a_consumer_replaces_the_older_one(
-    watch: Watch, other: Watch, database: Database
+    watch: Watch, other_gateway: Watch, database: Database
 ):
     await create(database)
     await submit_many(database, 2)
     older = subscribe(watch, "one")
     await older.has(2)
-    newer = subscribe(other, "one")
+    newer = subscribe(other_gateway, "one")
     await newer.has(2)
     with pytest.raises(SubscriptionTaken):
         await older.end()
@@ -205,14 +205,14 @@ async def test_newer_watch_of_a_consumer_replaces_the_older_one(
 
 
 async def test_newer_standby_of_a_consumer_replaces_the_older(
-    watch: Watch, other: Watch, database: Database
+    watch: Watch, other_gateway: Watch, database: Database
 ):
     await create(database)
     holder = subscribe(watch, "holder")
     await until_receiving(holder)
     older = subscribe(watch, "one")
     await until_standby(older)
-    newer = subscribe(other, "one")
+    newer = subscribe(other_gateway, "one")
     await until_standby(newer)
     await holder.cancel()
     await until_receiving(newer)
@@ -235,7 +235,7 @@ async def test_standby_sends_marks(
             name=NAME,
             consumer="one",
             leases=watch._leases,
-            follow=lambda _: pytest.fail("a standby must not follow"),
+            follow=lambda _: pytest.fail("a standby must not follow the log"),
             gauges=watch.gauges,
             idle=0.1,
         ).run()
@@ -248,18 +248,18 @@ async def test_standby_sends_marks(
 
 @short_leases
 async def test_killed_gateway_is_replaced_when_its_lease_lapses(
-    settings: Settings, other: Watch, database: Database
+    settings: Settings, other_gateway: Watch, database: Database
 ):
     await create(database)
     await submit(database)
-    async with watching(settings, SHORT_LEASES) as dying:
-        holder = subscribe(dying, "one")
+    async with watching(settings, SHORT_LEASES) as killed:
+        holder = subscribe(killed, "one")
         await holder.has(1)
-        second = subscribe(other, "second")
+        second = subscribe(other_gateway, "second")
         await until_standby(second)
-        await die(dying)
+        await stop_without_release(killed)
         await second.has(1)
-        # The lease has lapsed for the holder as well, which sends nothing more.
+        # The lease has lapsed for the holder as well, so the holder sends no more events.
         await submit(database)
         await second.has(2)
         with pytest.raises(Unavailable):
@@ -271,12 +271,12 @@ async def test_killed_gateway_is_replaced_when_its_lease_lapses(
 
 @short_leases
 async def test_lease_is_renewed_while_the_watch_is_open(
-    watch: Watch, other: Watch, database: Database
+    watch: Watch, other_gateway: Watch, database: Database
 ):
     await create(database)
     holder = subscribe(watch, "one")
     await until_receiving(holder)
-    second = subscribe(other, "second")
+    second = subscribe(other_gateway, "second")
     await until_standby(second)
 
     async def renewed() -> int:
@@ -293,17 +293,17 @@ async def test_lease_is_renewed_while_the_watch_is_open(
     await second.cancel()
 
 
-# The end.
+# The end of watches.
 
 
 @pytest.mark.parametrize("with_wake_up", [True, False])
 async def test_watches_of_a_deleted_subscription_end(
-    watch: Watch, other: Watch, database: Database, bus: WakeBus, with_wake_up: bool
+    watch: Watch, other_gateway: Watch, database: Database, bus: WakeBus, with_wake_up: bool
 ):
     await create(database)
     holder = subscribe(watch, "one")
     await until_receiving(holder)
-    second = subscribe(other, "second")
+    second = subscribe(other_gateway, "second")
     await until_standby(second)
     await delete(database)
     if with_wake_up:
@@ -327,16 +327,16 @@ async def test_recreated_subscription_is_a_new_one(watch: Watch, database: Datab
 
 
 async def test_shutdown_releases_subscriptions_at_once(
-    settings: Settings, other: Watch, database: Database
+    settings: Settings, other_gateway: Watch, database: Database
 ):
     await create(database)
     async with watching(settings) as watch:
-        # A stream with a stalled reader, which cannot end.
+        # The stream has a stalled reader, so it cannot end.
         stalled = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
         assert (await anext(stalled)).mark is Mark.CAUGHT_UP
         waiting = subscribe(watch, "waiting")
         await until_standby(waiting)
-        second = subscribe(other, "second")
+        second = subscribe(other_gateway, "second")
         await until_standby(second)
         await watch.stop()
         with pytest.raises(ShuttingDown):
@@ -351,7 +351,7 @@ async def test_shutdown_releases_subscriptions_at_once(
 
 
 async def test_watch_cancelled_while_acquiring_releases(
-    watch: Watch, other: Watch, database: Database
+    watch: Watch, other_gateway: Watch, database: Database
 ):
     await create(database)
     async with database.transaction() as connection:
@@ -359,7 +359,7 @@ async def test_watch_cancelled_while_acquiring_releases(
         acquiring = subscribe(watch, "one")
         await until(lambda: [lease for lease in watch._leases._open if lease.is_acquiring])
         await acquiring.cancel()
-    second = subscribe(other, "second")
+    second = subscribe(other_gateway, "second")
     await until_receiving(second)
     await second.cancel()
 
@@ -398,12 +398,12 @@ async def test_hundreds_of_standbys_cost_one_query_per_run(
 
     read = watch._leases._read_holders
 
-    async def counted() -> float:
+    async def read_and_count() -> float:
         nonlocal reads
         reads += 1
         return await read()
 
-    monkeypatch.setattr(watch._leases, "_read_holders", counted)
+    monkeypatch.setattr(watch._leases, "_read_holders", read_and_count)
     with monkeypatch.context() as counting:
         counting.setattr(Driver, "run", count)
         await until(lambda: reads >= 3)
@@ -413,7 +413,7 @@ async def test_hundreds_of_standbys_cost_one_query_per_run(
         await reader.cancel()
 
 
-async def test_thousand_short_watches_do_not_affect_the_receiver(watch: Watch, database: Database):
+async def test_short_watches_do_not_affect_the_receiver(watch: Watch, database: Database):
     await create(database)
     holder = subscribe(watch, "holder")
     await until_receiving(holder)
@@ -465,7 +465,7 @@ async def test_subscription_continues_after_pruned_events(watch: Watch, database
 
 @short_leases
 async def test_holder_without_postgresql_stops_and_is_replaced(
-    settings: Settings, other: Watch, database: Database
+    settings: Settings, other_gateway: Watch, database: Database
 ):
     await create(database)
     proxy = Proxy(settings.database_url.get_secret_value())
@@ -474,32 +474,32 @@ async def test_holder_without_postgresql_stops_and_is_replaced(
     async with watching(through, SHORT_LEASES) as watch:
         holder = subscribe(watch, "one")
         await until_receiving(holder)
-        second = subscribe(other, "second")
+        second = subscribe(other_gateway, "second")
         await until_standby(second)
         await proxy.cut()
         with pytest.raises(Unavailable):
             await holder.end()
         await until_receiving(second)
         await proxy.start()
-        back = subscribe(watch, "one")
+        resumed = subscribe(watch, "one")
 
         async def is_standby() -> bool:
-            nonlocal back
-            if back.task.done():
-                back = subscribe(watch, "one")
-            return bool(back.pages)
+            nonlocal resumed
+            if resumed.task.done():
+                resumed = subscribe(watch, "one")
+            return bool(resumed.pages)
 
         await until(is_standby)
-        await until_standby(back)
+        await until_standby(resumed)
         await second.cancel()
-        await until_receiving(back)
-        await back.cancel()
+        await until_receiving(resumed)
+        await resumed.cancel()
     await proxy.cut()
 
 
 @short_leases
 async def test_stalled_reader_releases_lapsed_subscription(
-    settings: Settings, other: Watch, database: Database
+    settings: Settings, other_gateway: Watch, database: Database
 ):
     await create(database)
     proxy = Proxy(settings.database_url.get_secret_value())
@@ -512,7 +512,7 @@ async def test_stalled_reader_releases_lapsed_subscription(
         await until(lambda: not watch._leases._open)
         await proxy.start()
         await until(lambda: not watch._leases._closed)
-        second = subscribe(other, "second")
+        second = subscribe(other_gateway, "second")
         await until_receiving(second)
         with pytest.raises(Unavailable):
             await anext(stalled)
@@ -520,7 +520,7 @@ async def test_stalled_reader_releases_lapsed_subscription(
     await proxy.cut()
 
 
-async def test_holder_survives_a_short_outage_of_postgresql(settings: Settings, database: Database):
+async def test_holder_survives_a_short_postgresql_outage(settings: Settings, database: Database):
     await create(database)
     proxy = Proxy(settings.database_url.get_secret_value())
     await proxy.start()
@@ -541,20 +541,20 @@ async def test_holder_survives_a_short_outage_of_postgresql(settings: Settings, 
     await proxy.cut()
 
 
-# Everything at once.
+# Restarts, cuts and takeovers at once.
 
 
 @asynccontextmanager
 async def gateway(settings: Settings, chance: random.Random) -> AsyncIterator[Watch]:
-    """A gateway that stops cleanly, or as if it were killed."""
+    """Run a gateway that stops cleanly, or as if it were killed."""
     async with watching(settings, SHORT_LEASES) as watch:
         yield watch
         if chance.random() < 0.5:
-            await die(watch)
+            await stop_without_release(watch)
 
 
 class Gateways:
-    """Two gateways that are restarted at times."""
+    """Two gateways that a test restarts."""
 
     def __init__(self, settings: Settings, chance: random.Random) -> None:
         self._settings = settings
@@ -588,7 +588,7 @@ async def consume(
     chance: random.Random,
     acknowledged: list[Name],
 ) -> None:
-    """Watch, acknowledge, and resume after cuts, all at random times."""
+    """Watch, acknowledge, and resume after cuts, at random times."""
     while True:
         watch = chance.choice(gateways.watches)
         received: list[Name] = []

@@ -1,4 +1,4 @@
-"""The tail: both views have every event once, for any order of commits."""
+"""The tail: both views contain every event once, for any order of commits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NewTail = Callable[..., Awaitable[ManualTail]]
 
 @pytest.fixture
 async def crowd(settings: Settings) -> AsyncIterator[Database]:
-    """The database with enough connections for many writers."""
+    """The database, with enough connections for many writers."""
     database = Database(
         settings.model_copy(update={"database_pool_size": 40}), application="test-crowd"
     )
@@ -101,14 +101,14 @@ async def test_rolled_back_transaction_delays_nothing(crowd: Database, new_tail:
     assert names(tail.visible) == names(tail.settled) == [(job.id, 1)]
 
 
-async def test_foreign_transaction_delays_only_settled_events(crowd: Database, new_tail: NewTail):
+async def test_foreign_transaction_delays_only_the_settled_view(crowd: Database, new_tail: NewTail):
     tail = await new_tail()
     async with foreign_transaction(crowd):
         jobs = await submit_many(crowd, 5)
         await tail.run()
         assert len(tail.visible) == 5
         assert tail.settled == []
-        # Each run measures the lag of the oldest event again.
+        # Each run measures the oldest event's lag again.
         await tail.run()
         assert tail.gauges.settled_lag > 0
     await tail.run()
@@ -117,7 +117,7 @@ async def test_foreign_transaction_delays_only_settled_events(crowd: Database, n
 
 
 async def test_long_foreign_transaction_does_not_slow_down_runs(crowd: Database, new_tail: NewTail):
-    """A run reads new events, not all that wait for the open transaction."""
+    """A run reads only new events, not all events that the open transaction delays."""
     tail = await new_tail(page=1000)
     async with foreign_transaction(crowd):
         for _ in range(5):
@@ -153,7 +153,7 @@ async def test_overflowed_window_is_read_again_from_the_store(crowd: Database, n
     assert tail.settled == sorted(tail.visible, key=place_of)
 
 
-async def test_run_of_several_pages_sees_one_state(crowd: Database, new_tail: NewTail):
+async def test_run_of_several_pages_reads_one_snapshot(crowd: Database, new_tail: NewTail):
     tail = await new_tail(page=3)
     writers = [await open_writer(crowd) for _ in range(4)]
     for writer in writers:
@@ -177,7 +177,7 @@ async def test_events_of_a_job_keep_their_order(database: Database, new_tail: Ne
         assert [e.seq for e in tail.settled if e.job_id == job.id] == [1, 2, 3]
 
 
-async def test_outage_of_postgresql_loses_no_event(settings: Settings, database: Database):
+async def test_postgresql_outage_loses_no_event(settings: Settings, database: Database):
     proxy = Proxy(settings.database_url.get_secret_value())
     await proxy.start()
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
@@ -193,22 +193,22 @@ async def test_outage_of_postgresql_loses_no_event(settings: Settings, database:
             await tail.run()
         await proxy.start()
 
-        async def back() -> bool:
+        async def is_reachable() -> bool:
             try:
                 await tail.run()
             except Unavailable:
                 return False
             return True
 
-        await until(back)
+        await until(is_reachable)
         assert names(tail.visible) == names(tail.settled) == [(first.id, 1), (second.id, 1)]
     finally:
         await cut_off.close()
         await proxy.cut()
 
 
-# A schedule of writers: a closed writer opens and writes, an open one commits or rolls back. If the
-# flag is True, the tail runs afterwards.
+# Actions of writers. A writer that is not open opens and writes; an open writer commits, writes or
+# rolls back. If the flag is True, the tail runs afterwards.
 schedules = st.lists(
     st.tuples(
         st.integers(0, 4),
@@ -233,12 +233,12 @@ async def test_both_views_have_every_event_once_in_order(
 ):
     tail = ManualTail(settings, crowd, page=page, window=window)
     await tail.start()
-    seen_before = await _committed(crowd)
+    seen_before = await _committed_places(crowd)
     writers: dict[int, OpenWriter] = {}
 
-    async def check_views() -> None:
+    async def run_and_check_views() -> None:
         await tail.run()
-        committed = sorted(await _committed(crowd) - seen_before)
+        committed = sorted(await _committed_places(crowd) - seen_before)
         assert sorted(map(place_of, tail.visible)) == committed
         settled = [place_of(event) for event in tail.settled]
         assert settled == committed[: len(settled)]
@@ -259,17 +259,17 @@ async def test_both_views_have_every_event_once_in_order(
             else:
                 await writers.pop(number).roll_back()
             if then_run:
-                await check_views()
+                await run_and_check_views()
     writers.clear()
 
     async def everything_has_settled() -> bool:
-        await check_views()
+        await run_and_check_views()
         return len(tail.settled) == len(tail.visible)
 
     await until(everything_has_settled)
 
 
-async def _committed(database: Database) -> set[tuple[int, int]]:
+async def _committed_places(database: Database) -> set[tuple[int, int]]:
     async with database.transaction() as connection:
         rows = await connection.execute(
             text("SELECT xid::text::bigint AS xid, position FROM job_events")
@@ -278,10 +278,10 @@ async def _committed(database: Database) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("run_between", [True, False])
-async def test_events_of_a_job_keep_order_across_transactions(
+async def test_job_events_keep_their_order_across_transactions(
     database: Database, new_tail: NewTail, run_between: bool
 ):
-    """A batch with an early id writes an event of a job after a later transaction."""
+    """A transaction with an earlier id writes a job's event after a transaction with a later id."""
     worker_id = await register(database)
     job, other = await submit_many(database, 2)
     await start(database, worker_id, job, other)

@@ -1,4 +1,4 @@
-"""The stream of one job: history, live events and the end, without a gap or a repetition."""
+"""The stream of one job: history, live events and the end, without gaps or repetitions."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_stream_sends_history_then_events_then_ends(
     assert reader.events[-1].state is JobState.SUCCEEDED
 
 
-async def test_late_subscriber_sees_the_same_as_an_early_one(
+async def test_late_subscriber_receives_the_same_events(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -109,14 +109,14 @@ async def test_stream_of_a_fully_seen_ended_job_ends_at_once(
 
 
 @pytest.mark.parametrize("after_seq", [1, 2, 3, 100, 2**31 - 1])
-async def test_number_beyond_the_newest_event_skips_to_it(
+async def test_number_after_the_newest_event_skips_to_it(
     watch: Watch, database: Database, worker_id: WorkerId, after_seq: int
 ):
     job = await submit(database)
     reader = follow_job(watch, job.id, after_seq=after_seq)
     await start(database, worker_id, job)
     await succeed(database, worker_id, job.id)
-    # The stream still ends with the job.
+    # The stream still ends when the job ends.
     await reader.end()
     assert reader.seqs == [seq for seq in (1, 2, 3) if seq > after_seq]
     page = await history(database, job.id)
@@ -137,7 +137,7 @@ async def test_requeued_job_is_followed_again(
     await start(database, worker_id, job)
     await fail(database, worker_id, job.id)
     await requeue(database, job.id)
-    # Its history has a terminal event in the middle.
+    # The job's history has a terminal event in the middle.
     reader = follow_job(watch, job.id)
     await reader.has(4)
     [claimed] = await start(database, worker_id, await read_job(database, job.id))
@@ -183,7 +183,7 @@ async def test_event_without_wake_up_arrives(watch: Watch, database: Database, w
 async def test_foreign_transaction_does_not_delay_a_job(
     watch: Watch, database: Database, worker_id: WorkerId, bus: WakeBus
 ):
-    # The transaction is open until the stream has ended.
+    # The transaction stays open until the stream has ended.
     async with foreign_transaction(database):
         job = await submit(database)
         reader = follow_job(watch, job.id)
@@ -245,7 +245,7 @@ async def test_events_read_again_by_the_tail_are_sent_once(
     await reader.has(1)
     await start(database, worker_id, job)
     await progress(database, worker_id, job.id, 3)
-    # All events are routed twice, as after a run that was cut off.
+    # All events are routed twice, as after an interrupted run.
     events = await history(database, job.id)
     watch._routes.route_visible(events + events[1:])
     await reader.has(5)
@@ -293,7 +293,7 @@ async def test_cancelled_stream_leaves_no_mailbox(watch: Watch, database: Databa
     for reader in readers:
         await reader.has(1)
     assert subscriptions(watch) == (20, 1, 0)
-    # Some are cancelled before their first read.
+    # Some streams are cancelled before their first read.
     early = [follow_job(watch, job.id) for _ in range(20)]
     for reader in readers + early:
         await reader.cancel()

@@ -1,4 +1,4 @@
-"""The stream of many jobs: one cursor, without a gap or a repetition."""
+"""The stream of many jobs: one cursor, without gaps or repetitions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from support.watching import (
 from support.workers import ending, start, write_ends
 
 
-async def live(reader: Reader) -> None:
+async def until_live(reader: Reader) -> None:
     """Wait until a stream has caught up."""
     await reader.until(lambda reader: any(page.mark is Mark.CAUGHT_UP for page in reader.pages))
 
@@ -44,22 +44,22 @@ async def succeed(database: Database, worker_id: WorkerId, *jobs: object) -> Non
     await write_ends(database, worker_id, *(ending(job.id, 1, EventType.SUCCEEDED) for job in jobs))
 
 
-async def places(database: Database, reader: Reader) -> list[tuple[int, int]]:
-    """Return the places of the cursors of a stream."""
+async def cursor_places(database: Database, reader: Reader) -> list[tuple[int, int]]:
+    """Return the places that a stream's cursors contain."""
     async with database.transaction() as connection:
         installation = await read_installation(connection)
     return [decode_cursor(installation, DEFAULT_TENANT, page.cursor) for page in reader.pages]
 
 
 async def test_stream_without_a_cursor_starts_now(watch: Watch, database: Database):
-    # The gateway has routed these events, so they are the past of the next stream.
+    # The gateway has routed these events, so the next stream starts after them.
     earlier = follow_jobs(watch)
-    await live(earlier)
+    await until_live(earlier)
     await submit_many(database, 3)
     await earlier.has(3)
 
     reader = follow_jobs(watch)
-    await live(reader)
+    await until_live(reader)
     job = await submit(database)
     await reader.has(1)
     assert [event.job_id for event in reader.events] == [job.id]
@@ -70,7 +70,7 @@ async def test_stream_without_a_cursor_starts_now(watch: Watch, database: Databa
 
 async def test_caught_up_mark_separates_past_and_present(watch: Watch, database: Database):
     reader = follow_jobs(watch)
-    await live(reader)
+    await until_live(reader)
     cursor = reader.pages[-1].cursor
     count = 2 * MAX_EVENTS + 20
     before = await submit_many(database, count)
@@ -78,7 +78,7 @@ async def test_caught_up_mark_separates_past_and_present(watch: Watch, database:
     await reader.cancel()
 
     again = follow_jobs(watch, cursor)
-    await live(again)
+    await until_live(again)
     assert [event.job_id for event in again.events] == [job.id for job in before]
     assert [page.mark for page in again.pages] == [*[Mark.EVENTS] * 3, Mark.CAUGHT_UP]
     after = await submit(database)
@@ -91,7 +91,7 @@ async def test_every_cursor_resumes_at_any_gateway(
     watch: Watch, settings: Settings, database: Database, worker_id: WorkerId
 ):
     reader = follow_jobs(watch)
-    await live(reader)
+    await until_live(reader)
     jobs = await submit_many(database, 60)
     await start(database, worker_id, *jobs[:40])
     await succeed(database, worker_id, *jobs[:20])
@@ -104,30 +104,30 @@ async def test_every_cursor_resumes_at_any_gateway(
                 for name in ((event.job_id, event.seq) for event in later.events)
             ]
             again = follow_jobs(other, page.cursor)
-            await live(again)
+            await until_live(again)
             await again.has(len(behind))
             assert again.names == behind
             await again.cancel()
     await reader.cancel()
-    cursors = await places(database, reader)
+    cursors = await cursor_places(database, reader)
     assert cursors == sorted(cursors)
 
 
-async def test_cursor_of_a_gateway_ahead_repeats_nothing(
+async def test_cursor_from_a_gateway_ahead_repeats_no_event(
     watch: Watch, settings: Settings, database: Database
 ):
     ahead = follow_jobs(watch)
-    await live(ahead)
+    await until_live(ahead)
     async with watching(settings) as other:
         behind = follow_jobs(other)
-        await live(behind)
+        await until_live(behind)
         # The tail of the other gateway is suspended.
         await other._tail_runner.stop()
         await submit_many(database, 5)
         await ahead.has(5)
         cursor = ahead.pages[-1].cursor
         again = follow_jobs(other, cursor)
-        await live(again)
+        await until_live(again)
         other._tail_runner.start()
         (new,) = await submit_many(database, 1)
         await again.has(1)
@@ -142,7 +142,7 @@ async def test_only_matching_events_are_sent_and_all_move_cursor(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     everything = follow_jobs(watch)
-    await live(everything)
+    await until_live(everything)
     cursor = everything.pages[-1].cursor
     batch_id = BatchId(uuid7())
     async with database.transaction() as connection:
@@ -163,12 +163,14 @@ async def test_only_matching_events_are_sent_and_all_move_cursor(
     }
     await everything.has(6)
     for name, (value, expected) in filters.items():
-        # Past and live events pass the same filter.
+        # The same filter applies to past and live events.
         past = follow_jobs(watch, cursor, **{name: value})
-        await live(past)
+        await until_live(past)
         assert [event.job_id for event in past.events] == expected, name
-        # At least as far as the last event that was sent.
-        assert (await places(database, past))[-1] >= (await places(database, everything))[-1]
+        # The last cursor is not before the last event that was sent.
+        assert (await cursor_places(database, past))[-1] >= (
+            await cursor_places(database, everything)
+        )[-1]
         await past.cancel()
 
     readers = {
@@ -176,7 +178,7 @@ async def test_only_matching_events_are_sent_and_all_move_cursor(
         for name, (value, _) in filters.items()
     }
     for reader in readers.values():
-        await live(reader)
+        await until_live(reader)
     await succeed(database, worker_id, math)
     for name in ("queues", "labels"):
         await readers[name].has(1)
@@ -192,7 +194,7 @@ async def test_out_of_order_commits_are_sent_in_one_order(
 ):
     readers = [follow_jobs(watch) for _ in range(2)]
     for reader in readers:
-        await live(reader)
+        await until_live(reader)
     cursor = readers[0].pages[-1].cursor
     writers = [await open_writer(database) for _ in range(5)]
     ids = [(await writer.submit())[0] for writer in writers]
@@ -210,7 +212,7 @@ async def test_foreign_transaction_delays_the_cursor(
     watch: Watch, database: Database, bus: WakeBus
 ):
     reader = follow_jobs(watch)
-    await live(reader)
+    await until_live(reader)
     async with foreign_transaction(database):
         jobs = await submit_many(database, 10)
         bus.publish(Topic.EVENTS)
@@ -219,9 +221,9 @@ async def test_foreign_transaction_delays_the_cursor(
         await single.cancel()
         await _until_lagging(watch)
         assert reader.events == []
-        # A new stream receives them as well.
+        # A new stream receives these events as well.
         late = follow_jobs(watch, reader.pages[-1].cursor)
-        await live(late)
+        await until_live(late)
     for each in (reader, late):
         await each.has(10)
         assert [event.job_id for event in each.events] == [job.id for job in jobs]
@@ -243,7 +245,7 @@ async def test_slow_stream_catches_up_from_the_store(
         caught_up = await anext(stream)
         assert caught_up.mark is Mark.CAUGHT_UP
         other = follow_jobs(watch, queues=frozenset(["b"]))
-        await live(other)
+        await until_live(other)
         for _ in range(20):
             await submit_many(database, 7, queue="a")
             await submit_many(database, 1, queue="b")
@@ -254,7 +256,7 @@ async def test_slow_stream_catches_up_from_the_store(
         reader = Reader(stream)
         await reader.has(140)
         assert len(set(reader.names)) == len(reader.names) == 140
-        cursors = await places(database, reader)
+        cursors = await cursor_places(database, reader)
         assert cursors == sorted(cursors)
         assert watch.gauges.catch_ups >= 1
         await submit_many(database, 1, queue="a")
@@ -264,40 +266,40 @@ async def test_slow_stream_catches_up_from_the_store(
 
 async def test_quiet_stream_sends_marks_that_move_the_cursor(watch: Watch, database: Database):
     reader = Reader(quiet_stream(watch, idle=0.3))
-    await live(reader)
-    before = (await places(database, reader))[-1]
+    await until_live(reader)
+    before = (await cursor_places(database, reader))[-1]
     await submit_many(database, 3, queue="b")
     everything = follow_jobs(watch, reader.pages[-1].cursor)
     await everything.has(3)
-    end = (await places(database, everything))[-1]
+    end = (await cursor_places(database, everything))[-1]
     await everything.cancel()
     sent = len(reader.pages)
     await reader.until(lambda reader: len(reader.pages) > sent + 1)
     assert {page.mark for page in reader.pages[1:]} == {Mark.IDLE}
     assert reader.events == []
-    assert before < end <= (await places(database, reader))[-1]
+    assert before < end <= (await cursor_places(database, reader))[-1]
     await reader.cancel()
 
 
 @pytest.mark.parametrize("timing", [Timing(progress=0.0)], ids=["marks"])
 async def test_unmatched_past_moves_the_cursor(watch: Watch, database: Database):
     everything = follow_jobs(watch)
-    await live(everything)
+    await until_live(everything)
     start = everything.pages[0].cursor
     await submit_many(database, 1200, queue="b")
     await everything.has(1200)
     await everything.cancel()
 
     reader = follow_jobs(watch, start, queues=frozenset(["unused"]))
-    await live(reader)
+    await until_live(reader)
     assert [page.mark for page in reader.pages] == [Mark.IDLE, Mark.IDLE, Mark.CAUGHT_UP]
-    passed = await places(database, reader)
+    passed = await cursor_places(database, reader)
     assert passed == sorted(set(passed))
     await reader.cancel()
 
 
 def quiet_stream(watch: Watch, *, idle: float):
-    """A stream of an unused queue with frequent marks."""
+    """A stream of an unused queue, with frequent idle marks."""
     installation = watch._installation
     return FilterStream(
         tenant=DEFAULT_TENANT,
@@ -314,7 +316,7 @@ def quiet_stream(watch: Watch, *, idle: float):
 
 async def test_foreign_cursor_is_rejected(watch: Watch, database: Database):
     reader = follow_jobs(watch)
-    await live(reader)
+    await until_live(reader)
     await reader.cancel()
     cursor = reader.pages[-1].cursor
     for forged in ("x", cursor[:-2], cursor[:-2] + ("AA" if cursor[-2:] != "AA" else "BB")):
@@ -328,20 +330,22 @@ async def test_shutdown_sends_the_last_cursor(settings: Settings, database: Data
     async with watching(settings) as watch:
         quiet = follow_jobs(watch, queues=frozenset(["unused"]))
         idle = follow_jobs(watch)
-        await live(quiet)
-        await live(idle)
+        await until_live(quiet)
+        await until_live(idle)
         await submit_many(database, 3)
         await idle.has(3)
-        # The quiet stream passes them at its next wake-up, here at the end.
+        # The quiet stream moves past these events at its next wake-up, which is its end.
         await watch.stop()
         for reader in (quiet, idle):
             with pytest.raises(ShuttingDown):
                 await reader.end()
         assert quiet.pages[-1].mark is Mark.IDLE
-        assert (await places(database, quiet))[-1] >= (await places(database, idle))[-1]
+        assert (await cursor_places(database, quiet))[-1] >= (await cursor_places(database, idle))[
+            -1
+        ]
     async with watching(settings) as watch:
         again = follow_jobs(watch, quiet.pages[-1].cursor)
-        await live(again)
+        await until_live(again)
         assert again.events == []
         await again.cancel()
 
@@ -349,7 +353,7 @@ async def test_shutdown_sends_the_last_cursor(settings: Settings, database: Data
 async def test_cancelled_stream_leaves_no_mailbox(watch: Watch, database: Database):
     readers = [follow_jobs(watch, queues=frozenset(["a", "b"])) for _ in range(20)]
     for reader in readers:
-        await live(reader)
+        await until_live(reader)
     assert subscriptions(watch) == (20, 0, 2)
     for reader in readers:
         await reader.cancel()
