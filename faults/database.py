@@ -109,7 +109,9 @@ class Records:
             )
         jobs = {}
         for row in rows:
-            policy = to_overrides(row["retry"]).applied_to(_POLICIES.get(row["type"], RetryPolicy()))
+            policy = to_overrides(row["retry"]).applied_to(
+                _POLICIES.get(row["type"], RetryPolicy())
+            )
             jobs[str(row["id"])] = JobRow(
                 id=str(row["id"]),
                 tenant=row["tenant"],

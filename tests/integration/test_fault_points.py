@@ -52,7 +52,7 @@ from support.fault_points import FaultPoints, points
 from support.jobs import set_column, submit
 
 SEED = int(os.environ.get("HEADRACE_TEST_FAULT_SEED", "1"))
-CHOSEN = os.environ.get("HEADRACE_TEST_FAULT_METHODS", "").split()
+SELECTED_METHODS = os.environ.get("HEADRACE_TEST_FAULT_METHODS", "").split()
 
 # All store functions that the services call. A new function belongs here, and the load below must
 # call it.
@@ -110,57 +110,58 @@ METHODS = (
     "written_ends",
 )
 
-# Functions that this load does not call. tests/integration/worker tests faults of `complete_in`,
+# Functions that the load does not call. tests/integration/worker tests faults of `complete_in`,
 # and validate_only only reads.
-UNCALLED = {"find_batch", "find_submitted", "is_held_open", "was_completed"}
+UNCALLED_METHODS = {"find_batch", "find_submitted", "is_held_open", "was_completed"}
 
-# Functions that are called only after another one has failed; both get faults at the same time.
-CAUSES = {
+# Functions that services call only after another function has failed. Both get faults at the same
+# time.
+CALLED_AFTER_FAULT_IN = {
     "count_reports": "write_reports",
     "give_up_lead": "take_lead",
     "written_ends": "end_attempts",
 }
 
-# Jobs per second, and their mix. Many of them report.
+# Jobs per second, and their mix. Many of the jobs report.
 RATE = 15.0
 MIX = Mix(seconds=(0.01, 0.1), reporting=0.3, attached=0.1)
 # The number of faults for each method, the time limit for them, and the time limit for the
 # platform to settle afterwards, in seconds.
-FAULTS = 2
-TURN_S = 30.0
-SETTLE_S = 45.0
-# Short intervals, so these loops get as many faults as the others.
-OFTEN = Timing(recover=0.3, prune=0.3)
-RENEWING = streams.Timing(renew=1.0)
+FAULTS_PER_METHOD = 2
+METHOD_TIMEOUT_S = 30.0
+SETTLE_TIMEOUT_S = 45.0
+# Short intervals, so these loops get as many faults as the other loops.
+SHORT_LOOP_INTERVALS = Timing(recover=0.3, prune=0.3)
+SHORT_RENEWALS = streams.Timing(renew=1.0)
 # The duration of faults in all methods, in seconds.
-TROUBLE_S = 10.0
+FAULT_DURATION_S = 10.0
 SUBSCRIPTION = "trouble"
 # The tenant whose jobs are pruned; the invariants do not cover it.
-OLD = "old"
-SHOWN = ("I1", "I2", "I3", "I4", "I6", "I9")
+PRUNED_TENANT = "old"
+CHECKED_INVARIANTS = ("I1", "I2", "I3", "I4", "I6", "I9")
 # The codes that a client may receive when the database fails.
 EXPECTED_CODES = {"UNAVAILABLE"}
 
 
-on_request = pytest.mark.skipif(
+only_if_requested = pytest.mark.skipif(
     not os.environ.get("HEADRACE_TEST_FAULT_POINTS"), reason="for `make fault-points`"
 )
-# If a connection is cut while it is opened or returned, the drivers close it only when it is
-# collected. F21 checks in real processes that none stays open.
-cut_anywhere = pytest.mark.filterwarnings("ignore::ResourceWarning")
+# If a fault hits a connection while it is opened or returned, the drivers close it only when it is
+# garbage-collected. F21 checks in real processes that no connection stays open.
+ignores_unclosed_connections = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 def test_method_list_covers_the_store() -> None:
-    assert {point.method for point in points()} == {*METHODS, *UNCALLED}
+    assert {point.method for point in points()} == {*METHODS, *UNCALLED_METHODS}
     assert len(METHODS) == len(set(METHODS))
 
 
 @dataclass
-class Trouble:
-    """A platform under load.
+class FaultRun:
+    """A platform under load, which gets faults.
 
     Attributes:
-        refused: the calls that failed with an unexpected code.
+        unexpected: the calls that failed with an unexpected code.
     """
 
     settings: Settings
@@ -171,36 +172,36 @@ class Trouble:
     records: Records
     ledger: Ledger
     chance: random.Random
-    refused: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
     chores: Sequence[asyncio.Task[None]] = ()
 
     async def chore(self, name: str, *work: Callable[[Client], Awaitable[object]]) -> None:
-        """Repeat steps until cancelled, with a client without retries."""
+        """Repeat actions until cancelled, with a client that does not retry."""
         async with Client(self.targets, retries=0, resume_timeout=600) as client:
             while True:
-                for step in work:
-                    await self._until_done(name, step, client)
+                for action in work:
+                    await self._until_done(name, action, client)
                 await asyncio.sleep(self.chance.uniform(0.05, 0.15))
 
     async def _until_done(
-        self, name: str, step: Callable[[Client], Awaitable[object]], client: Client
+        self, name: str, action: Callable[[Client], Awaitable[object]], client: Client
     ) -> None:
         while True:
             try:
-                async with asyncio.timeout(SETTLE_S):
-                    await step(client)
+                async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                    await action(client)
                 return
             except CallError as error:
                 if error.refusal.code not in EXPECTED_CODES:
-                    self.refused.append(f"{name}: {error.refusal.code} {error.refusal.message}")
+                    self.unexpected.append(f"{name}: {error.refusal.code} {error.refusal.message}")
                     return
                 await asyncio.sleep(self.chance.uniform(0.02, 0.1))
 
     async def settle(self) -> None:
         """Wait until all jobs have ended and the streams have sent all events."""
-        await _end(self.chores)
+        await _end_tasks(self.chores)
         await self.load.stop()
-        ended = await self.records.all_ended(within=SETTLE_S)
+        ended = await self.records.all_ended(within=SETTLE_TIMEOUT_S)
         evidence = await self.evidence()
         left = [
             (job, evidence.by_job()[job.id])
@@ -209,13 +210,13 @@ class Trouble:
         ]
         assert ended, f"seed {SEED}: {left}"
         await self.watchers.wait_for_events(
-            counting(evidence.jobs, evidence.events), within=SETTLE_S
+            counting(evidence.jobs, evidence.events), within=SETTLE_TIMEOUT_S
         )
 
     async def evidence(self) -> Evidence:
-        """Return the evidence for the invariants."""
+        """Return the evidence that the invariants are checked against."""
         jobs, events = await self.records.jobs(), await self.records.events()
-        judged = {job_id: job for job_id, job in jobs.items() if job.tenant != OLD}
+        judged = {job_id: job for job_id, job in jobs.items() if job.tenant != PRUNED_TENANT}
         return Evidence(
             submissions=self.load.history,
             jobs=judged,
@@ -236,7 +237,7 @@ def fault_points(monkeypatch: pytest.MonkeyPatch) -> FaultPoints:
 @pytest.fixture
 async def trouble(
     settings: Settings, fault_points: FaultPoints, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> AsyncIterator[Trouble]:
+) -> AsyncIterator[FaultRun]:
     """A running platform, before any fault."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "ledger"))
     fault_handlers._ledger.cache_clear()
@@ -245,12 +246,12 @@ async def trouble(
     assert work is not None
     handlers.add(work)
     async with AsyncExitStack() as stack:
-        gateways = [Gateway(settings, timing=RENEWING) for _ in range(2)]
+        gateways = [Gateway(settings, timing=SHORT_RENEWALS) for _ in range(2)]
         for gateway in gateways:
             await gateway.start()
             stack.push_async_callback(gateway.stop)
         for _ in range(2):
-            scheduler = Scheduler(settings, timing=OFTEN)
+            scheduler = Scheduler(settings, timing=SHORT_LOOP_INTERVALS)
             await scheduler.start()
             stack.push_async_callback(scheduler.stop)
         # One worker has no Redis: it claims and sends wake-ups through PostgreSQL.
@@ -271,7 +272,7 @@ async def trouble(
         stack.push_async_callback(load.close)
         ledger = Ledger(tmp_path / "ledger")
         stack.callback(ledger.close)
-        trouble = Trouble(
+        trouble = FaultRun(
             settings=settings,
             targets=targets,
             handlers=handlers,
@@ -287,12 +288,12 @@ async def trouble(
         await watchers.wait_until_live()
         load.start()
         chores = [asyncio.create_task(chore) for chore in _chores(trouble)]
-        stack.push_async_callback(_end, chores)
+        stack.push_async_callback(_end_tasks, chores)
         trouble.chores = chores
         yield trouble
 
 
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+async def _end_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     for ended in await asyncio.gather(*tasks, return_exceptions=True):
@@ -300,10 +301,10 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
             raise ended
 
 
-# The other calls of clients, and the restarts of services.
+# Other client calls, and service restarts.
 
 
-def _chores(trouble: Trouble) -> list[Coroutine[Any, Any, None]]:
+def _chores(trouble: FaultRun) -> list[Coroutine[Any, Any, None]]:
     chores = Chores(trouble)
     return [
         trouble.chore("queue", lambda client: client.queue_serving("default")),
@@ -329,9 +330,9 @@ def _chores(trouble: Trouble) -> list[Coroutine[Any, Any, None]]:
 
 
 class Chores:
-    """The steps of the chores; each may be repeated after a failure with an unknown outcome."""
+    """Actions that chores repeat, even after a failure with an unknown result."""
 
-    def __init__(self, trouble: Trouble) -> None:
+    def __init__(self, trouble: FaultRun) -> None:
         self._trouble = trouble
         self._chance = trouble.chance
         self._numbers = itertools.count()
@@ -360,7 +361,7 @@ class Chores:
         await client.submit_many(specs, request_id=f"batch {next(self._numbers)}")
 
     async def submit_a_long_job(self, client: Client) -> None:
-        # A repetition must not create another job, which would never be cancelled.
+        # A repeated call must not create another job, because no one would cancel it.
         key = f"long {self._long_jobs}"
         handle = await client.submit("work", {"seconds": 5}, request_id=key)
         self._job_id, self._long_jobs = handle.id, self._long_jobs + 1
@@ -380,7 +381,7 @@ class Chores:
         try:
             await client.retry(self._job_id)
         except CallError as error:
-            # An earlier call succeeded, and its answer was lost.
+            # An earlier call succeeded, but its response was lost.
             if error.refusal.code != "FAILED_PRECONDITION":
                 raise
 
@@ -405,7 +406,7 @@ class Chores:
         async with client.subscribe(SUBSCRIPTION) as events:
             async for _ in events:
                 seen += 1
-                # A message with many events is acknowledged as a whole.
+                # A message is acknowledged as a whole, even if it has many events.
                 if await events.ack() and seen >= 5:
                     break
 
@@ -413,16 +414,16 @@ class Chores:
         try:
             await client.delete_subscription(SUBSCRIPTION)
         except CallError as error:
-            # An earlier call succeeded, and its answer was lost.
+            # An earlier call succeeded, but its response was lost.
             if error.refusal.code != "NOT_FOUND":
                 raise
 
     async def restart_workers(self) -> None:
-        hasty = self._trouble.settings.model_copy(update={"shutdown_grace": 0.1})
+        short_grace = self._trouble.settings.model_copy(update={"shutdown_grace": 0.1})
         while True:
-            worker = WorkerService(hasty, self._trouble.handlers)
+            worker = WorkerService(short_grace, self._trouble.handlers)
             # Restart a worker that fails to start, as a supervisor would.
-            async with _stopped_for_sure(worker):
+            async with _always_stopped(worker):
                 with suppress(Unavailable):
                     await worker.start()
                     await asyncio.sleep(self._chance.uniform(0.2, 0.5))
@@ -430,13 +431,13 @@ class Chores:
     async def restart_gateways(self) -> None:
         while True:
             gateway = Gateway(self._trouble.settings)
-            async with _stopped_for_sure(gateway):
+            async with _always_stopped(gateway):
                 with suppress(Unavailable):
                     await gateway.start()
                     await asyncio.sleep(0.1)
 
     async def remove_workers(self) -> None:
-        """Delete rows of live workers, as if their leases had lapsed; their jobs are recovered."""
+        """Delete rows of live workers, so that their jobs are recovered as if leases had lapsed."""
         async with self._trouble.records.connection() as connection:
             while True:
                 await asyncio.sleep(self._chance.uniform(1, 3))
@@ -450,9 +451,9 @@ class Chores:
         database = Database(self._trouble.settings, application="test")
         try:
             while True:
-                old = await submit(database, tenant=OLD)
+                old = await submit(database, tenant=PRUNED_TENANT)
                 async with database.transaction() as connection:
-                    await cancel_job(connection, tenant=OLD, job_id=old.id)
+                    await cancel_job(connection, tenant=PRUNED_TENANT, job_id=old.id)
                 with suppress(AssertionError):
                     await set_column(database, old.id, "end_time = now() - interval '10 years'")
                 await asyncio.sleep(0.2)
@@ -461,10 +462,10 @@ class Chores:
 
 
 @asynccontextmanager
-async def _stopped_for_sure(service: Gateway | WorkerService) -> AsyncIterator[None]:
+async def _always_stopped(service: Gateway | WorkerService) -> AsyncIterator[None]:
     """Stop a service even if the test is cancelled.
 
-    A service whose stop is cancelled still renews its lease, and would keep its jobs.
+    A service whose stop was cancelled would renew its lease and keep its jobs.
     """
     try:
         yield
@@ -477,59 +478,59 @@ async def _stopped_for_sure(service: Gateway | WorkerService) -> AsyncIterator[N
 
 
 async def _outputs_of_attempts(settings: Settings) -> list[list[str]]:
-    """Return the output of each attempt, from the events."""
+    """Return the output of each attempt, read from the events."""
     database = Database(settings, application="test")
     try:
         async with database.statement() as connection:
-            rows = await connection.execute(_OUTPUTS)
+            rows = await connection.execute(_OUTPUT_BY_ATTEMPT)
         return [[json.loads(piece) for piece in row.pieces] for row in rows]
     finally:
         await database.close()
 
 
-_OUTPUTS = text("""
+_OUTPUT_BY_ATTEMPT = text("""
     SELECT array_agg(output::text ORDER BY seq) AS pieces FROM job_events
     WHERE type = 'output' GROUP BY job_id, attempt
 """)
 
 
-async def _judge(trouble: Trouble, fault_points: FaultPoints) -> None:
+async def _check_invariants(trouble: FaultRun, fault_points: FaultPoints) -> None:
     report = [f"{method}: {fault}: {count}" for (method, fault), count in fault_points.met.items()]
     sys.stdout.write("\n".join([f"seed {SEED}", *sorted(report), ""]))
-    verdicts = judge(await trouble.evidence(), SHOWN)
+    verdicts = judge(await trouble.evidence(), CHECKED_INVARIANTS)
     broken = {name: verdict.broken for name, verdict in verdicts.items() if verdict.broken}
     assert not broken, f"seed {SEED}"
-    assert not trouble.refused
-    # Each output is in the history once.
+    assert not trouble.unexpected
+    # The history contains each output once.
     outputs = await _outputs_of_attempts(trouble.settings)
     assert outputs
     assert [of for of in outputs if of != [f"piece {n}" for n in range(len(of))]] == []
 
 
 @pytest.mark.timeout(600)
-@on_request
-@cut_anywhere
+@only_if_requested
+@ignores_unclosed_connections
 async def test_faults_in_every_method_keep_the_invariants(
-    trouble: Trouble, fault_points: FaultPoints
+    trouble: FaultRun, fault_points: FaultPoints
 ) -> None:
-    for method in CHOSEN or METHODS:
-        with fault_points.armed({method, CAUSES.get(method, method)}, rate=0.5):
+    for method in SELECTED_METHODS or METHODS:
+        with fault_points.armed({method, CALLED_AFTER_FAULT_IN.get(method, method)}, rate=0.5):
             try:
-                async with asyncio.timeout(TURN_S):
-                    await fault_points.have_met([method], faults=FAULTS)
+                async with asyncio.timeout(METHOD_TIMEOUT_S):
+                    await fault_points.have_met([method], faults=FAULTS_PER_METHOD)
             except TimeoutError:
                 pytest.fail(f"seed {SEED}: {method} got {fault_points.faults_of(method)} faults")
     await trouble.settle()
-    await _judge(trouble, fault_points)
+    await _check_invariants(trouble, fault_points)
 
 
 @pytest.mark.timeout(600)
-@on_request
-@cut_anywhere
+@only_if_requested
+@ignores_unclosed_connections
 async def test_faults_in_all_methods_keep_the_invariants(
-    trouble: Trouble, fault_points: FaultPoints
+    trouble: FaultRun, fault_points: FaultPoints
 ) -> None:
     with fault_points.armed(METHODS, rate=0.05):
-        await asyncio.sleep(TROUBLE_S)
+        await asyncio.sleep(FAULT_DURATION_S)
     await trouble.settle()
-    await _judge(trouble, fault_points)
+    await _check_invariants(trouble, fault_points)

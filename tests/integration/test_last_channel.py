@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-SERVER = """
+SERVER_PROGRAM = """
 import asyncio, threading
 from headrace_health import Health, HealthServer
 
@@ -20,7 +20,7 @@ async def main():
     await server.stop()
     del server
 """
-CLIENT = """
+CLIENT_PROGRAM = """
 import asyncio, threading
 from headrace import CallError, Client
 
@@ -32,16 +32,16 @@ async def main():
             pass
     del client
 """
-END = """
+REPORT_THREADS = """
 asyncio.run(main())
 print([thread.name for thread in threading.enumerate() if "poll" in thread.name])
 """
 
 
-@pytest.mark.parametrize("program", [SERVER, CLIENT], ids=["server", "client"])
+@pytest.mark.parametrize("program", [SERVER_PROGRAM, CLIENT_PROGRAM], ids=["server", "client"])
 def test_polling_thread_outlives_the_last_channel(program: str) -> None:
     done = subprocess.run(
-        (sys.executable, "-c", program + END),
+        (sys.executable, "-c", program + REPORT_THREADS),
         check=True,
         stdout=subprocess.PIPE,
         text=True,

@@ -10,7 +10,7 @@ from headrace_core.store.sql.database import Database
 from support.databases import Databases
 
 
-async def test_database_of_a_test_is_the_one_in_its_settings(
+async def test_database_fixture_matches_the_settings(
     settings: Settings, database: Database
 ) -> None:
     async with database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""The shifted clocks and full disks that scenarios use."""
+"""The shifted clocks and full disks that fault scenarios use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from faults import clock, disk
 from faults.clock import Clock
 
-# A program that prints both clocks for each line of its input.
+# A program that prints both clocks for each input line.
 _PRINT_CLOCKS = """
 import sys, time
 for _ in sys.stdin:
@@ -23,17 +23,17 @@ for _ in sys.stdin:
 """
 
 
-def _lacks_clocks() -> str:
+def _clock_skip_reason() -> str:
     with tempfile.TemporaryDirectory() as folder:
         return clock.unsupported_reason(Path(folder))
 
 
-def _lacks_disks() -> str:
+def _disk_skip_reason() -> str:
     with tempfile.TemporaryDirectory() as folder:
         return disk.unsupported_reason(Path(folder))
 
 
-@pytest.mark.skipif(bool(_lacks_clocks()), reason="this machine cannot shift clocks")
+@pytest.mark.skipif(bool(_clock_skip_reason()), reason=_clock_skip_reason())
 def test_shifted_clock_changes_wall_time_only(tmp_path: Path):
     shifted = Clock(tmp_path / "clock")
     with subprocess.Popen(
@@ -46,7 +46,7 @@ def test_shifted_clock_changes_wall_time_only(tmp_path: Path):
         assert process.stdin is not None
         assert process.stdout is not None
 
-        def ahead() -> tuple[float, float]:
+        def clock_offsets() -> tuple[float, float]:
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write("\n")
@@ -54,18 +54,18 @@ def test_shifted_clock_changes_wall_time_only(tmp_path: Path):
             wall, monotonic = map(float, process.stdout.readline().split())
             return wall - time.time(), monotonic - time.monotonic()
 
-        assert ahead() == pytest.approx((0, 0), abs=1)
+        assert clock_offsets() == pytest.approx((0, 0), abs=1)
         for seconds in (3600, -600):
             shifted.set(seconds)
             deadline = time.monotonic() + 10
-            while abs(ahead()[0] - seconds) > 1:
-                assert time.monotonic() < deadline, f"the clocks are {ahead()} s ahead"
+            while abs(clock_offsets()[0] - seconds) > 1:
+                assert time.monotonic() < deadline, f"the clocks are {clock_offsets()} s ahead"
                 time.sleep(0.05)
-            assert ahead()[1] == pytest.approx(0, abs=1)
+            assert clock_offsets()[1] == pytest.approx(0, abs=1)
         process.stdin.close()
 
 
-@pytest.mark.skipif(bool(_lacks_disks()), reason="this machine cannot mount a disk")
+@pytest.mark.skipif(bool(_disk_skip_reason()), reason=_disk_skip_reason())
 def test_disk_is_full_until_it_is_freed(tmp_path: Path):
     with disk.disk(tmp_path / "disk", mib=8) as small:
         assert small.free_mib > 7

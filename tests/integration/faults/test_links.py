@@ -1,4 +1,4 @@
-"""The links between processes, and the traffic that each fault blocks."""
+"""Links between processes, and the traffic that each fault blocks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from support.until import until
 
 MARK = b"LISTEN "
 DEADLINE_S = 10
-# The time in which unexpected data would arrive, in seconds.
-SHORT_S = 0.2
+# Seconds in which unexpected data would arrive.
+SILENCE_S = 0.2
 
 
 class Echo(asyncio.Protocol):
-    """A server connection that returns and records all data."""
+    """A server connection that records and returns all data."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -39,7 +39,7 @@ class Echo(asyncio.Protocol):
 
 
 class Server:
-    """The received data and the open connections of a server."""
+    """A server's received data and open connections."""
 
     def __init__(self) -> None:
         self.received = asyncio.Queue[bytes]()
@@ -61,13 +61,13 @@ class ClientEnd:
         async with asyncio.timeout(within):
             return await self._reader.read(1000)
 
-    async def ask(self, data: bytes) -> bytes:
+    async def send_and_receive(self, data: bytes) -> bytes:
         await self.send(data)
         return await self.receive()
 
     async def receives_nothing(self) -> bool:
         try:
-            await self.receive(SHORT_S)
+            await self.receive(SILENCE_S)
         except TimeoutError:
             return True
         return False
@@ -113,7 +113,7 @@ def address(link: Proxy) -> tuple[str, int]:
 async def test_link_passes_data_in_both_directions(echo: tuple[Server, Proxy]):
     _, link = echo
     end = await connect(link)
-    assert await end.ask(b"hello") == b"hello"
+    assert await end.send_and_receive(b"hello") == b"hello"
     (connection,) = link.connections
     assert connection.last_reply is not None
     await end.close()
@@ -134,10 +134,10 @@ async def test_held_data_arrives_after_the_release(echo: tuple[Server, Proxy]):
 async def test_end_of_a_held_connection_is_held(echo: tuple[Server, Proxy]):
     _, link = echo
     end = await connect(link)
-    await end.ask(b"hello")
+    await end.send_and_receive(b"hello")
     link.hold()
     await end.close()
-    await asyncio.sleep(SHORT_S)
+    await asyncio.sleep(SILENCE_S)
     assert len(link.connections) == 1
     link.release()
     await until(lambda: not link.connections)
@@ -146,12 +146,12 @@ async def test_end_of_a_held_connection_is_held(echo: tuple[Server, Proxy]):
 async def test_hold_by_mark_affects_only_marked_connections(echo: tuple[Server, Proxy]):
     _, link = echo
     marked, plain = await connect(link), await connect(link)
-    await marked.ask(b"LISTEN a")
+    await marked.send_and_receive(b"LISTEN a")
     link.hold(sent=MARK)
     await marked.send(b"hello")
-    assert await plain.ask(b"hello") == b"hello"
+    assert await plain.send_and_receive(b"hello") == b"hello"
     assert await marked.receives_nothing()
-    # The mark itself is held.
+    # The link holds the mark itself.
     await plain.send(b"LISTEN b")
     assert await plain.receives_nothing()
     link.release()
@@ -161,20 +161,20 @@ async def test_hold_by_mark_affects_only_marked_connections(echo: tuple[Server, 
         await end.close()
 
 
-async def test_hold_of_old_connections_spares_new_ones(echo: tuple[Server, Proxy]):
+async def test_hold_of_existing_connections_spares_new_ones(echo: tuple[Server, Proxy]):
     _, link = echo
     old = await connect(link)
-    await old.ask(b"LISTEN a")
+    await old.send_and_receive(b"LISTEN a")
     link.hold(sent=MARK, old=True)
     new = await connect(link)
-    assert await new.ask(b"LISTEN b") == b"LISTEN b"
+    assert await new.send_and_receive(b"LISTEN b") == b"LISTEN b"
     await old.send(b"hello")
     assert await old.receives_nothing()
     for end in (old, new):
         await end.close()
 
 
-async def test_muted_link_drops_only_answers(echo: tuple[Server, Proxy]):
+async def test_muted_link_drops_only_responses(echo: tuple[Server, Proxy]):
     server, link = echo
     end = await connect(link)
     link.mute()
@@ -183,7 +183,7 @@ async def test_muted_link_drops_only_answers(echo: tuple[Server, Proxy]):
         assert await server.received.get() == b"hello"
     assert await end.receives_nothing()
     link.release()
-    assert await end.ask(b"again") == b"again"
+    assert await end.send_and_receive(b"again") == b"again"
     await end.close()
 
 
@@ -192,7 +192,7 @@ async def test_slow_link_delays_both_directions(echo: tuple[Server, Proxy]):
     end = await connect(link)
     link.delay = 0.1
     started = asyncio.get_running_loop().time()
-    assert await end.ask(b"hello") == b"hello"
+    assert await end.send_and_receive(b"hello") == b"hello"
     assert asyncio.get_running_loop().time() - started >= 0.2
     await end.close()
 
@@ -200,7 +200,7 @@ async def test_slow_link_delays_both_directions(echo: tuple[Server, Proxy]):
 async def test_cut_drops_connections_and_refuses_new_ones(echo: tuple[Server, Proxy]):
     _, link = echo
     end = await connect(link)
-    await end.ask(b"hello")
+    await end.send_and_receive(b"hello")
     await link.cut()
     with suppress(ConnectionError):
         assert await end.receive() == b""
@@ -208,7 +208,7 @@ async def test_cut_drops_connections_and_refuses_new_ones(echo: tuple[Server, Pr
         await connect(link)
     await link.start()
     again = await connect(link)
-    assert await again.ask(b"hello") == b"hello"
+    assert await again.send_and_receive(b"hello") == b"hello"
     for each in (end, again):
         await each.close()
 
@@ -233,19 +233,19 @@ async def test_reset_of_an_unfinished_connection_leaves_none(
         # The client resets the connection instead of closing it.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     end = await connect(link)
-    assert await end.ask(b"hello") == b"hello"
+    assert await end.send_and_receive(b"hello") == b"hello"
     await end.close()
     await until(lambda: not server.open and not link.connections)
 
 
-async def test_statement_with_a_lost_answer_is_committed(database_url: str):
+async def test_statement_with_a_lost_response_is_committed(database_url: str):
     link = Proxy(database_url, statement=b"INSERT INTO gone")
     await link.start()
     direct = await asyncpg.connect(database_url)
     await direct.execute("CREATE TABLE gone (number integer)")
     for size in (1, 10_000):
         connection = await asyncpg.connect(link.url)
-        # The answer of the second size exceeds a single write of the server.
+        # The response of the second size exceeds a single write by the server.
         insert = f"INSERT INTO gone SELECT g FROM generate_series(1, {size}) g RETURNING number"
         assert len(await connection.fetch(insert)) == size
         link.dooms = lambda: True

@@ -1,4 +1,4 @@
-"""A supervised service is restarted only if it died."""
+"""A supervised service restarts only if it died."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness, end to end: a short scenario, and a scenario interrupted by Ctrl-C."""
+"""The fault harness, end to end: a short scenario, and one interrupted by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_short_scenario_holds_its_invariants(tmp_path: Path):
     assert {"gateway-1.log", "postgres.log", "events.jsonl", "streams.jsonl"} <= kept
 
 
-def test_trial_with_a_failure_is_not_good():
+def test_trial_with_a_failure_is_not_successful():
     result = Result(scenario="F0", title="", seed=1, failure="TimeoutError")
     assert not result.good
     assert result.problems() == ["TimeoutError"]

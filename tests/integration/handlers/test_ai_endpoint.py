@@ -1,4 +1,4 @@
-"""Tasks with a language model at a real HTTP endpoint."""
+"""Language model jobs with a real HTTP endpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def chunk(content: str | None = None, finish_reason: str | None = None, **more: Any) -> bytes:
     """Return a piece of a streamed chat completion."""
     delta = {"role": "assistant"} | ({} if content is None else {"content": content})
-    return event(
+    return server_sent_event(
         {
             "id": "c1",
             "object": "chat.completion.chunk",
@@ -49,18 +49,18 @@ def chunk(content: str | None = None, finish_reason: str | None = None, **more: 
     )
 
 
-def event(data: object) -> bytes:
+def server_sent_event(data: object) -> bytes:
     return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
-DONE = b"data: [DONE]\n\n"
-END = (chunk(finish_reason="stop"), DONE)
+DONE_EVENT = b"data: [DONE]\n\n"
+END_EVENTS = (chunk(finish_reason="stop"), DONE_EVENT)
 
 
 def streaming(*events: bytes | threading.Event) -> Answer:
-    """Return a handler that sends the events, and waits for each threading event in between."""
+    """Return a handler that sends the byte strings, and waits for threading events in between."""
 
-    def answer(request: BaseHTTPRequestHandler) -> None:
+    def respond(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Type", "text/event-stream")
         request.end_headers()
@@ -72,7 +72,7 @@ def streaming(*events: bytes | threading.Event) -> Answer:
                 request.wfile.write(each)
                 request.wfile.flush()
 
-    return answer
+    return respond
 
 
 async def test_response_is_emitted_while_it_arrives(endpoint: Site) -> None:
@@ -85,7 +85,7 @@ async def test_response_is_emitted_while_it_arrives(endpoint: Site) -> None:
         chunk(" runs"),
         chunk(" away."),
         chunk(finish_reason="stop"),
-        event(
+        server_sent_event(
             {
                 "id": "c1",
                 "object": "chat.completion.chunk",
@@ -95,7 +95,7 @@ async def test_response_is_emitted_while_it_arrives(endpoint: Site) -> None:
                 "usage": usage,
             }
         ),
-        DONE,
+        DONE_EVENT,
     )
     recording = Recording()
     job = asyncio.create_task(ai_task(SUMMARY, async_context(recording)))
@@ -119,9 +119,9 @@ async def test_response_is_emitted_while_it_arrives(endpoint: Site) -> None:
     assert "temperature" not in sent
 
 
-async def test_tokens_are_emitted_in_few_pieces(endpoint: Site) -> None:
+async def test_tokens_are_emitted_in_few_outputs(endpoint: Site) -> None:
     words = [f"{number} " for number in range(500)]
-    endpoint.answer = streaming(*map(chunk, words), *END)
+    endpoint.answer = streaming(*map(chunk, words), *END_EVENTS)
     recording = Recording()
     done = await ai_task(SUMMARY, async_context(recording))
     assert "".join(recording.outputs) == done.output == "".join(words)
@@ -129,7 +129,7 @@ async def test_tokens_are_emitted_in_few_pieces(endpoint: Site) -> None:
 
 
 async def test_prompt_passes_its_limits_to_the_model(endpoint: Site) -> None:
-    endpoint.answer = streaming(chunk("Leaves fall"), chunk(finish_reason="length"), DONE)
+    endpoint.answer = streaming(chunk("Leaves fall"), chunk(finish_reason="length"), DONE_EVENT)
     task = Task(task="prompt", prompt="Write a haiku.", max_tokens=2, temperature=0.5)
     done = await ai_task(task, async_context())
     assert (done.output, done.finish_reason, done.label) == ("Leaves fall", "length", None)
@@ -139,7 +139,7 @@ async def test_prompt_passes_its_limits_to_the_model(endpoint: Site) -> None:
 
 
 async def test_prompt_with_a_text_is_a_system_message(endpoint: Site) -> None:
-    endpoint.answer = streaming(chunk("Hund"), *END)
+    endpoint.answer = streaming(chunk("Hund"), *END_EVENTS)
     await ai_task(Task(task="prompt", prompt="Translate.", text="dog"), async_context())
     assert json.loads(endpoint.received[0].body)["messages"] == [
         {"role": "system", "content": "Translate."},
@@ -148,7 +148,7 @@ async def test_prompt_with_a_text_is_a_system_message(endpoint: Site) -> None:
 
 
 async def test_classification_returns_one_label(endpoint: Site) -> None:
-    endpoint.answer = streaming(chunk("Re"), chunk("fund."), *END)
+    endpoint.answer = streaming(chunk("Re"), chunk("fund."), *END_EVENTS)
     task = Task(task="classification", text="I want my money back", labels=["refund", "praise"])
     done = await ai_task(task, async_context())
     assert (done.label, done.output, done.score) == ("refund", "Refund.", None)
@@ -156,7 +156,7 @@ async def test_classification_returns_one_label(endpoint: Site) -> None:
 
 
 async def test_classification_without_a_label_is_retried(endpoint: Site) -> None:
-    endpoint.answer = streaming(chunk("Hm."), *END)
+    endpoint.answer = streaming(chunk("Hm."), *END_EVENTS)
     with pytest.raises(Retry, match="0 of the labels"):
         await ai_task(Task(task="sentiment", text="Well"), async_context())
 
@@ -172,7 +172,9 @@ async def test_busy_endpoint_is_retried_only_by_the_platform(endpoint: Site, sta
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-async def test_refusal_fails_without_the_key_in_its_error(endpoint: Site, status: int) -> None:
+async def test_rejected_request_fails_without_the_key_in_its_error(
+    endpoint: Site, status: int
+) -> None:
     body = b'{"error": {"message": "no such model", "type": "invalid"}}'
     endpoint.answer = reply(status, body, Content_Type="application/json")
     with pytest.raises(Fail, match="no such model") as failure:
@@ -182,18 +184,18 @@ async def test_refusal_fails_without_the_key_in_its_error(endpoint: Site, status
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "respond",
     [
         hang_up,
         streaming(chunk("A dog")),
-        streaming(chunk("A dog"), DONE),
-        streaming(chunk("A dog"), event({"error": {"message": "overloaded"}})),
+        streaming(chunk("A dog"), DONE_EVENT),
+        streaming(chunk("A dog"), server_sent_event({"error": {"message": "overloaded"}})),
         streaming(chunk("A dog"), b"data: {broken\n\n"),
         reply(200, b"<html>Welcome</html>", Content_Type="text/html"),
     ],
 )
-async def test_incomplete_response_is_retried(endpoint: Site, answer: Answer) -> None:
-    endpoint.answer = answer
+async def test_incomplete_response_is_retried(endpoint: Site, respond: Answer) -> None:
+    endpoint.answer = respond
     with pytest.raises(Retry):
         await ai_task(SUMMARY, async_context())
 
@@ -221,7 +223,7 @@ async def test_unreachable_endpoint_is_retried(
 
 async def test_cancelled_job_stops_at_the_next_chunk(endpoint: Site) -> None:
     resume = threading.Event()
-    endpoint.answer = streaming(chunk("A dog"), resume, chunk(" runs"), *END)
+    endpoint.answer = streaming(chunk("A dog"), resume, chunk(" runs"), *END_EVENTS)
     recording = Recording()
     ctx = async_context(recording)
     job = asyncio.create_task(ai_task(SUMMARY, ctx))
@@ -235,16 +237,16 @@ async def test_cancelled_job_stops_at_the_next_chunk(endpoint: Site) -> None:
 
 
 async def test_endless_response_fails(endpoint: Site) -> None:
-    endpoint.answer = streaming(*[chunk("x" * 10_000)] * 11, *END)
+    endpoint.answer = streaming(*[chunk("x" * 10_000)] * 11, *END_EVENTS)
     with pytest.raises(Fail, match="max_tokens"):
         await ai_task(SUMMARY, async_context())
 
 
-async def test_response_that_grows_in_json_is_cut_to_fit(
+async def test_response_that_grows_as_json_is_truncated_to_fit(
     endpoint: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handler_module, "max_result_bytes", lambda: 30_000)
-    endpoint.answer = streaming(chunk("\x01" * 20_000), *END)
+    endpoint.answer = streaming(chunk("\x01" * 20_000), *END_EVENTS)
     recording = Recording()
     done = await ai_task(SUMMARY, async_context(recording))
     assert 29_990 < len(encode(done)) <= 30_000
@@ -254,7 +256,7 @@ async def test_response_that_grows_in_json_is_cut_to_fit(
 
 async def test_character_in_two_chunks_is_joined(endpoint: Site) -> None:
     endpoint.answer = streaming(
-        chunk("a\ud83d"), chunk("\ude00b"), chunk("\ud83dc"), chunk("\ud83d"), *END
+        chunk("a\ud83d"), chunk("\ude00b"), chunk("\ud83dc"), chunk("\ud83d"), *END_EVENTS
     )
     recording = Recording()
     done = await ai_task(SUMMARY, async_context(recording))
@@ -275,7 +277,7 @@ async def test_character_in_two_chunks_is_joined(endpoint: Site) -> None:
     ],
 )
 async def test_malformed_chunk_is_ignored(endpoint: Site, odd: dict[str, Any]) -> None:
-    endpoint.answer = streaming(chunk("A dog"), chunk(**odd), *END)
+    endpoint.answer = streaming(chunk("A dog"), chunk(**odd), *END_EVENTS)
     done = await ai_task(SUMMARY, async_context())
     assert done.output == "A dog"
     assert len(encode(done)) < 2_000
@@ -290,8 +292,8 @@ async def test_malformed_stream_is_retried(endpoint: Site, broken: bytes) -> Non
 
 async def test_oversized_response_fails(endpoint: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ai_endpoint, "_MAX_RESPONSE_BYTES", 1000)
-    for answer in (streaming(b"data: " + b"x" * 2000), reply(400, b"x" * 2000)):
-        endpoint.answer = answer
+    for respond in (streaming(b"data: " + b"x" * 2000), reply(400, b"x" * 2000)):
+        endpoint.answer = respond
         with pytest.raises(Fail, match="exceeds 1,000 bytes") as failure:
             await ai_task(SUMMARY, async_context())
         assert failure.value.type == "TooLong"
@@ -302,5 +304,5 @@ async def test_endpoint_without_keys_is_called_without_one(
     endpoint: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_AI_API_KEY", "")
-    endpoint.answer = streaming(chunk("A dog."), *END)
+    endpoint.answer = streaming(chunk("A dog."), *END_EVENTS)
     assert (await ai_task(SUMMARY, async_context())).output == "A dog."

@@ -1,4 +1,4 @@
-"""Cleaning of real files, and reports without any of their values."""
+"""Cleaning of real files, and reports that contain none of their values."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def clean(recording: Recording | None = None, **options: Any) -> Cleaned:
-    """Run the handler on a payload that was decoded from JSON."""
+    """Run the handler on a payload decoded from JSON."""
     payload = msgspec.json.decode(json.dumps(options), type=Cleaning)
     return data_cleaning(payload, sync_context(recording))
 
@@ -52,7 +52,7 @@ def clean_text(root: Path, text: str, **options: Any) -> tuple[Cleaned, str, dic
     return done, (root / done.output).read_text(), json.loads((root / done.report).read_text())
 
 
-def violations(report: dict[str, Any], column: str) -> dict[str, tuple[int, list[int]]]:
+def violations_of(report: dict[str, Any], column: str) -> dict[str, tuple[int, list[int]]]:
     (found,) = [each for each in report["columns"] if each["name"] == column]
     return {rule: (v["count"], v["rows"]) for rule, v in found["violations"].items()}
 
@@ -92,8 +92,8 @@ def test_penguins_are_cleaned(root: Path) -> None:
     assert sorted(table["sex"].drop_nulls().unique()) == ["female", "male"]
     assert table["sex"].null_count() == 9
     report = json.loads((root / done.report).read_text())
-    assert violations(report, "body_mass_g") == {"required": (2, [4, 272])}
-    assert violations(report, "sex") == {}
+    assert violations_of(report, "body_mass_g") == {"required": (2, [4, 272])}
+    assert violations_of(report, "sex") == {}
     assert recording.fractions == sorted(recording.fractions)
     assert recording.fractions[-1] == 1.0
     assert [step.message for step in recording.steps] == [
@@ -119,7 +119,7 @@ def test_repeated_cleaning_writes_the_same_output(root: Path) -> None:
         assert {path.name: path.read_bytes() for path in root.iterdir()} == first
 
 
-def test_text_is_normalized_before_duplicates_and_nulls(root: Path) -> None:
+def test_text_is_normalized_before_other_steps(root: Path) -> None:
     text = "name,city\n ada   lovelace ,London\nada lovelace,  London \nbob,n/a\nbob, n/a\n"
     done, cleaned, report = clean_text(root, text, null_values=["n/a"])
     assert cleaned == "name,city\nada lovelace,London\nbob,\n"
@@ -174,8 +174,8 @@ ORDERS = (
     "x,10,2026-01-01,a,EF\n"  # 3: id is not an integer
     ",10,2026-01-01,a,GH\n"  # 4: id is missing
     "1,11,2026-01-01,a,IJ\n"  # 5: id is repeated
-    "6,nan,2026-13-01,a,KL\n"  # 6: price and day are not valid
-    "7,101,2027-01-01,c,MNO\n"  # 7: price, day, kind and code
+    "6,nan,2026-13-01,a,KL\n"  # 6: price and day are invalid
+    "7,101,2027-01-01,c,MNO\n"  # 7: price, day, kind and code break their rules
     "8,,,,\n"  # 8: only optional values are missing
 )
 VIOLATIONS = {
@@ -189,21 +189,21 @@ VIOLATIONS = {
 
 def test_violations_are_reported_by_rule_and_row(root: Path) -> None:
     done, cleaned, report = clean_text(root, ORDERS, rules=RULES)
-    assert {column: violations(report, column) for column in RULES} == VIOLATIONS
+    assert {column: violations_of(report, column) for column in RULES} == VIOLATIONS
     assert (done.violations, done.rows_dropped, done.values_nulled) == (10, 0, 0)
     assert cleaned == ORDERS
 
 
 def test_rows_with_violations_are_dropped(root: Path) -> None:
     done, cleaned, report = clean_text(root, ORDERS, rules=RULES, on_violation="drop")
-    assert {column: violations(report, column) for column in RULES} == VIOLATIONS
+    assert {column: violations_of(report, column) for column in RULES} == VIOLATIONS
     assert cleaned == "id,price,day,kind,code\n1,10.0,2026-01-01,a,AB\n8,,,,\n"
     assert (done.rows_out, done.rows_dropped) == (2, 6)
 
 
-def test_values_with_violations_are_made_missing(root: Path) -> None:
+def test_values_with_violations_become_null(root: Path) -> None:
     done, cleaned, report = clean_text(root, ORDERS, rules=RULES, on_violation="null")
-    assert {column: violations(report, column) for column in RULES} == VIOLATIONS
+    assert {column: violations_of(report, column) for column in RULES} == VIOLATIONS
     assert cleaned == (
         "id,price,day,kind,code\n"
         "1,10.0,2026-01-01,a,AB\n"
@@ -234,13 +234,13 @@ def test_dropped_row_is_not_counted_for_uniqueness(root: Path) -> None:
     done, cleaned, report = clean_text(root, text, rules=rules, on_violation="drop")
     assert cleaned == "id,price\n1,5.0\n"
     assert done.rows_dropped == 2
-    assert violations(report, "id") == {"unique": (1, [3])}
+    assert violations_of(report, "id") == {"unique": (1, [3])}
 
 
 def test_violating_rows_are_numbered_as_in_the_input(root: Path) -> None:
     text = "id\n1\n1\n1\nx\n" + "".join(f"y{n}\n" for n in range(10))
     _, _, report = clean_text(root, text, rules={"id": {"type": "integer"}})
-    assert violations(report, "id") == {"type": (11, [4, 5, 6, 7, 8])}
+    assert violations_of(report, "id") == {"type": (11, [4, 5, 6, 7, 8])}
 
 
 def test_report_contains_no_values(root: Path) -> None:
@@ -394,7 +394,7 @@ def test_damaged_parquet_file_is_read_or_fails(root: Path) -> None:
         draw = random.Random(seed)
         damaged = bytearray(intact)
         for _ in range(draw.choice([1, 3, 20])):
-            # Mostly near the end, which contains the description of the columns.
+            # Damage bytes mostly near the end, which contains the column metadata.
             damaged[draw.choice([-draw.randrange(1, 900), draw.randrange(len(intact))])] ^= 0xA5
         path.write_bytes(damaged)
         with suppress(Fail), files.read(path, "parquet", separator=",") as table:
@@ -402,7 +402,7 @@ def test_damaged_parquet_file_is_read_or_fails(root: Path) -> None:
 
 
 def special_files(root: Path) -> Iterator[str]:
-    """Create a folder, a pipe and a socket, and yield their names."""
+    """Create a folder, a pipe and a socket; yield their names."""
     (root / "folder.csv").mkdir()
     yield "folder.csv"
     os.mkfifo(root / "pipe.csv")
@@ -464,7 +464,7 @@ def test_oversized_file_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_gzip_file_is_cleaned_like_its_content(root: Path) -> None:
     content = "a,b\n" + "".join(f"{n},ä\n" for n in range(300_000))
-    # Two members, as from `cat a.gz b.gz`.
+    # The file has two gzip members, as from `cat a.gz b.gz`.
     (root / "in.csv").write_bytes(
         gzip.compress(content[:9].encode()) + gzip.compress(content[9:].encode())
     )
@@ -504,7 +504,7 @@ def test_gzip_file_beyond_the_decompressed_limit_fails(
         (gzip.compress(b"a\n1\n") + b"more", "gzip data is damaged"),
         (gzip.compress(b""), "empty CSV"),
     ],
-    # Compressed bytes differ from run to run.
+    # Compressed bytes differ between runs, so the test ids must not contain them.
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_csv_that_polars_would_misread_fails(root: Path, content: bytes, reason: str) -> None:
@@ -582,7 +582,7 @@ def test_file_with_an_unknown_suffix_requires_a_format(root: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["../secret.csv", "a/../../secret.csv", "link.csv", "inside/up/secret.csv"]
 )
-def test_name_outside_the_folder_is_refused(root: Path, name: str) -> None:
+def test_name_outside_the_folder_is_rejected(root: Path, name: str) -> None:
     secret = root.parent / "secret.csv"
     secret.write_text("a\n1\n")
     (root / "link.csv").symlink_to(secret)
@@ -597,7 +597,7 @@ def test_name_outside_the_folder_is_refused(root: Path, name: str) -> None:
     assert secret.read_text() == "a\n1\n"
 
 
-def test_report_link_out_of_the_folder_is_refused(root: Path) -> None:
+def test_report_link_out_of_the_folder_is_rejected(root: Path) -> None:
     outside = root.parent / "outside.json"
     (root / "in.csv").write_text("a\n1\n")
     (root / "in.clean.report.json").symlink_to(outside)
@@ -624,9 +624,7 @@ def test_input_or_folder_is_not_overwritten(root: Path, output: str) -> None:
         clean(input="in.csv", output=output)
 
 
-def test_missing_root_fails_with_the_setting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_root_names_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_FILES_ROOT", str(tmp_path / "nowhere"))
     with pytest.raises(Fail, match="HEADRACE_FILES_ROOT"):
         clean(input="in.csv")
@@ -665,7 +663,7 @@ def test_options_that_do_not_match_the_file_fail(
         {"tpye": "integer"},
     ],
 )
-def test_invalid_rule_is_refused(rule: dict[str, Any]) -> None:
+def test_invalid_rule_is_rejected(rule: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         clean(input="in.csv", rules={"a": rule})
 

@@ -1,4 +1,4 @@
-"""Mails to a real SMTP server: its responses determine the end of the attempt."""
+"""Mail to a real SMTP server, whose responses determine the end of the attempt."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from support.recording import async_context
 
 
 class Mailbox:
-    """The accepted mails of a server; `answers` are its responses by recipient, or for DATA."""
+    """The mail that a server accepted; `responses` are its responses, by recipient or for DATA."""
 
-    def __init__(self, **answers: str) -> None:
-        self.answers = answers
+    def __init__(self, **responses: str) -> None:
+        self.responses = responses
         self.envelopes: list[Envelope] = []
         self.encrypted: list[bool] = []
 
@@ -40,17 +40,17 @@ class Mailbox:
         address: str,
         _options: list[str],
     ) -> str:
-        answer = self.answers.get(address.partition("@")[0], "250 OK")
-        if answer.startswith("250"):
+        response = self.responses.get(address.partition("@")[0], "250 OK")
+        if response.startswith("250"):
             envelope.rcpt_tos.append(address)
-        return answer
+        return response
 
     async def handle_DATA(self, _server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        answer = self.answers.get("DATA", "250 OK")
-        if answer.startswith("250"):
+        response = self.responses.get("DATA", "250 OK")
+        if response.startswith("250"):
             self.envelopes.append(envelope)
             self.encrypted.append(session.ssl is not None)
-        return answer
+        return response
 
     def message(self, number: int = 0) -> EmailMessage:
         content = self.envelopes[number].content
@@ -61,7 +61,7 @@ class Mailbox:
 
 
 @asynccontextmanager
-async def serving(mailbox: Mailbox, **options: Any) -> AsyncIterator[int]:
+async def serve_smtp(mailbox: Mailbox, **options: Any) -> AsyncIterator[int]:
     """Run an SMTP server and yield its port."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
@@ -72,14 +72,14 @@ async def serving(mailbox: Mailbox, **options: Any) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-def use(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A function that sets the settings of the handler."""
+def set_settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that sets the handler's settings."""
 
-    def set_all(**settings: object) -> None:
+    def set_variables(**settings: object) -> None:
         for name, value in {"sender": "Headrace <jobs@example.org>", **settings}.items():
             monkeypatch.setenv(f"HEADRACE_EMAIL_{name.upper()}", str(value))
 
-    return set_all
+    return set_variables
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
 MAIL = Mail(to=["ada@example.org"], subject="Grüße", text="Liebe Ada,\nalles läuft.\n")
 
 
-async def test_mail_arrives_complete(use) -> None:
+async def test_mail_arrives_with_all_its_parts(set_settings) -> None:
     mailbox = Mailbox()
     ctx = async_context()
     mail = Mail(
@@ -116,8 +116,8 @@ async def test_mail_arrives_complete(use) -> None:
         reply_to="desk@example.org",
         headers={"List-Unsubscribe": "<mailto:leave@example.org>"},
     )
-    async with serving(mailbox) as port:
-        use(port=port)
+    async with serve_smtp(mailbox) as port:
+        set_settings(port=port)
         sent = await send(mail, ctx)
     assert sent.accepted == ["ada@example.org", "bob@example.org", "carol@example.org"]
     assert sent.refused == {}
@@ -138,18 +138,18 @@ async def test_mail_arrives_complete(use) -> None:
     assert parts["text/html"].strip() == mail.html
 
 
-async def test_retried_mail_has_the_same_message_id(use) -> None:
+async def test_retried_mail_has_the_same_message_id(set_settings) -> None:
     mailbox = Mailbox()
     job_id = JobId(uuid7())
-    async with serving(mailbox) as port:
-        use(port=port)
+    async with serve_smtp(mailbox) as port:
+        set_settings(port=port)
         first = await send(MAIL, async_context(job_id=job_id, number=1))
         second = await send(MAIL, async_context(job_id=job_id, number=2))
     assert first.message_id == second.message_id
     assert mailbox.message(0)["Message-ID"] == mailbox.message(1)["Message-ID"]
 
 
-async def test_mail_is_sent_with_starttls_and_login(use, server_tls, ca_file) -> None:
+async def test_mail_is_sent_with_starttls_and_login(set_settings, server_tls, ca_file) -> None:
     mailbox = Mailbox()
     logins = []
 
@@ -164,13 +164,15 @@ async def test_mail_is_sent_with_starttls_and_login(use, server_tls, ca_file) ->
         "auth_required": True,
         "authenticator": authenticate,
     }
-    async with serving(mailbox, **options) as port:
-        use(port=port, starttls=True, ca_file=ca_file, username="jobs", password="open sesame")
+    async with serve_smtp(mailbox, **options) as port:
+        set_settings(
+            port=port, starttls=True, ca_file=ca_file, username="jobs", password="open sesame"
+        )
         await send(MAIL, async_context())
         assert mailbox.encrypted == [True]
         assert set(logins) == {(b"jobs", b"open sesame")}
 
-        use(port=port, starttls=True, ca_file=ca_file, username="jobs", password="guess")
+        set_settings(port=port, starttls=True, ca_file=ca_file, username="jobs", password="guess")
         with pytest.raises(Fail, match="535") as failure:
             await send(MAIL, async_context())
     assert failure.value.type == "MailRefused"
@@ -178,27 +180,27 @@ async def test_mail_is_sent_with_starttls_and_login(use, server_tls, ca_file) ->
     assert len(mailbox.envelopes) == 1
 
 
-async def test_untrusted_certificate_fails(use, server_tls) -> None:
+async def test_untrusted_certificate_fails(set_settings, server_tls) -> None:
     mailbox = Mailbox()
-    async with serving(mailbox, tls_context=server_tls) as port:
-        use(port=port, starttls=True)
+    async with serve_smtp(mailbox, tls_context=server_tls) as port:
+        set_settings(port=port, starttls=True)
         with pytest.raises(Fail, match="HEADRACE_EMAIL_CA_FILE") as failure:
             await send(MAIL, async_context())
     assert failure.value.type == "NotConfigured"
     assert mailbox.envelopes == []
 
 
-async def test_server_without_starttls_receives_no_mail(use) -> None:
+async def test_server_without_starttls_receives_no_mail(set_settings) -> None:
     mailbox = Mailbox()
-    async with serving(mailbox) as port:
-        use(port=port, starttls=True)
+    async with serve_smtp(mailbox) as port:
+        set_settings(port=port, starttls=True)
         with pytest.raises(Fail, match="STARTTLS"):
             await send(MAIL, async_context())
     assert mailbox.envelopes == []
 
 
 @pytest.mark.parametrize(
-    ("answers", "outcome", "text"),
+    ("responses", "outcome", "text"),
     [
         ({"DATA": "451 disk full"}, Retry, "451 disk full"),
         ({"DATA": "554 looks like spam"}, Fail, "554 looks like spam"),
@@ -206,22 +208,22 @@ async def test_server_without_starttls_receives_no_mail(use) -> None:
         ({"ada": "550 no such user"}, Fail, "550 no such user"),
     ],
 )
-async def test_refusal_is_retried_if_temporary(
-    use, answers: dict[str, str], outcome: type[Exception], text: str
+async def test_rejection_is_retried_if_temporary(
+    set_settings, responses: dict[str, str], outcome: type[Exception], text: str
 ) -> None:
-    async with serving(Mailbox(**answers)) as port:
-        use(port=port)
+    async with serve_smtp(Mailbox(**responses)) as port:
+        set_settings(port=port)
         with pytest.raises(outcome, match=text):
             await send(MAIL, async_context())
 
 
-async def test_refused_recipients_are_reported(use) -> None:
+async def test_rejected_recipients_are_reported(set_settings) -> None:
     mailbox = Mailbox(bob="550 no such user", carol="450 greylisted")
     mail = Mail(
         to=["ada@example.org", "bob@example.org", "carol@example.org"], subject="Hi", text="Hi"
     )
-    async with serving(mailbox) as port:
-        use(port=port)
+    async with serve_smtp(mailbox) as port:
+        set_settings(port=port)
         sent = await send(mail, async_context())
     assert sent.accepted == ["ada@example.org"]
     assert sent.refused == {
@@ -230,10 +232,10 @@ async def test_refused_recipients_are_reported(use) -> None:
     }
 
 
-async def test_temporarily_refused_recipient_is_retried(use) -> None:
+async def test_temporarily_rejected_recipient_is_retried(set_settings) -> None:
     mailbox = Mailbox(ada="450 greylisted", bob="550 no such user")
-    async with serving(mailbox) as port:
-        use(port=port)
+    async with serve_smtp(mailbox) as port:
+        set_settings(port=port)
         with pytest.raises(Retry, match="greylisted"):
             await send(
                 Mail(to=["ada@example.org", "bob@example.org"], subject="Hi", text="Hi"),
@@ -241,44 +243,44 @@ async def test_temporarily_refused_recipient_is_retried(use) -> None:
             )
 
 
-async def test_unreachable_mail_server_is_retried(use) -> None:
+async def test_unreachable_mail_server_is_retried(set_settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    use(port=port)
+    set_settings(port=port)
     with pytest.raises(Retry, match="is unreachable"):
         await send(MAIL, async_context())
 
 
-async def test_mail_server_that_disconnects_is_retried(use) -> None:
-    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_mail_server_that_disconnects_is_retried(set_settings) -> None:
+    async def disconnect(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
         await writer.wait_closed()
 
-    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    server = await asyncio.start_server(disconnect, "127.0.0.1", 0)
     async with server:
-        use(port=server.sockets[0].getsockname()[1])
+        set_settings(port=server.sockets[0].getsockname()[1])
         with pytest.raises(Retry):
             await send(MAIL, async_context())
 
 
-async def test_silent_mail_server_is_retried(use) -> None:
+async def test_silent_mail_server_is_retried(set_settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        use(port=silent.getsockname()[1], timeout=0.2)
+        set_settings(port=silent.getsockname()[1], timeout=0.2)
         with pytest.raises(Retry):
             await send(MAIL, async_context())
 
 
-async def test_address_that_the_server_cannot_accept_fails(use) -> None:
-    async with serving(Mailbox(), enable_SMTPUTF8=False) as port:
-        use(port=port)
+async def test_address_that_the_server_cannot_accept_fails(set_settings) -> None:
+    async with serve_smtp(Mailbox(), enable_SMTPUTF8=False) as port:
+        set_settings(port=port)
         with pytest.raises(Fail, match="SMTPUTF8"):
             await send(Mail(to=["jürg@example.org"], subject="Hi", text="Hi"), async_context())
 
 
-async def test_non_ascii_address_is_sent_with_smtputf8(use) -> None:
+async def test_non_ascii_address_is_sent_with_smtputf8(set_settings) -> None:
     mailbox = Mailbox()
-    async with serving(mailbox, enable_SMTPUTF8=True) as port:
-        use(port=port)
+    async with serve_smtp(mailbox, enable_SMTPUTF8=True) as port:
+        set_settings(port=port)
         sent = await send(Mail(to=["jürg@exämple.org"], subject="Hi", text="Hi"), async_context())
     assert sent.accepted == mailbox.envelopes[0].rcpt_tos == ["jürg@exämple.org"]
     assert mailbox.message()["To"] == "jürg@exämple.org"

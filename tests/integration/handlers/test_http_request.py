@@ -1,4 +1,4 @@
-"""Calls of a real web server: its responses determine the end of the attempt."""
+"""Requests to a real web server, whose responses determine the end of the attempt."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_retry_after_as_a_date_is_used(service: Site) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
-async def test_other_refusal_fails(service: Site, status: int) -> None:
+async def test_other_error_status_fails(service: Site, status: int) -> None:
     service.answer = reply(status, b"no")
     with pytest.raises(Fail, match=f"returned {status}") as failure:
         await http_request(Call(url=service.url), async_context())
@@ -125,7 +125,7 @@ async def test_expected_status_is_the_only_success(service: Site) -> None:
         await http_request(Call(url=service.url, expected_status=[204]), async_context())
 
 
-async def test_long_response_is_cut(service: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_response_is_truncated(service: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_HTTP_MAX_RESPONSE_BYTES", "10")
     service.answer = reply(200, b"0123456789")
     answer = await http_request(Call(url=service.url), async_context())
@@ -135,10 +135,10 @@ async def test_long_response_is_cut(service: Site, monkeypatch: pytest.MonkeyPat
     assert (answer.body, answer.truncated) == ("0123456789", True)
 
 
-async def test_endless_response_is_cut(service: Site) -> None:
+async def test_endless_response_is_truncated(service: Site) -> None:
     disconnected = threading.Event()
 
-    def pour(request: BaseHTTPRequestHandler) -> None:
+    def send_endlessly(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.end_headers()
         request.close_connection = True
@@ -148,7 +148,7 @@ async def test_endless_response_is_cut(service: Site) -> None:
         except OSError:
             disconnected.set()
 
-    service.answer = pour
+    service.answer = send_endlessly
     answer = await http_request(Call(url=service.url, timeout=20), async_context())
     assert answer.truncated
     assert len(answer.body) == 64 * 1024
@@ -177,7 +177,7 @@ async def test_response_in_any_encoding_is_a_result(
 
 
 @pytest.mark.parametrize("body", [b"\x01" * 60_000, b'"' * 65_536, b"\0" * 65_536])
-async def test_response_that_grows_in_json_is_cut_to_fit(
+async def test_response_that_grows_as_json_is_truncated_to_fit(
     service: Site, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     monkeypatch.setattr(handler_module, "max_result_bytes", lambda: 30_000)
@@ -192,10 +192,10 @@ async def test_response_that_grows_in_json_is_cut_to_fit(
     assert body.startswith(kept)
 
 
-def incomplete(body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+def incomplete_response(body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
     """Return a handler that sends a status, headers and an incomplete body."""
 
-    def answer(request: BaseHTTPRequestHandler) -> None:
+    def respond(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         for name, value in headers.items():
             request.send_header(name.replace("_", "-"), value)
@@ -203,19 +203,19 @@ def incomplete(body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler]
         request.wfile.write(body)
         request.close_connection = True
 
-    return answer
+    return respond
 
 
 @pytest.mark.parametrize(
     ("answer", "body"),
     [
-        (incomplete(b"abc", Content_Length="10"), "abc"),
-        (incomplete(b"3\r\nabc\r\nzz\r\n", Transfer_Encoding="chunked"), "abc"),
-        (incomplete(gzip.compress(b"abc")[:-9], Content_Encoding="gzip"), "abc"),
+        (incomplete_response(b"abc", Content_Length="10"), "abc"),
+        (incomplete_response(b"3\r\nabc\r\nzz\r\n", Transfer_Encoding="chunked"), "abc"),
+        (incomplete_response(gzip.compress(b"abc")[:-9], Content_Encoding="gzip"), "abc"),
     ],
     ids=["length", "chunks", "gzip"],
 )
-async def test_incomplete_response_is_cut(
+async def test_incomplete_response_is_marked_truncated(
     service: Site, answer: Callable[[BaseHTTPRequestHandler], None], body: str
 ) -> None:
     service.answer = answer
@@ -223,14 +223,14 @@ async def test_incomplete_response_is_cut(
     assert (result.status, result.body, result.truncated) == (200, body, True)
 
 
-async def test_slow_response_is_cut(service: Site) -> None:
+async def test_slow_response_is_marked_truncated(service: Site) -> None:
     release = threading.Event()
 
-    def trickle(request: BaseHTTPRequestHandler) -> None:
-        incomplete(b"abc", Content_Length="10")(request)
+    def stall(request: BaseHTTPRequestHandler) -> None:
+        incomplete_response(b"abc", Content_Length="10")(request)
         release.wait(30)
 
-    service.answer = trickle
+    service.answer = stall
     try:
         result = await http_request(Call(url=service.url, timeout=2), async_context())
     finally:
@@ -245,7 +245,7 @@ async def test_response_with_false_gzip_is_unchanged(service: Site) -> None:
     assert answer.headers["content-encoding"] == "gzip"
 
 
-async def test_header_outside_latin_1_is_refused(service: Site) -> None:
+async def test_header_outside_latin_1_is_rejected(service: Site) -> None:
     with pytest.raises(Fail, match="'X-Price' contains a character outside Latin-1") as failure:
         await http_request(Call(url=service.url, headers={"X-Price": "5 €"}), async_context())
     assert failure.value.type == "InvalidRequest"
@@ -254,7 +254,7 @@ async def test_header_outside_latin_1_is_refused(service: Site) -> None:
     assert service.received[0].headers["x-name"] == "Jürg"
 
 
-def names(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> list[str]:
+def resolve_test_names(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> list[str]:
     """Resolve `NAME.test` to its addresses, one per call; return the log of resolved names."""
     resolved: list[str] = []
     resolve = socket.getaddrinfo
@@ -279,21 +279,23 @@ def names(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> list[str]:
         *("127.1", "[::ffff:127.0.0.1]", "[::1]", "0.0.0.0", "0"),
     ],
 )
-async def test_name_of_a_private_address_is_refused(
+async def test_name_of_a_private_address_is_rejected(
     service: Site, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
-    names(monkeypatch, local=["127.0.0.1"], meta=["169.254.169.254"], mapped=["::ffff:127.0.0.1"])
+    resolve_test_names(
+        monkeypatch, local=["127.0.0.1"], meta=["169.254.169.254"], mapped=["::ffff:127.0.0.1"]
+    )
     with pytest.raises(Fail, match="HEADRACE_HTTP_ALLOWED_NETWORKS") as failure:
         await http_request(Call(url=f"http://{host}:{service.port}/"), async_context())
     assert failure.value.type == "HostNotAllowed"
     assert service.received == []
 
 
-async def test_name_of_an_allowed_network_is_called(
+async def test_name_in_an_allowed_network_is_called(
     service: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A second lookup would return another address.
-    resolved = names(monkeypatch, inner=["127.0.0.1", "169.254.169.254"])
+    resolved = resolve_test_names(monkeypatch, inner=["127.0.0.1", "169.254.169.254"])
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.1/32")
     url = f"http://INNER.test:{service.port}/a?b=c"
     answer = await http_request(Call(url=url), async_context())
@@ -343,7 +345,7 @@ async def test_certificate_must_match_the_name(
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     monkeypatch.setattr(handler_module, "tls_context", lambda: trust)
-    names(monkeypatch, shop=["127.0.0.1"])
+    resolve_test_names(monkeypatch, shop=["127.0.0.1"])
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.1/32")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(certified).configure_cert(tls)
@@ -393,9 +395,7 @@ async def test_service_that_times_out_is_retried(service: Site) -> None:
     "headers",
     [{"Host": "a.example"}, {"Transfer-Encoding": "chunked"}, {"X-A": "b\n"}, {"X-A\n": "b"}],
 )
-async def test_headers_of_the_connection_are_refused(
-    service: Site, headers: dict[str, str]
-) -> None:
+async def test_connection_headers_are_rejected(service: Site, headers: dict[str, str]) -> None:
     with pytest.raises(Fail):
         await http_request(Call(url=service.url, headers=headers), async_context())
     assert service.received == []
@@ -407,7 +407,7 @@ async def test_idempotency_key_of_the_job_is_used(service: Site) -> None:
     assert service.received[0].headers["idempotency-key"] == "order-7"
 
 
-async def test_proxy_of_the_machine_is_not_used(
+async def test_proxy_from_the_environment_is_not_used(
     service: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")

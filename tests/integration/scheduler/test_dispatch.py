@@ -55,7 +55,7 @@ async def term(database: Database) -> int:
 
 @pytest.fixture
 def dispatch(database: Database, deliverer: Deliverer, term: int, clock: Clock) -> Dispatch:
-    """A new loop without prefetch."""
+    """A new dispatch loop without prefetch."""
     return Dispatch(
         database=database,
         deliverer=deliverer,
@@ -67,18 +67,18 @@ def dispatch(database: Database, deliverer: Deliverer, term: int, clock: Clock) 
 
 
 class Queues:
-    """The entries in the queues of the pools."""
+    """The entries in the pool queues."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def of(self, pool: str) -> list[AttemptKey]:
+    async def entries(self, pool: str) -> list[AttemptKey]:
         names = await self._redis.zrange(await queue_of(self._redis, pool), 0, -1)
         return [AttemptKey.parse(name.decode()) for name in names]
 
-    async def take(self, pool: str) -> list[AttemptKey]:
+    async def empty(self, pool: str) -> list[AttemptKey]:
         """Empty a queue, as a worker or a FLUSHALL does."""
-        taken = await self.of(pool)
+        taken = await self.entries(pool)
         await self._redis.delete(await queue_of(self._redis, pool))
         return taken
 
@@ -100,20 +100,20 @@ async def test_jobs_are_delivered_by_priority_within_free_slots(
         await submit(database, priority=priority) for priority in (-5, 0, 0, 5, 50)
     ]
     assert await dispatch.run_once() > 0
-    assert await queues.take("pool") == deliveries(highest, high, first)
-    # No other job is delivered while these are unclaimed or running.
+    assert await queues.empty("pool") == deliveries(highest, high, first)
+    # No other job is delivered while these jobs are unclaimed or running.
     await dispatch.run_once()
-    assert await queues.of("pool") == []
+    assert await queues.entries("pool") == []
     await start(database, worker_id, highest, high, first)
     await dispatch.run_once()
-    assert await queues.of("pool") == []
+    assert await queues.entries("pool") == []
     # A slot is free again.
     await write_ends(database, worker_id, ending(high.id, 1, EventType.SUCCEEDED))
     await dispatch.run_once()
-    assert await queues.take("pool") == deliveries(second)
+    assert await queues.empty("pool") == deliveries(second)
     await write_ends(database, worker_id, ending(first.id, 1, EventType.SUCCEEDED))
     await dispatch.run_once()
-    assert await queues.take("pool") == deliveries(low)
+    assert await queues.empty("pool") == deliveries(low)
 
 
 async def test_prefetch_keeps_every_worker_supplied(
@@ -126,7 +126,7 @@ async def test_prefetch_keeps_every_worker_supplied(
     await register(database, slots=2)
     await submit_many(database, 30)
     await dispatch.run_once()
-    assert len(await queues.of("pool")) == 3 + 2 + 2 * 4
+    assert len(await queues.entries("pool")) == 3 + 2 + 2 * 4
 
 
 async def test_retry_is_delivered_as_the_next_attempt(
@@ -135,35 +135,35 @@ async def test_retry_is_delivered_as_the_next_attempt(
     worker_id = await register(database)
     job = await submit(database)
     await dispatch.run_once()
-    assert await queues.take("pool") == deliveries(job)
+    assert await queues.empty("pool") == deliveries(job)
     await start(database, worker_id, job)
     await write_ends(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
     await dispatch.run_once()
-    assert await queues.take("pool") == [AttemptKey(job.id, 2)]
+    assert await queues.empty("pool") == [AttemptKey(job.id, 2)]
 
 
-async def test_unclaimed_delivery_is_repeated_after_its_time(
+async def test_unclaimed_delivery_is_repeated_after_the_interval(
     database: Database, dispatch: Dispatch, queues: Queues, clock: Clock
 ) -> None:
     worker_id = await register(database, slots=2)
     lost, claimed = await submit_many(database, 2)
     await dispatch.run_once()
-    assert await queues.take("pool") == deliveries(lost, claimed)
+    assert await queues.empty("pool") == deliveries(lost, claimed)
     await start(database, worker_id, claimed)
     for _ in range(2):
         clock.now += 5
         await dispatch.run_once()
-        assert await queues.of("pool") == []
+        assert await queues.entries("pool") == []
     clock.now += 0.1
     await dispatch.run_once()
-    assert await queues.take("pool") == deliveries(lost)
-    # The time starts again.
+    assert await queues.empty("pool") == deliveries(lost)
+    # The redelivery interval starts again.
     clock.now += 5
     await dispatch.run_once()
-    assert await queues.of("pool") == []
+    assert await queues.entries("pool") == []
     clock.now += 5.1
     await dispatch.run_once()
-    assert await queues.take("pool") == deliveries(lost)
+    assert await queues.empty("pool") == deliveries(lost)
 
 
 async def test_new_leader_repeats_unclaimed_deliveries(
@@ -177,7 +177,7 @@ async def test_new_leader_repeats_unclaimed_deliveries(
     )
     await after.run_once()
     # The second delivery replaces the first.
-    assert await queues.of("pool") == deliveries(*jobs)
+    assert await queues.entries("pool") == deliveries(*jobs)
 
 
 async def test_flushed_deliveries_are_repeated(
@@ -189,10 +189,10 @@ async def test_flushed_deliveries_are_repeated(
     await redis.flushdb()
     clock.now += 10.1
     await dispatch.run_once()
-    assert await queues.of("pool") == deliveries(*jobs)
+    assert await queues.entries("pool") == deliveries(*jobs)
 
 
-async def test_pool_without_live_workers_gets_nothing(
+async def test_pool_without_live_workers_receives_nothing(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await lapse(database, await register(database, "a", pool="lapsed"))
@@ -200,12 +200,12 @@ async def test_pool_without_live_workers_gets_nothing(
     await register(database, "c", pool="live")
     a, b, c = [await submit(database, type=name) for name in ("a", "b", "c")]
     await dispatch.run_once()
-    assert await queues.of("lapsed") == await queues.of("draining") == []
-    assert await queues.of("live") == deliveries(c)
-    # A new worker that serves these jobs gets them at once.
+    assert await queues.entries("lapsed") == await queues.entries("draining") == []
+    assert await queues.entries("live") == deliveries(c)
+    # A new worker that serves these jobs receives them at once.
     await register(database, "a", "b", pool="late")
     await dispatch.run_once()
-    assert await queues.of("late") == deliveries(a, b)
+    assert await queues.entries("late") == deliveries(a, b)
 
 
 async def test_unclaimed_delivery_of_a_lost_pool_moves_at_once(
@@ -214,14 +214,14 @@ async def test_unclaimed_delivery_of_a_lost_pool_moves_at_once(
     gone = await register(database, pool="gone")
     job = await submit(database)
     await dispatch.run_once()
-    assert await queues.of("gone") == deliveries(job)
+    assert await queues.entries("gone") == deliveries(job)
     await lapse(database, gone)
     await register(database, pool="other")
     await dispatch.run_once()
-    assert await queues.of("other") == deliveries(job)
+    assert await queues.entries("other") == deliveries(job)
 
 
-async def test_type_without_worker_blocks_no_other(
+async def test_type_without_a_worker_blocks_no_other_type(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, "served", queues=["fast"], slots=1)
@@ -229,10 +229,10 @@ async def test_type_without_worker_blocks_no_other(
         await submit_many(database, 1200, priority=100, **fields)
     job = await submit(database, type="served", queue="fast", priority=-100)
     await dispatch.run_once()
-    assert await queues.of("pool") == deliveries(job)
+    assert await queues.entries("pool") == deliveries(job)
 
 
-async def test_jobs_of_a_full_pool_hide_no_jobs_of_another(
+async def test_jobs_of_a_full_pool_hide_no_other_pool_jobs(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     busy = await register(database, "slow", pool="full", slots=1)
@@ -241,56 +241,56 @@ async def test_jobs_of_a_full_pool_hide_no_jobs_of_another(
     await submit_many(database, 1200, type="slow", priority=100)
     quick = await submit_many(database, 3, type="quick")
     await dispatch.run_once()
-    assert await queues.of("full") == []
-    assert await queues.of("free") == deliveries(*quick[:2])
+    assert await queues.entries("full") == []
+    assert await queues.entries("free") == deliveries(*quick[:2])
 
 
-async def test_pool_that_becomes_full_hides_no_jobs_of_another(
+async def test_pool_that_becomes_full_hides_no_other_pool_jobs(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, "slow", pool="small", slots=1)
     await register(database, "quick", pool="large", slots=50)
     slow = await submit_many(database, 200, type="slow", priority=100)
     quick = await submit_many(database, 60, type="quick")
-    # One run is enough, however many jobs are ahead.
+    # One run is enough, however many jobs precede it.
     await dispatch.run_once()
-    assert await queues.of("small") == deliveries(slow[0])
-    assert await queues.of("large") == deliveries(*quick[:50])
+    assert await queues.entries("small") == deliveries(slow[0])
+    assert await queues.entries("large") == deliveries(*quick[:50])
 
 
-async def test_large_room_is_filled_in_one_run(
+async def test_many_free_slots_are_filled_in_one_run(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, slots=2500)
     jobs = await submit_many(database, 2600)
     await dispatch.run_once()
-    assert await queues.of("pool") == deliveries(*jobs[:2500])
+    assert await queues.entries("pool") == deliveries(*jobs[:2500])
 
 
-async def test_pools_of_one_lane_share_by_their_room(
+async def test_pools_share_a_lane_by_their_free_slots(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, "a", "b", pool="one", slots=6)
     await register(database, "a", pool="two", slots=2)
     jobs = await submit_many(database, 10, type="a")
     await dispatch.run_once()
-    one, two = await queues.of("one"), await queues.of("two")
+    one, two = await queues.entries("one"), await queues.entries("two")
     assert (len(one), len(two)) == (6, 2)
     assert set(one + two) == set(deliveries(*jobs[:8]))
 
 
-async def test_jobs_of_a_tenant_go_to_its_own_workers(
+async def test_jobs_are_delivered_only_to_workers_of_their_tenant(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, pool="ours")
     await register(database, pool="theirs", tenant="another")
     ours, theirs = await submit(database), await submit(database, tenant="another")
     await dispatch.run_once()
-    assert await queues.of("ours") == deliveries(ours)
-    assert await queues.of("theirs") == deliveries(theirs)
+    assert await queues.entries("ours") == deliveries(ours)
+    assert await queues.entries("theirs") == deliveries(theirs)
 
 
-async def test_unclaimed_delivery_of_an_ended_job_makes_room(
+async def test_unclaimed_delivery_of_an_ended_job_frees_its_slot(
     database: Database, dispatch: Dispatch, queues: Queues
 ) -> None:
     await register(database, slots=1)
@@ -299,7 +299,7 @@ async def test_unclaimed_delivery_of_an_ended_job_makes_room(
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=first.id)
     await dispatch.run_once()
-    assert await queues.take("pool") == deliveries(first, second)
+    assert await queues.empty("pool") == deliveries(first, second)
 
 
 async def test_scheduled_job_is_not_delivered(
@@ -308,7 +308,7 @@ async def test_scheduled_job_is_not_delivered(
     await register(database)
     await submit(database, schedule_time=datetime.now(UTC) + timedelta(hours=1))
     await dispatch.run_once()
-    assert await queues.of("pool") == []
+    assert await queues.entries("pool") == []
 
 
 async def test_failed_delivery_without_redis_is_repeated(
@@ -325,12 +325,12 @@ async def test_failed_delivery_without_redis_is_repeated(
         await dispatch.run_once()
     dispatch._deliverer = deliverer
     await dispatch.run_once()
-    assert await queues.of("pool") == deliveries(job)
+    assert await queues.entries("pool") == deliveries(job)
     assert (await read_job(database, job.id)).seq == 1
     await gone.close()
 
 
-async def test_slot_wakes_dispatch_only_while_jobs_lack_room(
+async def test_freed_slot_wakes_dispatch_only_while_jobs_wait(
     database: Database, dispatch: Dispatch
 ) -> None:
     await register(database, slots=2)
@@ -342,7 +342,7 @@ async def test_slot_wakes_dispatch_only_while_jobs_lack_room(
     assert dispatch.accepts(Topic.SLOTS)
 
 
-async def test_slot_wakes_dispatch_while_any_pool_is_full(
+async def test_freed_slot_wakes_dispatch_while_any_pool_is_full(
     database: Database, dispatch: Dispatch
 ) -> None:
     busy = await register(database, "slow", pool="full", slots=1)

@@ -33,11 +33,11 @@ from support.scraping import scrape
 from support.until import until
 from support.workers import register
 
-EAGER = Timing(standby=(0.02, 0.02))
+FAST_STANDBY = Timing(standby=(0.02, 0.02))
 
 
 class RecordedWork:
-    """Work that lasts for one term; it counts the active leaders and their terms."""
+    """Work that lasts for one term, and records the active leaders and their terms."""
 
     def __init__(self) -> None:
         self.active = 0
@@ -59,14 +59,14 @@ class RecordedWork:
 
 @asynccontextmanager
 async def candidate(
-    settings: Settings, recorded: RecordedWork, *, lease: float = EAGER.lease
+    settings: Settings, recorded: RecordedWork, *, lease: float = FAST_STANDBY.lease
 ) -> AsyncIterator[Leader]:
     database = Database(settings, application="test-candidate")
     contender = Leader(
         database=database,
         work=recorded.work,
         gauges=recorded.gauges,
-        timing=replace(EAGER, lease=lease),
+        timing=replace(FAST_STANDBY, lease=lease),
     )
     running = asyncio.create_task(contender.run())
     try:
@@ -78,14 +78,14 @@ async def candidate(
     assert running.cancelled(), running.exception()
 
 
-async def leads(*leaders: Leader) -> Leader:
-    """Wait until one of them leads."""
+async def until_one_leads(*leaders: Leader) -> Leader:
+    """Wait until one of the leaders leads; return it."""
     leading = await until(lambda: next((one for one in leaders if one.leading.is_set()), None))
     assert leading is not None
     return leading
 
 
-async def test_single_scheduler_of_several_leads(
+async def test_only_one_of_several_schedulers_leads(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = RecordedWork()
@@ -100,8 +100,8 @@ async def test_single_scheduler_of_several_leads(
         candidates = [
             await stack.enter_async_context(candidate(settings, recorded)) for _ in range(3)
         ]
-        await leads(*candidates)
-        # The others keep trying.
+        await until_one_leads(*candidates)
+        # The other schedulers keep trying.
         await until(lambda: len(tries) > 20)
         assert sum(one.leading.is_set() for one in candidates) == 1
         assert (recorded.active, recorded.terms) == (1, [1])
@@ -111,12 +111,14 @@ async def test_single_scheduler_of_several_leads(
 async def test_standby_takes_over_at_once_when_the_leader_stops(settings: Settings) -> None:
     recorded = RecordedWork()
     async with AsyncExitStack() as first:
-        await leads(await first.enter_async_context(candidate(settings, recorded, lease=3600)))
+        await until_one_leads(
+            await first.enter_async_context(candidate(settings, recorded, lease=3600))
+        )
         async with candidate(settings, recorded) as standby:
             assert not standby.leading.is_set()
             await first.aclose()
             # The lease would have lasted for an hour.
-            await leads(standby)
+            await until_one_leads(standby)
             await until(lambda: (recorded.active, recorded.terms) == (1, [1, 2]))
             assert (recorded.gauges.leading, recorded.gauges.term) == (True, 2)
         assert recorded.gauges == Gauges(leading=False, term=2)
@@ -132,9 +134,9 @@ async def test_leader_renews_its_lease(settings: Settings, monkeypatch: pytest.M
 
     monkeypatch.setattr(leader, "renew_lead", counted)
     async with candidate(settings, recorded, lease=3) as first:
-        await leads(first)
+        await until_one_leads(first)
         async with candidate(settings, recorded) as standby:
-            # A lease has time for three renewals.
+            # A lease lasts for three renewals, so the fifth one shows that it was extended.
             await until(lambda: len(renewals) == 5)
             assert not standby.leading.is_set()
             assert (recorded.active, recorded.terms) == (1, [1])
@@ -143,10 +145,11 @@ async def test_leader_renews_its_lease(settings: Settings, monkeypatch: pytest.M
 async def test_leader_with_refused_renewal_stops_and_counts_it(
     settings: Settings, database: Database
 ) -> None:
-    # A renewal is due every third of the lease. A shorter lease could end first on a busy machine.
+    # The leader renews after each third of the lease. On a busy machine, a shorter lease could
+    # lapse before a renewal.
     recorded, rival = RecordedWork(), uuid4()
     async with candidate(settings, recorded, lease=6.0) as only:
-        await leads(only)
+        await until_one_leads(only)
         # Another scheduler takes the lead, as if this one had been suspended.
         await lose_lead(database)
         async with database.statement() as connection:
@@ -156,7 +159,7 @@ async def test_leader_with_refused_renewal_stops_and_counts_it(
         # The scheduler is a standby until it leads again.
         async with database.statement() as connection:
             await give_up_lead(connection, holder=rival)
-        await leads(only)
+        await until_one_leads(only)
         assert recorded.terms == [1, 3]
 
 
@@ -170,70 +173,70 @@ async def test_leader_that_cannot_renew_stops_before_lease_ends(settings: Settin
     async with AsyncExitStack() as stack:
         stack.push_async_callback(proxy.cut)
         first = await stack.enter_async_context(candidate(cut_off, recorded, lease=lease))
-        await leads(first)
+        await until_one_leads(first)
         standby = await stack.enter_async_context(candidate(settings, recorded_next, lease=lease))
         proxy.hold()
         held = clock()
         await until(lambda: not recorded.active)
         assert clock() - held < lease
         assert not standby.leading.is_set()
-        await leads(standby)
-        # The statements that the proxy held arrive now and are refused.
+        await until_one_leads(standby)
+        # The statements that the proxy held arrive now, and are refused.
         proxy.release()
         await asyncio.sleep(lease / 2)
         assert standby.leading.is_set()
         assert (recorded.active, recorded_next.active, recorded_next.terms) == (0, 1, [2])
 
 
-async def test_fault_of_the_work_ends_only_its_term(settings: Settings) -> None:
+async def test_fault_in_the_work_ends_only_its_term(settings: Settings) -> None:
     recorded = RecordedWork()
-    recorded.fault = ExceptionGroup("loops", [ValueError("a fault of the work")])
+    recorded.fault = ExceptionGroup("loops", [ValueError("a fault in the work")])
     # The next term starts at once, although the lease is long.
     async with candidate(settings, recorded, lease=3600) as only:
         await until(lambda: recorded.terms == [1, 2])
-        await leads(only)
+        await until_one_leads(only)
 
 
 @pytest.mark.parametrize("how", ["stopped", "replaced"])
-async def test_standby_continues_the_work_of_the_leader(
+async def test_standby_continues_the_leaders_work(
     settings: Settings, database: Database, redis: Redis, bus: WakeBus, how: str
 ) -> None:
     await register(database)
     served = settings.model_copy(update={"scheduler_metrics_address": "127.0.0.1:0"})
-    schedulers = [Scheduler(served, timing=EAGER) for _ in range(2)]
+    schedulers = [Scheduler(served, timing=FAST_STANDBY) for _ in range(2)]
     for scheduler in schedulers:
         await scheduler.start()
     try:
-        first = await leads(*(scheduler.leader for scheduler in schedulers))
+        first = await until_one_leads(*(scheduler.leader for scheduler in schedulers))
         leading, standby = schedulers if schedulers[0].leader is first else reversed(schedulers)
-        await promoted_and_delivered(database, redis, bus)
+        await submit_and_wait_for_delivery(database, redis, bus)
         assert (await scrape(leading.metrics_port))["headrace_leader_term"] == 1
         if how == "stopped":
             await leading.stop()
             schedulers.remove(leading)
-            await leads(standby.leader)
+            await until_one_leads(standby.leader)
             assert (await scrape(standby.metrics_port))["headrace_leading"] == 1
         else:
             await lose_lead(database)
             await until(lambda: not leading.leader.leading.is_set())
-            # The refused statement is a renewal or belongs to a loop.
+            # The refused statement is either a renewal or a loop's statement.
             seen = await scrape(leading.metrics_port)
             assert seen["headrace_stale_writes_refused_total"] >= 1
-        await promoted_and_delivered(database, redis, bus)
+        await submit_and_wait_for_delivery(database, redis, bus)
         assert await lead(database) == 2
     finally:
         for scheduler in schedulers:
             await scheduler.stop()
 
 
-async def promoted_and_delivered(database: Database, redis: Redis, bus: WakeBus) -> None:
-    """Wait until a scheduled job is in the queue of its pool."""
+async def submit_and_wait_for_delivery(database: Database, redis: Redis, bus: WakeBus) -> None:
+    """Submit a scheduled job; wait until it is promoted and delivered."""
     job = await submit(database, schedule_time=datetime.now(UTC) + timedelta(hours=1))
     await set_column(database, job.id, "due_time = now()")
     bus.publish(Topic.JOBS)
 
-    async def delivered() -> bool:
+    async def is_delivered() -> bool:
         return await redis.zscore(await queue_of(redis, "pool"), f"{job.id}:1") is not None
 
-    await until(delivered)
+    await until(is_delivered)
     assert (await read_job(database, job.id)).state is JobState.QUEUED

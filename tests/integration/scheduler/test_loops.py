@@ -1,4 +1,4 @@
-"""Promote and recover: jobs that are due, lost or late."""
+"""The promote and recover loops: jobs that are due, lost or overdue."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ async def recover_loop(database: Database, bus: WakeBus, *, max_losses: int = 3)
     )
 
 
-async def states(database: Database) -> dict[str, int]:
+async def count_by_state(database: Database) -> dict[str, int]:
     async with database.transaction() as connection:
         rows = await connection.execute(text("SELECT state, count(*) FROM jobs GROUP BY state"))
         return {row.state: row.count for row in rows}
 
 
-async def announces(
+async def announces_jobs_and_events(
     settings: Settings, database: Database, run: Callable[[], Awaitable[object]], *, expected: bool
 ) -> bool:
     """Return whether a run announces both jobs and events."""
@@ -65,7 +65,7 @@ async def test_promote_queues_all_due_jobs_in_one_run(database: Database, bus: W
         await connection.execute(text("UPDATE jobs SET due_time = now()"))
     future = await submit(database, schedule_time=LATER)
     wait = await (await promote_loop(database, bus)).run_once()
-    assert await states(database) == {"queued": 2100, "scheduled": 1}
+    assert await count_by_state(database) == {"queued": 2100, "scheduled": 1}
     assert wait == 1.0
     assert future.state is JobState.SCHEDULED
 
@@ -85,23 +85,23 @@ async def test_promote_pauses_while_a_due_job_is_locked(database: Database, bus:
     async with database.transaction() as connection:
         await connection.execute(text("SELECT FROM jobs FOR UPDATE"))
         assert await (await promote_loop(database, bus)).run_once() >= 0.01
-    assert await states(database) == {"scheduled": 1}
+    assert await count_by_state(database) == {"scheduled": 1}
 
 
 async def test_promote_announces_only_promoted_jobs(
     settings: Settings, database: Database, bus: WakeBus
 ) -> None:
     promote = await promote_loop(database, bus)
-    assert not await announces(settings, database, promote.run_once, expected=False)
+    assert not await announces_jobs_and_events(settings, database, promote.run_once, expected=False)
     job = await submit(database, schedule_time=LATER)
     await set_column(database, job.id, "due_time = now()")
-    assert await announces(settings, database, promote.run_once, expected=True)
+    assert await announces_jobs_and_events(settings, database, promote.run_once, expected=True)
 
 
 # Recover.
 
 
-async def test_recover_finds_all_lost_and_late_jobs_in_one_run(
+async def test_recover_handles_all_lost_and_overdue_jobs_in_one_run(
     database: Database, bus: WakeBus
 ) -> None:
     lost, live = await register(database), await register(database)
@@ -114,7 +114,7 @@ async def test_recover_finds_all_lost_and_late_jobs_in_one_run(
             text("UPDATE jobs SET deadline = now() - interval '1 s' WHERE state = 'queued'")
         )
     assert await (await recover_loop(database, bus)).run_once() == 2.0
-    assert await states(database) == {"queued": 1100, "running": 50, "failed": 150}
+    assert await count_by_state(database) == {"queued": 1100, "running": 50, "failed": 150}
 
 
 async def test_recover_fails_job_that_lost_too_many_workers(
@@ -125,7 +125,7 @@ async def test_recover_fails_job_that_lost_too_many_workers(
     await start(database, lost, await submit(database))
     await lapse(database, lost)
     await recover.run_once()
-    assert await states(database) == {"failed": 1}
+    assert await count_by_state(database) == {"failed": 1}
 
 
 async def test_recover_removes_long_lapsed_workers(database: Database, bus: WakeBus) -> None:
@@ -148,8 +148,8 @@ async def test_recover_announces_only_recovered_jobs(
     settings: Settings, database: Database, bus: WakeBus
 ) -> None:
     recover = await recover_loop(database, bus)
-    assert not await announces(settings, database, recover.run_once, expected=False)
+    assert not await announces_jobs_and_events(settings, database, recover.run_once, expected=False)
     lost = await register(database)
     await start(database, lost, await submit(database))
     await lapse(database, lost)
-    assert await announces(settings, database, recover.run_once, expected=True)
+    assert await announces_jobs_and_events(settings, database, recover.run_once, expected=True)

@@ -1,4 +1,4 @@
-"""Prune: the loop removes all old jobs, rests between pages, and logs unread events."""
+"""The prune loop removes all old jobs, pauses between pages, and logs unread events."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def prune(database: Database, **options: Any) -> float:
     return await loop.run_once()
 
 
-async def ended(database: Database, count: int, *, days: float, **job: Any) -> list[Job]:
+async def create_ended(database: Database, count: int, *, days: float, **job: Any) -> list[Job]:
     """Create jobs that ended some days ago."""
     jobs = await submit_many(database, count, **job)
     async with database.transaction() as connection:
@@ -55,7 +55,7 @@ async def ended(database: Database, count: int, *, days: float, **job: Any) -> l
     return jobs
 
 
-async def counts(database: Database) -> tuple[int, int]:
+async def count_jobs_and_events(database: Database) -> tuple[int, int]:
     """Count jobs and events."""
     async with database.transaction() as connection:
         row = await connection.execute(
@@ -66,12 +66,12 @@ async def counts(database: Database) -> tuple[int, int]:
 
 
 async def test_run_prunes_old_jobs_of_all_tenants(database: Database) -> None:
-    await ended(database, 45, days=1.5)
-    await ended(database, 10, days=1.5, tenant="other")
-    await ended(database, 3, days=0.5)
+    await create_ended(database, 45, days=1.5)
+    await create_ended(database, 10, days=1.5, tenant="other")
+    await create_ended(database, 3, days=0.5)
     with capture_logs() as logs:
         assert await prune(database, page=20) == 60
-    assert await counts(database) == (3, 6)
+    assert await count_jobs_and_events(database) == (3, 6)
     assert {(log["tenant"], log["jobs"], log["events"]) for log in logs} == {
         ("default", 45, 90),
         ("other", 10, 20),
@@ -82,8 +82,8 @@ async def test_run_prunes_old_jobs_of_all_tenants(database: Database) -> None:
 
 
 async def test_unread_pruned_jobs_are_logged_once_per_subscription(database: Database) -> None:
-    jobs = await ended(database, 5, days=3)
-    await ended(database, 1, days=1.5)
+    jobs = await create_ended(database, 5, days=3)
+    await create_ended(database, 1, days=1.5)
     async with database.transaction() as connection:
         await connection.execute(
             text(
@@ -93,7 +93,7 @@ async def test_unread_pruned_jobs_are_logged_once_per_subscription(database: Dat
         )
     with capture_logs() as logs:
         await prune(database, page=2)
-    assert await counts(database) == (1, 2)
+    assert await count_jobs_and_events(database) == (1, 2)
     (warning,) = (log for log in logs if log["log_level"] == "warning")
     assert (warning["event"], warning["tenant"], warning["subscription"], warning["jobs"]) == (
         "unread_jobs_pruned",
@@ -105,8 +105,8 @@ async def test_unread_pruned_jobs_are_logged_once_per_subscription(database: Dat
 
 
 async def test_run_removes_all_events_of_a_long_job(database: Database) -> None:
-    await ended(database, 1, days=1.5)
-    (long,) = await ended(database, 1, days=3)
+    await create_ended(database, 1, days=1.5)
+    (long,) = await create_ended(database, 1, days=3)
     async with database.transaction() as connection:
         await connection.execute(
             text(
@@ -122,7 +122,7 @@ async def test_run_removes_all_events_of_a_long_job(database: Database) -> None:
         )
     await until_settled(database)
     await prune(database, timing=Timing(prune_rest=0))
-    assert await counts(database) == (0, 0)
+    assert await count_jobs_and_events(database) == (0, 0)
 
 
 async def test_retention_rules_apply_per_tenant_and_state(database: Database) -> None:
@@ -130,7 +130,7 @@ async def test_retention_rules_apply_per_tenant_and_state(database: Database) ->
     for tenant in ("default", "acme"):
         for state in (JobState.CANCELLED, JobState.FAILED):
             for days in (1.5, 3, 7, 12):
-                [job] = await ended(database, 1, days=days, tenant=tenant)
+                [job] = await create_ended(database, 1, days=days, tenant=tenant)
                 if state is JobState.FAILED:
                     error = '{"type": "E", "message": "", "retryable": false}'
                     await set_column(database, job.id, f"state = 'failed', error = '{error}'")
@@ -151,34 +151,34 @@ async def test_retention_rules_apply_per_tenant_and_state(database: Database) ->
     assert gauges.pruned == 16 - 6
 
 
-async def test_prune_rests_as_long_as_it_works(database: Database) -> None:
-    await ended(database, 3, days=2)
-    rests: list[float] = []
+async def test_prune_pauses_as_long_as_it_works(database: Database) -> None:
+    await create_ended(database, 3, days=2)
+    pauses: list[float] = []
 
-    async def rest(seconds: float) -> None:
-        rests.append(seconds)
+    async def record_rest(seconds: float) -> None:
+        pauses.append(seconds)
 
-    # The steps between readings of the clock grow by one second.
+    # Each reading of the clock advances it by one second more than the previous reading.
     clock = itertools.accumulate(itertools.count())
-    await prune(database, page=1, sleep=rest, clock=lambda: float(next(clock)))
-    assert rests == [1, 3, 5]
-    rests.clear()
-    await ended(database, 1, days=2)
-    await prune(database, page=1, sleep=rest, clock=lambda: 0.0)
-    assert rests == [0.05]
+    await prune(database, page=1, sleep=record_rest, clock=lambda: float(next(clock)))
+    assert pauses == [1, 3, 5]
+    pauses.clear()
+    await create_ended(database, 1, days=2)
+    await prune(database, page=1, sleep=record_rest, clock=lambda: 0.0)
+    assert pauses == [0.05]
 
 
 async def test_leading_scheduler_prunes(settings: Settings, database: Database) -> None:
-    await ended(database, 2, days=2)
-    await ended(database, 2, days=0.1)
+    await create_ended(database, 2, days=2)
+    await create_ended(database, 2, days=0.1)
     changes = {"retention": 86_400.0, "subscription_retention": 86_400.0}
     scheduler = Scheduler(settings.model_copy(update=changes))
     await scheduler.start()
     try:
 
-        async def pruned() -> bool:
-            return await counts(database) == (2, 4)
+        async def is_pruned() -> bool:
+            return await count_jobs_and_events(database) == (2, 4)
 
-        await until(pruned)
+        await until(is_pruned)
     finally:
         await scheduler.stop()

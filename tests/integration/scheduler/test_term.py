@@ -1,4 +1,4 @@
-"""The end of a term."""
+"""How a term ends."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from support.leading import lead
 DEADLINE_S = 20
 
 
-class CountingBus(WakeBus):
-    """A bus that knows its subscriptions."""
+class RecordingBus(WakeBus):
+    """A bus that records its open subscriptions."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         super().__init__(settings, database, Topic.JOBS, Topic.SLOTS)
@@ -40,15 +40,15 @@ class CountingBus(WakeBus):
         self.open.discard(subscription)
 
 
-class Stubborn(Loop):
-    """A loop that ends with the second cancellation."""
+class StubbornLoop(Loop):
+    """A loop that ends only at the second cancellation."""
 
     name = "stubborn"
     started = asyncio.Event()
     cancelled = asyncio.Event()
 
     def __init__(self, **_: Any) -> None:
-        Stubborn.started, Stubborn.cancelled = asyncio.Event(), asyncio.Event()
+        StubbornLoop.started, StubbornLoop.cancelled = asyncio.Event(), asyncio.Event()
 
     async def run_once(self) -> float:
         self.started.set()
@@ -63,8 +63,8 @@ class Stubborn(Loop):
 async def test_term_cancelled_twice_ends_its_subscriptions(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(term, "Prune", Stubborn)
-    bus = CountingBus(settings, database)
+    monkeypatch.setattr(term, "Prune", StubbornLoop)
+    bus = RecordingBus(settings, database)
     deliverer = Deliverer(settings, identify=database.installation_id)
     running = asyncio.create_task(
         Term(
@@ -78,10 +78,10 @@ async def test_term_cancelled_twice_ends_its_subscriptions(
         ).run()
     )
     async with asyncio.timeout(DEADLINE_S):
-        await Stubborn.started.wait()
+        await StubbornLoop.started.wait()
         assert bus.open
-        # The leader cancels a term again that has not ended within a second.
-        for seen in (Stubborn.cancelled.wait(), asyncio.wait({running})):
+        # The leader cancels a term again if it has not ended within a second.
+        for seen in (StubbornLoop.cancelled.wait(), asyncio.wait({running})):
             running.cancel()
             await seen
     assert running.cancelled()

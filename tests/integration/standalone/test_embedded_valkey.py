@@ -1,4 +1,4 @@
-"""The embedded Valkey: private, and empty after each start."""
+"""Embedded Valkey: private, and empty after each start."""
 
 from __future__ import annotations
 

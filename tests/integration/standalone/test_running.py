@@ -1,4 +1,4 @@
-"""The running servers of a data folder, as found by another process."""
+"""Finding the running servers of a data folder from another process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_missing_folder_has_no_servers(tmp_path: Path) -> None:
         running_servers(tmp_path / "nowhere")
 
 
-def test_files_of_a_killed_server_are_not_a_server(tmp_path: Path) -> None:
+def test_files_of_a_killed_server_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "postgres").write_text("secret")

@@ -1,4 +1,4 @@
-"""A program is restarted until it is stopped, and ends with all its processes."""
+"""A supervised program restarts until it is stopped, and ends with all its processes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from headrace_standalone.program import Program, leashed
 from headrace_standalone.supervised import RESTARTS, ProgramFailedError, Supervised
 
 # A program that serves once it has written its process id to the given file.
-SERVE = """
+SERVING_PROGRAM = """
     import os, pathlib, signal, sys
     pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
     signal.pause()
 """
-DEADLINE = 20
+DEADLINE_S = 20
 
 
-class Scene:
-    """A supervised program and its announcements."""
+class Stage:
+    """The surroundings of a supervised program: its files and the announcements about it."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "pid"
@@ -62,19 +62,19 @@ class Scene:
         try:
             yield supervised
         finally:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(DEADLINE_S):
                 await supervised.stop()
 
-    async def announces(self, text: str) -> str:
-        async with asyncio.timeout(DEADLINE):
+    async def until_announced(self, text: str) -> str:
+        async with asyncio.timeout(DEADLINE_S):
             while text not in (announcement := await self.announced.get()):
                 pass
         return announcement
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
 
 
 def pid(supervised: Supervised) -> int:
@@ -82,15 +82,15 @@ def pid(supervised: Supervised) -> int:
     return supervised.pid
 
 
-async def test_killed_program_restarts_every_time(scene: Scene) -> None:
-    async with scene.supervise(scene.program(SERVE)) as supervised:
+async def test_killed_program_restarts_every_time(stage: Stage) -> None:
+    async with stage.supervise(stage.program(SERVING_PROGRAM)) as supervised:
         await supervised.start()
         seen = {pid(supervised)}
         for _ in range(3):
-            scene.file.unlink()
+            stage.file.unlink()
             os.kill(pid(supervised), signal.SIGKILL)
-            assert "was killed by SIGKILL" in await scene.announces("starting it again in")
-            await scene.announces("program serves again")
+            assert "was killed by SIGKILL" in await stage.until_announced("starting it again in")
+            await stage.until_announced("program serves again")
             seen.add(pid(supervised))
         assert len(seen) == 4
 
@@ -99,42 +99,42 @@ def test_wait_before_a_restart_is_bounded() -> None:
     assert RESTARTS.backoff(10_000) <= timedelta(seconds=10)
 
 
-async def test_program_that_exits_at_its_start_fails_with_its_log(scene: Scene) -> None:
+async def test_program_that_exits_at_its_start_fails_with_its_log(stage: Stage) -> None:
     code = "import sys; print('first'); sys.exit('unknown setting')"
-    async with scene.supervise(scene.program(code)) as supervised:
+    async with stage.supervise(stage.program(code)) as supervised:
         with pytest.raises(ProgramFailedError, match="ended with exit code 1") as caught:
             await supervised.start()
     assert "unknown setting" in caught.value.tail
-    assert scene.announced.empty()
+    assert stage.announced.empty()
 
 
-async def test_program_that_does_not_serve_in_time_fails(scene: Scene) -> None:
+async def test_program_that_does_not_serve_in_time_fails(stage: Stage) -> None:
     code = "import signal; signal.pause()"
-    async with scene.supervise(scene.program(code, start_timeout=0.5)) as supervised:
+    async with stage.supervise(stage.program(code, start_timeout=0.5)) as supervised:
         with pytest.raises(ProgramFailedError, match=r"did not serve within 0\.5 s"):
             await supervised.start()
 
 
-async def test_missing_executable_fails(scene: Scene) -> None:
-    program = scene.program("", command=("/no/such/executable",))
-    async with scene.supervise(program) as supervised:
+async def test_missing_executable_fails(stage: Stage) -> None:
+    program = stage.program("", command=("/no/such/executable",))
+    async with stage.supervise(program) as supervised:
         with pytest.raises(ProgramFailedError, match="ended with exit code"):
             await supervised.start()
-    assert "/no/such/executable" in (scene.file.parent / "program.log").read_text()
+    assert "/no/such/executable" in (stage.file.parent / "program.log").read_text()
 
 
-async def test_program_is_prepared_before_each_start(scene: Scene) -> None:
-    program = scene.program(SERVE, prepare=lambda: scene.file.unlink(missing_ok=True))
-    scene.file.write_text("from an earlier run")
-    async with scene.supervise(program) as supervised:
+async def test_program_is_prepared_before_each_start(stage: Stage) -> None:
+    program = stage.program(SERVING_PROGRAM, prepare=lambda: stage.file.unlink(missing_ok=True))
+    stage.file.write_text("from an earlier run")
+    async with stage.supervise(program) as supervised:
         await supervised.start()
         first = pid(supervised)
         os.kill(first, signal.SIGKILL)
-        await scene.announces("program serves again")
-        assert scene.file.read_text() == str(pid(supervised))
+        await stage.until_announced("program serves again")
+        assert stage.file.read_text() == str(pid(supervised))
 
 
-async def test_program_ends_by_its_own_stop_signal(scene: Scene) -> None:
+async def test_program_is_stopped_with_its_own_stop_signal(stage: Stage) -> None:
     code = """
         import pathlib, signal, sys
         def end(*_):
@@ -144,14 +144,14 @@ async def test_program_ends_by_its_own_stop_signal(scene: Scene) -> None:
         pathlib.Path(sys.argv[1]).write_text("1")
         while True: signal.pause()
     """
-    program = scene.program(code, stop_signal=signal.SIGINT)
-    async with scene.supervise(program) as supervised:
+    program = stage.program(code, stop_signal=signal.SIGINT)
+    async with stage.supervise(program) as supervised:
         await supervised.start()
-    assert "good bye" in (scene.file.parent / "program.log").read_text()
-    assert scene.announced.empty()
+    assert "good bye" in (stage.file.parent / "program.log").read_text()
+    assert stage.announced.empty()
 
 
-IGNORE = """
+IGNORES_SIGTERM = """
     import pathlib, signal, sys
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pathlib.Path(sys.argv[1]).write_text("1")
@@ -159,54 +159,54 @@ IGNORE = """
 """
 
 
-async def test_program_that_ignores_its_stop_is_killed(scene: Scene) -> None:
-    async with scene.supervise(scene.program(IGNORE, stop_grace=0.3)) as supervised:
+async def test_program_that_ignores_its_stop_is_killed(stage: Stage) -> None:
+    async with stage.supervise(stage.program(IGNORES_SIGTERM, stop_grace=0.3)) as supervised:
         await supervised.start()
         process = psutil.Process(pid(supervised))
     assert not process.is_running()
-    await scene.announces("did not end within 0.3 s; killing it")
+    await stage.until_announced("did not end within 0.3 s; killing it")
 
 
-async def test_kill_shortens_the_grace(scene: Scene) -> None:
-    async with scene.supervise(scene.program(IGNORE, stop_grace=600)) as supervised:
+async def test_kill_shortens_the_grace_period(stage: Stage) -> None:
+    async with stage.supervise(stage.program(IGNORES_SIGTERM, stop_grace=600)) as supervised:
         await supervised.start()
         process = psutil.Process(pid(supervised))
         stop = asyncio.create_task(supervised.stop())
         supervised.kill()
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(DEADLINE_S):
             await stop
     assert not process.is_running()
 
 
-async def test_children_of_a_killed_program_end(scene: Scene) -> None:
+async def test_children_of_a_killed_program_end(stage: Stage) -> None:
     code = """
         import pathlib, subprocess, sys, signal
         child = subprocess.Popen(["sleep", "600"])
         pathlib.Path(sys.argv[1]).write_text(str(child.pid))
         signal.pause()
     """
-    async with scene.supervise(scene.program(code)) as supervised:
+    async with stage.supervise(stage.program(code)) as supervised:
         await supervised.start()
-        orphan = psutil.Process(int(scene.file.read_text()))
+        orphan = psutil.Process(int(stage.file.read_text()))
         os.kill(pid(supervised), signal.SIGKILL)
-        await scene.announces("starting it again in")
-        psutil.wait_procs([orphan], timeout=DEADLINE)
+        await stage.until_announced("starting it again in")
+        psutil.wait_procs([orphan], timeout=DEADLINE_S)
         assert not orphan.is_running()
 
 
-async def test_stop_ends_the_wait_for_a_restart(scene: Scene) -> None:
+async def test_stop_ends_the_wait_for_a_restart(stage: Stage) -> None:
     supervised = Supervised(
-        scene.program(SERVE),
-        log=scene.log,
-        announce=scene.announced.put_nowait,
+        stage.program(SERVING_PROGRAM),
+        log=stage.log,
+        announce=stage.announced.put_nowait,
         restarts=RetryPolicy(
             initial_backoff=timedelta(hours=1), max_backoff=timedelta(hours=1), jitter=0
         ),
     )
     await supervised.start()
     os.kill(pid(supervised), signal.SIGKILL)
-    await scene.announces("starting it again in 3600.0 s")
-    async with asyncio.timeout(DEADLINE):
+    await stage.until_announced("starting it again in 3600.0 s")
+    async with asyncio.timeout(DEADLINE_S):
         await supervised.stop()
 
 
@@ -224,7 +224,7 @@ def test_program_dies_with_its_killed_supervisor() -> None:
         assert supervisor.stdout is not None
         child = psutil.Process(int(supervisor.stdout.readline()))
         supervisor.kill()
-    psutil.wait_procs([child], timeout=DEADLINE)
+    psutil.wait_procs([child], timeout=DEADLINE_S)
     assert not child.is_running()
 
 
@@ -236,6 +236,6 @@ def test_program_without_its_supervisor_does_not_start() -> None:
         ["/bin/sh", "-c", '"$@"; exit $?', "sh", *command],
         capture_output=True,
         check=False,
-        timeout=DEADLINE,
+        timeout=DEADLINE_S,
     )
     assert (shell.returncode, shell.stdout) == (1, b"")

@@ -27,13 +27,13 @@ from headrace_standalone.embedded.port import free_port
 from support.databases import Databases
 from support.server import run_async
 
-DEADLINE = 60
-# A metric of each process except the gateway.
-METRICS = {"scheduler": "headrace_leading", "worker-1": "headrace_attempts_running"}
-NAMES = {"postgres", "valkey", "gateway", "scheduler", "worker-1"}
+DEADLINE_S = 60
+# One metric of each process except the gateway.
+METRIC_BY_PROCESS = {"scheduler": "headrace_leading", "worker-1": "headrace_attempts_running"}
+PROCESS_NAMES = {"postgres", "valkey", "gateway", "scheduler", "worker-1"}
 
 
-class Up:
+class RunningStack:
     """A running `headrace up` and its output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -49,8 +49,8 @@ class Up:
         self._lines.put(None)
 
     def until(self, text: str) -> str:
-        """Read up to a line that contains `text`; return that line."""
-        while (line := self._lines.get(timeout=DEADLINE)) is not None:
+        """Read until a line contains `text`; return that line."""
+        while (line := self._lines.get(timeout=DEADLINE_S)) is not None:
             self.printed.append(line)
             if text in line:
                 return line
@@ -58,9 +58,9 @@ class Up:
 
     def finish(self) -> int:
         """Read to the end; return the exit code."""
-        while (line := self._lines.get(timeout=DEADLINE)) is not None:
+        while (line := self._lines.get(timeout=DEADLINE_S)) is not None:
             self.printed.append(line)
-        return self.process.wait(DEADLINE)
+        return self.process.wait(DEADLINE_S)
 
     def descendants(self) -> list[psutil.Process]:
         """Return all descendant processes."""
@@ -72,7 +72,7 @@ class Up:
 
 
 @contextmanager
-def up(*arguments: str, **environment: str) -> Iterator[Up]:
+def up(*arguments: str, **environment: str) -> Iterator[RunningStack]:
     with subprocess.Popen(
         [sys.executable, "-m", "headrace_standalone", *arguments],
         stdout=subprocess.PIPE,
@@ -80,7 +80,7 @@ def up(*arguments: str, **environment: str) -> Iterator[Up]:
         text=True,
         env=os.environ | environment,
     ) as process:
-        running = Up(process)
+        running = RunningStack(process)
         try:
             yield running
         finally:
@@ -89,8 +89,8 @@ def up(*arguments: str, **environment: str) -> Iterator[Up]:
                 running.finish()
 
 
-def have_ended(processes: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(processes, timeout=DEADLINE)[1]
+def wait_until_ended(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=DEADLINE_S)[1]
 
 
 @pytest.mark.timeout(240)
@@ -99,16 +99,16 @@ def test_stack_starts_restarts_killed_processes_and_stops(tmp_path: Path) -> Non
     with up("--data", str(data), "--gateway-port", "0", "--metrics-port", "0") as stack:
         address = re.search(r"127\.0\.0\.1:\d+", stack.until("API"))[0]
         metrics = re.search(r"http://127\.0\.0\.1:\d+/metrics", stack.until("Metrics"))[0]
-        others = [re.search(r"http\S+", stack.until(f"({name})"))[0] for name in METRICS]
+        others = [re.search(r"http\S+", stack.until(f"({name})"))[0] for name in METRIC_BY_PROCESS]
         stack.until("Ctrl-C stops it")
         assert probe(address, service="", timeout=10) == "SERVING"
         with urlopen(metrics, timeout=10) as response:
             assert "headrace_tail_looks_total" in response.read().decode()
-        for other, metric in zip(others, METRICS.values(), strict=True):
+        for other, metric in zip(others, METRIC_BY_PROCESS.values(), strict=True):
             with urlopen(other, timeout=10) as response:
                 assert metric in response.read().decode()
         assert stack.service("worker").environ()["HEADRACE_TARGET"] == address
-        assert {file.stem for file in (data / "logs").iterdir()} == NAMES | {"migrate"}
+        assert {file.stem for file in (data / "logs").iterdir()} == PROCESS_NAMES | {"migrate"}
 
         stack.service("worker").kill()
         stack.until("worker-1 was killed by SIGKILL")
@@ -119,13 +119,13 @@ def test_stack_starts_restarts_killed_processes_and_stops(tmp_path: Path) -> Non
         descendants = stack.descendants()
         stack.process.send_signal(signal.SIGINT)
         assert stack.finish() == 0
-        assert have_ended(descendants)
+        assert wait_until_ended(descendants)
     # Each process ended within its grace period.
     assert "killing" not in "".join(stack.printed)
-    for name in NAMES:
+    for name in PROCESS_NAMES:
         assert "Traceback" not in (data / "logs" / f"{name}.log").read_text()
     with DataFolder.hold(data):
-        pass  # the folder is free
+        pass  # The folder is free again.
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
@@ -137,21 +137,21 @@ def test_killed_stack_leaves_no_process_and_starts_again(tmp_path: Path) -> None
         descendants = first.descendants()
         first.process.kill()
         first.finish()
-        assert have_ended(descendants)
+        assert wait_until_ended(descendants)
     with up("--data", data, "--gateway-port", "0") as second:
         second.until("Ctrl-C stops it")
         descendants = second.descendants()
-        # The suspended worker cannot end, so the stop would take its whole grace.
+        # The suspended worker cannot end, so the stop would take the whole grace period.
         second.service("worker").suspend()
         second.process.send_signal(signal.SIGINT)
         second.until("stopping")
         second.process.send_signal(signal.SIGINT)
         second.until("killing everything")
         assert second.finish() == 0
-        assert have_ended(descendants)
+        assert wait_until_ended(descendants)
 
 
-def test_folder_in_use_is_refused(tmp_path: Path) -> None:
+def test_folder_in_use_is_rejected(tmp_path: Path) -> None:
     with DataFolder.hold(tmp_path), up("--data", str(tmp_path)) as stack:
         assert stack.finish() == 1
     assert f"in use by process {os.getpid()}" in "".join(stack.printed)
@@ -199,7 +199,7 @@ def test_database_without_free_connections_is_awaited(
 ) -> None:
     with (
         databases.fresh(migrated=False) as url,
-        role_without_connections(url) as (role_url, admit),
+        role_without_connections(url) as (role_url, set_limit),
         up(
             *("--data", str(tmp_path), "--gateway-port", "0"),
             HEADRACE_DATABASE_URL=role_url,
@@ -209,10 +209,10 @@ def test_database_without_free_connections_is_awaited(
     ):
         assert "did you mean HEADRACE_WORKER_SLOTS?" in stack.until("not a setting")
         assert "too many connections for role" in stack.until("trying again in")
-        # The limit suffices for the migration, but not for all services.
-        admit(4)
+        # Four connections are enough for the migration, but not for all services.
+        set_limit(4)
         wait_for_postponed_start(tmp_path / "logs")
-        admit(50)
+        set_limit(50)
         stack.until("Ctrl-C stops it")
         stack.process.send_signal(signal.SIGINT)
         assert stack.finish() == 0
@@ -220,9 +220,9 @@ def test_database_without_free_connections_is_awaited(
 
 @contextmanager
 def role_without_connections(url: str) -> Iterator[tuple[str, Callable[[int], None]]]:
-    """Yield the URL of a role without connections, and a function that sets its limit.
+    """Yield the URL of a role that may open no connection, and a function that sets its limit.
 
-    The role may migrate the database.
+    The role has the privileges to migrate the database.
     """
     role = f"limited_{os.getpid()}"
 
@@ -257,8 +257,8 @@ def role_without_connections(url: str) -> Iterator[tuple[str, Callable[[int], No
 
 
 def wait_for_postponed_start(logs: Path) -> None:
-    """Wait until a service has postponed its start. The order of the starts decides which one."""
-    deadline = time.monotonic() + DEADLINE
+    """Wait until some service has postponed its start."""
+    deadline = time.monotonic() + DEADLINE_S
     while not any("start_postponed" in log.read_text() for log in logs.glob("*.log")):
         assert time.monotonic() < deadline, f"no log in {logs} has start_postponed"
         time.sleep(0.05)

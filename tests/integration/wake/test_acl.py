@@ -1,4 +1,4 @@
-"""The Redis user of docs/production.md has sufficient rights."""
+"""The Redis user in docs/production.md has sufficient privileges."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_documented_acl_rules_are_sufficient(
     url = server._replace(netloc=f"headrace:password@127.0.0.1:{server.port}").geturl()
     limited = settings.model_copy(update={"redis_url": SecretStr(url)})
     async with AsyncExitStack() as stack:
-        # The check of the subscription needs rights that services do not need.
+        # The helper that waits for the subscription needs privileges that services do not need.
         wake = await stack.enter_async_context(
             listening(limited, database, Topic.JOBS, admin=valkey.url)
         )

@@ -33,8 +33,8 @@ def valkey() -> Iterator[OwnValkey]:
 
 
 @pytest.fixture
-def own(settings: Settings, valkey: OwnValkey) -> Settings:
-    """Settings with that Valkey."""
+def own_redis_settings(settings: Settings, valkey: OwnValkey) -> Settings:
+    """Settings that use this Valkey."""
     return settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0})
 
 
@@ -48,15 +48,13 @@ async def publishing(settings: Settings, database: Database) -> AsyncIterator[Wa
         await bus.stop()
 
 
-async def test_wake_up_ends_the_wait_of_each_subscriber(
-    settings: Settings, database: Database
-) -> None:
+async def test_wake_up_reaches_each_subscriber_once(settings: Settings, database: Database) -> None:
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(publishing(settings, database))
         one = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
         other = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
         bus.publish(Topic.JOBS)
-        # Each subscriber receives it once.
+        # Each subscriber receives the wake-up once.
         for wake in (one, other):
             assert await wake.wait(LONG)
             assert not await wake.wait(SHORT)
@@ -174,16 +172,16 @@ async def test_stop_publishes_pending_wake_ups(settings: Settings, database: Dat
 
 @pytest.fixture
 def other_url(databases: Databases) -> Iterator[str]:
-    """A database of another installation."""
+    """The URL of another installation's database."""
     with databases.fresh() as url:
         yield url
 
 
-async def test_installations_of_one_redis_are_separate(
+async def test_installations_sharing_a_redis_are_separate(
     settings: Settings, database: Database, other_url: str
 ) -> None:
     neighbor = settings.model_copy(update={"database_url": SecretStr(other_url)})
-    # Copies of one template share its id, so this database is migrated separately.
+    # Copies of one template share the installation id, so this database is migrated separately.
     other = Database(neighbor, application="test")
     async with other.statement() as connection:
         await connection.execute(text("UPDATE installation SET id = DEFAULT"))
@@ -209,7 +207,7 @@ async def test_schemas_of_one_database_have_own_channels(
         channels += await channels_of(database, *Topic)
         await database.close()
     assert len(set(channels)) == 2 * len(Topic)
-    # The limit of PostgreSQL for the name of a channel.
+    # PostgreSQL's limit for a channel name.
     assert max(map(len, channels)) <= 63
 
 
@@ -217,11 +215,13 @@ async def test_schemas_of_one_database_have_own_channels(
 
 
 async def test_wake_ups_without_redis_use_postgresql(
-    own: Settings, valkey: OwnValkey, database: Database
+    own_redis_settings: Settings, valkey: OwnValkey, database: Database
 ) -> None:
     async with AsyncExitStack() as stack:
-        bus = await stack.enter_async_context(publishing(own, database))
-        wake = await stack.enter_async_context(listening(own, database, Topic.JOBS, Topic.EVENTS))
+        bus = await stack.enter_async_context(publishing(own_redis_settings, database))
+        wake = await stack.enter_async_context(
+            listening(own_redis_settings, database, Topic.JOBS, Topic.EVENTS)
+        )
         valkey.kill()
         for topic in (Topic.JOBS, Topic.EVENTS, Topic.JOBS):
             bus.publish(topic)
@@ -231,16 +231,16 @@ async def test_wake_ups_without_redis_use_postgresql(
         assert not await wake.wait(SHORT)
 
 
-async def test_restored_redis_delivers_again(
-    own: Settings, valkey: OwnValkey, database: Database
+async def test_restored_redis_delivers_wake_ups_again(
+    own_redis_settings: Settings, valkey: OwnValkey, database: Database
 ) -> None:
-    async with listening(own, database, Topic.JOBS) as wake:
+    async with listening(own_redis_settings, database, Topic.JOBS) as wake:
         valkey.kill()
         await valkey.give_back()
         client: Redis = Redis.from_url(valkey.url)
         [jobs] = await channels_of(database, Topic.JOBS)
         await until(lambda: redis_has_subscriber(client, [jobs]))
-        # The reconnection counts as a wake-up, because others may be lost.
+        # The reconnection counts as a wake-up, because wake-ups may have been lost before.
         assert await wake.wait(LONG)
         await client.publish(jobs, b"")
         assert await wake.wait(LONG)
@@ -263,10 +263,12 @@ async def test_lost_listen_session_is_restored(settings: Settings, database: Dat
         assert await wake.wait(LONG)
 
 
-async def test_bus_without_connections_fails_its_ping(own: Settings, valkey: OwnValkey) -> None:
-    link = Proxy(own.postgresql_url)
+async def test_bus_without_connections_fails_its_ping(
+    own_redis_settings: Settings, valkey: OwnValkey
+) -> None:
+    link = Proxy(own_redis_settings.postgresql_url)
     await link.start()
-    behind = own.model_copy(update={"database_url": SecretStr(link.url)})
+    behind = own_redis_settings.model_copy(update={"database_url": SecretStr(link.url)})
     database = Database(behind, application="test")
     bus = WakeBus(behind, database, Topic.JOBS, timing=Timing(max_gap=1.0))
     async with connected(bus, behind, database, Topic.JOBS):
@@ -276,21 +278,21 @@ async def test_bus_without_connections_fails_its_ping(own: Settings, valkey: Own
         await asyncio.sleep(1.5)
         await bus.ping()
         await link.cut()
-        # A short interruption does not count.
+        # A short interruption does not fail the ping.
         await bus.ping()
-        await until(lambda: _is_deaf(bus))
+        await until(lambda: _ping_fails(bus))
         await link.start()
-        await until(lambda: _is_deaf(bus, no_longer=True))
+        await until(lambda: _ping_fails(bus, negate=True))
     await link.cut()
     await database.close()
 
 
-async def _is_deaf(bus: WakeBus, *, no_longer: bool = False) -> bool:
+async def _ping_fails(bus: WakeBus, *, negate: bool = False) -> bool:
     try:
         await bus.ping()
     except WakeUpsLost:
-        return not no_longer
-    return no_longer
+        return not negate
+    return negate
 
 
 async def test_notification_is_sent_at_the_commit(settings: Settings, database: Database) -> None:
@@ -314,7 +316,7 @@ async def test_publish_never_fails_and_never_blocks(
     cut_off = Database(without, application="test")
     flushed: list[None] = []
 
-    def counted(flush: Callable[[], object]) -> Callable[[], object]:
+    def count_flushes(flush: Callable[[], object]) -> Callable[[], object]:
         async def count() -> None:
             await flush()  # type: ignore[misc]
             flushed.append(None)
@@ -323,24 +325,24 @@ async def test_publish_never_fails_and_never_blocks(
 
     async with asyncio.timeout(LONG), publishing(without, cut_off) as bus:
         publisher = bus._publisher
-        publisher._flush = counted(publisher._flush)  # type: ignore[method-assign, assignment]
+        publisher._flush = count_flushes(publisher._flush)  # type: ignore[method-assign, assignment]
         for count in range(3):
             bus.publish(*Topic)
             await until(lambda count=count: len(flushed) > count)
     await cut_off.close()
 
 
-async def test_link_that_dies_during_listen_is_found_fast(
+async def test_link_that_dies_during_listen_is_detected_early(
     settings: Settings,
 ) -> None:
     link = Proxy(settings.postgresql_url, marks=(b"LISTEN ",))
     await link.start()
     link.hold(sent=b"LISTEN ")
-    # A statement may take far longer than this test.
-    patient = settings.model_copy(
+    # The statement timeout is far longer than this test.
+    slow_to_time_out = settings.model_copy(
         update={"database_url": SecretStr(link.url), "database_timeout": 300.0}
     )
-    database = Database(patient, application="test")
+    database = Database(slow_to_time_out, application="test")
     received: list[str] = []
     async with asyncio.timeout(LONG):
         with pytest.raises(Unavailable):

@@ -24,44 +24,44 @@ from support.platform import DEADLINE_S, Platform, platform
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
 
-# Handlers that ignore their cancellation.
-STUBBORN = ["t.stubborn", "t.stubborn_thread", "t.spin"]
+# The types of handlers that ignore their cancellation.
+STUBBORN_TYPES = ["t.stubborn", "t.stubborn_thread", "t.spin"]
 
 
 @pytest.fixture
-def narrow(settings: Settings) -> Settings:
+def one_slot_settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"worker_slots": 1, "shutdown_grace": 0.1})
 
 
 @pytest.fixture
-async def jobs(narrow: Settings) -> AsyncIterator[Platform]:
-    async with platform(narrow, handlers(), workers=0) as running:
+async def jobs(one_slot_settings: Settings) -> AsyncIterator[Platform]:
+    async with platform(one_slot_settings, handlers(), workers=0) as running:
         yield running
 
 
 @pytest.fixture
-async def worker(narrow: Settings, jobs: Platform) -> AsyncIterator[WorkerService]:
-    # A wait for a process that ignores its end would exceed the deadline of the test.
+async def worker(one_slot_settings: Settings, jobs: Platform) -> AsyncIterator[WorkerService]:
+    # Waiting for a process that ignores termination would exceed the test deadline.
     timing = Timing(process_exit=2 * DEADLINE_S, process_reap=2 * DEADLINE_S)
-    worker = WorkerService(narrow, handlers(), timing=timing)
+    worker = WorkerService(one_slot_settings, handlers(), timing=timing)
     await worker.start()
     yield worker
     await worker.stop()
 
 
-@pytest.mark.parametrize("job_type", STUBBORN)
+@pytest.mark.parametrize("job_type", STUBBORN_TYPES)
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 async def test_stubborn_handler_releases_its_slot(
     jobs: Platform, worker: WorkerService, job_type: str, how: str
 ) -> None:
     if job_type == "t.spin":
-        # The timeout starts with a running process.
+        # Start the process first: the timeout would otherwise include its start.
         await jobs.ended(await jobs.submit("t.process", '{"number": 1}'))
     timeout = timedelta(seconds=60 if how == "cancel" else 1)
     job_id = await jobs.submit(job_type, timeout=timeout, retry=RetryOverrides(max_attempts=1))
     is_busy = how == "cancel" and job_type == "t.spin"
     await jobs.until(job_id, E.OUTPUT if is_busy else E.STARTED)
-    # The next job waits for the only slot.
+    # The next job needs the only slot.
     waiting = await jobs.submit("t.echo")
     if how == "cancel":
         await jobs.cancel(job_id)
@@ -92,7 +92,7 @@ async def test_cancel_does_not_affect_the_next_attempt(
             await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         jobs.bus.publish(Topic.JOBS)
         await until(lambda: _has_started(jobs, job_id, times=2))
-        # A late wake-up of the first cancellation makes the worker query again.
+        # A late wake-up for the first cancellation makes the worker query again.
         for _ in range(3):
             jobs.bus.publish(Topic.CANCELS)
             await jobs.ended(await jobs.submit("t.echo"))
@@ -110,7 +110,7 @@ def valkey() -> Iterator[OwnValkey]:
         yield server
 
 
-async def test_cancel_without_wake_up_arrives_with_a_heartbeat(
+async def test_cancel_without_wake_up_arrives_at_a_heartbeat(
     settings: Settings, valkey: OwnValkey
 ) -> None:
     own_redis = settings.model_copy(
@@ -118,7 +118,7 @@ async def test_cancel_without_wake_up_arrives_with_a_heartbeat(
             "redis_url": SecretStr(valkey.url),
             "redis_timeout": 0.5,
             "shutdown_grace": 0.1,
-            # A wait for the end of the lease would exceed the deadline of the test.
+            # Waiting for the lease to lapse would exceed the test deadline.
             "worker_lease": 3.0 * DEADLINE_S,
         }
     )

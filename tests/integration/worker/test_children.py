@@ -1,4 +1,4 @@
-"""Handlers that fork or close the descriptors of their process do not affect other jobs."""
+"""Handlers that fork, or close their process's file descriptors, do not affect other jobs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def worker(jobs: Platform, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A worker with one process; after all tests it must still stop at its signal."""
+    """A worker with one process, which must still stop on a signal after all tests."""
     narrow = jobs.settings.model_copy(update={"worker_processes": 1})
     async with worker_process(narrow, tmp_path_factory.mktemp("worker")) as running:
         yield running
         assert await asyncio.to_thread(running.terminate, within=30.0) == 0
 
 
-async def _result(jobs: Platform, job_type: str, payload: str = "{}") -> object:
+async def _run_to_result(jobs: Platform, job_type: str, payload: str = "{}") -> object:
     job = await jobs.ended(await jobs.submit(job_type, payload))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1), (job_type, job.error)
     assert job.result is not None
@@ -50,7 +50,7 @@ async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -
     await jobs.until(neighbor, E.STARTED)
     pids = set()
     for job_type in ("t.pools", "t.pools_process", "t.pools_process", "t.pools_loop"):
-        result = await _result(jobs, job_type, "-2")
+        result = await _run_to_result(jobs, job_type, "-2")
         assert isinstance(result, dict)
         if job_type != "t.pools_loop":
             assert (result["mapped"], result["exit"]) == ([1, 2], -15)
@@ -66,18 +66,20 @@ async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -
     assert worker.running
 
 
-async def test_forked_child_that_returns_ends(
+async def test_forked_child_that_returns_is_ended(
     jobs: Platform, worker: Server, tmp_path: Path
 ) -> None:
     pid_file = tmp_path / "pid_file"
     ways = ("", "_loop", "_beside", "_process")
     for job_type in (f"t.returns_twice{way}" for way in ways):
-        results = [await _result(jobs, job_type, json.dumps(str(pid_file))) for _ in range(3)]
+        results = [
+            await _run_to_result(jobs, job_type, json.dumps(str(pid_file))) for _ in range(3)
+        ]
         pids = {worker.pid} if job_type != "t.returns_twice_process" else set(results)
         assert set(results) == pids, job_type
-    # No child continued after the await.
+    # No forked child continued after the `await`.
     assert pid_file.read_text().split() == [str(worker.pid)] * 6
-    assert await _result(jobs, "t.process", '{"number": 1}')
+    assert await _run_to_result(jobs, "t.process", '{"number": 1}')
     assert worker.running
 
 
@@ -85,14 +87,14 @@ async def test_forked_child_that_returns_ends(
 async def test_closed_channel_fails_its_own_job_only(
     jobs: Platform, worker: Server, job_type: str
 ) -> None:
-    # The handler may close the standard descriptors.
-    first = await _result(jobs, job_type, "[0, 2]")
-    assert await _result(jobs, job_type, "[0, 2]") == first
+    # The handler may close the standard file descriptors.
+    first = await _run_to_result(jobs, job_type, "[0, 2]")
+    assert await _run_to_result(jobs, job_type, "[0, 2]") == first
     for first_closed, last_closed in ((3, 256), (0, 256)):
         payload = f"[{first_closed}, {last_closed}]"
         job = await jobs.ended(await jobs.submit(job_type, payload))
         assert (job.state, job.retries_used) == (JobState.FAILED, 0)
         assert job.error is not None
         assert job.error.type == "WORKER_LOST"
-        assert await _result(jobs, "t.process", '{"number": 1}')
+        assert await _run_to_result(jobs, "t.process", '{"number": 1}')
     assert worker.running

@@ -1,4 +1,4 @@
-"""`complete_in` commits the effect of a handler and the end of its job in one transaction."""
+"""`complete_in` commits a handler's effect and the end of its job in one transaction."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def submit(jobs: Platform, mode: str, **payload: Any) -> JobId:
     return await jobs.submit(mode, json.dumps({"url": jobs.settings.postgresql_url, **payload}))
 
 
-async def effects(jobs: Platform, job_id: JobId) -> list[int]:
+async def attempts_with_effects(jobs: Platform, job_id: JobId) -> list[int]:
     """Return the attempts of a job whose effects were committed."""
     rows = await execute(jobs, "SELECT job_id, attempt FROM effects ORDER BY attempt")
     return [row.attempt for row in rows if row.job_id == job_id]
@@ -70,10 +70,10 @@ async def effects(jobs: Platform, job_id: JobId) -> list[int]:
 async def test_effect_and_end_are_committed_together(jobs: Platform, mode: str) -> None:
     job = await jobs.ended(await submit(jobs, mode))
     assert (job.state, job.result, job.attempt) == (JobState.SUCCEEDED, '"x"', 1)
-    # Earlier reports precede the end.
+    # Earlier reports precede the end in the history.
     assert await jobs.history(job.id) == [E.SUBMITTED, E.STARTED, E.PROGRESSED, E.SUCCEEDED]
-    assert await effects(jobs, job.id) == [1]
-    # The next job runs in its slot.
+    assert await attempts_with_effects(jobs, job.id) == [1]
+    # The next job runs in the same slot.
     assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
 
 
@@ -84,7 +84,7 @@ async def test_return_without_commit_is_retried(jobs: Platform, mode: str) -> No
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("NotCommitted", True)
     assert "commit" in job.error.message
-    assert await effects(jobs, job.id) == []
+    assert await attempts_with_effects(jobs, job.id) == []
     assert_legal(job, await jobs.events(job.id))
 
 
@@ -94,7 +94,7 @@ async def test_exception_after_the_commit_changes_nothing(
 ) -> None:
     job = await jobs.ended(await submit(jobs, mode, fail=True))
     assert (job.state, job.result, job.attempt) == (JobState.SUCCEEDED, '"x"', 1)
-    assert await effects(jobs, job.id) == [1]
+    assert await attempts_with_effects(jobs, job.id) == [1]
     assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
     assert "handler_failed_after_completion" in "".join(capfd.readouterr())
 
@@ -105,17 +105,17 @@ async def test_exception_without_commit_ends_the_attempt(jobs: Platform, mode: s
     assert (job.state, job.attempt) == (JobState.FAILED, 2)
     assert job.error is not None
     assert job.error.type == "LookupError"
-    assert await effects(jobs, job.id) == []
+    assert await attempts_with_effects(jobs, job.id) == []
 
 
 @pytest.mark.parametrize("commit", [True, False])
-async def test_attempt_ends_without_an_answer_about_its_commit(
+async def test_attempt_with_an_unknown_commit_still_ends(
     jobs: Platform, commit: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def refuses(*_: Any, **__: Any) -> bool:
+    async def deny(*_: Any, **__: Any) -> bool:
         raise asyncpg.InsufficientPrivilegeError
 
-    monkeypatch.setattr(completion, "was_completed", refuses)
+    monkeypatch.setattr(completion, "was_completed", deny)
     job = await jobs.ended(await submit(jobs, "e.loop", commit=commit))
     assert job.state is (JobState.SUCCEEDED if commit else JobState.FAILED)
     assert (await jobs.ended(await submit(jobs, "e.loop"))).state is JobState.SUCCEEDED
@@ -129,7 +129,7 @@ async def test_report_after_complete_in_rolls_back(jobs: Platform, mode: str) ->
     assert job.error is not None
     assert job.error.type == "RuntimeError"
     assert "after complete_in" in job.error.message
-    assert await effects(jobs, job.id) == []
+    assert await attempts_with_effects(jobs, job.id) == []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -139,7 +139,7 @@ async def test_second_complete_in_raises_already_completed(jobs: Platform, mode:
     assert job.error is not None
     assert job.error.type == "AlreadyCompleted"
     assert "complete_in was already called for attempt 2" in job.error.message
-    assert await effects(jobs, job.id) == []
+    assert await attempts_with_effects(jobs, job.id) == []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -149,7 +149,7 @@ async def test_oversized_result_rolls_back(jobs: Platform, mode: str) -> None:
     assert job.error is not None
     assert job.error.type == "LimitExceeded"
     assert "HEADRACE_MAX_RESULT_BYTES" in job.error.message
-    assert await effects(jobs, job.id) == []
+    assert await attempts_with_effects(jobs, job.id) == []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -168,7 +168,7 @@ async def test_timeout_after_the_commit_releases_the_slot(jobs: Platform, mode: 
     # The timeout of the committed attempt frees the only slot.
     assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
     assert await jobs.job(job_id) == job
-    assert await effects(jobs, job_id) == [job.attempt]
+    assert await attempts_with_effects(jobs, job_id) == [job.attempt]
 
 
 async def test_abandoned_transactions_do_not_block_the_worker(
@@ -179,14 +179,14 @@ async def test_abandoned_transactions_do_not_block_the_worker(
             "worker_cancel_grace": 0.1,
             "worker_slots": 4,
             "database_pool_size": 2,
-            # A busy machine must not cause a loss of the lease.
+            # On a busy machine, the worker must not lose its lease.
             "worker_lease": 6.0,
             "worker_beat": 2.0,
         }
     )
     async with (
         platform(hasty, effect_handlers(), workers=0) as jobs,
-        _service(hasty) as worker,
+        _running_service(hasty) as worker,
     ):
         await execute(jobs, CREATE)
         # One slot stays free. The transactions outnumber the connections of the worker.
@@ -195,7 +195,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
             "e.never_ends",
             json.dumps({"url": jobs.settings.postgresql_url}),
             timeout=timedelta(seconds=2),
-            # Another attempt would hang too, and block the stop of the worker.
+            # Another attempt would also hang, and would block the worker's stop.
             retry=RetryOverrides(max_attempts=1),
         )
         await until(lambda: worker.counts.left_behind == len(hanging), within=DEADLINE_S)
@@ -203,7 +203,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
         other = await submit(jobs, "e.loop")
         assert (await jobs.ended(other)).state is JobState.SUCCEEDED
         # Wait for longer than the lease.
-        await _until(
+        await _until_row(
             jobs,
             f"SELECT 1 FROM workers WHERE heartbeat_time > '{before.time}'::timestamptz "
             f"+ interval '{hasty.worker_lease} s'",
@@ -216,7 +216,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE query = 'SELECT pg_sleep(600)'",
         )
-        # Without the transactions, the worker writes the ends of their attempts.
+        # Once the transactions are gone, the worker writes the ends of their attempts.
         for job_id in hanging:
             event = await jobs.until(job_id, E.FAILED)
             assert event.error is not None
@@ -224,7 +224,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
 
 
 @asynccontextmanager
-async def _service(settings: Settings) -> AsyncIterator[WorkerService]:
+async def _running_service(settings: Settings) -> AsyncIterator[WorkerService]:
     worker = WorkerService(settings, effect_handlers())
     await worker.start()
     try:
@@ -248,14 +248,16 @@ async def test_effects_match_succeeded_jobs_after_kills(
     )
     async with platform(several, effect_handlers(), workers=0) as jobs, AsyncExitStack() as stack:
         await execute(jobs, CREATE)
-        workers = [await stack.enter_async_context(_worker(several)) for _ in range(kills + 1)]
-        await _until(jobs, "SELECT 1 FROM workers HAVING count(*) > 2")
+        workers = [
+            await stack.enter_async_context(_worker_process(several)) for _ in range(kills + 1)
+        ]
+        await _until_row(jobs, "SELECT 1 FROM workers HAVING count(*) > 2")
         ids = await jobs.submit_many(
             count, "e.slow", json.dumps({"url": jobs.settings.postgresql_url})
         )
         for worker in workers[:kills]:
             [before] = await execute(jobs, "SELECT max(position) AS p FROM job_events")
-            await _until(
+            await _until_row(
                 jobs, f"SELECT 1 FROM job_events WHERE type = 'started' AND position > {before.p}"
             )
             await asyncio.sleep(chance.uniform(0, 0.3))
@@ -266,7 +268,7 @@ async def test_effects_match_succeeded_jobs_after_kills(
         assert sorted((row.job_id, row.attempt) for row in rows) == sorted(
             (job.id, job.attempt) for job in succeeded
         )
-        # The kills interrupted attempts, and most jobs succeeded later.
+        # The kills interrupted some attempts; most jobs succeeded later.
         assert max(job.attempt for job in ended) > 1
         assert len(succeeded) > count / 2
         for job in ended:
@@ -274,7 +276,7 @@ async def test_effects_match_succeeded_jobs_after_kills(
 
 
 @asynccontextmanager
-async def _worker(settings: Settings) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _worker_process(settings: Settings) -> AsyncIterator[asyncio.subprocess.Process]:
     worker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "headrace_worker"),
         env=environment_of(settings, PYTHONPATH=":".join(filter(None, sys.path))),
@@ -287,15 +289,15 @@ async def _worker(settings: Settings) -> AsyncIterator[asyncio.subprocess.Proces
         await worker.wait()
 
 
-async def _until(jobs: Platform, question: str) -> None:
-    """Wait until a query has a row."""
+async def _until_row(jobs: Platform, query: str) -> None:
+    """Wait until a query returns a row."""
     async with asyncio.timeout(3 * DEADLINE_S):
-        while not await execute(jobs, question):
+        while not await execute(jobs, query):
             await jobs.wait()
 
 
 @pytest.mark.parametrize("mode", ["e.time_left", "e.thread_time_left", "e.process_time_left"])
-async def test_handler_knows_its_time_left(jobs: Platform, mode: str) -> None:
+async def test_handler_can_read_its_time_left(jobs: Platform, mode: str) -> None:
     payload = json.dumps({"url": ""})
     by_timeout = await jobs.submit(mode, payload)
     soon = datetime.now(UTC) + timedelta(seconds=20)

@@ -25,14 +25,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
-    """A platform with one process, so that each job runs in the process of the one before."""
-    narrow = module_settings.model_copy(update={"worker_processes": 1})
-    async with platform(narrow, handlers()) as running:
+    """A platform with one process, in which all jobs run."""
+    one_process = module_settings.model_copy(update={"worker_processes": 1})
+    async with platform(one_process, handlers()) as running:
         yield running
 
 
-async def suspect(jobs: Platform, job_type: str, payload: str = "{}") -> JobId:
-    """Submit a job that has lost its worker twice."""
+async def submit_suspect(jobs: Platform, job_type: str, payload: str = "{}") -> JobId:
+    """Submit a job that counts as having lost its worker twice."""
     later = datetime.now(UTC) + timedelta(hours=1)
     job_id = await jobs.submit(job_type, payload, schedule_time=later)
     await set_column(jobs.database, job_id, "attempt = 2, worker_losses = 2, due_time = now()")
@@ -43,7 +43,7 @@ async def suspect(jobs: Platform, job_type: str, payload: str = "{}") -> JobId:
 async def test_suspect_does_not_end_its_worker(jobs: Platform) -> None:
     beside = await jobs.submit("t.forever")
     await jobs.until(beside, E.STARTED)
-    job = await jobs.ended(await suspect(jobs, "t.crash_at_once", '{"number": 3}'))
+    job = await jobs.ended(await submit_suspect(jobs, "t.crash_at_once", '{"number": 3}'))
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("WORKER_LOST", False)
@@ -56,25 +56,25 @@ async def test_suspect_does_not_end_its_worker(jobs: Platform) -> None:
     await jobs.ended(beside)
 
 
-async def test_innocent_suspect_succeeds(jobs: Platform) -> None:
-    job = await jobs.ended(await suspect(jobs, "t.echo", '{"a": 1}'))
+async def test_suspect_that_does_not_crash_succeeds(jobs: Platform) -> None:
+    job = await jobs.ended(await submit_suspect(jobs, "t.echo", '{"a": 1}'))
     assert (job.state, job.result) == (JobState.SUCCEEDED, '{"a":1,"attempt":3}')
 
 
 async def test_suspect_with_requested_cancellation_is_cancelled(jobs: Platform) -> None:
-    job_id = await suspect(jobs, "t.forever")
+    job_id = await submit_suspect(jobs, "t.forever")
     await jobs.until(job_id, E.STARTED)
     await jobs.cancel(job_id)
     assert (await jobs.ended(job_id)).state is JobState.CANCELLED
 
 
-async def test_loop_of_a_process_survives_between_runs(
+async def test_process_event_loop_survives_between_runs(
     jobs: Platform,
 ) -> None:
     first = json.loads((await jobs.ended(await jobs.submit("t.keeps"))).result or "")
     second = first
     async with asyncio.timeout(DEADLINE_S):
-        # The time between two runs may be short.
+        # The loop may have had no time to run between two jobs.
         while second["ticks"] == 0:
             second = json.loads((await jobs.ended(await jobs.submit("t.keeps"))).result or "")
     assert second["pid"] == first["pid"]
@@ -99,7 +99,7 @@ async def test_process_after_memory_error_is_not_reused(jobs: Platform) -> None:
 
 
 async def test_huge_message_is_not_read_by_the_worker(jobs: Platform) -> None:
-    job = await jobs.ended(await suspect(jobs, "t.large_result", '{"number": 30000000}'))
+    job = await jobs.ended(await submit_suspect(jobs, "t.large_result", '{"number": 30000000}'))
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("LimitExceeded", False)
@@ -110,9 +110,9 @@ async def test_huge_message_is_not_read_by_the_worker(jobs: Platform) -> None:
 async def test_process_logs_as_its_worker_does(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # A process inherits its standard error, so it starts after the capture.
-    narrow = settings.model_copy(update={"worker_processes": 1, "log_format": "json"})
-    async with platform(narrow, handlers()) as jobs:
+    # A process inherits its standard error, so it must start after the capture.
+    one_process = settings.model_copy(update={"worker_processes": 1, "log_format": "json"})
+    async with platform(one_process, handlers()) as jobs:
         job = await jobs.ended(await jobs.submit("t.logs", '"a word"'))
     assert job.state is JobState.SUCCEEDED
     lines = [line for line in capfd.readouterr().err.splitlines() if "a word" in line]

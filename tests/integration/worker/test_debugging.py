@@ -1,4 +1,4 @@
-"""The error of a failed job and the worker's log, in each of the three modes."""
+"""A failed job's error and the worker's log, in each of the three handler modes."""
 
 from __future__ import annotations
 
@@ -32,24 +32,26 @@ SUBMITS: list[tuple[str, dict[str, Any]]] = [
 
 
 @dataclass(frozen=True)
-class Ran:
-    """Jobs that have ended, their events by job, and the log of their worker."""
+class CompletedRun:
+    """Jobs that have ended, their events by job, and their worker's log."""
 
     jobs: list[Job]
     events: dict[JobId, list[JobEvent]]
     log: str
 
-    def of(self, *types: str) -> list[Job]:
+    def jobs_of(self, *types: str) -> list[Job]:
         """Return the jobs whose type starts with one of `types`."""
         return [job for job in self.jobs if job.type.startswith(types)]
 
     @property
-    def lines(self) -> list[dict[str, Any]]:
-        """The lines of the log."""
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The parsed log lines."""
         return [json.loads(line) for line in self.log.splitlines()]
 
 
-async def run(settings: Settings, folder: Path, *submits: tuple[str, dict[str, Any]]) -> Ran:
+async def run(
+    settings: Settings, folder: Path, *submits: tuple[str, dict[str, Any]]
+) -> CompletedRun:
     """Run jobs on a worker in a separate process."""
     async with (
         platform(settings, Registry(), workers=0) as running,
@@ -63,17 +65,19 @@ async def run(settings: Settings, folder: Path, *submits: tuple[str, dict[str, A
         events = {job_id: await running.events(job_id) for job_id in ids}
         await asyncio.to_thread(worker.stop)
         log = worker.log.read_text()
-    return Ran(jobs, events, log)
+    return CompletedRun(jobs, events, log)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def ran(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """All jobs of this module, run by one worker."""
+async def completed(
+    module_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> CompletedRun:
+    """A run of all jobs of this module on one worker."""
     return await run(module_settings, tmp_path_factory.mktemp("worker"), *SUBMITS)
 
 
-def test_failed_job_shows_where_its_handler_failed(ran: Ran) -> None:
-    jobs = ran.of("d.charge", "d.many")
+def test_failed_job_shows_where_its_handler_failed(completed: CompletedRun) -> None:
+    jobs = completed.jobs_of("d.charge", "d.many")
     assert len(jobs) == 2 * len(MODES)
     for job in jobs:
         assert (job.state, job.attempt) == (JobState.FAILED, 2)
@@ -90,7 +94,7 @@ def test_failed_job_shows_where_its_handler_failed(ran: Ran) -> None:
         else:
             assert "ValueError: first" in trace
             assert "KeyError: 'second'" in trace
-        failures = [line for line in ran.lines if line.get("job_id") == str(job.id)]
+        failures = [line for line in completed.log_lines if line.get("job_id") == str(job.id)]
         assert [(line["event"], line["level"]) for line in failures] == [
             ("job_retry_scheduled", "warning"),
             ("job_failed", "error"),
@@ -100,12 +104,15 @@ def test_failed_job_shows_where_its_handler_failed(ran: Ran) -> None:
             assert line["correlation_id"] == f"trace {job.type}"
             assert "support/debugged_handlers.py" in line["stack_trace"]
         assert failures[-1]["stack_trace"] == trace
-        assert [event.error.stack_trace for event in ran.events[job.id] if event.error] == ["", ""]
-    assert CARD not in ran.log
+        assert [event.error.stack_trace for event in completed.events[job.id] if event.error] == [
+            "",
+            "",
+        ]
+    assert CARD not in completed.log
 
 
-def test_timeout_shows_where_the_handler_was(ran: Ran) -> None:
-    errors = {job.type: job.error for job in ran.of("d.wait", "d.cancelled")}
+def test_timeout_shows_where_the_handler_was(completed: CompletedRun) -> None:
+    errors = {job.type: job.error for job in completed.jobs_of("d.wait", "d.cancelled")}
     for job_type, kind, places in (
         ("d.wait.loop", "TIMEOUT", ["in wait_in_loop", "in wait_for_a_bank"]),
         ("d.wait.thread", "TIMEOUT", ["in wait_in_thread"]),
@@ -123,15 +130,17 @@ async def test_stack_traces_are_not_stored_when_turned_off(
     settings: Settings, tmp_path: Path
 ) -> None:
     off = settings.model_copy(update={"store_stack_traces": False})
-    ran = await run(off, tmp_path, ("d.charge.loop", {"card": CARD}))
-    [job] = ran.jobs
+    completed = await run(off, tmp_path, ("d.charge.loop", {"card": CARD}))
+    [job] = completed.jobs
     assert job.error is not None
     assert (job.error.type, job.error.stack_trace) == ("RuntimeError", "")
-    assert any("debugged_handlers.py" in line.get("stack_trace", "") for line in ran.lines)
+    assert any(
+        "debugged_handlers.py" in line.get("stack_trace", "") for line in completed.log_lines
+    )
 
 
-def test_hostile_error_texts_are_cleaned_in_every_mode(ran: Ran) -> None:
-    jobs = ran.of("d.hostile")
+def test_hostile_error_texts_are_sanitized_in_every_mode(completed: CompletedRun) -> None:
+    jobs = completed.jobs_of("d.hostile")
     assert len(jobs) == 2 * len(MODES)
     for job in jobs:
         assert job.state is JobState.FAILED
@@ -142,18 +151,18 @@ def test_hostile_error_texts_are_cleaned_in_every_mode(ran: Ran) -> None:
         assert job.error.message.startswith("x??y")
         assert len(job.error.message) == 2000
         assert len(job.error.stack_trace.encode()) <= 16 * 1024
-    assert "\\u0000" not in ran.log
-    assert "\x00" not in ran.log
-    assert max(map(len, ran.log.splitlines())) < 40_000
+    assert "\\u0000" not in completed.log
+    assert "\x00" not in completed.log
+    assert max(map(len, completed.log.splitlines())) < 40_000
 
 
-def test_handler_lines_have_the_facts_of_their_job(ran: Ran) -> None:
-    jobs = ran.of("d.speak")
+def test_handler_log_lines_name_their_job(completed: CompletedRun) -> None:
+    jobs = completed.jobs_of("d.speak")
     assert len(jobs) == len(MODES)
     for job in jobs:
-        # The handler returns the values of its context.
+        # The handler returns a value from its context.
         assert (job.state, job.result) == (JobState.SUCCEEDED, f'"trace {job.type}"')
-        own = [line for line in ran.lines if line.get("job_id") == str(job.id)]
+        own = [line for line in completed.log_lines if line.get("job_id") == str(job.id)]
         for line in own:
             assert line["attempt"] == 1
             assert line["type"] == job.type
@@ -162,6 +171,6 @@ def test_handler_lines_have_the_facts_of_their_job(ran: Ran) -> None:
         events = [line["event"] for line in own if line.get("source") == "handler"]
         assert events[:3] == ["by logging", "by_structlog", "flood 0"]
         [dropped] = [line for line in own if line["event"] == "handler_log_dropped"]
-        # The handler logs 1,002 lines, and a few more than 200 are written.
+        # The handler logs 1,002 lines, of which the worker writes slightly more than 200.
         assert 500 < dropped["lines"] < 1002
         assert len(events) - 1 + dropped["lines"] == 1002

@@ -1,4 +1,4 @@
-"""The stop of a worker by a signal, and its running attempts."""
+"""A worker that a signal stops, and its running attempts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GRACE_S = 2.0
 
 @pytest.fixture
 async def jobs(settings: Settings) -> AsyncIterator[Platform]:
-    # The grace period of a cancelled handler exceeds the remaining time of the stop.
+    # A cancelled handler's grace period is longer than the rest of the shutdown.
     adjusted = settings.model_copy(update={"shutdown_grace": GRACE_S, "worker_cancel_grace": 10.0})
     async with platform(adjusted, handlers(), workers=0) as running:
         yield running
@@ -37,7 +37,7 @@ async def test_worker_stops_within_grace_and_two_seconds(jobs: Platform, tmp_pat
         ids = [await jobs.submit(job_type) for job_type in stubborn]
         for job_id in ids:
             await jobs.until(job_id, E.STARTED)
-        # The process of the last handler is running.
+        # The last handler's process is running.
         await jobs.until(ids[-1], E.OUTPUT)
         started = time.monotonic()
         code = await asyncio.to_thread(worker.terminate, within=GRACE_S + 10)
@@ -50,7 +50,7 @@ async def test_worker_stops_within_grace_and_two_seconds(jobs: Platform, tmp_pat
         assert (await jobs.history(job_id))[-1] is E.INTERRUPTED
 
 
-async def test_signal_to_the_group_spares_handler_processes(jobs: Platform, tmp_path: Path) -> None:
+async def test_signal_to_the_process_group_spares_handlers(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
         job_id = await jobs.submit("t.sleep_in_process", '{"number": 500}')
         await jobs.until(job_id, E.OUTPUT)

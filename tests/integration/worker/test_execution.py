@@ -1,4 +1,4 @@
-"""The end of a job, for each end of its handler."""
+"""How a job ends, for each way in which its handler ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def jobs(
     module_settings: Settings, request: pytest.FixtureRequest
 ) -> AsyncIterator[Platform]:
-    """A platform that runs each job in its handler's mode, or in a process as a crash suspect."""
+    """A platform that runs each job in its handler's mode, or as a crash suspect in a process."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "suspect":
             patch.setattr(retry, "LOSSES_BEFORE_OWN_PROCESS", 0)
@@ -96,7 +96,7 @@ async def test_spent_retries_fail_the_job(jobs: Platform) -> None:
     assert (job.error.type, job.error.message) == ("ValueError", "attempt 3 fails")
 
 
-async def test_policy_of_the_submit_overrides_the_handlers(jobs: Platform) -> None:
+async def test_submitted_retry_policy_overrides_the_handlers(jobs: Platform) -> None:
     job = await jobs.ended(
         await jobs.submit("t.flaky", '{"number": 9}', retry=RetryOverrides(max_attempts=1))
     )
@@ -112,7 +112,7 @@ async def test_policy_of_the_submit_overrides_the_handlers(jobs: Platform) -> No
         ("t.forever", "{}", "TIMEOUT"),
     ],
 )
-async def test_error_type_named_by_the_submit_is_not_retried(
+async def test_error_type_in_the_submit_is_not_retried(
     jobs: Platform, job_type: str, payload: str, named: str
 ) -> None:
     job = await jobs.ended(
@@ -128,12 +128,12 @@ async def test_error_type_named_by_the_submit_is_not_retried(
     assert (job.error.type, job.error.retryable) == (named, False)
 
 
-async def test_error_type_named_by_the_handler_is_not_retried(
+async def test_error_type_in_the_handler_is_not_retried(
     jobs: Platform,
 ) -> None:
     picky = await jobs.ended(await jobs.submit("t.picky", '{"number": 9}'))
     assert (picky.state, picky.attempt) == (JobState.FAILED, 1)
-    # The types of the submit replace those of the handler.
+    # The error types in the submit replace those of the handler.
     other = await jobs.ended(
         await jobs.submit(
             "t.picky",
@@ -164,7 +164,7 @@ async def test_fail_is_not_retried(jobs: Platform) -> None:
 @pytest.mark.parametrize("job_type", ["t.forever", "t.patient_thread", "t.spin"])
 async def test_running_job_is_cancelled(jobs: Platform, job_type: str) -> None:
     job_id = await jobs.submit(job_type)
-    # The only output of t.spin must not follow the request.
+    # t.spin emits its only output before the request.
     await jobs.until(job_id, E.OUTPUT if job_type == "t.spin" else E.STARTED)
     asked = await jobs.cancel(job_id)
     assert asked.state is JobState.RUNNING
@@ -174,7 +174,7 @@ async def test_running_job_is_cancelled(jobs: Platform, job_type: str) -> None:
     assert (await jobs.history(job_id))[-2:] == [E.CANCEL_REQUESTED, E.CANCELLED]
 
 
-async def test_cancel_kills_the_process_of_the_handler(jobs: Platform) -> None:
+async def test_cancel_kills_the_handler_process(jobs: Platform) -> None:
     job_id = await jobs.submit("t.spin")
     pid = int((await jobs.until(job_id, E.OUTPUT)).output or "")
     assert psutil.pid_exists(pid)
@@ -183,7 +183,7 @@ async def test_cancel_kills_the_process_of_the_handler(jobs: Platform) -> None:
     assert not psutil.pid_exists(pid)
 
 
-async def test_handler_that_ignores_its_cancel_is_abandoned(jobs: Platform) -> None:
+async def test_handler_that_ignores_cancellation_is_abandoned(jobs: Platform) -> None:
     job_id = await jobs.submit("t.stubborn")
     await jobs.until(job_id, E.STARTED)
     await jobs.cancel(job_id)
@@ -288,7 +288,7 @@ async def test_handler_that_kills_its_process_fails_alone(
     assert after.state is JobState.SUCCEEDED
 
 
-async def test_wait_for_a_process_counts_for_the_deadline_only(
+async def test_waiting_for_a_process_counts_only_for_the_deadline(
     settings: Settings,
 ) -> None:
     narrow = settings.model_copy(update={"worker_processes": 1, "worker_cancel_grace": 0.1})
@@ -313,7 +313,7 @@ async def test_wait_for_a_process_counts_for_the_deadline_only(
         await jobs.ended(first)
 
 
-async def test_exception_of_a_process_keeps_type_and_message(jobs: Platform) -> None:
+async def test_exception_in_a_process_keeps_type_and_message(jobs: Platform) -> None:
     job = await jobs.ended(await jobs.submit("t.process_raises"))
     assert job.error is not None
     assert (job.error.type, job.error.message) == ("KeyError", "'gone'")
@@ -365,7 +365,7 @@ async def test_retry_wait_is_limited_to_seven_days(jobs: Platform) -> None:
     assert timedelta(days=6) < event.due_time - event.time <= timedelta(days=7)
 
 
-async def test_many_pieces_emitted_at_once_are_kept(jobs: Platform) -> None:
+async def test_many_outputs_emitted_at_once_are_kept(jobs: Platform) -> None:
     job = await jobs.ended(await jobs.submit("t.talkative", '{"number": 500}'))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
     outputs = [event.output for event in await jobs.events(job.id) if event.output is not None]

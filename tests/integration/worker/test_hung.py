@@ -21,15 +21,15 @@ from support.processes import worker_process
 
 
 @pytest.fixture
-def hasty(settings: Settings) -> Settings:
+def short_lease_settings(settings: Settings) -> Settings:
     return settings.model_copy(
         update={"worker_lease": 1.5, "worker_beat": 0.5, "worker_watchdog": 3.0}
     )
 
 
 @pytest.fixture
-async def jobs(hasty: Settings) -> AsyncIterator[Platform]:
-    async with platform(hasty, handlers(), workers=0) as running:
+async def jobs(short_lease_settings: Settings) -> AsyncIterator[Platform]:
+    async with platform(short_lease_settings, handlers(), workers=0) as running:
         yield running
 
 
@@ -37,7 +37,7 @@ async def test_blocked_worker_exits_and_its_job_runs_again(jobs: Platform, tmp_p
     async with worker_process(jobs.settings, tmp_path) as worker:
         job_id = await jobs.submit("t.block", '{"number": 600}')
         await jobs.until(job_id, E.STARTED)
-        # Another worker starts the job before this one exits.
+        # Another worker takes the job over before the blocked worker exits.
         await jobs.until(job_id, E.WORKER_LOST)
         code = await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S)
     assert code == EXIT_CODE

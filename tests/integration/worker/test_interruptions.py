@@ -1,4 +1,4 @@
-"""A job that stops its worker repeatedly, and the other jobs of its worker."""
+"""A job that stops its worker repeatedly, and the worker's other jobs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ from support.jobs import set_column
 from support.platform import DEADLINE_S, Platform, platform
 from support.processes import worker_process
 
-TIMES = INTERRUPTIONS_BEFORE_OWN_PROCESS
+INTERRUPTIONS = INTERRUPTIONS_BEFORE_OWN_PROCESS
 
 
 @pytest.fixture
 async def jobs(settings: Settings) -> AsyncIterator[Platform]:
-    strict = settings.model_copy(update={"max_interruptions": TIMES, "shutdown_grace": 0.1})
-    async with platform(strict, handlers(), workers=0) as running:
+    low_limit = settings.model_copy(
+        update={"max_interruptions": INTERRUPTIONS, "shutdown_grace": 0.1}
+    )
+    async with platform(low_limit, handlers(), workers=0) as running:
         yield running
 
 
 async def submit_interrupted_job(jobs: Platform, payload: str) -> JobId:
-    """Submit a job that stops its process, after enough interruptions for a separate one."""
+    """Submit a job that signals its process and counts as often interrupted."""
     later = datetime.now(UTC) + timedelta(hours=1)
     job_id = await jobs.submit("t.terminates", payload, schedule_time=later)
-    values = f"attempt = {TIMES}, interruptions = {TIMES}, due_time = now()"
+    values = f"attempt = {INTERRUPTIONS}, interruptions = {INTERRUPTIONS}, due_time = now()"
     await set_column(jobs.database, job_id, values)
     jobs.bus.publish(Topic.JOBS)
     return job_id
@@ -48,11 +50,11 @@ async def test_job_that_always_stops_its_worker_fails(jobs: Platform, tmp_path: 
         job_id = await submit_interrupted_job(jobs, "true")
         assert await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S) == 0
     job = await jobs.job(job_id)
-    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, TIMES + 1, 0)
+    assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, INTERRUPTIONS + 1, 0)
     assert (await jobs.history(job_id))[-1] is E.FAILED
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("INTERRUPTED", False)
-    assert f"{TIMES + 1} times in a row" in job.error.message
+    assert f"{INTERRUPTIONS + 1} times in a row" in job.error.message
     assert (await jobs.history(neighbor))[-1] is E.INTERRUPTED
     assert (await jobs.job(neighbor)).state is JobState.QUEUED
 
@@ -62,7 +64,7 @@ async def test_interrupted_job_cannot_stop_its_worker(jobs: Platform, tmp_path: 
         job = await jobs.ended(await submit_interrupted_job(jobs, "false"))
         assert worker.running
         assert job.result not in {None, str(worker.pid)}
-    assert (job.state, job.attempt) == (JobState.SUCCEEDED, TIMES + 1)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, INTERRUPTIONS + 1)
 
 
 async def test_job_that_stops_its_worker_once_is_queued(jobs: Platform, tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ from support.until import until
 
 
 @asynccontextmanager
-async def through(link: Proxy, settings: Settings) -> AsyncIterator[WorkerService]:
-    """Run a worker that reaches PostgreSQL through a link."""
+async def worker_through(proxy: Proxy, settings: Settings) -> AsyncIterator[WorkerService]:
+    """Run a worker that reaches PostgreSQL through a proxy."""
     worker = WorkerService(
-        settings.model_copy(update={"database_url": SecretStr(link.url)}), handlers()
+        settings.model_copy(update={"database_url": SecretStr(proxy.url)}), handlers()
     )
     await worker.start()
     try:
@@ -36,12 +36,12 @@ async def through(link: Proxy, settings: Settings) -> AsyncIterator[WorkerServic
 
 
 @pytest.fixture
-async def link(settings: Settings) -> AsyncIterator[Proxy]:
-    link = Proxy(settings.postgresql_url)
-    await link.start()
-    yield link
-    link.release()
-    await link.cut()
+async def proxy(settings: Settings) -> AsyncIterator[Proxy]:
+    proxy = Proxy(settings.postgresql_url)
+    await proxy.start()
+    yield proxy
+    proxy.release()
+    await proxy.cut()
 
 
 @pytest.fixture
@@ -53,35 +53,35 @@ async def jobs(settings: Settings) -> AsyncIterator[Platform]:
         yield running
 
 
-async def test_worker_without_postgresql_gives_deliveries_back(
-    jobs: Platform, link: Proxy, redis: Redis
+async def test_worker_without_postgresql_returns_its_deliveries(
+    jobs: Platform, proxy: Proxy, redis: Redis
 ) -> None:
-    async with through(link, jobs.settings) as worker:
+    async with worker_through(proxy, jobs.settings) as worker:
         held = await jobs.submit("t.forever")
         first = await jobs.until(held, E.STARTED)
-        link.hold()
+        proxy.hold()
         began = time.monotonic()
         waiting = await jobs.submit("t.echo")
-        # The scheduler does not deliver again in this test, so the worker gave the delivery back.
+        # The scheduler does not redeliver in this test, so the worker must return the delivery.
         await until(lambda: worker.counts.lease_losses)
         # Attempts end one heartbeat before another worker may claim them.
         await until(lambda: not worker.running)
         assert time.monotonic() - began < jobs.settings.worker_lease
         await until(lambda: redis.keys("headrace:*:queue:*"))
-        link.release()
+        proxy.release()
         assert (await jobs.ended(waiting)).state is JobState.SUCCEEDED
-        again = await started_again(jobs, held)
+        again = await until_started_again(jobs, held)
         assert again != first.worker_id
         await jobs.cancel(held)
         await jobs.ended(held)
 
 
-async def test_short_loss_of_postgresql_keeps_the_lease(jobs: Platform, link: Proxy) -> None:
-    async with through(link, jobs.settings) as worker:
+async def test_short_postgresql_outage_keeps_the_lease(jobs: Platform, proxy: Proxy) -> None:
+    async with worker_through(proxy, jobs.settings) as worker:
         held = await jobs.submit("t.forever")
         await jobs.until(held, E.STARTED)
-        await link.cut()
-        await link.start()
+        await proxy.cut()
+        await proxy.start()
         ids = await jobs.submit_many(5, "t.echo")
         assert {(await jobs.ended(job_id)).state for job_id in ids} == {JobState.SUCCEEDED}
         assert worker.counts.lease_losses == 0
@@ -90,7 +90,7 @@ async def test_short_loss_of_postgresql_keeps_the_lease(jobs: Platform, link: Pr
         await jobs.ended(held)
 
 
-async def started_again(jobs: Platform, job_id: JobId) -> object:
+async def until_started_again(jobs: Platform, job_id: JobId) -> object:
     async with asyncio.timeout(DEADLINE_S):
         while (event := await jobs.until(job_id, E.STARTED)).attempt == 1:
             await jobs.wait()

@@ -1,4 +1,4 @@
-"""Writes of a worker whose answer is lost."""
+"""Worker writes whose response is lost."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from support.handlers import handlers
 from support.platform import platform
 
 
-async def test_output_with_a_lost_answer_is_written_once(
+async def test_output_with_a_lost_response_is_written_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, lost = reports.write_reports, []
 
-    async def write_without_answer(connection: Connection, **options: Any) -> set[Any]:
-        taken = await write(connection, **options)
-        # The first two answers are lost after the commit.
+    async def write_and_lose_response(connection: Connection, **options: Any) -> set[Any]:
+        written = await write(connection, **options)
+        # The first two responses are lost after the commit.
         if len(lost) < 2:
             lost.append(options["reports"])
             raise TimeoutError
-        return taken
+        return written
 
-    monkeypatch.setattr(reports, "write_reports", write_without_answer)
+    monkeypatch.setattr(reports, "write_reports", write_and_lose_response)
     async with platform(settings, handlers()) as jobs:
         job_id = await jobs.submit("t.output", '{"number": 4}')
         assert (await jobs.ended(job_id)).state is JobState.SUCCEEDED
@@ -38,19 +38,19 @@ async def test_output_with_a_lost_answer_is_written_once(
     assert len(lost) == 2
 
 
-async def test_end_with_a_lost_answer_is_not_refused(
+async def test_end_with_a_lost_response_is_not_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, lost = ends.end_attempts, []
 
-    async def write_without_answer(connection: Connection, **options: Any) -> dict[Any, E]:
+    async def write_and_lose_response(connection: Connection, **options: Any) -> dict[Any, E]:
         events = await write(connection, **options)
         if not lost:
             lost.append(events)
             raise TimeoutError
         return events
 
-    monkeypatch.setattr(ends, "end_attempts", write_without_answer)
+    monkeypatch.setattr(ends, "end_attempts", write_and_lose_response)
     async with platform(settings, handlers(), workers=0) as jobs:
         worker = WorkerService(settings, handlers())
         await worker.start()

@@ -1,4 +1,4 @@
-"""The metrics of a worker, scraped over HTTP."""
+"""Worker metrics, scraped over HTTP."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from support.scraping import scrape, scrape_until
 
 
 @pytest.fixture
-def served(settings: Settings) -> Settings:
+def metrics_settings(settings: Settings) -> Settings:
     return settings.model_copy(
         update={"worker_metrics_address": "127.0.0.1:0", "shutdown_grace": 0.1}
     )
 
 
 @pytest.fixture
-async def jobs(served: Settings) -> AsyncIterator[Platform]:
-    async with platform(served, handlers(), workers=0) as running:
+async def jobs(metrics_settings: Settings) -> AsyncIterator[Platform]:
+    async with platform(metrics_settings, handlers(), workers=0) as running:
         yield running
 
 
 @pytest.fixture
-async def worker(served: Settings, jobs: Platform) -> AsyncIterator[WorkerService]:
-    worker = WorkerService(served, handlers())
+async def worker(metrics_settings: Settings, jobs: Platform) -> AsyncIterator[WorkerService]:
+    worker = WorkerService(metrics_settings, handlers())
     await worker.start()
     yield worker
     await worker.stop()

@@ -1,4 +1,4 @@
-"""A handler that attacks the event loop of its worker does not affect other jobs."""
+"""A handler that attacks its worker's event loop does not affect other jobs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def worker(jobs: Platform, tmp_path: Path) -> AsyncIterator[Server]:
         yield running
 
 
-async def _end_cleanly(worker: Server) -> None:
+async def _assert_clean_stop(worker: Server) -> None:
     within = 10.0
     assert worker.running
     assert await asyncio.to_thread(worker.terminate, within=within) == 0
@@ -56,7 +56,7 @@ async def test_exit_in_a_task_fails_its_own_job_only(jobs: Platform, worker: Ser
             assert job.error.type in errors, (job_type, way)
     await jobs.cancel(neighbor)
     assert (await jobs.ended(neighbor)).attempt == 1
-    await _end_cleanly(worker)
+    await _assert_clean_stop(worker)
 
 
 async def test_cancel_of_foreign_tasks_is_ignored(jobs: Platform, worker: Server) -> None:
@@ -79,5 +79,5 @@ async def test_cancel_of_foreign_tasks_is_ignored(jobs: Platform, worker: Server
         assert E.INTERRUPTED not in await jobs.history(neighbor)
         await jobs.cancel(neighbor)
         assert (await jobs.ended(neighbor)).state is JobState.CANCELLED
-    await _end_cleanly(worker)
+    await _assert_clean_stop(worker)
     assert worker.log.read_text().count("cancel_ignored") >= len(neighbors)

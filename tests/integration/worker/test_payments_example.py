@@ -1,4 +1,4 @@
-"""The payments example, with real accounts."""
+"""The payments example, with a real accounts table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.platform import Platform, platform
 ACCOUNTS = """
     CREATE TABLE accounts (name text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0))
 """
-FILE = Path(__file__).parents[3] / "examples" / "payments.py"
+EXAMPLE_FILE = Path(__file__).parents[3] / "examples" / "payments.py"
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def database_url(own_database_url: str) -> str:
 def payments(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Registry:
     monkeypatch.setenv("HEADRACE_DATABASE_URL", settings.postgresql_url)
     monkeypatch.setattr(registry, "_handlers", {})
-    spec = importlib.util.spec_from_file_location("headrace_payments", FILE)
+    spec = importlib.util.spec_from_file_location("headrace_payments", EXAMPLE_FILE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Loss of Redis in several ways: jobs run from PostgreSQL, and use Redis again afterwards."""
+"""Redis faults: workers claim jobs from PostgreSQL, and return to Redis afterwards."""
 
 from __future__ import annotations
 
@@ -34,33 +34,35 @@ async def command(valkey: OwnValkey, *words: str) -> None:
         await client.execute_command(*words)
 
 
-async def killed(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
+async def kill_redis(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
     valkey.kill()
     return valkey.give_back
 
 
-async def silent(_: OwnValkey, link: Proxy) -> Callable[[], Awaitable[None]]:
-    """Accept connections and never answer."""
+async def mute_redis(_: OwnValkey, link: Proxy) -> Callable[[], Awaitable[None]]:
+    """Accept connections and never respond."""
     link.mute()
 
-    async def back() -> None:
+    async def release() -> None:
         link.release()
 
-    return back
+    return release
 
 
-async def full(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
+async def fill_redis(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
     await command(valkey, "CONFIG", "SET", "maxmemory", "1")
     return lambda: command(valkey, "CONFIG", "SET", "maxmemory", "0")
 
 
-async def replica(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
+async def make_replica(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
     await command(valkey, "REPLICAOF", "127.0.0.1", "1")
     return lambda: command(valkey, "REPLICAOF", "NO", "ONE")
 
 
 @asynccontextmanager
-async def linked(valkey: OwnValkey, settings: Settings) -> AsyncIterator[tuple[Settings, Proxy]]:
+async def settings_through_link(
+    valkey: OwnValkey, settings: Settings
+) -> AsyncIterator[tuple[Settings, Proxy]]:
     """Return settings that route all connections to Redis through a link."""
     link = Proxy(valkey.url)
     await link.start()
@@ -71,13 +73,15 @@ async def linked(valkey: OwnValkey, settings: Settings) -> AsyncIterator[tuple[S
     await link.cut()
 
 
-@pytest.mark.parametrize("fault", [killed, silent, full, replica], ids=lambda f: f.__name__)
-async def test_jobs_run_without_redis_and_after_its_return(
+@pytest.mark.parametrize(
+    "fault", [kill_redis, mute_redis, fill_redis, make_replica], ids=lambda f: f.__name__
+)
+async def test_jobs_run_during_and_after_a_redis_fault(
     settings: Settings, valkey: OwnValkey, fault: Fault
 ) -> None:
     async with (
-        linked(valkey, settings) as (own, link),
-        platform(own, handlers(), workers=2) as jobs,
+        settings_through_link(valkey, settings) as (own_settings, link),
+        platform(own_settings, handlers(), workers=2) as jobs,
     ):
         before = await jobs.submit("t.echo")
         assert (await jobs.ended(before)).state is JobState.SUCCEEDED
@@ -89,13 +93,13 @@ async def test_jobs_run_without_redis_and_after_its_return(
 
         await give_back()
 
-        async def taken_from_redis() -> bool:
-            # Each worker blocks on its queue, through the link.
+        async def workers_wait_on_redis() -> bool:
+            # Each worker is blocked on its queue, through the link.
             async with Redis.from_url(valkey.url) as client:
                 clients = await client.client_list()
             return sum(each["cmd"] == "bzmpop" and "b" in each["flags"] for each in clients) == 2
 
-        await until(taken_from_redis, within=20)
+        await until(workers_wait_on_redis, within=20)
         async with asyncio.timeout(20):
             after = await jobs.submit("t.echo")
             assert (await jobs.ended(after)).state is JobState.SUCCEEDED

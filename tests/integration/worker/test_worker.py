@@ -1,4 +1,4 @@
-"""The worker as a whole: its slots, its lease, its stop."""
+"""The worker as a whole: slots, lease and shutdown."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_running_attempts_never_exceed_the_slots(settings: Settings) -> No
         assert states.count(JobState.RUNNING) == 2
 
 
-async def test_stopped_worker_hands_back_without_a_retry(
+async def test_stopped_worker_returns_its_jobs_without_a_retry(
     settings: Settings,
 ) -> None:
     hasty = settings.model_copy(update={"shutdown_grace": 0.1})
@@ -91,7 +91,7 @@ async def test_job_of_a_lost_worker_runs_again(settings: Settings) -> None:
         async with asyncio.timeout(DEADLINE_S):
             while (again := await jobs.until(job_id, E.STARTED)).attempt == 1:
                 pass
-        # The worker lost its lease and registered under another id.
+        # The worker lost its lease, and registered with a new id.
         assert again.worker_id != first.worker_id
         await jobs.cancel(job_id)
         await jobs.ended(job_id)
@@ -122,7 +122,7 @@ async def test_late_result_of_a_lost_worker_is_refused(
     assert "attempt_refused" in "".join(capfd.readouterr())
 
 
-async def test_claim_with_a_lost_answer_is_handed_back(settings: Settings) -> None:
+async def test_claim_with_a_lost_response_is_returned(settings: Settings) -> None:
     adjusted = settings.model_copy(update={"worker_lease": 3.0, "worker_beat": 0.2})
     async with platform(adjusted, handlers()) as jobs:
         running = await jobs.submit("t.forever")
