@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from headrace_core.delivery import BatchWorker, Deliverer
 from headrace_core.delivery.keys import (
     EXPIRE_MS,
-    FUNCTION,
+    FUNCTION_NAME,
     connect,
     deserialize,
     serialize,
@@ -55,7 +55,7 @@ def stock_worker(arq_redis: ArqRedis, ran: list[str]) -> Worker:
         ran.append(name)
 
     return Worker(
-        functions=[func(run, name=FUNCTION)],
+        functions=[func(run, name=FUNCTION_NAME)],
         queue_name=QUEUE,
         redis_pool=arq_redis,
         burst=True,
@@ -80,7 +80,7 @@ async def test_job_enqueued_by_stock_arq_is_claimed(
     async with running_worker(settings.model_copy(update={"redis_timeout": 0.4}), crew):
         for delivery in deliveries:
             job = await arq_redis.enqueue_job(
-                FUNCTION,
+                FUNCTION_NAME,
                 str(delivery),
                 _job_id=str(delivery),
                 _queue_name=QUEUE,
@@ -134,7 +134,7 @@ async def test_delivery_record_has_arq_fields_in_msgpack(
     function, args, kwargs, job_try, enqueued_ms = arq.jobs.deserialize_job_raw(
         record, deserializer=deserialize
     )
-    assert (function, tuple(args), kwargs, job_try) == (FUNCTION, (str(delivery),), {}, None)
+    assert (function, tuple(args), kwargs, job_try) == (FUNCTION_NAME, (str(delivery),), {}, None)
     assert before - 1 <= enqueued_ms <= now_ms()
     # The record is not a pickle, and its only argument is the attempt key.
     assert msgspec.msgpack.decode(record)["a"] == [str(delivery)]
@@ -184,8 +184,8 @@ async def test_serialize_job_has_the_known_signature() -> None:
         "enqueue_time_ms",
         "serializer",
     ]
-    record = arq.jobs.serialize_job(FUNCTION, (NAME,), {}, None, 1, serializer=serialize)
-    assert deserialize(record) == {"t": None, "f": FUNCTION, "a": [NAME], "k": {}, "et": 1}
+    record = arq.jobs.serialize_job(FUNCTION_NAME, (NAME,), {}, None, 1, serializer=serialize)
+    assert deserialize(record) == {"t": None, "f": FUNCTION_NAME, "a": [NAME], "k": {}, "et": 1}
     assert arq.constants.job_key_prefix == "arq:job:"
 
 
