@@ -1,4 +1,4 @@
-# The commands of Headrace; `make help` lists them.
+# Headrace's development commands; `make help` lists them.
 #
 # PYTHON creates the virtual environment; everything else runs inside it.
 PYTHON ?= python3
@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PACKAGES := clients/python services/core services/health services/gateway services/scheduler \
 	services/worker services/handlers services/standalone services/ops
-# The environment is recreated if one of these files changes.
+# The environment is recreated when one of these files changes.
 PINS := requirements/uv.txt requirements/dev.txt
 STAMP := $(VENV)/.headrace-is-set-up
 
@@ -56,7 +56,7 @@ faults: $(STAMP) ## Inject faults into real processes under load: all, or S="F7 
 		$(if $(SHORT),--short) $(A)
 
 .PHONY: faults-quick
-faults-quick: $(STAMP) ## A random choice of faults in ten minutes (BUDGET=10), with shorter waits; SEED=17.
+faults-quick: $(STAMP) ## Inject randomly chosen faults for ten minutes (BUDGET=10), with shorter waits; SEED=17.
 	@$(FAULTS) --quick $(if $(SEED),--seed $(SEED)) $(if $(BUDGET),--budget $(BUDGET)) $(A)
 
 .PHONY: fault-points
@@ -64,11 +64,11 @@ fault-points: $(STAMP) ## Inject faults into each function of the store, in one 
 	HEADRACE_TEST_FAULT_POINTS=1 "$(BIN)/pytest" -n 2 tests/integration/test_fault_points.py
 
 .PHONY: bench
-bench: $(STAMP) ## Compare Headrace with its peers, half an hour; A=--docs updates docs/benchmarks.md.
+bench: $(STAMP) ## Compare Headrace with its peers in half an hour; A=--docs updates docs/benchmarks.md.
 	@"$(BIN)/python" bench/compare $(A)
 
 .PHONY: bench-quick
-bench-quick: $(STAMP) ## The same in three minutes, with fewer peers and smaller loads.
+bench-quick: $(STAMP) ## Run the comparison in three minutes, with fewer peers and smaller loads.
 	@"$(BIN)/python" bench/compare --quick $(A)
 
 .PHONY: bench-streams
@@ -80,7 +80,7 @@ check: lint $(STAMP) ## Run lint and the unit tests.
 	"$(BIN)/pytest" -q -n 2 tests/unit
 
 .PHONY: lint
-lint: $(STAMP) ## Check format, lint, types, imports, contract and generated code.
+lint: $(STAMP) ## Check formatting, lint, types, imports, the contract and generated code.
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/ruff" check .
 	"$(BIN)/mypy"
@@ -121,7 +121,7 @@ gen-check: $(STAMP) ## Check that the generated stubs match protos/.
 	echo "generated code: up to date"
 
 # $(call pin,FILE,ARGUMENTS) writes requirements/FILE. Existing pins are unchanged, unless UPGRADE=1. The
-# file contains neither an index nor a path of this machine.
+# file contains no index URL and no local path.
 COMPILE = "$(BIN)/uv" pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	$(foreach package,headrace headrace-core headrace-health headrace-gateway headrace-scheduler \

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.compare.janitor import Janitor, kill_group
-from headrace_standalone.program import leashed
+from headrace_standalone.program import leashed_command
 
 # Longest time from the stop request until a process ends, and from its start until it is ready, in
 # seconds.
@@ -64,7 +64,7 @@ class PeerProcess:
         """
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                *leashed((str(python), str(program), role), death_signal=signal.SIGKILL),
+                *leashed_command((str(python), str(program), role), death_signal=signal.SIGKILL),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,

@@ -24,7 +24,7 @@ from faults.scenario import Scenario
 from faults.trial import Trial
 from headrace import CallError, Client
 from headrace_core.domain.lifecycle import TERMINAL
-from headrace_standalone.program import leashed
+from headrace_standalone.program import leashed_command
 
 LOAD_PER_S = 20.0
 HEALTH_S = 0.2
@@ -122,7 +122,7 @@ async def _send_garbage(trial: Trial, *, seconds: float) -> dict[str, Any]:
     """Send garbage from another process, so encoding it does not disturb the measurements."""
     # Without asyncio, because uvloop forks, and a fork during gRPC calls may crash.
     process = subprocess.Popen(
-        leashed(
+        leashed_command(
             (
                 *(sys.executable, "-m", "faults.garbage", str(trial.seed), str(seconds)),
                 *(gateway.address for gateway in trial.cluster.gateways),

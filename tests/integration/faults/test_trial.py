@@ -16,7 +16,7 @@ from faults.runner import run_trial
 from faults.scenario import Scenario, find_scenarios
 from faults.scenarios import f09_writers_out_of_order
 from faults.trial import Trial
-from headrace_standalone.program import leashed
+from headrace_standalone.program import leashed_command
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -86,7 +86,7 @@ def test_scenarios_are_found_in_numeric_order():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends processes with their parent")
 async def test_ctrl_c_ends_every_process(tmp_path: Path):
     process = await asyncio.create_subprocess_exec(
-        *leashed((sys.executable, "-u", "-m", "faults", "F9"), death_signal=signal.SIGKILL),
+        *leashed_command((sys.executable, "-u", "-m", "faults", "F9"), death_signal=signal.SIGKILL),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd=tmp_path,

@@ -399,7 +399,7 @@ async def test_rejected_writes_are_bad(settings: Settings, database: Database) -
     assert await write_fault(database, within=10) is None
     async with database.transaction() as holder:
         await holder.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
-        assert await write_fault(database, within=0.5) == "no answer within 0.5 s"
+        assert await write_fault(database, within=0.5) == "no response within 0.5 s"
     await set_read_only(settings, read_only=True)
 
     async def rejects_writes() -> bool:

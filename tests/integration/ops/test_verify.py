@@ -22,7 +22,7 @@ from headrace_core.store.jobs.submit_batch import submit_batch
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from headrace_ops import audit as auditing
-from headrace_ops.audit import Audit, Auditor, OtherSchema
+from headrace_ops.audit import Audit, Auditor, SchemaMismatch
 from headrace_ops.verify import RULES
 from support.databases import Databases
 from support.jobs import new_batch, new_job, read_job, set_column, submit, submit_many
@@ -356,7 +356,7 @@ async def test_breaches_above_the_limit_are_only_counted(database: Database) -> 
     assert len(found.breaches) == 5
 
 
-# Stuck jobs.
+# StuckJob jobs.
 
 
 async def test_running_job_without_a_live_worker_is_noticed(database: Database) -> None:
@@ -515,7 +515,7 @@ async def test_different_schema_version_exits_with_2(
 
 
 async def test_database_without_a_schema_is_not_audited(populated: Database) -> None:
-    with pytest.raises(OtherSchema, match="no Headrace schema"):
+    with pytest.raises(SchemaMismatch, match="no Headrace schema"):
         await audit_damaged(populated, "DROP TABLE headrace_version")
 
 

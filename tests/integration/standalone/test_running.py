@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace_standalone.embedded.folder import DataFolder
-from headrace_standalone.embedded.running import NothingRuns, running_servers
+from headrace_standalone.embedded.running import NoRunningServers, running_servers
 
 
 @pytest.mark.skipif(
@@ -23,7 +23,7 @@ def test_running_servers_are_found_with_their_passwords(
 
 
 def test_missing_folder_has_no_servers(tmp_path: Path) -> None:
-    with pytest.raises(NothingRuns, match="is running in"):
+    with pytest.raises(NoRunningServers, match="is running in"):
         running_servers(tmp_path / "nowhere")
 
 
@@ -33,6 +33,6 @@ def test_files_of_a_killed_server_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "secrets" / "postgres").write_text("secret")
     # This process id exceeds the maximum.
     (tmp_path / "postgres" / "postmaster.pid").write_text("99999999\n/data\n1\n5432\n\n*\n")
-    with pytest.raises(NothingRuns) as refused:
+    with pytest.raises(NoRunningServers) as refused:
         running_servers(tmp_path)
     assert "secret" not in str(refused.value)

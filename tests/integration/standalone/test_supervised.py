@@ -18,7 +18,7 @@ import pytest
 
 from headrace_core.domain.retry import RetryPolicy
 from headrace_standalone.log_file import LogFile
-from headrace_standalone.program import Program, leashed
+from headrace_standalone.program import Program, leashed_command
 from headrace_standalone.supervised import RESTARTS, ProgramFailedError, Supervised
 
 # A program that serves once it has written its process id to the given file.
@@ -214,8 +214,8 @@ async def test_stop_ends_the_wait_for_a_restart(stage: Stage) -> None:
 def test_program_dies_with_its_killed_supervisor() -> None:
     code = """
         import signal, subprocess
-        from headrace_standalone.program import leashed
-        command = leashed(("/bin/sleep", "600"), death_signal=signal.SIGKILL)
+        from headrace_standalone.program import leashed_command
+        command = leashed_command(("/bin/sleep", "600"), death_signal=signal.SIGKILL)
         with subprocess.Popen(command, start_new_session=True) as child:
             print(child.pid, flush=True)
     """
@@ -230,8 +230,8 @@ def test_program_dies_with_its_killed_supervisor() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 def test_program_without_its_supervisor_does_not_start() -> None:
-    command = leashed(("/bin/echo", "started"), death_signal=signal.SIGKILL)
-    # `leashed` expects this process as the parent, but the parent is the shell.
+    command = leashed_command(("/bin/echo", "started"), death_signal=signal.SIGKILL)
+    # `leashed_command` expects this process as the parent, but the parent is the shell.
     shell = subprocess.run(
         ["/bin/sh", "-c", '"$@"; exit $?', "sh", *command],
         capture_output=True,

@@ -146,7 +146,7 @@ def test_killed_stack_leaves_no_process_and_starts_again(tmp_path: Path) -> None
         second.process.send_signal(signal.SIGINT)
         second.until("stopping")
         second.process.send_signal(signal.SIGINT)
-        second.until("killing everything")
+        second.until("killing all programs")
         assert second.finish() == 0
         assert wait_until_ended(descendants)
 

@@ -12,7 +12,7 @@ from headrace_core.store.event_log import (
     BEGINNING,
     EventPage,
     Place,
-    Seen,
+    SeenEvents,
     end_of,
     list_events,
     place_of,
@@ -27,7 +27,7 @@ from support.jobs import submit, submit_many
 from support.watching import foreign_transaction, names, open_writer
 from support.workers import ending, register, start
 
-NOTHING_SEEN = Seen(top=BEGINNING, open={})
+NOTHING_SEEN = SeenEvents(top=BEGINNING, open={})
 
 EVENT_COUNT = 20_000
 INSERT_EVENTS = """
@@ -45,7 +45,9 @@ ROWS_READ = text("""
 """)
 
 
-async def unseen(database: Database, seen: Seen, limit: int = 100) -> tuple[EventPage, Seen]:
+async def unseen(
+    database: Database, seen: SeenEvents, limit: int = 100
+) -> tuple[EventPage, SeenEvents]:
     """Return a page of unseen events, and the updated record of seen events."""
     async with database.statement() as connection:
         reading = await read_unseen(connection, seen=seen, limit=limit)
@@ -86,13 +88,13 @@ async def test_unseen_events_of_open_transactions_are_read_once(database: Databa
     await late.commit()
     page, seen = await unseen(database, NOTHING_SEEN)
     assert [event.job_id for event in page.events] == [second]
-    assert seen == Seen(top=place_of(page.events[0]), open={early.xid: BEGINNING})
+    assert seen == SeenEvents(top=place_of(page.events[0]), open={early.xid: BEGINNING})
     (first,) = await early.submit()
     await early.commit()
     page, seen = await unseen(database, seen)
     assert [event.xid for event in page.events] == [early.xid, early.xid]
     assert page.events[1].job_id == first
-    assert seen == Seen(top=seen.top, open={})
+    assert seen == SeenEvents(top=seen.top, open={})
     page, _ = await unseen(database, seen)
     assert page.events == []
 

@@ -94,7 +94,7 @@ async def test_probe_of_a_locked_table_waits_and_recovers(
 
 
 async def test_probe_uses_temporary_space_and_writes_no_row(database: Database) -> None:
-    await WriteProbe(database, room=True).run()
+    await WriteProbe(database, checks_disk=True).run()
     temp_bytes = text("SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()")
     async with database.statement() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM jobs")) == 0

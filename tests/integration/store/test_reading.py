@@ -17,7 +17,7 @@ from headrace_core.domain.query import Comparison, Query
 from headrace_core.store.event_log import (
     EventPage,
     Place,
-    Seen,
+    SeenEvents,
     end_of,
     list_events,
     list_output,
@@ -257,7 +257,7 @@ async def test_event_pages_are_limited_by_bytes(database: Database) -> None:
         assert page.end is not None
         return page, page.end
 
-    async def unseen(seen: Seen | None) -> tuple[EventPage, Seen]:
+    async def unseen(seen: SeenEvents | None) -> tuple[EventPage, SeenEvents]:
         async with database.statement() as connection:
             found = await read_unseen(connection, seen=seen or begin.seen, limit=200)
         return found.page, found.seen

@@ -27,7 +27,7 @@ from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.migrate import mend, migrate
 from headrace_core.store.sql.database import Database
-from headrace_core.store.sql.tables import TIMES
+from headrace_core.store.sql.tables import TIME_COLUMNS
 from headrace_core.store.upkeep.audit import FIRST_ID
 from headrace_core.store.upkeep.unreadable_rows import unreadable_rows
 from headrace_core.store.workers import live_handlers
@@ -120,12 +120,14 @@ OUT_OF_RANGE_TIMES = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")
 async def test_migrated_database_rejects_out_of_range_times(database: Database, ids: Ids) -> None:
     async with database.session() as connection:
         # An end_time of a QUEUED job violates another constraint first.
-        for column, value in product(sorted(set(TIMES["jobs"]) - {"end_time"}), OUT_OF_RANGE_TIMES):
+        for column, value in product(
+            sorted(set(TIME_COLUMNS["jobs"]) - {"end_time"}), OUT_OF_RANGE_TIMES
+        ):
             with pytest.raises(asyncpg.CheckViolationError, match="jobs_times_check"):
                 await connection.execute(
                     f"UPDATE jobs SET {column} = '{value}' WHERE id = $1", ids["sound.one"]
                 )
-        for table, columns in TIMES.items():
+        for table, columns in TIME_COLUMNS.items():
             for column in columns:
                 check = await connection.fetchval(
                     "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = $1",

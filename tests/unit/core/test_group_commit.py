@@ -258,7 +258,7 @@ def test_every_item_is_committed_once_and_in_order(turns: list[list[int]], max_b
 
 async def test_items_that_keep_arriving_share_a_commit(monkeypatch: pytest.MonkeyPatch):
     # Long enough for a new item to arrive even on a busy machine.
-    monkeypatch.setattr(group_commit, "_STEP", 0.2)
+    monkeypatch.setattr(group_commit, "_POLL_S", 0.2)
     store = Store()
     commits = group(store, gather=60.0, max_batch=40)
     tasks = await submit_all(commits, range(10))

@@ -81,7 +81,7 @@ def test_selection_without_guard_or_lock_is_rejected(sql: str) -> None:
 @pytest.mark.parametrize(
     ("events", "message"),
     [
-        ([EventType.DUE, EventType.STARTED], "no state from which each"),
+        ([EventType.DUE, EventType.STARTED], "no state that allows all"),
         ([EventType.WORKER_LOST], "several states"),
         ([EventType.PROGRESSED, EventType.OUTPUT], "several events"),
     ],
@@ -99,7 +99,7 @@ def test_change_to_a_builder_column_is_rejected() -> None:
 
 
 def test_source_outside_the_lifecycle_is_rejected() -> None:
-    with pytest.raises(ValueError, match="no state from which"):
+    with pytest.raises(ValueError, match="no state that allows"):
         Transition(
             name="queued",
             events=[EventType.DUE],

@@ -130,7 +130,7 @@ class Gateway:
         health = Health(
             services=SERVICES,
             checks=[
-                Check(name="postgresql", ping=WriteProbe(database, room=True).run),
+                Check(name="postgresql", ping=WriteProbe(database, checks_disk=True).run),
                 Check(name="wake-ups", ping=bus.ping),
                 # Without Redis, wake-ups travel through PostgreSQL.
                 Check(name="redis", ping=bus.ping_redis, required=False),

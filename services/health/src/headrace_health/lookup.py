@@ -15,14 +15,14 @@ _log = structlog.get_logger()
 
 
 class Lookup:
-    """The statuses of all names with a prefix, from one read of the names that are SERVING.
+    """The statuses of all names with a prefix. One read returns the names that are SERVING.
 
     A check reads the statuses if the last read is too old. While a watch is open, a loop reads
     them. After a failed read, no name is SERVING.
 
     Args:
         prefix: the prefix of the names.
-        valid: returns whether a name without its prefix is valid.
+        valid: returns whether a name, given without its prefix, is valid.
         read: returns all names that are SERVING, without the prefix.
         wait: returns after the given seconds, or earlier if the statuses may have changed.
         max_age: maximum age of a read before it is repeated, in seconds.
@@ -61,7 +61,7 @@ class Lookup:
     async def serving(self, name: str) -> bool:
         """Return whether a name is SERVING; the result is at most `max_age` old."""
         if asyncio.get_running_loop().time() >= self._valid_until:
-            await self._join()
+            await self._wait_for_read()
         return name.removeprefix(self._prefix) in self._found
 
     @contextmanager
@@ -88,14 +88,14 @@ class Lookup:
         """Read the current statuses, with a read that starts after this call."""
         if self._reading is not None:
             await asyncio.wait([self._reading])
-        await self._join()
+        await self._wait_for_read()
 
     async def stop(self) -> None:
         """Stop the loop and cancel the current read."""
         tasks = [task for task in (self._loop, self._reading) if task is not None]
         await end_tasks(*tasks, within=5)
 
-    async def _join(self) -> None:
+    async def _wait_for_read(self) -> None:
         """Wait for the current read, or for a new one."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_once(), name="lookup-reading")

@@ -44,7 +44,7 @@ def reflections(services: Sequence[str]) -> tuple[Reflection, Reflection]:
     Args:
         services: the full names of the services.
     """
-    _describe()
+    _add_v1_descriptor()
     servicer = ReflectionServicer([*services, reflection.SERVICE_NAME, SERVICE_NAME])
     descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
     return (
@@ -72,8 +72,8 @@ def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
         )
 
 
-def _describe() -> None:
-    """Add the descriptor of v1 to the pool that reflection reads."""
+def _add_v1_descriptor() -> None:
+    """Add the v1 descriptor to the pool that reflection reads."""
     pool: Any = descriptor_pool.Default()
     try:
         pool.FindFileByName(_FILE)

@@ -17,12 +17,12 @@ NOT_SERVING: Final[int] = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN: Final[int] = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it comes without types
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the base class is untyped
     """Serves the statuses of fixed services, all NOT_SERVING at first, and of lookups.
 
     The servicer of grpcio-health-checking keeps its Watch streams open during a stop, so every stop
-    takes the whole grace period. There, a stalled reader also blocks all status changes. Here, a
-    shutdown ends the streams, and status changes do not wait for readers.
+    takes the whole grace period. In that servicer, a stalled reader also blocks all status changes.
+    This class ends its streams at a shutdown, and its status changes do not wait for readers.
 
     Args:
         services: full names of gRPC services; "" (the whole server) is always included.

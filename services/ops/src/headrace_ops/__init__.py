@@ -1,1 +1,1 @@
-"""The operator's commands: `headrace verify` and `headrace doctor`."""
+"""The operator commands `headrace verify` and `headrace doctor`."""

@@ -18,11 +18,11 @@ from headrace_core.store.upkeep.audit import (
     Breach,
     audit_batches,
     audit_jobs,
-    audit_rest,
+    audit_small_tables,
     estimate_jobs,
 )
 from headrace_core.store.upkeep.diagnosis import is_standby
-from headrace_core.store.upkeep.stuck import Stuck, find_stuck
+from headrace_core.store.upkeep.stuck import StuckJob, find_stuck
 
 # The numbers of jobs and of batches that one statement reads, in a fraction of a second.
 _JOBS, _BATCHES = 10_000, 100
@@ -34,7 +34,7 @@ _SEARCH_S = 1.0
 _DEADLINE_GRACE = timedelta(seconds=10)
 
 
-class OtherSchema(Exception):
+class SchemaMismatch(Exception):
     """The schema version of the database differs from the version that this code expects."""
 
     def __init__(self, found: str | None, expected: str) -> None:
@@ -95,7 +95,7 @@ class Auditor:
                 running, so no job counts as stuck.
 
         Raises:
-            OtherSchema: the database has another schema version.
+            SchemaMismatch: the database has a different schema version.
             Unavailable: the database cannot be reached, or is too slow.
         """
         start = time.monotonic()
@@ -103,7 +103,7 @@ class Auditor:
             await self.read(connection)
         if patience is not None and not await self._is_standby():
             for stuck in sorted(await self._stuck_for(patience)):
-                self._note(Breach(stuck.check, f"job {stuck.job_id}", stuck.text))
+                self._add(Breach(stuck.check, f"job {stuck.job_id}", stuck.text))
         self._found.seconds = time.monotonic() - start
         return self._found
 
@@ -119,12 +119,12 @@ class Auditor:
             connection: a snapshot.
 
         Raises:
-            OtherSchema: the database has another schema version.
+            SchemaMismatch: the database has a different schema version.
         """
         revision, expected = await read_revision(connection), head_revision()
         if revision != expected:
-            raise OtherSchema(revision, expected)
-        self._note(*await audit_rest(connection))
+            raise SchemaMismatch(revision, expected)
+        self._add(*await audit_small_tables(connection))
         estimate = await estimate_jobs(connection)
         for audit, size in ((audit_jobs, self._page), (audit_batches, _BATCHES)):
             after: UUID | None = FIRST_ID
@@ -132,12 +132,12 @@ class Auditor:
                 page = await audit(connection, after=after, limit=size)
                 self._found.jobs += page.jobs
                 self._found.events += page.events
-                self._note(*page.breaches)
+                self._add(*page.breaches)
                 self._progress(self._found.jobs, max(estimate, self._found.jobs))
                 after = page.last
         return self._found
 
-    async def _stuck_for(self, patience: float) -> set[Stuck]:
+    async def _stuck_for(self, patience: float) -> set[StuckJob]:
         """Return the jobs that stay stuck for `patience` seconds."""
         end = time.monotonic() + patience
         stuck = await self._find_stuck()
@@ -146,11 +146,11 @@ class Auditor:
             stuck &= await self._find_stuck()
         return stuck
 
-    async def _find_stuck(self) -> set[Stuck]:
+    async def _find_stuck(self) -> set[StuckJob]:
         async with self._database.snapshot(statement_timeout=_STATEMENT_S) as connection:
             return await find_stuck(connection, deadline_grace=_DEADLINE_GRACE)
 
-    def _note(self, *breaches: Breach) -> None:
+    def _add(self, *breaches: Breach) -> None:
         for breach in breaches:
             self._found.counts[breach.check] += 1
             if self._found.counts[breach.check] <= self._limit:

@@ -32,7 +32,7 @@ def verify(
     Args:
         data: Data folder of the `headrace up` to audit; default .headrace.
         json: Print the result as JSON, like -o json.
-        at_rest: Do not report stuck jobs, because no service is running.
+        at_rest: Do not search for stuck jobs; use this while no service is running.
         patience: Seconds a job may wait before it counts as stuck.
         limit: Maximum number of printed breaches of each kind.
 

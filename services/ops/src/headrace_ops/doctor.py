@@ -21,9 +21,9 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import write_fault
 from headrace_core.store.upkeep import diagnosis
 from headrace_ops import findings
-from headrace_ops.exits import Exit, inspect
+from headrace_ops.exits import Exit, check_servers
 from headrace_ops.findings import Finding, Level
-from headrace_ops.servers import describe, describe_redis
+from headrace_ops.servers import describe_database, describe_redis
 
 _STATEMENT_S: Final = 30.0
 # Time limit of the write check, equal to the limit of the services' health checks.
@@ -38,7 +38,7 @@ def run(*, data: Path | None, output: Output, json: bool) -> int:
     Returns:
         The exit code.
     """
-    found = inspect(
+    found = check_servers(
         lambda settings: asyncio.run(_check(settings)), data=data, output=output, json=json
     )
     if found is None:
@@ -80,7 +80,7 @@ def _line(finding: Finding) -> Text:
 
 
 async def _check(settings: Settings) -> list[Finding]:
-    summary = f"{version('headrace-core')}, on the database at {describe(settings)}"
+    summary = f"{version('headrace-core')}, on the database at {describe_database(settings)}"
     found = [Finding("headrace", Level.OK, summary)]
     database = Database(settings, application="doctor", writes=False)
     try:

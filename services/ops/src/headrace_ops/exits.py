@@ -1,4 +1,4 @@
-"""The exit codes of the operator's commands, and their errors."""
+"""Exit codes and error messages of the operator commands."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from rich.text import Text
 from headrace.cli.output import Output, json_text
 from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.settings import Settings
-from headrace_ops.audit import OtherSchema
-from headrace_ops.servers import ServersNotFound, describe, find_settings, hint
+from headrace_ops.audit import SchemaMismatch
+from headrace_ops.servers import (
+    ServersNotFound,
+    describe_database,
+    find_settings,
+    unreachable_advice,
+)
 
 _T = TypeVar("_T")
 
@@ -27,7 +32,7 @@ class Exit(IntEnum):
     UNKNOWN = 2
 
 
-def inspect(
+def check_servers(
     check: Callable[[Settings], _T], *, data: Path | None, output: Output, json: bool
 ) -> _T | None:
     """Find the servers and return the result of `check`.
@@ -48,17 +53,19 @@ def inspect(
     else:
         try:
             return check(settings)
-        except OtherSchema as error:
-            reason = f"{describe(settings)}: {error}"
+        except SchemaMismatch as error:
+            reason = f"{describe_database(settings)}: {error}"
         except Unavailable as error:
             fault = type(error.__cause__ or error).__name__
-            reason = f"the database at {describe(settings)} cannot be reached, or is too slow "
-            reason += f"({fault}). {hint(data)}".rstrip()
+            reason = (
+                f"the database at {describe_database(settings)} cannot be reached, or is too slow "
+            )
+            reason += f"({fault}). {unreachable_advice(data)}".rstrip()
         except Exception as error:  # noqa: BLE001 - any error means an unknown result
             # A driver's message can contain the URL and its password.
             fault = type(error).__name__
-            reason = f"the database at {describe(settings)} cannot be used ({fault}). "
-            reason = f"{reason}{hint(data)}".rstrip()
+            reason = f"the database at {describe_database(settings)} cannot be used ({fault}). "
+            reason = f"{reason}{unreachable_advice(data)}".rstrip()
     if json:
         output.line(json_text({"verdict": "unknown", "reason": reason}))
     output.errors.print(Text.assemble(("check failed: ", "bold red"), reason))

@@ -1,4 +1,4 @@
-"""The checks of `headrace doctor`: they rate the state of the servers and give advice."""
+"""The checks of `headrace doctor`, which rate the state of the servers and give advice."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def check_server(server: DatabaseServer, *, pool_size: int) -> Iterator[Finding]
         yield Finding(
             "postgresql",
             Level.BAD,
-            "the server is a standby, which refuses writes",
+            "the server is a standby, which rejects writes",
             "Set HEADRACE_DATABASE_URL to the primary.",
         )
     if server.settings.get("default_transaction_read_only") == "on":
         yield Finding(
             "postgresql",
             Level.BAD,
-            "default_transaction_read_only is on, so writes are refused",
+            "default_transaction_read_only is on, so writes are rejected",
             "Hosting providers set it when the disk is full. Free space, then run ALTER DATABASE … "
             "RESET default_transaction_read_only. The services then recover.",
         )
@@ -219,7 +219,7 @@ def check_transactions(
         yield Finding(
             "transactions",
             Level.BAD if oldest.age > timedelta(hours=1) else Level.WARN,
-            f"one has been open for {_span(oldest.age)}: {owner}",
+            f"one has been open for {_format_duration(oldest.age)}: {owner}",
             f"Streams of many jobs wait for it, and dead rows are kept. {ending} ends it.",
         )
     yield Finding(
@@ -299,7 +299,7 @@ def check_lanes(lanes: Iterable[UnservedLane]) -> Iterator[Finding]:
             f"queue {lane.queue}",
             Level.WARN,
             f"jobs of type {lane.type} (tenant {lane.tenant}) have waited for a worker for "
-            f"{_span(lane.age)}",
+            f"{_format_duration(lane.age)}",
             "No live worker with this handler serves this queue: run headrace handlers.",
         )
 
@@ -343,7 +343,7 @@ def redis_unreachable(where: str) -> Finding:
     return Finding(
         "redis",
         Level.BAD,
-        f"Redis cannot be reached at {where}, or refused the login",
+        f"Redis cannot be reached at {where}, or rejected the login",
         "No job is lost: workers claim jobs from PostgreSQL. Start Redis, or correct "
         "HEADRACE_REDIS_URL.",
     )
@@ -368,7 +368,7 @@ def check_disk(folder: str) -> Finding | None:
     )
 
 
-def _span(span: timedelta) -> str:
+def _format_duration(span: timedelta) -> str:
     seconds = span.total_seconds()
     if seconds < 120:
         return f"{seconds:.0f} s"

@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 from headrace_core.runtime.settings import Settings, problems
 
 # The default data folder of `headrace up`.
-_DEFAULT = Path(".headrace")
+_DEFAULT_FOLDER = Path(".headrace")
 
 
 class ServersNotFound(Exception):
@@ -23,8 +23,8 @@ def find_settings(data: Path | None) -> Settings:
     """Return settings with the URLs of the servers.
 
     Args:
-        data: the data folder of a running `headrace up`. None for the servers in the environment.
-            If HEADRACE_DATABASE_URL is not set, None selects the folder .headrace if it exists.
+        data: the data folder of a running `headrace up`. None for the folder .headrace if it exists
+            and HEADRACE_DATABASE_URL is not set, otherwise for the servers in the environment.
 
     Raises:
         ServersNotFound: no server is running in the folder, or a setting is invalid.
@@ -34,11 +34,11 @@ def find_settings(data: Path | None) -> Settings:
     except ValidationError as error:
         raise ServersNotFound("; ".join(problems(error))) from None
     named = bool(os.environ.get("HEADRACE_DATABASE_URL"))
-    if data is None and (named or not _DEFAULT.is_dir()):
+    if data is None and (named or not _DEFAULT_FOLDER.is_dir()):
         return settings
     try:
         from headrace_standalone.embedded.running import (  # noqa: PLC0415 - it is an extra
-            NothingRuns,
+            NoRunningServers,
             running_servers,
         )
     except ImportError:
@@ -47,8 +47,8 @@ def find_settings(data: Path | None) -> Settings:
             "`make wheels` builds it and `pip install dist/*.whl` installs it"
         ) from None
     try:
-        servers = running_servers(data or _DEFAULT)
-    except NothingRuns as error:
+        servers = running_servers(data or _DEFAULT_FOLDER)
+    except NoRunningServers as error:
         raise ServersNotFound(str(error)) from None
     return settings.model_copy(
         update={
@@ -62,7 +62,7 @@ def find_settings(data: Path | None) -> Settings:
     )
 
 
-def hint(data: Path | None) -> str:
+def unreachable_advice(data: Path | None) -> str:
     """Return advice for unreachable servers; empty if `data` is set."""
     if data is not None:
         return ""
@@ -72,7 +72,7 @@ def hint(data: Path | None) -> str:
     return f"HEADRACE_DATABASE_URL names it. {advice}"
 
 
-def describe(settings: Settings) -> str:
+def describe_database(settings: Settings) -> str:
     """Return the address of the database without secrets, such as `127.0.0.1:5432/headrace`."""
     url = urlsplit(settings.postgresql_url)
     return _hosts(url, default_port="5432") + url.path

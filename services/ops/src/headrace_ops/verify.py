@@ -15,8 +15,8 @@ from headrace.cli.output import Output, json_text
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_ops.audit import Audit, Auditor
-from headrace_ops.exits import Exit, inspect
-from headrace_ops.servers import describe
+from headrace_ops.exits import Exit, check_servers
+from headrace_ops.servers import describe_database
 
 # The rule that each check tests.
 RULES: Final[Mapping[str, str]] = {
@@ -74,14 +74,14 @@ def run(
 
     def audit(settings: Settings) -> tuple[Audit, str]:
         audited = _audit(settings, patience=None if at_rest else patience, limit=limit)
-        return asyncio.run(audited), describe(settings)
+        return asyncio.run(audited), describe_database(settings)
 
-    result = inspect(audit, data=data, output=output, json=json)
+    result = check_servers(audit, data=data, output=output, json=json)
     if result is None:
         return Exit.UNKNOWN
     found, where = result
     if json:
-        output.line(json_text(document(found, where)))
+        output.line(json_text(to_document(found, where)))
     else:
         output.console.print(text(found, where))
     return Exit.BROKEN if found.counts else Exit.CLEAN
@@ -95,7 +95,7 @@ async def _audit(settings: Settings, *, patience: float | None, limit: int) -> A
         await database.close()
 
 
-def document(found: Audit, where: str) -> dict[str, Any]:
+def to_document(found: Audit, where: str) -> dict[str, Any]:
     """Return the result as a JSON object."""
     return {
         "verdict": "breach" if found.counts else "clean",

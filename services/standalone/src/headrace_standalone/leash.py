@@ -7,8 +7,9 @@ when the process PARENT ends. On other systems the command outlives a parent tha
 UID and GID are `-` to keep the user.
 
 This code is a separate program instead of a `preexec_fn`, because Python code between fork and exec
-can deadlock in a process that has threads. The signal is set after the change of user, because the
-change clears it. The program imports only the standard library, so it starts in a few milliseconds.
+can deadlock in a process that has threads. The signal is set after the user is changed, because
+changing the user clears it. The program imports only the standard library, so it starts in a few
+milliseconds.
 """
 
 import ctypes

@@ -41,7 +41,7 @@ class LogFile:
     def write(self, data: bytes) -> None:
         """Append output. If the disk is full, lines are lost but the process continues."""
         with suppress(OSError):
-            if self._is_elsewhere():
+            if self._needs_reopening():
                 self.close()
                 self._open()
             assert self._file is not None
@@ -78,7 +78,7 @@ class LogFile:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self._file = os.open(self._path, flags, 0o666)
 
-    def _is_elsewhere(self) -> bool:
+    def _needs_reopening(self) -> bool:
         """Return whether no file is open, or the path no longer names the open file."""
         if self._file is None:
             return True

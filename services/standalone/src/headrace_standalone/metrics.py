@@ -28,16 +28,16 @@ def metrics_addresses(
     Raises:
         EmbeddedServerError: a port is above 65535, or two processes would share an address.
     """
-    workers_names = [f"worker-{number}" for number in range(1, workers + 1)]
+    worker_names = [f"worker-{number}" for number in range(1, workers + 1)]
     if port is not None:
-        names = ["gateway", "scheduler", *workers_names]
+        names = ["gateway", "scheduler", *worker_names]
         addresses = _consecutive(names, f"127.0.0.1:{port}")
     else:
         addresses = {}
         for service, names in (
             ("gateway", ["gateway"]),
             ("scheduler", ["scheduler"]),
-            ("worker", workers_names),
+            ("worker", worker_names),
         ):
             if address := environment.get(_VARIABLE.format(service.upper())):
                 addresses |= _consecutive(names, address)

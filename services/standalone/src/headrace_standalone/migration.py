@@ -1,4 +1,4 @@
-"""Migrates the database, in a separate process."""
+"""Migration of the database, in a separate process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from headrace_standalone.log_file import LogFile
-from headrace_standalone.program import leashed
+from headrace_standalone.program import leashed_command
 from headrace_standalone.supervised import ProgramFailedError
 
 _TIMEOUT = 300.0
@@ -45,7 +45,7 @@ async def migrate(
 async def _run(*, environment: Mapping[str, str], log: LogFile) -> int:
     command = (sys.executable, "-m", "headrace_core", "migrate", "--wait", "0")
     process = await asyncio.create_subprocess_exec(
-        *leashed(command, death_signal=signal.SIGKILL),
+        *leashed_command(command, death_signal=signal.SIGKILL),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -62,7 +62,7 @@ class Program:
 
     def arguments(self) -> list[str]:
         """Return the command. Run it from a thread that outlives the process."""
-        return leashed(self.command, death_signal=self.death_signal, account=self.account)
+        return leashed_command(self.command, death_signal=self.death_signal, account=self.account)
 
     def options(self, log: IO[bytes] | int) -> dict[str, Any]:
         """Return the keyword arguments for `subprocess.Popen`, with `log` as the output.
@@ -80,7 +80,7 @@ class Program:
         }
 
 
-def leashed(
+def leashed_command(
     command: Sequence[str], *, death_signal: signal.Signals, account: Account | None = None
 ) -> list[str]:
     """Return a command that ends with this process.

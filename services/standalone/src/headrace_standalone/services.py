@@ -17,7 +17,7 @@ _START_TIMEOUT = 60.0
 def gateway(
     *, address: str, environment: Mapping[str, str], grace: float, metrics_address: str = ""
 ) -> Program:
-    """Return the gateway on `address`; `grace` is the longest duration of its stop, in seconds."""
+    """Return the gateway on `address`; `grace` is the maximum duration of its stop, in seconds."""
     return _service(
         "gateway",
         "gateway",

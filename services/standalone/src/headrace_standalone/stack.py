@@ -1,4 +1,4 @@
-"""All processes of `headrace up`, in the order of their start."""
+"""All processes of `headrace up`, in start order."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Stack:
         announce: called with a sentence about each event.
 
     Attributes:
-        files: the folder with the files of jobs.
+        files: the folder for job files.
     """
 
     def __init__(self, *, plan: Plan, folder: DataFolder, announce: Callable[[str], None]) -> None:
@@ -90,8 +90,8 @@ class Stack:
             EmbeddedServerError: an embedded server cannot be set up, or a port is taken.
             ProgramFailedError: a program did not start serving.
         """
-        for name, alike in misspelled_variables(os.environ).items():
-            self._announce(f"{name} is not a setting and is ignored; did you mean {alike}?")
+        for name, suggestion in misspelled_variables(os.environ).items():
+            self._announce(f"{name} is not a setting and is ignored; did you mean {suggestion}?")
         self._check_addresses()
         await self._start_servers()
         log = self._log("migrate")

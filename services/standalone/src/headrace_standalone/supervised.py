@@ -19,13 +19,13 @@ from headrace_standalone.program import Program
 RESTARTS = RetryPolicy(
     initial_backoff=timedelta(seconds=0.5), max_backoff=timedelta(seconds=10), jitter=0.5
 )
-# If a program ran this long, in seconds, the wait before its restart is the shortest one again.
+# Run time after which the wait before a restart is reset to the shortest one, in seconds.
 _STABLE_S = 30.0
-_PROBE_EVERY = 0.05
-# Interval of messages about a slow start, in seconds.
-_NOTICE_EVERY = 15.0
-# The maximum number of reads after the end: more than a pipe holds. The number is limited because a
-# process that has left the group can continue to write.
+_PROBE_INTERVAL_S = 0.05
+# Seconds between two messages about a slow start.
+_NOTICE_INTERVAL_S = 15.0
+# The maximum number of reads after a process has ended, enough to empty a pipe. The number is
+# limited because a process that has left the group can continue to write.
 _DRAIN_READS = 32
 _READ_BYTES = 64 * 1024
 # Longest wait for the end of a killed process, in seconds.
@@ -55,7 +55,7 @@ class Supervised:
         program: the program.
         log: receives its output; closed at the end.
         announce: called with a sentence about each event.
-        restarts: the waits before restarts; `max_attempts` has no effect.
+        restarts: determines the waits before restarts; `max_attempts` has no effect.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Supervised:
         """
         self._task = asyncio.create_task(self._run(), name=f"supervise {self._program.name}")
         start = time.monotonic()
-        limit = _NOTICE_EVERY if self._program.postpones else self._program.start_timeout
+        limit = _NOTICE_INTERVAL_S if self._program.postpones else self._program.start_timeout
         while True:
             try:
                 async with asyncio.timeout(limit):
@@ -103,7 +103,7 @@ class Supervised:
             except TimeoutError:
                 if not self._program.postpones:
                     self._stopping.set()
-                    raise self._failed(f"did not serve within {limit:g} s") from None
+                    raise self._failure(f"did not serve within {limit:g} s") from None
             waited = time.monotonic() - start
             self._announce(
                 f"{self._program.name} is not serving after {waited:.0f} s. "
@@ -132,7 +132,7 @@ class Supervised:
             if self._stopping.is_set():
                 return
             if not self._served.done():
-                self._served.set_exception(self._failed(end))
+                self._served.set_exception(self._failure(end))
                 return
             deaths = 1 if time.monotonic() - start > _STABLE_S else deaths + 1
             wait = self._restarts.backoff(deaths).total_seconds()
@@ -156,8 +156,8 @@ class Supervised:
         try:
             await asyncio.wait((exited, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not exited.done():
-                await self._end(process)
-            return _describe(process.returncode)
+                await self._end_process(process)
+            return _exit_reason(process.returncode)
         finally:
             for task in (exited, stopping, probing):
                 task.cancel()
@@ -186,13 +186,13 @@ class Supervised:
 
     async def _probe(self, *, again: bool) -> None:
         while not await self._program.probe():  # noqa: ASYNC110 - it is another process
-            await asyncio.sleep(_PROBE_EVERY)
+            await asyncio.sleep(_PROBE_INTERVAL_S)
         if not self._served.done():
             self._served.set_result(None)
         if again:
             self._announce(f"{self._program.name} serves again")
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
+    async def _end_process(self, process: asyncio.subprocess.Process) -> None:
         if not self._killed:
             with suppress(ProcessLookupError):
                 process.send_signal(self._program.stop_signal)
@@ -213,7 +213,7 @@ class Supervised:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _drain(self, output: asyncio.ReadTransport) -> None:
-        """After the end of the process, log the output that is left in the pipe, and close it."""
+        """Log the output that an ended process left in the pipe, and close the pipe."""
         if output.is_closing():  # read to its end
             return
         pipe = output.get_extra_info("pipe")
@@ -224,7 +224,7 @@ class Supervised:
                 self._log.write(data)
         output.close()
 
-    def _failed(self, reason: str) -> ProgramFailedError:
+    def _failure(self, reason: str) -> ProgramFailedError:
         return ProgramFailedError(name=self._program.name, reason=reason, tail=self._log.tail())
 
 
@@ -236,7 +236,7 @@ class _Output(asyncio.Protocol):
         self._log.write(data)
 
 
-def _describe(code: int | None) -> str:
+def _exit_reason(code: int | None) -> str:
     if code is None:
         return "cannot be killed"
     if code < 0:

@@ -67,7 +67,7 @@ def _stop_event(stack: Stack) -> asyncio.Event:
 
     def on_signal() -> None:
         if stop.is_set():
-            _announce("killing everything")
+            _announce("killing all programs")
             stack.kill()
         stop.set()
 

@@ -4,8 +4,8 @@ Every event has a place in the log, (xid, position). The events of a transaction
 together at its commit, and transactions commit in any order. Readers can therefore continue in two
 ways:
 
-- `read_unseen` returns the events that became *visible* since an earlier reading. It returns them
-  at once, in any order of transactions.
+- `read_unseen` returns the events that became *visible* after an earlier reading. It returns them
+  without delay, in any transaction order.
 - `read_range` returns *settled* events in the order of their places. The `horizon` of a snapshot is
   the oldest transaction that was open in it. An event has settled if its xid is below a horizon. No
   event can appear below a horizon later, so the place of a settled event is a cursor.
@@ -20,12 +20,12 @@ writer was visible.
 
 A reading is one statement, so it costs one round trip and sees one snapshot. A full page ends at a
 place. The next reading returns the visible events after that place, and the events that became
-visible in the meantime at any place. `Seen` separates these events from the events that were seen.
+visible in the meantime at any place. `SeenEvents` separates these events from those seen before.
 
 A place that leaves this module is always the place of an event. After a crash, the server can
 assign a transaction id again if nothing of the transaction had reached the disk. Committed
-transactions are on the disk, so every id that is assigned later is above every event. It can be
-below the end of an earlier snapshot.
+transactions are on the disk, so every id that is assigned later is above every event. Such an id
+can be below the `next` of an earlier snapshot.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from headrace_core.store.sql.rows import EVENT_COLUMNS, MAX_PROGRESS_BYTES, NO_E
 # The place of an event in the log: (xid, position).
 Place = tuple[int, int]
 
-# Before every event.
+# The place before every event.
 BEGINNING: Place = (0, 0)
 
 # A page ends when its documents reach this size, in bytes. Each stream with a slow reader holds a
 # page in memory.
 PAGE_BYTES: Final = 1024 * 1024
 
-# After every position of a transaction.
-_LAST = 2**63 - 1
+# A position after every event of a transaction.
+_MAX_POSITION = 2**63 - 1
 
 
 def place_of(event: JobEvent) -> Place:
@@ -65,12 +65,12 @@ def place_of(event: JobEvent) -> Place:
 
 def end_of(xid: int) -> Place:
     """Return the place after all events of the transactions up to `xid`."""
-    return xid, _LAST
+    return xid, _MAX_POSITION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """The seen events: all events up to the place `top` whose writer is not in `open`.
+class SeenEvents:
+    """All events up to the place `top` whose writer is not in `open`.
 
     `top` is the place of an event. Transactions above it are not recorded, so reuse of their ids
     after a crash has no effect.
@@ -142,7 +142,7 @@ class Reading:
 
     snapshot: Snapshot
     page: EventPage
-    seen: Seen
+    seen: SeenEvents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ class LogEnd:
     """The end of the log in a snapshot: all events up to it, and the last settled place."""
 
     snapshot: Snapshot
-    seen: Seen
+    seen: SeenEvents
     settled: Place
 
 
@@ -170,7 +170,7 @@ async def list_events(
         JobNotFound: the tenant does not have this job.
     """
     page = {"tenant": tenant, "id": job_id, "after_seq": after_seq, "limit": limit}
-    return await _list(conn, _HISTORY, page)
+    return await _list_page(conn, _HISTORY, page)
 
 
 async def list_output(
@@ -178,10 +178,10 @@ async def list_output(
 ) -> EventPage:
     """Return a page like `list_events`, with only the events that have output."""
     page = {"tenant": tenant, "id": job_id, "after_seq": after_seq, "limit": limit}
-    return await _list(conn, _OUTPUT, page)
+    return await _list_page(conn, _OUTPUT, page)
 
 
-async def _list(conn: Connection, statement: TextClause, page: dict[str, Any]) -> EventPage:
+async def _list_page(conn: Connection, statement: TextClause, page: dict[str, Any]) -> EventPage:
     rows = await conn.execute(statement, page)
     if not rows:
         await get_job(conn, tenant=page["tenant"], job_id=page["id"], full=False)
@@ -200,12 +200,12 @@ async def read_end(conn: Connection) -> LogEnd:
     top = (row["top_xid"], row["top_position"])
     return LogEnd(
         snapshot=snapshot,
-        seen=Seen(top=top, open=snapshot.open_below(top)),
+        seen=SeenEvents(top=top, open=snapshot.open_below(top)),
         settled=max((row["xid"], row["position"]), snapshot.start),
     )
 
 
-async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Reading:
+async def read_unseen(conn: Connection, *, seen: SeenEvents, limit: int) -> Reading:
     """Return visible events that have not been seen, in the order of their places.
 
     The cost depends on the size of the page. The number of events seen after an open transaction
@@ -233,11 +233,11 @@ async def read_unseen(conn: Connection, *, seen: Seen, limit: int) -> Reading:
     )
     snapshot = _snapshot(rows[0]["head"], sent)
     page = _page(rows[1:], limit)
-    return Reading(snapshot=snapshot, page=page, seen=_with_page(seen, snapshot, page))
+    return Reading(snapshot=snapshot, page=page, seen=_seen_after(seen, snapshot, page))
 
 
-def _with_page(seen: Seen, snapshot: Snapshot, page: EventPage) -> Seen:
-    """Return the events that are seen after a page."""
+def _seen_after(seen: SeenEvents, snapshot: Snapshot, page: EventPage) -> SeenEvents:
+    """Return the events that have been seen after a page."""
     if page.end is None:
         top, end = seen.top, None
     else:
@@ -246,10 +246,10 @@ def _with_page(seen: Seen, snapshot: Snapshot, page: EventPage) -> Seen:
         end = None if page.complete or page.end == top else page.end
     still_open = snapshot.open_below(top)
     if end is None:
-        return Seen(top=top, open=still_open)
+        return SeenEvents(top=top, open=still_open)
     # Events of an ended transaction may be both before and after the end of the page.
     ended = {xid: max(after, end) for xid, after in seen.open.items() if xid not in snapshot.open}
-    return Seen(top=top, open=ended | still_open)
+    return SeenEvents(top=top, open=ended | still_open)
 
 
 async def read_start(conn: Connection, *, tenant: str) -> Place:
@@ -302,14 +302,14 @@ def _snapshot(head: str, sent: float) -> Snapshot:
 
 def _page(rows: Sequence[Row], limit: int) -> EventPage:
     return EventPage(
-        # The job of an old event may have been pruned. Such an event still counts for the page.
+        # The job of an old event may have been pruned. The event still counts toward the page.
         events=[to_event(row) for row in rows if row["job_type"] is not None],
         end=(rows[-1]["xid"], rows[-1]["position"]) if rows else None,
         complete=not rows or len(rows) == rows[0]["found"] < limit,
     )
 
 
-def _cut(rows: str, order: str) -> str:
+def _page_rows(rows: str, order: str) -> str:
     """Return the rows of `job_events` up to the row that fills a page, and the number of all rows.
 
     The size of output is exact. The size of progress and errors is limited when they are written.
@@ -339,7 +339,7 @@ def _history(condition: str) -> TextClause:
         ORDER BY job_id, seq LIMIT :limit
     """
     return text(f"""
-        SELECT {EVENT_COLUMNS}, e.found FROM ({_cut(rows, "job_id, seq")}) e
+        SELECT {EVENT_COLUMNS}, e.found FROM ({_page_rows(rows, "job_id, seq")}) e
         JOIN jobs j ON j.id = CAST(:id AS uuid) AND j.tenant = :tenant
         ORDER BY e.seq
     """)
@@ -348,8 +348,8 @@ def _history(condition: str) -> TextClause:
 _HISTORY = _history("")
 _OUTPUT = _history("AND type = 'output'")
 
-# The snapshot, the clock and the start are one text, so rows of events have only one additional
-# column, which is empty.
+# The snapshot, the clock and the start are one text, so event rows have only one additional column,
+# which is empty.
 _HEAD = """
     SELECT concat_ws(' ', pg_current_snapshot(), extract(epoch FROM clock_timestamp()),
         coalesce(start.start_xid, '0'), coalesce(start.start_position, 0)) AS head
@@ -428,7 +428,7 @@ def _unseen(limit: int) -> TextClause:
         SELECT {NO_EVENT}, NULL AS found, head FROM ({_HEAD}) head
         UNION ALL
         SELECT * FROM (
-            SELECT {EVENT_COLUMNS}, e.found, NULL FROM ({_cut(rows, "xid, position")}) e
+            SELECT {EVENT_COLUMNS}, e.found, NULL FROM ({_page_rows(rows, "xid, position")}) e
             LEFT JOIN jobs j ON j.id = e.job_id
             ORDER BY e.xid, e.position
         ) events
@@ -444,7 +444,7 @@ _RANGE_ROWS = """
     ORDER BY xid, position LIMIT :limit
 """
 _RANGE = text(f"""
-    SELECT {EVENT_COLUMNS}, e.found FROM ({_cut(_RANGE_ROWS, "xid, position")}) e
+    SELECT {EVENT_COLUMNS}, e.found FROM ({_page_rows(_RANGE_ROWS, "xid, position")}) e
     LEFT JOIN jobs j ON j.id = e.job_id
     ORDER BY e.xid, e.position
 """)

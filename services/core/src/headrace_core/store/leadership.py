@@ -1,9 +1,9 @@
 """The leading scheduler: the holder of the single lease, by the database's clock.
 
-Each leadership is a term. A suspended process cannot know that its term is over. So each statement
-of the scheduler begins with `CURRENT_TERM` and changes nothing after the term ends. `of_term` then
-raises StaleTerm. These statements do not lock the row, because a suspended leader would block the
-next one.
+Each period of leadership is a term. A suspended process cannot know that its term is over. So each
+statement of the scheduler begins with `CURRENT_TERM` and changes nothing after the term ends.
+`check_term` then raises StaleTerm. These statements do not lock the row, because a suspended leader
+would block the next one.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ CURRENT_TERM = """current_term AS MATERIALIZED (
     )"""
 
 
-def of_term(term: int, rows: Rows) -> Rows:
+def check_term(term: int, rows: Rows) -> Rows:
     """Return the rows of a statement that returns at least one row during its term.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The migration of a database to the schema of this version."""
+"""Migration of a database to the schema of this version."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.schema import VERSION_TABLE, MigrationRejected
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
-from headrace_core.store.sql.tables import TIMES
+from headrace_core.store.sql.tables import TIME_COLUMNS
 from headrace_core.store.upkeep.audit import FIRST_ID
+from headrace_core.store.upkeep.clamp import (
+    CLAMPED_TABLES,
+    clamp_rows,
+    drop_clamp_trigger,
+    unvalidated_constraints,
+    validate_constraint,
+)
 from headrace_core.store.upkeep.mend import Mended, mend_documents
 from headrace_core.store.upkeep.rebase import is_foreign, rebase
-from headrace_core.store.upkeep.sound import CLAMPED, clamp_rows, drop_clamp, unvalidated, validate
 
 _log = structlog.get_logger()
 
-# The advisory lock of a migration. Its number is the bytes "headrace".
+# The advisory lock of migrations. Its key is made from the bytes of "headrace".
 _LOCK = int.from_bytes(b"headrace") >> 1
 LOCK = text(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
@@ -38,7 +44,7 @@ def migrate(settings: Settings, *, revision: str = "head", restored: bool = Fals
     Args:
         settings: the URL of the database and the schema.
         revision: the last revision to apply.
-        restored: whether to rebase even if the check finds no need.
+        restored: whether to rebase even if the check finds no ids of another cluster.
 
     Raises:
         MigrationRejected: the schema belongs to another application or to a newer version.
@@ -51,12 +57,12 @@ def migrate(settings: Settings, *, revision: str = "head", restored: bool = Fals
             f"({error}); use that version"
         ) from error
     if revision == "head":
-        asyncio.run(_adopt(settings, restored=restored))
+        asyncio.run(_finish_migration(settings, restored=restored))
 
 
 def mend(settings: Settings) -> Mended:
     """Repair unreadable rows in a database with the schema of this version."""
-    return asyncio.run(_mend(settings))
+    return asyncio.run(_mend_in_pages(settings))
 
 
 async def migrate_async(settings: Settings) -> None:
@@ -101,12 +107,12 @@ _HAS_REVISION = text(f"SELECT to_regclass('{VERSION_TABLE}')::text")
 _REVISION = text(f"SELECT version_num FROM {VERSION_TABLE}")
 
 
-async def _mend(settings: Settings) -> Mended:
+async def _mend_in_pages(settings: Settings) -> Mended:
     database = Database(settings, application="migrate", bounded=False)
     try:
-        # Transactions are short, because streams of many jobs wait for the oldest writing one.
+        # Transactions are short, because streams of many jobs wait for the oldest one that writes.
         times = documents = 0
-        for table in TIMES:
+        for table in TIME_COLUMNS:
             async with database.transaction() as connection:
                 await connection.execute(LOCK)
                 times += await clamp_rows(connection, table=table)
@@ -123,15 +129,15 @@ async def _mend(settings: Settings) -> Mended:
 
 
 async def _validate_constraints(database: Database) -> None:
-    """Validate the constraints that rows of an older version can violate."""
+    """Validate the constraints that rows from an older version can violate."""
     async with database.transaction() as connection:
         await connection.execute(LOCK)
-        pending = await unvalidated(connection)
+        pending = await unvalidated_constraints(connection)
     for table, name in pending:
         # Transactions are separate, so a scan of one table does not lock another table.
         async with database.transaction() as connection:
             await connection.execute(LOCK)
-            valid = await validate(connection, table=table, name=name)
+            valid = await validate_constraint(connection, table=table, name=name)
         if not valid:
             _log.error(
                 "rows_unreadable",
@@ -140,13 +146,13 @@ async def _validate_constraints(database: Database) -> None:
                 advice="run `headrace verify` to list the rows and "
                 "`python -m headrace_core mend` to repair them",
             )
-    for table in CLAMPED:
+    for table in CLAMPED_TABLES:
         async with database.transaction() as connection:
             await connection.execute(LOCK)
-            await drop_clamp(connection, table=table)
+            await drop_clamp_trigger(connection, table=table)
 
 
-async def _adopt(settings: Settings, *, restored: bool) -> None:
+async def _finish_migration(settings: Settings, *, restored: bool) -> None:
     # A rebase can update many events, so statements have no time limit.
     database = Database(settings, application="migrate", bounded=False)
     try:

@@ -1,4 +1,4 @@
-"""The creation of Headrace's schema, and the move of an older version's tables into it."""
+"""Creates Headrace's schema, and moves the tables of older versions into it."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def prepare_schema(connection: Connection, schema: str) -> None:
     found = {"schema": schema}
     if not connection.scalar(_HAS_SCHEMA, found):
         connection.execute(text(f"CREATE SCHEMA {schema}"))
-    if connection.scalar(_NAMED, found | {"table": VERSION_TABLE}) is None:
-        old = _old_place(connection, schema)
+    if connection.scalar(_QUALIFIED_IF_EXISTS, found | {"table": VERSION_TABLE}) is None:
+        old = _find_old_schema(connection, schema)
         names = [table.name for table in metadata.sorted_tables]
-        existing = connection.scalars(_TAKEN, found | {"names": names}).all()
+        existing = connection.scalars(_EXISTING_TABLES, found | {"names": names}).all()
         if existing and old != schema:
             raise MigrationRejected(
                 f'the schema "{schema}" already has a table "{existing[0]}" of another '
                 "application; set HEADRACE_DATABASE_SCHEMA to another schema"
             )
         if old is not None:
-            _move(connection, old, schema)
-    connection.execute(_SEARCH_PATH, found)
+            _move_tables(connection, old, schema)
+    connection.execute(_SET_SEARCH_PATH, found)
 
 
-def _old_place(connection: Connection, schema: str) -> str | None:
+def _find_old_schema(connection: Connection, schema: str) -> str | None:
     """Return the schema with the tables of an older version; None if it does not exist."""
-    for place in dict.fromkeys((schema, *connection.scalars(_PATH).all())):
-        if connection.scalar(_IS_OURS, {"schema": place}):
+    for place in dict.fromkeys((schema, *connection.scalars(_SEARCH_PATH_SCHEMAS).all())):
+        if connection.scalar(_HAS_OLD_TABLES, {"schema": place}):
             version = connection.scalar(_QUALIFIED, {"schema": place, "table": _OLD_VERSION_TABLE})
             revisions = connection.scalars(text(f"SELECT version_num FROM {version}")).all()
             if len(revisions) == 1 and revisions[0] in _OLD_REVISIONS:
@@ -66,7 +66,7 @@ def _old_place(connection: Connection, schema: str) -> str | None:
     return None
 
 
-def _move(connection: Connection, old: str, schema: str) -> None:
+def _move_tables(connection: Connection, old: str, schema: str) -> None:
     version = connection.scalar(_QUALIFIED, {"schema": old, "table": _OLD_VERSION_TABLE})
     connection.execute(
         text(f"ALTER TABLE {version} RENAME CONSTRAINT alembic_version_pkc TO {VERSION_TABLE}_pkc")
@@ -74,7 +74,7 @@ def _move(connection: Connection, old: str, schema: str) -> None:
     connection.execute(text(f"ALTER TABLE {version} RENAME TO {VERSION_TABLE}"))
     if old != schema:
         for table in (*(table.name for table in metadata.sorted_tables), VERSION_TABLE):
-            place = connection.scalar(_NAMED, {"schema": old, "table": table})
+            place = connection.scalar(_QUALIFIED_IF_EXISTS, {"schema": old, "table": table})
             if place is not None:
                 connection.execute(text(f"ALTER TABLE {place} SET SCHEMA {schema}"))
     if schema != _OLD_FUNCTIONS:
@@ -89,20 +89,20 @@ _HAS_SCHEMA = text("SELECT to_regnamespace(:schema) IS NOT NULL")
 _QUALIFIED = text("SELECT format('%I.%I', CAST(:schema AS text), CAST(:table AS text))")
 
 # The qualified name of a table, or NULL.
-_NAMED = text(
+_QUALIFIED_IF_EXISTS = text(
     "SELECT to_regclass(format('%I.%I', CAST(:schema AS text), CAST(:table AS text)))::text"
 )
 
-_TAKEN = text("""
+_EXISTING_TABLES = text("""
     SELECT relname FROM pg_class
     WHERE relnamespace = to_regnamespace(:schema) AND relname = ANY (CAST(:names AS text[]))
     ORDER BY relname
 """)
 
-_PATH = text("SELECT unnest(current_schemas(false))")
+_SEARCH_PATH_SCHEMAS = text("SELECT unnest(current_schemas(false))")
 
 # Columns identify Headrace's tables, because another application may have the same revisions.
-_IS_OURS = text(f"""
+_HAS_OLD_TABLES = text(f"""
     SELECT count(*) = 4 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
     WHERE c.relnamespace = to_regnamespace(quote_ident(:schema)) AND c.relkind = 'r'
         AND (
@@ -118,4 +118,4 @@ _FUNCTIONS = text("""
         AND pg_get_userbyid(p.proowner) = current_user
 """)
 
-_SEARCH_PATH = text("SELECT set_config('search_path', CAST(:schema AS text), false)")
+_SET_SEARCH_PATH = text("SELECT set_config('search_path', CAST(:schema AS text), false)")

@@ -32,16 +32,16 @@ from headrace_core.domain.subscription import (
 )
 from headrace_core.store.event_log import Place, read_start
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.rows import Fields, column, to_time
+from headrace_core.store.sql.rows import FieldReader, column, to_time
 from headrace_core.store.sql.times import readable
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 # (tenant, name).
 SubscriptionKey = tuple[str, str]
 
-# The class of the advisory locks that serialize a tenant's creations. Its number is made from the
-# bytes "subs".
-_CREATION = int.from_bytes(b"subs") >> 1
+# The class of the advisory locks that serialize the creations of a tenant's subscriptions. Its key
+# is made from the bytes of "subs".
+_CREATION_LOCKS = int.from_bytes(b"subs") >> 1
 
 
 class StartsTooEarly(Exception):
@@ -86,8 +86,8 @@ async def create_subscription(
     """
     key = {"tenant": tenant, "name": name}
     stored_filter = write_filter(job_filter)
-    # The second of two concurrent creations waits, and then sees the result of the first one.
-    await conn.execute(_LOCK_CREATION, {"lock": _CREATION, "tenant": tenant})
+    # The second of two concurrent creations waits, and then reads the result of the first one.
+    await conn.execute(_LOCK_CREATION, {"lock": _CREATION_LOCKS, "tenant": tenant})
     same = await conn.scalar(_COMPARE, {**key, "filter": stored_filter})
     if same is False:
         raise SubscriptionConflict(name)
@@ -276,13 +276,13 @@ def _columns(watches: Sequence[SubscriptionWatch]) -> dict[str, object]:
 
 
 def _to_subscription(row: Row) -> Subscription:
-    fields, values = Fields(), dict(row)
+    fields, values = FieldReader(), dict(row)
     values["filter"] = fields.read("filter", read_filter, row.filter, None)
     for name in ("create_time", "ack_time"):
         values[name] = fields.read(name, to_time, values[name], None)
     if fields.unreadable:
         subject = f"subscription {row.name} of tenant {row.tenant}"
-        UNREADABLE_ROWS.note(subject, fields.unreadable)
+        UNREADABLE_ROWS.record(subject, fields.unreadable)
     if row.lag is not None:
         # The clock may have been set back.
         values["lag"] = max(row.lag, timedelta())
@@ -357,7 +357,7 @@ _ACQUIRE = text("""
         lease_expire_time = clock_timestamp() + CAST(:lease AS interval)
     WHERE tenant = :tenant AND name = :name AND (
         watch_id IS NULL OR lease_expire_time <= clock_timestamp()
-        -- The newer of two waiting watches of a consumer wins, whichever asks last.
+        -- The newer of two waiting watches of a consumer wins, in either order.
         OR (consumer = :consumer
             AND (CAST(:takes_over AS boolean) OR watch_id <= CAST(:watch_id AS uuid)))
     )

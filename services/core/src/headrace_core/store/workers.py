@@ -10,9 +10,15 @@ from sqlalchemy import text
 from headrace_core.domain.handler import HandlerSpec, LiveHandler
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.pool import NewWorker
-from headrace_core.store.leadership import CURRENT_TERM, of_term
+from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.rows import UNREADABLE, column, from_policy, to_interval, to_policy
+from headrace_core.store.sql.rows import (
+    DECODING_ERRORS,
+    column,
+    from_policy,
+    to_interval,
+    to_policy,
+)
 from headrace_core.store.sql.times import readable_interval
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
@@ -77,7 +83,7 @@ async def remove_lapsed(conn: Connection, *, term: int, older_than: timedelta) -
         StaleTerm: the scheduler's term is over.
     """
     rows = await conn.execute(_REMOVE_LAPSED, {"term": term, "older_than": older_than})
-    removed: int = of_term(term, rows)[0][0]
+    removed: int = check_term(term, rows)[0][0]
     return removed
 
 
@@ -91,8 +97,8 @@ async def live_handlers(conn: Connection, *, tenant: str) -> list[LiveHandler]:
     for row in await conn.execute(_HANDLERS, {"tenant": tenant}):
         try:
             handlers.append(_to_handler(row))
-        except UNREADABLE:
-            UNREADABLE_ROWS.note(f"handler {row.type} of tenant {tenant}", ["retry or timeout"])
+        except DECODING_ERRORS:
+            UNREADABLE_ROWS.record(f"handler {row.type} of tenant {tenant}", ["retry or timeout"])
     return handlers
 
 

@@ -14,7 +14,7 @@ from headrace_core.store.event_log import (
     LogEnd,
     Place,
     Reading,
-    Seen,
+    SeenEvents,
     Snapshot,
     end_of,
     read_end,
@@ -111,7 +111,7 @@ class Tail(Loop):
         self._pace = Pace()
         # The number of events that the last run found.
         self._found_events = 0
-        self._seen: Seen | None = None
+        self._seen: SeenEvents | None = None
         # Set while the tail reads events.
         self._active = asyncio.Event()
         # The time of the first run without open streams; None while streams are open.

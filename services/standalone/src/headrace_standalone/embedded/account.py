@@ -28,11 +28,11 @@ def unprivileged_account(announce: Callable[[str], None]) -> Account | None:
     """
     if os.geteuid() != 0:
         return None
-    entry = _user(announce)
+    entry = _system_user(announce)
     return Account(entry.pw_uid, entry.pw_gid)
 
 
-def _user(announce: Callable[[str], None]) -> pwd.struct_passwd:
+def _system_user(announce: Callable[[str], None]) -> pwd.struct_passwd:
     # Another process may be creating the same user.
     deadline = time.monotonic() + 10
     while True:

@@ -19,14 +19,14 @@ _BIN = Path(_PACKAGE, "pginstall", "bin")
 
 # The files that a server needs, relative to the folder of installed packages. auditwheel puts
 # shared libraries beside the package.
-_NEEDED = (
+_NEEDED_PATHS = (
     _BIN / "initdb",
     _BIN / "postgres",
     Path(_PACKAGE, "pginstall", "lib"),
     Path(_PACKAGE, "pginstall", "share"),
     Path(f"{_PACKAGE}.libs"),
 )
-_UNNEEDED = {"doc", "pgxs", "pkgconfig"}
+_SKIPPED_FOLDERS = {"doc", "pgxs", "pkgconfig"}
 
 # Folders for copies, in order of preference. The first is missing or read-only in some containers.
 CACHES = (Path("/var/cache/headrace"), Path(tempfile.gettempdir(), "headrace-programs"))
@@ -134,12 +134,12 @@ def _digest(root: Path) -> str:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for needed in _NEEDED:
+    for needed in _NEEDED_PATHS:
         path = root / needed
         if path.is_file():
             yield path
         for folder, folders, names in os.walk(path):
-            folders[:] = sorted(set(folders) - _UNNEEDED)
+            folders[:] = sorted(set(folders) - _SKIPPED_FOLDERS)
             yield from (Path(folder, name) for name in sorted(names) if not name.endswith(".a"))
 
 
@@ -152,14 +152,14 @@ def _can_run(account: Account, installed: Path) -> bool:
     folders = {installed, *installed.parents}
     for file in _files(installed):
         folders |= set(file.relative_to(installed).parents)
-        right = stat.S_IROTH | (stat.S_IXOTH if _mode(file) == 0o755 else 0)
-        if not _allows(account, file, right):
+        permission = stat.S_IROTH | (stat.S_IXOTH if _mode(file) == 0o755 else 0)
+        if not _allows(account, file, permission):
             return False
     return all(_allows(account, installed / folder, stat.S_IXOTH) for folder in folders)
 
 
-def _allows(account: Account, path: Path, rights: int) -> bool:
-    """Return whether the account has `rights`, given as mode bits for other users, on `path`."""
+def _allows(account: Account, path: Path, permissions: int) -> bool:
+    """Return whether the account has `permissions` (mode bits for other users) on `path`."""
     status = path.stat()
     shift = 6 if status.st_uid == account.uid else 3 if status.st_gid == account.gid else 0
-    return status.st_mode >> shift & rights == rights
+    return status.st_mode >> shift & permissions == permissions

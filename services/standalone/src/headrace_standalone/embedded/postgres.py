@@ -19,7 +19,7 @@ from headrace_standalone.embedded.account import unprivileged_account
 from headrace_standalone.embedded.binaries import binaries
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port
-from headrace_standalone.program import Program, leashed
+from headrace_standalone.program import Program, leashed_command
 
 _ROLE = "headrace"
 _DATABASE = "headrace"
@@ -93,7 +93,7 @@ class EmbeddedPostgres:
             name="postgres",
             command=(
                 str(self._binaries / "postgres"),
-                *("-D", self._reached(self._data)),
+                *("-D", self._accessible_path(self._data)),
                 *(argument for setting in settings for argument in ("-c", setting)),
             ),
             environment=_environment(),
@@ -136,14 +136,14 @@ class EmbeddedPostgres:
         draft = self._data.with_name("postgres.new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        self._hand_over(draft)
+        self._give_to_account(draft)
         with tempfile.TemporaryFile() as password:
-            self._hand_over(password)
+            self._give_to_account(password)
             password.write(self._password.encode())
             password.seek(0)
             command = [
                 str(self._binaries / "initdb"),
-                *("-D", self._reached(draft), "-U", _ROLE),
+                *("-D", self._accessible_path(draft), "-U", _ROLE),
                 "--auth=scram-sha-256",
                 "--pwfile=/dev/stdin",
                 "--encoding=UTF8",
@@ -153,7 +153,7 @@ class EmbeddedPostgres:
                 *(["--no-sync"] if self._ephemeral else []),
             ]
             done = subprocess.run(  # noqa: S603 - our own command
-                leashed(command, death_signal=signal.SIGKILL, account=self._account),
+                leashed_command(command, death_signal=signal.SIGKILL, account=self._account),
                 check=False,
                 stdin=password,
                 capture_output=True,
@@ -167,12 +167,12 @@ class EmbeddedPostgres:
             raise EmbeddedServerError(f"initdb failed in {draft}: {done.stderr.strip()}")
         draft.rename(self._data)
 
-    def _hand_over(self, owned: Path | IO[bytes]) -> None:
+    def _give_to_account(self, owned: Path | IO[bytes]) -> None:
         if self._account is not None:
             target = owned if isinstance(owned, Path) else owned.fileno()
             os.chown(target, self._account.uid, self._account.gid)
 
-    def _reached(self, data: Path) -> str:
+    def _accessible_path(self, data: Path) -> str:
         """Return a path of the working directory `data` that the server's user can open.
 
         That user may have no access to the parent folders. This path does not include them.

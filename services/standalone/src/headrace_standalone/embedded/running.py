@@ -12,7 +12,7 @@ from headrace_standalone.embedded.postgres import postgres_url
 from headrace_standalone.embedded.valkey import valkey_url
 
 
-class NothingRuns(Exception):
+class NoRunningServers(Exception):
     """No `headrace up` with its own database is running in this folder."""
 
 
@@ -31,10 +31,10 @@ def running_servers(path: Path) -> RunningServers:
     """Return the servers of a folder.
 
     Raises:
-        NothingRuns: no servers are running.
+        NoRunningServers: no servers are running.
     """
     path = path.absolute()
-    nothing = NothingRuns(
+    nothing = NoRunningServers(
         f"no headrace up with its own database is running in {path}. Start it, or set "
         "HEADRACE_DATABASE_URL."
     )

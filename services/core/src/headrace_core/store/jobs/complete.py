@@ -1,4 +1,4 @@
-"""succeeded, written in a handler's transaction: RUNNING → SUCCEEDED.
+"""The transition succeeded in a handler's transaction: RUNNING → SUCCEEDED.
 
 The handler's connection calls the SQL function `complete`, in the schema of the tables.
 """
@@ -34,7 +34,7 @@ def _statement(*parameters: str) -> str:
     return f"SELECT {Settings().database_schema}.complete({_ARGUMENTS.format(*parameters)})"
 
 
-# The parameters of asyncpg, of SQLAlchemy, and of all other DB-API 2.0 drivers.
+# The parameters for asyncpg, for SQLAlchemy, and for all other DB-API 2.0 drivers.
 _NUMBERED = ("$1", "$2", "$3")
 _NAMED = (":job", ":attempt", ":result")
 _FORMATTED = ("%s", "%s", "%s")
@@ -62,16 +62,16 @@ async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText
             case "asyncpg":
                 await connection.execute(_statement(*_NUMBERED), *values)
             case "sqlalchemy" if inspect.iscoroutinefunction(connection.execute):
-                await connection.execute(text(_statement(*_NAMED)), _named(*values))
+                await connection.execute(text(_statement(*_NAMED)), _named_values(*values))
             case "psycopg" if inspect.iscoroutinefunction(connection.execute):
                 await connection.execute(_statement(*_FORMATTED), values)
             case _:
                 raise TypeError(
                     "complete_in takes an asyncpg connection, a SQLAlchemy AsyncConnection or "
-                    f"AsyncSession, or a psycopg AsyncConnection, not {_kind(connection)}"
+                    f"AsyncSession, or a psycopg AsyncConnection, not {_class_name(connection)}"
                 )
     except Exception as error:
-        _refuse(error, key)
+        _raise_if_not_current(error, key)
         raise
 
 
@@ -93,11 +93,11 @@ def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText)
     if method is None or package == "asyncpg" or _is_async(connection):
         raise TypeError(
             "complete_in in a plain def takes a SQLAlchemy Connection or Session, or a DB-API 2.0 "
-            f"connection, not {_kind(connection)}"
+            f"connection, not {_class_name(connection)}"
         )
     try:
         if package == "sqlalchemy":
-            method(text(_statement(*_NAMED)), _named(*values))
+            method(text(_statement(*_NAMED)), _named_values(*values))
             return
         cursor = method()
         try:
@@ -105,7 +105,7 @@ def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText)
         finally:
             cursor.close()
     except Exception as error:
-        _refuse(error, key)
+        _raise_if_not_current(error, key)
         raise
 
 
@@ -122,7 +122,7 @@ async def is_held_open(conn: Connection, key: AttemptKey) -> bool:
     return bool(await conn.execute(_HELD_OPEN, key._asdict()))
 
 
-def _named(job_id: str, attempt: int, result: JsonText) -> dict[str, Any]:
+def _named_values(job_id: str, attempt: int, result: JsonText) -> dict[str, Any]:
     return {"job": job_id, "attempt": attempt, "result": result}
 
 
@@ -136,7 +136,7 @@ def _is_async(connection: Any) -> bool:
     return inspect.iscoroutinefunction(getattr(connection, "execute", None))
 
 
-def _kind(connection: Any) -> str:
+def _class_name(connection: Any) -> str:
     return f"{type(connection).__module__}.{type(connection).__qualname__}"
 
 
@@ -157,7 +157,7 @@ def _check_transaction(connection: Any) -> None:
         raise ValueError("complete_in needs a connection with an open transaction")
 
 
-def _refuse(error: Exception, key: AttemptKey) -> None:
+def _raise_if_not_current(error: Exception, key: AttemptKey) -> None:
     """Raise AttemptNotCurrent if the database reports that the attempt is no longer running."""
     # `orig` is the driver's error in a SQLAlchemy error. The name of the code depends on the
     # driver.

@@ -1,4 +1,4 @@
-"""The ends of attempts that a worker reports: succeeded, failed and all others.
+"""The ends of attempts that a worker reports, such as succeeded and failed.
 
 Each end leaves RUNNING and has the same guard on the attempt and the worker, so one statement can
 write a mixed batch.
@@ -17,7 +17,7 @@ from headrace_core.store.sql.connection import Connection, Row
 from headrace_core.store.sql.rows import column, from_error
 from headrace_core.store.sql.tables import in_list
 from headrace_core.store.sql.transition import (
-    CHANGED,
+    EVENT_SOURCE,
     TERMINAL_LIST,
     Lock,
     Selection,
@@ -68,7 +68,7 @@ async def end_attempts(
 async def written_ends(
     conn: Connection, *, ends: Sequence[AttemptEnd]
 ) -> dict[AttemptKey, EventType]:
-    """Return which of `ends` were written, for a worker that did not receive the answer.
+    """Return which of `ends` were written, for a worker that did not receive the response.
 
     The worker must hold its lease. Otherwise the scheduler may have written the same event.
 
@@ -103,7 +103,7 @@ _ENDS = (
 # After these events a job runs again, unless its crash budget is spent.
 _RUNS_AGAIN = in_list([EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST])
 
-# Each job is found and locked by its key, like in `claim`.
+# Each job is found and locked by its key, as in `claim`.
 _END = Transition(
     name="ended",
     events=_ENDS,
@@ -152,7 +152,7 @@ _END = Transition(
             THEN clock_timestamp() ELSE j.queue_time END""",
         "end_time": f"CASE WHEN own.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END",
     },
-    returning=f"{CHANGED}, j.due_time, own.event, own.error",
+    returning=f"{EVENT_SOURCE}, j.due_time, own.event, own.error",
     event_type="e.event",
     event_columns={
         "error": """CASE WHEN e.event IN ('retry_scheduled', 'failed', 'worker_lost', 'expired')

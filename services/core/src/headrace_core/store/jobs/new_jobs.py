@@ -27,7 +27,7 @@ def new_ids(count: int) -> list[JobId]:
     return [JobId(pgproto.UUID(raw)) for raw in uuid7_bytes(count)]
 
 
-class Start(NamedTuple):
+class InitialValues(NamedTuple):
     """The values of a new job that the database sets."""
 
     state: JobState
@@ -36,15 +36,17 @@ class Start(NamedTuple):
     queue_time: datetime | None
 
 
-def to_start(row: Row) -> Start:
-    """Convert a row with the columns of a start."""
-    return Start(JobState(row["state"]), row["create_time"], row["due_time"], row["queue_time"])
+def to_initial_values(row: Row) -> InitialValues:
+    """Convert a row with the columns of `InitialValues`."""
+    return InitialValues(
+        JobState(row["state"]), row["create_time"], row["due_time"], row["queue_time"]
+    )
 
 
 def created_job(
     job_id: JobId,
     spec: JobSpec,
-    start: Start,
+    start: InitialValues,
     *,
     tenant: str,
     request_id: str | None = None,
@@ -115,7 +117,7 @@ _FIELDS: Final = {
     "deadline_after": _Field("interval", None),
     "retry": _Field("text", "retry::jsonb", from_overrides),
 }
-_get_all: Final = attrgetter(*_FIELDS)
+_get_fields: Final = attrgetter(*_FIELDS)
 _ENCODERS: Final = [
     (index, field.encode)
     for index, field in enumerate(_FIELDS.values())
@@ -123,12 +125,12 @@ _ENCODERS: Final = [
 ]
 
 # The parameters of a spec, with their types.
-SPEC: Final = {name: field.kind for name, field in _FIELDS.items()}
+SPEC_TYPES: Final = {name: field.kind for name, field in _FIELDS.items()}
 
 
 def spec_values(spec: JobSpec) -> Sequence[Any]:
-    """Return the values of the parameters in `SPEC`."""
-    values = [*_get_all(spec)]
+    """Return the values of the parameters in `SPEC_TYPES`."""
+    values = [*_get_fields(spec)]
     for index, encode in _ENCODERS:
         values[index] = encode(values[index])
     return values
@@ -140,7 +142,7 @@ def spec_arrays(rows: Iterable[Sequence[Any]]) -> dict[str, Sequence[Any]]:
     # Send an empty array for a column of NULLs: unnest() fills shorter arrays with NULLs.
     return {
         name: () if column.count(None) == len(column) else column
-        for name, column in zip(SPEC, columns, strict=True)
+        for name, column in zip(SPEC_TYPES, columns, strict=True)
     }
 
 
@@ -151,22 +153,22 @@ def unnested(columns: Mapping[str, str]) -> str:
 
 
 # The columns with a value for each job of a batch.
-JOB: Final = {"id": "uuid", "payload": "text"}
+PER_JOB: Final = {"id": "uuid", "payload": "text"}
 
 # The columns of `input` that are computed from `schedule_time` and `now`.
-DUE: Final = """
+DUE_COLUMNS: Final = """
     greatest(schedule_time, now) AS due,
     schedule_time IS NOT NULL AND schedule_time > now AS later
 """
-STATE: Final = "CASE WHEN later THEN 'scheduled' ELSE 'queued' END"
+INITIAL_STATE: Final = "CASE WHEN later THEN 'scheduled' ELSE 'queued' END"
 QUEUE_TIME: Final = "CASE WHEN later THEN NULL ELSE now END"
 
-# The columns that submits of jobs and of batches both set, in SQL of `input`.
-GIVEN: Final = {
+# The columns that every submit sets, for jobs and for batches, in SQL of `input`.
+COMMON_VALUES: Final = {
     "id": "id",
     "payload": "payload::json",
     **{name: field.stored for name, field in _FIELDS.items() if field.stored is not None},
-    "state": STATE,
+    "state": INITIAL_STATE,
     "rank": RANK.format(due="due", priority="priority"),
     "create_time": "now",
     "due_time": "due",

@@ -1,4 +1,4 @@
-"""due: SCHEDULED, RETRYING → QUEUED."""
+"""The transition due: SCHEDULED, RETRYING → QUEUED."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.jobs.new_jobs import RANK
-from headrace_core.store.leadership import CURRENT_TERM, of_term
+from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.times import clamped
 from headrace_core.store.sql.transition import Lock, Selection, Transition, source_guard
@@ -20,14 +20,14 @@ async def promote_due(conn: Connection, *, term: int, limit: int) -> int:
     Raises:
         StaleTerm: the scheduler's term is over.
     """
-    queued: int = of_term(
+    queued: int = check_term(
         term, await conn.execute(_PROMOTE.statement, {"term": term, "limit": limit})
     )[0][0]
     return queued
 
 
 async def next_due(conn: Connection) -> timedelta | None:
-    """Return the time until the next job is due; negative if late, None if there are no jobs."""
+    """Return the time until the next job is due; negative if late, None if no job waits."""
     wait: timedelta | None = await conn.scalar(_NEXT)
     return wait
 

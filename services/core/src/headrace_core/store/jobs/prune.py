@@ -1,6 +1,6 @@
 """Retention: the removal of jobs that ended long ago, with their events.
 
-A prune deletes events and moves the start of the log in one transaction. A reader can therefore
+Pruning deletes events and moves the start of the log in one transaction. A reader can therefore
 read a page of the log, then the start, and compare them to check that the page was complete.
 """
 
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.store.leadership import CURRENT_TERM, of_term
+from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection
 
 # The approximate number of events that one transaction removes. The maximum is twice this number.
@@ -80,7 +80,7 @@ async def prune_jobs(
     Raises:
         StaleTerm: the scheduler's term is over.
     """
-    row = of_term(
+    row = check_term(
         term,
         await conn.execute(
             _PRUNE,
@@ -99,7 +99,9 @@ async def prune_jobs(
     if row.batches:
         # The snapshot of a separate statement contains the deletions of the first statement and of
         # each prune that it waited for.
-        of_term(term, await conn.execute(_EMPTY_BATCHES, {"term": term, "ids": row.batches}))
+        check_term(
+            term, await conn.execute(_DELETE_EMPTY_BATCHES, {"term": term, "ids": row.batches})
+        )
     return Pruned(
         jobs=row.jobs,
         events=row.events,
@@ -118,7 +120,7 @@ async def remove_leftovers(conn: Connection, *, term: int, max_events: int = MAX
         StaleTerm: the scheduler's term is over.
     """
     rows = await conn.execute(_LEFTOVERS, {"term": term, "max_events": max_events})
-    removed: int = of_term(term, rows)[0][0]
+    removed: int = check_term(term, rows)[0][0]
     return removed
 
 
@@ -136,8 +138,8 @@ _TENANTS = text("""
     SELECT tenant FROM found
 """)
 
-# The statement waits only for another prune of the same tenant: only prunes lock the row of the
-# start.
+# The statement can wait only for another prune of the same tenant, because only pruning locks the
+# tenant's row of event_log.
 # The snapshot contains all events to delete. `seq` increases with each event, so a job whose `seq`
 # has not changed since the snapshot has no later events. The newest event of a job has the greatest
 # place.
@@ -206,7 +208,7 @@ _PRUNE = text(f"""
     ) r
 """)
 
-_EMPTY_BATCHES = text(f"""
+_DELETE_EMPTY_BATCHES = text(f"""
     WITH {CURRENT_TERM},
     gone AS (
         DELETE FROM batches b

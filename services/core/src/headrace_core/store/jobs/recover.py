@@ -8,10 +8,10 @@ from datetime import timedelta
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import INTERRUPTIONS_BEFORE_OWN_PROCESS, LOSSES_BEFORE_OWN_PROCESS
-from headrace_core.store.leadership import CURRENT_TERM, of_term
+from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.transition import (
-    CHANGED,
+    EVENT_SOURCE,
     TERMINAL_LIST,
     Lock,
     Selection,
@@ -41,7 +41,7 @@ async def recover_lost(
         StaleTerm: the scheduler's term is over.
     """
     values = {"term": term, "limit": limit, "max_losses": max_losses}
-    rows = of_term(term, await conn.execute(_RECOVER.statement, values))
+    rows = check_term(term, await conn.execute(_RECOVER.statement, values))
     return [(row.id, row.state) for row in rows if row.id is not None]
 
 
@@ -60,7 +60,7 @@ async def expire_overdue(
         StaleTerm: the scheduler's term is over.
     """
     values = {"term": term, "limit": limit, "grace": running_grace}
-    rows = of_term(term, await conn.execute(_EXPIRE.statement, values))
+    rows = check_term(term, await conn.execute(_EXPIRE.statement, values))
     return [row.id for row in rows if row.id is not None]
 
 
@@ -126,7 +126,7 @@ _RECOVER = Transition(
             THEN clock_timestamp() ELSE j.queue_time END""",
         "end_time": f"CASE WHEN lost.state IN ({TERMINAL_LIST}) THEN clock_timestamp() END",
     },
-    returning=f"{CHANGED}, j.error",
+    returning=f"{EVENT_SOURCE}, j.error",
     event_type="CASE WHEN e.state = 'cancelled' THEN 'cancelled' ELSE 'worker_lost' END",
     event_columns={"error": "CASE WHEN e.state <> 'cancelled' THEN e.error END"},
     result="SELECT r.id, r.state FROM current_term LEFT JOIN released r ON true",
@@ -159,7 +159,7 @@ _EXPIRE = Transition(
         "stack_trace": "NULL",
         "end_time": "clock_timestamp()",
     },
-    returning=f"{CHANGED}, j.error",
+    returning=f"{EVENT_SOURCE}, j.error",
     event_columns={"error": "e.error"},
     result="SELECT e.id FROM current_term LEFT JOIN expired e ON true",
 )

@@ -1,4 +1,4 @@
-"""progressed, output: RUNNING → RUNNING."""
+"""The transitions progressed and output: RUNNING → RUNNING."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import column, from_progress
-from headrace_core.store.sql.transition import Lock, Selection, Several, Transition
+from headrace_core.store.sql.transition import EventSeries, Lock, Selection, Transition
 
 
 async def write_reports(
@@ -51,7 +51,7 @@ async def count_reports(conn: Connection, key: AttemptKey) -> int:
 
 
 # The same lock as for a report. It does not wait for a handler's `check_fence`, because the handler
-# may be waiting for this answer.
+# may be waiting for this response.
 _LOCK = text("SELECT FROM jobs WHERE id = :id FOR NO KEY UPDATE")
 
 _COUNT = text("""
@@ -90,7 +90,7 @@ _REPORT = Transition(
     ),
     keyed=True,
     changes={"progress": "coalesce(own.progress::json, j.progress)"},
-    several=Several(
+    series=EventSeries(
         join="JOIN input i ON i.id = e.id AND i.attempt = e.attempt",
         number="i.number",
         per_row="own.reports",

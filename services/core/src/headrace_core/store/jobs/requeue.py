@@ -1,4 +1,4 @@
-"""requeued: FAILED, CANCELLED → QUEUED or SCHEDULED, with a fresh retry budget."""
+"""The transition requeued: FAILED, CANCELLED → QUEUED or SCHEDULED, with fresh budgets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _REQUEUE = Transition(
         "queue_time": f"CASE WHEN {_LATER} THEN NULL ELSE m.now END",
     },
     # `lock_job` has locked the row, so `m.now` is not earlier than the change.
-    moment=True,
+    same_time=True,
     returning="j.*",
     event_columns={"due_time": "CASE WHEN e.state = 'scheduled' THEN e.due_time END"},
     result=f"SELECT {job_columns(full=False)} FROM changed",

@@ -1,4 +1,4 @@
-"""submitted: – → QUEUED or SCHEDULED."""
+"""The transition submitted: a new job becomes QUEUED or SCHEDULED."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job
 from headrace_core.domain.submission import NewJob, Submitted
 from headrace_core.store.jobs.new_jobs import (
-    DUE,
-    GIVEN,
-    JOB,
-    SPEC,
-    Start,
+    COMMON_VALUES,
+    DUE_COLUMNS,
+    PER_JOB,
+    SPEC_TYPES,
+    InitialValues,
     created_job,
     spec_arrays,
     spec_values,
-    to_start,
+    to_initial_values,
     unnested,
 )
 from headrace_core.store.sql.connection import Connection
@@ -36,7 +36,7 @@ async def submit_jobs(
         One result per job, in the order given: the new job, an earlier job with the same
         request_id and content, or the conflict.
     """
-    created: dict[JobId, Start] = {}
+    created: dict[JobId, InitialValues] = {}
     earlier: dict[tuple[str, str], tuple[Job, bytes]] = {}
     new = jobs
     while new:
@@ -60,24 +60,26 @@ async def submit_jobs(
             results.append(Submitted(job=made, created=True))
             continue
         assert job.request_id is not None
-        results.append(_compare(job, *earlier[job.tenant, job.request_id]))
+        results.append(_existing_or_conflict(job, *earlier[job.tenant, job.request_id]))
     return results
 
 
 async def find_submitted(conn: Connection, job: NewJob) -> Submitted | RequestIdConflict | None:
     """Return the stored job with the request_id of `job`, or a conflict; None if not stored."""
     found = await _by_request_id(conn, [job])
-    return next((_compare(job, *earlier) for earlier in found.values()), None)
+    return next((_existing_or_conflict(job, *earlier) for earlier in found.values()), None)
 
 
-def _compare(job: NewJob, other: Job, fingerprint: bytes) -> Submitted | RequestIdConflict:
+def _existing_or_conflict(
+    job: NewJob, other: Job, fingerprint: bytes
+) -> Submitted | RequestIdConflict:
     if job.matches(fingerprint):
         return Submitted(job=other, created=False)
     assert job.request_id is not None
     return RequestIdConflict(job.request_id, kind="job", existing_id=str(other.id))
 
 
-async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Start]:
+async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, InitialValues]:
     rows = await conn.execute(
         _INSERT.statement,
         {
@@ -90,7 +92,9 @@ async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Start
             "correlation_id": [job.correlation_id for job in jobs],
         },
     )
-    return {job_id: start for row in rows for start in [to_start(row)] for job_id in row["ids"]}
+    return {
+        job_id: start for row in rows for start in [to_initial_values(row)] for job_id in row["ids"]
+    }
 
 
 async def _by_request_id(
@@ -119,9 +123,9 @@ _KEYS = {
 _INSERT = Creation(
     before=[
         "moment AS (SELECT clock_timestamp() AS now)",
-        f"input AS (SELECT *, {DUE} FROM moment, {unnested(JOB | SPEC | _KEYS)})",
+        f"input AS (SELECT *, {DUE_COLUMNS} FROM moment, {unnested(PER_JOB | SPEC_TYPES | _KEYS)})",
     ],
-    values={name: name for name in _KEYS} | GIVEN,
+    values={name: name for name in _KEYS} | COMMON_VALUES,
     # All calls use one order, so two calls with the same keys cannot deadlock.
     options="""
         ORDER BY tenant, request_id

@@ -1,4 +1,4 @@
-"""submitted: – → QUEUED or SCHEDULED, for all jobs of a batch in one statement."""
+"""The transition submitted, for all jobs of a batch in one statement."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from headrace_core.domain.ids import BatchId
 from headrace_core.domain.job import Job, JobSpec
 from headrace_core.domain.submission import BatchJobs, NewBatch, Repeated, SubmittedBatch
 from headrace_core.store.jobs.new_jobs import (
-    DUE,
-    GIVEN,
-    JOB,
+    COMMON_VALUES,
+    DUE_COLUMNS,
+    INITIAL_STATE,
+    PER_JOB,
     QUEUE_TIME,
-    SPEC,
-    STATE,
+    SPEC_TYPES,
     created_job,
     new_ids,
     spec_arrays,
     spec_values,
-    to_start,
+    to_initial_values,
     unnested,
 )
 from headrace_core.store.sql.connection import Connection
@@ -40,7 +40,7 @@ async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
         The batch, or an earlier batch with the same request_id and content.
 
     Raises:
-        RequestIdConflict: the request_id was used for another batch.
+        RequestIdConflict: the request_id was used for a different batch.
     """
     # Ids increase, so their order is the order of the request.
     ids = new_ids(len(batch.specs))
@@ -56,8 +56,8 @@ async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
     }
     rows = batch.specs.map(spec_values)
     if len(rows.distinct) == 1:
-        insert = _INSERT_ALIKE
-        new_batch |= zip(SPEC, rows.distinct[0], strict=True)
+        insert = _INSERT_UNIFORM
+        new_batch |= zip(SPEC_TYPES, rows.distinct[0], strict=True)
     else:
         insert = _INSERT_BATCH
         new_batch |= spec_arrays(rows)
@@ -66,7 +66,7 @@ async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
         if earlier is not None:
             return earlier
         # The earlier batch was pruned between the two statements.
-    starts = {row["schedule_time"]: to_start(row) for row in created}
+    starts = {row["schedule_time"]: to_initial_values(row) for row in created}
 
     def to_created(spec: JobSpec) -> Job:
         return created_job(
@@ -115,32 +115,32 @@ def _insert_batch(rows: str) -> Creation:
                 RETURNING id AS batch_id, tenant, clock_timestamp() AS now,
                     pg_current_xact_id() AS xid
             )""",
-            f"input AS (SELECT *, {DUE} FROM batch, {rows})",
+            f"input AS (SELECT *, {DUE_COLUMNS} FROM batch, {rows})",
         ],
         values={
             "tenant": "tenant",
             "batch_id": "batch_id",
             "xid": "xid",
             "correlation_id": "CAST(:correlation_id AS text)",
-            **GIVEN,
+            **COMMON_VALUES,
         },
         first="input",
-        state=STATE,
+        state=INITIAL_STATE,
         time="e.now",
         event_columns={"due_time": "CASE WHEN e.later THEN e.due END"},
         # The start of a job depends only on its schedule_time.
         result=f"""
-            SELECT DISTINCT schedule_time, {STATE} AS state, now AS create_time, due AS due_time,
-                {QUEUE_TIME} AS queue_time
+            SELECT DISTINCT schedule_time, {INITIAL_STATE} AS state, now AS create_time,
+                due AS due_time, {QUEUE_TIME} AS queue_time
             FROM input
         """,
     )
 
 
-_INSERT_BATCH = _insert_batch(unnested(JOB | SPEC))
-_ALIKE = ", ".join(f"CAST(:{name} AS {kind}) AS {name}" for name, kind in SPEC.items())
+_INSERT_BATCH = _insert_batch(unnested(PER_JOB | SPEC_TYPES))
+_UNIFORM_SPEC = ", ".join(f"CAST(:{name} AS {kind}) AS {name}" for name, kind in SPEC_TYPES.items())
 # The jobs of most batches have the same spec, so its columns are sent once.
-_INSERT_ALIKE = _insert_batch(f"{unnested(JOB)}, (SELECT {_ALIKE}) AS spec")
+_INSERT_UNIFORM = _insert_batch(f"{unnested(PER_JOB)}, (SELECT {_UNIFORM_SPEC}) AS spec")
 
 _BATCH = text("""
     SELECT id, fingerprint FROM batches WHERE tenant = :tenant AND request_id = :request_id

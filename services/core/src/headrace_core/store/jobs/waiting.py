@@ -1,4 +1,4 @@
-"""Live pools and waiting jobs, for dispatch and for the health of queues."""
+"""Live pools and waiting jobs, for dispatch and for queue health."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import text
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.pool import Head, Lane, Pool, ReadyJob, ServedQueues
-from headrace_core.store.leadership import CURRENT_TERM, of_term
+from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection, Row
 from headrace_core.store.sql.transition import source_guard
 from headrace_core.store.workers import ACCEPTING_WORKER
@@ -29,7 +29,7 @@ async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]
     if term is None:
         rows: Iterable[Row] = await conn.execute(_POOLS)
     else:
-        led = of_term(term, await conn.execute(_POOLS_OF_TERM, {"term": term}))
+        led = check_term(term, await conn.execute(_POOLS_OF_TERM, {"term": term}))
         rows = (row for row in led if row.pool is not None)
     return [
         Pool(
@@ -56,7 +56,8 @@ async def ready_heads(
         limit: the total number of jobs needed. A single lane returns up to this number. If several
             lanes are served, each returns about twice its share, because the order of jobs across
             lanes is unknown.
-        known: the number of known jobs at the head of each lane, which are returned in addition.
+        known: the number of jobs at the head of each lane that the caller knows. Each lane returns
+            this many jobs in addition.
     """
     rows = await conn.execute(
         _HEADS,
@@ -112,7 +113,7 @@ async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
     )
 
 
-def head_of(lane: str) -> str:
+def lane_head_sql(lane: str) -> str:
     """Return WHERE … ORDER BY for the waiting jobs `j` of a lane, in order.
 
     The condition is an index range. With an equality condition, a planner without statistics
@@ -185,7 +186,7 @@ _HEADS = text(f"""
             array_agg(r.rank) AS ranks
         FROM (
             SELECT j.id, j.attempt + 1 AS attempt, j.rank FROM jobs j
-            {head_of("s")} LIMIT s.size
+            {lane_head_sql("s")} LIMIT s.size
         ) r
     ) h
 """)

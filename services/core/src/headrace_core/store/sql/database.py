@@ -1,4 +1,4 @@
-"""The connection pool. It converts transient faults of the database to `Unavailable`."""
+"""The connection pool. It converts transient database faults to `Unavailable`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TRANSIENT_CODES = ("40001", "40P01", "55P03", "25P03", "25P04", "25006")
 _USELESS_CODES = ("25006", "57P01", "57P02", "57P03", "57P04", "57P05")
 _READ_ONLY = "25006"
 
-# Maximum time for a released connection to answer a cancellation, in seconds.
+# Maximum time for a released connection to respond to a cancellation, in seconds.
 _RELEASE_S = 2.0
 # Maximum time for connections to close, in seconds. Open connections are then terminated.
 _CLOSE_S = 5.0
@@ -45,7 +45,7 @@ class Database:
     """A pool of connections.
 
     Args:
-        settings: the URL, the size of the pool and the time limit of a statement.
+        settings: the URL, the pool size and the statement time limit.
         application: the name of the connections in pg_stat_activity.
         bounded: whether statements have a time limit and idle transactions are ended. Maintenance
             is not bounded.
@@ -111,7 +111,7 @@ class Database:
             Unavailable: the database cannot be reached, or ended the transaction. An interrupted
                 COMMIT may have taken effect.
         """
-        with _faults():
+        with _converted_faults():
             async with self._driver() as driver:
                 await driver.execute("BEGIN")
                 connection = Connection(driver, in_transaction=True)
@@ -129,7 +129,7 @@ class Database:
         Raises:
             Unavailable: as for a transaction, or a statement reached its time limit.
         """
-        with _faults():
+        with _converted_faults():
             async with self._driver() as driver:
                 await driver.execute(
                     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
@@ -149,21 +149,21 @@ class Database:
         Raises:
             Unavailable: as for a transaction.
         """
-        with _faults():
+        with _converted_faults():
             async with self._driver() as driver:
                 yield Connection(driver, in_transaction=False)
 
     async def ping(self) -> None:
-        """Check that the database answers.
+        """Check that the database responds.
 
         Raises:
-            Unavailable: the database does not answer.
+            Unavailable: the database does not respond.
         """
         async with self.statement() as connection:
             await connection.execute(_PING)
 
     async def installation_id(self) -> UUID:
-        """Return the id of the database. It is read once.
+        """Return the installation id, which is read once.
 
         Raises:
             Unavailable: as for a transaction.
@@ -180,7 +180,7 @@ class Database:
         Raises:
             Unavailable: as for a transaction.
         """
-        with _faults():
+        with _converted_faults():
             driver = await asyncpg.connect(**self._connect | {"server_settings": self._listen})
             try:
                 await self._set_up_session(driver)
@@ -205,7 +205,7 @@ class Database:
     async def _driver(self) -> AsyncIterator[Driver]:
         pool = self._pool
         if pool is None:
-            # This opens no connection yet.
+            # No connection is opened yet.
             pool = self._pool = asyncpg.create_pool(
                 **self._connect,
                 init=self._set_up_session,
@@ -225,7 +225,7 @@ class Database:
             # A password change or a failover may be in progress.
             raise Unavailable("postgresql") from error
         self._connected = True
-        # If the connection is lost, the pool clears `pooled._con`. The driver still reports it.
+        # The pool clears `pooled._con` if the connection is lost. The driver still reports that.
         driver: Driver = pooled._con  # type: ignore[attr-defined] # noqa: SLF001
         try:
             yield driver
@@ -281,7 +281,7 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
         "timeout": int(options.get("connect_timeout", "0")) or settings.database_timeout,
     }
     if options.get("sslrootcert") == "system":
-        # asyncpg would use it as a file name.
+        # asyncpg would treat the value as a file name.
         arguments["ssl"] = ssl.create_default_context()
     if options.get("target_session_attrs", "any") == "any":
         several = "," in urlsplit(settings.postgresql_url).netloc or "," in options.get("host", "")
@@ -291,7 +291,7 @@ def server_arguments(settings: Settings, *, writes: bool = True) -> dict[str, An
 
 
 def server_error(error: BaseException | None) -> asyncpg.PostgresError | None:
-    """Return the server error from a chain of causes; None if the server did not answer.
+    """Return the server error from a chain of causes; None if the server did not respond.
 
     Its message contains no part of the URL, unlike a driver's message.
     """
@@ -303,8 +303,8 @@ def server_error(error: BaseException | None) -> asyncpg.PostgresError | None:
 _PING = text("SELECT 1")
 
 
-class _faults:  # noqa: N801 - reads as a function: with _faults():
-    """Convert transient faults of the database to Unavailable."""
+class _converted_faults:  # noqa: N801 - reads as a function: with _converted_faults():
+    """Convert transient database faults to Unavailable."""
 
     def __enter__(self) -> None:
         pass

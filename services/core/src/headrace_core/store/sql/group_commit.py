@@ -16,9 +16,9 @@ from typing import Any, Final, Generic, TypeVar
 from headrace_core.domain.errors import ShuttingDown, Unavailable
 
 # A batch waits for more items if the last commit and the queue contain at least this many.
-_CROWD: Final = 5
+_MIN_CROWD: Final = 5
 # Time between two checks for more items, in seconds.
-_STEP: Final = 0.001
+_POLL_S: Final = 0.001
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,11 +32,11 @@ class Overloaded(Unavailable):
         self.args = ("too many writes are waiting for postgresql; try again",)
 
 
-def _one(_: object) -> int:
+def _unit_weight(_: object) -> int:
     return 1
 
 
-def _give_up(future: asyncio.Future[Any]) -> None:
+def _time_out(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_exception(TimeoutError())
 
@@ -53,7 +53,7 @@ class GroupCommit(Generic[Item, Result]):
         max_batch_weight: the weight at which a batch is full. A single item can be heavier.
         max_pending_weight: the maximum weight of all unfinished items.
         gather: the longest time that a batch waits for more items, in seconds. Batches wait only
-            if the last commit and the queue contain at least `_CROWD` items.
+            if the last commit and the queue contain at least `_MIN_CROWD` items.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class GroupCommit(Generic[Item, Result]):
         commit: Callable[[list[Item]], Awaitable[list[Result]]],
         max_batch: int,
         max_pending: int,
-        weigh: Callable[[Item], int] = _one,
+        weigh: Callable[[Item], int] = _unit_weight,
         max_batch_weight: int | None = None,
         max_pending_weight: int | None = None,
         gather: float = 0.0,
@@ -120,8 +120,8 @@ class GroupCommit(Generic[Item, Result]):
             )
         if timeout is None:
             return await future
-        # This takes a tenth of the time of asyncio.timeout(), and every submit needs it.
-        timer = loop.call_later(timeout, _give_up, future)
+        # Every submit needs a timer, and call_later takes a tenth of the time of asyncio.timeout().
+        timer = loop.call_later(timeout, _time_out, future)
         try:
             return await future
         finally:
@@ -146,7 +146,7 @@ class GroupCommit(Generic[Item, Result]):
         try:
             while self._waiting:
                 committed = await self._commit_batch()
-                if committed + len(self._waiting) >= _CROWD:
+                if committed + len(self._waiting) >= _MIN_CROWD:
                     await self._gather_more()
         finally:
             self._committer = None
@@ -164,7 +164,7 @@ class GroupCommit(Generic[Item, Result]):
         size = -1
         while size < len(self._waiting) < self._max_batch and clock() < end and not self._closed:
             size = len(self._waiting)
-            await asyncio.sleep(_STEP)
+            await asyncio.sleep(_POLL_S)
 
     async def _commit_batch(self) -> int:
         items, futures, weight = self._next_batch()

@@ -1,4 +1,4 @@
-"""The identity of this database."""
+"""The id and the secret of this database."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ class Installation:
 
 
 async def read_installation(conn: Connection) -> Installation:
-    """Read the only row."""
+    """Read the only row of the table `installation`."""
     row = (await conn.execute(text("SELECT id, secret FROM installation"))).one()
     return Installation(id=row.id, secret=bytes(row.secret))

@@ -38,7 +38,7 @@ async def listen(
         Unavailable: the connection failed.
     """
     async with database.session() as connection:
-        # The time limit of statements is too long for a dead connection.
+        # The statement time limit is too long to detect a dead connection.
         async with asyncio.timeout(probe):
             for channel in channels:
                 await connection.add_listener(

@@ -1,4 +1,4 @@
-"""The health check of writes to the database."""
+"""The health check for database writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headrace_core.store.sql.database import Database, server_error
 from headrace_core.store.sql.transition import insert_events
 
 # Seconds between two checks for free disk space.
-_ROOM_S: Final = 10.0
+_DISK_CHECK_S: Final = 10.0
 
 
 async def check_writes(database: Database) -> None:
@@ -40,7 +40,7 @@ async def write_fault(database: Database, *, within: float) -> str | None:
         async with asyncio.timeout(within):
             await check_writes(database)
     except TimeoutError:
-        return f"no answer within {within:g} s"
+        return f"no response within {within:g} s"
     except (Unavailable, PostgresError) as error:
         answer = server_error(error)
         return type(error.__cause__).__name__ if answer is None else answer.message
@@ -52,12 +52,12 @@ class WriteProbe:
 
     Args:
         database: the service's database.
-        room: whether to check for free disk space every ten seconds.
+        checks_disk: whether to check for free disk space every ten seconds.
     """
 
-    def __init__(self, database: Database, *, room: bool = False) -> None:
+    def __init__(self, database: Database, *, checks_disk: bool = False) -> None:
         self._database = database
-        self._room_at = 0.0 if room else inf
+        self._next_disk_check = 0.0 if checks_disk else inf
 
     async def run(self) -> None:
         """Run `check_writes`, and check for free disk space if that is due.
@@ -66,11 +66,11 @@ class WriteProbe:
             Unavailable: nothing can be stored.
         """
         await check_writes(self._database)
-        if time.monotonic() >= self._room_at:
+        if time.monotonic() >= self._next_disk_check:
             async with self._database.transaction() as connection:
                 await connection.execute(_LITTLE_MEMORY)
                 await connection.execute(_SPILL)
-            self._room_at = time.monotonic() + _ROOM_S
+            self._next_disk_check = time.monotonic() + _DISK_CHECK_S
 
 
 # The probe takes the same locks and needs the same privileges as a submit, but inserts no rows. The

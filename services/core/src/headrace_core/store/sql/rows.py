@@ -1,4 +1,4 @@
-"""The conversion of rows to domain objects, and of values to their stored form."""
+"""Conversion of rows to domain objects, and of domain values to their stored form."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 _T = TypeVar("_T")
 _Interval = TypeVar("_Interval", timedelta, timedelta | None)
 
-_DOCUMENTS = ("labels", "retry", "error")
+_DOCUMENT_COLUMNS = ("labels", "retry", "error")
 _JOB_TIMES = ("create_time", "due_time", "update_time")
 _OPTIONAL_JOB_TIMES = ("deadline", "queue_time", "start_time", "cancel_request_time", "end_time")
-# The columns without a conversion. A new column needs no other change here.
-_PLAIN = (
+# Columns that need no conversion. A new column of this kind needs no other change here.
+_PLAIN_COLUMNS = (
     *("id", "tenant", "type", "queue", "priority", "request_id", "batch_id", "attempt"),
     *("retries_used", "seq", "worker_id", "correlation_id"),
 )
@@ -68,8 +68,8 @@ def _progress_column(table: str = "") -> str:
 def job_columns(*, full: bool, table: str = "") -> str:
     """Return the select list that `to_job` reads."""
     of = f"{table}." if table else ""
-    columns = [f"{of}{name}" for name in (*_PLAIN, "state")]
-    columns += [f"{of}{name}::text AS {name}" for name in _DOCUMENTS]
+    columns = [f"{of}{name}" for name in (*_PLAIN_COLUMNS, "state")]
+    columns += [f"{of}{name}::text AS {name}" for name in _DOCUMENT_COLUMNS]
     columns += [f"{readable(of + name)} AS {name}" for name in (*_JOB_TIMES, *_OPTIONAL_JOB_TIMES)]
     columns.append(_progress_column(of))
     columns.append(f"{readable_interval(f'{of}timeout')} AS timeout")
@@ -97,15 +97,15 @@ def to_job(row: Row) -> Job:
     """Convert a row with `job_columns`. Unreadable fields are left out, counted and logged."""
     job = decode_job(row)
     if job.unreadable:
-        UNREADABLE_ROWS.note(f"job {job.id}", job.unreadable)
+        UNREADABLE_ROWS.record(f"job {job.id}", job.unreadable)
     return job
 
 
 def decode_job(row: Row) -> Job:
     """Convert a row like `to_job`, but do not count unreadable fields."""
-    fields = Fields()
+    fields = FieldReader()
     stack_trace = row["stack_trace"]
-    plain = {name: row[name] for name in _PLAIN}
+    plain = {name: row[name] for name in _PLAIN_COLUMNS}
     times: dict[str, Any] = {
         name: fields.read(name, to_time, row[name], UNREADABLE_TIME) for name in _JOB_TIMES
     }
@@ -126,23 +126,23 @@ def decode_job(row: Row) -> Job:
     )
 
 
-# The select list that `to_claimed_job` reads, from the columns of `jobs` and `unsound`, which names
-# the columns that cannot be read.
+# The select list that `to_claimed_job` reads, from the columns of `jobs` and `unreadable`, which
+# names the columns that cannot be read.
 CLAIMED_COLUMNS = """
     id, attempt, tenant, type, queue, payload::text AS payload, labels::text AS labels,
     retries_used, worker_losses, interruptions, retry::text AS retry, correlation_id, timeout,
-    deadline, deadline - start_time AS time_left, unsound
+    deadline, deadline - start_time AS time_left, unreadable
 """
 
 
 def to_claimed_job(row: Row) -> ClaimedJob:
     """Convert a row with `CLAIMED_COLUMNS`. Unreadable fields are left out, counted and logged."""
-    fields = Fields()
-    fields.unreadable += row["unsound"].split()
+    fields = FieldReader()
+    fields.unreadable += row["unreadable"].split()
     labels = fields.read("labels", to_labels, row["labels"], _EMPTY)
     retry = fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES)
     if fields.unreadable:
-        UNREADABLE_ROWS.note(f"job {row['id']}", fields.unreadable)
+        UNREADABLE_ROWS.record(f"job {row['id']}", fields.unreadable)
     return ClaimedJob(
         key=AttemptKey(row["id"], row["attempt"]),
         tenant=row["tenant"],
@@ -162,7 +162,7 @@ def to_claimed_job(row: Row) -> ClaimedJob:
     )
 
 
-class Fields:
+class FieldReader:
     """Decode the fields of one row, and collect the names of unreadable ones."""
 
     __slots__ = ("unreadable",)
@@ -174,13 +174,13 @@ class Fields:
         """Decode a value; return the default if that fails."""
         try:
             return decode(value)
-        except UNREADABLE:
+        except DECODING_ERRORS:
             self.unreadable.append(name)
             return default
 
 
 # The errors that decoding a stored value can raise.
-UNREADABLE: Final = (
+DECODING_ERRORS: Final = (
     msgspec.MsgspecError,
     ValueError,
     TypeError,
@@ -208,7 +208,7 @@ def to_interval(interval: _Interval) -> _Interval:
         ValueError: the stored interval is unreadable.
     """
     if interval is not None and interval < timedelta():
-        # `readable_interval` replaces an unreadable interval by this value.
+        # `readable_interval` replaces an unreadable interval with a negative one.
         raise ValueError
     return interval
 
@@ -261,9 +261,9 @@ def to_event(row: Row) -> JobEvent:
             xid=xid,
             position=position,
         )
-    except UNREADABLE:
+    except DECODING_ERRORS:
         event, fields = decode_event(row)
-        UNREADABLE_ROWS.note(f"event {seq} of job {job_id}", fields)
+        UNREADABLE_ROWS.record(f"event {seq} of job {job_id}", fields)
         return event
 
 
@@ -272,7 +272,7 @@ def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
 
     This is slower than `to_event`.
     """
-    fields = Fields()
+    fields = FieldReader()
     labels = row["labels"]
     event = JobEvent(
         job_id=row["job_id"],
@@ -364,7 +364,7 @@ _progress = msgspec.json.Decoder(_ProgressRow)
 
 
 def to_progress(progress: JsonText | None) -> Progress | None:
-    """Decode progress from its JSON object. Oversized progress of an older version is cut."""
+    """Decode progress from its JSON object; truncate oversized progress of older versions."""
     if progress is None:
         return None
     row = _progress.decode(progress)
@@ -391,7 +391,7 @@ def to_overrides(retry: JsonText | None) -> RetryOverrides:
     """Decode a submitter's retry overrides from their JSON object."""
     if retry is None:
         return _NO_OVERRIDES
-    return RetryOverrides(**_set_values(_overrides.decode(retry)))
+    return RetryOverrides(**_present_values(_overrides.decode(retry)))
 
 
 _NO_OVERRIDES = RetryOverrides()
@@ -406,7 +406,7 @@ def from_overrides(retry: RetryOverrides) -> JsonText | None:
 
 def to_policy(retry: JsonText) -> RetryPolicy:
     """Decode a handler's retry policy from its JSON object."""
-    return RetryPolicy(**_set_values(_overrides.decode(retry)))
+    return RetryPolicy(**_present_values(_overrides.decode(retry)))
 
 
 def from_policy(retry: RetryPolicy) -> JsonText:
@@ -422,7 +422,7 @@ def _retry_text(retry: RetryOverrides | RetryPolicy) -> JsonText:
     return msgspec.json.encode(fields).decode()
 
 
-def _set_values(row: _RetryRow) -> dict[str, Any]:
+def _present_values(row: _RetryRow) -> dict[str, Any]:
     fields = {
         name: value for name, value in msgspec.structs.asdict(row).items() if value is not None
     }

@@ -1,4 +1,4 @@
-"""The tables. The migrations lead to exactly this schema; a test compares them."""
+"""The tables. The migrations produce exactly this schema; a test compares them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sqlalchemy.types import UserDefinedType
 
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, JobState
 from headrace_core.domain.limits import MAX_PRIORITY, MIN_PRIORITY
-from headrace_core.store.sql.times import sound_interval, sound_number, sound_times
+from headrace_core.store.sql.times import are_readable_times, is_finite, is_readable_interval
 
 
 class Xid8(UserDefinedType[int]):
@@ -58,13 +58,13 @@ metadata = MetaData(
 )
 
 _TERMINAL = in_list(sorted(TERMINAL))
-_STEPS = " OR ".join(
+_TRANSITIONS = " OR ".join(
     f"(type = '{rule.event}' AND state IN ({in_list(rule.targets)}))" for rule in LIFECYCLE
 )
 
 
-# The times of each table.
-TIMES: Final[Mapping[str, Sequence[str]]] = {
+# The time columns, by table.
+TIME_COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "batches": ("create_time",),
     "jobs": (
         *("deadline", "create_time", "due_time", "queue_time", "start_time"),
@@ -76,18 +76,18 @@ TIMES: Final[Mapping[str, Sequence[str]]] = {
     "subscriptions": ("lease_expire_time", "create_time", "ack_time"),
 }
 
-# The condition, by table, that each time and number of a row is readable. CHECKs enforce it, except
-# for rows older than migration 0007.
-SOUND: Final[Mapping[str, str]] = {
+# The condition, by table, under which all times and numbers of a row are readable. CHECKs enforce
+# it, except for rows older than migration 0007.
+READABLE: Final[Mapping[str, str]] = {
     table: " AND ".join(
-        [sound_times(columns)]
-        + ([sound_interval("timeout"), sound_number("rank")] if table == "jobs" else [])
+        [are_readable_times(columns)]
+        + ([is_readable_interval("timeout"), is_finite("rank")] if table == "jobs" else [])
     )
-    for table, columns in TIMES.items()
+    for table, columns in TIME_COLUMNS.items()
 }
 
 
-def _time(name: str, *, nullable: bool = True) -> Column[Any]:
+def _time_column(name: str, *, nullable: bool = True) -> Column[Any]:
     return Column(name, DateTime(timezone=True), nullable=nullable)
 
 
@@ -123,7 +123,7 @@ batches = Table(
         server_default=text("clock_timestamp()"),
     ),
     CheckConstraint("jobs > 0", name="jobs"),
-    CheckConstraint(SOUND["batches"], name="times"),
+    CheckConstraint(READABLE["batches"], name="times"),
     Index(
         "batches_request_id_idx",
         "tenant",
@@ -145,7 +145,7 @@ jobs = Table(
     Column("priority", SmallInteger, nullable=False),
     Column("labels", JSONB, nullable=False),
     Column("timeout", Interval),
-    _time("deadline"),
+    _time_column("deadline"),
     Column("retry", JSONB),
     Column("request_id", Text),
     Column("fingerprint", LargeBinary),
@@ -159,16 +159,16 @@ jobs = Table(
     Column("result", JSON),
     Column("error", JSON),
     Column("worker_id", Uuid),
-    # The order within a lane: the due time in milliseconds since 1970, minus the waiting time equal
-    # to the priority.
+    # The order within a lane: the due time in milliseconds since 1970, minus the head start that
+    # the priority gives.
     Column("rank", Double, nullable=False),
-    _time("create_time", nullable=False),
-    _time("due_time", nullable=False),
-    _time("queue_time"),
-    _time("start_time"),
-    _time("cancel_request_time"),
-    _time("end_time"),
-    _time("update_time", nullable=False),
+    _time_column("create_time", nullable=False),
+    _time_column("due_time", nullable=False),
+    _time_column("queue_time"),
+    _time_column("start_time"),
+    _time_column("cancel_request_time"),
+    _time_column("end_time"),
+    _time_column("update_time", nullable=False),
     # The xid of the newest event. The xid of the next event must not be lower (sql/transition.py).
     Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     # The x-request-id of the submit.
@@ -176,7 +176,8 @@ jobs = Table(
     # The stack trace of `error`. Ignore it if `error` is NULL: the SQL function `complete` does not
     # clear it.
     Column("stack_trace", Text),
-    # Consecutive interruptions. Other ends of attempts reset it, except worker lost.
+    # Consecutive interruptions. Every end of an attempt resets the count, except interrupted and
+    # worker lost.
     Column("interruptions", Integer, nullable=False, server_default=text("0")),
     CheckConstraint(f"state IN ({in_list(JobState)})", name="state"),
     CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
@@ -201,7 +202,7 @@ jobs = Table(
     ),
     CheckConstraint("(request_id IS NULL) OR (fingerprint IS NOT NULL)", name="fingerprint"),
     CheckConstraint("jsonb_typeof(labels) = 'object'", name="labels"),
-    CheckConstraint(SOUND["jobs"], name="times"),
+    CheckConstraint(READABLE["jobs"], name="times"),
     Index(
         "jobs_queued_idx",
         "tenant",
@@ -261,30 +262,30 @@ job_events = Table(
     Column("type", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("attempt", Integer, nullable=False),
-    _time("time", nullable=False),
+    _time_column("time", nullable=False),
     Column("error", JSON),
     Column("progress", JSON),
     Column("output", JSON),
-    _time("due_time"),
+    _time_column("due_time"),
     Column("worker_id", Uuid),
     # (xid, position) is the place in the event log. `xid` is the transaction that wrote the event,
-    # or a transaction with a larger id that wrote an earlier event of the job. A transaction can
-    # get its id before the other one and lock the job after it.
+    # or a transaction with a larger id that wrote an earlier event of the job. The second case
+    # arises if the writer got its id first and locked the job second.
     Column("xid", Xid8, nullable=False),
     # The transaction that wrote the event. This default is evaluated before the default of
     # `position`, so a transaction has an id before it takes a position.
     Column("writer", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("position", BigInteger, Identity(always=True), nullable=False),
     CheckConstraint("seq >= 1 AND attempt >= 0", name="counters"),
-    # The events of the lifecycle, each with the states to which it leads.
-    CheckConstraint(_STEPS, name="step"),
+    # The lifecycle events, each with the states that it can lead to.
+    CheckConstraint(_TRANSITIONS, name="step"),
     CheckConstraint("(seq = 1) = (type = 'submitted')", name="first"),
     CheckConstraint("(output IS NOT NULL) = (type = 'output')", name="output"),
     CheckConstraint("(progress IS NOT NULL) = (type = 'progressed')", name="progress"),
     CheckConstraint("xid >= writer", name="place"),
-    CheckConstraint(SOUND["job_events"], name="times"),
+    CheckConstraint(READABLE["job_events"], name="times"),
     Index("job_events_position_idx", "xid", "position"),
-    # The few events with an xid above the xid of their writer.
+    # The few events whose xid is larger than their writer.
     Index("job_events_writer_idx", "writer", postgresql_where=text("writer <> xid")),
 )
 
@@ -300,12 +301,12 @@ workers = Table(
     Column("queues", ARRAY(Text), nullable=False),
     Column("slots", Integer, nullable=False),
     Column("draining", Boolean, nullable=False, server_default=text("false")),
-    _time("start_time", nullable=False),
-    _time("heartbeat_time", nullable=False),
-    _time("lease_expire_time", nullable=False),
+    _time_column("start_time", nullable=False),
+    _time_column("heartbeat_time", nullable=False),
+    _time_column("lease_expire_time", nullable=False),
     CheckConstraint("slots > 0", name="slots"),
     CheckConstraint("lease_expire_time >= heartbeat_time", name="lease"),
-    CheckConstraint(SOUND["workers"], name="times"),
+    CheckConstraint(READABLE["workers"], name="times"),
 )
 
 worker_handlers = Table(
@@ -328,14 +329,14 @@ leadership = Table(
     "leadership",
     metadata,
     Column("singleton", Boolean, primary_key=True, server_default=text("true")),
-    # Increases with each new leader. Each write of a scheduler compares it.
+    # Increases with each new leader. Every scheduler write checks it.
     Column("term", BigInteger, nullable=False),
     Column("holder", Uuid),
-    _time("lease_expire_time"),
+    _time_column("lease_expire_time"),
     CheckConstraint("singleton", name="singleton"),
     CheckConstraint("term > 0", name="term"),
     CheckConstraint("(holder IS NULL) = (lease_expire_time IS NULL)", name="lease"),
-    CheckConstraint(SOUND["leadership"], name="times"),
+    CheckConstraint(READABLE["leadership"], name="times"),
 )
 
 # The start of a tenant's part of the event log. Events up to this place may have been pruned. If a
@@ -376,16 +377,16 @@ subscriptions = Table(
     Column("consumer", Text),
     Column("watch_id", Uuid),
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
-    _time("lease_expire_time"),
+    _time_column("lease_expire_time"),
     Column(
         "create_time",
         DateTime(timezone=True),
         nullable=False,
         server_default=text("clock_timestamp()"),
     ),
-    _time("ack_time"),
+    _time_column("ack_time"),
     CheckConstraint("epoch >= 0", name="epoch"),
-    CheckConstraint(SOUND["subscriptions"], name="times"),
+    CheckConstraint(READABLE["subscriptions"], name="times"),
     CheckConstraint("jsonb_typeof(filter) = 'object'", name="filter"),
     CheckConstraint(
         "(watch_id IS NULL) = (lease_expire_time IS NULL) "

@@ -1,6 +1,6 @@
-"""SQL for readable times: finite, and within the calendar of Python and protobuf.
+"""SQL for readable times: finite, and within the range of Python and protobuf.
 
-The driver raises an error when it decodes a time beyond the calendar, so the whole statement fails.
+The driver raises an error when it decodes a time outside this range, so the whole statement fails.
 Statements therefore return stored times through `readable`.
 """
 
@@ -11,45 +11,45 @@ from typing import Final
 
 from headrace_core.domain.limits import MAX_DURATION
 
-# The driver reads the ends of Python's calendar as infinite, so both ends are excluded.
-_FIRST: Final = "'0001-01-01 00:00:00+00'::timestamptz"
-_END: Final = "'9999-12-31 23:59:59.999999+00'::timestamptz"
-_LONGEST: Final = f"'{MAX_DURATION.days} days'::interval"
+# The driver decodes the first and the last time of Python's range as infinite. Both are excluded.
+_LOWER_BOUND: Final = "'0001-01-01 00:00:00+00'::timestamptz"
+_UPPER_BOUND: Final = "'9999-12-31 23:59:59.999999+00'::timestamptz"
+_MAX_INTERVAL: Final = f"'{MAX_DURATION.days} days'::interval"
 
 
-def sound_times(columns: Iterable[str]) -> str:
+def are_readable_times(columns: Iterable[str]) -> str:
     """Return the condition that all of these times are readable or NULL."""
-    return " AND ".join(f"{name} > {_FIRST} AND {name} < {_END}" for name in columns)
+    return " AND ".join(f"{name} > {_LOWER_BOUND} AND {name} < {_UPPER_BOUND}" for name in columns)
 
 
-def sound_interval(column: str) -> str:
+def is_readable_interval(column: str) -> str:
     """Return the condition that a timeout is positive and readable."""
-    return f"{column} > '0'::interval AND {column} <= {_LONGEST}"
+    return f"{column} > '0'::interval AND {column} <= {_MAX_INTERVAL}"
 
 
-def sound_number(column: str) -> str:
-    """Return the condition that a double is finite. NaN is above infinity in PostgreSQL."""
+def is_finite(column: str) -> str:
+    """Return the condition that a double is finite. In PostgreSQL, NaN is above infinity."""
     return f"{column} > '-infinity'::double precision AND {column} < 'infinity'::double precision"
 
 
 def readable(column: str) -> str:
-    """Return the SQL of a stored time. An unreadable time becomes `infinity`."""
+    """Return SQL for a stored time. An unreadable time becomes `infinity`."""
     return (
-        f"CASE WHEN {column} IS NULL OR ({sound_times([column])}) THEN {column} "
+        f"CASE WHEN {column} IS NULL OR ({are_readable_times([column])}) THEN {column} "
         "ELSE 'infinity'::timestamptz END"
     )
 
 
 def readable_interval(column: str) -> str:
-    """Return the SQL of a stored timeout. An unreadable timeout becomes negative."""
+    """Return SQL for a stored timeout. An unreadable timeout becomes negative."""
     return (
-        f"CASE WHEN {column} IS NULL OR ({sound_interval(column)}) THEN {column} "
+        f"CASE WHEN {column} IS NULL OR ({is_readable_interval(column)}) THEN {column} "
         "ELSE '-1 second'::interval END"
     )
 
 
 def clamped(column: str) -> str:
-    """Return the SQL of the nearest time that a submitter can request."""
+    """Return SQL for the nearest time that a submitter can request."""
     return (
         f"least(greatest({column}, '1970-01-01 00:00:00+00'::timestamptz), "
         "'9999-12-30 23:59:59.999999+00'::timestamptz)"

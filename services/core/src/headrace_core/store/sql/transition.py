@@ -31,25 +31,25 @@ TERMINAL_LIST: Final = in_list(sorted(TERMINAL))
 
 def source_guard(event: EventType) -> str:
     """Return the condition under which `event` can occur for a row `j` of jobs."""
-    return _scanned(sources(event))
+    return _scan_guard(sources(event))
 
 
 def keyed_guard(event: EventType) -> str:
     """Return the condition of `source_guard`, for rows that are found by their keys.
 
     It hides the states from the planner, so the plan never scans the partial index of a state. A
-    plan with such a scan, made while few jobs have the state, would become slower with more jobs.
+    plan with such a scan could be made while few jobs have the state, and be slow with many.
     """
-    return _keyed(sources(event))
+    return _key_guard(sources(event))
 
 
-def _scanned(states: Sequence[JobState]) -> str:
+def _scan_guard(states: Sequence[JobState]) -> str:
     if len(states) == 1:
         return f"j.state = '{states[0]}'"
     return f"j.state IN ({in_list(states)})"
 
 
-def _keyed(states: Sequence[JobState]) -> str:
+def _key_guard(states: Sequence[JobState]) -> str:
     return f"j.state = ANY (ARRAY(SELECT unnest(ARRAY[{in_list(states)}])))"
 
 
@@ -60,7 +60,7 @@ class Lock(StrEnum):
     only the transitions that can lead to another attempt.
 
     Attributes:
-        WAIT: for the writes of a worker or client about its own job.
+        WAIT: for writes by a worker or a client to its own job.
         SKIP: for transitions that can lead to another attempt, and for pruning.
     """
 
@@ -83,7 +83,7 @@ class Selection(NamedTuple):
     lock: Lock
 
 
-class Several(NamedTuple):
+class EventSeries(NamedTuple):
     """Several events for each changed row.
 
     Attributes:
@@ -110,11 +110,11 @@ class Transition:
         keyed: whether $guard is the guard for rows that are found by their keys.
         state: the new state, in SQL. It can be left out if `events` lead to a single state.
         changes: the values of other columns. The builder sets `seq`, `xid` and `update_time`.
-        moment: whether all times are the same time, `m.now`.
-        returning: the columns of the changed rows; by default `CHANGED`.
+        same_time: whether all times of the statement are equal, as `m.now`.
+        returning: the columns of the changed rows; by default `EVENT_SOURCE`.
         event_type: the event's type, in SQL of the changed row `e`; required with several `events`.
         event_columns: the values of further columns of the event, in SQL of `e`.
-        several: set if a row has several events.
+        series: the events of a row, if a row can have several events.
         then: CTEs that read the changed rows.
         result: the final SELECT. Without one the INSERT of the events is the last statement.
         schema: the schema of the tables and a dot, for a function without a search path.
@@ -137,48 +137,49 @@ class Transition:
         keyed: bool = False,
         state: str | None = None,
         changes: Mapping[str, str],
-        moment: bool = False,
+        same_time: bool = False,
         returning: str | None = None,
         event_type: str | None = None,
         event_columns: Mapping[str, str] | None = None,
-        several: Several | None = None,
+        series: EventSeries | None = None,
         then: Sequence[str] = (),
         result: str | None,
         schema: str = "",
     ) -> None:
-        starts = _starts(events, sources)
-        if duplicates := changes.keys() & _OWN:
+        starts = _source_states(events, sources)
+        if duplicates := changes.keys() & _BUILDER_COLUMNS:
             raise ValueError(f"the builder sets {sorted(duplicates)}")
         values = {
             **_new_state(events, starts, state),
-            "seq": f"j.seq + {several.per_row if several else 1}",
+            "seq": f"j.seq + {series.per_row if series else 1}",
             "xid": _EVENT_XID,
             **changes,
-            "update_time": "m.now" if moment else "clock_timestamp()",
+            "update_time": "m.now" if same_time else "clock_timestamp()",
         }
-        guard = (_keyed if keyed else _scanned)(starts)
-        tables = ["(SELECT clock_timestamp() AS now) m"] if moment else []
+        guard = (_key_guard if keyed else _scan_guard)(starts)
+        tables = ["(SELECT clock_timestamp() AS now) m"] if same_time else []
         selected = []
         if isinstance(rows, Selection):
-            selected = [_cte(rows.name, _fill(rows.sql, guard=guard, lock=rows.lock))]
+            selected = [_cte(rows.name, _substitute(rows.sql, guard=guard, lock=rows.lock))]
             tables.insert(0, rows.name)
             where = f"j.id = {rows.name}.id"
         else:
-            where = _fill(rows, guard=guard)
+            where = _substitute(rows, guard=guard)
         update = (
             f"UPDATE {schema}jobs j\nSET {_assignments(values)}\n"
             f"{f'FROM {_join(tables)} ' if tables else ''}WHERE {where}\n"
-            f"RETURNING {returning or CHANGED}{f', {several.per_row} AS events' if several else ''}"
+            f"RETURNING {returning or EVENT_SOURCE}"
+            f"{f', {series.per_row} AS events' if series else ''}"
         )
         order = [] if isinstance(rows, str) else ["e.id"]
         insert = insert_events(
-            table=f"{name} e {several.join}" if several else f"{name} e",
-            seq=f"e.seq - e.events + {several.number}" if several else "e.seq",
+            table=f"{name} e {series.join}" if series else f"{name} e",
+            seq=f"e.seq - e.events + {series.number}" if series else "e.seq",
             event_type=_event_type(events, event_type),
             state="e.state",
             time="e.update_time",
             columns=event_columns or {},
-            order=[*order, several.number] if several else order,
+            order=[*order, series.number] if series else order,
             schema=schema,
         )
         self.events = tuple(events)
@@ -242,10 +243,10 @@ class Creation:
 
 
 # The columns that the builder sets.
-_OWN: Final = frozenset({"state", "seq", "xid", "update_time"})
+_BUILDER_COLUMNS: Final = frozenset({"state", "seq", "xid", "update_time"})
 
 # The columns of a changed row that its event copies.
-CHANGED: Final = "j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time"
+EVENT_SOURCE: Final = "j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time"
 
 # The xid of a job never decreases, so its events have the same order by place and by `seq`.
 _EVENT_XID: Final = "greatest(j.xid, pg_current_xact_id())"
@@ -282,7 +283,9 @@ def insert_events(
     )
 
 
-def _starts(events: Sequence[EventType], declared: Sequence[JobState] | None) -> Sequence[JobState]:
+def _source_states(
+    events: Sequence[EventType], declared: Sequence[JobState] | None
+) -> Sequence[JobState]:
     """Return the declared states, or the states in which all `events` can occur."""
     allowed = [sources(event) for event in events]
     if declared is None:
@@ -290,7 +293,7 @@ def _starts(events: Sequence[EventType], declared: Sequence[JobState] | None) ->
     else:
         starts = [state for state in declared if any(state in each for each in allowed)]
     if not starts or (declared is not None and len(starts) < len(declared)):
-        raise ValueError(f"the lifecycle has no state from which each of {events} may happen")
+        raise ValueError(f"the lifecycle has no state that allows all of {events}")
     return starts
 
 
@@ -302,13 +305,13 @@ def _new_state(
         return {"state": state}
     ends = {target for event in events for target in targets(event)}
     if len(ends) > 1:
-        raise ValueError(f"{events} lead to several states; declare which")
+        raise ValueError(f"{events} lead to several states; declare `state`")
     return {} if ends == set(starts) else {"state": f"'{ends.pop()}'"}
 
 
 def _event_type(events: Sequence[EventType], kind: str | None) -> str:
     if kind is None and len(events) > 1:
-        raise ValueError(f"{events} are several events; declare which")
+        raise ValueError(f"{events} are several events; declare `event_type`")
     return kind or f"'{events[0]}'"
 
 
@@ -320,7 +323,7 @@ def _join(parts: Iterable[str]) -> str:
     return ", ".join(parts)
 
 
-def _fill(sql: str, **values: str) -> str:
+def _substitute(sql: str, **values: str) -> str:
     template = Template(sql)
     missing = values.keys() - set(template.get_identifiers())
     if missing:

@@ -14,7 +14,7 @@ import structlog
 _log = structlog.get_logger()
 
 # A row can be read many times a second, so a remembered row is not logged again.
-_MOST_REMEMBERED: Final = 10_000
+_MAX_REMEMBERED: Final = 10_000
 
 
 class UnreadableRows:
@@ -28,7 +28,7 @@ class UnreadableRows:
         self.total = 0
         self._logged: set[str] = set()
 
-    def note(self, row: str, fields: Sequence[str]) -> None:
+    def record(self, row: str, fields: Sequence[str]) -> None:
         """Count a row, and log it if it is new.
 
         Args:
@@ -38,7 +38,7 @@ class UnreadableRows:
         self.total += 1
         if row in self._logged:
             return
-        if len(self._logged) >= _MOST_REMEMBERED:
+        if len(self._logged) >= _MAX_REMEMBERED:
             self._logged.clear()
         self._logged.add(row)
         _log.error(

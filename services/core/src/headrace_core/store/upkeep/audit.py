@@ -1,7 +1,7 @@
-"""The search of a whole database for rows that break an invariant. See `docs/operations.md`.
+"""The search for rows that break an invariant, in the whole database. See `docs/operations.md`.
 
 All pages are read in one snapshot. The audit takes only read locks. It reports ids, numbers,
-sizes, states and the names of columns. It does not read payloads, results or output.
+sizes, states and column names. It does not read payloads, results or output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Breach:
     """A row that breaks an invariant.
 
     Attributes:
-        check: the name of the broken rule.
+        check: the name of the check that found it.
         subject: the kind and id of the row, such as `job 0199…`.
         text: a description.
     """
@@ -88,7 +88,7 @@ async def audit_batches(conn: Connection, *, after: UUID, limit: int) -> Audited
     return AuditedPage(breaches=_breaches(rows), last=last)
 
 
-async def audit_rest(conn: Connection) -> Sequence[Breach]:
+async def audit_small_tables(conn: Connection) -> Sequence[Breach]:
     """Check the small tables: leftovers, workers, the log's start, subscriptions."""
     rows: list[Row] = []
     for statement in (_LEFTOVERS, _HANDLERS, _LOG, _INSTALLATION):
@@ -114,14 +114,14 @@ PAGE_OF_JOBS = text("SELECT id FROM jobs WHERE id > :after ORDER BY id OFFSET :s
 _PAGE_OF_BATCHES = text("SELECT id FROM batches WHERE id > :after ORDER BY id OFFSET :skip LIMIT 1")
 
 # Every transition of the lifecycle, as `state before>event>state`.
-_STEPS = ", ".join(
+_TRANSITIONS = ", ".join(
     f"'{source}>{rule.event}>{target}'"
     for rule in LIFECYCLE
     for source in (rule.sources or ("",))
     for target in rule.targets
 )
 _TERMINAL = in_list(sorted(TERMINAL))
-_WAITS = in_list((JobState.SCHEDULED, JobState.RETRYING))
+_WAITING_STATES = in_list((JobState.SCHEDULED, JobState.RETRYING))
 
 _HISTORY_CHECKS = (
     *("missing", "orphan", "gap", "step", "attempt", "end", "row", "place", "tenant", "early"),
@@ -148,7 +148,7 @@ _HISTORIES = text(f"""
             min(seq) FILTER (WHERE NOT follows) AS gap,
             min(format('event %s: %s leads from %s to %s', seq, type,
                 coalesce(nullif(before, ''), 'nothing'), state)) FILTER (
-                WHERE follows AND before || '>' || type || '>' || state NOT IN ({_STEPS})
+                WHERE follows AND before || '>' || type || '>' || state NOT IN ({_TRANSITIONS})
             ) AS step,
             min(format('event %s: %s belongs to attempt %s, after attempt %s', seq, type, attempt,
                 attempt_before)) FILTER (
@@ -160,7 +160,8 @@ _HISTORIES = text(f"""
             ) AS place,
             min(format('event %s: %s is at %s, before the due time %s', seq, type, time,
                 due_before)) FILTER (
-                WHERE before IN ({_WAITS}) AND type = '{EventType.DUE}' AND time < due_before
+                WHERE before IN ({_WAITING_STATES}) AND type = '{EventType.DUE}'
+                    AND time < due_before
             ) AS early,
             count(*) FILTER (WHERE state IN ({_TERMINAL})) AS ends,
             count(*) FILTER (WHERE type = '{EventType.REQUEUED}') AS requeued,
@@ -200,7 +201,7 @@ _HISTORIES = text(f"""
             h.early
         FROM job j FULL JOIN history h ON h.job_id = j.id
     )
-    -- The first row has the counts alone.
+    -- The first row has only the counts.
     (SELECT NULL::uuid AS job_id, count(*) FILTER (WHERE is_job) AS jobs,
         coalesce(sum(events), 0)::bigint AS events,
         {", ".join(f'NULL::text AS "{check}"' for check in _HISTORY_CHECKS)}
@@ -209,7 +210,7 @@ _HISTORIES = text(f"""
     (SELECT p.job_id, 0, 0, {", ".join(f'p."{check}"' for check in _HISTORY_CHECKS)}
     FROM pair p
     WHERE num_nonnulls({", ".join(f'p."{check}"' for check in _HISTORY_CHECKS)}) > 0
-        -- The leftover events of pruned jobs have a check of their own.
+        -- The leftover events of pruned jobs have their own check.
         AND (p.is_job OR NOT EXISTS (SELECT 1 FROM pruned_jobs u WHERE u.id = p.job_id))
     LIMIT :most)
 """)

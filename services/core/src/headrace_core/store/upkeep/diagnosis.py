@@ -1,4 +1,4 @@
-"""The state of a database, for its operators."""
+"""The state of a database, for operators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
-from headrace_core.store.jobs.waiting import LANES, SERVES_LANE, head_of
+from headrace_core.store.jobs.waiting import LANES, SERVES_LANE, lane_head_sql
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.workers import LIVE_WORKER
 
@@ -267,7 +267,7 @@ _UNSERVED = text(f"""
         THEN clock_timestamp() - first.queue_time ELSE interval '0' END AS age
     FROM lane l CROSS JOIN LATERAL (
         SELECT j.queue_time FROM jobs j
-            {head_of("l")} LIMIT 1
+            {lane_head_sql("l")} LIMIT 1
     ) first
     WHERE NOT EXISTS (
         SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id

@@ -1,8 +1,8 @@
 """The rebase after a restore into another cluster: all events get places of the new cluster.
 
-A place contains a transaction id. A dump keeps the ids, but each cluster assigns its own ids. An
-event would not settle until the new cluster reached its id, and new events would have places before
-it.
+A place contains a transaction id. A dump keeps the ids, but each cluster assigns its own ids.
+Without a rebase, an event would not settle until the new cluster reached its id, and new events
+would get places before it.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ async def rebase(conn: Connection) -> Rebased:
     locked. The order of events across jobs can change, so the database gets a new id and a new
     secret, and old cursors are rejected. A subscription continues before its first unacknowledged
     event, and can receive some acknowledged events again. If unread events of a subscription were
-    pruned, the subscription still reports it.
+    pruned, the subscription still reports their loss.
 
     Args:
         conn: a connection with a separate transaction. The function locks the tables against
             writes.
     """
     await conn.execute(_LOCK)
-    # This compares with the old places of the events.
+    # This statement reads the old places of the events, so it runs first.
     subscriptions = (await conn.execute(_SUBSCRIPTIONS)).rowcount
-    await conn.execute(_STARTS)
+    await conn.execute(_RESET_STARTS)
     events = (await conn.execute(_EVENTS)).rowcount
     jobs = (await conn.execute(_JOBS)).rowcount
-    await conn.execute(_RENAME)
+    await conn.execute(_REPLACE_IDENTITY)
     return Rebased(events=events, jobs=jobs, subscriptions=subscriptions)
 
 
 # The first transaction id of any cluster (FirstNormalTransactionId in PostgreSQL's source).
-_FIRST = "'3'::xid8"
+_FIRST_XID = "'3'::xid8"
 
 _FOREIGN = text("""
     SELECT 1 FROM (
@@ -78,7 +78,7 @@ _SUBSCRIPTIONS = text(f"""
     SET (xid, position) = (
         SELECT
             -- Before every start.
-            CASE WHEN pruned THEN '0'::xid8 ELSE {_FIRST} END,
+            CASE WHEN pruned THEN '0'::xid8 ELSE {_FIRST_XID} END,
             CASE WHEN pruned THEN 0 ELSE coalesce(
                 (
                     SELECT min(e.position) - 1 FROM job_events e
@@ -98,10 +98,10 @@ _SUBSCRIPTIONS = text(f"""
 """)
 
 # Before every event.
-_STARTS = text(f"UPDATE event_log SET start_xid = {_FIRST}, start_position = 0")
+_RESET_STARTS = text(f"UPDATE event_log SET start_xid = {_FIRST_XID}, start_position = 0")
 
-_EVENTS = text(f"UPDATE job_events SET xid = {_FIRST}, writer = {_FIRST}")
+_EVENTS = text(f"UPDATE job_events SET xid = {_FIRST_XID}, writer = {_FIRST_XID}")
 
-_JOBS = text(f"UPDATE jobs SET xid = {_FIRST}")
+_JOBS = text(f"UPDATE jobs SET xid = {_FIRST_XID}")
 
-_RENAME = text("UPDATE installation SET id = DEFAULT, secret = DEFAULT")
+_REPLACE_IDENTITY = text("UPDATE installation SET id = DEFAULT, secret = DEFAULT")

@@ -1,4 +1,4 @@
-"""The search for stuck jobs. Any job can appear stuck for a moment, so callers search twice."""
+"""The search for stuck jobs. Any job can appear stuck briefly, so callers search twice."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from headrace_core.store.sql.transition import TERMINAL_LIST, source_guard
 from headrace_core.store.workers import LIVE_WORKER
 
 # The maximum number of stuck jobs per check, the oldest first.
-_MOST = 1000
+_MAX_STUCK_JOBS = 1000
 
 
-class Stuck(NamedTuple):
+class StuckJob(NamedTuple):
     """A job that waits for a service. Two searches return equal values if it did not change.
 
     Attributes:
@@ -34,7 +34,7 @@ class Stuck(NamedTuple):
     text: str
 
 
-async def find_stuck(conn: Connection, *, deadline_grace: timedelta) -> set[Stuck]:
+async def find_stuck(conn: Connection, *, deadline_grace: timedelta) -> set[StuckJob]:
     """Find stuck jobs.
 
     Stuck jobs are RUNNING jobs without a live worker, jobs that are due or past their deadline, and
@@ -44,12 +44,12 @@ async def find_stuck(conn: Connection, *, deadline_grace: timedelta) -> set[Stuc
         conn: a connection, with or without a transaction.
         deadline_grace: the time after the deadline during which a job may still run.
     """
-    rows = await conn.execute(_STUCK, {"grace": deadline_grace, "most": _MOST})
-    found = {Stuck(row.broken, row.id, row.seq, row.detail) for row in rows}
+    rows = await conn.execute(_STUCK, {"grace": deadline_grace, "most": _MAX_STUCK_JOBS})
+    found = {StuckJob(row.broken, row.id, row.seq, row.detail) for row in rows}
     roomy = [pool.name for pool in await live_pools(conn) if 2 * pool.running < pool.slots]
     for head in await ready_heads(conn, pools=roomy, limit=1, known={}):
         found |= {
-            Stuck(
+            StuckJob(
                 "delivery",
                 key.job_id,
                 key.attempt,

@@ -1,4 +1,4 @@
-"""Find rows with unreadable fields. The rows are read in the same way as in the services."""
+"""The search for rows with unreadable fields. Rows are decoded in the same way as in services."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from headrace_core.domain.ids import JobId
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import (
     EVENT_COLUMNS,
-    Fields,
+    FieldReader,
     decode_event,
     decode_job,
     job_columns,
     to_policy,
 )
-from headrace_core.store.sql.tables import SOUND
-from headrace_core.store.sql.times import sound_interval, sound_number
+from headrace_core.store.sql.tables import READABLE
+from headrace_core.store.sql.times import is_finite, is_readable_interval
 from headrace_core.store.subscriptions import read_filter
 
 _LAST_ID = UUID(int=2**128 - 1)
@@ -70,7 +70,7 @@ async def other_unreadable_rows(conn: Connection) -> list[UnreadableRow]:
     """Return the unreadable rows of all other tables."""
     found = [UnreadableRow(row.name, ["times"]) for row in await conn.execute(_OTHER_TIMES)]
     for row in await conn.execute(_HANDLERS):
-        fields = Fields()
+        fields = FieldReader()
         fields.read("retry", to_policy, row.retry, None)
         if row.timeout_unsound:
             fields.unreadable.append("timeout")
@@ -78,7 +78,7 @@ async def other_unreadable_rows(conn: Connection) -> list[UnreadableRow]:
             name = f"handler {row.type} of worker {row.worker_id}"
             found.append(UnreadableRow(name, fields.unreadable))
     for row in await conn.execute(_SUBSCRIPTIONS):
-        fields = Fields()
+        fields = FieldReader()
         fields.read("filter", read_filter, row.filter, None)
         if fields.unreadable:
             name = f"subscription {row.name} of tenant {row.tenant}"
@@ -88,9 +88,9 @@ async def other_unreadable_rows(conn: Connection) -> list[UnreadableRow]:
 
 _JOBS = text(f"""
     SELECT {job_columns(full=False)},
-        NOT ({sound_number("rank")}) AS rank_unsound
+        NOT ({is_finite("rank")}) AS rank_unsound
     FROM jobs WHERE id > :after AND id <= :last AND (
-        NOT ({SOUND["jobs"]}) OR labels <> '{{}}'::jsonb OR retry IS NOT NULL
+        NOT ({READABLE["jobs"]}) OR labels <> '{{}}'::jsonb OR retry IS NOT NULL
         OR error IS NOT NULL OR progress IS NOT NULL
     )
     ORDER BY id
@@ -100,7 +100,7 @@ _EVENTS = text(f"""
     SELECT {EVENT_COLUMNS} FROM (
         SELECT * FROM job_events
         WHERE (job_id, seq) > (CAST(:after AS uuid), CAST(:seq AS integer)) AND job_id <= :last
-            AND (NOT ({SOUND["job_events"]}) OR error IS NOT NULL OR progress IS NOT NULL)
+            AND (NOT ({READABLE["job_events"]}) OR error IS NOT NULL OR progress IS NOT NULL)
         ORDER BY job_id, seq LIMIT :limit
     ) e
     LEFT JOIN jobs j ON j.id = e.job_id
@@ -108,16 +108,16 @@ _EVENTS = text(f"""
 """)
 
 _OTHER_TIMES = text(f"""
-    SELECT 'batch ' || id AS name FROM batches WHERE NOT ({SOUND["batches"]})
-    UNION ALL SELECT 'worker ' || id FROM workers WHERE NOT ({SOUND["workers"]})
-    UNION ALL SELECT 'leadership' FROM leadership WHERE NOT ({SOUND["leadership"]})
+    SELECT 'batch ' || id AS name FROM batches WHERE NOT ({READABLE["batches"]})
+    UNION ALL SELECT 'worker ' || id FROM workers WHERE NOT ({READABLE["workers"]})
+    UNION ALL SELECT 'leadership' FROM leadership WHERE NOT ({READABLE["leadership"]})
     UNION ALL SELECT 'subscription ' || name || ' of tenant ' || tenant FROM subscriptions
-        WHERE NOT ({SOUND["subscriptions"]})
+        WHERE NOT ({READABLE["subscriptions"]})
 """)
 
 _HANDLERS = text(f"""
     SELECT worker_id, type, retry::text AS retry,
-        NOT ({sound_interval("timeout")}) AS timeout_unsound
+        NOT ({is_readable_interval("timeout")}) AS timeout_unsound
     FROM worker_handlers
 """)
 

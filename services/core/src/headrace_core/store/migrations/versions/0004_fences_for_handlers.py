@@ -23,7 +23,7 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION check_fence(uuid, integer)")
 
 
-# Both functions run with the rights of the tables' owner. To prevent objects of the caller from
+# Both functions run with the privileges of the tables' owner. To prevent objects of the caller from
 # replacing Headrace's objects, pg_temp is last in the path and all other names are qualified.
 #
 # The lock conflicts only with FOR UPDATE, which each transition to another attempt takes first.

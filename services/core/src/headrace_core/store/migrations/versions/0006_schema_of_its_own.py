@@ -25,7 +25,7 @@ def downgrade() -> None:
     """Keep the functions, which have the same effect as the functions of 0004."""
 
 
-# Both functions run with the rights of the tables' owner. To prevent objects of the caller from
+# Both functions run with the privileges of the tables' owner. To prevent objects of the caller from
 # replacing Headrace's objects, pg_temp is last in the path and all other names are qualified.
 #
 # The lock conflicts only with FOR UPDATE, which each transition to another attempt takes first.

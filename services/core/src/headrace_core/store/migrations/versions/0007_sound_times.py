@@ -3,7 +3,7 @@
 Older rows may have unreadable times, so the constraints begin as NOT VALID. A trigger clamps the
 times of a job or an event when its row is updated. Without the trigger, one such row would fail
 every statement that updates it together with other rows. `migrate` validates the constraints and
-drops the triggers when no such row is left (store/upkeep/sound.py).
+drops the triggers when no such row is left (store/upkeep/clamp.py).
 """
 
 from __future__ import annotations

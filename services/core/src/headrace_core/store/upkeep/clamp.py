@@ -8,19 +8,19 @@ from typing import Final
 from sqlalchemy import TextClause, text
 
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.tables import SOUND, TIMES
-from headrace_core.store.sql.times import clamped, sound_interval, sound_number
+from headrace_core.store.sql.tables import READABLE, TIME_COLUMNS
+from headrace_core.store.sql.times import clamped, is_finite, is_readable_interval
 
-# The tables with a trigger of migration 0007.
-CLAMPED: Final = ("jobs", "job_events")
+# The tables that have a trigger from migration 0007.
+CLAMPED_TABLES: Final = ("jobs", "job_events")
 
 
-async def unvalidated(conn: Connection) -> Sequence[tuple[str, str]]:
-    """Return the constraints that older rows may violate, as (table, name)."""
+async def unvalidated_constraints(conn: Connection) -> Sequence[tuple[str, str]]:
+    """Return the constraints that older rows may violate (NOT VALID), as (table, name)."""
     return [(row.table, row.name) for row in await conn.execute(_UNVALIDATED)]
 
 
-async def validate(conn: Connection, *, table: str, name: str) -> bool:
+async def validate_constraint(conn: Connection, *, table: str, name: str) -> bool:
     """Validate a constraint. Writers do not wait for it.
 
     Returns:
@@ -36,20 +36,20 @@ async def validate(conn: Connection, *, table: str, name: str) -> bool:
             END $$
         """)
     )
-    return (table, name) not in await unvalidated(conn)
+    return (table, name) not in await unvalidated_constraints(conn)
 
 
-async def drop_clamp(conn: Connection, *, table: str) -> None:
-    """Drop the trigger of a table in which every row is sound.
+async def drop_clamp_trigger(conn: Connection, *, table: str) -> None:
+    """Drop the trigger of a table if all its rows are readable.
 
     Args:
-        conn: a connection with a separate transaction. Locks on two tables could deadlock with a
-            service.
-        table: one of `CLAMPED`.
+        conn: a connection with a separate transaction, because locks on two tables could cause
+            a deadlock with a service.
+        table: one of `CLAMPED_TABLES`.
     """
-    if (table, f"{table}_times_check") in await unvalidated(conn):
+    if (table, f"{table}_times_check") in await unvalidated_constraints(conn):
         return
-    if await conn.scalar(_CLAMP, {"table": table, "name": f"{table}_clamp"}):
+    if await conn.scalar(_HAS_TRIGGER, {"table": table, "name": f"{table}_clamp"}):
         await conn.execute(text(f"DROP TRIGGER {table}_clamp ON {table}"))
         await conn.execute(text(f"DROP FUNCTION clamp_{table}()"))
 
@@ -62,7 +62,7 @@ async def clamp_rows(conn: Connection, *, table: str) -> int:
     Returns:
         The number of changed rows.
     """
-    return (await conn.execute(_CLAMPS[table])).rowcount
+    return (await conn.execute(_CLAMP_STATEMENTS[table])).rowcount
 
 
 _UNVALIDATED = text("""
@@ -74,7 +74,7 @@ _UNVALIDATED = text("""
     ORDER BY 1, 2
 """)
 
-_CLAMP = text("""
+_HAS_TRIGGER = text("""
     SELECT EXISTS (
         SELECT FROM pg_trigger
         WHERE tgrelid = CAST(CAST(:table AS text) AS regclass) AND tgname = :name
@@ -82,15 +82,17 @@ _CLAMP = text("""
 """)
 
 
-def _clamp(table: str, columns: Sequence[str]) -> TextClause:
+def _clamp_statement(table: str, columns: Sequence[str]) -> TextClause:
     values = [f"{name} = CASE WHEN {name} IS NOT NULL THEN {clamped(name)} END" for name in columns]
     if table == "jobs":
-        values.append(f"timeout = CASE WHEN {sound_interval('timeout')} THEN timeout END")
+        values.append(f"timeout = CASE WHEN {is_readable_interval('timeout')} THEN timeout END")
         values.append(
-            f"rank = CASE WHEN {sound_number('rank')} THEN rank ELSE "
+            f"rank = CASE WHEN {is_finite('rank')} THEN rank ELSE "
             f"extract(epoch FROM {clamped('due_time')}) * 1000 - priority * 60000 END"
         )
-    return text(f"UPDATE {table} SET {', '.join(values)} WHERE NOT ({SOUND[table]})")
+    return text(f"UPDATE {table} SET {', '.join(values)} WHERE NOT ({READABLE[table]})")
 
 
-_CLAMPS = {table: _clamp(table, columns) for table, columns in TIMES.items()}
+_CLAMP_STATEMENTS = {
+    table: _clamp_statement(table, columns) for table, columns in TIME_COLUMNS.items()
+}
