@@ -38,7 +38,7 @@ from headrace_core.store.upkeep.diagnosis import (
 from headrace_gateway.service import Gateway
 from headrace_ops import findings
 from headrace_ops.findings import Finding, Level
-from headrace_ops.servers import describe, describe_redis
+from headrace_ops.servers import describe_database, describe_redis
 from support.databases import Databases
 from support.jobs import submit
 from support.read_only import set_read_only
@@ -524,7 +524,7 @@ async def test_unreachable_database_exits_with_2(settings: Settings) -> None:
     ],
 )
 def test_database_place_has_host_and_port_only(url: str, where: str) -> None:
-    assert describe(Settings(database_url=SecretStr(url))) == where
+    assert describe_database(Settings(database_url=SecretStr(url))) == where
 
 
 @pytest.mark.parametrize(

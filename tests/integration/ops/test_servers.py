@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_ops.servers import ServersNotFound, describe, find_settings
+from headrace_ops.servers import ServersNotFound, describe_database, find_settings
 from headrace_standalone.embedded.folder import DataFolder
 
 EMBEDDED_SERVERS = pytest.mark.skipif(
@@ -77,4 +77,4 @@ def test_place_contains_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
         "postgresql://db:5433/jobs?user=me&password=pa55word",
     ):
         monkeypatch.setenv("HEADRACE_DATABASE_URL", url)
-        assert describe(find_settings(None)) == "db:5433/jobs"
+        assert describe_database(find_settings(None)) == "db:5433/jobs"
