@@ -30,7 +30,7 @@ class Flaky(Struct, frozen=True, forbid_unknown_fields=True):
     failures: Annotated[int, Meta(description="Number of attempts that fail.", ge=0, le=50)] = 2
 
 
-class Outcome(Struct, frozen=True):
+class FlakyResult(Struct, frozen=True):
     """The attempt that succeeded."""
 
     attempt: int
@@ -42,7 +42,7 @@ class Outcome(Struct, frozen=True):
         max_attempts=5, initial_backoff=timedelta(seconds=0.2), max_backoff=timedelta(seconds=2)
     ),
 )
-async def flaky(payload: Flaky, ctx: Context) -> Outcome:
+async def flaky(payload: Flaky, ctx: Context) -> FlakyResult:
     """Fail twice, then succeed, like a call to a service that is restarting.
 
     Headrace retries after any exception, with the job's backoff. `Retry` adds a readable reason,
@@ -50,7 +50,7 @@ async def flaky(payload: Flaky, ctx: Context) -> Outcome:
     """
     number = ctx.attempt.number
     if number > payload.failures:
-        return Outcome(attempt=number)
+        return FlakyResult(attempt=number)
     if number == 1:
         raise ConnectionResetError("the service closed the connection")
     raise Retry(f"the service is still starting (attempt {number})", after=0.3)

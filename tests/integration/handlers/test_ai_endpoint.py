@@ -294,7 +294,7 @@ async def test_oversized_response_fails(endpoint: Site, monkeypatch: pytest.Monk
     monkeypatch.setattr(ai_endpoint, "_MAX_RESPONSE_BYTES", 1000)
     for respond in (streaming(b"data: " + b"x" * 2000), reply(400, b"x" * 2000)):
         endpoint.answer = respond
-        with pytest.raises(Fail, match="exceeds 1,000 bytes") as failure:
+        with pytest.raises(Fail, match="exceeds the limit of 1,000 bytes") as failure:
             await ai_task(SUMMARY, async_context())
         assert failure.value.type == "TooLong"
     assert endpoint.received[0].headers["accept-encoding"] == "identity"

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from headrace_handlers.ai_lexicon import MAX_CHARACTERS
-from headrace_handlers.ai_task import Task, ai_task, chosen
+from headrace_handlers.ai_task import Task, ai_task, chosen_label
 from headrace_worker import Fail, Retry
 from support.recording import async_context
 
@@ -93,10 +93,10 @@ def test_incomplete_task_is_rejected(payload: dict[str, Any]) -> None:
     ],
 )
 def test_label_is_found_in_a_response(answer: str, label: str) -> None:
-    assert chosen(answer, ["refund", "order status", "C++"]) == label
+    assert chosen_label(answer, ["refund", "order status", "C++"]) == label
 
 
 @pytest.mark.parametrize("answer", ["", "none of them", "refund or order status", "refunded"])
 def test_response_without_a_single_label_is_retried(answer: str) -> None:
     with pytest.raises(Retry):
-        chosen(answer, ["refund", "order status"])
+        chosen_label(answer, ["refund", "order status"])

@@ -38,7 +38,7 @@ async def test_flaky_succeeds_at_the_third_attempt(examples: ModuleType) -> None
     with pytest.raises(Retry) as retry:
         await examples.flaky(payload, async_context(number=2))
     assert retry.value.after is not None
-    assert await examples.flaky(payload, async_context(number=3)) == examples.Outcome(attempt=3)
+    assert await examples.flaky(payload, async_context(number=3)) == examples.FlakyResult(attempt=3)
 
 
 def test_broken_fails_without_retries(examples: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""Chat completions from an OpenAI-compatible endpoint, streamed to the job's output."""
+"""Chat completions from an OpenAI-compatible endpoint, which are streamed to the job's output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headrace_handlers.coalesced_output import CoalescedOutput
 from headrace_handlers.http_client import parse_retry_after, server_time, tls_context
 from headrace_worker import Context, Fail, Retry
 
-# Maximum length of a response. Without it, a response could be endless.
+# Maximum length of a response, which could otherwise be endless.
 MAX_CHARACTERS = 100_000
 # Maximum size of a response with its protocol overhead, about ten times the maximum text.
 _MAX_RESPONSE_BYTES = 64 * 2**20
@@ -56,11 +56,11 @@ async def complete(
     max_tokens: int | None,
     temperature: float | None,
 ) -> Completion:
-    """Call the model, and emit its response while it arrives.
+    """Call the model, and emit its response as it arrives.
 
     Args:
         ctx: the context of the job; a cancellation ends the stream.
-        base_url: the URL of the endpoint with its version (`https://api.example.org/v1`).
+        base_url: the URL of the endpoint, including the version (`https://api.example.org/v1`).
         api_key: the bearer token.
         model: the name of the model.
         timeout: the maximum wait for a connection and for each piece of the response, in seconds.
@@ -81,16 +81,16 @@ async def complete(
     context = await asyncio.to_thread(tls_context)
     try:
         async with (
-            httpx2.AsyncClient(verify=context, event_hooks={"response": [_bound]}) as http,
+            httpx2.AsyncClient(verify=context, event_hooks={"response": [_limit_size]}) as http,
             openai.AsyncOpenAI(
                 base_url=base_url,
                 # The client requires a key; endpoints without keys ignore it.
                 api_key=api_key.get_secret_value() if api_key else "none",
                 timeout=timeout,
-                # The platform retries; two layers of retries would multiply the attempts.
+                # The platform retries; retries in the client would multiply the requests.
                 max_retries=0,
                 http_client=http,
-                # A compressed response could decompress to any size.
+                # Do not accept compressed responses, which could decompress to any size.
                 default_headers={"Accept-Encoding": "identity"},
             ) as client,
             await client.chat.completions.create(
@@ -103,7 +103,7 @@ async def complete(
         ):
             return await _collect(stream, ctx, model)
     except openai.APIStatusError as error:
-        raise _outcome(error) from error
+        raise _exception_for(error) from error
     except openai.APIConnectionError as error:
         reason = "timed out" if isinstance(error, openai.APITimeoutError) else "is unreachable"
         raise Retry(f"the endpoint {reason}: {error.__cause__ or error}") from error
@@ -113,12 +113,12 @@ async def complete(
         raise Retry(f"the endpoint's response is malformed: {error}") from error
 
 
-async def _bound(response: httpx2.Response) -> None:
-    response.stream = _Bounded(response.stream)
+async def _limit_size(response: httpx2.Response) -> None:
+    response.stream = _LimitedBody(response.stream)
 
 
-class _Bounded(httpx2.AsyncByteStream):
-    """A body with a size limit. A larger body fails the job."""
+class _LimitedBody(httpx2.AsyncByteStream):
+    """A response body with a size limit. A larger body fails the job."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -129,7 +129,7 @@ class _Bounded(httpx2.AsyncByteStream):
             size += len(chunk)
             if size > _MAX_RESPONSE_BYTES:
                 raise Fail(
-                    f"the endpoint's response exceeds {_MAX_RESPONSE_BYTES:,} bytes",
+                    f"the endpoint's response exceeds the limit of {_MAX_RESPONSE_BYTES:,} bytes",
                     type="TooLong",
                 )
             yield chunk
@@ -151,9 +151,9 @@ async def _collect(
     async with CoalescedOutput(ctx.emit) as output:
         async for chunk in stream:
             ctx.raise_if_cancelled()
-            model = _name(getattr(chunk, "model", None)) or model
+            model = _valid_name(getattr(chunk, "model", None)) or model
             usage = getattr(chunk, "usage", None) or usage
-            content, reason = _content(chunk)
+            content, reason = _text_and_finish_reason(chunk)
             finish_reason = reason or finish_reason
             if text := decoder.decode(content.encode("utf-16-le", "surrogatepass")):
                 parts.append(text)
@@ -173,36 +173,36 @@ async def _collect(
         text="".join(parts),
         model=model,
         finish_reason=finish_reason,
-        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
-        completion_tokens=_count(getattr(usage, "completion_tokens", None)),
+        prompt_tokens=_valid_count(getattr(usage, "prompt_tokens", None)),
+        completion_tokens=_valid_count(getattr(usage, "completion_tokens", None)),
     )
 
 
-def _content(chunk: object) -> tuple[str, str | None]:
+def _text_and_finish_reason(chunk: object) -> tuple[str, str | None]:
     """Return the text of a chunk, and its finish reason, if any.
 
-    openai does not validate its types, so a chunk can contain any values.
+    The openai package does not validate its types, so a chunk can contain any values.
     """
     choices = getattr(chunk, "choices", None)
     if not isinstance(choices, list) or not choices:
         return "", None
     content = getattr(getattr(choices[0], "delta", None), "content", None)
-    return content if isinstance(content, str) else "", _name(
+    return content if isinstance(content, str) else "", _valid_name(
         getattr(choices[0], "finish_reason", None)
     )
 
 
-def _name(value: object) -> str | None:
+def _valid_name(value: object) -> str | None:
     if not isinstance(value, str):
         return None
     return value[:_MAX_NAME].encode(errors="replace").decode() or None
 
 
-def _count(value: object) -> int | None:
+def _valid_count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < 2**63 else None
 
 
-def _outcome(error: openai.APIStatusError) -> Retry | Fail:
+def _exception_for(error: openai.APIStatusError) -> Retry | Fail:
     status = error.status_code
     message = f"the endpoint returned {status}: {error.message}"
     if status in _RETRYABLE or status >= 500:

@@ -1,4 +1,4 @@
-"""Determine the sentiment of English sentences with a lexicon, without a model or a network.
+"""The sentiment of English sentences, determined with a lexicon instead of a model.
 
 VADER: C.J. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
 Social Media Text", ICWSM 2014. The thresholds of the compound score are from the authors.
@@ -34,7 +34,7 @@ class Sentiment:
 
 
 def sentiment_of(text: str) -> Sentiment:
-    """Return the sentiment of a text of at most MAX_CHARACTERS characters. CPU-bound."""
+    """Return the sentiment of a text of at most MAX_CHARACTERS characters. This is CPU-bound."""
     with _loading:
         analyzer = _analyzer()
     score = float(analyzer.polarity_scores(text)["compound"])

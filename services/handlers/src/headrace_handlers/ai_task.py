@@ -1,4 +1,4 @@
-"""Tasks for a language model: sentiment, classification, summary, a free prompt.
+"""Tasks for a language model: sentiment, classification, summary and free prompts.
 
 If an endpoint is set (HEADRACE_AI_BASE_URL), ai_endpoint calls its model. Otherwise the lexicon in
 ai_lexicon determines the sentiment, and the result contains a note.
@@ -30,14 +30,14 @@ from headrace_worker import (
     require_packages,
 )
 
-# The first job imports these packages, because the import takes a second.
+# The first job that needs these packages imports them, because the import takes a second.
 require_packages("httpx2", "openai", "vaderSentiment", install="headrace-handlers[ai]")
 
 _ENDPOINT = "headrace_handlers.ai_endpoint"
 
 
 class AiSettings(BaseSettings):
-    """The settings of an endpoint for OpenAI's chat completions.
+    """The settings of an endpoint that implements OpenAI's chat completions.
 
     `timeout` is the maximum wait between two pieces of a response, in seconds.
     """
@@ -72,7 +72,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
     prompt: Annotated[str, Meta(description="The instruction, for prompt.", max_length=50_000)] = ""
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Maximum length of the response; default: set by the model."),
+        Meta(description="Maximum length of the response. Default: set by the model."),
     ] = None
     temperature: Annotated[
         Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="Default: set by the model.")
@@ -98,7 +98,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
                 return ()
 
 
-class Done(Struct, frozen=True, omit_defaults=True):
+class TaskResult(Struct, frozen=True, omit_defaults=True):
     """The response of the model."""
 
     provider: Annotated[
@@ -123,16 +123,16 @@ class Done(Struct, frozen=True, omit_defaults=True):
     "ai_task",
     retry=RetryPolicy(max_attempts=5, initial_backoff=timedelta(seconds=2)),
 )
-async def ai_task(task: Task, ctx: Context) -> Done:
+async def ai_task(task: Task, ctx: Context) -> TaskResult:
     """Run a task with a language model: sentiment, classification, summary or a free prompt.
 
-    It emits the response as output while it arrives. It retries after 429, 5xx and lost
-    connections, and respects Retry-After. Without an endpoint, a local lexicon (VADER)
-    determines the sentiment; all other tasks fail.
+    Emits the response as output while it arrives. Retries after 429, 5xx and lost connections, and
+    respects Retry-After. Without an endpoint, a local lexicon (VADER) determines the sentiment; all
+    other tasks fail.
     """
     settings = AiSettings()
     if settings.base_url is None:
-        return await _locally(task)
+        return await _run_locally(task)
     if settings.model is None:
         raise Fail(
             "HEADRACE_AI_MODEL is not set; set it to the endpoint's model",
@@ -147,16 +147,16 @@ async def ai_task(task: Task, ctx: Context) -> Done:
         model=settings.model,
         timeout=settings.timeout,
         system=_instruction(task),
-        user=_question(task),
+        user=_user_message(task),
         max_tokens=task.max_tokens,
         temperature=task.temperature,
     )
-    return _fitted(
-        Done(
+    return _cut_to_fit(
+        TaskResult(
             provider="endpoint",
             model=completion.model,
             output=completion.text,
-            label=chosen(completion.text, task.choices) if task.choices else None,
+            label=chosen_label(completion.text, task.choices) if task.choices else None,
             finish_reason=completion.finish_reason,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
@@ -164,21 +164,21 @@ async def ai_task(task: Task, ctx: Context) -> Done:
     )
 
 
-def _fitted(done: Done) -> Done:
-    """Return the result with its output cut to fit, because a retry would cost money again."""
+def _cut_to_fit(result: TaskResult) -> TaskResult:
+    """Return the result with its output cut to the limit. A retry would cost money again."""
     limit = max_result_bytes()
-    if json_size(done) <= limit:
-        return done
+    if json_size(result) <= limit:
+        return result
     frame = msgspec.structs.replace(
-        done,
+        result,
         output="",
-        note="The response was cut to fit in the result; the output of the job contains all of it.",
+        note="The response was cut to fit in the result; the job's output contains it in full.",
     )
     room = limit - json_size(frame) + json_size("")
-    return msgspec.structs.replace(frame, output=cut_text(done.output, room))
+    return msgspec.structs.replace(frame, output=cut_text(result.output, room))
 
 
-async def _locally(task: Task) -> Done:
+async def _run_locally(task: Task) -> TaskResult:
     if sorted(task.choices) != sorted(SENTIMENTS):
         raise Fail(
             f"task {task.task} requires a language model: set HEADRACE_AI_BASE_URL, "
@@ -193,7 +193,7 @@ async def _locally(task: Task) -> Done:
             type="TooLong",
         )
     sentiment = await asyncio.to_thread(sentiment_of, task.text)
-    return Done(
+    return TaskResult(
         provider="vader",
         model=sentiment.model,
         output=sentiment.label,
@@ -221,11 +221,11 @@ def _instruction(task: Task) -> str:
             return task.prompt if task.text else ""
 
 
-def _question(task: Task) -> str:
+def _user_message(task: Task) -> str:
     return task.text or task.prompt
 
 
-def chosen(answer: str, labels: Sequence[str]) -> str:
+def chosen_label(answer: str, labels: Sequence[str]) -> str:
     """Return the label in a response, which may contain a few other words.
 
     Raises:

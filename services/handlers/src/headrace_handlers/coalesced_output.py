@@ -1,4 +1,4 @@
-"""Output that combines many small pieces of text into a few larger ones."""
+"""Combine many small pieces of output into a few larger ones."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-# Each piece of output is a row of job_events, so a model's tokens are not emitted one by one.
+# Each piece of output is a row in job_events, so a model's tokens are not emitted one by one.
 # INTERVAL is in seconds, PIECE in characters.
 INTERVAL = 0.25
 PIECE = 8_000
 
 
 class CoalescedOutput:
-    """Emits the first text at once, and later text at most every `interval` seconds.
+    """Emit the first text at once, and later text at most every `interval` seconds.
 
         async with CoalescedOutput(ctx.emit) as output:
             async for token in tokens:

@@ -1,6 +1,7 @@
-"""Send mail by SMTP. A retry sends the same Message-ID, derived from the job id, so mailboxes can
+"""Send email by SMTP.
 
-detect duplicates.
+A retry sends the same Message-ID, which is derived from the job id, so mailboxes can detect
+duplicates.
 """
 
 # ruff: noqa: E402 - the check comes before the imports that need it
@@ -113,7 +114,7 @@ class EmailSettings(BaseSettings):
 
 
 class Mail(Struct, frozen=True, forbid_unknown_fields=True):
-    """A mail. All recipients see the addresses in `to` and `cc`."""
+    """An email. All recipients see the addresses in `to` and `cc`."""
 
     to: Annotated[
         list[MailAddress],
@@ -126,11 +127,11 @@ class Mail(Struct, frozen=True, forbid_unknown_fields=True):
         list[MailAddress],
         Meta(description="Recipients of a copy.", max_length=MAX_RECIPIENTS - 1),
     ] = field(default_factory=list)
-    reply_to: Annotated[MailAddress | None, Meta(description="Address for replies.")] = None
+    reply_to: Annotated[MailAddress | None, Meta(description="The address for replies.")] = None
     headers: Annotated[
         dict[HeaderName, Line],
         Meta(
-            description="More headers, except those that the handler writes itself.",
+            description="Additional headers, except those that the handler writes itself.",
             max_length=20,
             examples=[{"List-Unsubscribe": "<mailto:leave@example.org>"}],
         ),
@@ -170,13 +171,13 @@ class Mail(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sent(Struct, frozen=True):
-    """The result of the mail server."""
+    """The mail server's response."""
 
     message_id: Annotated[str, Meta(description="The Message-ID, the same for every attempt.")]
     accepted: Annotated[list[str], Meta(description="Accepted recipients.")]
     refused: Annotated[
         dict[str, str],
-        Meta(description="Refused recipients with the response of the server; not retried."),
+        Meta(description="Refused recipients with the server's response; not retried."),
     ]
 
 
@@ -186,10 +187,10 @@ class Sent(Struct, frozen=True):
     retry=RetryPolicy(max_attempts=5, initial_backoff=timedelta(seconds=5)),
 )
 async def email(mail: Mail, ctx: Context) -> Sent:
-    """Send a mail by SMTP.
+    """Send an email by SMTP.
 
-    It retries if the server is unreachable or returns a temporary error. If the server accepts only
-    some recipients, the job succeeds, because a retry would send those recipients the mail twice.
+    Retries if the server is unreachable or returns a temporary error. If the server accepts only
+    some recipients, the job succeeds, because a retry would send the mail to them twice.
     """
     settings = EmailSettings()
     message_id = message_id_of(ctx.attempt.job_id, settings.sender)
@@ -208,7 +209,7 @@ async def email(mail: Mail, ctx: Context) -> Sent:
             timeout=settings.timeout,
         )
     except (aiosmtplib.SMTPException, OSError, ValueError) as error:
-        raise _outcome(error) from error
+        raise _exception_for(error) from error
     return Sent(
         message_id=message_id,
         accepted=[address for address in mail.recipients if address not in refused],
@@ -274,13 +275,13 @@ def _message(mail: Mail, *, sender: str, message_id: str) -> EmailMessage:
 
 
 def _address(address: str, name: str = "") -> Address:
-    # addr_spec would reject addresses outside ASCII.
+    # addr_spec would reject non-ASCII addresses.
     user, _, domain = address.rpartition("@")
     return Address(name, user, domain)
 
 
-def _outcome(error: Exception) -> Retry | Fail:
-    """Return the end of the attempt after a failed delivery, with the server's response."""
+def _exception_for(error: Exception) -> Retry | Fail:
+    """Return the exception for a failed delivery, with the server's response."""
     match error:
         case aiosmtplib.SMTPRecipientsRefused(recipients=refusals):
             text = "; ".join(f"{r.recipient}: {r.code} {r.message}" for r in refusals)
@@ -300,7 +301,7 @@ def _outcome(error: Exception) -> Retry | Fail:
                 type="NotConfigured",
             )
         case OSError():
-            # aiosmtplib's lost connections and timeouts are OSErrors as well.
+            # aiosmtplib's lost connections and timeouts are also OSErrors.
             return Retry(f"the mail server is unreachable: {error}")
         case _:
             # The server lacks a required feature: STARTTLS, authentication or UTF-8 addresses.

@@ -1,7 +1,7 @@
 """The addresses that http_request may connect to.
 
-An allowed name can resolve to any address, and to a different one later (DNS rebinding). So a name
-is resolved once, its addresses are checked, and the request is sent to one of them.
+An allowed name can resolve to any address, and to a different one later (DNS rebinding). Therefore,
+a name is resolved once, its addresses are checked, and the request is sent to one of them.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 async def resolve(host: str, port: int, allowed: Sequence[Network]) -> list[str]:
-    """Return the addresses of a host, in the order to try them.
+    """Return the addresses of a host, in the order in which to try them.
 
     Args:
         host: a name or an address.
         port: the port.
-        allowed: networks that are allowed although they are not public.
+        allowed: networks that are allowed even if they are not public.
 
     Raises:
         Fail: an address is not allowed, or the name is malformed.
@@ -73,14 +73,14 @@ async def resolve(host: str, port: int, allowed: Sequence[Network]) -> list[str]
 
 def is_allowed(text: str, allowed: Sequence[Network]) -> bool:
     """Return whether an address is public or in one of the networks."""
-    address = _plain(ipaddress.ip_address(text))
+    address = _unwrap_ipv4(ipaddress.ip_address(text))
     return _is_public(address) or any(
         address.version == network.version and address in network for network in allowed
     )
 
 
-def _plain(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 address contains, or the address itself."""
+def _unwrap_ipv4(address: Address) -> Address:
+    """Return the IPv4 address embedded in an IPv6 address, otherwise the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped

@@ -27,7 +27,7 @@ _CHARSET: Final = re.compile(
     r"""(?:^|[;\s])charset=["']?([\w.:+-]{1,40})(?=["';\s]|$)""", re.IGNORECASE | re.ASCII
 )
 
-# zlib detects gzip or zlib by the first bytes.
+# zlib detects the gzip or zlib format by the first bytes.
 _GZIP_OR_ZLIB: Final = 47
 
 
@@ -35,7 +35,7 @@ def decompressed(body: bytes, coding: str, *, limit: int) -> tuple[bytes, bool] 
     """Return a decompressed body and whether it was cut; None if it cannot be decompressed.
 
     Args:
-        body: the bytes, which may be incomplete.
+        body: the received bytes, which may be incomplete.
         coding: the value of the Content-Encoding header.
         limit: the maximum size of the result, in bytes.
     """
@@ -59,11 +59,11 @@ def as_text(body: bytes, charset: str | None, *, is_cut: bool) -> tuple[str, Bod
 
     Args:
         body: the bytes.
-        charset: the charset of the response, which can be unknown.
-        is_cut: whether the last character may be incomplete.
+        charset: the charset of the response, which may be an unknown one.
+        is_cut: True if the last character may be incomplete.
     """
     for name in (charset, "utf-8"):
-        # Text does not contain NUL, but binary data with NUL is valid in most charsets.
+        # Binary data with NUL is valid in most charsets, but text does not contain NUL.
         text = None if name is None else _decoded(body, name, is_cut=is_cut)
         if text is not None and "\0" not in text:
             return text, "text"

@@ -16,12 +16,12 @@ MAX_WAIT = timedelta(hours=24)
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """Return the TLS settings with the system's certificates. They take 0.1 s to create."""
+    """Return TLS settings with the system's certificates. Creating them takes 0.1 s."""
     return httpx2.create_ssl_context()
 
 
 def server_time(headers: Mapping[str, str]) -> datetime:
-    """Return the send time of a response by the server's clock; without a Date header, by ours.
+    """Return the Date of a response by the server's clock; without the header, the local time.
 
     Dates in Retry-After are relative to the server's clock, even if that clock is wrong.
     """
@@ -46,7 +46,7 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
         return None
     value = value.strip()
     if value.isascii() and value.isdigit():
-        # A longer number exceeds the maximum, and might not fit in a timedelta.
+        # A longer number exceeds the maximum wait, and might overflow a timedelta.
         wait = timedelta(seconds=int(value)) if len(value) < 10 else MAX_WAIT
     else:
         try:

@@ -36,7 +36,7 @@ from headrace_handlers.result_size import (
 )
 from headrace_worker import Attempt, Context, Fail, Retry, RetryPolicy, handler
 
-# Headers of the connection, which a job cannot set.
+# Headers that belong to the connection, which a job cannot set.
 _RESERVED = frozenset(
     {
         "connection",
@@ -51,7 +51,7 @@ _RESERVED = frozenset(
     }
 )
 
-# Headers of the response in a result: no cookies, and none that could contain a secret.
+# Response headers that a result contains: no cookies, and none that could contain a secret.
 _SHOWN = (
     "content-encoding",
     "content-type",
@@ -64,7 +64,7 @@ _SHOWN = (
     "x-request-id",
 )
 
-# Maximum length of a header in a result.
+# Maximum length of a response header in a result.
 _MAX_SHOWN_CHARACTERS = 1000
 
 _TOO_MANY_REQUESTS = 429
@@ -82,7 +82,7 @@ class HttpSettings(BaseSettings):
     `allowed_hosts` is a comma-separated list: `hooks.example.org` allows this host at any port,
     `hooks.example.org:8443` only at this port, `*.example.org` any subdomain, `*` every host.
     `allowed_networks` is a comma-separated list of networks such as `10.1.0.0/16` that are allowed
-    although they are not public. An address in `allowed_hosts` does not need a network.
+    even if they are not public. An address in `allowed_hosts` does not need a network.
     """
 
     model_config = SettingsConfigDict(
@@ -176,11 +176,12 @@ class Answer(Struct, frozen=True):
 async def http_request(call: Call, ctx: Context) -> Answer:
     """Call a web service and return its response.
 
-    It retries after lost connections, timeouts, 429 and 5xx, and respects Retry-After.
+    Retries after lost connections, timeouts, 429 and 5xx, and respects Retry-After.
     Every attempt sends the job id as Idempotency-Key, so that the service can detect repetitions,
     and the attempt number as X-Headrace-Attempt. Redirects are not followed.
 
-    The status determines the result. Once it has arrived, an incomplete or slow body is cut.
+    The status determines the result. After the status has arrived, an incomplete or slow body is
+    cut.
     """
     settings = HttpSettings()
     url = allowed_url(call.url, settings.allowed_hosts)
@@ -213,12 +214,12 @@ async def http_request(call: Call, ctx: Context) -> Answer:
             raise Retry(f"{url.host} is unreachable: {reason}") from error
     assert received.response is not None
     if not call.expects(received.response.status_code):
-        raise _outcome(received.response, url)
+        raise _exception_for(received.response, url)
     return received.answer(max_result_bytes())
 
 
 class _Received:
-    """The part of a response that has arrived.
+    """The received part of a response.
 
     Args:
         limit: the maximum number of body bytes to store.
@@ -231,9 +232,9 @@ class _Received:
         self.response: httpx2.Response | None = None
 
     async def read(self, response: httpx2.Response) -> None:
-        """Read the body up to the limit; after an interruption, the received bytes remain."""
+        """Read the body up to the limit; keep the received bytes if the read is interrupted."""
         self.response = response
-        # Raw bytes, because a small body could decompress to any size.
+        # Read raw bytes, because a small body could decompress to any size.
         async for chunk in response.aiter_raw():
             self._body += chunk
             if len(self._body) > self._limit:
@@ -385,7 +386,7 @@ def _compose(call: Call, attempt: Attempt, url: httpx2.URL) -> tuple[httpx2.Head
             raise Fail(
                 f"header {name!r} contains a character outside Latin-1", type="InvalidRequest"
             ) from error
-    # A compressed response could decompress to far more than the limit.
+    # Do not accept compressed responses, which could decompress to far more than the limit.
     headers = httpx2.Headers(
         {
             "Accept-Encoding": "identity",
@@ -410,8 +411,8 @@ def _compose(call: Call, attempt: Attempt, url: httpx2.URL) -> tuple[httpx2.Head
     return headers, content
 
 
-def _outcome(response: httpx2.Response, url: httpx2.URL) -> Retry | Fail:
-    """Return the end of the attempt after an unexpected status."""
+def _exception_for(response: httpx2.Response, url: httpx2.URL) -> Retry | Fail:
+    """Return the exception for an unexpected status."""
     status = f"{url.host} returned {response.status_code}"
     if response.status_code == _TOO_MANY_REQUESTS or response.status_code >= 500:
         headers = response.headers

@@ -1,4 +1,4 @@
-"""Sums of numbers: CPU-bound work in a separate process.
+"""Sums of numbers, as an example of CPU-bound work in a separate process.
 
 Sums of integers are exact at any size. If a number has a fraction, the result is a double.
 """
@@ -22,7 +22,7 @@ MAX_STEPS = 10**10
 _LIST_CHUNK = 50_000
 _RANGE_CHUNK = 2_000_000
 
-# Within these bounds, every cube is a finite double, and other languages can read every integer.
+# Within these limits, every cube is a finite double, and other languages can read every integer.
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Number = Integer | Annotated[float, Meta(ge=-1e100, le=1e100)]
 
@@ -94,7 +94,7 @@ def cube_sum(numbers: Numbers, ctx: SyncContext) -> Sum:
 
 @handler("sum_range", isolation="process", timeout=timedelta(hours=1))
 def sum_range(numbers: Range, ctx: SyncContext) -> RangeSum:
-    """Add the integers from start to end, both included, one by one.
+    """Add the integers from start to end, inclusive, one by one.
 
     A formula would take a microsecond. This handler demonstrates a long computation with
     progress, cancellation and timeout.

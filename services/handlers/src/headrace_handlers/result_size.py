@@ -1,4 +1,4 @@
-"""The size of results. Received data is cut to fit, because a retry would repeat the request."""
+"""Limit the size of results. Received data is cut, because a retry would repeat the request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _QUOTES = len('""')
 
 @cache
 def max_result_bytes() -> int:
-    """Return the maximum size of a result in bytes; it is constant while a worker runs."""
+    """Return the maximum size of a result in bytes, which is constant while a worker runs."""
     return Settings().max_result_bytes
 
 

@@ -1,4 +1,4 @@
-"""`python -m headrace_scheduler`."""
+"""The entry point of `python -m headrace_scheduler`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SETTINGS = {
     **SERVERS,
     "scheduler_address": "host:port of the health service",
     "scheduler_metrics_address": "host:port of the Prometheus metrics",
-    "retention": "seconds that a job is kept after its end",
+    "retention": "seconds to keep a job after its end",
     "dispatch_prefetch": "deliveries per worker beyond its free slots",
 }
 _EXAMPLES = (
@@ -23,7 +23,7 @@ _EXAMPLES = (
 if __name__ == "__main__":
     service_parser(
         "headrace_scheduler",
-        description="Dispatch Headrace's jobs to workers, or be a standby for the leader. "
+        description="Dispatch Headrace jobs to workers as the leader, or wait as a standby. "
         "The scheduler runs until SIGTERM or SIGINT.",
         settings=_SETTINGS,
         examples=_EXAMPLES,

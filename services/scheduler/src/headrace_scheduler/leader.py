@@ -1,4 +1,4 @@
-"""The election and the terms of the leader."""
+"""Leader election, and the leader's terms."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from headrace_scheduler.timing import DEFAULT, Timing
 _log = structlog.get_logger()
 
 
-class _Renew(Loop):
-    """Renews the lead of one term.
+class _RenewLead(Loop):
+    """Renew the lead of one term.
 
     Args:
         database: stores the lead.
         term: the term of the leader.
         lease: seconds until the lead lapses without a renewal.
-        on_renewed: called after each successful renewal, with the monotonic time before it.
+        on_renewed: called after each successful renewal, with the monotonic time at its start.
     """
 
     name = "renew"
@@ -61,14 +61,14 @@ class _Renew(Loop):
 
 
 class Leader:
-    """Tries to lead until it is cancelled, and runs `work` while it leads.
+    """Try to lead until cancelled, and run `work` while leading.
 
     Args:
         database: stores the lead.
         work: receives the term, and runs until it is cancelled.
         gauges: record whether this scheduler leads.
-        records: the records of the loop that renews the lead.
-        timing: the durations of the lease and the tries.
+        records: receives the record of the loop that renews the lead.
+        timing: the durations of the lease and of the waits between tries.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Leader:
         self._gauges = gauges
         self._records = LoopRecords() if records is None else records
         self._timing = timing
-        # The lead is renewed after a third of the lease. The last third is the time to end the
+        # The lead is renewed after a third of the lease. The last third is reserved for ending the
         # loops, which may have statements in flight.
-        self._share = timing.lease / 3
+        self._third = timing.lease / 3
         self._clock = time.monotonic
-        # The earliest end of the lease.
-        self._end = 0.0
+        # The earliest time at which the lease can end.
+        self._lease_end = 0.0
         self._id = uuid4()
         self.leading = asyncio.Event()
 
@@ -110,7 +110,8 @@ class Leader:
     async def _try_to_lead(self) -> None:
         is_standby = False
         try:
-            # Read before the statement, so the lease ends here no later than in the database.
+            # Read the clock before the statement, so the local lease ends no later than the stored
+            # one.
             sent = self._clock()
             async with self._database.statement() as connection:
                 term = await take_lead(
@@ -121,8 +122,8 @@ class Leader:
                 self._on_renewed(sent)
                 await self._lead(term)
         finally:
-            # After a fault, this scheduler may lead without knowing it. Giving up the lead lets
-            # another scheduler lead at once.
+            # After a fault, this scheduler may hold the lead without knowing it. Give up the lead,
+            # so another scheduler can lead at once.
             if not is_standby:
                 await self._give_up()
 
@@ -130,20 +131,20 @@ class Leader:
         _log.info("leadership_taken", term=term)
         work = asyncio.ensure_future(self._work(term))
         renewing = LoopRunner(
-            _Renew(
+            _RenewLead(
                 database=self._database,
                 term=term,
                 lease=self._timing.lease,
                 on_renewed=self._on_renewed,
             ),
-            timing=loop.Timing(retry=(self._share / 4, self._share / 4)),
+            timing=loop.Timing(retry=(self._third / 4, self._third / 4)),
             fatal=(StaleTerm,),
             records=self._records,
         ).start()
         self._gauges.leading, self._gauges.term = True, term
         self.leading.set()
         try:
-            await self._until_over(work, renewing)
+            await self._wait_until_over(work, renewing)
         finally:
             self.leading.clear()
             self._gauges.leading = False
@@ -156,16 +157,17 @@ class Leader:
                 raise fault
 
     def _on_renewed(self, sent: float) -> None:
-        self._end = sent + self._timing.lease
+        self._lease_end = sent + self._timing.lease
 
-    async def _until_over(self, *tasks: asyncio.Future[Any]) -> None:
-        """Return when a task has ended, or when it is time to end the tasks."""
-        while (left := self._end - self._share - self._clock()) > 0:
+    async def _wait_until_over(self, *tasks: asyncio.Future[Any]) -> None:
+        """Wait until a task has ended, or until the tasks must end."""
+        while (left := self._lease_end - self._third - self._clock()) > 0:
             done, _ = await asyncio.wait(tasks, timeout=left, return_when=FIRST_COMPLETED)
             if done:
                 return
         if -left > self._timing.late:
-            # PostgreSQL refuses the statement in flight. Its response counts as a refused write.
+            # PostgreSQL refuses the statement in flight. Wait for the response, to count the
+            # refused write.
             await asyncio.wait(tasks, timeout=self._timing.answer, return_when=FIRST_COMPLETED)
 
     async def _give_up(self) -> None:

@@ -15,10 +15,10 @@ from headrace_core.runtime.metrics import LoopMetrics, registry_of
 
 @dataclass(slots=True)
 class Gauges:
-    """The numbers of a scheduler; its metrics read them.
+    """The numbers that a scheduler reports as metrics.
 
     Attributes:
-        leading: whether the scheduler leads.
+        leading: True if the scheduler leads.
         term: the newest term; 0 before the first term.
         stale_writes: statements that were refused because the term was over.
         recovered: jobs recovered from lost workers.
@@ -39,10 +39,10 @@ def scheduler_metrics(gauges: Gauges, records: LoopRecords) -> CollectorRegistry
         gauges: the gauges of the scheduler.
         records: the records of its loops.
     """
-    return registry_of(_Scheduler(gauges), LoopMetrics(records))
+    return registry_of(_SchedulerCollector(gauges), LoopMetrics(records))
 
 
-class _Scheduler(Collector):
+class _SchedulerCollector(Collector):
     def __init__(self, gauges: Gauges) -> None:
         self._gauges = gauges
 

@@ -1,4 +1,4 @@
-"""The wiring of a scheduler."""
+"""Connect the parts of a scheduler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 
 class Scheduler:
-    """A scheduler, which is the leader or a standby.
+    """A scheduler, which is either the leader or a standby.
 
     Args:
         settings: the servers, the addresses and the limits.
@@ -44,7 +44,8 @@ class Scheduler:
                 checks=(
                     Check(name="postgresql", ping=WriteProbe(self._database).run),
                     Check(name="wake-ups", ping=self._bus.ping),
-                    # Without Redis, workers claim from PostgreSQL and the loops still run.
+                    # Not required: without Redis, workers claim from PostgreSQL and the loops still
+                    # run.
                     Check(name="redis", ping=self._deliverer.ping, required=False),
                 )
             ),
@@ -57,7 +58,7 @@ class Scheduler:
         )
         self.leader = Leader(
             database=self._database,
-            work=self._lead,
+            work=self._run_term,
             gauges=self._gauges,
             records=self._records,
             timing=timing,
@@ -71,11 +72,11 @@ class Scheduler:
 
     @property
     def metrics_port(self) -> int:
-        """The port of the metrics; 0 if they have no address."""
+        """The metrics port; 0 if no metrics address is set."""
         return self._metrics.port
 
     async def start(self) -> None:
-        """Start as a standby, and serve health and metrics."""
+        """Start as a standby, and start to serve health and metrics."""
         await self._metrics.start()
         await self._bus.start()
         await self._health.start()
@@ -94,7 +95,7 @@ class Scheduler:
         await self._database.close()
         _log.info("scheduler_stopped")
 
-    async def _lead(self, term: int) -> None:
+    async def _run_term(self, term: int) -> None:
         await Term(
             term,
             settings=self._settings,

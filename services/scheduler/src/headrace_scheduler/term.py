@@ -1,4 +1,4 @@
-"""The loops of one term, and their wake-ups."""
+"""The loops of one term and their wake-ups."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _log = structlog.get_logger()
 class Term:
     """The work of a scheduler while it leads.
 
-    Each term creates new loops, because another leader may have changed the data that earlier
-    loops remember.
+    Each term creates new loops, because another leader may have changed the data that the old loops
+    remember.
 
     Args:
         term: the term number; every write compares it with the stored number.
         settings: the limits.
         database: the store.
-        bus: wakes the loops, and announces changes.
+        bus: wakes the loops and announces changes.
         deliverer: writes to the queues of the pools.
         gauges: counts work and refused writes.
         records: the records of the loops.
@@ -90,7 +90,7 @@ class Term:
         """Run all loops until the task is cancelled.
 
         Raises:
-            StaleTerm: a write of a loop was refused, because the term is over.
+            StaleTerm: a loop's write was refused, because the term is over.
         """
         wakes = [self._bus.subscribe(*one.topics, accepts=one.accepts) for one in self._loops]
         tasks = [
@@ -106,7 +106,8 @@ class Term:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            # Unsubscribe first: if the leader cancels this task again, the rest is skipped.
+            # Unsubscribe first: if the leader cancels this task again, the remaining steps are
+            # skipped.
             for wake in wakes:
                 self._bus.unsubscribe(wake)
             await end_tasks(*tasks)

@@ -1,4 +1,4 @@
-"""The durations of a scheduler, as one value that tests change."""
+"""The durations of a scheduler, which tests can replace."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class Timing:
 
     Attributes:
         lease: duration of a term that is not renewed.
-        standby: shortest and longest wait between two tries to lead. A standby takes over at most
-            `lease` plus the longest wait after the last renewal.
-        late: delay after which the end of the loops counts as late, for example after the process
-            was suspended.
-        answer: longest wait of a late leader for the response to a statement in flight.
-        release: deadline for giving up the lead; after it, the lease must lapse.
-        retry: shortest and longest wait before the retry of a failed run.
-        promote: longest wait between two runs of promote, and so the longest delay after a lost
+        standby: minimum and maximum wait between two tries to lead. A standby takes over at most
+            `lease` plus the maximum wait after the last renewal.
+        late: delay after which the end of the loops is late, for example because the process was
+            suspended.
+        answer: maximum wait of a late leader for the response to a statement in flight.
+        release: time limit for giving up the lead. If it is exceeded, the lease must lapse.
+        retry: minimum and maximum wait before a failed run is retried.
+        promote: maximum wait between two runs of promote, and so the maximum delay after a lost
             wake-up.
-        dispatch: longest wait between two runs of dispatch.
+        dispatch: maximum wait between two runs of dispatch.
         recover: wait between two runs of recover. With a worker lease of 15 s, jobs of lost
             workers run again within 25 s.
         prune: wait between two runs of prune.
-        prune_rest: shortest rest after a transaction of prune.
+        prune_rest: minimum pause after each transaction of prune.
     """
 
     lease: float = 6.0

@@ -1,4 +1,4 @@
-"""Table cleaning: read CSV or Parquet, write a cleaned file and a quality report.
+"""Clean tables: read CSV or Parquet, then write a cleaned file and a quality report.
 
 All files are in one folder, HEADRACE_FILES_ROOT. The same input and options give the same output,
 so a repeated attempt is harmless. A table needs many times its file size in memory, so each job
@@ -29,7 +29,7 @@ def data_cleaning(options: Cleaning, ctx: SyncContext) -> Cleaned:
     The steps are: rename columns, normalize text, recognize null values, remove duplicates, apply
     the rules, then write the cleaned file and a quality report, each atomically.
     """
-    # Importing polars takes most of a second, so only jobs that need it do so.
+    # Importing polars takes most of a second, so only the jobs that need it import it.
     from headrace_handlers.data_cleaning.pipeline import clean  # noqa: PLC0415
 
     return clean(options, ctx)

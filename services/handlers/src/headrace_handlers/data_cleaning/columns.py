@@ -1,4 +1,4 @@
-"""Convert values to a declared type. Unreadable values become missing values."""
+"""Convert values to declared types. Values that cannot be converted become missing values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ZONED = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 
 
 def typed(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl.Series:
-    """Return the column with its values converted to `kind`; None leaves them unchanged.
+    """Return the column with its values converted to `kind`; if None, with unchanged values.
 
     Raises:
         polars.exceptions.PolarsError: the type of the column has no conversion (for example,
@@ -42,15 +42,15 @@ def typed(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl
 
 
 def check_format(format_: str, kind: ColumnType) -> None:
-    """Check that a format reads the date that it writes.
+    """Check that a format can read the dates that it writes.
 
     polars reads `dd.mm.yyyy` as a constant and `%d.%m` as a date in year 1.
 
     Raises:
-        ValueError: the format cannot read that date; the message contains the reason.
+        ValueError: the format cannot read its dates; the message contains the reason.
     """
     if "%f" in format_.replace("%%", ""):
-        # polars would read the digits of %f as nanoseconds, however many there are.
+        # polars would read the digits of %f as nanoseconds, regardless of their number.
         raise ValueError("use %.f, %3f, %6f or %9f for fractions of a second, not %f")
     probe = pl.Series("probe", [datetime(2001, 2, 3, 4, 5, 6)])  # noqa: DTZ001 - any zone
     if any(zone in format_ for zone in ("%z", "%:z", "%#z", "%+")):
@@ -63,7 +63,7 @@ def check_format(format_: str, kind: ColumnType) -> None:
         raise ValueError(str(error).strip().partition("\n")[0]) from error
     if read is None or (read.year, read.month, read.day) != (2001, 2, 3):
         raise ValueError(
-            "it does not read a year, a month and a day; use a format such as %d.%m.%Y"
+            "it does not contain a year, a month and a day; use a format such as %d.%m.%Y"
         )
 
 

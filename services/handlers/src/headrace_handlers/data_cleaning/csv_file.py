@@ -1,7 +1,7 @@
-"""CSV files: decompressed within a limit, and checked for content that polars would misread.
+"""Decompress CSV files up to a limit, and check them for content that polars would misread.
 
-polars reads lone carriage returns as characters and UTF-16 as odd column names, and it decompresses
-any amount of data into memory. So each file is checked here first, in pieces.
+polars reads lone carriage returns as characters and UTF-16 as garbled column names, and it
+decompresses any amount of data into memory. Therefore, each file is checked here first, in chunks.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def checked_csv(
         Fail: the file is not CSV text in UTF-8, or it exceeds a limit.
         OSError: `folder` cannot be written.
     """
-    checks = _Checks(name, separator=separator.encode(), max_bytes=max_bytes)
+    checks = _TextChecks(name, separator=separator.encode(), max_bytes=max_bytes)
     packed = file.read(len(_GZIP)) == _GZIP
     file.seek(0)
     if not packed:
         while chunk := file.read(_CHUNK_BYTES):
-            checks.take(chunk)
-        checks.end()
+            checks.check_chunk(chunk)
+        checks.check_end()
         file.seek(0)
         return file
     unpacked: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
     try:
         with gzip.GzipFile(fileobj=file) as source:
             while chunk := _unpack(source, name):
-                checks.take(chunk)
+                checks.check_chunk(chunk)
                 unpacked.write(chunk)
-        checks.end()
+        checks.check_end()
         unpacked.seek(0)
     except BaseException:
         unpacked.close()
@@ -68,8 +68,8 @@ def _unpack(source: gzip.GzipFile, name: str) -> bytes:
         raise unreadable(name, f"its gzip data is damaged ({error})") from error
 
 
-class _Checks:
-    """The checks for a text that arrives in pieces."""
+class _TextChecks:
+    """The checks of a text that arrives in chunks."""
 
     def __init__(self, name: str, *, separator: bytes, max_bytes: int) -> None:
         self._name = name
@@ -78,13 +78,13 @@ class _Checks:
         self._size = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._quoted = False
-        # A carriage return at the end of a piece; its line feed may start the next piece.
+        # A carriage return at the end of a chunk; its line feed may start the next chunk.
         self._pending = b""
         self._columns = 1
         self._in_header = True
 
-    def take(self, chunk: bytes) -> None:
-        """Check the next piece."""
+    def check_chunk(self, chunk: bytes) -> None:
+        """Check the next chunk."""
         if not self._size:
             self._check_start(chunk)
         self._size += len(chunk)
@@ -93,7 +93,7 @@ class _Checks:
         self._check_encoding(chunk)
         self._check_lines(chunk)
 
-    def end(self) -> None:
+    def check_end(self) -> None:
         """Check the end of the text."""
         self._check_encoding(b"", final=True)
         if self._pending and not self._quoted:

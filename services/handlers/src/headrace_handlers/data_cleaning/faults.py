@@ -1,4 +1,4 @@
-"""Errors that name a file. They are not retried, because the file would be the same."""
+"""Errors that name a file. They are not retried, because the file would not change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from headrace_worker import Fail
 
-# Errors of a path or its permissions. Others, such as a full disk, may be temporary.
+# Errors of a path or its permissions. Other errors, such as a full disk, may be temporary.
 _PERMANENT: Final = frozenset(
     {
         errno.EACCES,
@@ -46,7 +46,7 @@ def too_many_columns(name: str, limit: int) -> Fail:
 
 @contextmanager
 def unwritable(name: str) -> Iterator[None]:
-    """Convert an error from writing the file to Fail, if a retry would fail too."""
+    """Convert an error in writing the file to Fail if a retry would fail too."""
     try:
         yield
     except OSError as error:

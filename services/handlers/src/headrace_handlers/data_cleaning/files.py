@@ -1,4 +1,4 @@
-"""Files in one folder: allowed paths, reads within limits, and atomic writes."""
+"""Files in one folder: allowed paths, limited reads and atomic writes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FORMATS: dict[str, Format] = {
 
 
 class Files:
-    """The folder that contains a job's files. Neither `..` nor a link can lead out of it.
+    """The folder that contains a job's files. Neither `..` nor a link can leave the folder.
 
     Args:
         root: the folder; it must exist.
@@ -73,7 +73,7 @@ class Files:
 
     @contextmanager
     def read(self, path: Path, kind: Format, *, separator: str) -> Iterator[pl.LazyFrame]:
-        """Open a table. It is read when the frame is collected. All values of a CSV file are text.
+        """Open a table lazily: `collect` reads it. All values of a CSV file are text.
 
         Raises:
             Fail: the file is missing, too large or not a table; also if `collect` fails in the
@@ -92,14 +92,14 @@ class Files:
                     yield pl.scan_csv(text, separator=separator, infer_schema=False)
 
     def _csv(self, file: IO[bytes], name: str, separator: str) -> IO[bytes]:
-        # Compressed text is decompressed into a file, so this can write.
+        # Compressed text is decompressed into a file, so this can fail like a write.
         with unwritable(name):
             return checked_csv(
                 file, name, separator=separator, max_bytes=self._max_bytes, folder=self._root
             )
 
     def _parquet(self, file: IO[bytes], name: str) -> pl.LazyFrame:
-        """Return the table if it is within the limits. A few bytes can describe many rows."""
+        """Return the table if it is within the limits. A small file can describe many rows."""
         table = pl.scan_parquet(file, hive_partitioning=False)
         kinds = table.collect_schema().dtypes()
         if len(kinds) > MAX_COLUMNS:
@@ -121,7 +121,7 @@ class Files:
 
 @contextmanager
 def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Open a regular file; a pipe or a device could block or never end."""
+    """Open a regular file, because a pipe or a device could block or never end."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
@@ -137,7 +137,7 @@ def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _unreadable_as(kind: Format, name: str) -> Iterator[None]:
-    """Convert a polars error to an error that names the file."""
+    """Convert polars errors to errors that name the file."""
     try:
         yield
     # A damaged Parquet file can make polars panic, which is not an Exception.
@@ -147,12 +147,12 @@ def _unreadable_as(kind: Format, name: str) -> Iterator[None]:
 
 
 def _width(kind: pl.DataType) -> int:
-    """Return how many bytes polars needs for a value of a type, without referenced text."""
+    """Return the number of bytes that polars needs for a value, excluding referenced text."""
     return 8 if kind.is_numeric() or kind.is_temporal() or kind == pl.Boolean else 16
 
 
 def format_of(path: Path) -> Format | None:
-    """Return the format for the suffix of a file; None if the suffix is unknown."""
+    """Return the format for a file's suffix; None if the suffix is unknown."""
     return _FORMATS.get(path.suffix.lower())
 
 
@@ -175,12 +175,12 @@ def check_target(path: Path, name: str) -> None:
 
 
 def write_atomically(path: Path, name: str, tag: str, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that its name never refers to an incomplete file, even after a crash.
+    """Write a file atomically: its name never refers to an incomplete file, even after a crash.
 
     Args:
         path: the file. Its folder is created if missing; an existing file is replaced.
         name: the name of the file in errors.
-        tag: makes the name of the temporary file unique to the writer.
+        tag: makes the temporary file's name unique to the writer.
         write: writes to the open file.
 
     Raises:

@@ -16,7 +16,10 @@ def normalised(table: pl.LazyFrame, options: Normalise, null_values: list[str]) 
         table = table.rename(snake_case_names(table.collect_schema().names()))
     texts = [name for name, kind in table.collect_schema().items() if kind == pl.String]
     return table.with_columns(
-        _cased(_without(_spaced(pl.col(name), options), null_values), options.case.get(name))
+        _with_case(
+            _with_nulls(_without_extra_spaces(pl.col(name), options), null_values),
+            options.case.get(name),
+        )
         for name in texts
     )
 
@@ -37,7 +40,7 @@ def snake_case_names(names: Iterable[str]) -> Mapping[str, str]:
     return renamed
 
 
-def _spaced(column: pl.Expr, options: Normalise) -> pl.Expr:
+def _without_extra_spaces(column: pl.Expr, options: Normalise) -> pl.Expr:
     if options.collapse_whitespace:
         column = column.str.replace_all(r"\s+", " ")
     if options.trim:
@@ -45,7 +48,7 @@ def _spaced(column: pl.Expr, options: Normalise) -> pl.Expr:
     return column
 
 
-def _cased(column: pl.Expr, case: str | None) -> pl.Expr:
+def _with_case(column: pl.Expr, case: str | None) -> pl.Expr:
     match case:
         case "lower":
             return column.str.to_lowercase()
@@ -57,7 +60,7 @@ def _cased(column: pl.Expr, case: str | None) -> pl.Expr:
             return column
 
 
-def _without(column: pl.Expr, null_values: list[str]) -> pl.Expr:
+def _with_nulls(column: pl.Expr, null_values: list[str]) -> pl.Expr:
     if not null_values:
         return column
     missing = pl.lit(pl.Series(null_values, dtype=pl.String).implode())

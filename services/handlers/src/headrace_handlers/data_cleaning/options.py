@@ -52,17 +52,17 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     format: Annotated[
         str | None,
         Meta(
-            description="Format of a date or datetime, as for strftime. Default: ISO 8601. Times "
+            description="strftime format of a date or datetime. Default: ISO 8601. Times "
             "with a zone are converted to UTC.",
             examples=["%d.%m.%Y"],
         ),
     ] = None
     required: Annotated[bool, Meta(description="Values must not be missing.")] = False
     min: Annotated[
-        Bound | None, Meta(description="Smallest value; dates as ISO 8601 text. Needs a type.")
+        Bound | None, Meta(description="Minimum value; dates as ISO 8601 text. Requires a type.")
     ] = None
     max: Annotated[
-        Bound | None, Meta(description="Largest value; dates as ISO 8601 text. Needs a type.")
+        Bound | None, Meta(description="Maximum value; dates as ISO 8601 text. Requires a type.")
     ] = None
     allowed: Annotated[
         Annotated[list[str | int | float | bool], Meta(min_length=1, max_length=10_000)] | None,
@@ -93,7 +93,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Normalise(Struct, frozen=True, forbid_unknown_fields=True):
-    """The normalization of text in all columns."""
+    """How to normalize text in all columns."""
 
     trim: Annotated[bool, Meta(description="Remove white space at both ends.")] = True
     collapse_whitespace: Annotated[
@@ -182,7 +182,7 @@ class Cleaned(Struct, frozen=True):
 
 
 def _check_value(name: str, value: Bound | bool, kind: ColumnType) -> None:
-    """Raise InvalidPayload if the value of a rule does not have the type of its column."""
+    """Raise InvalidPayload if a rule's value does not have the type of the rule's column."""
     try:
         match kind:
             case "string":

@@ -25,7 +25,7 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
     """Read, clean and write a table; report progress, and stop between two steps if cancelled.
 
     Raises:
-        Fail: the file cannot be read, a path is not allowed, or the options do not fit the file.
+        Fail: the file cannot be read, a path is not allowed, or the options do not match the file.
         OSError: the file system has a temporary error.
         Stopped: the job was cancelled.
     """
@@ -42,7 +42,7 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
     target, report_path = _targets(options, files, source, source_format)
     target_format = format_of(target) or source_format
 
-    _step(ctx, 0.0, "reading and normalizing")
+    _report_step(ctx, 0.0, "reading and normalizing")
     with files.read(source, source_format, separator=options.separator) as raw:
         lazy = normalised(raw, options.normalise, options.null_values)
         _check_columns(options, lazy.collect_schema().names())
@@ -50,17 +50,17 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
         table = lazy.collect(engine="streaming")
     rows_in = table.height
 
-    _step(ctx, 0.45, "removing duplicates", rows=rows_in)
+    _report_step(ctx, 0.45, "removing duplicates", rows=rows_in)
     number = _free_name(table)
     table = _deduplicated(table.with_row_index(number, offset=1), options, number)
     numbers = table[number]
     table = table.drop(number)
     duplicates = rows_in - table.height
 
-    _step(ctx, 0.6, "checking the rules", rows=table.height)
+    _report_step(ctx, 0.6, "checking the rules", rows=table.height)
     checked = check(table, options)
 
-    _step(ctx, 0.8, "writing", rows=checked.table.height)
+    _report_step(ctx, 0.8, "writing", rows=checked.table.height)
     tag = f"{ctx.attempt.job_id}.{ctx.attempt.number}"
     write_atomically(
         target,
@@ -99,7 +99,7 @@ def clean(options: Cleaning, ctx: SyncContext) -> Cleaned:
     )
 
 
-def _step(ctx: SyncContext, fraction: float, name: str, **counters: int) -> None:
+def _report_step(ctx: SyncContext, fraction: float, name: str, **counters: int) -> None:
     ctx.raise_if_cancelled()
     ctx.progress(fraction, name, **counters)
 

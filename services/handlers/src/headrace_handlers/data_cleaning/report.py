@@ -1,4 +1,4 @@
-"""The quality report: statistics about the file, without any of its values."""
+"""The quality report: statistics about the file, which contain none of its values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAMPLES = 5
 class Violations(Struct, frozen=True):
     """The number of violations of a rule, and the first rows that violate it.
 
-    Rows are numbers in the input; row 1 is the first after the header.
+    `rows` contains row numbers of the input; row 1 is the first row after the header.
     """
 
     count: int
@@ -23,7 +23,7 @@ class Violations(Struct, frozen=True):
 
 
 class ColumnReport(Struct, frozen=True):
-    """A column of the output; `type` is the polars name; `violations` has a key for each rule."""
+    """A column of the output: `type` is a polars type, and `violations` has one key per rule."""
 
     name: str
     type: str

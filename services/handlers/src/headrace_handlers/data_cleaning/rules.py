@@ -29,7 +29,7 @@ class Checked:
 
 
 def check_formats(options: Cleaning) -> None:
-    """Check the formats of dates, before the file is read.
+    """Check the date formats before the file is read.
 
     Raises:
         Fail: a format cannot be used.
@@ -68,12 +68,12 @@ def check(table: pl.DataFrame, options: Cleaning) -> Checked:
                 f"the rule of the column {name!r} cannot be applied: {reason}", type="InvalidRule"
             ) from error
         if options.action(name) == "drop":
-            dropped |= _any(violations[name], table.height)
+            dropped |= _any_violation(violations[name], table.height)
     for name, rule in options.rules.items():
         if rule.unique:
             excluded = dropped
             if options.action(name) == "null":
-                excluded = dropped | _any(violations[name], table.height)
+                excluded = dropped | _any_violation(violations[name], table.height)
             remaining = values[name].set(excluded, None)
             violations[name]["unique"] = remaining.is_not_null() & ~remaining.is_first_distinct()
             if options.action(name) == "drop":
@@ -83,7 +83,7 @@ def check(table: pl.DataFrame, options: Cleaning) -> Checked:
         match options.action(name):
             case "null":
                 # Values that violate `required` are already missing.
-                invalid = _any(violations[name], table.height) & table[name].is_not_null()
+                invalid = _any_violation(violations[name], table.height) & table[name].is_not_null()
                 nulled += int((invalid & ~dropped).sum())
                 values[name] = values[name].set(invalid, None)
             case "report":
@@ -98,7 +98,7 @@ def check(table: pl.DataFrame, options: Cleaning) -> Checked:
 
 
 def _violations(source: pl.Series, values: pl.Series, rule: Rule) -> dict[str, pl.Series]:
-    """Return the violations of the rules for single values, by rule.
+    """Return the violations of each rule for single values.
 
     A missing value violates only `required`.
     """
@@ -111,7 +111,7 @@ def _violations(source: pl.Series, values: pl.Series, rule: Rule) -> dict[str, p
         violations["max"] = (values > literal(rule.max, rule.type)).fill_null(value=False)
     text = source.cast(pl.String)
     if rule.allowed is not None:
-        # Without a declared type, the texts are compared.
+        # Without a declared type, compare the texts.
         compared = values if rule.type else text
         allowed = pl.Series(
             [literal(value, rule.type) for value in rule.allowed],
@@ -126,7 +126,7 @@ def _violations(source: pl.Series, values: pl.Series, rule: Rule) -> dict[str, p
     return violations
 
 
-def _any(violations: dict[str, pl.Series], height: int) -> pl.Series:
+def _any_violation(violations: dict[str, pl.Series], height: int) -> pl.Series:
     result = pl.repeat(value=False, n=height, dtype=pl.Boolean, eager=True)
     for rows in violations.values():
         result |= rows

@@ -1,4 +1,4 @@
-"""Delivers waiting jobs to the free slots of pools, by rank."""
+"""Deliver waiting jobs to the free slots of pools, by rank."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-# The bounds of the size of a page, in jobs. A page has twice as many jobs as the last page
-# delivered, so a run over hundreds of lanes reads few jobs that it cannot deliver. The next page
-# is read at once.
+# The minimum and maximum page size, in jobs. A page has twice as many jobs as the last page
+# delivered, so a run over hundreds of lanes reads few jobs that it cannot deliver. The loop reads
+# the next page at once.
 _MIN_PAGE: Final = 100
 _MAX_PAGE: Final = 1000
 
@@ -34,13 +34,13 @@ _MAX_PAGE: Final = 1000
 # pause is a share of the time that the workers need to end as many jobs as they can hold.
 _PAUSE: Final = (0.001, 0.02)
 _PAUSE_PER_JOB: Final = 0.0002
-_SHARE: Final = 0.3
-_LONGEST_PAUSE_WHEN_FULL: Final = 0.05
+_PAUSE_SHARE: Final = 0.3
+_MAX_PAUSE_WHEN_FULL: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class _Unclaimed:
-    """The pool and the time of a delivery that no worker has claimed yet."""
+    """A delivery that no worker has claimed yet: its pool and its time."""
 
     pool: str
     since: float
@@ -51,10 +51,10 @@ class _Page:
     """The result of one page.
 
     Attributes:
-        delivered: jobs that were delivered.
-        capacity: deliveries that all pools can hold together.
-        whole: whether the page contained all jobs that could be delivered.
-        full: whether some jobs had no room.
+        delivered: the number of delivered jobs.
+        capacity: the number of deliveries that all pools can hold together.
+        whole: True if the page contained all jobs that could be delivered.
+        full: True if there was no room for some jobs.
     """
 
     delivered: int
@@ -64,10 +64,10 @@ class _Page:
 
 
 class Dispatch(Loop):
-    """Keeps the pools supplied with deliveries.
+    """Keep the pools supplied with deliveries.
 
     A delivery changes nothing in PostgreSQL. Only this object records unclaimed deliveries. A new
-    leader has no record of them and delivers these jobs again. The second delivery replaces the
+    leader has no such records, and delivers these jobs again. The second delivery replaces the
     first in the queue, or its claim is refused.
 
     Args:
@@ -75,7 +75,7 @@ class Dispatch(Loop):
         deliverer: writes to the queues.
         term: the term of the scheduler.
         prefetch: deliveries per worker beyond its free slots.
-        redeliver_after: seconds after which an unclaimed delivery is delivered again.
+        redeliver_after: seconds after which an unclaimed delivery is repeated.
         timing: the longest wait of the loop.
         clock: monotonic seconds.
     """
@@ -105,18 +105,18 @@ class Dispatch(Loop):
         self._unclaimed: dict[Lane, dict[AttemptKey, _Unclaimed]] = {}
         self._last_run = clock()
         self._page_size = _MIN_PAGE
-        # True if every waiting job had room in the last run.
-        self._supplied = False
+        # True if there was room for every waiting job in the last run.
+        self._is_supplied = False
         self.pause = _PAUSE[0]
 
     def accepts(self, topic: str) -> bool:
-        """Return whether a wake-up matters. A free slot matters only while jobs wait for one."""
-        return topic != Topic.SLOTS or not self._supplied
+        """Return whether to run after a wake-up. Free slots require a run only while jobs wait."""
+        return topic != Topic.SLOTS or not self._is_supplied
 
     async def run_once(self) -> float:
         """Deliver jobs while pools have room; return the seconds until the next run."""
-        # This run can miss a slot that becomes free while it reads.
-        self._supplied = False
+        # A slot that becomes free while this run reads can be missed.
+        self._is_supplied = False
         start = self._clock()
         delivered, whole = 0, False
         while not whole:
@@ -124,7 +124,7 @@ class Dispatch(Loop):
             delivered += page.delivered
             whole = page.whole
             self._page_size = min(max(_MIN_PAGE, 2 * page.delivered), _MAX_PAGE)
-        self._supplied = not page.full
+        self._is_supplied = not page.full
         self._set_pause(delivered, page, duration=self._clock() - start)
         return self._timing.dispatch
 
@@ -133,41 +133,41 @@ class Dispatch(Loop):
         elapsed, self._last_run = now - self._last_run, now
         low, high = _PAUSE
         if delivered == 0:
-            # The wake-ups were for jobs that no worker can run, or for slots that no job needs.
+            # The wake-ups reported jobs that no worker can run, or slots that no job needs.
             pause = 2 * self.pause
         elif page.full:
-            high = _LONGEST_PAUSE_WHEN_FULL
-            pause = _SHARE * page.capacity * elapsed / delivered
+            high = _MAX_PAUSE_WHEN_FULL
+            pause = _PAUSE_SHARE * page.capacity * elapsed / delivered
         else:
             pause = _PAUSE_PER_JOB * delivered
-        # Runs use at most half of the time.
+        # Runs use at max_deliveries half of the time.
         self.pause = min(max(low, pause, duration), high)
 
     async def _deliver_page(self) -> _Page:
         """Deliver the next jobs by rank."""
         async with self._database.statement() as connection:
             pools = await live_pools(connection, term=self._term)
-            most = {
+            max_deliveries = {
                 pool.name: pool.slots - pool.running + pool.workers * self._prefetch
                 for pool in pools
             }
-            open_pools = [name for name, places in most.items() if places > 0]
+            open_pools = [name for name, count in max_deliveries.items() if count > 0]
             if not open_pools:
                 return _Page(delivered=0, capacity=0, whole=True, full=True)
-            # A job that is claimed between the two statements counts in neither. Then one extra
-            # delivery waits in Redis for the next slot.
+            # Neither statement counts a job that is claimed between them. Then one extra delivery
+            # waits in Redis for the next slot.
             heads = await ready_heads(
                 connection,
                 pools=open_pools,
-                limit=min(self._page_size, sum(most[name] for name in open_pools)),
+                limit=min(self._page_size, sum(max_deliveries[name] for name in open_pools)),
                 # Unclaimed deliveries still wait in PostgreSQL, at the head of their lanes.
                 known={lane: len(known) for lane, known in self._unclaimed.items()},
             )
-        undelivered = self._compare(heads, pools, open_pools)
+        undelivered = self._without_unclaimed(heads, pools, open_pools)
         unclaimed = Counter(
             entry.pool for known in self._unclaimed.values() for entry in known.values()
         )
-        room = {name: places - unclaimed[name] for name, places in most.items()}
+        room = {name: count - unclaimed[name] for name, count in max_deliveries.items()}
         planned = plan(undelivered, pools, room)
         for name, jobs in planned.jobs.items():
             await self._deliverer.deliver(name, [(job.key, job.rank) for job in jobs])
@@ -178,11 +178,11 @@ class Dispatch(Loop):
             delivered=sum(map(len, planned.jobs.values())),
             capacity=sum(pool.slots + pool.workers * self._prefetch for pool in pools),
             whole=planned.whole,
-            # Jobs that wait for a full pool were not read.
+            # The page omits jobs that wait for a full pool.
             full=planned.full or len(open_pools) < len(pools),
         )
 
-    def _compare(
+    def _without_unclaimed(
         self, heads: Sequence[Head], pools: Sequence[Pool], read: Sequence[str]
     ) -> list[Head]:
         """Return the heads without unclaimed deliveries.
@@ -192,7 +192,9 @@ class Dispatch(Loop):
         now = self._clock()
         live = {pool.name for pool in pools}
         overdue = 0
-        kept: dict[Lane, dict[AttemptKey, _Unclaimed]] = self._unread(heads, pools, read)
+        kept: dict[Lane, dict[AttemptKey, _Unclaimed]] = self._unclaimed_in_unread_lanes(
+            heads, pools, read
+        )
         undelivered: list[Head] = []
         for head in heads:
             known = self._unclaimed.get(head.lane, {})
@@ -215,7 +217,7 @@ class Dispatch(Loop):
         self._unclaimed = kept
         return undelivered
 
-    def _unread(
+    def _unclaimed_in_unread_lanes(
         self, heads: Sequence[Head], pools: Sequence[Pool], read: Sequence[str]
     ) -> dict[Lane, dict[AttemptKey, _Unclaimed]]:
         """Return the unclaimed deliveries of full pools in lanes that were not read."""

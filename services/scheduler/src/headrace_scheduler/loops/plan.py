@@ -1,4 +1,4 @@
-"""Assigns waiting jobs to pools."""
+"""The assignment of waiting jobs to pools."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Plan:
     """The jobs assigned to each pool.
 
     Attributes:
-        jobs: the jobs by the name of their pool, ordered by rank.
-        whole: false if the plan ends with the last known job of a lane, because unknown jobs of
-            this lane may rank before the jobs of other lanes.
-        full: whether some jobs had no room.
+        jobs: the jobs by pool name, ordered by rank.
+        whole: False if the plan ends with the last known job of a lane. Unknown jobs of this lane
+            may rank before the jobs of other lanes.
+        full: True if there was no room for some jobs.
     """
 
     jobs: Mapping[str, Sequence[ReadyJob]]
@@ -27,8 +27,8 @@ class Plan:
 def plan(heads: Sequence[Head], pools: Iterable[Pool], room: Mapping[str, int]) -> Plan:
     """Assign jobs to pools by rank.
 
-    The pool with the most room that serves the lane of a job gets the job. A job without
-    room is skipped, so it does not delay the jobs of other pools.
+    Each job goes to the pool with the most room among those that serve its lane. A job for which no
+    pool has room is skipped, so it does not delay the jobs of other pools.
 
     Args:
         heads: the next jobs of the lanes, without unclaimed deliveries.

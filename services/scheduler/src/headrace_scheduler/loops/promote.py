@@ -1,4 +1,4 @@
-"""Queues jobs that have become due."""
+"""Queue jobs that have become due."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from headrace_core.wake import Topic, WakeBus
 from headrace_scheduler.timing import DEFAULT, Timing
 
 _PAGE: Final = 1000
-# Shortest wait, in seconds. A due job that was not promoted is locked by another transaction.
+# Minimum wait, in seconds. A due job that was not promoted is locked by another transaction.
 _MIN_WAIT: Final = 0.01
 
 
 class Promote(Loop):
-    """Moves SCHEDULED and RETRYING jobs to QUEUED when they are due by the database's clock.
+    """Move SCHEDULED and RETRYING jobs to QUEUED when they are due by the database's clock.
 
     Args:
         database: the store.
@@ -38,7 +38,7 @@ class Promote(Loop):
         self._timing = timing
 
     async def run_once(self) -> float:
-        """Queue all jobs that are due, page by page; return the seconds until the next is due."""
+        """Queue all due jobs, page by page; return the seconds until the next job is due."""
         while True:
             async with self._database.statement() as connection:
                 wait = await next_due(connection)

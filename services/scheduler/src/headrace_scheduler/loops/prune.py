@@ -1,4 +1,4 @@
-"""Removes jobs that ended longer ago than their retention."""
+"""Remove ended jobs after their retention."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _PAGE: Final = 500
 
 
 class Prune(Loop):
-    """Prunes jobs and their events, page by page, by tenant and state.
+    """Prune jobs and their events, page by page, by tenant and state.
 
     Args:
         database: the store.
         term: the term of the scheduler.
         gauges: counts pruned jobs.
         retention: the retention of ended jobs.
-        subscription_retention: longest time that an unacknowledged job is kept for a subscription.
-        timing: the interval of the loop, and the rests between transactions.
+        subscription_retention: the maximum time to keep an unacknowledged job for a subscription.
+        timing: the interval of the loop, and the pause between transactions.
         page: jobs per transaction.
         clock: monotonic seconds.
         sleep: waits for the given seconds.
@@ -99,7 +99,7 @@ class Prune(Loop):
                 jobs, events = jobs + pruned.jobs, events + pruned.events
                 unread.update(pruned.unread)
                 since = pruned.end_time
-                await self._rest(start)
+                await self._pause_after(start)
         finally:
             if jobs:
                 _log.info("jobs_pruned", tenant=tenant, state=state, jobs=jobs, events=events)
@@ -119,11 +119,11 @@ class Prune(Loop):
             async with self._database.statement() as connection:
                 if not await remove_leftovers(connection, term=self._term):
                     break
-            await self._rest(start)
+            await self._pause_after(start)
 
-    async def _rest(self, start: float) -> None:
+    async def _pause_after(self, start: float) -> None:
         """Wait as long as the transaction took.
 
-        Pruning therefore uses a connection for at most half of the time.
+        Therefore, pruning uses a connection for at most half of the time.
         """
         await self._sleep(max(self._timing.prune_rest, self._clock() - start))

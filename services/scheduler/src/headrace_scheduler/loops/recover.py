@@ -1,4 +1,4 @@
-"""Recovers the attempts of lost workers, and expires jobs that are past their deadline."""
+"""Recover the attempts of lost workers, and expire jobs that are past their deadline."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from headrace_scheduler.timing import DEFAULT, Timing
 _log = structlog.get_logger()
 
 _PAGE: Final = 500
-# Time after the deadline of a running job in which its worker can expire it.
+# Time after the deadline of a running job in which the worker itself can expire the job.
 _RUNNING_GRACE: Final = timedelta(seconds=5)
-# Age at which the row of a lapsed worker is removed.
+# Time after which the row of a lapsed worker is removed.
 _KEEP_LAPSED: Final = timedelta(hours=1)
 
 
 class Recover(Loop):
-    """Recovers and expires jobs, page by page.
+    """Recover and expire jobs, page by page.
 
     Args:
         database: the store.
         bus: announces recovered and expired jobs.
         term: the term of the scheduler.
         gauges: counts recovered jobs.
-        max_losses: workers that a job may lose; the next loss fails it.
+        max_losses: the maximum number of workers that a job may lose; the next loss fails the job.
         timing: the interval of the loop.
     """
 
@@ -59,7 +59,8 @@ class Recover(Loop):
     async def run_once(self) -> float:
         """Recover and expire all jobs that need it; return the seconds until the next run."""
         while True:
-            # Each statement is a transaction, so none stays open while this process is suspended.
+            # Each statement is its own transaction, so none stays open while this process is
+            # suspended.
             async with self._database.statement() as connection:
                 lost = await recover_lost(
                     connection, term=self._term, limit=_PAGE, max_losses=self._max_losses
