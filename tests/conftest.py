@@ -26,7 +26,7 @@ from headrace_core.wake import WakeBus
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from headrace_standalone.embedded.valkey import EmbeddedValkey
-from support.databases import Databases
+from support.databases import Databases, shorten_logins
 from support.server import serving
 from support.settings import empty_redis, short_settings
 
@@ -34,6 +34,10 @@ from support.settings import empty_redis, short_settings
 for _name in list(os.environ):
     if _name.startswith("HEADRACE_") and not _name.startswith("HEADRACE_TEST_"):
         del os.environ[_name]
+
+# The embedded server has no TLS. Without this variable, each connection would ask for it first.
+if "HEADRACE_TEST_DATABASE_URL" not in os.environ:
+    os.environ["PGSSLMODE"] = "disable"
 
 # Property tests have no time limit, since machines differ in speed.
 hypothesis.settings.register_profile("headrace", deadline=None)
@@ -59,6 +63,7 @@ def postgres_url(data_folder: DataFolder) -> Iterator[str]:
         return
     postgres = EmbeddedPostgres(folder=data_folder, ephemeral=True)
     with serving(postgres.program(), log=data_folder.logs / "postgres.log"):
+        shorten_logins(postgres.url)
         yield postgres.url
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from pydantic import SecretStr
@@ -12,14 +13,19 @@ from redis import Redis
 from headrace_core.runtime.settings import Settings
 
 
-def short_settings(database_url: str, redis_url: str, **changes: Any) -> Settings:
+def short_settings(database_url: str, redis_url: str) -> Settings:
     """Return settings with free ports and with waits that suit tests.
 
     Args:
         database_url: a database with the schema.
         redis_url: an empty Redis database.
-        changes: fields of Settings.
     """
+    servers = {"database_url": SecretStr(database_url), "redis_url": SecretStr(redis_url)}
+    return _short().model_copy(update=servers)
+
+
+@cache
+def _short() -> Settings:
     fields: dict[str, Any] = {
         "gateway_address": "127.0.0.1:0",
         "scheduler_address": "127.0.0.1:0",
@@ -38,11 +44,7 @@ def short_settings(database_url: str, redis_url: str, **changes: Any) -> Setting
         "worker_watchdog": 0.0,
         "worker_cancel_grace": 1.0,
     }
-    return Settings(
-        database_url=SecretStr(database_url),
-        redis_url=SecretStr(redis_url),
-        **{**fields, **changes},
-    )
+    return Settings(**fields)
 
 
 def empty_redis(urls: Iterator[str]) -> str:
