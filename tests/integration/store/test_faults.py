@@ -23,7 +23,7 @@ from support.until import until, until_blocked
 async def impatient(settings: Settings) -> AsyncIterator[Database]:
     """The database with two connections and short timeouts."""
     changes = {"database_pool_size": 2, "database_timeout": 0.3}
-    database = Database(settings.model_copy(update=changes), application="test-hasty")
+    database = Database(settings.model_copy(update=changes), application="test-impatient")
     try:
         yield database
     finally:

@@ -58,6 +58,6 @@ async def test_documented_acl_rules_are_sufficient(
                 await deliverer.deliver(POOL, [(delivery, 0)])
                 await crew.until_started(delivery)
             await worker.leave()
-        assert not (await read_redis(limited)).refusal
+        assert not (await read_redis(limited)).write_error
     assert await admin.acl_log() == []
     await admin.aclose()
