@@ -46,7 +46,7 @@ class Server:
         self.open: set[Echo] = set()
 
 
-class ClientEnd:
+class Client:
     """The client side of a connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -91,8 +91,8 @@ async def echo() -> AsyncIterator[tuple[Server, Proxy]]:
     await until(lambda: not server.open)
 
 
-async def connect(link: Proxy) -> ClientEnd:
-    return ClientEnd(*await asyncio.open_connection(*address(link)))
+async def connect(link: Proxy) -> Client:
+    return Client(*await asyncio.open_connection(*address(link)))
 
 
 @asynccontextmanager

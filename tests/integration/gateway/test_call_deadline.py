@@ -1,4 +1,4 @@
-"""Jobs that take over the deadline of their call, by the database's clock."""
+"""Jobs whose deadline is their call's deadline, by the database's clock."""
 
 from __future__ import annotations
 

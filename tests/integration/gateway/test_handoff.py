@@ -151,7 +151,7 @@ async def test_pool_with_the_most_free_slots_receives_the_job(
 async def test_prefetch_of_zero_disables_the_hand_off(
     settings: Settings, database: Database, bus: WakeBus, scheduler: WakeSubscription, redis: Redis
 ) -> None:
-    # Without prefetch, an empty Redis queue does not mean that the pool is idle.
+    # Without prefetch, the Redis queue of a busy pool may be empty.
     await register(database)
     strict = settings.model_copy(update={"dispatch_prefetch": 0})
     hand_off = HandOff(

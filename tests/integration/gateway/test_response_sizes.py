@@ -358,7 +358,7 @@ class RpcSizes:
 
 
 MIB = 2**20
-# In the order of the calls: the first calls read the values that the fixture wrote.
+# The calls run in this order: the first calls read the values that the fixture wrote.
 SIZES_BY_RPC = {
     "GetJob": RpcSizes(get_job, 3 * MIB),
     "ListJobs": RpcSizes(list_jobs, 3 * MIB),

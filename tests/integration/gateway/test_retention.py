@@ -1,4 +1,4 @@
-"""Pruned jobs as clients see them: an error that names the oldest usable cursor."""
+"""Clients and pruned jobs: errors name the oldest usable cursor."""
 
 from __future__ import annotations
 

@@ -330,7 +330,7 @@ async def test_watches_of_deleted_subscription_end(
             grpc.StatusCode.NOT_FOUND,
             "SUBSCRIPTION_NOT_FOUND",
         )
-    # A cursor of the deleted subscription is invalid for the new one.
+    # A cursor of the deleted subscription is invalid for the new subscription.
     await create(service)
     error = await rpc_error(ack(service, one.last.cursor))
     assert error.reason == "CURSOR_INVALID"

@@ -34,7 +34,7 @@ from support.workers import ending, lapse, register, report, start, write_ends
 
 
 async def populate(database: Database) -> None:
-    """Create a job in every state, and one that succeeded after a requeue."""
+    """Create a job in every state, and a job that succeeded after a requeue."""
     for state in JobState:
         await prepare_job(database, state)
     prepared = await prepare_job(database, JobState.FAILED)
@@ -90,7 +90,7 @@ async def populated(populated_url: str) -> AsyncIterator[Database]:
 
 
 async def audit_damaged(database: Database, *statements: str) -> Audit:
-    """Audit a database after some statements, which are then rolled back."""
+    """Audit a database after some statements, then roll them back."""
     async with database.transaction() as connection:
         await execute_without_triggers(connection, *statements)
         auditor = Auditor(database, limit=20, progress=lambda *_: None, page=3)

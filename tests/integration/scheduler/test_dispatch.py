@@ -1,4 +1,4 @@
-"""Dispatch: which jobs are delivered, and when they are delivered again."""
+"""Dispatch: which jobs are delivered, and when deliveries are repeated."""
 
 from __future__ import annotations
 
@@ -364,7 +364,7 @@ async def test_pause_grows_with_the_delivered_jobs(
         await dispatch.run_once()
         pauses.append(dispatch.pause)
     assert pauses == sorted(set(pauses))
-    # Runs that deliver nothing become rarer.
+    # Runs that deliver nothing become less frequent.
     for _ in range(9):
         await dispatch.run_once()
     assert dispatch.pause == max(pauses)

@@ -91,11 +91,11 @@ async def test_only_one_of_several_schedulers_leads(
     recorded = RecordedWork()
     tries = []
 
-    async def counted(*args: Any, **options: Any) -> int | None:
+    async def take_and_count(*args: Any, **options: Any) -> int | None:
         tries.append(args)
         return await take_lead(*args, **options)
 
-    monkeypatch.setattr(leader, "take_lead", counted)
+    monkeypatch.setattr(leader, "take_lead", take_and_count)
     async with AsyncExitStack() as stack:
         candidates = [
             await stack.enter_async_context(candidate(settings, recorded)) for _ in range(3)
@@ -128,11 +128,11 @@ async def test_leader_renews_its_lease(settings: Settings, monkeypatch: pytest.M
     recorded = RecordedWork()
     renewals = []
 
-    async def counted(*args: Any, **options: Any) -> None:
+    async def renew_and_count(*args: Any, **options: Any) -> None:
         await renew_lead(*args, **options)
         renewals.append(options)
 
-    monkeypatch.setattr(leader, "renew_lead", counted)
+    monkeypatch.setattr(leader, "renew_lead", renew_and_count)
     async with candidate(settings, recorded, lease=3) as first:
         await until_one_leads(first)
         async with candidate(settings, recorded) as standby:

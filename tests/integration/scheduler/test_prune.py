@@ -155,16 +155,16 @@ async def test_prune_pauses_as_long_as_it_works(database: Database) -> None:
     await create_ended(database, 3, days=2)
     pauses: list[float] = []
 
-    async def record_rest(seconds: float) -> None:
+    async def record_pause(seconds: float) -> None:
         pauses.append(seconds)
 
     # Each reading of the clock advances it by one second more than the previous reading.
     clock = itertools.accumulate(itertools.count())
-    await prune(database, page=1, sleep=record_rest, clock=lambda: float(next(clock)))
+    await prune(database, page=1, sleep=record_pause, clock=lambda: float(next(clock)))
     assert pauses == [1, 3, 5]
     pauses.clear()
     await create_ended(database, 1, days=2)
-    await prune(database, page=1, sleep=record_rest, clock=lambda: 0.0)
+    await prune(database, page=1, sleep=record_pause, clock=lambda: 0.0)
     assert pauses == [0.05]
 
 

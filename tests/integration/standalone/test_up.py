@@ -67,7 +67,7 @@ class RunningStack:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def service(self, name: str) -> psutil.Process:
-        """Return the process of a service."""
+        """Return a service's process."""
         return next(one for one in self.descendants() if one.cmdline()[-1:] == [f"headrace_{name}"])
 
 

@@ -142,7 +142,7 @@ async def test_claim_with_a_limit_takes_the_first_free_jobs(database: Database) 
     await start(database, other, jobs[0])
     deliveries = [delivery(job) for job in jobs]
     async with database.transaction() as connection:
-        # Another worker is claiming it at this moment.
+        # Another worker is claiming this job at the same time.
         await connection.execute(_LOCK_JOB, {"id": jobs[2].id})
         claimed = await claim(database, worker_id, deliveries, most=2)
     assert [job.key.job_id for job in claimed] == [jobs[1].id, jobs[3].id]

@@ -1,4 +1,4 @@
-"""The event log: unseen events, settled events, and the cost of a read."""
+"""The event log: unseen events, settled events, and read costs."""
 
 from __future__ import annotations
 

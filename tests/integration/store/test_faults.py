@@ -82,7 +82,7 @@ async def test_idle_transaction_timeout_is_unavailable(database: Database) -> No
             pid = await connection.scalar(text("SELECT pg_backend_pid()"))
             await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20ms'"))
 
-            async def ended() -> bool:
+            async def session_has_ended() -> bool:
                 async with database.transaction() as other:
                     found = await other.scalar(
                         text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid"),
@@ -90,7 +90,7 @@ async def test_idle_transaction_timeout_is_unavailable(database: Database) -> No
                     )
                 return bool(found == 0)
 
-            await until(ended)
+            await until(session_has_ended)
             await connection.execute(text("SELECT 1"))
 
 
@@ -109,7 +109,7 @@ async def test_deadlock_is_unavailable(database: Database) -> None:
     one, two = await submit(database), await submit(database)
     update = text("UPDATE jobs SET priority = 1 WHERE id = :id")
 
-    async def cross(database: Database) -> None:
+    async def update_crosswise(database: Database) -> None:
         async with database.transaction() as connection:
             await connection.execute(update, {"id": two.id})
             await connection.execute(update, {"id": one.id})
@@ -119,13 +119,13 @@ async def test_deadlock_is_unavailable(database: Database) -> None:
         async with database.transaction() as connection:
             await connection.execute(text("SET LOCAL deadlock_timeout = '50ms'"))
             await connection.execute(update, {"id": one.id})
-            crossing = asyncio.create_task(cross(database))
+            crossing = asyncio.create_task(update_crosswise(database))
             await until_blocked(database)
             await connection.execute(update, {"id": two.id})
     except Unavailable as fault:
         outcomes.append(fault)
     outcomes += await asyncio.gather(crossing, return_exceptions=True)
-    # One of the two was aborted.
+    # PostgreSQL aborted one of the two transactions.
     assert [type(outcome) for outcome in outcomes if outcome] == [Unavailable]
 
 
@@ -166,7 +166,7 @@ async def test_refused_login_after_a_success_is_unavailable(
         for _ in range(2):
             with pytest.raises(Unavailable):
                 await database.ping()
-        # A first login may have wrong settings, so it gets the server's message.
+        # At the first login, the settings may be wrong, so the error has the server's message.
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
             await newcomer.ping()
     finally:
@@ -232,7 +232,7 @@ async def test_session_closes_its_connection_at_its_end(impatient: Database) -> 
     for _ in range(10):
         async with impatient.session() as raw:
             assert await raw.fetchval("SELECT 1") == 1
-    # Both connections of the pool are free.
+    # Both pool connections are free.
     async with impatient.transaction(), impatient.transaction() as connection:
         count = text(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
@@ -249,7 +249,7 @@ async def test_end_of_a_session_is_noticed_at_once(database: Database) -> None:
     async def hold() -> None:
         async with database.session() as raw:
             held.set_result(await raw.fetchval("SELECT pg_backend_pid()"))
-            # The probe alone would notice it after an hour.
+            # The probe alone would notice the end after an hour.
             await until_lost(raw, probe=3600)
 
     held: asyncio.Future[int] = asyncio.get_running_loop().create_future()

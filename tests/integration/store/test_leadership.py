@@ -30,64 +30,64 @@ from support.workers import lapse, register
 LEASE = timedelta(minutes=1)
 
 
-async def take(database: Database, holder: UUID | None = None) -> int | None:
+async def take_lead_as(database: Database, holder: UUID | None = None) -> int | None:
     async with database.statement() as connection:
         return await take_lead(connection, holder=holder or uuid4(), lease=LEASE)
 
 
-async def renew(database: Database, term: int) -> None:
+async def renew_lease_in(database: Database, term: int) -> None:
     async with database.statement() as connection:
         await renew_lead(connection, term=term, lease=LEASE)
 
 
-async def give_up(database: Database, holder: UUID) -> None:
+async def give_up_lead_as(database: Database, holder: UUID) -> None:
     async with database.statement() as connection:
         await give_up_lead(connection, holder=holder)
 
 
 async def test_only_one_scheduler_becomes_leader(database: Database) -> None:
-    assert await take(database) == 1
-    assert await take(database) is None
-    await renew(database, 1)
-    assert await take(database) is None
+    assert await take_lead_as(database) == 1
+    assert await take_lead_as(database) is None
+    await renew_lease_in(database, 1)
+    assert await take_lead_as(database) is None
 
 
 async def test_concurrent_schedulers_get_one_leader(crowd: Database) -> None:
     for term in (1, 2):
-        taken = await asyncio.gather(*(take(crowd) for _ in range(20)))
+        taken = await asyncio.gather(*(take_lead_as(crowd) for _ in range(20)))
         assert [one for one in taken if one is not None] == [term]
         await lose_lead(crowd)
 
 
 async def test_each_new_lead_starts_a_new_term(database: Database) -> None:
     holder = uuid4()
-    assert await take(database, holder) == 1
+    assert await take_lead_as(database, holder) == 1
     await lose_lead(database)
     # The same holder also gets a new term.
-    assert await take(database, holder) == 2
+    assert await take_lead_as(database, holder) == 2
     with pytest.raises(StaleTerm):
-        await renew(database, 1)
-    await renew(database, 2)
+        await renew_lease_in(database, 1)
+    await renew_lease_in(database, 2)
 
 
 async def test_lapsed_term_is_over_without_a_successor(database: Database) -> None:
-    assert await take(database) == 1
+    assert await take_lead_as(database) == 1
     await lose_lead(database)
     with pytest.raises(StaleTerm) as refusal:
-        await renew(database, 1)
+        await renew_lease_in(database, 1)
     assert refusal.value.term == 1
 
 
 async def test_released_lead_is_free_at_once(database: Database) -> None:
     holder = uuid4()
-    await take(database, holder)
+    await take_lead_as(database, holder)
     # A scheduler that does not lead changes nothing.
-    await give_up(database, uuid4())
-    await renew(database, 1)
-    await give_up(database, holder)
+    await give_up_lead_as(database, uuid4())
+    await renew_lease_in(database, 1)
+    await give_up_lead_as(database, holder)
     with pytest.raises(StaleTerm):
-        await renew(database, 1)
-    assert await take(database) == 2
+        await renew_lease_in(database, 1)
+    assert await take_lead_as(database) == 2
 
 
 async def test_lease_runs_by_the_clock_of_the_database(database: Database) -> None:
@@ -102,30 +102,30 @@ async def test_lease_runs_by_the_clock_of_the_database(database: Database) -> No
 
 
 async def test_standby_writes_nothing(database: Database) -> None:
-    await take(database)
+    await take_lead_as(database)
     async with database.transaction() as connection:
         assert await take_lead(connection, holder=uuid4(), lease=LEASE) is None
         assert await connection.scalar(text("SELECT pg_current_xact_id_if_assigned()")) is None
 
 
-# The statements of a scheduler.
+# The scheduler's statements.
 
 
-async def a_job_is_due(database: Database) -> None:
+async def create_due_job(database: Database) -> None:
     prepared = await prepare_job(database, JobState.SCHEDULED)
     await set_column(database, prepared.job.id, "due_time = now()")
 
 
-async def a_job_has_lost_its_worker(database: Database) -> None:
+async def create_lost_job(database: Database) -> None:
     await lapse(database, (await prepare_job(database, JobState.RUNNING)).worker_id)
 
 
-async def a_job_is_past_its_deadline(database: Database) -> None:
+async def create_overdue_job(database: Database) -> None:
     prepared = await prepare_job(database, JobState.QUEUED)
     await set_column(database, prepared.job.id, "deadline = now()")
 
 
-async def a_job_has_ended(database: Database) -> None:
+async def create_ended_job(database: Database) -> None:
     prepared = await prepare_job(database, JobState.CANCELLED)
     batch = "INSERT INTO batches (id, tenant, fingerprint, jobs) VALUES (:id, :tenant, 'a', 1)"
     async with database.statement() as connection:
@@ -134,7 +134,7 @@ async def a_job_has_ended(database: Database) -> None:
     await until_settled(database)
 
 
-async def events_are_left_over(database: Database) -> None:
+async def create_leftover_events(database: Database) -> None:
     prepared = await prepare_job(database, JobState.CANCELLED)
     async with database.statement() as connection:
         await connection.execute(
@@ -143,11 +143,11 @@ async def events_are_left_over(database: Database) -> None:
         )
 
 
-async def a_worker_has_lapsed(database: Database) -> None:
+async def create_lapsed_worker(database: Database) -> None:
     await lapse(database, await register(database))
 
 
-async def a_worker_is_live(database: Database) -> None:
+async def create_live_worker(database: Database) -> None:
     await register(database)
 
 
@@ -167,22 +167,22 @@ async def prune(connection: Connection, *, term: int) -> int:
 STATEMENTS: dict[
     str, tuple[Callable[[Database], Awaitable[None]], Callable[..., Awaitable[object]]]
 ] = {
-    "promote_due": (a_job_is_due, lambda c, term: promote_due(c, term=term, limit=10)),
+    "promote_due": (create_due_job, lambda c, term: promote_due(c, term=term, limit=10)),
     "recover_lost": (
-        a_job_has_lost_its_worker,
+        create_lost_job,
         lambda c, term: recover_lost(c, term=term, limit=10, max_losses=1),
     ),
     "expire_overdue": (
-        a_job_is_past_its_deadline,
+        create_overdue_job,
         lambda c, term: expire_overdue(c, term=term, limit=10, running_grace=timedelta()),
     ),
-    "prune_jobs": (a_job_has_ended, prune),
-    "remove_leftovers": (events_are_left_over, remove_leftovers),
+    "prune_jobs": (create_ended_job, prune),
+    "remove_leftovers": (create_leftover_events, remove_leftovers),
     "remove_lapsed": (
-        a_worker_has_lapsed,
+        create_lapsed_worker,
         lambda c, term: remove_lapsed(c, term=term, older_than=timedelta()),
     ),
-    "live_pools": (a_worker_is_live, live_pools),
+    "live_pools": (create_live_worker, live_pools),
 }
 
 TABLES = ("jobs", "job_events", "workers", "batches", "event_log", "pruned_jobs")
@@ -205,17 +205,17 @@ async def test_statement_of_an_old_term_is_refused(
     await prepare(database)
     term = await lead(database)
     if over == "released":
-        await give_up(database, UUID(int=0))
+        await give_up_lead_as(database, UUID(int=0))
     else:
         await lose_lead(database)
     if over == "another_leads":
-        assert await take(database) == term + 1
+        assert await take_lead_as(database) == term + 1
     before = await table_contents(database)
     async with database.statement() as connection:
         with pytest.raises(StaleTerm):
             await run(connection, term=term)
     assert await table_contents(database) == before
-    # In the current term, the statement finds its work once.
+    # In the current term, the statement works, and the second time it finds nothing to do.
     now = await lead(database)
     async with database.statement() as connection:
         assert await run(connection, term=now)
@@ -235,9 +235,9 @@ async def test_idle_statement_of_an_old_term_is_refused(
 async def test_stopped_leader_in_a_transaction_blocks_no_successor(
     database: Database,
 ) -> None:
-    await a_job_is_due(database)
+    await create_due_job(database)
     term = await lead(database)
     async with asyncio.timeout(10), database.transaction() as connection:
         assert await promote_due(connection, term=term, limit=10) == 1
         await lose_lead(database)
-        assert await take(database) == term + 1
+        assert await take_lead_as(database) == term + 1

@@ -1,4 +1,4 @@
-"""Every rule of the lifecycle through the store's functions; all other combinations are refused.
+"""Every rule of the lifecycle through the store's functions; all other combinations are rejected.
 
 Each event has functions that cause it. Each function is called for a job in each state: it writes
 one row of the table, or it changes nothing and reports this.
@@ -100,7 +100,7 @@ def requesting(function: Callable[..., Awaitable[Job]]) -> Performer:
             async with database.transaction() as connection:
                 answer = await function(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
         except StateConflict as conflict:
-            return refused(conflict, prepared)
+            return assert_conflict(conflict, prepared)
         # The function returns the current job.
         now = await read_job(database, prepared.job.id)
         assert answer == type(now)(**{**field_values(now), "payload": None, "result": None})
@@ -109,7 +109,7 @@ def requesting(function: Callable[..., Awaitable[Job]]) -> Performer:
     return perform
 
 
-def refused(conflict: StateConflict, prepared: PreparedJob) -> Literal[False]:
+def assert_conflict(conflict: StateConflict, prepared: PreparedJob) -> Literal[False]:
     assert conflict.state is prepared.job.state
     assert conflict.state not in conflict.allowed
     return False
@@ -146,7 +146,7 @@ async def attempt_row(database: Database, state: JobState, perform: Performer) -
     events = await history(database, prepared.job.id)
     assert events[: len(before)] == before
     if not changed:
-        # The function reports no change. Only the time or deadline that the test set may differ.
+        # The function changed nothing. Only the time or deadline that the test set may differ.
         assert events == before
         as_before = {"due_time": job.due_time, "deadline": job.deadline}
         assert job == type(job)(**{**field_values(prepared.job), **as_before})

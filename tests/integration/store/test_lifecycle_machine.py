@@ -58,15 +58,15 @@ T = TypeVar("T")
 
 _EXAMPLES = "HEADRACE_TEST_LIFECYCLE_EXAMPLES"
 _LONG_DELAY = timedelta(hours=1)
-# Hypothesis draws constants from all loaded modules, so the steps of a seed depend on the earlier
-# tests. If a seed misses a row of the lifecycle, other seeds follow.
+# Hypothesis draws constants from all loaded modules, so a seed's actions depend on earlier tests.
+# If a seed misses a row of the lifecycle, more seeds follow.
 _MORE_SEEDS = 4
 
 keys = st.sampled_from([None, None, "a key", "another key"])
 contents = st.integers(0, 1)
 sizes = st.integers(1, 3)
 flags = st.booleans()
-# The page size of a loop. 0 means that time passes without a run of the loop.
+# A loop's page size. 0 means that the loop does not run.
 limits = st.sampled_from([1000, 1000, 1, 0])
 # The offset from the current attempt number, mostly 0.
 shifts = st.sampled_from([0, 0, 0, 0, 0, -1, 1])
@@ -109,7 +109,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.term = self.run(lead(self.database))
 
     @initialize()
-    def begin(self) -> None:
+    def create_job_in_each_state(self) -> None:
         """Create a job in each state, so that every row of the lifecycle is one action away."""
         self._register()
         for later in (False, False, False, False, True, True):
@@ -129,15 +129,15 @@ class LifecycleMachine(RuleBasedStateMachine):
         )
         self.model.expire(expiring)
 
-    # There is one rule for all actions, because Hypothesis disables most of many rules in each run,
-    # and then few jobs would end.
+    # All actions share one rule. If there were many rules, Hypothesis would disable most of them in
+    # each run, and few jobs would end.
     @rule(action=st.sampled_from(ACTIONS), data=st.data())
     def act(self, action: str, data: st.DataObject) -> None:
         getattr(self, action)(data)
 
     # Choosing a job or an attempt.
 
-    def _jobs(
+    def _draw_jobs(
         self, data: st.DataObject, fits: Callable[[ModelJob], bool], *, most: int = 3
     ) -> list[ModelJob]:
         """Return some jobs, mostly suitable ones."""
@@ -146,7 +146,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         found = [job for job in existing if not aimed or (fits(job) and not job.pruned)] or existing
         return data.draw(st.lists(st.sampled_from(found), min_size=1, max_size=most, unique_by=id))
 
-    def _worker(self, data: st.DataObject) -> ModelWorker:
+    def _draw_worker(self, data: st.DataObject) -> ModelWorker:
         """Return a worker, mostly a live one."""
         aimed = data.draw(aim_at_suitable)
         found = [one for one in self.model.workers if not aimed or (one.live and one.registered)]
@@ -214,11 +214,11 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.model.submit_batch(batch, later=later, key=key)
 
     def cancel(self, data: st.DataObject) -> None:
-        [job] = self._jobs(data, lambda job: not job.ended, most=1)
+        [job] = self._draw_jobs(data, lambda job: not job.ended, most=1)
         self._request(cancel_job, self.model.cancel, job)
 
     def requeue(self, data: st.DataObject) -> None:
-        [job] = self._jobs(data, lambda job: job.ended, most=1)
+        [job] = self._draw_jobs(data, lambda job: job.ended, most=1)
         self._request(requeue_job, self.model.requeue, job)
 
     def _request(
@@ -250,7 +250,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         if action == "register":
             self._register()
             return
-        worker = self._worker(data)
+        worker = self._draw_worker(data)
         if action == "lapse":
             self._let_lease_lapse(worker)
         elif action == "remove":
@@ -285,8 +285,8 @@ class LifecycleMachine(RuleBasedStateMachine):
             worker.registered = False
 
     def claim(self, data: st.DataObject) -> None:
-        worker = self._worker(data)
-        chosen = self._jobs(data, lambda job: job.state is JobState.QUEUED)
+        worker = self._draw_worker(data)
+        chosen = self._draw_jobs(data, lambda job: job.state is JobState.QUEUED)
         self._claim(worker, chosen, shift=data.draw(shifts))
 
     def _claim(self, worker: ModelWorker, chosen: Sequence[ModelJob], *, shift: int) -> None:
@@ -306,8 +306,8 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def end(self, data: st.DataObject) -> None:
         event, shift, soon = data.draw(ends), data.draw(shifts), data.draw(flags)
-        chosen = self._jobs(data, lambda job: job.runs)
-        other = None if data.draw(aim_at_suitable) else self._worker(data)
+        chosen = self._draw_jobs(data, lambda job: job.runs)
+        other = None if data.draw(aim_at_suitable) else self._draw_worker(data)
         self._write_ends(chosen, event, shift=shift, soon=soon, other=other)
 
     def _write_ends(
@@ -337,8 +337,8 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def report(self, data: st.DataObject) -> None:
         shift, fractions = data.draw(shifts), data.draw(report_lists)
-        chosen = self._jobs(data, lambda job: job.runs)
-        other = None if data.draw(aim_at_suitable) else self._worker(data)
+        chosen = self._draw_jobs(data, lambda job: job.runs)
+        other = None if data.draw(aim_at_suitable) else self._draw_worker(data)
         for worker, owned in self._by_worker(chosen, other):
             allowed = [
                 job for job in owned if self.model.owns(worker, job, max(1, job.attempt + shift))
@@ -363,18 +363,18 @@ class LifecycleMachine(RuleBasedStateMachine):
     def _by_worker(
         self, chosen: Sequence[ModelJob], other: ModelWorker | None
     ) -> list[tuple[ModelWorker, list[ModelJob]]]:
-        """Group jobs by the worker that writes: their last worker, or another one."""
+        """Group jobs by the worker that writes to them: their last worker, or `other`."""
         grouped: dict[ModelWorker, list[ModelJob]] = {}
         for job in chosen:
             if (writer := other or job.worker) is not None:
                 grouped.setdefault(writer, []).append(job)
         return list(grouped.items())
 
-    # The scheduler. The test moves the times of rows into the past.
+    # The scheduler. The test moves row times into the past.
 
     def promote(self, data: st.DataObject) -> None:
         limit = data.draw(limits)
-        for job in self._jobs(data, lambda job: job.state in sources(EventType.DUE)):
+        for job in self._draw_jobs(data, lambda job: job.state in sources(EventType.DUE)):
             if not job.pruned:
                 self._set_times(job, "due_time = now() - interval '1 s'")
                 job.due = True
@@ -383,7 +383,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         if count is None:
             return
         assert count == min(limit, len(due))
-        now = self._read()
+        now = self._read_jobs()
         for job in due:
             if now[job.id][0].seq > len(job.events):
                 self.model.promote(job)
@@ -391,7 +391,7 @@ class LifecycleMachine(RuleBasedStateMachine):
     def recover(self, data: st.DataObject) -> None:
         limit, max_losses = data.draw(limits), data.draw(st.integers(0, 2))
         if data.draw(flags):
-            self._let_lease_lapse(self._worker(data))
+            self._let_lease_lapse(self._draw_worker(data))
         lost = {job.id: job for job in self.model.lost()}
         recovered = self._call_as_leader(data, recover_lost, limit=limit, max_losses=max_losses)
         if recovered is None:
@@ -402,7 +402,7 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def expire(self, data: st.DataObject) -> None:
         limit, grace = data.draw(limits), data.draw(flags)
-        for job in self._jobs(data, lambda job: job.has_deadline and not job.ended):
+        for job in self._draw_jobs(data, lambda job: job.has_deadline and not job.ended):
             if job.has_deadline and not job.pruned:
                 self._set_times(job, "deadline = now() - interval '10 min'")
                 job.overdue = True
@@ -419,7 +419,7 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def prune(self, data: st.DataObject) -> None:
         limit = data.draw(limits)
-        for job in self._jobs(data, lambda job: job.ended, most=2):
+        for job in self._draw_jobs(data, lambda job: job.ended, most=2):
             if job.ended:
                 self._set_times(job, "end_time = now() - interval '2 h'")
                 job.ended_long_ago = True
@@ -430,7 +430,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         # Each state is pruned separately.
         by_state = Counter(job.state for job in old)
         assert pruned.jobs == sum(min(limit, count) for count in by_state.values())
-        left = self._read()
+        left = self._read_jobs()
         gone = [job for job in old if job.id not in left]
         assert pruned.events == sum(len(job.events) for job in gone)
         self.model.prune(gone)
@@ -448,13 +448,13 @@ class LifecycleMachine(RuleBasedStateMachine):
     def _set_times(self, job: ModelJob, assignment: str) -> None:
         self.run(set_column(self.database, job.id, assignment))
         # The test made this change, so the invariant must not see it as a change by the store.
-        self.seen[job.id] = self._read()[job.id]
+        self.seen[job.id] = self._read_jobs()[job.id]
 
     # The invariants after each step.
 
     @invariant()
     def store_and_model_agree(self) -> None:
-        now = self._read()
+        now = self._read_jobs()
         stored = [job for job in self.model.jobs if not job.pruned]
         assert set(now) == {job.id for job in stored}
         for job in stored:
@@ -464,12 +464,12 @@ class LifecycleMachine(RuleBasedStateMachine):
                 # Rejected calls and calls for other jobs must not change this job.
                 assert row == before
             if row.seq != before.seq or job.id not in self.seen:
-                self._compare(job, row, events)
+                self._compare_job(job, row, events)
                 assert events[: len(its_events)] == its_events
         self.seen = now
         self.run(self._compare_others(stored))
 
-    def _compare(self, job: ModelJob, row: Job, events: Sequence[JobEvent]) -> None:
+    def _compare_job(self, job: ModelJob, row: Job, events: Sequence[JobEvent]) -> None:
         assert [(event.type, event.state, event.attempt) for event in events] == job.events
         assert_legal(row, events)
         assert row.state is job.state
@@ -510,7 +510,7 @@ class LifecycleMachine(RuleBasedStateMachine):
                 )
                 assert [event.output for event in page.events] == job.outputs
 
-    def _read(self) -> dict[object, tuple[Job, list[JobEvent]]]:
+    def _read_jobs(self) -> dict[object, tuple[Job, list[JobEvent]]]:
         async def read() -> dict[object, tuple[Job, list[JobEvent]]]:
             async with self.database.transaction() as connection:
                 found = await list_jobs(

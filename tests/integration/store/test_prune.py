@@ -189,7 +189,7 @@ async def test_database_without_jobs_has_no_tenants(database: Database) -> None:
 
 async def test_log_starts_after_all_pruned_events(database: Database) -> None:
     one, other, third = await create_ended(database, 3)
-    # The job that ended last was the first one created.
+    # The job that ended last was created first.
     await backdate_end(database, third, "1 h")
     newest = {job.id: (await places(database, job))[-1] for job in (one, other, third)}
     assert (await prune(database, limit=1)).jobs == 1
@@ -408,7 +408,7 @@ async def test_concurrent_prunes_of_a_batch_remove_it(database: Database) -> Non
     await retention.until_settled(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database), limit=1)
-        # The second prune skips the locked job, and waits before it removes the other one.
+        # The second prune skips the locked job, and waits before it removes the other job.
         second = asyncio.create_task(prune_concurrently(database))
         await until_blocked(database)
     assert (await second).jobs == 1
@@ -456,7 +456,7 @@ async def test_concurrent_writers_and_prunes_keep_the_log_complete(
 
 
 async def job_with_many_events(database: Database, worker_id: WorkerId, events: int) -> Job:
-    """Create a job with a number of events that ended two hours ago."""
+    """Create a job that ended two hours ago and has `events` events."""
     job = await submit(database)
     await start(database, worker_id, job)
     async with database.transaction() as connection:

@@ -107,7 +107,7 @@ async def test_probe_uses_temporary_space_and_writes_no_row(database: Database) 
 
 @dataclass(frozen=True)
 class Pair:
-    """A primary, and a copy of it that is a standby; `url` names the standby first."""
+    """A primary and its standby; `url` names the standby first."""
 
     primary: Server
     standby: Server
@@ -117,7 +117,7 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
+def primary_and_standby() -> Iterator[Pair]:
     with DataFolder.temporary() as one, DataFolder.temporary() as two:
         first = EmbeddedPostgres(folder=one, ephemeral=True)
         primary = Server(first.program(), log=one.logs / "postgres.log")
@@ -152,8 +152,8 @@ def _copy_folder(one: DataFolder, two: DataFolder, name: str) -> None:
         shutil.chown(target / path.relative_to(source), owner.st_uid, owner.st_gid)
 
 
-async def test_url_with_several_hosts_connects_to_the_primary(pair: Pair) -> None:
-    database = Database(pair.settings, application="test")
+async def test_url_with_several_hosts_connects_to_the_primary(primary_and_standby: Pair) -> None:
+    database = Database(primary_and_standby.settings, application="test")
     try:
         await check_writes(database)
         async with database.session() as session:
@@ -162,8 +162,10 @@ async def test_url_with_several_hosts_connects_to_the_primary(pair: Pair) -> Non
         await database.close()
 
 
-async def test_standby_is_unavailable_until_promoted(pair: Pair) -> None:
-    settings = pair.settings.model_copy(update={"database_url": SecretStr(pair.standby_url)})
+async def test_standby_is_unavailable_until_promoted(primary_and_standby: Pair) -> None:
+    settings = primary_and_standby.settings.model_copy(
+        update={"database_url": SecretStr(primary_and_standby.standby_url)}
+    )
     database = Database(settings, application="test")
     reader = Database(settings, application="test", writes=False)
     try:
@@ -174,7 +176,7 @@ async def test_standby_is_unavailable_until_promoted(pair: Pair) -> None:
                 pass
         # The operator's commands may read a standby.
         await reader.ping()
-        operator = await asyncpg.connect(pair.standby_url)
+        operator = await asyncpg.connect(primary_and_standby.standby_url)
         assert await operator.fetchval("SELECT pg_promote()")
         await operator.close()
         await check_writes(database)

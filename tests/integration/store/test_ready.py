@@ -48,7 +48,7 @@ async def test_priority_point_equals_a_minute_of_waiting(database: Database) -> 
                     "UPDATE jobs SET rank = :more + (SELECT rank FROM jobs WHERE id = :other) "
                     "WHERE id = :id"
                 ),
-                # Ten minutes for ten points, less the time that the job has waited.
+                # Ten minutes for ten points, minus the time that the job has waited.
                 {"id": patient.id, "other": eager.id, "more": (10 - minutes) * 60_000},
             )
         assert [job.key.job_id for job in await list_ready(database)] == order
@@ -139,7 +139,7 @@ async def test_pool_without_handlers_serves_nothing(database: Database) -> None:
 
 
 async def lane_heads(database: Database, *, limit: int, **known_jobs: int) -> dict[str, Head]:
-    """Return the heads of the lanes in the default queue; `behind` and the result are by type."""
+    """Return the lane heads of the default queue by type; `known_jobs` is also by type."""
     known = {Lane(DEFAULT_TENANT, DEFAULT_QUEUE, name): count for name, count in known_jobs.items()}
     async with database.transaction() as connection:
         found = await ready_heads(connection, pools=["pool"], limit=limit, known=known)
@@ -176,7 +176,7 @@ async def test_jobs_after_an_incomplete_lane_are_left_out(
     await register(database, "a", "b")
     early = await submit_many(database, 100, type="a", priority=10)
     await submit_many(database, 5, type="b")
-    # The unknown jobs of an incomplete lane may precede those of the other one.
+    # The unread jobs of the incomplete lane may precede the jobs of the other lane.
     assert [job.key for job in await list_ready(database, limit=60)] == [
         delivery(job) for job in early[:60]
     ]

@@ -68,7 +68,7 @@ def other_settings(settings: Settings, other_server: str) -> Settings:
 
 @pytest.fixture
 async def restored(other_settings: Settings) -> AsyncIterator[Database]:
-    """The database of the other cluster."""
+    """The other cluster's database."""
     database = Database(other_settings, application="test-restored")
     try:
         yield database
@@ -168,7 +168,7 @@ async def subscription(database: Database, name: str) -> Place:
 
 
 async def create_history(database: Database) -> None:
-    """Create jobs in several states, one of them with an event of a late transaction."""
+    """Create jobs in several states; a late transaction writes an event of one of them."""
     worker_id = await register(database)
     jobs = await submit_many(database, 6)
     await start(database, worker_id, *jobs[:4])

@@ -1,4 +1,4 @@
-"""The migrations lead to exactly the schema that `tables.py` declares."""
+"""The migrations produce exactly the schema that `tables.py` declares."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.until import until
 
 T = TypeVar("T")
 
-# The catalog of a schema as text, without the numbers that PostgreSQL assigns.
+# A schema's catalog as text, without the numbers that PostgreSQL assigns.
 CATALOG_QUERIES = {
     "tables": """
         SELECT relname, relkind, relpersistence, relrowsecurity, reloptions
@@ -177,7 +177,7 @@ def test_migration_0004_adds_its_checks_without_a_scan(databases: Databases) -> 
         assert scalar(url, f"{checks} AND NOT convalidated") == 0
 
 
-# The tables of another application, with Alembic's version table and one of our revisions.
+# Another application's tables, with Alembic's version table at one of our revision numbers.
 ANOTHER_APPLICATION = (
     "CREATE TABLE public.alembic_version (version_num varchar(32) PRIMARY KEY)",
     "INSERT INTO public.alembic_version VALUES ('0004')",
@@ -202,7 +202,7 @@ def test_migrate_leaves_another_application_unchanged(databases: Databases) -> N
         assert scalar(url, "SELECT title FROM public.jobs") == "theirs"
         assert scalar(url, "SELECT count(*) FROM headrace.installation") == 1
         assert scalar(url, "SELECT version_num FROM headrace.headrace_version") == head_revision()
-        # For a role with the name of the schema, the search path starts with this schema.
+        # For a role with the schema's name, the search path starts with this schema.
         assert scalar(url, "SELECT to_regclass('headrace.alembic_version')") is None
 
 

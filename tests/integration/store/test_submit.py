@@ -67,7 +67,7 @@ async def test_future_job_is_scheduled_by_the_database_clock(database: Database)
         ]
         await submit_jobs(connection, [late, soon])
     job = await read_job(database, late.id)
-    # A schedule time in the past is replaced by the time of the submit.
+    # The submit time replaces a schedule time in the past.
     assert (job.state, job.due_time) == (JobState.QUEUED, job.create_time)
     job = await read_job(database, soon.id)
     assert (job.state, job.queue_time) == (JobState.SCHEDULED, None)

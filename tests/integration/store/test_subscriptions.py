@@ -103,7 +103,10 @@ async def release(database: Database, *watches: SubscriptionWatch) -> int:
 
 
 async def ack(
-    database: Database, subscription: Subscription | Acquired, place: Place, **changes: Any
+    database: Database,
+    subscription: Subscription | Acquired,
+    acknowledged_place: Place,
+    **changes: Any,
 ) -> bool:
     arguments = {
         "tenant": DEFAULT_TENANT,
@@ -113,7 +116,7 @@ async def ack(
         **changes,
     }
     async with database.transaction() as connection:
-        return await acknowledge(connection, place=place, **arguments)
+        return await acknowledge(connection, place=acknowledged_place, **arguments)
 
 
 async def places(database: Database, count: int) -> list[Place]:
@@ -122,7 +125,7 @@ async def places(database: Database, count: int) -> list[Place]:
     return [place_of((await history(database, job_id))[0]) for job_id in job_ids]
 
 
-async def move_start(database: Database, place: Place) -> None:
+async def move_start(database: Database, acknowledged_place: Place) -> None:
     """Move the start of the log to a place, as a prune does."""
     async with database.transaction() as connection:
         await connection.execute(
@@ -130,7 +133,7 @@ async def move_start(database: Database, place: Place) -> None:
                 "INSERT INTO event_log (tenant, start_xid, start_position) "
                 "VALUES ('default', CAST(CAST(:xid AS text) AS xid8), :position)"
             ),
-            {"xid": str(place[0]), "position": place[1]},
+            {"xid": str(acknowledged_place[0]), "position": acknowledged_place[1]},
         )
 
 
@@ -142,7 +145,7 @@ async def let_leases_lapse(database: Database) -> None:
         )
 
 
-def place(subscription: Subscription | Acquired) -> Place:
+def acknowledged_place(subscription: Subscription | Acquired) -> Place:
     return subscription.xid, subscription.position
 
 
@@ -151,17 +154,17 @@ def place(subscription: Subscription | Acquired) -> Place:
 
 async def test_new_subscription_starts_after_the_last_event(database: Database):
     empty, created = await create(database, "early")
-    assert (place(empty), created) == (BEGINNING, True)
+    assert (acknowledged_place(empty), created) == (BEGINNING, True)
     assert (empty.consumer, empty.ack_time, empty.lag, empty.epoch) == (None, None, None, 0)
     *_, last = await places(database, 3)
     subscription, _ = await create(database)
-    assert place(subscription) == last
+    assert acknowledged_place(subscription) == last
 
 
 async def test_new_subscription_starts_after_a_place(database: Database):
     first, *_ = await places(database, 3)
     subscription, _ = await create(database, after=first)
-    assert place(subscription) == first
+    assert acknowledged_place(subscription) == first
 
 
 async def test_repeated_creation_changes_nothing(database: Database):
@@ -176,7 +179,7 @@ async def test_repeated_creation_changes_nothing(database: Database):
         maximum=0,
     )
     assert not created
-    assert (again.id, place(again)) == (subscription.id, third)
+    assert (again.id, acknowledged_place(again)) == (subscription.id, third)
 
 
 async def test_creation_with_another_filter_is_rejected(database: Database):
@@ -224,10 +227,10 @@ async def test_creation_before_pruned_events_is_rejected(database: Database):
     with pytest.raises(StartsTooEarly) as caught:
         await create(database, after=first)
     assert caught.value.start == second
-    assert place((await create(database, after=second))[0]) == second
+    assert acknowledged_place((await create(database, after=second))[0]) == second
     # An existing subscription is returned, even with an earlier start.
     assert not (await create(database, after=first))[1]
-    assert place((await create(database, "now"))[0]) == third
+    assert acknowledged_place((await create(database, "now"))[0]) == third
 
 
 async def test_new_subscription_in_a_pruned_log_starts_at_its_start(database: Database):
@@ -235,7 +238,7 @@ async def test_new_subscription_in_a_pruned_log_starts_at_its_start(database: Da
     await move_start(database, only)
     async with database.transaction() as connection:
         await connection.execute(text("TRUNCATE job_events, jobs"))
-    assert place((await create(database))[0]) == only
+    assert acknowledged_place((await create(database))[0]) == only
 
 
 # Reading.
@@ -431,12 +434,12 @@ async def test_acknowledgement_never_moves_back(database: Database):
     first, second, third = await places(database, 3)
     assert await ack(database, subscription, second)
     acknowledged = await get(database)
-    assert place(acknowledged) == second
+    assert acknowledged_place(acknowledged) == second
     assert acknowledged.ack_time is not None
     assert not await ack(database, subscription, second)
     assert not await ack(database, subscription, first)
     again = await get(database)
-    assert (place(again), again.ack_time) == (second, acknowledged.ack_time)
+    assert (acknowledged_place(again), again.ack_time) == (second, acknowledged.ack_time)
     assert await ack(database, subscription, third)
 
 
@@ -450,7 +453,7 @@ async def test_successor_starts_after_the_acknowledged_place(database: Database)
     await release(database, watch)
     taken = await acquire(database, new_watch(), "b")
     assert taken is not None
-    assert place(taken) == first
+    assert acknowledged_place(taken) == first
 
 
 async def test_released_subscription_can_be_acknowledged(
@@ -469,7 +472,7 @@ async def test_released_subscription_can_be_acknowledged(
     # An acknowledgement without an effect is refused as well, because success would be misleading.
     with pytest.raises(SubscriptionTaken):
         await ack(database, acquired, first)
-    assert place(await get(database)) == first
+    assert acknowledged_place(await get(database)) == first
 
 
 async def test_foreign_acknowledgement_is_refused(database: Database):
@@ -495,7 +498,7 @@ async def test_deleted_subscription_is_not_found(database: Database):
     with pytest.raises(SubscriptionNotFound):
         await delete(database)
     assert await renew(database, watch) == set()
-    # A new subscription of the name has no consumer.
+    # A new subscription with the same name has no consumer.
     await create(database)
     assert await renew(database, watch) == set()
     assert await acquire(database, new_watch(), "b") is not None
@@ -516,7 +519,7 @@ async def test_acknowledgement_during_a_takeover_is_refused(
     with pytest.raises(SubscriptionTaken):
         await late
     assert taken is not None
-    assert place(await get(database)) == place(taken) == BEGINNING
+    assert acknowledged_place(await get(database)) == acknowledged_place(taken) == BEGINNING
 
 
 async def test_successor_starts_after_a_concurrent_acknowledgement(
@@ -540,14 +543,14 @@ async def test_successor_starts_after_a_concurrent_acknowledgement(
         await until_blocked(database)
     taken = await acquiring
     assert taken is not None
-    assert place(taken) == first
+    assert acknowledged_place(taken) == first
 
 
 async def test_concurrent_acknowledgements_keep_the_last_place(crowd: Database):
     subscription, _ = await create(crowd)
     new_places = await places(crowd, 12)
     await asyncio.gather(*(ack(crowd, subscription, one) for one in reversed(new_places)))
-    assert place(await get(crowd)) == new_places[-1]
+    assert acknowledged_place(await get(crowd)) == new_places[-1]
 
 
 async def test_waiting_watch_does_not_replace_a_newer_one(

@@ -220,7 +220,7 @@ async def test_unreadable_handler_does_not_hide_other_handlers(database: Databas
 
 @pytest.fixture
 def clean_url(databases: Databases) -> Iterator[str]:
-    """A database for one test, since other tests leave triggers in the shared one."""
+    """A database for one test, because other tests leave triggers in the shared database."""
     with databases.fresh() as url:
         yield url
 

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database for this module, whose handlers need a table."""
+    """A database for this module, because its handlers need a table."""
     return own_database_url
 
 
@@ -154,7 +154,7 @@ async def test_oversized_result_rolls_back(jobs: Platform, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_timeout_after_the_commit_releases_the_slot(jobs: Platform, mode: str) -> None:
-    # The timeout starts with a running process.
+    # Start the process first: the timeout would otherwise include its start.
     assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
     job_id = await jobs.submit(
         mode,
@@ -189,7 +189,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
         _running_service(hasty) as worker,
     ):
         await execute(jobs, CREATE)
-        # One slot stays free. The transactions outnumber the connections of the worker.
+        # One slot stays free. The transactions outnumber the worker's connections.
         hanging = await jobs.submit_many(
             3,
             "e.never_ends",
@@ -202,7 +202,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
         [before] = await execute(jobs, "SELECT clock_timestamp() AS time")
         other = await submit(jobs, "e.loop")
         assert (await jobs.ended(other)).state is JobState.SUCCEEDED
-        # Wait for longer than the lease.
+        # Wait longer than the lease.
         await _until_row(
             jobs,
             f"SELECT 1 FROM workers WHERE heartbeat_time > '{before.time}'::timestamptz "

@@ -1,4 +1,4 @@
-"""Jobs that crash their process, and the other jobs of their worker."""
+"""Jobs that crash their process, and their worker's other jobs."""
 
 from __future__ import annotations
 

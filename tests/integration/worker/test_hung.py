@@ -37,7 +37,7 @@ async def test_blocked_worker_exits_and_its_job_runs_again(jobs: Platform, tmp_p
     async with worker_process(jobs.settings, tmp_path) as worker:
         job_id = await jobs.submit("t.block", '{"number": 600}')
         await jobs.until(job_id, E.STARTED)
-        # Another worker takes the job over before the blocked worker exits.
+        # The scheduler recovers the job before the blocked worker exits.
         await jobs.until(job_id, E.WORKER_LOST)
         code = await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S)
     assert code == EXIT_CODE

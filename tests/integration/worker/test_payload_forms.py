@@ -23,7 +23,7 @@ from support.platform import platform
 TIMEOUT = 30
 
 
-def value(number: float) -> Data:
+def value_payload(number: float) -> Data:
     content = struct_pb2.Value()
     json_format.ParseDict({"number": number}, content)
     return Data(value=content)
@@ -34,13 +34,13 @@ async def test_accepted_payload_is_decoded_by_the_worker(settings: Settings) -> 
         4: Data(json=b'{"number": 4.0}'),
         1000: Data(json=b'{"number": 1e3}'),
         5: Data(json=b'{"number": "x", "number": 5}'),
-        2**53 + 2: value(2.0**53 + 2),
-        7: value(7.0),
+        2**53 + 2: value_payload(2.0**53 + 2),
+        7: value_payload(7.0),
     }
     refused = [
         Data(json=b'{"number": 1.5}'),
         Data(json=b'{"number": 5, "number": "x"}'),
-        value(0.5),
+        value_payload(0.5),
     ]
     async with platform(settings, handlers()) as jobs:
         gateway = Gateway(settings)

@@ -23,7 +23,7 @@ EXAMPLE_FILE = Path(__file__).parents[3] / "examples" / "payments.py"
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database for one test, since the example needs a table."""
+    """A database for one test, because the example needs a table."""
     return own_database_url
 
 

@@ -24,12 +24,12 @@ Fault = Callable[[OwnValkey, Proxy], Awaitable[Callable[[], Awaitable[None]]]]
 
 @pytest.fixture
 def valkey() -> Iterator[OwnValkey]:
-    """Start a Valkey for one test."""
+    """A Valkey for one test."""
     with own_valkey() as valkey:
         yield valkey
 
 
-async def command(valkey: OwnValkey, *words: str) -> None:
+async def run_command(valkey: OwnValkey, *words: str) -> None:
     async with Redis.from_url(valkey.url) as client:
         await client.execute_command(*words)
 
@@ -50,13 +50,13 @@ async def mute_redis(_: OwnValkey, link: Proxy) -> Callable[[], Awaitable[None]]
 
 
 async def fill_redis(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
-    await command(valkey, "CONFIG", "SET", "maxmemory", "1")
-    return lambda: command(valkey, "CONFIG", "SET", "maxmemory", "0")
+    await run_command(valkey, "CONFIG", "SET", "maxmemory", "1")
+    return lambda: run_command(valkey, "CONFIG", "SET", "maxmemory", "0")
 
 
-async def make_replica(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
-    await command(valkey, "REPLICAOF", "127.0.0.1", "1")
-    return lambda: command(valkey, "REPLICAOF", "NO", "ONE")
+async def make_redis_replica(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
+    await run_command(valkey, "REPLICAOF", "127.0.0.1", "1")
+    return lambda: run_command(valkey, "REPLICAOF", "NO", "ONE")
 
 
 @asynccontextmanager
@@ -74,7 +74,7 @@ async def settings_through_link(
 
 
 @pytest.mark.parametrize(
-    "fault", [kill_redis, mute_redis, fill_redis, make_replica], ids=lambda f: f.__name__
+    "fault", [kill_redis, mute_redis, fill_redis, make_redis_replica], ids=lambda f: f.__name__
 )
 async def test_jobs_run_during_and_after_a_redis_fault(
     settings: Settings, valkey: OwnValkey, fault: Fault

@@ -1,4 +1,4 @@
-"""The streams of a gateway, and a simulated worker."""
+"""A gateway's streams, and a simulated worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams continue at their places after a crash of PostgreSQL."""
+"""Streams continue at their places after a PostgreSQL crash."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from support.workers import ending, report, start, write_ends
 
 
 async def progress(database: Database, worker_id: WorkerId, job_id: JobId, count: int) -> None:
-    """Report progress of the first attempt of a job."""
+    """Report progress of a job's first attempt."""
     steps = [
         AttemptReport(key=AttemptKey(job_id, 1), progress=Progress(fraction=n / count))
         for n in range(1, count + 1)
