@@ -95,7 +95,7 @@ class Child:
         """Run `work(link, *arguments)` in a child process for the duration of the block.
 
         Args:
-            name: the name of the process.
+            name: the process name.
             work: a coroutine function at module level.
             arguments: objects that can be pickled.
         """

@@ -88,7 +88,7 @@ def commit() -> str:
 
 
 def cpu() -> str:
-    """Return the name of the processor."""
+    """Return the processor name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -32,7 +32,7 @@ async def measure_accept(stage: Stage, *, plan: Plan, number: int) -> list[Measu
     Args:
         stage: a stage without workers.
         plan: the duration and the numbers of submits.
-        number: the number of the round.
+        number: the round number.
     """
     async with AsyncExitStack() as running:
         if stage.contestant.is_headrace:
@@ -51,10 +51,10 @@ async def _measure_single(stage: Stage, plan: Plan, number: int) -> Measurement:
     limit = plan.in_flight
 
     async def submit(count: int) -> float:
-        answer = await stage.control.ask(
+        response = await stage.control.ask(
             "accept", timeout=_REQUEST_TIMEOUT_S, count=count, in_flight=limit
         )
-        return float(answer["seconds"])
+        return float(response["seconds"])
 
     count = _jobs_to_submit(_WARM_UP_JOBS / await submit(_WARM_UP_JOBS), plan, unit=1)
     meter = stage.meter()
@@ -66,10 +66,10 @@ async def _measure_single(stage: Stage, plan: Plan, number: int) -> Measurement:
 
 async def _measure_bulk(stage: Stage, plan: Plan, number: int) -> Measurement | None:
     async def submit(count: int) -> float | None:
-        answer = await stage.control.ask(
+        response = await stage.control.ask(
             "bulk", timeout=_REQUEST_TIMEOUT_S, count=count, batch=plan.batch
         )
-        return None if answer.get("unsupported") else float(answer["seconds"])
+        return None if response.get("unsupported") else float(response["seconds"])
 
     trial = _WARM_UP_BATCHES * plan.batch
     trial_seconds = await submit(trial)

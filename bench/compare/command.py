@@ -16,7 +16,7 @@ from typing import Final
 
 from bench.compare.charts import charts, draw
 from bench.compare.environment import EnvironmentFailedError
-from bench.compare.page import images, replaced
+from bench.compare.page import markdown_images, with_section
 from bench.compare.plan import Plan
 from bench.compare.report import Report
 from bench.compare.run import run
@@ -67,8 +67,10 @@ async def _run(options: argparse.Namespace) -> int:
 async def _write_page(report: Report) -> None:
     parts = [report.markdown()]
     if await _draw(report, _PAGE.parent / "benchmarks"):
-        parts.insert(0, images([(one.name, one.title) for one in charts(report)], "benchmarks"))
-    _PAGE.write_text(replaced(_PAGE.read_text(), "\n\n".join(parts)))
+        parts.insert(
+            0, markdown_images([(one.name, one.title) for one in charts(report)], "benchmarks")
+        )
+    _PAGE.write_text(with_section(_PAGE.read_text(), "\n\n".join(parts)))
 
 
 async def _draw(report: Report, folder: Path) -> bool:

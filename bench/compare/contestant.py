@@ -33,7 +33,7 @@ class Contestant:
     """The contents of a peer.toml; see bench/peers/contract.py.
 
     Attributes:
-        name: the name of the folder.
+        name: the folder name.
         environment: the environment variables of the processes, by mode (`throughput`, `latency`).
         python: the required Python, such as `>=3.12`; empty for the Python of Headrace.
     """
@@ -53,7 +53,7 @@ class Contestant:
 
     @property
     def folder(self) -> Path:
-        """The folder of the contestant."""
+        """The contestant's folder."""
         return PEERS / self.name
 
     @property

@@ -1,4 +1,4 @@
-"""The number of handled jobs, from the counters of the handlers; see bench/peers/contract.py."""
+"""The number of handled jobs, from the handlers' counters; see bench/peers/contract.py."""
 
 from __future__ import annotations
 

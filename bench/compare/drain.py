@@ -63,7 +63,7 @@ async def measure_drain(
         plan: the time limits.
         jobs: the number of jobs; slow contestants receive fewer.
         workers: the number of worker processes.
-        number: the number of the round.
+        number: the round number.
     """
     wanted = min(jobs, plan.slow_jobs) if stage.contestant.slow else jobs
     filled = await fill(stage, wanted, limit=plan.fill_limit)
@@ -125,12 +125,12 @@ async def _wait_for_end(stage: Stage, *, jobs: int, start: float, limit: float) 
     deadline = time.monotonic() + _RECORDED_S
     while True:
         asked = time.monotonic()
-        answer = await stage.control.ask("unfinished", timeout=_REQUEST_TIMEOUT_S)
-        if not answer["jobs"]:
+        response = await stage.control.ask("unfinished", timeout=_REQUEST_TIMEOUT_S)
+        if not response["jobs"]:
             break
         if asked > deadline:
             raise PeerFailedError(
-                f"all {jobs:,} jobs were handled, but {answer['jobs']:,} are still unfinished in "
+                f"all {jobs:,} jobs were handled, but {response['jobs']:,} are still unfinished in "
                 f"the contestant's records after {_RECORDED_S:g} s"
             )
         await asyncio.sleep(_UNFINISHED_EVERY_S)
@@ -138,7 +138,7 @@ async def _wait_for_end(stage: Stage, *, jobs: int, start: float, limit: float) 
     return Drain(
         jobs=jobs,
         handled_s=count.last - start,
-        # If the first answer is 0, all ends were recorded before the request.
+        # If the first response is 0, all ends were recorded before the request.
         recorded_s=max(asked, count.last) - start,
         whole=True,
     )

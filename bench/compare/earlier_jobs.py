@@ -49,7 +49,7 @@ async def fill(databases: Databases, url: str, kind: EarlierJobs, count: int) ->
     """Insert jobs into a migrated database.
 
     Args:
-        databases: the databases of the server.
+        databases: the server's databases.
         url: the URL of the database.
         kind: the kind of jobs.
         count: the number of jobs.
@@ -114,8 +114,8 @@ async def _without_indexes(connection: asyncpg.Connection) -> AsyncIterator[None
     await connection.execute("RESET maintenance_work_mem")
 
 
-# Rows by number. Ids start with the milliseconds of their time, like the ids of the store
-# (RFC 9562, version 7). $1: the first number, $2: the number of rows, $3: the total of all parts.
+# Rows by number. Ids start with the milliseconds of their time, like the store's ids (RFC 9562,
+# version 7). $1: the first number, $2: the number of rows, $3: the total of all parts.
 _NUMBERED: Final = """
     WITH numbered AS (
         SELECT n, moment, overlay(overlay(

@@ -32,7 +32,7 @@ async def measure_end_to_end(
     Args:
         stage: a stage without workers.
         plan: the number of jobs.
-        number: the number of the round.
+        number: the round number.
         figure: D, or E for the same work on a filled database.
         case: the name of the measurement.
         fields: additional fields of the request.
@@ -43,14 +43,14 @@ async def measure_end_to_end(
         await stage.control.ask("end_to_end", timeout=_REQUEST_TIMEOUT_S, count=_WARM_UP_JOBS)
         meter = stage.meter()
         before = meter.sample()
-        answer = await stage.control.ask(
+        response = await stage.control.ask(
             "end_to_end", timeout=_REQUEST_TIMEOUT_S, count=jobs, **fields
         )
-        total = jobs + len(answer.get("late_ms", ()))
+        total = jobs + len(response.get("late_ms", ()))
         cpu = before.microseconds_each(meter.sample(), total)
-    values = {"jobs": float(total), "jobs_per_s": total / float(answer["seconds"])}
-    if answer.get("late_ms"):
-        late = Latency.of(round(ms * 1000) for ms in answer["late_ms"])
+    values = {"jobs": float(total), "jobs_per_s": total / float(response["seconds"])}
+    if response.get("late_ms"):
+        late = Latency.of(round(ms * 1000) for ms in response["late_ms"])
         values |= {"late_p50_ms": late.p50, "late_p99_ms": late.p99, "late_max_ms": late.max}
     return Measurement(
         figure=figure,

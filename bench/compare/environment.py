@@ -1,4 +1,4 @@
-"""A virtual environment per peer, because the requirements of the peers conflict."""
+"""A virtual environment per peer, because the peers' requirements conflict."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def environment(name: str, requirements: Path, python: str = "") -> Path:
     """Return the Python of an environment; create the environment again if its pins have changed.
 
     Args:
-        name: the name of the environment.
+        name: the environment's name.
         requirements: the file with pinned packages and hashes.
         python: the version for uv to find, such as `>=3.12`; empty for the running Python.
 

@@ -1,4 +1,4 @@
-"""E: the measurement of D on databases that already contain many jobs."""
+"""E: the same measurement as D, on databases that already contain many jobs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def measure_growth(
             await fill(resources.databases, url, kind, count)
             urls[name] = url
         for number in range(1, plan.rounds + 1):
-            cases = _cases(plan, urls)
+            cases = _measurements_of_a_round(plan, urls)
             # Alternate the order, so that no case always runs first.
             for name, fields in cases if number % 2 else reversed(cases):
                 announce(f"E: {name}, round {number}")
@@ -67,8 +67,10 @@ async def measure_growth(
                     )
 
 
-def _cases(plan: Plan, filled: Iterable[str]) -> list[tuple[str, dict[str, object]]]:
-    """Return the measurements of a round: name and additional fields of the request."""
+def _measurements_of_a_round(
+    plan: Plan, filled: Iterable[str]
+) -> list[tuple[str, dict[str, object]]]:
+    """Return the measurements of a round: their names and the additional request fields."""
     cases: list[tuple[str, dict[str, object]]] = [(EMPTY, {}), *((name, {}) for name in filled)]
     if plan.queues:
         cases.append((queues_case(plan), {"queues": plan.queues}))

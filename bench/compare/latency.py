@@ -25,14 +25,14 @@ async def measure_latency(stage: Stage, *, plan: Plan, number: int) -> Measureme
     Args:
         stage: a stage without workers.
         plan: the rate and the duration.
-        number: the number of the round.
+        number: the round number.
     """
 
     async def load(seconds: float) -> list[int]:
-        answer = await stage.control.ask(
+        response = await stage.control.ask(
             "latency", timeout=seconds + _EXTRA_S, rate=plan.rate, seconds=seconds
         )
-        return [int(value) for value in answer["microseconds"]]
+        return [int(value) for value in response["microseconds"]]
 
     async with stage.workers(1):
         await load(plan.warm_up)

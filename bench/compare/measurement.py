@@ -11,10 +11,10 @@ class Measurement:
     """The values of one contestant in one round.
 
     Args:
-        figure: the letter of the figure.
-        contestant: the name of the contestant.
+        figure: the figure's letter.
+        contestant: the contestant's name.
         case: the column of the figure's table.
-        round: the number of the round, from 1.
+        round: the round number, from 1.
         values: the measured values; each name contains the unit.
         cpu: CPU microseconds per job, by process.
         samples: latencies, in microseconds.
@@ -42,8 +42,8 @@ class Failure:
     """A measurement that failed.
 
     Args:
-        figure: the letter of the figure.
-        contestant: the name of the contestant.
+        figure: the figure's letter.
+        contestant: the contestant's name.
         reason: the error message, on one or more lines.
     """
 

@@ -1,4 +1,4 @@
-"""F: memory of each service before and after many jobs, at rest."""
+"""F: each service's memory at rest, before and after many jobs."""
 
 from __future__ import annotations
 

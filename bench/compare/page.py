@@ -9,7 +9,7 @@ BEGIN: Final = "<!-- figures of bench/compare: begin -->"
 END: Final = "<!-- figures of bench/compare: end -->"
 
 
-def replaced(page: str, section: str) -> str:
+def with_section(page: str, section: str) -> str:
     """Return the page with `section` between the markers.
 
     Raises:
@@ -22,6 +22,6 @@ def replaced(page: str, section: str) -> str:
     return f"{before}{begin}\n\n{section}\n\n{end}{after}"
 
 
-def images(charts: Sequence[tuple[str, str]], folder: str) -> str:
+def markdown_images(charts: Sequence[tuple[str, str]], folder: str) -> str:
     """Return Markdown images of charts, given as (name, title), in `folder`."""
     return "\n\n".join(f"![{title}]({folder}/{name}.svg)" for name, title in charts)

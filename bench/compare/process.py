@@ -19,19 +19,19 @@ from headrace_standalone.program import leashed_command
 # seconds.
 _STOP_S: Final = 10.0
 _READY_S: Final = 60.0
-# The maximum size of an answer, in bytes.
-_MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+# The maximum size of a response, in bytes.
+_MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 
 
 class PeerFailedError(Exception):
-    """A process of a contestant failed or took too long; the message contains the reason."""
+    """A contestant's process failed or took too long; the message contains the reason."""
 
 
 class PeerProcess:
-    """A running process of a contestant.
+    """A contestant's running process.
 
     Attributes:
-        pid: the id of the process and of its process group.
+        pid: the process id, which is also the id of its process group.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, *, name: str, log: Path) -> None:
@@ -71,7 +71,7 @@ class PeerProcess:
                 env=dict(environment),
                 cwd=program.parent,
                 start_new_session=True,
-                limit=_MAX_ANSWER_BYTES,
+                limit=_MAX_RESPONSE_BYTES,
             )
         janitor.watch(process.pid)
         try:
@@ -85,10 +85,10 @@ class PeerProcess:
         Raises:
             PeerFailedError: the process failed or was not ready within a minute.
         """
-        await self._answer("start", timeout=_READY_S)
+        await self._read_response("start", timeout=_READY_S)
 
     async def ask(self, do: str, *, timeout: float, **fields: object) -> dict[str, Any]:  # noqa: ASYNC109
-        """Send a request to a control process and return the answer.
+        """Send a request to a control process and return the response.
 
         Args:
             do: the name of the request.
@@ -100,30 +100,30 @@ class PeerProcess:
         """
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
-        with suppress(ConnectionError):  # `_answer` reports the reason
+        with suppress(ConnectionError):  # `_read_response` reports the reason
             await self._process.stdin.drain()
-        return await self._answer(do, timeout=timeout)
+        return await self._read_response(do, timeout=timeout)
 
-    async def _answer(self, do: str, *, timeout: float) -> dict[str, Any]:  # noqa: ASYNC109
+    async def _read_response(self, do: str, *, timeout: float) -> dict[str, Any]:  # noqa: ASYNC109
         try:
             async with asyncio.timeout(timeout):
-                answer = await self._read()
+                response = await self._read()
         except TimeoutError:
-            raise self._failed(f"{do} took more than {timeout:.0f} s") from None
-        if "error" in answer:
-            raise PeerFailedError(f"{self._name}, {do}: {answer['error'].strip()}")
-        return answer
+            raise self._failure(f"{do} took more than {timeout:.0f} s") from None
+        if "error" in response:
+            raise PeerFailedError(f"{self._name}, {do}: {response['error'].strip()}")
+        return response
 
     async def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             with suppress(ValueError):
-                answer = json.loads(line)
-                if isinstance(answer, dict):
-                    return answer
-        raise self._failed(f"the process ended with exit code {await self._process.wait()}")
+                response = json.loads(line)
+                if isinstance(response, dict):
+                    return response
+        raise self._failure(f"the process ended with exit code {await self._process.wait()}")
 
-    def _failed(self, reason: str) -> PeerFailedError:
+    def _failure(self, reason: str) -> PeerFailedError:
         with self._log.open("rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - 2000))
             tail = log.read().decode(errors="replace").strip().splitlines()[-12:]

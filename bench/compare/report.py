@@ -31,9 +31,9 @@ class Report:
 
     Args:
         plan: the settings of the run.
-        machine: the machine of the run.
+        machine: the machine that ran the measurements.
         contestants: the contestants of the run.
-        versions: the versions of the contestants, by name.
+        versions: the contestants' versions, by name.
         measurements: the measurements of all rounds.
         failures: the failed measurements.
     """
@@ -97,17 +97,17 @@ class Report:
     def tables(self) -> list[Table]:
         """Return all tables with at least one row; the targets come first."""
         tables = [
-            self._targets(),
-            self._rates("A", "A: waiting jobs drained, in jobs/s"),
-            self._cpu("A", "A: CPU time per job, in µs"),
-            self._rates("B", "B: jobs accepted, in jobs/s"),
-            self._cpu("B", "B: CPU time per job of single submits, in µs", accept.SINGLE),
-            self._latency(),
-            self._rates("D", "D: jobs from submit to known end, in jobs/s"),
-            self._cpu("D", "D: CPU time per job, in µs"),
-            self._growth(),
-            self._memory(),
-            self._keeps(),
+            self._targets_table(),
+            self._rates_table("A", "A: waiting jobs drained, in jobs/s"),
+            self._cpu_table("A", "A: CPU time per job, in µs"),
+            self._rates_table("B", "B: jobs accepted, in jobs/s"),
+            self._cpu_table("B", "B: CPU time per job of single submits, in µs", accept.SINGLE),
+            self._latency_table(),
+            self._rates_table("D", "D: jobs from submit to known end, in jobs/s"),
+            self._cpu_table("D", "D: CPU time per job, in µs"),
+            self._growth_table(),
+            self._memory_table(),
+            self._keeps_table(),
         ]
         return [table for table in tables if table.rows]
 
@@ -133,7 +133,7 @@ class Report:
             for one in self.failures
         ]
 
-    def _targets(self) -> Table:
+    def _targets_table(self) -> Table:
         table = Table(
             "Headrace and the best peers",
             ["figure", "peer", "peer's value", "Headrace", "ratio", "target", "result"],
@@ -141,10 +141,10 @@ class Report:
         table.rows += (result.cells() for result in self.target_results)
         return table
 
-    def _rates(self, figure: str, title: str) -> Table:
+    def _rates_table(self, figure: str, title: str) -> Table:
         cases = self._cases(figure)
         table = Table(title, ["", *cases, "keeps"])
-        for one, found in self._found(figure):
+        for one, found in self._measured_contestants(figure):
             cells = [
                 f"{found[case].values[_RATE]:,.0f}{'*' if found[case].note else ''}"
                 if case in found
@@ -154,10 +154,10 @@ class Report:
             table.rows.append([one.title, *cells, keeps(one)])
         return table
 
-    def _cpu(self, figure: str, title: str, case: str = "") -> Table:
+    def _cpu_table(self, figure: str, title: str, case: str = "") -> Table:
         """Return the CPU time by process for a case, by default the first case of the figure."""
         table = Table(title, ["", *_PROCESSES, "all"])
-        for one, found in self._found(figure):
+        for one, found in self._measured_contestants(figure):
             summary = found.get(case) if case else next(iter(found.values()), None)
             if summary is not None:
                 cells = [
@@ -167,20 +167,20 @@ class Report:
                 table.rows.append([one.title, *cells, f"{summary.cpu_total:,.0f}"])
         return table
 
-    def _latency(self) -> Table:
+    def _latency_table(self) -> Table:
         case = latency.case(self.plan)
         table = Table(
             f"C: time from submit to known end, at {case}, in ms",
             ["", "p50", "p95", "p99", "max", "CPU µs per job", "keeps"],
         )
-        for one, found in self._found("C"):
+        for one, found in self._measured_contestants("C"):
             if case in found:
                 values = [f"{found[case].values[name]:.1f}" for name in _LATENCY]
                 cpu = f"{found[case].cpu_total:,.0f}"
                 table.rows.append([one.title, *values, cpu, keeps(one)])
         return table
 
-    def _growth(self) -> Table:
+    def _growth_table(self) -> Table:
         table = Table(
             "E: jobs from submit to known end, by contents of the database, in jobs/s",
             ["", "jobs/s", "lowest", "highest", "CPU µs per job", "delay p50, p99, max, ms"],
@@ -200,7 +200,7 @@ class Report:
                 )
         return table
 
-    def _memory(self) -> Table:
+    def _memory_table(self) -> Table:
         case = memory.case(self.plan)
         table = Table("F: memory, in MiB", ["", "at rest", f"after {case}"])
         for summary in self.summaries:
@@ -214,7 +214,7 @@ class Report:
                         table.rows.append([name, rest, after])
         return table
 
-    def _keeps(self) -> Table:
+    def _keeps_table(self) -> Table:
         table = Table(
             "Contestants, and the data that they keep about a job",
             [
@@ -231,7 +231,7 @@ class Report:
     def _cases(self, figure: str) -> list[str]:
         return list(dict.fromkeys(one.case for one in self.summaries if one.figure == figure))
 
-    def _found(self, figure: str) -> list[tuple[Contestant, dict[str, Summary]]]:
+    def _measured_contestants(self, figure: str) -> list[tuple[Contestant, dict[str, Summary]]]:
         """Return the contestants measured in a figure, and their summaries by case."""
         found = []
         for contestant in self.contestants:

@@ -61,7 +61,7 @@ async def run(
     """
     contestants = _chosen_contestants(plan)
     failures: list[Failure] = []
-    pythons = await _environments(contestants, failures, announce)
+    pythons = await _create_environments(contestants, failures, announce)
     contestants = [one for one in contestants if one.name in pythons]
     announce("starting PostgreSQL and Valkey")
     async with Stack.running(database_url=database_url, redis_url=redis_url) as stack:
@@ -89,7 +89,7 @@ async def run(
 
 
 class _Comparison:
-    """The measurements of all figures, which adds their results to the report."""
+    """Measures every figure, and adds the results to the report."""
 
     def __init__(
         self, resources: Resources, plan: Plan, report: Report, announce: Announce
@@ -102,15 +102,15 @@ class _Comparison:
     async def measure(self, figure: str) -> None:
         """Measure one figure; the contestants take turns in each round."""
         await {
-            "A": self._drain,
-            "B": self._accept,
-            "C": self._latency,
-            "D": self._end_to_end,
-            "E": self._growth,
-            "F": self._memory,
+            "A": self._measure_drain,
+            "B": self._measure_accept,
+            "C": self._measure_latency,
+            "D": self._measure_end_to_end,
+            "E": self._measure_growth,
+            "F": self._measure_memory,
         }[figure]()
 
-    async def _drain(self) -> None:
+    async def _measure_drain(self) -> None:
         plan = self._plan
         for index, jobs in enumerate(plan.drain):
             for number in range(1, (1 if index else plan.rounds) + 1):
@@ -118,7 +118,7 @@ class _Comparison:
                     for one in self._remaining("A"):
                         if not (index and one.slow):
                             case = drain.case(jobs, workers)
-                            await self._try(
+                            await self._measure_or_record_failure(
                                 *("A", one, f"{case}, round {number}", drain.MODE),
                                 partial(
                                     drain.measure_drain,
@@ -129,24 +129,26 @@ class _Comparison:
                                 ),
                             )
 
-    async def _accept(self) -> None:
+    async def _measure_accept(self) -> None:
         await self._measure_in_rounds("B", accept.MODE, accept.measure_accept)
 
-    async def _latency(self) -> None:
+    async def _measure_latency(self) -> None:
         await self._measure_in_rounds("C", latency.MODE, latency.measure_latency)
 
-    async def _end_to_end(self) -> None:
+    async def _measure_end_to_end(self) -> None:
         measure = end_to_end.measure_end_to_end
         for number in range(1, self._plan.rounds + 1):
             for one in self._remaining("D"):
                 label = f"round {number}"
                 measured = partial(measure, plan=self._plan, number=number)
-                await self._try("D", one, label, end_to_end.MODE, measured)
+                await self._measure_or_record_failure("D", one, label, end_to_end.MODE, measured)
                 if one.is_headrace:
                     measured = partial(measured, case=end_to_end.ALL, watch="all")
-                    await self._try("D", one, f"{label}, all", end_to_end.MODE, measured)
+                    await self._measure_or_record_failure(
+                        "D", one, f"{label}, all", end_to_end.MODE, measured
+                    )
 
-    async def _growth(self) -> None:
+    async def _measure_growth(self) -> None:
         for one in self._remaining("E"):
             with self._recording_failures("E", one):
                 async with aclosing(
@@ -155,16 +157,20 @@ class _Comparison:
                     async for measurement in measured:
                         self._report.measurements.append(measurement)
 
-    async def _memory(self) -> None:
+    async def _measure_memory(self) -> None:
         measure = partial(memory.measure_memory, plan=self._plan)
         for one in self._remaining("F"):
-            await self._try("F", one, memory.case(self._plan), memory.MODE, measure)
+            await self._measure_or_record_failure(
+                "F", one, memory.case(self._plan), memory.MODE, measure
+            )
 
     async def _measure_in_rounds(self, figure: str, mode: str, measure: Measure) -> None:
         for number in range(1, self._plan.rounds + 1):
             for one in self._remaining(figure):
                 measured = partial(measure, plan=self._plan, number=number)
-                await self._try(figure, one, f"round {number}", mode, measured)
+                await self._measure_or_record_failure(
+                    figure, one, f"round {number}", mode, measured
+                )
 
     def _remaining(self, figure: str) -> list[Contestant]:
         """Return the contestants of a figure that have not failed in it."""
@@ -177,7 +183,7 @@ class _Comparison:
             if figure in one.figures and one.name not in failed
         ]
 
-    async def _try(
+    async def _measure_or_record_failure(
         self, figure: str, contestant: Contestant, label: str, mode: str, measure: Measure
     ) -> None:
         self._announce(f"{figure}: {contestant.title}, {label}")
@@ -216,7 +222,7 @@ def _chosen_contestants(plan: Plan) -> list[Contestant]:
     ]
 
 
-async def _environments(
+async def _create_environments(
     contestants: Sequence[Contestant], failures: list[Failure], announce: Announce
 ) -> dict[str, Path]:
     """Return each contestant's interpreter; if there is none, record a failure in each figure."""

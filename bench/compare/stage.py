@@ -35,7 +35,7 @@ class Resources:
         stack: the servers and the Headrace services.
         databases: the databases on the stack's server.
         janitor: kills the processes of contestants if the harness is killed.
-        pythons: the interpreters, by contestant name.
+        pythons: the interpreters by contestant name.
         gateways: the number of Headrace gateways.
     """
 
@@ -132,7 +132,7 @@ class Stage:
             yield stage
 
     def meter(self) -> CpuMeter:
-        """Return a meter of the CPU time of all running processes."""
+        """Return a CPU time meter for all running processes."""
         return CpuMeter(self.processes)
 
     @asynccontextmanager

@@ -18,8 +18,8 @@ class Summary:
     """All rounds of one contestant in one case.
 
     Args:
-        figure: the letter of the figure.
-        contestant: the name of the contestant.
+        figure: the figure's letter.
+        contestant: the contestant's name.
         case: the column of the figure's table.
         rounds: the number of rounds.
         values: the median of each value; for latencies, the percentiles over all rounds.

@@ -1,4 +1,4 @@
-"""The targets: ratios to the best peer of the same run, because machines differ."""
+"""The targets: ratios to the best peer in the same run, because machines differ."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class TargetResult:
         return [
             self.figure,
             self.peer,
-            f"{_number(self.theirs)} {self.unit}",
-            f"{_number(self.ours)} {self.unit}",
+            f"{_format_number(self.theirs)} {self.unit}",
+            f"{_format_number(self.ours)} {self.unit}",
             f"{self.ratio:.2f}",
             f"{sign} {self.wanted:g}",
             "met" if self.met else f"missed by {self.missed_by:.1%}",
@@ -86,7 +86,7 @@ def target_results(
     Args:
         summaries: the summaries of the run.
         durable: the names of the contestants whose jobs survive the loss of Redis.
-        titles: the titles of all contestants by name.
+        titles: the titles of all contestants, by name.
     """
     durable = set(durable)
 
@@ -105,8 +105,8 @@ def target_results(
         )
 
     found: list[TargetResult] = []
-    for case in _cases(summaries, "A"):
-        ours, peers = _split(summaries, "A", case)
+    for case in _cases_of(summaries, "A"):
+        ours, peers = _ours_and_peers(summaries, "A", case)
         ranked = sorted(peers, key=lambda one: -one.values[_RATE])
         workers = 2 if ", 2 " in case else 1
         if ours:
@@ -114,18 +114,18 @@ def target_results(
                 result(f"A, {case}", peer, ours, wanted)
                 for peer, wanted in zip(ranked, DRAIN[workers], strict=False)
             )
-    ours, peers = _split(summaries, "B", accept.BULK)
+    ours, peers = _ours_and_peers(summaries, "B", accept.BULK)
     if ours and peers:
         best = max(peers, key=lambda one: one.values[_RATE])
         found.append(result("B, bulk", best, ours, BULK))
-    ours, peers = _split(summaries, "B", accept.SINGLE)
+    ours, peers = _ours_and_peers(summaries, "B", accept.SINGLE)
     found += (
         result("B, single", peer, ours, SINGLE[1])
         for peer in peers
         if ours and peer.contestant == SINGLE[0]
     )
-    for case in _cases(summaries, "C"):
-        ours, peers = _split(summaries, "C", case)
+    for case in _cases_of(summaries, "C"):
+        ours, peers = _ours_and_peers(summaries, "C", case)
         if not ours:
             continue
         kept = [peer for peer in peers if peer.contestant in durable]
@@ -139,14 +139,14 @@ def target_results(
                 for peer in peers
                 if peer.contestant == LATENCY[0]
             )
-    ours, peers = _split(summaries, "D", end_to_end.ENDS)
+    ours, peers = _ours_and_peers(summaries, "D", end_to_end.ENDS)
     if ours and peers:
         best = max(peers, key=lambda one: one.values[_RATE])
         found.append(result("D", best, ours, END_TO_END))
-    return [*found, *_growth(summaries), *_cpu(summaries, titles)]
+    return [*found, *_growth_results(summaries), *_cpu_results(summaries, titles)]
 
 
-def _growth(summaries: Sequence[Summary]) -> list[TargetResult]:
+def _growth_results(summaries: Sequence[Summary]) -> list[TargetResult]:
     [*empty] = (one for one in summaries if one.figure == "E" and one.case == growth.EMPTY)
     return [
         TargetResult(
@@ -164,10 +164,10 @@ def _growth(summaries: Sequence[Summary]) -> list[TargetResult]:
     ]
 
 
-def _cpu(summaries: Sequence[Summary], titles: dict[str, str]) -> list[TargetResult]:
+def _cpu_results(summaries: Sequence[Summary], titles: dict[str, str]) -> list[TargetResult]:
     """Compare the CPU time per drained job with the peer at rank `CPU_RANK`."""
-    for case in _cases(summaries, "A")[:1]:
-        ours, peers = _split(summaries, "A", case)
+    for case in _cases_of(summaries, "A")[:1]:
+        ours, peers = _ours_and_peers(summaries, "A", case)
         ranked = sorted(peers, key=lambda one: one.cpu_total)
         if ours and ours.cpu and len(ranked) >= CPU_RANK:
             peer = ranked[CPU_RANK - 1]
@@ -185,11 +185,11 @@ def _cpu(summaries: Sequence[Summary], titles: dict[str, str]) -> list[TargetRes
     return []
 
 
-def _cases(summaries: Iterable[Summary], figure: str) -> list[str]:
+def _cases_of(summaries: Iterable[Summary], figure: str) -> list[str]:
     return list(dict.fromkeys(one.case for one in summaries if one.figure == figure))
 
 
-def _split(
+def _ours_and_peers(
     summaries: Iterable[Summary], figure: str, case: str
 ) -> tuple[Summary | None, list[Summary]]:
     """Return the summary of Headrace and the summaries of the peers."""
@@ -198,5 +198,5 @@ def _split(
     return ours, [one for one in chosen if one.contestant != HEADRACE]
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

@@ -4,7 +4,7 @@ A contestant is a folder beside this file with `peer.py`, `peer.toml`, `requirem
 pinned `requirements.txt`. `peer.py` runs in a separate environment, so this file uses only the
 standard library, and the harness (`bench/compare`) communicates with it only by lines of JSON:
 
-    python bench/peers/NAME/peer.py control     reads requests on stdin, answers on stdout (`serve`)
+    python bench/peers/NAME/peer.py control     requests on stdin, responses on stdout (`serve`)
     python bench/peers/NAME/peer.py worker      executes jobs (`ready`, `count`) until SIGTERM
     python bench/peers/NAME/peer.py server      only with `server = true` in peer.toml: serves at
                                                 BENCH_TARGET (`ready`) until SIGTERM
@@ -14,7 +14,7 @@ works in `peer.py`. This folder must not be on the path, because its subfolders 
 installed packages. The harness ignores lines on stdout that are not JSON objects, so a library may
 print.
 
-Requests and their answers (`{}` if none is given), one request at a time per process:
+Requests and their responses (`{}` if none is given), one request at a time per process:
 
     {"do": "setup"}                       Create schema and queues in a fresh database and a fresh
                                           Valkey. Only the first control process receives it.
@@ -88,8 +88,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-Answer: TypeAlias = Mapping[str, Any] | None
-Action: TypeAlias = Callable[..., Answer | Awaitable[Answer]]
+Response: TypeAlias = Mapping[str, Any] | None
+Action: TypeAlias = Callable[..., Response | Awaitable[Response]]
 
 # A counter: the number of handled jobs, and the times of the first and the last one, in nanoseconds
 # of CLOCK_MONOTONIC, which all processes of a machine share.
@@ -128,33 +128,33 @@ class Environment:
 
 
 def serve(actions: Mapping[str, Action]) -> None:
-    """Answer requests in one event loop until the end of stdin.
+    """Serve requests in one event loop until the end of stdin.
 
     Args:
         actions: functions or coroutine functions by the names of the requests. Each receives the
-            other fields of a request as keyword arguments and returns the answer. A function may
+            other fields of a request as keyword arguments and returns the response. A function may
             block.
     """
     asyncio.run(serving(actions))
 
 
 async def serving(actions: Mapping[str, Action]) -> None:
-    """Answer requests like `serve`, in a running event loop."""
+    """Serve requests like `serve`, in a running event loop."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         request = json.loads(line)
         try:
-            answer = actions[request.pop("do")](**request)
-            if inspect.isawaitable(answer):
-                answer = await answer
-            _print(answer or {})
+            response = actions[request.pop("do")](**request)
+            if inspect.isawaitable(response):
+                response = await response
+            _print(response or {})
         except Exception:  # noqa: BLE001 - the harness reports any exception
             _print({"error": traceback.format_exc()})
 
 
-def _print(answer: Mapping[str, Any]) -> None:
+def _print(response: Mapping[str, Any]) -> None:
     # A library may have replaced sys.stdout, or printed an incomplete line.
     with open(1, "wb", closefd=False) as stdout:
-        stdout.write(f"\n{json.dumps(answer)}\n".encode())
+        stdout.write(f"\n{json.dumps(response)}\n".encode())
 
 
 # --- a worker

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# Import from the root of the repository, not from this folder.
+# Import from the repository root, not from this folder.
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from bench.streams.command import main  # noqa: E402 - needs the path above

@@ -27,7 +27,7 @@ class Delay:
     Attributes:
         streams: the number of streams with events.
         idle: the number of additional idle streams.
-        rounds: the latencies of each round.
+        rounds: the latencies, by round.
         whole: the latencies of all rounds together.
         cpu: the share of a core that each process used.
         written, missing, gaps, repeats: event counts; the last three must be 0.

@@ -24,7 +24,7 @@ class Started:
 
 
 class Stop:
-    """The request to stop polling and return the result."""
+    """The request to stop polling and to return the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ async def poll(
         interval: seconds between two calls of a client; a longer call delays the next one.
         seed: the random seed for the phases of the clients.
     """
-    seen = _SeenTransitions()
+    seen = _PollResults()
     phases = random.Random(seed)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         stubs = [await stack.enter_async_context(open_stub(address)) for _ in range(_CHANNELS)]
@@ -75,7 +75,7 @@ async def poll(
         link.send(seen.result())
 
 
-class _SeenTransitions:
+class _PollResults:
     def __init__(self) -> None:
         self._times, self._latencies = array("q"), array("q")
         self._missed = self._calls = 0

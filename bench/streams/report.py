@@ -81,16 +81,16 @@ class Report:
         )
 
     def _tables(self) -> list[Table]:
-        tables = [self._latencies(), self._cpu_shares()]
+        tables = [self._latency_table(), self._cpu_table()]
         if self.pollings:
-            tables.append(self._peers())
+            tables.append(self._polling_table())
         if self.memories:
-            tables.append(self._idle())
+            tables.append(self._idle_table())
         if self.throughputs:
-            tables.append(self._throughput())
+            tables.append(self._throughput_table())
         return tables
 
-    def _latencies(self) -> Table:
+    def _latency_table(self) -> Table:
         table = Table(
             f"From commit to client at {self.plan.rate:g} events/s, in ms",
             [
@@ -107,7 +107,7 @@ class Report:
             whole = delay.whole
             table.rows.append(
                 [
-                    _name(delay),
+                    _streams_label(delay),
                     *(f"{value:.1f}" for value in (whole.p50, whole.p95, whole.p99, whole.max)),
                     f"{delay.best.p99:.1f}",
                     f"{delay.commits.p50:.1f}, {delay.commits.p99:.1f}",
@@ -115,16 +115,16 @@ class Report:
             )
         return table
 
-    def _cpu_shares(self) -> Table:
+    def _cpu_table(self) -> Table:
         table = Table("CPU time during the measurement, in % of a core", ["open streams", *_CPU])
         for delay in self.delays:
-            table.rows.append([_name(delay), *_percents(delay.cpu)])
+            table.rows.append([_streams_label(delay), *_percents(delay.cpu)])
         for polling in self.pollings:
             name = f"none, {polling.clients} clients poll"
             table.rows.append([name, *_percents(polling.cpu)])
         return table
 
-    def _peers(self) -> Table:
+    def _polling_table(self) -> Table:
         table = Table(
             f"Clients that poll GetJob, at {self.plan.rate:g} events/s",
             ["clients", "every, ms", "calls/s", "p50, ms", "p99, ms", "transitions seen"],
@@ -142,7 +142,7 @@ class Report:
             )
         return table
 
-    def _idle(self) -> Table:
+    def _idle_table(self) -> Table:
         table = Table(
             "Idle streams: memory and CPU time of the gateway",
             ["call", "streams", "connections", "KiB per stream", "marks/s", "% of a core"],
@@ -160,7 +160,7 @@ class Report:
             )
         return table
 
-    def _throughput(self) -> Table:
+    def _throughput_table(self) -> Table:
         table = Table("One WatchJobs stream, in events/s", ["events", "live", "from a cursor"])
         for throughput in self.throughputs:
             table.rows.append(
@@ -193,7 +193,7 @@ class Report:
         return lines
 
 
-def _name(delay: Delay) -> str:
+def _streams_label(delay: Delay) -> str:
     return f"{delay.streams:,}" + (f" and {delay.idle:,} idle" if delay.idle else "")
 
 

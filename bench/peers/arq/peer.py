@@ -31,7 +31,7 @@ async def noop(_context: dict[Any, Any], n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """Handlers for the harness's requests."""
+    """Serves the harness's requests."""
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
@@ -48,15 +48,15 @@ class Control:
                     pipe.zadd(default_queue_name, {job_id: now})
                 await pipe.execute()
 
-    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+    async def accept(self, count: int, in_flight: int) -> contract.Response:
         """Submit jobs one at a time."""
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
-    async def unfinished(self) -> contract.Answer:
+    async def unfinished(self) -> contract.Response:
         """Count the ids in the queue. The transaction that stores a result removes the job's id."""
         return {"jobs": await self._redis.zcard(default_queue_name)}
 
-    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+    async def latency(self, rate: float, seconds: float) -> contract.Response:
         """Wait with arq's own polling."""
         return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
 
@@ -70,7 +70,7 @@ class Control:
 
 
 async def control() -> None:
-    """Answer the requests of the harness."""
+    """Serve the harness's requests."""
     redis = await create_pool(REDIS)
     requests = Control(redis)
     await contract.serving(

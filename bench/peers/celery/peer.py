@@ -40,7 +40,7 @@ def started(**_: Any) -> None:
 
 
 class Control:
-    """Handlers for the harness's requests."""
+    """Serves the harness's requests."""
 
     def __init__(self) -> None:
         self._results: list[AsyncResult] = []
@@ -50,11 +50,11 @@ class Control:
         for n in range(count):
             self._submit(n)
 
-    def accept(self, count: int, in_flight: int) -> contract.Answer:
+    def accept(self, count: int, in_flight: int) -> contract.Response:
         """Submit jobs one at a time."""
         return {"seconds": contract.in_flight_in_threads(count, in_flight, self._submit)}
 
-    def unfinished(self) -> contract.Answer:
+    def unfinished(self) -> contract.Response:
         """Count the missing results, because a message is acknowledged before its job runs."""
         keys = [app.backend.get_key_for_task(result.id) for result in self._results]
         stored = sum(
@@ -63,7 +63,7 @@ class Control:
         )
         return {"jobs": len(keys) - stored}
 
-    def latency(self, rate: float, seconds: float) -> contract.Answer:
+    def latency(self, rate: float, seconds: float) -> contract.Response:
         """Wait for the result that the worker publishes."""
 
         def submit_and_wait(n: int) -> None:
@@ -78,7 +78,7 @@ class Control:
 
 
 def control() -> None:
-    """Answer the requests of the harness."""
+    """Serve the harness's requests."""
     requests = Control()
     contract.serve(
         {

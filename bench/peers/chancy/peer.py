@@ -38,7 +38,7 @@ async def noop(n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """Handlers for the harness's requests."""
+    """Serves the harness's requests."""
 
     def __init__(self, chancy: Chancy) -> None:
         self._chancy = chancy
@@ -53,18 +53,18 @@ class Control:
         async with self._chancy.pool.connection() as connection:
             await connection.execute("ANALYZE chancy_jobs")
 
-    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+    async def accept(self, count: int, in_flight: int) -> contract.Response:
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
-    async def bulk(self, count: int, batch: int) -> contract.Answer:
+    async def bulk(self, count: int, batch: int) -> contract.Response:
         return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
 
-    async def unfinished(self) -> contract.Answer:
+    async def unfinished(self) -> contract.Response:
         async with self._chancy.pool.connection() as connection:
             row = await (await connection.execute(UNFINISHED)).fetchone()
         return {"jobs": row[0]}
 
-    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+    async def latency(self, rate: float, seconds: float) -> contract.Response:
         return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
 
     async def _submit(self, n: int) -> Reference:
@@ -96,7 +96,7 @@ def open_chancy(connections: int) -> Chancy:
 
 
 async def control() -> None:
-    """Answer the requests of the harness."""
+    """Serve the harness's requests."""
     async with open_chancy(CONNECTIONS) as chancy:
         requests = Control(chancy)
         await contract.serving(

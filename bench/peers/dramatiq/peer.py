@@ -45,17 +45,17 @@ def fill(count: int) -> None:
     broker.scripts["dispatch"] = dispatch
 
 
-def accept(count: int, in_flight: int) -> contract.Answer:
+def accept(count: int, in_flight: int) -> contract.Response:
     """Submit jobs one at a time."""
     return {"seconds": contract.in_flight_in_threads(count, in_flight, noop.send)}
 
 
-def unfinished() -> contract.Answer:
+def unfinished() -> contract.Response:
     """Count the messages. A message is acknowledged once its result is stored."""
     return {"jobs": broker.client.hlen(f"{broker.namespace}:{noop.queue_name}.msgs")}
 
 
-def latency(rate: float, seconds: float) -> contract.Answer:
+def latency(rate: float, seconds: float) -> contract.Response:
     """Wait for the result with a blocking Redis command."""
 
     def submit_and_wait(n: int) -> None:

@@ -32,7 +32,7 @@ OWNER = "bench"
 
 
 class Control:
-    """Handlers for the harness's requests.
+    """Serves the harness's requests.
 
     Args:
         http: the HTTP session, with the server's address and the token.
@@ -57,24 +57,24 @@ class Control:
             for n, job_id in zip(numbers, ids, strict=True):
                 run.delay(str(job_id), "noop", {"n": n})
 
-    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+    async def accept(self, count: int, in_flight: int) -> contract.Response:
         """Submit jobs one at a time."""
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
-    async def bulk(self, count: int, batch: int) -> contract.Answer:
+    async def bulk(self, count: int, batch: int) -> contract.Response:
         """Submit jobs in bulk."""
         return {"seconds": await contract.in_batches(count, batch, self._submit_many)}
 
-    async def unfinished(self) -> contract.Answer:
+    async def unfinished(self) -> contract.Response:
         """Count the rows that have not succeeded."""
         query = "SELECT count(*) FROM jobs WHERE status <> 'succeeded'"
         return {"jobs": await self._database.fetchval(query)}
 
-    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+    async def latency(self, rate: float, seconds: float) -> contract.Response:
         """Poll each job every 100 ms."""
         return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
 
-    async def end_to_end(self, count: int) -> contract.Answer:
+    async def end_to_end(self, count: int) -> contract.Response:
         """Send bulk requests, and poll the oldest outstanding jobs at the same time."""
         outstanding: deque[str] = deque()
 
@@ -125,7 +125,7 @@ def _job(n: int) -> dict[str, Any]:
 
 
 async def control() -> None:
-    """Answer the requests of the harness."""
+    """Serve the harness's requests."""
     token = jwt.encode({"sub": OWNER}, web.SECRET, web.ALGORITHM)
     database = await asyncpg.connect(ENVIRONMENT.database_url)
     async with aiohttp.ClientSession(

@@ -31,7 +31,7 @@ _UNFINISHED: Final = """
 
 
 class Control:
-    """Handlers for the harness's requests.
+    """Serves the harness's requests.
 
     Args:
         client: the client of the gateway.

@@ -32,7 +32,7 @@ DEBOUNCE: Final = timedelta(milliseconds=2)
 
 
 class Control:
-    """Handlers for the harness's requests."""
+    """Serves the harness's requests."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -46,17 +46,17 @@ class Control:
         await contract.in_batches(count, 1000, self._submit_many)
         await self._pool.execute("ANALYZE pgqueuer")
 
-    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+    async def accept(self, count: int, in_flight: int) -> contract.Response:
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
-    async def bulk(self, count: int, batch: int) -> contract.Answer:
+    async def bulk(self, count: int, batch: int) -> contract.Response:
         return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
 
-    async def unfinished(self) -> contract.Answer:
+    async def unfinished(self) -> contract.Response:
         """Count the rows. The transaction that logs the end of a job deletes its row."""
         return {"jobs": await self._pool.fetchval("SELECT count(*) FROM pgqueuer")}
 
-    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+    async def latency(self, rate: float, seconds: float) -> contract.Response:
         """Wait with PgQueuer's watcher, which receives changes through NOTIFY."""
         async with (
             AsyncpgPoolDriver(self._pool) as driver,
@@ -85,7 +85,7 @@ def payload(n: int) -> bytes:
 
 
 async def control() -> None:
-    """Answer the requests of the harness."""
+    """Serve the harness's requests."""
     async with asyncpg.create_pool(
         ENVIRONMENT.database_url, min_size=CONNECTIONS, max_size=CONNECTIONS
     ) as pool:

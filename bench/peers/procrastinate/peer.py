@@ -34,7 +34,7 @@ async def noop(n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """Handlers for the harness's requests."""
+    """Serves the harness's requests."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
@@ -49,18 +49,18 @@ class Control:
         async with self._pool.connection() as connection:
             await connection.execute("ANALYZE procrastinate_jobs")
 
-    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+    async def accept(self, count: int, in_flight: int) -> contract.Response:
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
-    async def bulk(self, count: int, batch: int) -> contract.Answer:
+    async def bulk(self, count: int, batch: int) -> contract.Response:
         return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
 
-    async def unfinished(self) -> contract.Answer:
+    async def unfinished(self) -> contract.Response:
         async with self._pool.connection() as connection:
             row = await (await connection.execute(UNFINISHED)).fetchone()
         return {"jobs": row[0]}
 
-    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+    async def latency(self, rate: float, seconds: float) -> contract.Response:
         return {"microseconds": await contract.open_loop(rate, seconds, self._submit_and_wait)}
 
     async def _submit(self, n: int) -> int:
@@ -79,7 +79,7 @@ class Control:
 
 
 async def control() -> None:
-    """Answer the requests of the harness."""
+    """Serve the harness's requests."""
     async with pool() as connections, app.open_async(connections):
         requests = Control(connections)
         await contract.serving(

@@ -26,7 +26,7 @@ async def noop(_context: Any, *, n: int) -> None:  # noqa: ARG001
 
 
 class Control:
-    """Handlers for the harness's requests.
+    """Serves the harness's requests.
 
     Args:
         queue: the connected queue.
@@ -48,15 +48,15 @@ class Control:
                     pipe.rpush(queue.namespace("queued"), job.id)
                 await pipe.execute()
 
-    async def accept(self, count: int, in_flight: int) -> contract.Answer:
+    async def accept(self, count: int, in_flight: int) -> contract.Response:
         """Submit jobs one at a time."""
         return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
 
-    async def unfinished(self) -> contract.Answer:
+    async def unfinished(self) -> contract.Response:
         """Count the incomplete ids. The transaction that stores a result removes the job's id."""
         return {"jobs": await self._queue.count("incomplete")}
 
-    async def latency(self, rate: float, seconds: float) -> contract.Answer:
+    async def latency(self, rate: float, seconds: float) -> contract.Response:
         """Wait for the messages that workers publish.
 
         `Queue.apply` is slower: it polls, and sleeps once more after it has received the end.
@@ -94,7 +94,7 @@ class Control:
 
 
 async def control() -> None:
-    """Answer the requests of the harness."""
+    """Serve the harness's requests."""
     queue = Queue.from_url(ENVIRONMENT.redis_url)
     requests = Control(queue)
     await contract.serving(

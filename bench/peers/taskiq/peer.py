@@ -60,19 +60,19 @@ async def fill(count: int) -> None:
                 await pipe.execute()
 
 
-async def accept(count: int, in_flight: int) -> contract.Answer:
+async def accept(count: int, in_flight: int) -> contract.Response:
     """Submit jobs one at a time."""
     return {"seconds": await contract.in_flight(count, in_flight, noop.kiq)}
 
 
-async def unfinished() -> contract.Answer:
+async def unfinished() -> contract.Response:
     """Count the unacknowledged messages. The worker acknowledges after storing the result."""
     async with Redis(connection_pool=broker.connection_pool) as redis:
         [group] = await redis.xinfo_groups(broker.queue_name)
     return {"jobs": group["pending"] + group["lag"]}
 
 
-async def latency(rate: float, seconds: float) -> contract.Answer:
+async def latency(rate: float, seconds: float) -> contract.Response:
     """Wait with taskiq's own polling."""
 
     async def submit_and_wait(n: int) -> None:
@@ -83,7 +83,7 @@ async def latency(rate: float, seconds: float) -> contract.Answer:
 
 
 async def control() -> None:
-    """Answer requests; the first broker to start creates the stream and its group."""
+    """Serve requests; the first broker to start creates the stream and its group."""
     await broker.startup()
     await contract.serving(
         {

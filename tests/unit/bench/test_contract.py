@@ -100,7 +100,7 @@ async def test_open_loop_with_a_slow_job_keeps_its_schedule() -> None:
     assert latencies[0] > 8000
 
 
-async def test_control_process_answers_requests_and_reports_errors(
+async def test_control_process_serves_requests_and_reports_errors(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def add(one: int, other: int) -> dict[str, int]:

@@ -10,7 +10,7 @@ from bench.compare.accept import SINGLE
 from bench.compare.charts import charts
 from bench.compare.drain import case as drain
 from bench.compare.measurement import Failure
-from bench.compare.page import BEGIN, END, images, replaced
+from bench.compare.page import BEGIN, END, markdown_images, with_section
 from bench.compare.report import Report
 
 ONE = drain(20_000, 1)
@@ -58,7 +58,10 @@ def test_chart_shows_the_best_contestant_first(report: Report, measure) -> None:
 
 def test_page_section_between_the_markers_is_replaced() -> None:
     page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    assert replaced(page, "new") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    assert with_section(page, "new") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
     with pytest.raises(ValueError, match="must contain"):
-        replaced("no marks", "new")
-    assert images([("a", "A"), ("b", "B")], "folder") == "![A](folder/a.svg)\n\n![B](folder/b.svg)"
+        with_section("no marks", "new")
+    assert (
+        markdown_images([("a", "A"), ("b", "B")], "folder")
+        == "![A](folder/a.svg)\n\n![B](folder/b.svg)"
+    )
