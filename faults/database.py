@@ -109,9 +109,8 @@ class Records:
             )
         jobs = {}
         for row in rows:
-            policy = to_overrides(row["retry"]).applied_to(
-                _POLICIES.get(row["type"], RetryPolicy())
-            )
+            default = _POLICIES.get(row["type"], RetryPolicy())
+            policy = to_overrides(row["retry"]).applied_to(default)
             jobs[str(row["id"])] = JobRow(
                 id=str(row["id"]),
                 tenant=row["tenant"],

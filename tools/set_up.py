@@ -2,9 +2,9 @@
 
     python tools/set_up.py VENV PACKAGE...
 
-Only one process sets up an environment at a time; other processes wait, and then have nothing to
-do. An environment whose set-up was interrupted is recreated. The caches of pip and uv are optional,
-so the home folder may be read-only.
+Only one process sets up an environment at a time; others wait, and then find it up to date. An
+environment whose set-up was interrupted is recreated. The caches of pip and uv are optional, so the
+home folder may be read-only.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _PINS = Path("requirements/dev.txt")
 
 
 def set_up(venv: Path, packages: list[Path]) -> None:
-    """Bring `venv` up to date, unless another process has just done so.
+    """Bring `venv` up to date, unless it already is.
 
     Args:
-        venv: the environment; a file beside it, `VENV.lock`, keeps other processes out.
-        packages: the packages of this repository, which are installed in place.
+        venv: the environment. A file beside it, `VENV.lock`, locks out other processes.
+        packages: the packages of this repository to install in editable mode.
 
     Raises:
         subprocess.CalledProcessError: a step failed; its output contains the reason.

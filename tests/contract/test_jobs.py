@@ -334,7 +334,7 @@ async def test_pages_list_all_jobs_newest_first(jobs: JobServiceStub, client: Cl
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
-        # A new submit does not shift the pages.
+        # A new job does not shift the pages.
         await client.submit(IDLE, queue=name)
     assert found == submitted[::-1]
     assert sizes == [2, 2, 1]

@@ -21,7 +21,7 @@ from support.gateway import TIMEOUT, rpc_error
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 T = JobEventType
-SECOND = Duration(seconds=1)
+ONE_SECOND = Duration(seconds=1)
 
 
 async def read(call: Any) -> Any:
@@ -111,7 +111,7 @@ async def test_watch_beyond_the_end_is_empty(jobs: JobServiceStub, client: Clien
 
 async def test_quiet_job_stream_sends_idle_marks(jobs: JobServiceStub, client: Client):
     job = await client.submit(IDLE)
-    call = jobs.WatchJob(pb.WatchJobRequest(job_id=job.id, idle_interval=SECOND))
+    call = jobs.WatchJob(pb.WatchJobRequest(job_id=job.id, idle_interval=ONE_SECOND))
     assert names(await read_events(call, 1)) == [(job.id, 1)]
     for _ in range(2):
         mark = await read(call)
@@ -199,7 +199,7 @@ async def test_watch_of_many_jobs_is_live_after_the_mark(client: Client, name: s
 
 async def test_marks_of_many_jobs_have_cursors(jobs: JobServiceStub, client: Client, name: str):
     job_filter = pb.JobFilter(queues=[name])
-    call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, idle_interval=SECOND))
+    call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, idle_interval=ONE_SECOND))
     caught_up = await read(call)
     assert (caught_up.mark, len(caught_up.events)) == (pb.WATCH_MARK_CAUGHT_UP, 0)
     await client.submit(IDLE)
@@ -210,7 +210,7 @@ async def test_marks_of_many_jobs_have_cursors(jobs: JobServiceStub, client: Cli
         assert response.mark == pb.WATCH_MARK_IDLE
     assert names(response.events) == [(job.id, 1)]
     call.cancel()
-    # The stream repeats the event after an earlier cursor, and not after its own.
+    # A stream repeats the event after an earlier cursor, but not after the event's own cursor.
     for cursor, expected in ((idle.cursor, [(job.id, 1)]), (response.cursor, [])):
         call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, cursor=cursor))
         found: list[Any] = []
@@ -263,7 +263,7 @@ async def test_watch_follows_single_jobs(client: Client):
     async with client.watch(job_ids=[second.id]) as watch:
         await first.cancel()
         await second.cancel()
-        # The submit may count as present until it is settled.
+        # The submit counts as new until it is settled.
         while (event := (await take(watch, 1))[0]).seq < 2:
             assert event.job_id == second.id
         assert event.job_id == second.id

@@ -34,7 +34,7 @@ from support.gateway import TIMEOUT, rpc_error
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SECOND = Duration(seconds=1)
+ONE_SECOND = Duration(seconds=1)
 
 
 async def read(call: Any) -> Any:
@@ -67,8 +67,8 @@ async def take(events: Any, count: int) -> list[tuple[str, int]]:
 async def receiving(
     subscriptions: SubscriptionServiceStub, name: str, consumer: str
 ) -> AsyncIterator[Any]:
-    """A stream of a subscription, which the caller leaves at the end."""
-    request = pb.WatchSubscriptionRequest(name=name, consumer=consumer, idle_interval=SECOND)
+    """Open a subscription stream for the length of the block."""
+    request = pb.WatchSubscriptionRequest(name=name, consumer=consumer, idle_interval=ONE_SECOND)
     call = subscriptions.WatchSubscription(request)
     try:
         yield call
@@ -222,7 +222,7 @@ async def test_standby_takes_over(
         receiving(subscriptions, name, "b") as other,
     ):
         opened = {one: await read(one), other: await read(other)}
-        # Only one of the two receives.
+        # Only one of the two consumers receives events.
         [standby] = [c for c, first in opened.items() if first.mark == WATCH_MARK_STANDBY]
         [active] = opened.keys() - {standby}
         assert opened[standby].cursor == ""

@@ -1,4 +1,4 @@
-"""Tiny runs of the comparison with Headrace as the only contestant."""
+"""Tiny runs of the comparison, with Headrace as the only contestant."""
 
 from __future__ import annotations
 

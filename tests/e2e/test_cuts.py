@@ -32,7 +32,7 @@ WATCHERS = 50
 CUTS = 400
 EVENTS = 20 * CUTS
 
-# The limit of each wait in seconds, generous for a busy machine.
+# The limit of each wait in seconds, generous because the machine may be busy.
 DEADLINE_S = 150
 
 
@@ -40,7 +40,7 @@ DEADLINE_S = 150
 async def gateways(
     settings: Settings, tmp_path: Path
 ) -> AsyncIterator[tuple[GatewayProcess, GatewayProcess]]:
-    """Two gateways with time to end every stream at a stop, and a worker with a long lease.
+    """Two gateways with enough shutdown time to end every stream, and a worker with a long lease.
 
     Both settings allow for a busy machine.
     """
@@ -71,7 +71,7 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
     ):
         load = EventLoad(client, database, chance)
 
-        # Watchers that use the client, and the condition for the events that each must receive.
+        # Client watchers, each with the SQL condition for the events that it must receive.
         proxies = [one.proxy.address, other.proxy.address]
         clients = [
             (ClientWatcher(proxies), "true"),
@@ -83,8 +83,8 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
         for watcher, _ in clients:
             await watcher.live.wait()
 
-        # Watchers that resume by themselves: a filter, the condition for its events, and the number
-        # of watchers.
+        # Watchers that resume by themselves: a filter, the SQL condition for its events, and the
+        # number of watchers.
         batch, further = await load.submit_batch(CUTS), await load.submit_batch(CUTS)
         chosen = [job.id for job in (*batch.jobs[: CUTS // 2], *further.jobs[: CUTS // 2])]
         ends = [JOB_STATE_SUCCEEDED, JOB_STATE_FAILED]
@@ -149,7 +149,7 @@ def check_cursors(watcher: JobsWatcher, places: dict[Name, Place]) -> None:
 
 
 async def read_rows(database: Database, rows: str) -> dict[Name, Place]:
-    """Return the events that meet a condition, in the order of the event log."""
+    """Return the events that meet an SQL condition, in event log order."""
     async with database.transaction() as connection:
         found = await connection.execute(
             text(
@@ -162,5 +162,5 @@ async def read_rows(database: Database, rows: str) -> dict[Name, Place]:
 
 
 async def read_gaps(gateway: GatewayProcess) -> float:
-    """Return the number of gaps in the gateway's streams, from its metrics."""
+    """Return the number of gaps in the gateway's streams, according to its metrics."""
     return (await scrape(gateway.metrics_port))["headrace_stream_gaps_total"]

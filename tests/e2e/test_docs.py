@@ -33,7 +33,7 @@ DEADLINE_S = 90
 # A block without a language holds commands if its first word is one of these.
 COMMANDS = {"docker", "export", "grep", "grpcurl", "headrace", "make", "pip", "python"}
 
-# A part of a command or block that cannot run in this test, and the reason.
+# Parts of commands and blocks that cannot run in this test, with the reasons.
 NOT_RUN = {
     "make ": "CI runs demo, test and faults-quick; other targets take up to half an hour",
     "pip install": "changes the environment; tests/unit/test_packages.py builds a wheel",
@@ -87,7 +87,7 @@ class Block:
 
     @property
     def reason(self) -> str | None:
-        """The reason why the block does not run, or None if it does."""
+        """Why the block does not run, or None if it does."""
         if self.language in LANGUAGES_NOT_RUN:
             return f"{self.language} does not run here"
         return None if self.is_shell else reason_of(self.text)
@@ -130,7 +130,7 @@ class Live:
     Attributes:
         folder: the working directory, with `.headrace` in it.
         environment: the environment variables of the commands.
-        replacements: the placeholders of the docs and their values here.
+        replacements: the placeholders in the docs, and their values here.
     """
 
     folder: Path
@@ -268,7 +268,7 @@ def _keep_busy(address: str, stop: threading.Event) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_subscription(request: pytest.FixtureRequest) -> None:
+def delete_subscription(request: pytest.FixtureRequest) -> None:
     """Delete the subscription that several blocks create."""
     if "live" in request.fixturenames:
         target = request.getfixturevalue("live").environment["HEADRACE_TARGET"]
@@ -276,7 +276,7 @@ def no_subscription(request: pytest.FixtureRequest) -> None:
             client.delete_subscription("billing")
 
 
-def ids(values: list[Block]) -> list[str]:
+def places(values: list[Block]) -> list[str]:
     return [value.place for value in values]
 
 
@@ -287,7 +287,7 @@ PYTHON = [
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("block", SHELL, ids=ids(SHELL))
+@pytest.mark.parametrize("block", SHELL, ids=places(SHELL))
 def test_shell_block_runs_unchanged(live: Live, block: Block) -> None:
     for command in block.commands():
         if reason_of(command) is None:
@@ -298,7 +298,7 @@ def test_shell_block_runs_unchanged(live: Live, block: Block) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("block", PYTHON, ids=ids(PYTHON))
+@pytest.mark.parametrize("block", PYTHON, ids=places(PYTHON))
 def test_python_block_runs_unchanged(live: Live, block: Block) -> None:
     code = live.fill(block.text)
     if not is_program(code):
@@ -307,7 +307,7 @@ def test_python_block_runs_unchanged(live: Live, block: Block) -> None:
 
 
 def is_program(code: str) -> bool:
-    """Return whether the code compiles as a program; an excerpt awaits outside a function."""
+    """Return whether the code compiles as a program; an excerpt awaits at the top level."""
     try:
         compile(code, "<docs>", "exec")
     except SyntaxError:

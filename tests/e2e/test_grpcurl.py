@@ -199,7 +199,7 @@ def test_health_watch_follows_the_workers_of_a_queue(processes: Processes) -> No
     try:
         assert next(statuses) == "SERVING"
         processes.worker.kill()
-        # A killed worker sends no message, so its lease must lapse.
+        # A killed worker does not sign off, so its lease must lapse first.
         assert next(statuses) == "NOT_SERVING"
         processes.worker.start()
         assert next(statuses) == "SERVING"

@@ -1,4 +1,4 @@
-"""The processes: killed, stopped, or started with invalid settings."""
+"""Processes that are killed, stopped, or started with invalid settings."""
 
 from __future__ import annotations
 

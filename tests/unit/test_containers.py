@@ -1,4 +1,4 @@
-"""Checks of `docker-compose.yml` and `deploy/Dockerfile` that need no container engine."""
+"""Checks of `docker-compose.yml` and `deploy/Dockerfile` without a container engine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-OURS = ("migrate", "gateway", "scheduler", "worker", "ops")
-# The package of this repository in each image.
-PACKAGE = {name: f"headrace-{name}" for name in OURS} | {
+OUR_SERVICES = ("migrate", "gateway", "scheduler", "worker", "ops")
+# The package of this repository that each image installs.
+PACKAGE = {name: f"headrace-{name}" for name in OUR_SERVICES} | {
     "migrate": "headrace-core",
     "worker": "headrace-handlers",
 }
@@ -25,7 +25,7 @@ def compose() -> dict:
 
 @pytest.fixture(scope="module")
 def stages() -> dict[str, str]:
-    """The instructions of each stage of the Dockerfile."""
+    """The instructions of each Dockerfile stage."""
     text = (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ")
     parts = re.split(r"^FROM (\S+) AS (\S+)$", text, flags=re.MULTILINE)
     return {
@@ -34,8 +34,8 @@ def stages() -> dict[str, str]:
     }
 
 
-def closure(package: str) -> set[str]:
-    """Return a package and all packages of this repository that it needs."""
+def required_packages(package: str) -> set[str]:
+    """Return a package and all packages of this repository that it requires."""
     projects = {}
     for file in (*ROOT.glob("services/*/pyproject.toml"), ROOT / "clients/python/pyproject.toml"):
         project = tomllib.loads(file.read_text())["project"]
@@ -54,7 +54,7 @@ def closure(package: str) -> set[str]:
 
 
 def test_compose_file_contains_all_services(compose: dict) -> None:
-    assert set(compose["services"]) == {"postgres", "redis", *OURS}
+    assert set(compose["services"]) == {"postgres", "redis", *OUR_SERVICES}
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis", "gateway", "scheduler", "worker"])
@@ -75,7 +75,9 @@ def test_health_check_probes_the_service_address(compose: dict, name: str) -> No
 
 def test_operator_commands_have_their_own_profile(compose: dict) -> None:
     assert compose["services"]["ops"]["profiles"] == ["ops"]
-    assert all("profiles" not in compose["services"][name] for name in OURS if name != "ops")
+    assert all(
+        "profiles" not in compose["services"][name] for name in OUR_SERVICES if name != "ops"
+    )
 
 
 @pytest.mark.parametrize("name", ["gateway", "scheduler", "worker"])
@@ -115,7 +117,7 @@ def test_only_the_gateway_allows_insecure_access(compose: dict) -> None:
     assert insecure == {"gateway"}
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", OUR_SERVICES)
 def test_image_is_built_from_its_target(compose: dict, stages: dict[str, str], name: str) -> None:
     build = compose["services"][name]["build"]
     assert build["target"] == name
@@ -125,11 +127,11 @@ def test_image_is_built_from_its_target(compose: dict, stages: dict[str, str], n
     assert stages[f"build-{name}"].startswith("FROM builder\n")
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", OUR_SERVICES)
 def test_image_contains_exactly_the_needed_packages(stages: dict[str, str], name: str) -> None:
     build = stages[f"build-{name}"]
     wheels = {wheel.replace("_", "-") for wheel in re.findall(r"/wheels/([a-z_]+)-\*\.whl", build)}
-    assert wheels == closure(PACKAGE[name])
+    assert wheels == required_packages(PACKAGE[name])
     assert f"--require-hashes -r requirements/{name}.txt" in build
 
 

@@ -16,8 +16,8 @@ from headrace_core.runtime.variables import known_variables
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
-# Variables of the client, the command line and docker compose.
-ELSEWHERE = {
+# Variables that the client, the command line and docker compose read.
+OTHER_VARIABLES = {
     "HEADRACE_TARGET",
     "HEADRACE_DATA",
     "HEADRACE_POSTGRES_PASSWORD",
@@ -26,7 +26,7 @@ ELSEWHERE = {
 
 
 def settings_classes() -> list[type[BaseSettings]]:
-    """Return the settings of the services and of the built-in handlers."""
+    """Return the settings classes of the services and the built-in handlers."""
     package = headrace_handlers
     modules = [
         importlib.import_module(module.name)
@@ -43,7 +43,7 @@ def settings_classes() -> list[type[BaseSettings]]:
     return [Settings, *sorted(found, key=lambda one: one.__name__)]
 
 
-def names(settings: type[BaseSettings]) -> set[str]:
+def variable_names(settings: type[BaseSettings]) -> set[str]:
     prefix = settings.model_config["env_prefix"]
     return {f"{prefix}{name}".upper() for name in settings.model_fields}
 
@@ -54,12 +54,12 @@ def example() -> dict[str, str]:
 
 
 def test_example_lists_exactly_the_settings(example: dict[str, str]) -> None:
-    known = set().union(*(names(settings) for settings in settings_classes()))
-    assert set(example) == known | ELSEWHERE
+    known = set().union(*(variable_names(settings) for settings in settings_classes()))
+    assert set(example) == known | OTHER_VARIABLES
 
 
 def test_known_variables_contain_every_setting(example: dict[str, str]) -> None:
-    # `runtime/variables.py` cannot import the settings of the handlers, so it repeats their names.
+    # `runtime/variables.py` cannot import the handler settings, so it repeats their names.
     assert known_variables() == set(example)
 
 

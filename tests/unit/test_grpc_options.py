@@ -14,7 +14,7 @@ from headrace_gateway.grpc.server import server_options
 
 @pytest.fixture(scope="module")
 def library() -> bytes:
-    """The core of gRPC, which contains the names of its options."""
+    """The gRPC core library, which contains the option names."""
     return Path(cygrpc.__file__).read_bytes()
 
 
@@ -36,6 +36,6 @@ def test_client_pings_less_often_than_the_gateway_allows():
     gateway, client = dict(server_options(Settings())), dict(_gateways._options("127.0.0.1:50051"))
     allowed = gateway["grpc.http2.min_ping_interval_without_data_ms"]
     assert client["grpc.keepalive_time_ms"] >= 2 * allowed
-    # Both sides detect a dead peer in the same time.
+    # Both sides detect a dead peer equally fast.
     for options in (gateway, client):
         assert options["grpc.http2.ping_timeout_ms"] == options["grpc.keepalive_timeout_ms"]

@@ -1,4 +1,4 @@
-"""A handler decodes each payload that the gateway accepts: types of msgspec and pydantic."""
+"""A handler decodes each payload that the gateway accepts, for msgspec and pydantic types."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.grpc.data import read_data
 from headrace_worker.api.payload import Decoder, payload_schema
 
-# Each run uses the same types and payloads, so that the change under test causes a failure.
-CASES = settings(max_examples=100, derandomize=True, deadline=None, database=None)
+# Each run uses the same types and payloads, so a new failure is caused by the change under test.
+PROPERTY_SETTINGS = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 
 
-# Numbers for unique names of types, from which msgspec derives the names of schemas.
-NUMBERED = itertools.count()
+# Numbers for unique type names, from which msgspec derives schema names.
+TYPE_NUMBERS = itertools.count()
 
 
 class Color(enum.Enum):
@@ -74,7 +74,7 @@ class Dog(pydantic.BaseModel):
 
 
 class Leaf(NamedTuple):
-    """A type, valid values, and values near its limits."""
+    """A type with valid values, and with values near its limits that may be invalid."""
 
     kind: Any
     good: list[Any]
@@ -116,7 +116,7 @@ JUNK: list[Any] = [None, True, False, [], {}, [None], {"a": 1}, *NUMBERS, *TIMES
 
 INT = Leaf(int, [0, -1, 2**64, 1.0, 1e16, 9007199254740994.0], NUMBERS)
 STR = Leaf(str, ["", "é", "2020"], TEXTS)
-SHARED = [
+SHARED_LEAVES = [
     INT,
     STR,
     Leaf(bool, [True, False], [0, 1, "true"]),
@@ -132,8 +132,8 @@ SHARED = [
     Leaf(UUID, ["00000000-0000-4000-8000-000000000000"], TEXTS),
     Leaf(Decimal, ["1.5"], [*NUMBERS, *TEXTS]),
 ]
-MSGSPEC = [
-    *SHARED,
+MSGSPEC_LEAVES = [
+    *SHARED_LEAVES,
     Leaf(Annotated[int, Meta(ge=0, lt=10)], [0, 9], NUMBERS),
     Leaf(Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)], [-(2**53), 2**53], NUMBERS),
     Leaf(Annotated[int, Meta(multiple_of=5)], [10, 0], NUMBERS),
@@ -185,8 +185,8 @@ MSGSPEC = [
     ),
 ]
 FIELD = pydantic.Field
-PYDANTIC = [
-    *SHARED,
+PYDANTIC_LEAVES = [
+    *SHARED_LEAVES,
     Leaf(Annotated[int, FIELD(ge=0, lt=10)], [0, 9], NUMBERS),
     Leaf(Annotated[int, FIELD(multiple_of=5)], [10, 0], NUMBERS),
     Leaf(Annotated[float, FIELD(gt=0, le=1.5)], [1, 1.5, 0.1], NUMBERS),
@@ -234,17 +234,17 @@ PYDANTIC = [
         ],
     ),
 ]
-# msgspec allows one type of each kind in a union. Types with a pattern are left out: msgspec 0.22
-# crashes when such a union with a list is freed, which never happens to the type of a handler.
+# msgspec allows one type of each kind in a union. Types with a pattern are omitted: msgspec 0.22
+# crashes when such a union with a list is freed. Handler types are never freed.
 UNION_PARTS = {
     "text": [
         leaf
-        for leaf in MSGSPEC
+        for leaf in MSGSPEC_LEAVES
         if isinstance(leaf.good[0], str) and "pattern" not in str(leaf.kind)
     ],
     "number": [
         leaf
-        for leaf in MSGSPEC
+        for leaf in MSGSPEC_LEAVES
         if leaf.kind is int or leaf.kind == Annotated[int, Meta(ge=0, lt=10)]
     ],
     "array": [Leaf(list[int], [[1]], [["a"], [1.0]])],
@@ -252,8 +252,8 @@ UNION_PARTS = {
 }
 
 
-def grown(leaves: list[Leaf], *, is_pydantic: bool) -> st.SearchStrategy[Leaf]:
-    """Return a strategy of leaves in lists, optionals, unions, and structures of these."""
+def nested_leaves(leaves: list[Leaf], *, is_pydantic: bool) -> st.SearchStrategy[Leaf]:
+    """Return a strategy for leaves nested in lists, optionals, unions and structures."""
 
     def lists(inner: Leaf) -> Leaf:
         kind = list[inner.kind]  # type: ignore[name-defined]
@@ -272,13 +272,13 @@ def grown(leaves: list[Leaf], *, is_pydantic: bool) -> st.SearchStrategy[Leaf]:
         if is_pydantic:
             extra: Any = pydantic.ConfigDict(extra="forbid" if form % 2 else "ignore")
             kind: Any = pydantic.create_model(
-                f"Made{next(NUMBERED)}",
+                f"Made{next(TYPE_NUMBERS)}",
                 __config__=extra,
                 **{name: (field.kind, ...) for name, field in zip(names, fields, strict=True)},
             )
         else:
             kind = msgspec.defstruct(
-                f"Made{next(NUMBERED)}",
+                f"Made{next(TYPE_NUMBERS)}",
                 [(name, field.kind) for name, field in zip(names, fields, strict=True)],
                 forbid_unknown_fields=form % 2 == 1,
                 array_like=form % 4 >= 2,
@@ -318,22 +318,22 @@ def grown(leaves: list[Leaf], *, is_pydantic: bool) -> st.SearchStrategy[Leaf]:
     return made | outer if is_pydantic else part | made | outer
 
 
-def texts(value: Any, draw: random.Random) -> str:
+def json_text(value: Any, draw: random.Random) -> str:
     """Return a value as JSON, sometimes with repeated keys or integers written as fractions."""
     if isinstance(value, dict):
-        members = [f"{json.dumps(key)}:{texts(item, draw)}" for key, item in value.items()]
+        members = [f"{json.dumps(key)}:{json_text(item, draw)}" for key, item in value.items()]
         if members and draw.random() < 0.2:
             key = json.dumps(next(iter(value)))
             members.insert(0, f"{key}:{json.dumps(draw.choice(JUNK))}")
         return "{" + ",".join(members) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(texts(item, draw) for item in value) + "]"
+        return "[" + ",".join(json_text(item, draw) for item in value) + "]"
     if type(value) is int and draw.random() < 0.2:
         return f"{value}.0" if abs(value) < 10**300 else str(value)
     return json.dumps(value)
 
 
-def protobuf(value: Any) -> struct_pb2.Value:
+def to_protobuf(value: Any) -> struct_pb2.Value:
     """Return a value in the form of `Data.value`.
 
     Raises:
@@ -349,10 +349,10 @@ def protobuf(value: Any) -> struct_pb2.Value:
         case str():
             return struct_pb2.Value(string_value=value)
         case list():
-            items = [protobuf(item) for item in value]
+            items = [to_protobuf(item) for item in value]
             return struct_pb2.Value(list_value=struct_pb2.ListValue(values=items))
         case _:
-            fields = {key: protobuf(item) for key, item in value.items()}
+            fields = {key: to_protobuf(item) for key, item in value.items()}
             return struct_pb2.Value(struct_value=struct_pb2.Struct(fields=fields))
 
 
@@ -370,41 +370,44 @@ def accepts(handler: KnownHandler, decode: Decoder, data: Data) -> bool:
     return True
 
 
-def check(leaf: Leaf, draw: random.Random) -> None:
+def check_agreement(leaf: Leaf, draw: random.Random) -> None:
     handler = KnownHandler("t", "default", payload_schema(leaf.kind))
     decode = Decoder(leaf.kind)
     for value in leaf.good:
-        assert accepts(handler, decode, Data(json=texts(value, draw).encode())), (leaf.kind, value)
-        assert accepts(handler, decode, Data(value=protobuf(value))), (leaf.kind, value)
+        assert accepts(handler, decode, Data(json=json_text(value, draw).encode())), (
+            leaf.kind,
+            value,
+        )
+        assert accepts(handler, decode, Data(value=to_protobuf(value))), (leaf.kind, value)
     for value in [*leaf.near, *draw.sample(JUNK, 20)]:
-        accepts(handler, decode, Data(json=texts(value, draw).encode()))
+        accepts(handler, decode, Data(json=json_text(value, draw).encode()))
         try:
-            accepts(handler, decode, Data(value=protobuf(value)))
+            accepts(handler, decode, Data(value=to_protobuf(value)))
         except OverflowError:
             continue
 
 
-@pytest.mark.parametrize("leaf", MSGSPEC, ids=lambda leaf: str(leaf.kind))
+@pytest.mark.parametrize("leaf", MSGSPEC_LEAVES, ids=lambda leaf: str(leaf.kind))
 def test_each_msgspec_type_decodes_accepted_payloads(leaf: Leaf) -> None:
     for seed in range(3):
-        check(leaf, random.Random(seed))
+        check_agreement(leaf, random.Random(seed))
 
 
-@pytest.mark.parametrize("leaf", PYDANTIC, ids=lambda leaf: str(leaf.kind))
+@pytest.mark.parametrize("leaf", PYDANTIC_LEAVES, ids=lambda leaf: str(leaf.kind))
 def test_each_pydantic_type_decodes_accepted_payloads(leaf: Leaf) -> None:
     model = pydantic.create_model("Made", f=(leaf.kind, ...))
     held = Leaf(model, [{"f": v} for v in leaf.good], [{"f": v} for v in [*leaf.near, *JUNK]])
     for seed in range(3):
-        check(held, random.Random(seed))
+        check_agreement(held, random.Random(seed))
 
 
-@CASES
-@given(grown(MSGSPEC, is_pydantic=False), st.randoms(use_true_random=False))
+@PROPERTY_SETTINGS
+@given(nested_leaves(MSGSPEC_LEAVES, is_pydantic=False), st.randoms(use_true_random=False))
 def test_random_msgspec_types_decode_accepted_payloads(leaf: Leaf, draw: random.Random) -> None:
-    check(leaf, draw)
+    check_agreement(leaf, draw)
 
 
-@CASES
-@given(grown(PYDANTIC, is_pydantic=True), st.randoms(use_true_random=False))
+@PROPERTY_SETTINGS
+@given(nested_leaves(PYDANTIC_LEAVES, is_pydantic=True), st.randoms(use_true_random=False))
 def test_random_pydantic_types_decode_accepted_payloads(leaf: Leaf, draw: random.Random) -> None:
-    check(leaf, draw)
+    check_agreement(leaf, draw)

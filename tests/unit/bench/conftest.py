@@ -1,4 +1,4 @@
-"""Fixtures for reports of invented measurements."""
+"""Fixtures for reports on invented measurements."""
 
 from __future__ import annotations
 

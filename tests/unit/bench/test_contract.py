@@ -1,4 +1,4 @@
-"""The common code of the contestants: counters, load, and the protocol."""
+"""Code that the contestants share: counters, load, and the control protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables and charts of a report, and the generated section of the page."""
+"""Tables and charts in a report, and the generated section of the page."""
 
 from __future__ import annotations
 

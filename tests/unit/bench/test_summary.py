@@ -1,4 +1,4 @@
-"""Summaries of several rounds."""
+"""Summaries over several rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets: ratios to the best peers."""
+"""Targets, as ratios to the best peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway of `headrace.testing`, with more faults, for the tests of the client."""
+"""The `headrace.testing` gateway with additional faults, for the client tests."""
 
 import asyncio
 import json
@@ -27,8 +27,8 @@ from support.warm_cli import warm_cli
 PAGE_SIZES = {"ListHandlers": 1, "ListJobEvents": 2, "ListJobOutput": 1}
 
 
-def refusal(code, reason=None, *, message="refused by the test", retry_ms=None, metadata=None):
-    """Return the status of a refused call; without a reason, like a proxy."""
+def refusal(code, reason=None, *, message="rejected by the test", retry_ms=None, metadata=None):
+    """Return the status of a rejected call; without a reason, it is like a proxy's."""
     return Refusal(
         code=code.name,
         reason=reason or "",
@@ -39,7 +39,7 @@ def refusal(code, reason=None, *, message="refused by the test", retry_ms=None, 
 
 
 class Faults(Calls):
-    """The received calls of a `Platform`, and the faults that its tests inject."""
+    """Records the calls to a `Platform`, and injects its faults."""
 
     def __init__(self, platform):
         super().__init__()
@@ -66,8 +66,8 @@ class Faults(Calls):
                     metadata={"dependency": "postgresql"},
                 )
             )
-        if platform.refuse_with is not None:
-            raise CallError(refusal(*platform.refuse_with))
+        if platform.reject_with is not None:
+            raise CallError(refusal(*platform.reject_with))
         while platform.silent:
             await platform.changed.wait()
             if platform.deadline_exceeded:
@@ -85,7 +85,7 @@ class Faults(Calls):
                 if response.events and platform.room is not None:
                     platform.room -= 1
                 if response.events and call.method in {"WatchJob", "SubmitAndWatch"}:
-                    # The client skips the marks of a job's stream.
+                    # The client skips the marks on a job's stream.
                     yield type(response)(mark=WATCH_MARK_IDLE)
                 yield response
                 if platform.cut_at_mark and response.mark == WATCH_MARK_CAUGHT_UP:
@@ -116,7 +116,7 @@ class Faults(Calls):
 
 
 class Platform(FakeGateway):
-    """A fake gateway. The type of a job selects its course:
+    """A fake gateway. The job type determines what happens to a job:
 
     - `square_sum` succeeds at once;
     - `fails` fails at once;
@@ -124,17 +124,17 @@ class Platform(FakeGateway):
     - any other type starts and waits for `finish`.
 
     Attributes:
-        unavailable: the number of calls to refuse with UNAVAILABLE.
-        retry_ms: the wait in milliseconds that these refusals ask for.
+        unavailable: the number of calls to reject with UNAVAILABLE.
+        retry_ms: the wait in milliseconds that these rejections request.
         silent: whether calls wait for a response, and streams for their acceptance.
         deadline_exceeded: whether silent calls end with DEADLINE_EXCEEDED at the next `wake`.
         keeps_running: whether a cancelled job continues to run.
-        refuse_with: the status and the reason with which every call is refused.
-        reading: whether new streams wait before their first response, as if they read the past.
+        reject_with: the status and reason with which every call is rejected; None to reject none.
+        reading: whether new streams wait before their first response, as if they read history.
         cut_at_mark: whether streams are cut after their caught-up mark.
         room: the number of messages with events that may still be sent; None means any number.
         watchers: the number of started streams by job id or subscription name; `*` for WatchJobs.
-        left: the number of ended streams, likewise.
+        left: the number of ended streams, with the same keys.
     """
 
     def __init__(self):
@@ -149,7 +149,7 @@ class Platform(FakeGateway):
         self.silent = False
         self.deadline_exceeded = False
         self.keeps_running = False
-        self.refuse_with = None
+        self.reject_with = None
         self.reading = False
         self.cut_at_mark = False
         self.room = None
@@ -193,7 +193,7 @@ class Platform(FakeGateway):
         return next(call.request for call in reversed(self.seen) if call.method == method)
 
     def acks(self):
-        """Return the positions of all received acknowledgments, including refused ones."""
+        """Return the positions of all received acknowledgments, including rejected ones."""
         cursors = [c.request.cursor for c in self.seen if c.method == "AckSubscription"]
         return [int(cursor.partition(":")[2]) for cursor in cursors]
 
@@ -206,7 +206,7 @@ class Platform(FakeGateway):
         self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER")
 
     def end(self, code, reason=None, *, retry_ms=None):
-        """End every stream with a status (None: OK); without a reason, like a proxy."""
+        """End every stream with a status (None: OK). Without a reason, it is like a proxy's."""
         self._calls.cut(None if code is None else refusal(code, reason, retry_ms=retry_ms))
 
     async def until(self, condition):
@@ -229,7 +229,7 @@ class Platform(FakeGateway):
         self._job_service.idle = 0.05
 
     def take_over(self, name, consumer):
-        """Let another consumer take over, as after the lapse of a lease."""
+        """Let another consumer take over, as after a lapsed lease."""
         self._subscriptions._acquire(self._subscriptions.held[name], consumer, object())
 
     def release(self, name):
@@ -267,17 +267,17 @@ def _handlers():
 
 
 class Health(health.aio.HealthServicer):
-    """A health service that responds only while `answers` is set."""
+    """A health service that responds only while `responding` is set."""
 
     def __init__(self):
         super().__init__()
-        self.asked = 0
-        self.answers = asyncio.Event()
-        self.answers.set()
+        self.checks = 0
+        self.responding = asyncio.Event()
+        self.responding.set()
 
     async def Check(self, request, context):  # noqa: N802  # the name of the RPC
-        self.asked += 1
-        await self.answers.wait()
+        self.checks += 1
+        await self.responding.wait()
         return await super().Check(request, context)
 
 
@@ -321,7 +321,7 @@ async def server(platform):
 
 
 @pytest.fixture
-async def second(platform):
+async def second_server(platform):
     """Another gateway of the same platform."""
     server = Server(platform)
     await server.start()
@@ -330,7 +330,7 @@ async def second(platform):
 
 
 @dataclass
-class Ended:
+class CommandResult:
     """The exit code and the output of a command."""
 
     code: int
@@ -382,6 +382,6 @@ def run(start):
         process = await start(*args, stdin=stdin)
         async with asyncio.timeout(30):
             out, err = await process.communicate(stdin.encode() if stdin is not None else None)
-        return Ended(process.returncode, out.decode(), err.decode())
+        return CommandResult(process.returncode, out.decode(), err.decode())
 
     return run

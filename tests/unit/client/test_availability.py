@@ -38,7 +38,7 @@ async def test_unavailable_call_fails_after_its_retries(server, platform):
 
 
 async def test_call_cancelled_by_a_stopping_server_is_retried(server, platform):
-    platform.refuse_with = (grpc.StatusCode.CANCELLED, None)
+    platform.reject_with = (grpc.StatusCode.CANCELLED, None)
     async with Client(server.target, retries=1) as client:
         with pytest.raises(Unavailable):
             await client.stats()
@@ -110,8 +110,8 @@ async def test_client_uses_the_first_reachable_gateway(server, platform):
     assert platform.methods() == ["GetStats", "GetStats"]
 
 
-async def test_call_switches_to_another_gateway(server, second, platform):
-    async with Client([server.target, second.target]) as client:
+async def test_call_switches_to_another_gateway(server, second_server, platform):
+    async with Client([server.target, second_server.target]) as client:
         await client.stats()
         await server.stop()
 
@@ -148,8 +148,8 @@ async def test_cut_watch_yields_each_event_once(server, platform):
     assert platform.last("WatchJob").after_seq == 1
 
 
-async def test_watch_resumes_at_another_gateway(server, second, platform):
-    async with Client([server.target, second.target]) as client:
+async def test_watch_resumes_at_another_gateway(server, second_server, platform):
+    async with Client([server.target, second_server.target]) as client:
         job = await client.submit("wait")
         events = job.watch()
         seen = [await anext(events), await anext(events)]
@@ -217,8 +217,8 @@ async def test_closed_watch_ends_its_stream(server, platform):
         await platform.until(lambda: platform.left[job.id] == 1)
 
 
-class Refusing(grpc.aio.ServerInterceptor):
-    """A proxy or a framework that refuses calls without a google.rpc.Status."""
+class RejectingInterceptor(grpc.aio.ServerInterceptor):
+    """Rejects calls without a google.rpc.Status, as a proxy or a framework does."""
 
     def __init__(self, code):
         self._code = code
@@ -226,13 +226,13 @@ class Refusing(grpc.aio.ServerInterceptor):
     async def intercept_service(self, continuation, details):
         handler = await continuation(details)
 
-        async def refuse(request, context):
+        async def reject(request, context):
             await context.abort(
-                self._code, "refused by a proxy", (("grpc-status-details-bin", b"\xff"),)
+                self._code, "rejected by a proxy", (("grpc-status-details-bin", b"\xff"),)
             )
 
         return grpc.unary_unary_rpc_method_handler(
-            refuse, handler.request_deserializer, handler.response_serializer
+            reject, handler.request_deserializer, handler.response_serializer
         )
 
 
@@ -248,13 +248,13 @@ class Refusing(grpc.aio.ServerInterceptor):
     ],
 )
 async def test_error_without_details_is_mapped_by_its_code(platform, code, error):
-    server = grpc.aio.server(interceptors=[Refusing(code)])
+    server = grpc.aio.server(interceptors=[RejectingInterceptor(code)])
     for service, add in platform.services():
         add(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with Client(f"127.0.0.1:{port}", retries=0) as client:
-        with pytest.raises(error, match="refused by a proxy") as caught:
+        with pytest.raises(error, match="rejected by a proxy") as caught:
             await client.stats()
     await server.stop(None)
 

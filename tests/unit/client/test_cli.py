@@ -167,7 +167,7 @@ async def test_call_beyond_its_deadline_has_exit_code_124(start, platform, monke
     platform.silent = True
     process = await start("stats")
     await platform.until(lambda: platform.seen)
-    # The server ends the call early, so that the test need not wait for the deadline.
+    # The server ends the call early, so the test need not wait for the deadline.
     platform.deadline_exceeded = True
     platform.wake()
     _, err = await process.communicate()
@@ -448,7 +448,7 @@ async def test_watch_without_acks_receives_the_events_again(run, start, platform
         assert platform.acks() == []
         await platform.until(lambda: billing.watch is None)
 
-    # No other consumer has taken over.
+    # No other consumer has taken over the subscription.
     cursor = f"{billing.epoch}:2"
     assert (await run("subscription", "ack", "billing", cursor)).code == 0
     assert platform.acks() == [2]
@@ -735,7 +735,7 @@ async def test_cli_without_the_extra_prints_the_installation():
 
 @pytest.fixture
 def with_entry_points(server):
-    """A function that runs the command line with only the given entry points installed."""
+    """A function that runs the command line with only the given entry points."""
 
     async def run(points, *args):
         program = (

@@ -18,7 +18,7 @@ IDS = [f"0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a{n:02x}" for n in range(3)]
 ERROR = "ValueError: line one\nand line two, which is longer than a terminal is wide"
 
 
-def printed(value, width):
+def printed_lines(value, width):
     console = Console(width=width, file=io.StringIO(), highlight=False, markup=False)
     console.print(value)
     return console.file.getvalue().splitlines()
@@ -38,7 +38,7 @@ def jobs():
 
 @pytest.mark.parametrize("width", [50, 60, 70, 80, 100, 132])
 def test_list_keeps_ids_states_and_errors_at_any_width(width):
-    lines = printed(JobsTable(jobs()), width)
+    lines = printed_lines(JobsTable(jobs()), width)
 
     assert max(map(len, lines)) <= width
     assert [line.split()[:2] for line in lines if line.startswith("0199")] == [
@@ -51,7 +51,7 @@ def test_list_keeps_ids_states_and_errors_at_any_width(width):
 
 
 def test_list_shortens_ids_in_a_very_narrow_terminal():
-    lines = printed(JobsTable(jobs()), 30)
+    lines = printed_lines(JobsTable(jobs()), 30)
 
     assert max(map(len, lines)) <= 30
     assert [line.split() for line in lines if line.startswith("…")] == [
@@ -62,14 +62,14 @@ def test_list_shortens_ids_in_a_very_narrow_terminal():
 
 
 def test_list_cuts_a_long_name_before_it_drops_a_column():
-    lines = printed(JobsTable([replace(jobs()[0], type="t" * 100)]), 80)
+    lines = printed_lines(JobsTable([replace(jobs()[0], type="t" * 100)]), 80)
 
     assert lines[0].split() == ["ID", "STATE", "TYPE", "QUEUE"]
     assert lines[1].split()[2:] == ["t" * 19 + "…", "default"]
 
 
 def test_list_in_a_wide_terminal_has_one_line_per_job():
-    lines = printed(JobsTable(jobs()), 200)
+    lines = printed_lines(JobsTable(jobs()), 200)
 
     assert lines[0].split() == ["ID", "STATE", "TYPE", "QUEUE", "SUBMITTED"]
     assert len(lines) == 4
@@ -77,7 +77,7 @@ def test_list_in_a_wide_terminal_has_one_line_per_job():
 
 
 def test_list_at_80_columns_shows_id_state_type_and_queue():
-    lines = printed(JobsTable(jobs()), 80)
+    lines = printed_lines(JobsTable(jobs()), 80)
 
     assert lines[1].split()[:4] == [IDS[0], "QUEUED", "square_sum", "default"]
     assert len(lines) == 5
@@ -92,7 +92,7 @@ def test_statistics_show_complete_numbers(width, smallest):
         queues=(QueueStats(queue="a" * 30, states=counts, age=None),),
         types=(TypeStats(type="b" * 30, states=counts),),
     )
-    lines = printed(stats_view(stats), width)
+    lines = printed_lines(stats_view(stats), width)
 
     for number in counts.values():
         assert sum(str(number) in line for line in lines) == 3
@@ -115,7 +115,7 @@ def test_board_shows_progress_beside_its_bar(width):
                 progress=Progress(fraction=0.25, message="a quarter"),
             )
         )
-    lines = printed(board, width)
+    lines = printed_lines(board, width)
 
     assert [line.split()[0][-12:] for line in lines[:3]] == [job_id[-12:] for job_id in IDS]
     assert all("25% a" in line for line in lines[:3])

@@ -1,4 +1,4 @@
-"""The import of the package: its names, its cost and its dependencies."""
+"""Importing the package: its names, its cost and its dependencies."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def test_import_of_the_package_does_not_load_grpc():
     assert "google.protobuf" not in loaded
 
 
-BLOCK = """
+BLOCK_OTHER_PACKAGES = """
 import sys
 
 class Nothing:
@@ -52,6 +52,9 @@ sys.meta_path.insert(0, Nothing())
 
 
 def test_library_depends_only_on_grpcio_and_protobuf():
-    program = BLOCK + "from headrace import Client, SyncClient; print(Client, SyncClient())"
+    program = (
+        BLOCK_OTHER_PACKAGES
+        + "from headrace import Client, SyncClient; print(Client, SyncClient())"
+    )
 
     assert "<class" in run(program)

@@ -1,4 +1,4 @@
-"""Processes with forks, monkey patches or several loops: a client works or raises an error."""
+"""Processes with forks, monkey patches or several loops, in which a client works or raises."""
 
 import asyncio
 import socket
@@ -16,8 +16,8 @@ from headrace._gateways import Gateways
 from headrace._timing import Timing
 from headrace.errors import DeadlineExceeded
 
-# Time limit of a program, in seconds. The tested operation ends at once, or never.
-LIMIT = 60
+# Time limit for a program, in seconds. The tested operation either ends at once or never.
+TIME_LIMIT_S = 60
 
 FORK = """
     import gc, os, signal, sys, threading
@@ -54,7 +54,7 @@ def python(server, tmp_path):
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(TIME_LIMIT_S):
             out, err = await process.communicate()
         assert process.returncode == code, err.decode()
         assert b"Traceback" not in err, err.decode()
@@ -239,7 +239,7 @@ async def test_pytest_xdist_workers_use_a_client_of_their_module(server, tmp_pat
         cwd=tmp_path,
         stdout=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(TIME_LIMIT_S):
         out, _ = await process.communicate()
 
     assert b"4 passed" in out
@@ -271,7 +271,7 @@ async def gunicorn(server, folder, *options, when_loaded="pass"):
         port = listener.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "gunicorn", "--workers", "2", "--no-control-socket"),
-            # By default, a worker that is stopped during its start takes half a minute.
+            # By default, stopping a worker during its start takes half a minute.
             *("--graceful-timeout", "1", "--bind"),
             *(f"fd://{listener.fileno()}", *options, "app:application"),
             env={"HEADRACE_TARGET": server.target, "PATH": "/usr/bin:/bin"},
@@ -288,10 +288,10 @@ async def gunicorn(server, folder, *options, when_loaded="pass"):
                 await process.communicate()
 
 
-async def answers(url, count=4):
+async def response_bodies(url, count=4):
     def get():
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=LIMIT) as response:
+        with opener.open(url, timeout=TIME_LIMIT_S) as response:
             return response.read().decode()
 
     return {await asyncio.to_thread(get) for _ in range(count)}
@@ -300,7 +300,7 @@ async def answers(url, count=4):
 @pytest.mark.parametrize("options", [[], ["--preload"], ["--preload", "-k", "gthread"]])
 async def test_gunicorn_workers_use_a_client_of_the_module(server, tmp_path, options):
     async with gunicorn(server, tmp_path, *options) as (_, url):
-        found = await answers(url)
+        found = await response_bodies(url)
 
     assert found == {f"9 {'--preload' in options}"}
 
@@ -308,14 +308,14 @@ async def test_gunicorn_workers_use_a_client_of_the_module(server, tmp_path, opt
 async def test_gunicorn_preloading_a_connection_gets_an_error(server, tmp_path):
     loading = gunicorn(server, tmp_path, "--preload", when_loaded="client.ping()")
     async with loading as (_, url):
-        found = await answers(url)
+        found = await response_bodies(url)
 
     assert found == {"ForkedProcess True"}
 
 
 async def test_gunicorn_with_gevent_is_rejected(server, tmp_path):
     async with gunicorn(server, tmp_path, "-k", "gevent") as (process, _):
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(TIME_LIMIT_S):
             out, _ = await process.communicate()
 
     assert process.returncode != 0
@@ -326,7 +326,7 @@ async def test_gunicorn_with_gevent_is_rejected(server, tmp_path):
 async def test_gunicorn_with_gevent_and_preload_gets_an_error(server, tmp_path):
     # The client is created before gevent patches the worker.
     async with gunicorn(server, tmp_path, "--preload", "-k", "gevent") as (_, url):
-        found = await answers(url)
+        found = await response_bodies(url)
 
     assert found == {"MonkeyPatched True"}
 

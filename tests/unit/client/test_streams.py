@@ -1,4 +1,4 @@
-"""Streams with cuts, silence, slow programs, stuck gateways and cancelled waits."""
+"""Streams with cuts, silence, slow programs, stuck_target gateways and cancelled waits."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ async def client(server):
 
 
 @pytest.fixture
-def stuck():
+def stuck_target():
     """A gateway that accepts connections but never responds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield "{}:{}".format(*listener.getsockname())
@@ -27,13 +27,13 @@ def stuck():
 
 @pytest.fixture
 def waits():
-    """The waits of `recorded`, before jitter."""
+    """The waits that `recording_timing` records, before jitter."""
     return []
 
 
 @pytest.fixture
-def recorded(waits):
-    """Durations with a backoff that records its waits, and does not wait."""
+def recording_timing(waits):
+    """Timing with a backoff that records its waits instead of waiting."""
 
     class Recorded(Backoff):
         def next(self, asked=None):
@@ -45,18 +45,18 @@ def recorded(waits):
 
 
 @pytest.fixture
-async def impatient(server, recorded):
+async def impatient(server, recording_timing):
     """A client that resumes its streams at once and records the waits."""
-    async with Client(server.target, _timing=recorded) as client:
+    async with Client(server.target, _timing=recording_timing) as client:
         yield client
 
 
-async def within(seconds, wait):
+async def await_within(seconds, wait):
     async with asyncio.timeout(seconds):
         return await wait
 
 
-async def called(platform, method, count):
+async def until_called(platform, method, count):
     await platform.until(lambda: platform.methods().count(method) >= count)
 
 
@@ -70,9 +70,9 @@ async def test_slow_watch_resumes_without_waiting(impatient, platform, waits):
         cursor = watch.cursor
         platform.slow()
         ahead = asyncio.create_task(anext(watch))
-        await called(platform, "WatchJobs", 2)
+        await until_called(platform, "WatchJobs", 2)
         platform.finish(first.id)
-        seen.append(await within(30, ahead))
+        seen.append(await await_within(30, ahead))
 
     assert [event.seq for event in seen] == [1, 2, 3]
     assert (watch.resumes, waits) == (1, [])
@@ -85,31 +85,33 @@ async def test_slow_job_watch_resumes_without_waiting(impatient, platform, waits
         seen = [await anext(watch), await anext(watch)]
         platform.slow()
         ahead = asyncio.create_task(anext(watch))
-        await called(platform, "WatchJob", 2)
+        await until_called(platform, "WatchJob", 2)
         platform.finish(job.id)
-        seen.append(await within(30, ahead))
+        seen.append(await await_within(30, ahead))
 
     assert [event.seq for event in seen] == [1, 2, 3]
     assert (watch.resumes, watch.seq, waits) == (1, 3, [])
 
 
-async def test_watch_rejected_as_slow_backs_off(server, platform, waits, recorded):
-    async with Client(server.target, retries=3, _timing=recorded) as client:
-        platform.refuse_with = grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER"
+async def test_watch_rejected_as_slow_backs_off(server, platform, waits, recording_timing):
+    async with Client(server.target, retries=3, _timing=recording_timing) as client:
+        platform.reject_with = grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER"
         with pytest.raises(SlowConsumer):
             await anext(client.watch())
 
     assert waits == [0.25, 0.5, 1.0, 2.0]
 
 
-async def test_watch_reset_after_steady_service_resumes_at_once(server, platform, waits, recorded):
-    timing = replace(recorded, steady=0.0)
+async def test_watch_reset_after_steady_service_resumes_at_once(
+    server, platform, waits, recording_timing
+):
+    timing = replace(recording_timing, steady=0.0)
     async with Client(server.target, _timing=timing) as client, client.watch() as watch:
         platform.end(grpc.StatusCode.CANCELLED)
         ahead = asyncio.create_task(anext(watch))
-        await called(platform, "WatchJobs", 2)
+        await until_called(platform, "WatchJobs", 2)
         await client.submit("wait")
-        assert (await within(30, ahead)).seq == 1
+        assert (await await_within(30, ahead)).seq == 1
 
     assert (watch.resumes, waits) == (1, [])
 
@@ -122,10 +124,10 @@ async def test_watch_cut_by_a_proxy_resumes(client, platform, code):
     async with client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
         platform.end(grpc.StatusCode[code])
-        await called(platform, "WatchJobs", 2)
+        await until_called(platform, "WatchJobs", 2)
         await client.submit("wait")
 
-        assert (await within(30, ahead)).seq == 1
+        assert (await await_within(30, ahead)).seq == 1
     assert watch.resumes == 1
 
 
@@ -133,10 +135,10 @@ async def test_watch_ended_with_ok_resumes(client, platform):
     async with client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
         platform.end(None)
-        await called(platform, "WatchJobs", 2)
+        await until_called(platform, "WatchJobs", 2)
         await client.submit("wait")
 
-        assert (await within(30, ahead)).seq == 1
+        assert (await await_within(30, ahead)).seq == 1
 
 
 async def test_gateway_error_ends_the_watch(client, platform):
@@ -164,10 +166,10 @@ async def test_watch_continues_after_an_error(server, platform):
             await anext(watch)
         platform.unavailable = 0
         ahead = asyncio.create_task(anext(watch))
-        await called(platform, "WatchJobs", 2)
+        await until_called(platform, "WatchJobs", 2)
         await client.submit("wait")
 
-        assert (await within(30, ahead)).seq == 1
+        assert (await await_within(30, ahead)).seq == 1
 
 
 # Retries
@@ -180,13 +182,13 @@ async def test_backoff_grows_until_a_new_event(impatient, platform, waits):
         await platform.until(lambda: len(waits) >= 4)
         platform.cut_at_mark = False
         await impatient.submit("wait")
-        await within(30, ahead)
-        await within(30, anext(watch))
+        await await_within(30, ahead)
+        await await_within(30, anext(watch))
         grown = len(waits)
         platform.cut()
         ahead = asyncio.create_task(anext(watch))
         await impatient.submit("wait")
-        await within(30, ahead)
+        await await_within(30, ahead)
 
     assert waits[:4] == [0.25, 0.5, 1.0, 2.0]
     assert waits[grown] == 0.25
@@ -204,7 +206,7 @@ async def test_watch_of_a_quiet_job_survives_repeated_cuts(server, platform):
             platform.cut()
             await until(lambda: watch.resumes == resumes or ahead.done())  # noqa: B023
         platform.finish(job.id)
-        seen += [await within(30, ahead), *[event async for event in watch]]
+        seen += [await await_within(30, ahead), *[event async for event in watch]]
 
     assert [event.seq for event in seen] == [1, 2, 3]
 
@@ -212,18 +214,18 @@ async def test_watch_of_a_quiet_job_survives_repeated_cuts(server, platform):
 # Stuck gateways
 
 
-async def test_watch_leaves_a_gateway_that_does_not_accept_it(stuck, server, platform):
-    async with Client([stuck, server.target], timeout=8) as client, client.watch() as watch:
+async def test_watch_leaves_a_gateway_that_does_not_accept_it(stuck_target, server, platform):
+    async with Client([stuck_target, server.target], timeout=8) as client, client.watch() as watch:
         assert watch.caught_up
         await client.submit("wait")
-        assert (await within(30, anext(watch))).seq == 1
+        assert (await await_within(30, anext(watch))).seq == 1
 
 
-async def test_job_watch_leaves_a_gateway_that_does_not_accept_it(stuck, server, platform):
+async def test_job_watch_leaves_a_gateway_that_does_not_accept_it(stuck_target, server, platform):
     async with Client(server.target) as client:
         job = await client.submit("wait")
-    async with Client([stuck, server.target], timeout=8) as client:
-        assert (await within(30, anext(client.watch_job(job.id)))).seq == 1
+    async with Client([stuck_target, server.target], timeout=8) as client:
+        assert (await await_within(30, anext(client.watch_job(job.id)))).seq == 1
 
 
 async def test_watch_of_a_quiet_job_waits_at_a_healthy_gateway(server, platform):
@@ -233,29 +235,29 @@ async def test_watch_of_a_quiet_job_waits_at_a_healthy_gateway(server, platform)
         await anext(watch)
         await anext(watch)
         ahead = asyncio.create_task(anext(watch))
-        await until(lambda: server.health.asked >= 3)
+        await until(lambda: server.health.checks >= 3)
         platform.finish(job.id)
 
-        assert (await within(30, ahead)).seq == 3
+        assert (await await_within(30, ahead)).seq == 3
     assert watch.resumes == 0
 
 
-async def test_watch_leaves_an_unresponsive_gateway(server, second, platform):
+async def test_watch_leaves_an_unresponsive_gateway(server, second_server, platform):
     timing = Timing(quiet=0.05, answer=2.0)
-    async with Client([server.target, second.target], _timing=timing) as client:
+    async with Client([server.target, second_server.target], _timing=timing) as client:
         job = await client.submit("wait")
         watch = job.watch()
         await anext(watch)
         await anext(watch)
-        server.health.answers.clear()
+        server.health.responding.clear()
         ahead = asyncio.create_task(anext(watch))
         await platform.until(lambda: platform.left[job.id] == 1)
-        await until(lambda: second.health.asked)
+        await until(lambda: second_server.health.checks)
         platform.finish(job.id)
 
-        assert (await within(30, ahead)).seq == 3
+        assert (await await_within(30, ahead)).seq == 3
     assert watch.resumes == 1
-    server.health.answers.set()
+    server.health.responding.set()
 
 
 async def test_watch_starts_while_the_gateway_reads_the_history(server, platform):
@@ -268,7 +270,7 @@ async def test_watch_starts_while_the_gateway_reads_the_history(server, platform
         await platform.until(lambda: platform.watchers["*"])
         await client.submit("wait")
 
-        assert (await within(30, ahead)).seq == 1
+        assert (await await_within(30, ahead)).seq == 1
     assert platform.methods().count("WatchJobs") == 1
 
 
@@ -280,10 +282,10 @@ async def test_cancelled_wait_loses_no_event(client, platform):
     async with client.watch() as watch, job.watch(after_seq=2) as one:
         for stream in (watch, one):
             with pytest.raises(TimeoutError):
-                await within(0.05, anext(stream))
+                await await_within(0.05, anext(stream))
         platform.finish(job.id)
 
-        assert (await within(30, anext(watch))).seq == 3
+        assert (await await_within(30, anext(watch))).seq == 3
         assert [event.seq async for event in one] == [3]
     assert platform.methods().count("WatchJobs") == platform.methods().count("WatchJob") == 1
 
@@ -293,11 +295,11 @@ async def test_cancelled_wait_without_a_gateway_loses_no_event(server, platform)
         job = await client.submit("wait")
         watch = job.watch(after_seq=2)
         with pytest.raises(TimeoutError):
-            await within(0.05, anext(watch))
+            await await_within(0.05, anext(watch))
         await server.stop()
         for _ in range(5):
             with pytest.raises(TimeoutError):
-                await within(0.05, anext(watch))
+                await await_within(0.05, anext(watch))
         await server.start()
         platform.finish(job.id)
 
@@ -330,7 +332,7 @@ async def test_closed_watch_ends_the_wait_of_another_task(client, platform):
 
     await watch.aclose()
 
-    assert await within(30, ahead) == "the end"
+    assert await await_within(30, ahead) == "the end"
     assert await anext(watch, "the end") == "the end"
     await platform.until(lambda: platform.left[job.id])
 
@@ -341,10 +343,10 @@ async def test_closed_watch_ends_the_wait_for_a_gateway(server):
         watch = client.watch_job("a")
         ahead = asyncio.create_task(anext(watch, "the end"))
         with pytest.raises(TimeoutError):
-            await within(0.3, asyncio.shield(ahead))
+            await await_within(0.3, asyncio.shield(ahead))
         await watch.aclose()
 
-        assert await within(1, ahead) == "the end"
+        assert await await_within(1, ahead) == "the end"
     await server.start()
 
 
@@ -356,7 +358,7 @@ async def test_watch_in_two_tasks_raises_an_error(client, platform):
             await anext(watch)
         await client.submit("wait")
 
-        assert (await within(30, ahead)).seq == 1
+        assert (await await_within(30, ahead)).seq == 1
 
 
 async def test_queue_serving_returns_the_health_of_a_queue(client, server):

@@ -29,7 +29,7 @@ async def client(server):
 
 @pytest.fixture
 async def billing(client, platform):
-    """A subscription to all jobs: the server's record of it."""
+    """The server's record of a subscription to all jobs."""
     await client.create_subscription("billing")
     return platform.subscriptions.held["billing"]
 
@@ -39,7 +39,7 @@ async def take(events, count):
         return [await anext(events) for _ in range(count)]
 
 
-async def called(platform, method, count):
+async def until_called(platform, method, count):
     await platform.until(lambda: platform.methods().count(method) >= count)
 
 
@@ -200,7 +200,7 @@ async def test_ack_after_a_cut_covers_earlier_events(client, platform, billing):
         await take(events, 2)
         platform.cut()
         ahead = asyncio.create_task(anext(events))
-        await called(platform, "WatchSubscription", 2)
+        await until_called(platform, "WatchSubscription", 2)
 
         assert await events.ack()
         await client.submit("wait")
@@ -217,7 +217,7 @@ async def test_repeated_events_do_not_move_the_cursor_back(client, platform, bil
         platform.room = 1
         platform.cut()
         ahead = asyncio.create_task(anext(events))
-        # The first two events were repeated, the other two were not.
+        # The first two events are repetitions, the other two are not.
         await until(lambda: events.resumes)
 
         assert await events.ack()
@@ -227,9 +227,9 @@ async def test_repeated_events_do_not_move_the_cursor_back(client, platform, bil
         assert (await ahead).seq == 1
 
 
-async def test_subscription_resumes_at_another_gateway(server, second, platform, billing):
+async def test_subscription_resumes_at_another_gateway(server, second_server, platform, billing):
     async with (
-        Client([server.target, second.target]) as client,
+        Client([server.target, second_server.target]) as client,
         client.subscribe("billing") as events,
     ):
         job = await client.submit("wait")
@@ -346,7 +346,7 @@ async def test_replaced_consumer_without_open_events_waits(client, platform, bil
         assert await events.ack()
         ahead = asyncio.create_task(anext(events))
         platform.take_over("billing", "b")
-        await called(platform, "WatchSubscription", 2)
+        await until_called(platform, "WatchSubscription", 2)
         assert not ahead.done()
         assert events.standby
         platform.release("billing")
@@ -397,6 +397,6 @@ async def test_deleted_events_can_be_skipped_with_ack(client, platform, billing)
 
 
 async def test_gateway_without_subscriptions_rejects_the_call(client, platform):
-    platform.refuse_with = grpc.StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND"
-    with pytest.raises(SubscriptionNotFound, match="refused"):
+    platform.reject_with = grpc.StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND"
+    with pytest.raises(SubscriptionNotFound, match="rejected"):
         await client.create_subscription("x")

@@ -1,4 +1,4 @@
-"""The synchronous client, in threads next to the event loop of the server."""
+"""The synchronous client, in threads beside the server's event loop."""
 
 import asyncio
 import signal
@@ -13,7 +13,7 @@ from headrace import Client, JobFailed, JobNotFound, JobSpec, SubscriptionNotFou
 
 @pytest.fixture
 async def use(server):
-    """A function that calls `work` with a client, in a thread like a synchronous program."""
+    """A function that calls `work` with a client in a thread, like a synchronous program."""
 
     async def use(work):
         def run():
@@ -177,7 +177,7 @@ async def test_ctrl_c_ends_a_wait_and_keeps_the_client(server, platform, wait):
     assert (process.returncode, out, err) == (0, b"interrupted RUNNING\n", b"")
 
 
-WATCH = """
+WATCH_PROGRAM = """
 from headrace import SyncClient
 with SyncClient() as client:
     client.create_subscription("billing")
@@ -195,7 +195,7 @@ with SyncClient() as client:
 
 async def test_ctrl_c_neither_loses_nor_acknowledges_events(server, platform):
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", WATCH),
+        *(sys.executable, "-c", WATCH_PROGRAM),
         env={"HEADRACE_TARGET": server.target},
         stdout=asyncio.subprocess.PIPE,
     )

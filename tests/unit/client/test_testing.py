@@ -1,4 +1,4 @@
-"""The controls of `headrace.testing`; tests/contract has the promises of its RPCs."""
+"""The controls of `headrace.testing`. tests/contract covers its RPCs."""
 
 from __future__ import annotations
 

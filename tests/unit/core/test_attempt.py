@@ -1,4 +1,4 @@
-"""Attempts: the identity, and the fields that each end and each report require."""
+"""Attempts: their keys, and the fields that each end and each report require."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ PAYLOAD = '{"width": 3}'
 
 
 def test_fingerprint_equals_the_recorded_value() -> None:
-    # With another value, a submit that is repeated across an upgrade would be a conflict.
+    # If the value changed, a submit repeated across an upgrade would be a conflict.
     assert fingerprint(SPEC, PAYLOAD).hex() == (
         "ecafffdfd343e2a26bae0a1525d45d3b632189b64c3b7149f588ae40b5e44efa"
     )

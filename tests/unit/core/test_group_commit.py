@@ -15,7 +15,7 @@ from headrace_core.store.sql.group_commit import GroupCommit, Overloaded
 
 
 class Store:
-    """A commit that a test can hold, release and fail."""
+    """A commit function that a test can hold, release and fail."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -46,7 +46,7 @@ def group(store: Store, **bounds: object) -> GroupCommit[int, str]:
 
 
 async def submit_all(commits: GroupCommit[int, str], items: Iterable[int]) -> list[asyncio.Task]:
-    """Submit each item in its own task, and return when all tasks wait."""
+    """Submit each item in its own task; return once all tasks are waiting."""
     tasks = [asyncio.create_task(commits.submit(item)) for item in items]
     await asyncio.sleep(0)
     return tasks
@@ -257,7 +257,7 @@ def test_every_item_is_committed_once_and_in_order(turns: list[list[int]], max_b
 
 
 async def test_items_that_keep_arriving_share_a_commit(monkeypatch: pytest.MonkeyPatch):
-    # Long enough for a new item to arrive even on a busy machine.
+    # Long enough that a new item arrives even on a busy machine.
     monkeypatch.setattr(group_commit, "_POLL_S", 0.2)
     store = Store()
     commits = group(store, gather=60.0, max_batch=40)

@@ -1,4 +1,4 @@
-"""UUIDv7, by RFC 9562."""
+"""UUIDv7 as defined in RFC 9562."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from headrace_core.domain import ids
 from headrace_core.domain.ids import uuid7, uuid7_bytes
 
 
-def stamp(value: UUID) -> int:
-    """Milliseconds, and the 12 bits of their fraction."""
+def timestamp_parts(value: UUID) -> int:
+    """Return the milliseconds and the 12-bit fraction of a UUIDv7."""
     return (value.int >> 80) << 12 | (value.int >> 64) & 0xFFF
 
 
@@ -48,7 +48,7 @@ def test_uuid7_is_unique_and_increases_across_threads() -> None:
         drawn = list(threads.map(draw, range(8)))
     for made in drawn:
         assert made == sorted(made)
-    stamps = [stamp(value) for made in drawn for value in made]
+    stamps = [timestamp_parts(value) for made in drawn for value in made]
     assert len(set(stamps)) == len(stamps)
 
 
@@ -65,7 +65,7 @@ def test_uuid7_has_the_fraction_of_the_millisecond() -> None:
         patch.object(ids, "_last_stamp", 0),
         patch.object(ids.time, "time_ns", return_value=ahead * 1_000_000 + 500_000),
     ):
-        assert stamp(uuid7()) == ahead << 12 | 2048
+        assert timestamp_parts(uuid7()) == ahead << 12 | 2048
 
 
 def test_uuid7_has_random_last_bits() -> None:

@@ -9,7 +9,7 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.query import JobFilter
 from headrace_core.store.subscriptions import read_filter, write_filter
 
-WHOLE = JobFilter(
+FULL_FILTER = JobFilter(
     queues=frozenset(["b", "a"]),
     types=frozenset(["t"]),
     states=frozenset([JobState.QUEUED, JobState.FAILED]),
@@ -20,7 +20,7 @@ WHOLE = JobFilter(
 
 
 def test_filter_survives_a_round_trip():
-    assert read_filter(write_filter(WHOLE)) == WHOLE
+    assert read_filter(write_filter(FULL_FILTER)) == FULL_FILTER
 
 
 def test_filter_without_fields_is_empty():
@@ -33,17 +33,17 @@ def test_empty_filter_field_is_not_stored():
 
 
 def test_equal_filters_have_equal_text():
-    text = write_filter(WHOLE)
+    text = write_filter(FULL_FILTER)
     stored = json.loads(text)
     assert stored["queues"] == ["a", "b"]
     assert stored["states"] == ["failed", "queued"]
     assert stored["job_ids"] == sorted(stored["job_ids"])
     again = JobFilter(
         queues=frozenset(["a", "b"]),
-        types=WHOLE.types,
+        types=FULL_FILTER.types,
         states=frozenset([JobState.FAILED, JobState.QUEUED]),
         labels={"env": "", "team": "ml"},
-        batch_id=WHOLE.batch_id,
-        job_ids=frozenset(sorted(WHOLE.job_ids, reverse=True)),
+        batch_id=FULL_FILTER.batch_id,
+        job_ids=frozenset(sorted(FULL_FILTER.job_ids, reverse=True)),
     )
     assert write_filter(again) == text

@@ -16,7 +16,7 @@ from headrace_core.domain.lifecycle import (
     targets,
 )
 
-# A copy of the table, so that each change of the table must change this test.
+# A copy of the table, so every change to the table must change this test.
 ROWS = """
 - submitted queued
 - submitted scheduled

@@ -1,4 +1,4 @@
-"""The start and the end of a service as a process."""
+"""Start and end of a service process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from headrace_core.runtime.process import run_service
 
 
-def never(_: object) -> object:
-    raise AssertionError("a service was created from invalid settings")
+def fail_if_created(_: object) -> object:
+    raise AssertionError("the settings are invalid, but a service was created")
 
 
 def test_invalid_settings_exit_with_78_and_name_each_problem(
@@ -24,7 +24,7 @@ def test_invalid_settings_exit_with_78_and_name_each_problem(
     monkeypatch.setenv("HEADRACE_WORKER_SLOTS", "none")
     monkeypatch.setenv("HEADRACE_REDIS_TIMEOUT", "0")
     monkeypatch.setenv("HEADRACE_DATABASE_URL", "mysql://u:hunter2@h/d")
-    assert run_service("tester", never) == 78  # type: ignore[arg-type]
+    assert run_service("tester", fail_if_created) == 78  # type: ignore[arg-type]
     output = capsys.readouterr().err
     lines = output.splitlines()
     assert len(lines) == 3
@@ -39,7 +39,7 @@ def test_conflicting_settings_exit_with_78(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HEADRACE_GATEWAY_ADDRESS", "0.0.0.0:50051")
-    assert run_service("tester", never) == 78  # type: ignore[arg-type]
+    assert run_service("tester", fail_if_created) == 78  # type: ignore[arg-type]
     output = capsys.readouterr().err
     assert output.startswith(
         "headrace tester: HEADRACE_GATEWAY_ADDRESS=0.0.0.0:50051 is not a loopback"

@@ -17,7 +17,7 @@ def test_most_specific_rule_applies() -> None:
     kept = Retention(default=7 * DAY, rules=rules)
     assert kept.of("acme", JobState.FAILED) == 90 * DAY
     assert kept.of("acme", JobState.SUCCEEDED) == 3 * DAY
-    # The rule of a tenant precedes the rule of a state.
+    # A tenant rule takes precedence over a state rule.
     assert kept.of("other", JobState.FAILED) == 2 * DAY
     assert kept.of("default", JobState.FAILED) == 30 * DAY
     assert kept.of("default", JobState.CANCELLED) == 7 * DAY

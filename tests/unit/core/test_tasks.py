@@ -1,4 +1,4 @@
-"""The end of tasks, also of tasks that swallow a cancellation."""
+"""Ending tasks, including tasks that swallow a cancellation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP server of metrics."""
+"""The HTTP server for metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Free text from handlers and callers is cleaned and cut."""
+"""Free text from handlers and callers is cleaned and truncated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headrace_core.domain.job import JobError
 from headrace_core.domain.text import clean_line, clean_text
 from headrace_core.store.sql.rows import from_error, to_error
 
-HUGE = "x" * 100_000
+HUGE_TEXT = "x" * 100_000
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,15 @@ def test_unprintable_characters_are_replaced(text: str, cleaned: str) -> None:
 
 def test_line_with_line_feeds_becomes_one_line() -> None:
     assert clean_line(" Bad\r\nName\x00\udcff ", 40) == "Bad Name??"
-    assert clean_line(HUGE, 10) == "x" * 9 + "…"
+    assert clean_line(HUGE_TEXT, 10) == "x" * 9 + "…"
 
 
 def test_job_error_with_hostile_texts_is_bounded() -> None:
     error = JobError(
-        type=f"E\x00\n{HUGE}", message=f"\udcff{HUGE}", retryable=False, stack_trace=HUGE
+        type=f"E\x00\n{HUGE_TEXT}",
+        message=f"\udcff{HUGE_TEXT}",
+        retryable=False,
+        stack_trace=HUGE_TEXT,
     )
     assert error.type == "E? " + "x" * 196 + "…"
     assert len(error.message) == 2000
@@ -52,13 +55,13 @@ def test_job_error_without_texts_has_defaults() -> None:
 
 
 def test_handler_description_with_hostile_text_is_bounded() -> None:
-    description = HandlerSpec(type="t", description=f"a\x00\n{HUGE}").description
+    description = HandlerSpec(type="t", description=f"a\x00\n{HUGE_TEXT}").description
     assert description.startswith("a? xxx")
     assert len(description) == 1000
 
 
 def test_error_row_from_an_older_version_is_bounded() -> None:
-    row = msgspec.json.encode({"type": HUGE, "message": f"\x00{HUGE}", "retryable": True})
+    row = msgspec.json.encode({"type": HUGE_TEXT, "message": f"\x00{HUGE_TEXT}", "retryable": True})
     error = to_error(row.decode())
     assert error is not None
     assert (len(error.type), len(error.message)) == (200, 2000)

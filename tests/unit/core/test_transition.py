@@ -1,4 +1,4 @@
-"""The builder of transitions, and the transitions that use it."""
+"""The transition builder, and the transitions that use it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def declared_transitions() -> Iterator[Transition | Creation]:
         yield from (one for one in declared if isinstance(one, Transition | Creation))
 
 
-def folder(package: ModuleType) -> Path:
+def package_folder(package: ModuleType) -> Path:
     return Path(package.__path__[0])
 
 
@@ -43,7 +43,7 @@ def test_only_the_builder_writes_states_and_events(statement: str) -> None:
     pattern = re.compile(statement, re.DOTALL)
     files = [
         path
-        for path in folder(store).rglob("*.py")
+        for path in package_folder(store).rglob("*.py")
         if "versions" not in path.parts and path != Path(transition.__file__)
     ]
 

@@ -1,4 +1,4 @@
-"""The options in the URLs of the servers."""
+"""Options in the server URLs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace_core.store.sql.database import server_arguments
 SECRET = "hun%2Fter2"
 
 
-def refusal(**fields: str) -> str:
+def settings_error(**fields: str) -> str:
     with pytest.raises(ValidationError) as caught:
         Settings(**fields)
     [problem] = problems(caught.value)
@@ -58,7 +58,7 @@ def test_database_options_are_honored_or_ignored(query: str, kept: str) -> None:
     ],
 )
 def test_unknown_database_option_is_rejected_by_name(query: str, reason: str) -> None:
-    assert reason in refusal(database_url=url(query))
+    assert reason in settings_error(database_url=url(query))
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_unknown_database_option_is_rejected_by_name(query: str, reason: str) ->
     ],
 )
 def test_unreadable_url_is_rejected_without_showing_it(bad: str) -> None:
-    assert "%2F %3F %23 %40" in refusal(database_url=bad)
+    assert "%2F %3F %23 %40" in settings_error(database_url=bad)
     if "," not in bad:
-        assert "%2F %3F %23 %40" in refusal(redis_url=bad.replace("postgresql", "redis"))
+        assert "%2F %3F %23 %40" in settings_error(redis_url=bad.replace("postgresql", "redis"))
 
 
 def test_connect_timeout_of_the_url_overrides_the_setting() -> None:
@@ -130,8 +130,8 @@ def test_redis_options_are_honored(good: str) -> None:
     ],
 )
 def test_unknown_redis_option_is_rejected_by_name(query: str, reason: str) -> None:
-    assert reason in refusal(redis_url=f"redis://:{SECRET}@h:1?{query}")
+    assert reason in settings_error(redis_url=f"redis://:{SECRET}@h:1?{query}")
 
 
 def test_unix_url_of_redis_needs_a_path() -> None:
-    assert "absolute path" in refusal(redis_url="unix://")
+    assert "absolute path" in settings_error(redis_url="unix://")

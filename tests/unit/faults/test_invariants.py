@@ -1,4 +1,4 @@
-"""Tests of the checker: each invariant must fail on a history that was falsified."""
+"""Tests of the checker: each invariant must fail on a falsified history."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def row(
     )
 
 
-# A job that is scheduled, fails once and succeeds, and a job that fails and is requeued.
-PATIENT = [
+# One job is scheduled, fails once and then succeeds. The other fails and is requeued.
+RETRIED = [
     row(1, _E.SUBMITTED, _S.SCHEDULED, 0, due=1.5),
     row(2, _E.DUE, _S.QUEUED, 0),
     row(3, _E.STARTED, _S.RUNNING, 1),
@@ -75,7 +75,7 @@ REQUEUED = [
 
 
 def job(job_id: str, seq: int, **changes: object) -> JobRow:
-    sound = JobRow(
+    base = JobRow(
         id=job_id,
         tenant="default",
         type="work",
@@ -86,12 +86,12 @@ def job(job_id: str, seq: int, **changes: object) -> JobRow:
         seq=seq,
         policy=POLICY,
     )
-    return replace(sound, **changes)
+    return replace(base, **changes)
 
 
-# Events of another tenant, equal to the first ones except for the tenant.
-NEIGHBOUR = job("n", 2, tenant="neighbour", request_id=None, state=_S.CANCELLED)
-NEIGHBORS = [
+# A job of another tenant, and its events.
+NEIGHBOR_JOB = job("n", 2, tenant="neighbor", request_id=None, state=_S.CANCELLED)
+NEIGHBOR_EVENTS = [
     row(1, _E.SUBMITTED, _S.QUEUED, 0, job_id="n"),
     row(2, _E.CANCELLED, _S.CANCELLED, 0, job_id="n"),
 ]
@@ -109,17 +109,17 @@ def stream(*events: EventRow, wanted: Wanted | None = None) -> StreamLog:
     return StreamLog(name="s", wanted=wanted or Wanted(), shown=[shown(event) for event in events])
 
 
-def sound() -> Evidence:
+def valid_history() -> Evidence:
     """Return a history that breaks no invariant."""
     return Evidence(
         submissions=[submission("a"), submission("b")],
-        jobs={"a": job("a", 7), "b": job("b", 6), "n": NEIGHBOUR},
-        events=[*PATIENT, *REQUEUED, *NEIGHBORS],
+        jobs={"a": job("a", 7), "b": job("b", 6), "n": NEIGHBOR_JOB},
+        events=[*RETRIED, *REQUEUED, *NEIGHBOR_EVENTS],
         ledger=[Run("a", 1), Run("a", 2), Run("b", 1), Run("b", 2)],
         streams=[
-            stream(*PATIENT, *REQUEUED),
-            stream(*PATIENT, wanted=Wanted(labels={"of": "a"})),
-            stream(PATIENT[6], REQUEUED[5], wanted=Wanted(states=(_S.SUCCEEDED,))),
+            stream(*RETRIED, *REQUEUED),
+            stream(*RETRIED, wanted=Wanted(labels={"of": "a"})),
+            stream(RETRIED[6], REQUEUED[5], wanted=Wanted(states=(_S.SUCCEEDED,))),
             stream(*REQUEUED, wanted=Wanted(job_ids=("b",))),
         ],
         usages=[Usage(what="memory", before=100, after=109)],
@@ -127,14 +127,14 @@ def sound() -> Evidence:
     )
 
 
-def broken_by(evidence: Evidence) -> set[str]:
+def broken_invariants(evidence: Evidence) -> set[str]:
     """Return the invariants that a history breaks."""
     verdicts = judge(evidence, ())
     return {name for name, verdict in verdicts.items() if verdict.broken}
 
 
-def test_sound_history_breaks_no_invariant_and_checks_all():
-    verdicts = judge(sound(), tuple(INVARIANTS))
+def test_valid_history_breaks_no_invariant_and_checks_all():
+    verdicts = judge(valid_history(), tuple(INVARIANTS))
     assert {name: verdict.broken for name, verdict in verdicts.items() if verdict.broken} == {}
     assert set(verdicts) == set(INVARIANTS)
     assert all(verdict.looked_at for verdict in verdicts.values())
@@ -170,7 +170,7 @@ def with_events(*events: EventRow) -> Falsify:
     def falsify(evidence: Evidence) -> Evidence:
         return replace(
             evidence,
-            events=[*events, *REQUEUED, *NEIGHBORS],
+            events=[*events, *REQUEUED, *NEIGHBOR_EVENTS],
             jobs={**evidence.jobs, "a": job("a", len(events), state=events[-1].state)},
             streams=[stream(*events, *REQUEUED)],
         )
@@ -182,12 +182,12 @@ def with_stream(*events: EventRow) -> Falsify:
     return lambda evidence: replace(evidence, streams=[stream(*events)])
 
 
-EVERYTHING = (*PATIENT, *REQUEUED)
-EARLY = replace(PATIENT[2], time=at(1.4))
-UNBOUND = replace(PATIENT[3], due_time=at(60))
-# One attempt more than the two that the policy allows.
-TOO_OFTEN = [
-    *PATIENT[:6],
+ALL_EVENTS = (*RETRIED, *REQUEUED)
+EARLY_START = replace(RETRIED[2], time=at(1.4))
+OVERDUE_RETRY = replace(RETRIED[3], due_time=at(60))
+# The policy allows only two attempts.
+THREE_ATTEMPTS = [
+    *RETRIED[:6],
     row(7, _E.RETRY_SCHEDULED, _S.RETRYING, 2, due=8),
     row(8, _E.DUE, _S.QUEUED, 2),
     row(9, _E.STARTED, _S.RUNNING, 3),
@@ -199,7 +199,7 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
     ("I1", "a job has not ended", with_jobs(c=job("c", 0, state=_S.RUNNING))),
     (
         "I1",
-        "a refused submit exists",
+        "the job of a rejected submit exists",
         lambda e: replace(
             e,
             submissions=[
@@ -210,45 +210,45 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
     ),
     (
         "I2",
-        "two outcomes were accepted",
-        with_events(*PATIENT, row(8, _E.FAILED, _S.FAILED, 2)),
+        "two terminal events were accepted",
+        with_events(*RETRIED, row(8, _E.FAILED, _S.FAILED, 2)),
     ),
-    ("I2", "no outcome was accepted", with_events(*PATIENT[:6])),
+    ("I2", "no terminal event was accepted", with_events(*RETRIED[:6])),
     (
         "I2",
-        "an event follows the outcome",
-        with_events(*PATIENT, row(8, _E.STARTED, _S.RUNNING, 3)),
+        "an event follows the terminal event",
+        with_events(*RETRIED, row(8, _E.STARTED, _S.RUNNING, 3)),
     ),
-    ("I3", "a number is missing", with_events(*PATIENT[:4], *PATIENT[5:])),
+    ("I3", "a number is missing", with_events(*RETRIED[:4], *RETRIED[5:])),
     (
         "I3",
         "a transition outside the lifecycle",
-        with_events(*PATIENT[:2], row(3, _E.SUCCEEDED, _S.SUCCEEDED, 0)),
+        with_events(*RETRIED[:2], row(3, _E.SUCCEEDED, _S.SUCCEEDED, 0)),
     ),
     (
         "I3",
         "an attempt number decreases",
-        with_events(*PATIENT[:5], replace(PATIENT[5], attempt=1), PATIENT[6]),
+        with_events(*RETRIED[:5], replace(RETRIED[5], attempt=1), RETRIED[6]),
     ),
     ("I3", "the row and its events differ", with_jobs(a=job("a", 8))),
     ("I3", "the row is in another state", with_jobs(a=job("a", 7, state=_S.CANCELLED))),
-    ("I4", "a stream misses an event", with_stream(*PATIENT[:3], *PATIENT[4:], *REQUEUED)),
-    ("I4", "a stream misses the end", with_stream(*PATIENT, *REQUEUED[:5])),
-    ("I4", "a stream repeats an event", with_stream(*EVERYTHING, PATIENT[0])),
+    ("I4", "a stream misses an event", with_stream(*RETRIED[:3], *RETRIED[4:], *REQUEUED)),
+    ("I4", "a stream misses the end", with_stream(*RETRIED, *REQUEUED[:5])),
+    ("I4", "a stream repeats an event", with_stream(*ALL_EVENTS, RETRIED[0])),
     (
         "I4",
         "a stream mixes up two events",
-        with_stream(*PATIENT[:2], PATIENT[3], PATIENT[2], *PATIENT[4:], *REQUEUED),
+        with_stream(*RETRIED[:2], RETRIED[3], RETRIED[2], *RETRIED[4:], *REQUEUED),
     ),
     (
         "I4",
         "a stream shows an event that does not exist",
-        with_stream(*EVERYTHING, replace(PATIENT[6], seq=8)),
+        with_stream(*ALL_EVENTS, replace(RETRIED[6], seq=8)),
     ),
     (
         "I4",
         "a stream shows an event outside its filter",
-        lambda e: replace(e, streams=[stream(*EVERYTHING, wanted=Wanted(labels={"of": "a"}))]),
+        lambda e: replace(e, streams=[stream(*ALL_EVENTS, wanted=Wanted(labels={"of": "a"}))]),
     ),
     (
         "I4",
@@ -260,8 +260,8 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
                     name="s",
                     wanted=Wanted(job_ids=("a",)),
                     shown=[
-                        *(shown(event) for event in PATIENT[:3]),
-                        *(shown(event, 2) for event in PATIENT[4:]),
+                        *(shown(event) for event in RETRIED[:3]),
+                        *(shown(event, 2) for event in RETRIED[4:]),
                     ],
                 )
             ],
@@ -276,31 +276,35 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
                 StreamLog(
                     name="s",
                     wanted=Wanted(job_ids=("a",)),
-                    shown=[shown(event) for event in PATIENT],
+                    shown=[shown(event) for event in RETRIED],
                     failure="INTERNAL",
                 )
             ],
         ),
     ),
-    ("I5", "a job is started before its time", with_events(*PATIENT[:2], EARLY, *PATIENT[3:])),
+    (
+        "I5",
+        "a job is started before its time",
+        with_events(*RETRIED[:2], EARLY_START, *RETRIED[3:]),
+    ),
     (
         "I5",
         "a retry is due before its time",
-        with_events(*PATIENT[:4], replace(PATIENT[4], time=at(4.5)), *PATIENT[5:]),
+        with_events(*RETRIED[:4], replace(RETRIED[4], time=at(4.5)), *RETRIED[5:]),
     ),
-    ("I6", "a job has too many attempts", with_events(*TOO_OFTEN)),
+    ("I6", "a job has too many attempts", with_events(*THREE_ATTEMPTS)),
     (
         "I6",
         "a job fails for fewer workers than it may lose",
-        with_events(*PATIENT[:6], row(7, _E.WORKER_LOST, _S.FAILED, 2)),
+        with_events(*RETRIED[:6], row(7, _E.WORKER_LOST, _S.FAILED, 2)),
     ),
-    ("I6", "a retry waits too long", with_events(*PATIENT[:3], UNBOUND, *PATIENT[4:])),
+    ("I6", "a retry waits too long", with_events(*RETRIED[:3], OVERDUE_RETRY, *RETRIED[4:])),
     (
         "I6",
         "a first retry waits as long as a later one may",
-        with_events(*PATIENT[:3], replace(PATIENT[3], due_time=at(4 + 5)), *PATIENT[4:]),
+        with_events(*RETRIED[:3], replace(RETRIED[3], due_time=at(4 + 5)), *RETRIED[4:]),
     ),
-    ("I7", "a stream shows another tenant's job", with_stream(*EVERYTHING, *NEIGHBORS)),
+    ("I7", "a stream shows another tenant's job", with_stream(*ALL_EVENTS, *NEIGHBOR_EVENTS)),
     (
         "I8",
         "memory is not released",
@@ -349,7 +353,7 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
     ],
 )
 def test_falsified_history_breaks_its_invariant(invariant: str, falsify: Falsify):
-    assert invariant in broken_by(falsify(sound()))
+    assert invariant in broken_invariants(falsify(valid_history()))
 
 
 def test_every_invariant_has_a_falsified_history():
@@ -361,33 +365,33 @@ def test_resumed_stream_may_repeat_events_after_the_last_cursor():
         name="s",
         wanted=Wanted(job_ids=("a",)),
         shown=[
-            *(shown(event) for event in PATIENT[:4]),
-            *(shown(event, 2) for event in PATIENT[2:]),
+            *(shown(event) for event in RETRIED[:4]),
+            *(shown(event, 2) for event in RETRIED[2:]),
         ],
     )
-    assert broken_by(replace(sound(), streams=[resumed])) == set()
+    assert broken_invariants(replace(valid_history(), streams=[resumed])) == set()
 
 
 def test_isolation_of_a_single_tenant_is_not_checked():
-    alone = sound().without_neighbors()
+    alone = valid_history().without_neighbors()
     assert "n" not in alone.jobs
     assert "I7" not in judge(alone, ())
 
 
 def test_attempts_lost_with_workers_are_not_retries():
     lost = [
-        *PATIENT[:6],
+        *RETRIED[:6],
         row(7, _E.WORKER_LOST, _S.QUEUED, 2),
         row(8, _E.STARTED, _S.RUNNING, 3),
         row(9, _E.SUCCEEDED, _S.SUCCEEDED, 3),
     ]
-    assert broken_by(with_events(*lost)(sound())) == set()
+    assert broken_invariants(with_events(*lost)(valid_history())) == set()
 
 
 def test_repeated_runs_and_outcomes_are_counted():
-    evidence = sound()
+    evidence = valid_history()
     assert (run_again(evidence), run_twice(evidence), accepted_twice(evidence)) == (2, 0, [])
     again = replace(evidence, ledger=[*evidence.ledger, Run("a", 2)])
     assert (run_again(again), run_twice(again)) == (3, 1)
-    twice = with_events(*PATIENT, row(8, _E.FAILED, _S.FAILED, 2))(evidence)
+    twice = with_events(*RETRIED, row(8, _E.FAILED, _S.FAILED, 2))(evidence)
     assert len(accepted_twice(twice)) == 1

@@ -43,7 +43,7 @@ def test_figure_is_good_within_its_limits(value: float, good: bool):
 
 
 def test_throughput_returns_with_a_window_of_ninety_percent():
-    times = [n / 10 for n in range(100)]  # ten a second, up to the fault
+    times = [n / 10 for n in range(100)]  # ten per second, up to the fault
     times += [15 + n / 10 for n in range(200)]  # and again from the fifteenth second on
     found = recovery("x", times, steady=(0, 10), end=12.0, last=30.0, limit=9)
     assert found.before == pytest.approx(10)

@@ -18,7 +18,7 @@ from faults.scenario import Scenario, find_scenarios
 from faults.trial import Trial
 
 
-async def nothing(_: Trial) -> None:
+async def run_nothing(_: Trial) -> None:
     pass
 
 
@@ -27,7 +27,7 @@ def scenario(number: int, *, seconds: float = 60.0) -> Scenario:
         id=f"F{number}",
         title=f"fault {number}",
         shows=(),
-        run=nothing,
+        run=run_nothing,
         usual=seconds,
         usual_short=seconds,
     )
@@ -65,7 +65,7 @@ BROKEN = Result(
     circumstances=GOOD.circumstances,
 )
 FAILED = Result(scenario="F2", title="fault 2", seed=3, failure="TimeoutError: \nnot in time")
-MISSING = Result(scenario="F1", title="fault 1", seed=4, not_run="there is no compiler")
+NOT_RUN = Result(scenario="F1", title="fault 1", seed=4, not_run="there is no compiler")
 
 
 def test_each_kind_of_breach_is_a_problem() -> None:
@@ -146,7 +146,7 @@ def test_choice_fits_and_depends_only_on_the_seed() -> None:
     for number, chosen in enumerate(choices):
         used = sum(one.usual for one in chosen)
         assert used <= 480
-        # No further scenario fits.
+        # No other scenario fits into the rest of the budget.
         assert all(one in chosen or used + one.usual > 480 for one in all_of_them)
         assert chosen == choose(all_of_them, seed=number, budget=480, short=True)
     assert {one.id for chosen in choices for one in chosen} == {one.id for one in all_of_them}
@@ -155,14 +155,14 @@ def test_choice_fits_and_depends_only_on_the_seed() -> None:
 def test_all_scenarios_fit_into_their_time() -> None:
     scenarios = find_scenarios().values()
     assert sum(one.usual for one in scenarios) <= 50 * 60
-    # Every scenario appears in some choice of ten minutes.
+    # Every scenario appears in some ten-minute choice.
     assert all(one.usual_short <= 8 * 60 for one in scenarios)
 
 
 def test_skipped_trial_is_neither_good_nor_broken() -> None:
-    assert not MISSING.good
-    assert not MISSING.broken
-    assert "F1 **not run**" in report.as_markdown([MISSING])
-    assert "there is no compiler" in report.as_markdown([MISSING])
-    assert "holds" not in page.section([scenario(1)], [MISSING])
-    assert "**not run**, seed 4" in page.section([scenario(1)], [MISSING])
+    assert not NOT_RUN.good
+    assert not NOT_RUN.broken
+    assert "F1 **not run**" in report.as_markdown([NOT_RUN])
+    assert "there is no compiler" in report.as_markdown([NOT_RUN])
+    assert "holds" not in page.section([scenario(1)], [NOT_RUN])
+    assert "**not run**, seed 4" in page.section([scenario(1)], [NOT_RUN])

@@ -1,4 +1,4 @@
-"""JSON documents in the two forms of the contract."""
+"""JSON documents in the two encodings of the contract."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_levels_too_deep_for_protobuf_are_shown_as_text(level: str):
         text = level.format(text)
     response = WatchJobResponse()
     response.events.add().progress.counters.CopyFrom(write_data(text, DATA_ENCODING_UNSPECIFIED))
-    # The decoder of a client accepts the message, and no level is lost.
+    # A client can decode the message, and no level is lost.
     WatchJobResponse.FromString(response.SerializeToString())
     content = shown(text)
     while not isinstance(content, str):

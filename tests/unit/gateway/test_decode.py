@@ -1,4 +1,4 @@
-"""The conversion of requests from protobuf."""
+"""Conversion of protobuf requests."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_depth_is_not_the_number_of_brackets(text: str):
 )
 def test_equal_documents_have_one_canonical_text(one: str, other: str):
     assert canonical(one) == canonical(other)
-    # A canonical text is its own canonical text.
+    # The canonical text of a canonical text is the same text.
     assert canonical(canonical(one)) == canonical(one)
 
 

@@ -1,4 +1,4 @@
-"""The conversion of responses to protobuf."""
+"""Conversion of responses to protobuf."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def at(seconds: int) -> datetime:
     return TIME + timedelta(seconds=seconds)
 
 
-BARE = Job(
+NEW_JOB = Job(
     id=JobId(uuid7()),
     tenant="default",
     type="email",
@@ -63,8 +63,8 @@ BARE = Job(
     end_time=None,
     update_time=at(0),
 )
-WHOLE = replace(
-    BARE,
+FULL_JOB = replace(
+    NEW_JOB,
     payload='{"n": 12345678901234567890}',
     priority=-7,
     labels={"team": "ml"},
@@ -98,8 +98,8 @@ WHOLE = replace(
 
 
 def test_new_job_has_only_its_set_fields():
-    assert json_format.MessageToDict(job_message(BARE, DATA_ENCODING_VALUE)) == {
-        "id": str(BARE.id),
+    assert json_format.MessageToDict(job_message(NEW_JOB, DATA_ENCODING_VALUE)) == {
+        "id": str(NEW_JOB.id),
         "tenant": "default",
         "type": "email",
         "queue": "mail",
@@ -112,9 +112,9 @@ def test_new_job_has_only_its_set_fields():
 
 
 def test_job_with_every_field_is_encoded():
-    message = job_message(WHOLE, DATA_ENCODING_VALUE)
+    message = job_message(FULL_JOB, DATA_ENCODING_VALUE)
     assert json_format.MessageToDict(message) == {
-        "id": str(WHOLE.id),
+        "id": str(FULL_JOB.id),
         "tenant": "default",
         "type": "email",
         "queue": "mail",
@@ -130,7 +130,7 @@ def test_job_with_every_field_is_encoded():
             "nonRetryableErrorTypes": ["ValueError"],
         },
         "requestId": "order-17",
-        "batchId": str(WHOLE.batch_id),
+        "batchId": str(FULL_JOB.batch_id),
         "state": "JOB_STATE_SUCCEEDED",
         "attempt": 3,
         "retriesUsed": 2,
@@ -147,7 +147,7 @@ def test_job_with_every_field_is_encoded():
             "retryable": True,
             "stackTrace": "File …",
         },
-        "workerId": str(WHOLE.worker_id),
+        "workerId": str(FULL_JOB.worker_id),
         "createTime": "2026-11-22T01:02:03.456789Z",
         "scheduleTime": "2026-11-22T01:02:05.456789Z",
         "queueTime": "2026-11-22T01:02:06.456789Z",
@@ -162,7 +162,7 @@ def test_job_with_every_field_is_encoded():
 
 
 def test_json_encoding_keeps_the_text_of_documents():
-    message = job_message(WHOLE, DATA_ENCODING_JSON)
+    message = job_message(FULL_JOB, DATA_ENCODING_JSON)
     assert message.payload.json == b'{"n": 12345678901234567890}'
     assert message.result.json == b"[1]"
     assert message.progress.counters.json == b'{"rows": 3}'
@@ -183,12 +183,12 @@ def test_validated_job_has_no_id_and_no_state():
 
 @pytest.mark.parametrize("state", JobState)
 def test_every_state_has_its_enum_value(state: JobState):
-    message = job_message(replace(BARE, state=state), DATA_ENCODING_VALUE)
+    message = job_message(replace(NEW_JOB, state=state), DATA_ENCODING_VALUE)
     assert job_pb2.JobState.Name(message.state) == f"JOB_STATE_{state.name}"
 
 
 EVENT = JobEvent(
-    job_id=BARE.id,
+    job_id=NEW_JOB.id,
     seq=4,
     type=EventType.STARTED,
     state=JobState.RUNNING,
@@ -232,7 +232,7 @@ def test_event_detail_sets_its_field(detail: dict[str, object], shown: set[str])
 
 
 def test_event_sets_every_contract_field():
-    # Fields only for the order of events and for filters.
+    # These fields only order and filter events.
     inner = {"labels", "batch_id", "tenant", "xid", "position"}
     assert {field.name for field in fields(JobEvent)} - inner == {
         {"event_time": "time", "schedule_time": "due_time"}.get(field.name, field.name)
@@ -302,5 +302,5 @@ def test_statistics_are_summed_by_state_queue_and_type():
 
 @given(st.datetimes(timezones=st.just(UTC)))
 def test_times_are_exact_to_the_microsecond(time: datetime):
-    message = job_message(replace(BARE, create_time=time), DATA_ENCODING_VALUE)
+    message = job_message(replace(NEW_JOB, create_time=time), DATA_ENCODING_VALUE)
     assert message.create_time.ToDatetime(UTC) == time

@@ -154,7 +154,7 @@ def test_unknown_field_lists_the_known_ones():
         assert field in caught.value.violations[0].description
 
 
-_PIECES = st.sampled_from(
+_FILTER_PIECES = st.sampled_from(
     [
         *("state", "type", "id", "priority", "create_time", "labels.a", "labels.", ".", "labels"),
         *("=", "!=", "<", "<=", ">", ">=", ":", "*", "(", ")", "AND", "OR", "NOT", "-", "+"),
@@ -164,7 +164,7 @@ _PIECES = st.sampled_from(
 )
 
 
-@given(st.text(st.characters()) | st.lists(_PIECES, max_size=15).map(" ".join))
+@given(st.text(st.characters()) | st.lists(_FILTER_PIECES, max_size=15).map(" ".join))
 def test_arbitrary_text_is_a_query_or_a_violation(text: str):
     # Any other exception fails the test.
     with suppress(InvalidRequest):

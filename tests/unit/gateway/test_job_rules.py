@@ -1,4 +1,4 @@
-"""The rules for jobs to submit, as values of the domain."""
+"""The rules for submitted jobs, applied to domain values."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_payload_that_is_not_json_is_invalid(given: bytes):
     "given",
     [
         b'"' + b"x" * 999 + b'"',
-        # The size is checked before the text is parsed.
+        # The size is checked before parsing.
         b"[" * 1001,
         Document('"' + "x" * 999 + '"', "x" * 999),
         # 500 characters, 1000 bytes and the quotes.

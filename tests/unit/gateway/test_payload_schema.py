@@ -1,4 +1,4 @@
-"""Single values are checked in the same way as in the handler's library."""
+"""Single values are checked as the handler's library checks them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Submits have the same violations through the use case and through gRPC."""
+"""A submit has the same violations through the use case and through gRPC."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCHEMA = '{"type": "object", "properties": {"n": {"type": "integer"}}}'
 
 
 class OneHandler:
-    """Registrations of one handler, without PostgreSQL."""
+    """The registration of one handler, without PostgreSQL."""
 
     async def handlers(self, tenant: str) -> Mapping[str, KnownHandler]:
         assert tenant == DEFAULT_TENANT
@@ -38,7 +38,7 @@ class OneHandler:
 
 @pytest.fixture
 async def submit() -> AsyncIterator[Submit]:
-    """The use cases without a database, because invalid submits need none."""
+    """The submit use cases without a database, since invalid submits need none."""
     nothing = cast(Any, None)
     submit = Submit(
         settings=Settings(max_payload_bytes=100, max_batch_jobs=3),
@@ -58,7 +58,7 @@ def servicer(submit: Submit) -> JobServicer:
 
 
 class Case(NamedTuple):
-    """An invalid job in both forms, and the fields of its violations."""
+    """An invalid job as domain values and as protobuf, and the fields of its violations."""
 
     spec: JobSpec
     payload: Payload

@@ -1,4 +1,4 @@
-"""The rules for values that several requests share."""
+"""Rules for values that occur in several requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headrace_gateway.api.validation import (
 )
 from headrace_gateway.calls.call import Call, Principal
 
-CANONICAL = "0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"
+JOB_ID = "0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"
 
 
 def fields(found: Violations) -> list[str]:
@@ -74,9 +74,9 @@ def test_canonical_job_id_is_parsed():
     "job_id",
     [
         *("", "17", UUID(int=17).hex, f"{{{UUID(int=17)}}}", "z" * 36, "é" * 36),
-        *(CANONICAL.upper(), CANONICAL + "\n", " " + CANONICAL, f"urn:uuid:{CANONICAL}"),
-        *(CANONICAL.replace("-", "") + "----", CANONICAL.replace("-7c3d", "7c3d-")),
-        CANONICAL.replace("0199", "٠199"),
+        *(JOB_ID.upper(), JOB_ID + "\n", " " + JOB_ID, f"urn:uuid:{JOB_ID}"),
+        *(JOB_ID.replace("-", "") + "----", JOB_ID.replace("-7c3d", "7c3d-")),
+        JOB_ID.replace("0199", "٠199"),
     ],
 )
 def test_noncanonical_job_id_is_invalid(job_id: str):
@@ -131,8 +131,8 @@ def test_violations_are_raised_together():
         ({"labels": {"team\n": "x"}}, 'filter.labels["team\\n"]'),
         ({"labels": {"team": "x" * 256}}, 'filter.labels["team"]'),
         ({"labels": {"team": "a\0"}}, 'filter.labels["team"]'),
-        ({"batch_id": CANONICAL.upper()}, "filter.batch_id"),
-        ({"job_ids": [CANONICAL, CANONICAL.upper()]}, "filter.job_ids[1]"),
+        ({"batch_id": JOB_ID.upper()}, "filter.batch_id"),
+        ({"job_ids": [JOB_ID, JOB_ID.upper()]}, "filter.job_ids[1]"),
     ],
 )
 def test_filter_with_invalid_value_reports_its_path(values: dict[str, object], path: str):

@@ -1,4 +1,4 @@
-"""Tasks without an endpoint: only the sentiment works, from the local lexicon."""
+"""AI tasks without an endpoint: only sentiment works, based on the local lexicon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output of many tokens: emitted in few pieces, the first at once, complete and in order."""
+"""Output of many tokens: emitted complete, in order and in few pieces, the first one at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace_worker import Fail
 
 
 class Pieces:
-    """Stores pieces of output, and sets an event for each."""
+    """Stores pieces of output, and sets an event for each piece."""
 
     def __init__(self) -> None:
         self.emitted: list[object] = []

@@ -1,4 +1,4 @@
-"""Payloads of mails cannot inject headers or recipients, and the settings protect the password."""
+"""Mail payloads cannot inject headers or recipients. The settings protect the password."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_message_id_contains_job_id_and_sender_domain() -> None:
         ({"SENDER": "Headrace"}, "must be an address"),
         (
             {"SENDER": "Headrace <jobs@example.org>\nBcc: eve@example.org"},
-            # Older versions of Python parse the address and ignore the rest; newer ones refuse it.
+            # Older Python versions parse the address and ignore the rest; newer ones reject it.
             "control characters|must be an address",
         ),
         ({"PORT": "0"}, "greater than or equal to 1"),

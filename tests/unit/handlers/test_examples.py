@@ -25,7 +25,7 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Other tests may load the same file under another name.
     monkeypatch.setattr(registry, "_handlers", dict(registry._handlers))
-    # Annotations are resolved through sys.modules, as for any imported module.
+    # As for any imported module, annotations are resolved through sys.modules.
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     return module

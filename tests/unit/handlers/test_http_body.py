@@ -1,4 +1,4 @@
-"""Bodies in any encoding become a part of a result."""
+"""HTTP bodies in any encoding fit into a JSON result."""
 
 from __future__ import annotations
 

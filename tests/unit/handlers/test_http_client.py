@@ -1,4 +1,4 @@
-"""Retry-After headers: in seconds or as a date, within a maximum."""
+"""Retry-After headers, in seconds or as a date, up to a maximum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Allowed hosts and networks of http_request."""
+"""Hosts and networks that `http_request` may call."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Registry:
-    """A source of changing names, which can fail or hang."""
+    """A source of names that change, and that can fail or hang."""
 
     def __init__(self) -> None:
         self.names = {"open"}
@@ -65,7 +65,7 @@ class Served:
 
 @pytest.fixture
 def max_age() -> float:
-    """The age of a reading in seconds: valid for the whole test unless the test notifies."""
+    """The maximum age of a reading in seconds: longer than the test, unless the test notifies."""
     return 3600.0
 
 
@@ -182,7 +182,7 @@ async def test_names_are_not_read_without_a_watch(served: Served):
     stream.cancel()
     while served.lookup._followers:
         await asyncio.sleep(0.001)
-    # The lookup was waiting when the last watch ended, so it reads once more and then stops.
+    # The lookup was waiting when the last watch ended, so it reads once more before it stops.
     served.registry.notified.set()
     while served.registry.readings < 2:
         await asyncio.sleep(0.001)

@@ -20,7 +20,7 @@ def job(rank: float = 0.0, **fields: str) -> ReadyJob:
     return ReadyJob(rank, AttemptKey(JobId(uuid7()), 1), lane)
 
 
-def in_heads(jobs: list[ReadyJob], *, whole: bool = True) -> list[Head]:
+def to_heads(jobs: list[ReadyJob], *, whole: bool = True) -> list[Head]:
     lanes: dict[Lane, list[ReadyJob]] = {}
     for each in sorted(jobs):
         lanes.setdefault(each.lane, []).append(each)
@@ -58,14 +58,14 @@ jobs = st.lists(
     ),
     max_size=40,
 )
-kinds = st.fixed_dictionaries(
+pool_options = st.fixed_dictionaries(
     {
         "tenant": st.sampled_from(TENANTS),
         "queues": st.frozensets(st.sampled_from(QUEUES), max_size=2),
         "types": st.frozensets(st.sampled_from(TYPES), max_size=3),
     }
 )
-pools = st.lists(kinds, max_size=5).map(
+pools = st.lists(pool_options, max_size=5).map(
     lambda options: [pool(f"pool {number}", **kind) for number, kind in enumerate(options)]
 )
 rooms = st.lists(st.integers(0, 8), min_size=5, max_size=5).map(
@@ -77,17 +77,17 @@ rooms = st.lists(st.integers(0, 8), min_size=5, max_size=5).map(
 def test_plan_respects_room_pools_and_order(
     jobs: list[ReadyJob], pools: list[Pool], room: dict[str, int]
 ) -> None:
-    planned = plan(in_heads(jobs), pools, room).jobs
+    planned = plan(to_heads(jobs), pools, room).jobs
     by_name = {each.name: each for each in pools}
     position = {each.key: number for number, each in enumerate(sorted(jobs))}
     chosen = [each.key for batch in planned.values() for each in batch]
 
-    # No job is assigned twice, or to a pool that does not serve it or has no room.
+    # No job is assigned twice, to a pool that does not serve it, or to a full pool.
     assert len(chosen) == len(set(chosen))
     for name, batch in planned.items():
         assert 0 < len(batch) <= room[name]
         assert all(by_name[name].serves(each.lane) for each in batch)
-        # A batch is in the order of the ranks.
+        # A batch is in rank order.
         assert list(batch) == sorted(batch, key=lambda each: position[each.key])
 
     # If a job is skipped, every pool that serves it is full of earlier jobs.
@@ -102,7 +102,7 @@ def test_plan_respects_room_pools_and_order(
 
 def test_job_is_assigned_to_the_pool_with_most_room() -> None:
     pools = [pool("small"), pool("large")]
-    planned = plan(in_heads([job() for _ in range(6)]), pools, {"small": 2, "large": 6})
+    planned = plan(to_heads([job() for _ in range(6)]), pools, {"small": 2, "large": 6})
     assert {name: len(batch) for name, batch in planned.jobs.items()} == {"small": 1, "large": 5}
     assert not planned.full
 
@@ -110,25 +110,25 @@ def test_job_is_assigned_to_the_pool_with_most_room() -> None:
 def test_job_without_room_delays_no_other() -> None:
     waiting, next_one = job(type="a"), job(rank=1.0, type="b")
     pools = [pool("full"), pool("free", types=frozenset("b"))]
-    planned = plan(in_heads([waiting, next_one]), pools, {"full": 0, "free": 1})
+    planned = plan(to_heads([waiting, next_one]), pools, {"full": 0, "free": 1})
     assert planned.jobs == {"free": [next_one]}
     assert planned.whole
     assert planned.full
 
 
 def test_pool_without_room_entry_gets_nothing() -> None:
-    assert plan(in_heads([job()]), [pool("unknown")], {}).jobs == {}
+    assert plan(to_heads([job()]), [pool("unknown")], {}).jobs == {}
 
 
 def test_plan_ends_where_unknown_jobs_may_be_next() -> None:
     first, last = job(type="a"), job(rank=1.0, type="a")
     later = job(rank=2.0, type="b")
-    heads = in_heads([first, last], whole=False) + in_heads([later])
+    heads = to_heads([first, last], whole=False) + to_heads([later])
     one = pool("one", types=frozenset("ab"))
     planned = plan(heads, [one], {"one": 9})
     assert planned.jobs == {"one": [first, last]}
     assert not planned.whole
-    # Without room for these jobs, the unknown jobs of their lane do not matter.
+    # Without room for these jobs, the unknown jobs of their lane are irrelevant.
     planned = plan(heads, [pool("a"), pool("b", types=frozenset("b"))], {"a": 1, "b": 9})
     assert planned.jobs == {"a": [first], "b": [later]}
     assert planned.whole

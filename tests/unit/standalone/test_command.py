@@ -1,4 +1,4 @@
-"""The import of the command `up` into the command line."""
+"""The command `up`, as the command line imports it."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_changed_file_receives_every_later_line(
     log.write(b"after\n")
     assert file.read_bytes() == b"after\n"
     assert log.tail() == "after"
-    # The rotation continues to work.
+    # Rotation still works.
     change(file)
     for number in range(100):
         log.write(b"line %03d\n" % number)

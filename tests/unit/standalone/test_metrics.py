@@ -1,4 +1,4 @@
-"""The addresses of the metrics of each process of `headrace up`."""
+"""The metrics address of each `headrace up` process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make demo`: two demos in one checkout use separate folders."""
+"""`make demo`: two demos in one checkout use different folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
 
-TWO = """
+PROGRAM = """
 import runpy, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
@@ -26,7 +26,7 @@ for _ in range(2):  # the files of an earlier run are removed
 
 def test_second_demo_writes_to_another_folder(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", TWO, str(DEMO)],
+        [sys.executable, "-c", PROGRAM, str(DEMO)],
         capture_output=True,
         text=True,
         check=False,

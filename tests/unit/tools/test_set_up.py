@@ -1,4 +1,4 @@
-"""`make setup`: one process at a time, and repaired after an interruption."""
+"""`make setup`: one process at a time, and repair after an interruption."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tools import set_up
 
 ROOT = Path(__file__).parents[3]
 
-# Reports each step on stdout, and waits for a line before it finishes.
-SLOW = """
+# Prints each step, and waits for a line before it finishes.
+PROGRAM = """
 import sys
 from pathlib import Path
 from tools import set_up
@@ -34,7 +34,7 @@ print("done", flush=True)
 
 @pytest.fixture(autouse=True)
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the pins of a checkout, and the working directory."""
+    """A folder with the pins of a checkout; it is the working directory."""
     (tmp_path / "requirements").mkdir()
     for name in ("uv.txt", "dev.txt"):
         (tmp_path / "requirements" / name).touch()
@@ -44,7 +44,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def start() -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", SLOW, ".venv"],
+        [sys.executable, "-c", PROGRAM, ".venv"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -74,7 +74,7 @@ def test_interrupted_set_up_is_repeated() -> None:
     with start() as second:
         out, _ = second.communicate("continue\n", timeout=60)
     assert out.splitlines()[1:] == ["installing --clear", "done"]
-    # The environment is complete now, so changed pins only update it.
+    # The environment is now complete, so changed pins only update it.
     os.utime("requirements/dev.txt", (2**31, 2**31))
     with start() as third:
         out, _ = third.communicate("continue\n", timeout=60)

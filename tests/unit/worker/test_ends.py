@@ -1,4 +1,4 @@
-"""The write of an end has one of four results."""
+"""Writing an end has one of four results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MIB = 2**20
 DEADLINE_S = 30
 
 
-class Nowhere:
+class UnreachableDatabase:
     """A database without a server."""
 
     def statement(self) -> AbstractAsyncContextManager[None]:
@@ -47,13 +47,13 @@ def succeeded(key: AttemptKey, result: str = "1") -> AttemptEnd:
     return AttemptEnd(key=key, event=EventType.SUCCEEDED, result=result)
 
 
-class Writer:
-    """An EndWriter with the results of its writes, one list per write."""
+class RecordingWriter:
+    """An EndWriter that records the results of its writes, one list per write."""
 
     def __init__(self, *, held: bool = True) -> None:
         self.groups: list[list[EndResult]] = []
         self.writer = EndWriter(
-            database=cast("Database", Nowhere()),
+            database=cast("Database", UnreachableDatabase()),
             held=lambda _: held,
             store_stack_traces=True,
             record=self._record,
@@ -72,7 +72,7 @@ class Writer:
 
 
 def set_results(monkeypatch: pytest.MonkeyPatch, *results: Any) -> None:
-    """Make each write of ends return or raise the next of these results."""
+    """Make each write of ends return or raise the next result."""
     left = list(results)
 
     async def end_attempts(_: None, *, ends: Sequence[AttemptEnd], **__: Any) -> dict[Any, Any]:
@@ -86,31 +86,31 @@ def set_results(monkeypatch: pytest.MonkeyPatch, *results: Any) -> None:
 
 async def test_stored_end_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     set_results(monkeypatch, EventType.CANCELLED)
-    assert await Writer().write(make_execution()) == Written(EventType.CANCELLED)
+    assert await RecordingWriter().write(make_execution()) == Written(EventType.CANCELLED)
 
 
 async def test_end_of_a_recovered_attempt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     set_results(monkeypatch, None)
-    assert await Writer().write(make_execution()) == Refused()
+    assert await RecordingWriter().write(make_execution()) == Refused()
 
 
 async def test_end_without_database_and_lease_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     set_results(monkeypatch, Unavailable("postgresql"))
-    assert await Writer(held=False).write(make_execution()) == Lost()
+    assert await RecordingWriter(held=False).write(make_execution()) == Lost()
 
 
 async def test_unstorable_end_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     set_results(monkeypatch, *[asyncpg.DataError()] * 3)
-    assert await Writer().write(make_execution()) == Lost()
+    assert await RecordingWriter().write(make_execution()) == Lost()
 
 
 async def test_rejected_content_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     set_results(monkeypatch, asyncpg.DataError(), asyncpg.DataError(), EventType.FAILED)
-    assert await Writer().write(make_execution()) == Written(EventType.FAILED)
+    assert await RecordingWriter().write(make_execution()) == Written(EventType.FAILED)
 
 
 async def test_attempt_without_lease_is_lost() -> None:
-    writer = Writer()
+    writer = RecordingWriter()
     writer.writer.write(make_execution(), None)
     assert writer.groups == [[Lost()]]
 
@@ -136,13 +136,13 @@ async def test_completed_attempt_is_self_completed(
     monkeypatch.setattr(completion, "was_completed", was_completed)
     monkeypatch.setattr(completion, "is_held_open", is_held_open)
     set_results(monkeypatch, None)
-    assert await Writer().write(make_execution(completes=True)) == expected
+    assert await RecordingWriter().write(make_execution(completes=True)) == expected
     assert completed == []
 
 
 async def test_large_results_are_written_in_small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     set_results(monkeypatch, *[EventType.SUCCEEDED] * 3)
-    writer = Writer()
+    writer = RecordingWriter()
     large = '"' + "x" * MIB + '"'
     for result in [large] * 10 + ["1"] * 20:
         execution = make_execution()

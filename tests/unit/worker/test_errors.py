@@ -1,4 +1,4 @@
-"""The exceptions of handlers check their arguments."""
+"""The exceptions that handlers raise check their arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An attempt ends exactly once, also with concurrent stops and reports."""
+"""An attempt ends exactly once, even with concurrent stops and reports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from headrace_worker.runners.runners import Runners
 from headrace_worker.timing import Timing
 
 
-def registered(
+def make_handler(
     function: Callable[..., Awaitable[Any]], *, takes_context: bool = False
 ) -> RegisteredHandler:
     return RegisteredHandler(
@@ -55,7 +55,7 @@ def registered(
     )
 
 
-def job() -> ClaimedJob:
+def claimed_job() -> ClaimedJob:
     return ClaimedJob(
         key=AttemptKey(JobId(uuid7()), 1),
         tenant="default",
@@ -74,11 +74,11 @@ def job() -> ClaimedJob:
     )
 
 
-async def _writes(_: WorkerId, __: AttemptReport) -> bool:
+async def _accept_report(_: WorkerId, __: AttemptReport) -> bool:
     return True
 
 
-class Ends:
+class EndRecorder:
     """Receives the end of an attempt."""
 
     def __init__(self) -> None:
@@ -100,14 +100,14 @@ class Ends:
         return [end and end.event for end in self.ends]
 
 
-def execution(
+def make_execution(
     handler: RegisteredHandler,
     on_end: Callable[[Execution, AttemptEnd | None], None],
     *,
     grace: float = 5.0,
     processes: ProcessPool | None = None,
     holds: Callable[[WorkerId], bool] = lambda _: True,
-    write: Callable[[WorkerId, AttemptReport], Awaitable[bool]] = _writes,
+    write: Callable[[WorkerId, AttemptReport], Awaitable[bool]] = _accept_report,
     release: Callable[[Execution], None] = lambda _: None,
 ) -> Execution:
     environment = Environment(
@@ -123,7 +123,7 @@ def execution(
         timing=Timing(),
     )
     return Execution(
-        job=job(), worker_id=WorkerId(uuid7()), handler=handler, environment=environment
+        job=claimed_job(), worker_id=WorkerId(uuid7()), handler=handler, environment=environment
     )
 
 
@@ -146,8 +146,8 @@ def test_cancelled_attempt_ends_once(
     function: Callable[..., Awaitable[Any]], grace: float, run: Callable[..., Any]
 ) -> None:
     async def main() -> list[EventType | None]:
-        ends = Ends()
-        attempt = execution(registered(function), ends, grace=grace)
+        ends = EndRecorder()
+        attempt = make_execution(make_handler(function), ends, grace=grace)
         attempt.start()
         await asyncio.sleep(0)
         attempt.stop(StopReason.CANCEL)
@@ -162,7 +162,7 @@ def test_cancelled_attempt_ends_once(
 @pytest.mark.parametrize("mode", ["async", "thread", "process"])
 async def test_handler_whose_lease_lapsed_does_not_start(mode: Mode) -> None:
     started = []
-    ends = Ends()
+    ends = EndRecorder()
 
     def starts(_: object) -> None:
         started.append(True)
@@ -173,11 +173,11 @@ async def test_handler_whose_lease_lapsed_does_not_start(mode: Mode) -> None:
     held = True
     processes = ProcessPool(Settings(worker_processes=1))
     function: Callable[..., Any] = starts_in_the_loop if mode == "async" else starts
-    attempt = execution(
-        replace(registered(function), mode=mode), ends, processes=processes, holds=lambda _: held
+    attempt = make_execution(
+        replace(make_handler(function), mode=mode), ends, processes=processes, holds=lambda _: held
     )
     async with processes.permits:
-        # The attempt waits for a permit, or for the next iteration of the loop.
+        # The attempt waits for a permit or for the next loop iteration.
         attempt.start()
         held = False
         await asyncio.sleep(0)
@@ -199,7 +199,9 @@ async def test_ended_attempt_is_freed_without_the_collector(
     function: Callable[..., Awaitable[Any]], takes_context: bool
 ) -> None:
     ended = asyncio.Event()
-    attempt = execution(registered(function, takes_context=takes_context), lambda *_: ended.set())
+    attempt = make_execution(
+        make_handler(function, takes_context=takes_context), lambda *_: ended.set()
+    )
     reference = weakref.ref(attempt)
     gc.collect()
     gc.disable()
@@ -217,8 +219,8 @@ async def test_ended_attempt_is_freed_without_the_collector(
 async def test_slot_is_released_once() -> None:
     freed: list[bool] = []
     slots = Slots(free=lambda: freed.append(True))
-    ends = Ends()
-    attempt = execution(registered(_fails), ends, release=slots.release)
+    ends = EndRecorder()
+    attempt = make_execution(make_handler(_fails), ends, release=slots.release)
     slots.occupy(attempt)
     attempt.start()
     await ends.wait()
@@ -236,7 +238,7 @@ async def _completes_at_once(_: object, context: Context) -> None:
 
 async def _completes_later(_: object, context: Context) -> None:
     await context.progress(0.5)
-    # In the next iteration of the loop, the progress waits for more reports.
+    # In the next loop iteration, the progress waits for more reports.
     await asyncio.sleep(0)
     await context.complete_in(None)
 
@@ -253,7 +255,7 @@ async def _completes_later(_: object, context: Context) -> None:
 async def test_attempt_stopped_before_it_completes_ends(
     function: Callable[..., Awaitable[Any]], reason: StopReason, event: EventType | None
 ) -> None:
-    writing, released, ends = asyncio.Event(), asyncio.Event(), Ends()
+    writing, released, ends = asyncio.Event(), asyncio.Event(), EndRecorder()
     written: list[AttemptReport] = []
 
     async def write(_: WorkerId, report: AttemptReport) -> bool:
@@ -262,7 +264,7 @@ async def test_attempt_stopped_before_it_completes_ends(
         written.append(report)
         return True
 
-    attempt = execution(registered(function, takes_context=True), ends, write=write)
+    attempt = make_execution(make_handler(function, takes_context=True), ends, write=write)
     async with asyncio.timeout(30):
         attempt.start()
         await writing.wait()
@@ -290,14 +292,14 @@ async def _emits(_: object, context: Context) -> None:
 async def test_refused_progress_does_not_change_the_end(
     function: Callable[..., Awaitable[Any]],
 ) -> None:
-    ends = Ends()
+    ends = EndRecorder()
 
     async def write(_: WorkerId, report: AttemptReport) -> bool:
         if report.progress is not None:
             raise asyncpg.DataError
         return True
 
-    attempt = execution(registered(function, takes_context=True), ends, write=write)
+    attempt = make_execution(make_handler(function, takes_context=True), ends, write=write)
     with capture_logs() as logs:
         attempt.start()
         await ends.wait()
@@ -306,7 +308,7 @@ async def test_refused_progress_does_not_change_the_end(
 
 
 async def test_attempt_whose_report_is_refused_is_lost() -> None:
-    ends = Ends()
+    ends = EndRecorder()
 
     async def write(_: WorkerId, __: AttemptReport) -> bool:
         return False
@@ -315,14 +317,14 @@ async def test_attempt_whose_report_is_refused_is_lost() -> None:
         await context.emit("x")
         await asyncio.Event().wait()
 
-    execution(registered(emits_and_waits, takes_context=True), ends, write=write).start()
+    make_execution(make_handler(emits_and_waits, takes_context=True), ends, write=write).start()
     await ends.wait()
     assert ends.ends == [None]
 
 
 async def test_attempt_cancelled_by_another_task_is_interrupted() -> None:
-    ends = Ends()
-    attempt = execution(registered(_waits), ends)
+    ends = EndRecorder()
+    attempt = make_execution(make_handler(_waits), ends)
     attempt.start()
     await asyncio.sleep(0)
     assert attempt._work is not None
@@ -332,7 +334,7 @@ async def test_attempt_cancelled_by_another_task_is_interrupted() -> None:
 
 
 async def test_attempt_that_cancels_itself_fails() -> None:
-    ends = Ends()
+    ends = EndRecorder()
 
     async def cancels_itself(_: object) -> None:
         task = asyncio.current_task()
@@ -340,7 +342,7 @@ async def test_attempt_that_cancels_itself_fails() -> None:
         task.cancel()
         await asyncio.sleep(0)
 
-    execution(registered(cancels_itself), ends).start()
+    make_execution(make_handler(cancels_itself), ends).start()
     await ends.wait()
     [end] = ends.ends
     assert end is not None

@@ -1,4 +1,4 @@
-"""The description of a handler's exception shows its origin but no payload."""
+"""The description of a handler exception shows its origin but no payload."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Item(msgspec.Struct):
             raise ValueError(f"no note like {self.note}")
 
 
-def raised(function: Callable[..., object], *arguments: object) -> BaseException:
+def exception_from(function: Callable[..., object], *arguments: object) -> BaseException:
     try:
         function(*arguments)
     except BaseException as error:  # noqa: BLE001 - SystemExit too
@@ -84,14 +84,14 @@ def raised(function: Callable[..., object], *arguments: object) -> BaseException
 )
 def test_validation_error_is_cut_to_path_and_rule(model: Any, payload: Any, message: str) -> None:
     text = msgspec.json.encode(payload).decode()
-    mismatch = raised(Decoder(model), text)
+    mismatch = exception_from(Decoder(model), text)
     assert isinstance(mismatch, PayloadMismatch)
     assert re.fullmatch(message, str(mismatch))
-    # A handler that validates raises the error of the library, or quotes it.
+    # A handler that validates raises the library's error or quotes it.
     error = mismatch.__cause__
     assert error is not None
     assert re.fullmatch(message, describe(error))
-    quoting = raised(_quote, error)
+    quoting = exception_from(_quote, error)
     assert isinstance(quoting, RuntimeError)
     if not isinstance(error.__cause__, ValueError):
         assert SECRET not in stack_trace(quoting)
@@ -123,7 +123,7 @@ def test_quoted_value_is_cut_from_a_text(text: str, described: str) -> None:
 
 
 def test_text_with_many_quotes_is_cut_in_linear_time() -> None:
-    # A single regular expression took cubic time, half a minute, and blocked the loop.
+    # A single regular expression would take cubic time and block the loop for half a minute.
     for text in ("[type=x, input_value=" * 400, "Value error, " * 300 + "[type=x, input_value="):
         assert describe(RuntimeError(text)) == "[x]"
 
@@ -135,7 +135,7 @@ class Mute(Exception):
 
 @pytest.mark.parametrize("error", [Mute(), KeyError(), ExceptionGroup("none", [Mute()])])
 def test_exception_without_a_message_is_still_shown(error: Exception) -> None:
-    caught = raised(_raise, error)
+    caught = exception_from(_raise, error)
     assert isinstance(describe(caught), str)
     assert type(error).__name__ in stack_trace(caught)
 
@@ -153,7 +153,7 @@ def fail_with_cause(payload: str) -> None:
 
 
 def test_stack_trace_has_causes_and_source_but_no_variables() -> None:
-    trace = stack_trace(raised(fail_with_cause, SECRET))
+    trace = stack_trace(exception_from(fail_with_cause, SECRET))
     cause, link, error = trace.partition("direct cause of the following exception")
     assert link
     assert "int(local[:1])" in cause
@@ -173,14 +173,18 @@ def test_stack_trace_with_a_context_shows_it_unless_suppressed() -> None:
                 raise ValueError("second") from None
             raise ValueError("second")  # noqa: B904 - the context is under test
 
-    assert "During handling of the above" in stack_trace(raised(fail, False))
-    assert "first" not in stack_trace(raised(fail, True))
+    assert "During handling of the above" in stack_trace(exception_from(fail, False))
+    assert "first" not in stack_trace(exception_from(fail, True))
 
 
 def test_stack_trace_of_a_group_has_its_members_and_their_causes() -> None:
-    members = [raised(fail_with_cause, SECRET), raised(_raise, OSError("disk")), KeyError("k")]
+    members = [
+        exception_from(fail_with_cause, SECRET),
+        exception_from(_raise, OSError("disk")),
+        KeyError("k"),
+    ]
     group = BaseExceptionGroup("three", [*members, ExceptionGroup("in", [ValueError("deep")])])
-    trace = stack_trace(raised(_raise, group))
+    trace = stack_trace(exception_from(_raise, group))
     for part in ("three", "---- 1 of 4 ----", "int(local", "RuntimeError", "disk", "deep"):
         assert part in trace
 
@@ -192,14 +196,14 @@ def _recurse(depth: int) -> None:
 
 
 def test_stack_trace_of_a_deep_recursion_keeps_both_ends() -> None:
-    trace = stack_trace(raised(_recurse, 500))
+    trace = stack_trace(exception_from(_recurse, 500))
     assert trace.count("in _recurse") <= 30
     assert "frames left out" in trace
     assert "raise ValueError" in trace
 
 
 def test_stack_trace_with_many_causes_keeps_the_newest() -> None:
-    error: BaseException = raised(_recurse, 100)
+    error: BaseException = exception_from(_recurse, 100)
     for number in range(20):
         try:
             raise ValueError(f"number {number} {'x' * 1000}") from error
@@ -211,22 +215,22 @@ def test_stack_trace_with_many_causes_keeps_the_newest() -> None:
 
 
 def test_stack_trace_with_wide_text_fits_the_limit() -> None:
-    group = ExceptionGroup("g", [raised(_raise, ValueError("\U0001f600" * 900))] * 50)
-    trace = stack_trace(raised(_raise, group))
+    group = ExceptionGroup("g", [exception_from(_raise, ValueError("\U0001f600" * 900))] * 50)
+    trace = stack_trace(exception_from(_raise, group))
     assert 0 < len(trace.encode()) <= 16 * 1024
 
 
 def test_stack_trace_without_frames_is_empty() -> None:
-    assert stack_trace(ValueError("never raised")) == ""
+    assert stack_trace(ValueError("never exception_from")) == ""
 
 
-class Obliging(Exception):
+class AnyAttributeError(Exception):
     def __getattr__(self, name: str) -> Any:
         return self
 
 
 def test_stack_trace_of_an_error_with_any_attribute_is_text() -> None:
-    assert "Obliging" in stack_trace(raised(_raise, Obliging()))
+    assert "AnyAttributeError" in stack_trace(exception_from(_raise, AnyAttributeError()))
 
 
 def test_error_type_that_is_not_text_is_replaced() -> None:
@@ -235,7 +239,7 @@ def test_error_type_that_is_not_text_is_replaced() -> None:
 
 
 def test_stack_trace_of_a_remote_error_is_preserved() -> None:
-    remote = as_exception(raised(sys.exit, 2))
+    remote = as_exception(exception_from(sys.exit, 2))
     assert "SystemExit: 2" in stack_trace(remote)
     error = ValueError("x")
     attach_stack_trace(error, "there")

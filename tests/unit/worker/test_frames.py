@@ -1,4 +1,4 @@
-"""Messages between a worker and the process of a handler."""
+"""Messages between a worker and a handler process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def test_receive_cancelled_within_a_message_loses_nothing() -> None:
     for byte in framed[:-1]:
         receiving = asyncio.create_task(incoming.receive())
         stream.feed_data(bytes([byte]))
-        # The call has read the first part and waits for more.
+        # The call has read the first part and is waiting for more.
         await asyncio.sleep(0)
         receiving.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""The log lines of handlers contain the fields of their job and are bounded in size and rate."""
+"""Log lines of handlers contain their job's fields, and are bounded in size and rate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headrace_worker.runners.handler_logs import HandlerLines
 from headrace_worker.runners.ownership import Owner, owned_by
 
 JOB = JobId(uuid7())
-FACTS = {
+JOB_FIELDS = {
     "job_id": str(JOB),
     "attempt": 2,
     "type": "t.x",
@@ -68,7 +68,7 @@ def test_handler_line_has_the_fields_of_its_job(log: io.StringIO, attempt: Attem
         logging.getLogger("shop.orders").debug("too low")
     first, second, third = lines(log)
     for line in (first, second, third):
-        assert FACTS.items() <= line.items()
+        assert JOB_FIELDS.items() <= line.items()
         assert (line["level"], line["service"]) == ("info", "worker")
     assert (first["event"], first["rows"]) == ("by_structlog", 3)
     assert first["nested"] == {"a": [1, 2.5, None]}
@@ -79,7 +79,7 @@ def test_field_with_a_reserved_name_gets_a_suffix(log: io.StringIO, attempt: Att
     with owned_by(Owner(log=attempt)):
         structlog.get_logger().info("sent", type="order", job_id="mine")
     [line] = lines(log)
-    assert FACTS.items() <= line.items()
+    assert JOB_FIELDS.items() <= line.items()
     assert (line["type_"], line["job_id_"]) == ("order", "mine")
 
 

@@ -1,4 +1,4 @@
-"""The reports of a handler in a process, and their replies."""
+"""Reports from a handler process, and their replies."""
 
 from __future__ import annotations
 

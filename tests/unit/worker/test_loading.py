@@ -1,4 +1,4 @@
-"""The loading of handlers: built-in ones, modules by name, and installed packages."""
+"""Loading handlers: built-in ones, modules by name, and installed packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-LOAD = """
+LOAD_PROGRAM = """
 import json, sys
 for name in json.loads(sys.argv[1]):
     sys.modules[name] = None  # simulate a missing package
@@ -63,7 +63,7 @@ PACKAGE = {
 def load(missing: list[str], **environment: str) -> tuple[list[str], list[dict[str, str]]]:
     """Load the handlers in a new process; return their types and the log lines."""
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, json.dumps(missing)],
+        [sys.executable, "-c", LOAD_PROGRAM, json.dumps(missing)],
         capture_output=True,
         text=True,
         check=True,
@@ -75,7 +75,7 @@ def load(missing: list[str], **environment: str) -> tuple[list[str], list[dict[s
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A folder with an installed package that has handlers."""
+    """A folder with an installed package that contains handlers."""
     source, target = tmp_path / "source", tmp_path / "target"
     for name, text in PACKAGE.items():
         file = source / name
@@ -96,7 +96,7 @@ def installed(tmp_path: Path) -> Path:
 def test_installed_package_registers_its_handlers(installed: Path) -> None:
     types, [line] = load([], HEADRACE_BUILTIN_HANDLERS="numbers", PYTHONPATH=str(installed))
     assert types == ["acme.order", *NUMBERS]
-    # Its other module needs a package that is missing.
+    # The package's other module requires a missing package.
     assert (line["event"], line["level"], line["handler"]) == (
         "handler_left_out",
         "info",
@@ -134,7 +134,7 @@ def test_module_without_handlers_is_a_warning(tmp_path: Path) -> None:
     types, [line] = load(
         [],
         HEADRACE_BUILTIN_HANDLERS="false",
-        # The second `full` is a repetition.
+        # The second `full` repeats the first.
         HEADRACE_HANDLERS="full,empty,full",
         PYTHONPATH=str(tmp_path),
     )

@@ -81,7 +81,7 @@ def test_process_killed_during_a_report_has_died() -> None:
 
 @contextmanager
 def children() -> Iterator[list[int]]:
-    """Kill the processes in the list at the end. A child with an open pipe blocks the loop."""
+    """A list of processes to kill at the end: a child with an open pipe blocks the loop."""
     pids: list[int] = []
     try:
         yield pids
@@ -119,7 +119,7 @@ def test_cancel_kills_the_children_of_the_process() -> None:
                 started.append(json.loads(pids)[1])
                 forked.set()
 
-            # If the pool waited for a process that never exits, the test would exceed its deadline.
+            # Waiting for a process that never exits would exceed the test deadline.
             timing = Timing(process_reap=DEADLINE_S)
             processes = ProcessPool(Settings(worker_cancel_grace=0.1), timing=timing)
             attempt = asyncio.create_task(run(processes, "t.forks", record, payload="false"))

@@ -1,4 +1,4 @@
-"""The functions that can be handlers, and the errors for other candidates."""
+"""Functions that can be handlers, and the errors for other candidates."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from headrace_worker.api.registry import registry
 
 
 class Struct(msgspec.Struct, forbid_unknown_fields=True):
-    """A payload of msgspec."""
+    """A msgspec payload."""
 
     count: int
 
 
 class Model(pydantic.BaseModel):
-    """A payload of pydantic."""
+    """A pydantic payload."""
 
     count: int
 

@@ -24,7 +24,7 @@ DEADLINE_S = 30
 async def test_large_reports_are_written_in_small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     groups: list[int] = []
 
-    class Nowhere:
+    class UnreachableDatabase:
         def statement(self) -> AbstractAsyncContextManager[None]:
             return nullcontext()
 
@@ -36,7 +36,7 @@ async def test_large_reports_are_written_in_small_groups(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(reports_module, "write_reports", write)
     writer = ReportWriter(
-        database=cast("Database", Nowhere()),
+        database=cast("Database", UnreachableDatabase()),
         held=lambda _: True,
         on_written=lambda: None,
         max_pending=1000,

@@ -1,4 +1,4 @@
-"""The search for claims whose answer was lost."""
+"""The search for claims whose response was lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.loop import LoopRunner, Timing, Wake
 from headrace_worker.claims import Claims, Strays
 
-# Longest wait of the test, and the grace period of an unexpected search, in seconds.
+# Longest wait, and grace period in which an unexpected search would start, in seconds.
 DEADLINE_S = 20
 GRACE_S = 0.05
 

@@ -1,4 +1,4 @@
-"""The watchdog ends a blocked process and no other process."""
+"""The watchdog ends a blocked process, and no other process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace_worker.watchdog import EXIT_CODE, Watchdog
 
 LIMIT_S = 0.5
 
-# The program prints a line. With the argument "block" it then blocks its loop.
+# The program prints a line, and blocks its loop if the argument is "block".
 _PROGRAM = f"""
 import asyncio, sys, time
 from headrace_worker.watchdog import Watchdog
@@ -97,7 +97,7 @@ def test_resumed_process_is_not_ended() -> None:
         os.kill(process.pid, signal.SIGSTOP)
         while "T (stopped)" not in Path(f"/proc/{process.pid}/status").read_text():
             time.sleep(0.01)
-        # The suspension must exceed the limit of the watchdog.
+        # The suspension must exceed the watchdog limit.
         time.sleep(3 * LIMIT_S)
         os.kill(process.pid, signal.SIGCONT)
         process.communicate(b"go\n", timeout=30)

@@ -44,7 +44,7 @@ def chain(*links: Any, needs: tuple[str, ...] = ()) -> Chain:
 
 @pytest.fixture
 def gateway_links() -> tuple[Link, ...]:
-    """The links of a gateway, in order."""
+    """The gateway's links, in order."""
     return build_chain(Settings(), drain=Drain(), counts=Gauges()).links
 
 
@@ -95,7 +95,7 @@ def test_gateway_chain_declares_every_link_once(gateway_links: tuple[Link, ...])
 
 
 class _Context:
-    """A gRPC context with the methods that an Exchange needs."""
+    """A gRPC context with only the methods that an Exchange calls."""
 
     def invocation_metadata(self) -> tuple[()]:
         return ()

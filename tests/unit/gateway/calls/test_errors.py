@@ -1,4 +1,4 @@
-"""The log has a limited number of lines per status code, and a count of omitted lines."""
+"""The log has a limited number of lines per status code, and counts the omitted ones."""
 
 from __future__ import annotations
 

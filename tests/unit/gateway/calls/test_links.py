@@ -1,4 +1,4 @@
-"""Links around servicers that need no database, in a real gRPC server."""
+"""Links around servicers without a database, in a real gRPC server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REQUEST_ID = "x-request-id"
 
 
 class Servicer:
-    """Records the call of each request; fails for a page size of 13."""
+    """Records the Call of each request; raises an error if the page size is 13."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -46,7 +46,7 @@ class Servicer:
 
 
 class BrokenHealth(HealthServicer):
-    """Fails each `List` call."""
+    """Raises an error in each `List` call."""
 
     async def List(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         raise ZeroDivisionError

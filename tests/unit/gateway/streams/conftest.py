@@ -15,7 +15,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 
 @pytest.fixture
 def make_event() -> Callable[..., JobEvent]:
-    """Return a factory of events with usual fields."""
+    """Return a factory of events with default fields."""
 
     def make(**fields: Any) -> JobEvent:
         usual: dict[str, Any] = {

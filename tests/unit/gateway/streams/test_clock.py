@@ -14,7 +14,7 @@ AHEAD = 1_700_000_000.0
 
 
 def reading(asked: float, read: float, answered: float, *, ahead: float = AHEAD) -> ClockReading:
-    """A reading of the clock at a time between the request and the response."""
+    """Return a clock reading taken between its request and its response."""
     return ClockReading(sent=asked, time=read + ahead, received=answered)
 
 

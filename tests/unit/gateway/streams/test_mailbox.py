@@ -51,7 +51,7 @@ async def test_labels_count_toward_the_size_of_a_mailbox(make_event: MakeEvent):
 
 async def test_mailbox_with_too_many_bytes_overflows(make_event: MakeEvent):
     mailbox = Mailbox(max_events=9, max_characters=10)
-    # A mailbox accepts a single oversized event, so that its stream can continue.
+    # A mailbox accepts a single oversized event, so its stream can continue.
     mailbox.put(large := make_event(output="x" * 11))
     assert not mailbox.overflowed
     assert mailbox.take(1) == [large]

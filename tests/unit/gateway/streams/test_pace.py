@@ -1,4 +1,4 @@
-"""The pace of the tail: immediate runs after a quiet time, fewer and larger runs under load."""
+"""The pace of the tail: immediate runs after a quiet time, fewer but larger runs under load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled filters match as in the contract, and each matching event has one of their keys."""
+"""Compiled filters match as the contract defines. A matching event has exactly one filter key."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.query import JobFilter
 from headrace_gateway.streams.routing import compile_filter, keys_of_event, keys_of_filter
 
-# Few values, so that filters often match events.
-few = {
+# A small choice, so that filters often match events.
+VALUES = {
     "job_id": [JobId(UUID(int=n)) for n in range(3)],
     "batch_id": [BatchId(UUID(int=n)) for n in range(2)],
     "queue": ["a", "b"],
@@ -27,31 +27,31 @@ few = {
 labels = st.dictionaries(st.sampled_from(["team", "stage"]), st.sampled_from(["1", "2"]))
 
 
-def some(name: str) -> st.SearchStrategy[frozenset[Any]]:
-    return st.frozensets(st.sampled_from(few[name]), max_size=2)
+def value_sets(name: str) -> st.SearchStrategy[frozenset[Any]]:
+    return st.frozensets(st.sampled_from(VALUES[name]), max_size=2)
 
 
 filters = st.builds(
     JobFilter,
-    queues=some("queue"),
-    types=some("type"),
-    states=some("state"),
+    queues=value_sets("queue"),
+    types=value_sets("type"),
+    states=value_sets("state"),
     labels=labels,
-    batch_id=st.none() | st.sampled_from(few["batch_id"]),
-    job_ids=some("job_id"),
+    batch_id=st.none() | st.sampled_from(VALUES["batch_id"]),
+    job_ids=value_sets("job_id"),
 )
 events = st.builds(
     JobEvent,
-    job_id=st.sampled_from(few["job_id"]),
+    job_id=st.sampled_from(VALUES["job_id"]),
     seq=st.just(1),
     type=st.just(EventType.SUBMITTED),
-    state=st.sampled_from(few["state"]),
+    state=st.sampled_from(VALUES["state"]),
     attempt=st.just(0),
     time=st.just(datetime(2026, 1, 1, tzinfo=UTC)),
-    job_type=st.sampled_from(few["type"]),
-    queue=st.sampled_from(few["queue"]),
+    job_type=st.sampled_from(VALUES["type"]),
+    queue=st.sampled_from(VALUES["queue"]),
     labels=labels,
-    batch_id=st.none() | st.sampled_from(few["batch_id"]),
+    batch_id=st.none() | st.sampled_from(VALUES["batch_id"]),
     tenant=st.sampled_from(["ours", "theirs"]),
     error=st.none(),
     progress=st.none(),
@@ -64,7 +64,7 @@ events = st.builds(
 
 
 def should_match(job_filter: JobFilter, event: JobEvent) -> bool:
-    """Return the result that the contract defines, field by field."""
+    """Return whether the event matches, field by field, as the contract defines."""
     checks: list[bool] = []
     if job_filter.queues:
         checks.append(event.queue in job_filter.queues)
@@ -102,7 +102,7 @@ def test_filter_never_matches_another_tenant(event: JobEvent):
 
 
 def test_narrowest_field_is_the_key():
-    job_ids = frozenset(few["job_id"])
+    job_ids = frozenset(VALUES["job_id"])
     wide = JobFilter(queues=frozenset("ab"), types=frozenset("x"), labels={"team": "1"})
     assert keys_of_filter("ours", JobFilter()) == [("tenant", "ours")]
     assert keys_of_filter("ours", wide) == [("label", "ours", "team", "1")]

@@ -1,4 +1,4 @@
-"""The recent section of the log equals the log in PostgreSQL."""
+"""The cached section of the event log equals the log in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MakeEvent = Callable[..., JobEvent]
 
 @pytest.fixture
 def log(make_event: MakeEvent) -> list[JobEvent]:
-    """Thirty events of ten transactions."""
+    """Thirty events from ten transactions."""
     return [make_event(xid=10 + n // 3, position=n) for n in range(30)]
 
 
@@ -41,7 +41,7 @@ def fetch(
     assert page.events == truth[: len(page.events)]
     assert page.end == (place_of(page.events[-1]) if page.events else None)
     assert len(page.events) <= limit
-    # A page may not know that it is the last one; then the next page does.
+    # The last page may not be marked as complete; an empty page follows then.
     assert not page.complete or len(page.events) == len(truth)
     assert page.complete or page.events
     return False
@@ -76,7 +76,7 @@ def test_page_read_once_serves_the_next_stream(log: list[JobEvent]):
     assert not fetch(recent, log, place_of(log[3]), through, 100)
     assert not fetch(recent, log, place_of(log[20]), through, 100)
     assert not fetch(recent, log, through, through, 100)
-    # Earlier events need a read.
+    # Earlier events require a read.
     assert fetch(recent, log, place_of(log[2]), through, 100)
 
 
@@ -98,7 +98,7 @@ def test_newer_range_replaces_the_section(log: list[JobEvent]):
     assert fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
     assert not fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
     assert fetch(recent, log, place_of(log[0]), place_of(log[5]), 100)
-    # Older pages that do not adjoin are not kept.
+    # An older page that does not adjoin the section is not kept.
     assert not fetch(recent, log, place_of(log[9]), place_of(log[20]), 100)
 
 

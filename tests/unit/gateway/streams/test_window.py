@@ -1,4 +1,4 @@
-"""The window accepts visible events and returns settled events in the order of the log."""
+"""The window accepts visible events and returns settled events in log order."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_take_stops_at_the_given_place(make_event: MakeEvent):
 def test_events_settle_once_in_order_for_any_commit_order(
     make_event: MakeEvent, writers: list[int], max_events: int, seed: int
 ):
-    """Transactions end in random order; the store is a list, read for missing events."""
+    """End transactions in random order; missing events are read from a list, the store."""
     chance = random.Random(seed)
     transactions = {
         xid: [make_event(xid=xid, position=chance.randrange(2**40)) for _ in range(count)]
