@@ -563,7 +563,7 @@ async def test_table_that_needs_too_much_memory_fails(
     assert registered.mode == "process"
     processes = ProcessPool(Settings())
     try:
-        with pytest.raises(Fail, match="268435456 bytes of memory") as failure:
+        with pytest.raises(Fail, match="memory limit of 268435456 bytes") as failure:
             await processes.run(
                 registered, '{"input":"in.csv"}', attempt(), Recording(), check=lambda: None
             )
