@@ -77,7 +77,7 @@ async def test_payload_forms_have_the_same_content(jobs: JobServiceStub, name: s
     assert answers[0].job.id == answers[1].job.id
 
 
-async def test_same_request_id_with_other_content_conflicts(client: Client, name: str):
+async def test_same_request_id_with_different_content_conflicts(client: Client, name: str):
     job = await client.submit(IDLE, {"n": 1}, request_id=name)
     with pytest.raises(RequestIdConflict) as caught:
         await client.submit(IDLE, {"n": 2}, request_id=name)

@@ -151,7 +151,7 @@ def test_watch_of_a_quiet_job_sends_idle_marks(processes: Processes) -> None:
     assert process.returncode == 0
 
 
-def test_payload_that_breaks_its_schema_is_rejected(processes: Processes) -> None:
+def test_payload_that_violates_its_schema_is_rejected(processes: Processes) -> None:
     done = grpcurl(
         *("-d", json.dumps({"job": {"type": "t.double", "payload": {"value": {"nr": 1}}}})),
         processes.gateway_address,

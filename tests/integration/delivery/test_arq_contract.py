@@ -189,7 +189,7 @@ async def test_serialize_job_has_the_known_signature() -> None:
     assert arq.constants.job_key_prefix == "arq:job:"
 
 
-async def test_arq_job_of_a_delivery_is_named_by_its_attempt(
+async def test_arq_job_id_of_a_delivery_is_its_attempt_key(
     deliverer: Deliverer, redis: Redis
 ) -> None:
     [delivery] = new_keys(1, attempt=12)

@@ -103,7 +103,7 @@ async def test_deliveries_wake_several_workers(
         assert len(one.started) == len(other.started) == 1
 
 
-async def test_deliveries_are_claimed_in_the_order_of_their_ranks(
+async def test_deliveries_are_claimed_in_rank_order(
     settings: Settings, deliverer: Deliverer
 ) -> None:
     deliveries = new_keys(50)
@@ -216,7 +216,7 @@ async def test_job_delivered_to_two_pools_runs_once(
 # Faults.
 
 
-async def test_worker_continues_after_a_flush_of_redis(
+async def test_worker_continues_after_a_redis_flush(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
     crew = Crew()

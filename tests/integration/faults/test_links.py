@@ -131,7 +131,7 @@ async def test_held_data_arrives_after_the_release(echo: tuple[Server, Proxy]):
     await end.close()
 
 
-async def test_end_of_a_held_connection_is_held(echo: tuple[Server, Proxy]):
+async def test_close_of_a_held_connection_is_held(echo: tuple[Server, Proxy]):
     _, link = echo
     end = await connect(link)
     await end.send_and_receive(b"hello")

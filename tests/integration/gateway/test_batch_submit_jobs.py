@@ -115,7 +115,7 @@ async def test_same_request_id_and_content_return_the_batch(jobs: JobServiceStub
     assert await count(jobs) == 3
 
 
-async def test_same_request_id_with_other_content_conflicts(jobs: JobServiceStub):
+async def test_same_request_id_with_different_content_conflicts(jobs: JobServiceStub):
     first = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
     for size in (2, 4):
         error = await rpc_error(jobs.BatchSubmitJobs(emails(size, request_id="import-1")))

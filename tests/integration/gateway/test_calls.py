@@ -38,7 +38,7 @@ async def test_request_id_is_returned_in_metadata(jobs: JobServiceStub):
     assert dict(await call.trailing_metadata())[REQUEST_ID] == "trace 17"
 
 
-async def test_call_without_request_id_gets_one(jobs: JobServiceStub):
+async def test_call_without_request_id_receives_one(jobs: JobServiceStub):
     seen = set()
     for _ in range(3):
         call = jobs.GetStats(GetStatsRequest())

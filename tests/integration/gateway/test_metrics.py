@@ -235,9 +235,7 @@ async def test_open_transaction_raises_the_settled_lag(
     call.cancel()
 
 
-async def test_polls_of_the_tail_are_counted(
-    gateway: Gateway, jobs: JobServiceStub, worker: FakeWorker
-):
+async def test_tail_polls_are_counted(gateway: Gateway, jobs: JobServiceStub, worker: FakeWorker):
     port = gateway.metrics_port
     call = jobs.WatchJobs(WatchJobsRequest())
     await until_live(call)
@@ -254,7 +252,7 @@ async def test_polls_of_the_tail_are_counted(
     call.cancel()
 
 
-async def test_requests_create_no_new_series(
+async def test_requests_add_no_metric_series(
     gateway: Gateway, channel: grpc.aio.Channel, jobs: JobServiceStub, job_id: str
 ):
     before = set(await scrape(gateway.metrics_port))

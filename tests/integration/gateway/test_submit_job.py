@@ -218,7 +218,9 @@ async def test_request_without_a_job_is_invalid(jobs: JobServiceStub):
     assert error.violations == {"job": "is required"}
 
 
-async def test_payload_that_breaks_its_schema_is_rejected(worker: FakeWorker, jobs: JobServiceStub):
+async def test_payload_that_violates_its_schema_is_rejected(
+    worker: FakeWorker, jobs: JobServiceStub
+):
     payload = Data(json=b'{"data": [1, "x", 2.5], "scale": -1, "more": 1}')
     error = await rpc_error(jobs.SubmitJob(submit("square_sum", payload=payload)))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_INVALID")
@@ -321,7 +323,7 @@ OTHER_CONTENT = [
 ]
 
 
-async def test_same_request_id_with_other_content_conflicts(jobs: JobServiceStub):
+async def test_same_request_id_with_different_content_conflicts(jobs: JobServiceStub):
     content = {"payload": Data(json=b"[1]"), "labels": {"a": "1"}}
     first = await jobs.SubmitJob(submit(request_id="order-17", **content))
     for change in OTHER_CONTENT:
@@ -360,7 +362,7 @@ SAME_CONTENT = (
 )
 
 
-async def test_same_content_in_another_form_returns_the_job(jobs: JobServiceStub):
+async def test_same_content_in_a_different_form_returns_the_job(jobs: JobServiceStub):
     first, *others = [
         await jobs.SubmitJob(submit(request_id="order-17", payload=payload))
         for payload in SAME_CONTENT

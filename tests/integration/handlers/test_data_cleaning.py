@@ -57,7 +57,7 @@ def violations_of(report: dict[str, Any], column: str) -> dict[str, tuple[int, l
     return {rule: (v["count"], v["rows"]) for rule, v in found["violations"].items()}
 
 
-def test_penguins_are_cleaned(root: Path) -> None:
+def test_penguin_data_is_cleaned(root: Path) -> None:
     (root / "penguins-raw.csv").write_bytes(PENGUINS.read_bytes())
     recording = Recording()
     done = clean(
@@ -673,7 +673,7 @@ def test_invalid_rule_is_rejected(rule: dict[str, Any]) -> None:
     "pattern",
     ["dd.mm.yyyy", "", "%%", "%d.%m", "%H:%M", "%Q", "%", "%Y-%m-%d %H", "%Y-%m-%d %T,%f"],
 )
-def test_date_format_that_reads_no_date_fails(root: Path, kind: str, pattern: str) -> None:
+def test_date_format_that_matches_no_date_fails(root: Path, kind: str, pattern: str) -> None:
     (root / "in.csv").write_text("a\n01.02.2003\n")
     with pytest.raises(Fail, match="of the column 'a' cannot be used") as failure:
         clean(input="in.csv", rules={"a": {"type": kind, "format": pattern}})
@@ -693,7 +693,7 @@ def test_date_format_that_reads_no_date_fails(root: Path, kind: str, pattern: st
         ("datetime", "%s", "1044057600"),
     ],
 )
-def test_date_format_reads_its_dates(root: Path, kind: str, pattern: str, text: str) -> None:
+def test_date_format_parses_matching_dates(root: Path, kind: str, pattern: str, text: str) -> None:
     rule = {"type": kind, "format": pattern, "min": "2003-02-01", "max": "2003-02-01"}
     done, _, _ = clean_text(root, f"a\n{text}\n", rules={"a": rule})
     assert done.violations == 0

@@ -195,7 +195,7 @@ async def test_stale_attempt_of_a_sync_handler_is_refused(
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
-async def test_completion_of_a_job_not_running_is_rejected(
+async def test_completion_of_a_job_not_running_is_refused(
     database: Database, settings: Settings, state: JobState
 ) -> None:
     prepared = await prepare_job(database, state)

@@ -93,7 +93,7 @@ async def test_result_is_stored_exactly(database: Database) -> None:
     assert (await read_job(database, prepared.job.id)).result == result
 
 
-async def test_backoff_runs_by_the_clock_of_the_database(database: Database) -> None:
+async def test_backoff_follows_the_database_clock(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     backoff = timedelta(minutes=7)
     end = ending(prepared.job.id, 1, EventType.RETRY_SCHEDULED, backoff=backoff)
@@ -281,7 +281,7 @@ async def test_retry_after_a_cancel_request_becomes_cancelled(
     assert_legal(job, await history(database, job_id))
 
 
-async def test_end_that_waited_for_a_cancel_request_respects_it(crowd: Database) -> None:
+async def test_end_that_waited_for_a_cancel_request_obeys_it(crowd: Database) -> None:
     prepared = await prepare_job(crowd, JobState.RUNNING)
     job_id = prepared.job.id
     async with crowd.transaction() as connection:

@@ -262,7 +262,7 @@ async def test_end_of_a_session_is_noticed_at_once(database: Database) -> None:
             await holding
 
 
-async def test_sessions_have_the_settings_of_headrace(database: Database) -> None:
+async def test_sessions_have_headrace_settings(database: Database) -> None:
     async with database.transaction() as connection:
         shown = {
             name: await connection.scalar(text(f"SHOW {name}"))
@@ -283,7 +283,7 @@ async def test_sessions_have_the_settings_of_headrace(database: Database) -> Non
     }
 
 
-async def test_options_of_the_url_are_applied_or_ignored(settings: Settings) -> None:
+async def test_url_options_are_applied_or_ignored(settings: Settings) -> None:
     options = (
         "sslmode=prefer&channel_binding=prefer&gssencmode=disable&connect_timeout=10&keepalives=1"
         "&keepalives_idle=30&target_session_attrs=read-write&options=-c%20work_mem%3D5MB"

@@ -90,7 +90,7 @@ async def test_released_lead_is_free_at_once(database: Database) -> None:
     assert await take_lead_as(database) == 2
 
 
-async def test_lease_runs_by_the_clock_of_the_database(database: Database) -> None:
+async def test_lease_follows_the_database_clock(database: Database) -> None:
     for _ in range(2):
         async with database.statement() as connection:
             await take_lead(connection, holder=uuid4(), lease=LEASE)

@@ -204,7 +204,7 @@ async def test_stats_count_by_queue_type_and_state(
     assert abs(stats.time - before) < timedelta(minutes=1)
 
 
-async def test_age_of_a_queue_is_the_age_of_its_oldest_job(
+async def test_queue_age_is_the_age_of_its_oldest_job(
     database: Database,
 ) -> None:
     old = await submit(database, type="a")
@@ -218,7 +218,7 @@ async def test_age_of_a_queue_is_the_age_of_its_oldest_job(
     assert timedelta(hours=1) <= stats.ages["default"] < timedelta(hours=2)
 
 
-async def test_stats_without_jobs_have_only_the_time(database: Database) -> None:
+async def test_stats_without_jobs_contain_only_the_time(database: Database) -> None:
     async with database.transaction() as connection:
         stats = await read_stats(connection, tenant=DEFAULT_TENANT)
         now = await database_time(connection)

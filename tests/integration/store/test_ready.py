@@ -146,7 +146,7 @@ async def lane_heads(database: Database, *, limit: int, **known_jobs: int) -> di
     return {head.lane.type: head for head in found}
 
 
-async def test_single_lane_gives_the_whole_limit(database: Database) -> None:
+async def test_single_lane_uses_the_whole_limit(database: Database) -> None:
     await register(database, "a")
     jobs = await submit_many(database, 5, type="a")
     for limit, count in ((3, 3), (5, 5), (9, 5)):

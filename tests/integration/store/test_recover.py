@@ -85,7 +85,7 @@ async def lose_worker(database: Database, job_id: JobId, *, max_losses: int) -> 
     return claimed.worker_losses, state
 
 
-async def test_job_in_its_own_process_is_not_charged_with_a_loss(
+async def test_job_in_its_own_process_spends_no_losses(
     database: Database,
 ) -> None:
     job = await submit(database)

@@ -101,7 +101,7 @@ async def test_repeated_request_in_one_call_creates_one_job(database: Database) 
     assert await count(database) == await count(database, "job_events") == 4
 
 
-async def test_request_id_with_other_content_is_a_conflict(database: Database) -> None:
+async def test_request_id_with_different_content_is_a_conflict(database: Database) -> None:
     first = await submit(database, request_id="once", payload="1")
     for spec in ({"payload": "2"}, {"payload": "1", "priority": 1}, {"payload": "1 "}):
         [conflict] = await submit_all(database, new_job(request_id="once", **spec))
@@ -219,7 +219,7 @@ async def test_repeated_batch_returns_the_same_jobs_in_order(database: Database)
     assert await count(database) == 50
 
 
-async def test_request_id_of_another_batch_is_a_conflict(database: Database) -> None:
+async def test_request_id_with_a_different_batch_is_a_conflict(database: Database) -> None:
     batch_id, _, _ = await submit_new_batch(database, batch_of_fifty(request_id="once"))
     with pytest.raises(RequestIdConflict) as caught:
         await submit_new_batch(database, batch_of_fifty(request_id="once", content=b"2"))

@@ -182,7 +182,7 @@ async def test_repeated_creation_changes_nothing(database: Database):
     assert (again.id, acknowledged_place(again)) == (subscription.id, third)
 
 
-async def test_creation_with_another_filter_is_rejected(database: Database):
+async def test_creation_with_a_different_filter_is_rejected(database: Database):
     await create(database, job_filter=JobFilter(queues=frozenset("a")))
     with pytest.raises(SubscriptionConflict):
         await create(database, job_filter=JobFilter(queues=frozenset("b")))
@@ -233,7 +233,7 @@ async def test_creation_before_pruned_events_is_rejected(database: Database):
     assert acknowledged_place((await create(database, "now"))[0]) == third
 
 
-async def test_new_subscription_in_a_pruned_log_starts_at_its_start(database: Database):
+async def test_new_subscription_in_a_pruned_log_starts_at_log_start(database: Database):
     (only,) = await places(database, 1)
     await move_start(database, only)
     async with database.transaction() as connection:

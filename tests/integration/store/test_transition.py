@@ -41,7 +41,7 @@ STOP_AND_RELEASE = Transition(
 )
 
 
-async def test_function_complete_has_the_built_body(database: Database) -> None:
+async def test_complete_function_has_the_generated_body(database: Database) -> None:
     async with database.transaction() as connection:
         body = await connection.scalar(FUNCTION_BODY)
 

@@ -136,7 +136,7 @@ async def test_migrated_database_rejects_out_of_range_times(database: Database, 
                 assert column in check
 
 
-async def test_readers_get_every_job_and_event(database: Database, ids: Ids) -> None:
+async def test_readers_return_every_job_and_event(database: Database, ids: Ids) -> None:
     async with database.transaction() as connection:
         for full in (True, False):
             listed = await list_jobs(

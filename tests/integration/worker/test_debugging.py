@@ -76,7 +76,7 @@ async def completed(
     return await run(module_settings, tmp_path_factory.mktemp("worker"), *SUBMITS)
 
 
-def test_failed_job_shows_where_its_handler_failed(completed: CompletedRun) -> None:
+def test_failed_job_error_has_the_handlers_stack_trace(completed: CompletedRun) -> None:
     jobs = completed.jobs_of("d.charge", "d.many")
     assert len(jobs) == 2 * len(MODES)
     for job in jobs:

@@ -23,7 +23,7 @@ from support.handlers import handlers
 from support.platform import DEADLINE_S, platform
 
 
-async def test_thousand_jobs_end_once(settings: Settings) -> None:
+async def test_thousand_jobs_end_exactly_once(settings: Settings) -> None:
     async with platform(settings, handlers(), workers=2) as jobs:
         ids = await jobs.submit_many(1000, "t.echo")
         ended = [await jobs.ended(job_id) for job_id in ids]

@@ -157,7 +157,7 @@ async def test_repeated_request_id_returns_the_same_job(client):
     assert (first.outcome, second.outcome) == (SubmitOutcome.CREATED, SubmitOutcome.EXISTING)
 
 
-async def test_request_id_with_other_content_is_a_conflict(client):
+async def test_request_id_with_different_content_is_a_conflict(client):
     job = await client.submit("wait", {"n": 1}, request_id="a")
 
     with pytest.raises(RequestIdConflict) as caught:

@@ -282,7 +282,7 @@ async def test_quiet_stream_sends_marks_that_move_the_cursor(watch: Watch, datab
 
 
 @pytest.mark.parametrize("timing", [Timing(progress=0.0)], ids=["marks"])
-async def test_unmatched_past_moves_the_cursor(watch: Watch, database: Database):
+async def test_unmatched_past_events_move_the_cursor(watch: Watch, database: Database):
     everything = follow_jobs(watch)
     await until_live(everything)
     start = everything.pages[0].cursor
