@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 
 from headrace import Client, CursorExpired, JobEvent, SubscriptionTaken, SyncClient, _gateways
-from headrace._following import Following
+from headrace._event_stream import EventStream
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.service import Gateway
@@ -57,7 +57,7 @@ def names(events: Iterable[JobEvent]) -> list[tuple[str, int]]:
     return [(event.job_id, event.seq) for event in events]
 
 
-async def read_events(events: Following, count: int) -> list[JobEvent]:
+async def read_events(events: EventStream, count: int) -> list[JobEvent]:
     async with asyncio.timeout(TIMEOUT):
         return [await anext(events) for _ in range(count)]
 

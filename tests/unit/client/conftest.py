@@ -230,14 +230,14 @@ class Platform(FakeGateway):
 
     def take_over(self, name, consumer):
         """Let another consumer take over, as after a lapsed lease."""
-        self._subscriptions._acquire(self._subscriptions.held[name], consumer, object())
+        self._subscriptions._acquire(self._subscriptions.by_name[name], consumer, object())
 
     def release(self, name):
         """Remove the receiver of a subscription."""
-        self._subscriptions.held[name].watch = None
+        self._subscriptions.by_name[name].watch = None
         self.wake()
 
-    def _queued(self, job):
+    def _on_queued(self, job):
         if job.type == "queued":
             return
         first = not job.attempt
@@ -251,7 +251,7 @@ class Platform(FakeGateway):
             self.fail(job.id, ValueError("no good"))
             job.error.stack_trace = 'Traceback:\n  File "a.py", line 1, in \x1b[2Jf'
 
-    def _cancelling(self, job_id):
+    def _on_cancel_request(self, job_id):
         if not self.keeps_running:
             self.end_cancelled(job_id)
 

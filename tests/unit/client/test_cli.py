@@ -381,7 +381,7 @@ def read_until(descriptor, text):
 async def create_billing(run, platform, *args):
     """Create the subscription `billing`, and return the server's record of it."""
     assert (await run("subscription", "create", "billing", *args)).code == 0
-    return platform.subscriptions.held["billing"]
+    return platform.subscriptions.by_name["billing"]
 
 
 async def test_subscription_is_created_listed_shown_and_deleted(run, platform):

@@ -36,9 +36,9 @@ def recording_timing(waits):
     """Timing with a backoff that records its waits instead of waiting."""
 
     class Recorded(Backoff):
-        def next(self, asked=None):
+        def next(self, requested=None):
             waits.append(self._base)
-            super().next(asked)
+            super().next(requested)
             return 0.0
 
     return Timing(backoff=Recorded)
@@ -195,7 +195,7 @@ async def test_backoff_grows_until_a_new_event(impatient, platform, waits):
 
 
 async def test_watch_of_a_quiet_job_survives_repeated_cuts(server, platform):
-    timing = Timing(longest_stream_retry=0.3)
+    timing = Timing(max_stream_backoff=0.3)
     async with Client(server.target, resume_timeout=0.5, _timing=timing) as client:
         job = await client.submit("wait")
         watch = job.watch()
@@ -229,7 +229,7 @@ async def test_job_watch_leaves_a_gateway_that_does_not_accept_it(stuck_target, 
 
 
 async def test_watch_of_a_quiet_job_waits_at_a_healthy_gateway(server, platform):
-    async with Client(server.target, _timing=Timing(quiet=0.05)) as client:
+    async with Client(server.target, _timing=Timing(health_check_after=0.05)) as client:
         job = await client.submit("wait")
         watch = job.watch()
         await anext(watch)
@@ -243,7 +243,7 @@ async def test_watch_of_a_quiet_job_waits_at_a_healthy_gateway(server, platform)
 
 
 async def test_watch_leaves_an_unresponsive_gateway(server, second_server, platform):
-    timing = Timing(quiet=0.05, answer=2.0)
+    timing = Timing(health_check_after=0.05, health_timeout=2.0)
     async with Client([server.target, second_server.target], _timing=timing) as client:
         job = await client.submit("wait")
         watch = job.watch()

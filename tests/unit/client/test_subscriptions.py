@@ -31,7 +31,7 @@ async def client(server):
 async def billing(client, platform):
     """The server's record of a subscription to all jobs."""
     await client.create_subscription("billing")
-    return platform.subscriptions.held["billing"]
+    return platform.subscriptions.by_name["billing"]
 
 
 async def take(events, count):
@@ -244,7 +244,7 @@ async def test_subscription_resumes_at_another_gateway(server, second_server, pl
 
 
 async def test_slow_consumer_resumes_without_backoff(server, platform, billing):
-    client = Client(server.target, _timing=Timing(first_retry=1000.0))
+    client = Client(server.target, _timing=Timing(first_backoff=1000.0))
     async with client, client.subscribe("billing") as events:
         await client.submit("wait")
         seen = await take(events, 2)
@@ -270,7 +270,7 @@ async def test_cancelled_wait_for_a_subscription_loses_no_event(client, platform
 async def test_unmatched_events_are_acknowledged(client, platform):
     platform.send_idle_marks()
     await client.create_subscription("mail", queues=["mail"])
-    mail = platform.subscriptions.held["mail"]
+    mail = platform.subscriptions.by_name["mail"]
     async with client.subscribe("mail") as events:
         ahead = asyncio.create_task(anext(events))
         await client.submit("wait")

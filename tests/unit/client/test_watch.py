@@ -124,7 +124,7 @@ async def test_start_of_a_watch_has_a_deadline(server, platform):
 
 
 async def test_silent_watch_resumes(server, platform):
-    client = Client(server.target, _timing=Timing(silence=0.1))
+    client = Client(server.target, _timing=Timing(max_silence=0.1))
     async with client, client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
         await platform.until(lambda: platform.methods().count("WatchJobs") >= 2)

@@ -26,7 +26,7 @@ from headrace_core.domain.limits import LAST_TIME, TIME_RULE
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.runtime.settings import Settings
-from headrace_gateway.api.documents import EMPTY, Payload
+from headrace_gateway.api.documents import EMPTY_OBJECT, Payload
 from headrace_gateway.api.job_rules import check_spec
 from headrace_gateway.api.validation import Violations
 from headrace_gateway.grpc.decode import (
@@ -102,7 +102,7 @@ def decode(message: JobSpecMessage) -> tuple[JobSpec, Payload, Violations]:
 
 
 def test_job_with_only_a_type_has_defaults():
-    assert decode(JobSpecMessage(type="email")) == (JobSpec(type="email"), EMPTY, [])
+    assert decode(JobSpecMessage(type="email")) == (JobSpec(type="email"), EMPTY_OBJECT, [])
 
 
 def test_job_with_every_field_is_decoded():
@@ -271,7 +271,7 @@ def test_jobs_that_differ_in_payloads_share_a_spec():
     assert found == []
     assert list(specs.indexes) == [0, 0, 1, 0]
     assert [spec.labels["team"] for spec in specs.distinct] == ["a", "b"]
-    assert payloads == [b"1", b"2", b"3", EMPTY]
+    assert payloads == [b"1", b"2", b"3", EMPTY_OBJECT]
 
 
 def test_each_job_reports_its_own_violations():

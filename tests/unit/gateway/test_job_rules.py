@@ -14,7 +14,7 @@ from headrace_core.domain.job import JobSpec
 from headrace_core.domain.limits import FIRST_TIME, LAST_TIME
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.runtime.settings import Settings
-from headrace_gateway.api.documents import EMPTY, Document, Payload
+from headrace_gateway.api.documents import EMPTY_OBJECT, Document, Payload
 from headrace_gateway.api.job_rules import check_batch_size, check_payload, check_spec
 from headrace_gateway.api.validation import Violations
 
@@ -144,7 +144,7 @@ def check(given: bytes | Document) -> tuple[Payload, Violations]:
     ("given", "document"),
     [
         (b'{"a": [1.0]}', Document('{"a": [1.0]}', {"a": [1.0]})),
-        (EMPTY, EMPTY),
+        (EMPTY_OBJECT, EMPTY_OBJECT),
         # Exactly as large as the limit.
         (b'"' + b"x" * 998 + b'"', Document('"' + "x" * 998 + '"', "x" * 998)),
     ],

@@ -128,9 +128,9 @@ __all__ = [
     "WrongEventLoop",
 ]
 
-# Names that need gRPC are imported on first use. The import of gRPC takes longer than the rest,
+# Names that need gRPC are imported on first use. Importing gRPC takes longer than everything else,
 # and `headrace --help` does not need it.
-_ON_GRPC = {
+_GRPC_NAMES = {
     "Batch": "headrace.handle",
     "Client": "headrace.client",
     "JobHandle": "headrace.handle",
@@ -148,13 +148,13 @@ _ON_GRPC = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
-    if name not in _ON_GRPC:
+    if name not in _GRPC_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ON_GRPC[name]), name)
+    return getattr(import_module(_GRPC_NAMES[name]), name)
 
 
 def _version() -> str:
-    # Imported here because it takes longer than the rest of this package.
+    # Imported here because this import takes longer than the rest of this package.
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
     try:

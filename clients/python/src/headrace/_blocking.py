@@ -1,4 +1,4 @@
-"""Asynchronous objects for synchronous callers: an event loop in its own thread."""
+"""Runs asynchronous objects for synchronous callers, on an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ W = TypeVar("W")
 _END: Final = object()
 # Interval at which a waiting thread handles signals, in seconds.
 _SIGNAL_INTERVAL: Final = 0.5
-# Time for cancelled work to end, in seconds.
+# Longest wait for cancelled work to end, in seconds.
 _CANCEL_TIMEOUT: Final = 5.0
 
 
 class LoopThread:
     """An event loop that runs in a daemon thread, from its first use until it is closed.
 
-    A forked child has no such thread and must not touch the loop, so it creates both anew.
+    A forked child does not have the thread and must not touch the loop, so it creates both again.
     """
 
     def __init__(self) -> None:
         self._closed = False
         self._reset()
-        _process.own(self)
+        _process.register(self)
 
     def _reset(self) -> None:
         self._starting = threading.Lock()
         self._running: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
 
     def abandon(self) -> object:
-        """Drop the loop in a forked child: the parent uses the same sockets and epoll."""
+        """Drop the loop in a forked child, because the parent uses the same sockets and epoll."""
         running = self._running
         self._reset()
         return running
@@ -50,7 +50,7 @@ class LoopThread:
         return self._closed
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` in the loop and wait for it; Ctrl-C cancels it.
+        """Run `work` in the loop and wait for its result; Ctrl-C cancels the work.
 
         Raises:
             RuntimeError: the loop is closed, or the caller runs in it.
@@ -76,7 +76,7 @@ class LoopThread:
         def start() -> None:
             nonlocal task
             task = loop.create_task(work)
-            task.add_done_callback(functools.partial(_transfer, ended))
+            task.add_done_callback(functools.partial(_copy_result, ended))
 
         def interrupt() -> None:
             if task is not None:
@@ -87,26 +87,26 @@ class LoopThread:
 
         try:
             loop.call_soon_threadsafe(start)
-            return _result(ended, thread)
+            return _wait_for_result(ended, thread)
         except BaseException:
             if not ended.done():
                 # Ctrl-C interrupted only the wait. The work must end before the caller continues,
-                # which may close the generator that the work runs in.
+                # because the caller may close the generator that the work runs in.
                 loop.call_soon_threadsafe(interrupt)
                 futures.wait([ended], timeout=_CANCEL_TIMEOUT)
             raise
 
     def iterate(self, source: AsyncIterator[T]) -> Generator[T, None, None]:
-        """Yield the items of `source`, and close it at the end."""
+        """Yield the items of `source`, then close `source`."""
         try:
             while True:
-                item = self.run(_next(source))
+                item = self.run(_next_or_end(source))
                 if item is _END:
                     return
                 yield item
         finally:
             aclose = getattr(source, "aclose", None)
-            # When the interpreter exits, the thread is no longer running.
+            # The thread is no longer running when the interpreter exits.
             running = self._running is not None and not sys.is_finalizing()
             if aclose is not None and running and not self._closed:
                 self.run(aclose())
@@ -135,8 +135,9 @@ class LoopThread:
             return self._running
 
 
-def _result(ended: futures.Future[T], thread: threading.Thread) -> T:
-    # A Ctrl-C just before a wait is handled only when the wait ends, so each wait is short.
+def _wait_for_result(ended: futures.Future[T], thread: threading.Thread) -> T:
+    # If Ctrl-C arrives just before a wait, Python handles it only when the wait ends, so each wait
+    # is short.
     while True:
         try:
             return ended.result(_SIGNAL_INTERVAL)
@@ -147,8 +148,8 @@ def _result(ended: futures.Future[T], thread: threading.Thread) -> T:
                 raise RuntimeError("the client was closed during the call") from None
 
 
-def _transfer(ended: futures.Future[T], task: asyncio.Task[T]) -> None:
-    """Pass the result of a task to another thread."""
+def _copy_result(ended: futures.Future[T], task: asyncio.Task[T]) -> None:
+    """Copy the result of a task to a future on which another thread waits."""
     if task.cancelled():
         ended.set_exception(RuntimeError("the client was closed during the call"))
     elif error := task.exception():
@@ -157,7 +158,7 @@ def _transfer(ended: futures.Future[T], task: asyncio.Task[T]) -> None:
         ended.set_result(task.result())
 
 
-async def _next(source: AsyncIterator[T]) -> Any:
+async def _next_or_end(source: AsyncIterator[T]) -> Any:
     return await anext(source, _END)
 
 
@@ -177,8 +178,8 @@ class Blocking(Generic[A]):
         self._thread = thread
 
 
-# The functions below derive a synchronous method from an asynchronous one, with the same signature
-# and documentation, so the two cannot differ.
+# The functions below derive a synchronous method from an asynchronous method, so the two always
+# have the same signature and documentation.
 
 
 def blocking(

@@ -21,14 +21,14 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Calls:
-    """The calls of a client: to the gateway in use, or to the next one if it fails.
+    """Calls the gateway in use, or the next gateway if it fails.
 
     Args:
-        gateways: the gateways.
+        gateways: the gateways to call.
         timeout: the deadline of a unary call including all retries, in seconds.
-        retries: retries of a unary call while it is UNAVAILABLE.
+        retries: maximum number of retries of a unary call that fails with UNAVAILABLE.
         resume_timeout: maximum time to resume a stream after its last response, in seconds.
-        timing: the durations.
+        timing: the durations of calls and streams.
 
     Attributes:
         timeout: the deadline of a unary call, in seconds.
@@ -60,19 +60,19 @@ class Calls:
         """Call a unary method.
 
         Args:
-            method: returns the method of a gateway.
-            request: the request.
+            method: returns the stub method of a gateway.
+            request: the request message.
             timeout: the deadline, in seconds, instead of the default.
-            metadata: metadata of the call.
+            metadata: the call metadata.
 
         Raises:
-            CallError: the call was refused or failed.
+            CallError: the call was rejected or failed.
             ValueError: the deadline is not a positive, finite number.
             ForkedProcess, MonkeyPatched, WrongEventLoop: gRPC does not work here.
         """
         if timeout is not None:
             check_seconds("call_timeout", timeout)
-        # Check this first, because a forked child has no running loop.
+        # Check for a fork first, because a forked child has no running loop.
         gateway = self._gateways.current()
         clock = asyncio.get_running_loop().time
         end = clock() + (self.timeout if timeout is None else timeout)
@@ -81,25 +81,26 @@ class Calls:
         unavailable: Unavailable | None = None
         while True:
             try:
-                # gRPC ends the call at its deadline; the event loop ends it if gRPC is stuck.
-                async with asyncio.timeout_at(end + self._timing.grace):
+                # gRPC ends the call at its deadline. If gRPC is stuck, the event loop cancels it.
+                async with asyncio.timeout_at(end + self._timing.grace_period):
                     return await method(gateway)(
                         request, timeout=max(0.001, end - clock()), metadata=metadata
                     )
             except TimeoutError:
-                late = self._timing.grace
+                late = self._timing.grace_period
                 message = f"gRPC has not ended the call {late:g} s after its deadline"
                 raise DeadlineExceeded(Refusal(code="DEADLINE_EXCEEDED", message=message)) from None
             except aio.AioRpcError as failure:
                 error = call_error(failure, proxy=gateway.proxy)
                 if isinstance(error, DeadlineExceeded) and unavailable is not None:
-                    # The last attempt had only the remaining time; the earlier error is the cause.
+                    # The last attempt had only the remaining time, so the earlier error is the
+                    # cause.
                     raise unavailable from failure
                 if not isinstance(error, Unavailable):
                     raise error from failure
                 unavailable = error
                 backoff = backoff or self._timing.call_backoff()
-                wait = self._wait(gateway, error, backoff)
+                wait = self._switch_gateway(gateway, error, backoff)
                 if retries == self._retries or clock() + wait >= end:
                     raise error from failure
             retries += 1
@@ -107,12 +108,12 @@ class Calls:
             gateway = self._gateways.current()
 
     def stream(self, *, endless: bool) -> Stream[Any]:
-        """Return a stream that starts with the first wait for a response.
+        """Return a stream, which starts when the caller first waits for a response.
 
         Args:
-            endless: whether the stream ends only with an error and sends marks. Until its first
-                response it is retried as often as a unary call. Other streams end normally and can
-                be quiet for any length of time.
+            endless: whether the stream sends marks and ends only with an error. Until its first
+                response, such a stream is retried as often as a unary call. Other streams end
+                normally and can be quiet for any length of time.
         """
         targets = len(self._gateways.targets)
         return Stream(
@@ -124,8 +125,8 @@ class Calls:
             timing=self._timing,
         )
 
-    def _wait(self, gateway: Gateway, error: Unavailable, backoff: Backoff) -> float:
+    def _switch_gateway(self, gateway: Gateway, error: Unavailable, backoff: Backoff) -> float:
         """Switch to the next gateway, and return the wait before the retry, in seconds."""
-        moved = self._gateways.leave(gateway)
+        moved = self._gateways.switch_from(gateway)
         # The wait that a gateway requests applies only to that gateway.
         return backoff.next(None if moved else error.refusal.retry_after)

@@ -1,4 +1,4 @@
-"""Conversions between messages of the contract and values of this library."""
+"""Converts between protobuf messages and the values of this library."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def from_job(message: job_pb2.Job) -> Job:
 
 
 def from_event(message: event_pb2.JobEvent) -> JobEvent:
-    # Most events have no detail. One check is faster than one per field.
+    # Most events have no detail, and one check is faster than a check for each field.
     detail = message.WhichOneof("detail")
     return JobEvent(
         job_id=message.job_id,
@@ -279,7 +279,7 @@ def from_subscription(
 
 
 def from_data(message: data_pb2.Data) -> Any:
-    """Return a document from either of its encodings; `Omitted` if the server left it out."""
+    """Return a document from either encoding; `Omitted` if the server omitted the document."""
     if message.omitted_bytes:
         return Omitted(message.omitted_bytes)
     if message.WhichOneof("kind") == "value":

@@ -1,4 +1,4 @@
-"""The gateways of a client, with a channel for each; one gateway is in use at a time."""
+"""The gateways of a client, each with a channel. The client uses one gateway at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HealthCheckResponse: Final = message_class("HealthCheckResponse")
 
 
 def health_request(service: str) -> Any:
-    """Return a health request for a service (grpc.health.v1); "" means the whole gateway."""
+    """Return a health request (grpc.health.v1) for a service; "" means the whole gateway."""
     return _HealthCheckRequest(service=service)
 
 
@@ -46,24 +46,24 @@ def parse_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
     return targets
 
 
-def _options(target: str) -> list[tuple[str, int | str]]:
+def _channel_options(target: str) -> list[tuple[str, int | str]]:
     return [
         # A proxy cannot reach this machine's loopback addresses.
         *([("grpc.enable_http_proxy", 0)] if is_loopback(target) else []),
-        # Detect a dead connection within 30 s, even if it carries only a quiet watch. The interval
-        # exceeds the minimum that the gateway allows.
+        # Detect a dead connection within 30 s, even if only a quiet watch uses the connection. The
+        # gateway allows shorter intervals.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        # gRPC takes the timeout of the ping from this option (default: one minute), not from
+        # gRPC takes the ping timeout from this option (default: one minute), not from
         # keepalive_timeout_ms.
         ("grpc.http2.ping_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
-        # Responses are at most 4 MiB; older gateways may send larger ones.
+        # Responses have at most 4 MiB; older gateways may send larger responses.
         ("grpc.max_receive_message_length", 16 * _MEBIBYTE),
-        # The gateway refuses large requests and reports the limit.
+        # The gateway rejects large requests and reports the limit.
         ("grpc.max_send_message_length", -1),
         # Reconnect to a restarted gateway within one second (default: up to two minutes), and give
-        # up on an unresponsive one after five seconds (default: twenty).
+        # up on an unresponsive gateway after five seconds (default: twenty).
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.min_reconnect_backoff_ms", 5_000),
@@ -75,8 +75,8 @@ def _options(target: str) -> list[tuple[str, int | str]]:
 def _keep_completion_queue() -> None:
     """Keep gRPC's queue of completed calls until the process ends.
 
-    gRPC shuts it down with the last channel, and the event loop then blocks until the queue's
-    thread has ended. That thread sometimes never ends (grpc/grpc issue 22365).
+    gRPC shuts the queue down with the last channel, and the event loop then blocks until the
+    queue's thread has ended. Sometimes that thread never ends (grpc/grpc issue 22365).
     """
     aio.init_grpc_aio()  # type: ignore[attr-defined] # the stubs lack it
 
@@ -85,17 +85,17 @@ class Gateway:
     """A channel to one gateway, and its stubs.
 
     Attributes:
-        proxy: the HTTP proxy of the channel, as `http_proxy=host:port`; empty: none.
+        proxy: the channel's HTTP proxy, as `http_proxy=host:port`; empty without a proxy.
 
     Raises:
         ForkedProcess, MonkeyPatched: gRPC cannot work in this process.
     """
 
     def __init__(self, target: str) -> None:
-        _process.connect()
+        _process.record_connection()
         _keep_completion_queue()
         self.proxy = proxy_for(target)
-        self.channel = aio.insecure_channel(target, options=_options(target))
+        self.channel = aio.insecure_channel(target, options=_channel_options(target))
         self.jobs = JobServiceStub(self.channel)
         self.handlers = HandlerServiceStub(self.channel)
         self.subscriptions = SubscriptionServiceStub(self.channel)
@@ -109,8 +109,8 @@ class Gateway:
 class Gateways:
     """The gateways of a client, all of the same installation.
 
-    The client uses the first gateway until it fails, then the next one, round robin. All gateways
-    belong to the event loop that first uses them.
+    The client uses the first gateway until that gateway fails, then the next gateway, round robin.
+    All gateways belong to the event loop that first uses them.
     """
 
     def __init__(self, targets: Sequence[str]) -> None:
@@ -121,7 +121,7 @@ class Gateways:
         # The event loop of the gateways, and the name of its thread.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = ""
-        _process.own(self)
+        _process.register(self)
 
     def abandon(self) -> object:
         """Drop the channels in a forked child."""
@@ -129,22 +129,22 @@ class Gateways:
         self._open, self._loop = {}, None
         return left
 
-    def leave(self, gateway: Gateway) -> bool:
-        """Switch to the next gateway, unless another call has already left `gateway`.
+    def switch_from(self, gateway: Gateway) -> bool:
+        """Switch from `gateway` to the next gateway, unless another call has already done so.
 
         Returns:
-            Whether another gateway is in use now.
+            Whether a different gateway is in use now.
         """
         if self._open.get(self._index) is gateway:
             self._index = (self._index + 1) % len(self.targets)
         return self._open.get(self._index) is not gateway
 
     def check(self) -> None:
-        """Refuse a call from a forked process or another event loop.
+        """Reject a call from a forked process or a different event loop.
 
         Raises:
             ForkedProcess: this process is a fork of a process that has connected.
-            WrongEventLoop: the gateways belong to another event loop.
+            WrongEventLoop: the gateways belong to a different event loop.
         """
         _process.check_forked()
         loop = asyncio.get_running_loop()
@@ -176,7 +176,7 @@ class Gateways:
         """Close all channels and cancel their calls.
 
         Raises:
-            WrongEventLoop: the gateways belong to another event loop that is still running.
+            WrongEventLoop: the gateways belong to a different event loop that is still running.
         """
         if self._open and self._loop is not None and self._loop.is_running():
             self.check()

@@ -1,9 +1,9 @@
 """Messages of other protocols, in a separate descriptor pool.
 
-Their generated modules are in packages that an application may have in any version
+An application may have any version of the packages with the generated modules of these messages
 (googleapis-common-protos, grpcio-health-checking), and the default pool accepts each protobuf
-message only once. Therefore this module declares the few fields that the client reads. They are
-compatible on the wire and cannot collide with those packages.
+message only once. Therefore this module declares the few fields that the client reads. The
+declarations are compatible on the wire and cannot collide with those packages.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 _PACKAGE: Final = "headrace.foreign"
 
-# message: field: (number, type, repeated). A type in capitals is a scalar, any other a message.
-# An enum is declared as INT32, and a map as a repeated entry: both are the same on the wire.
+# message: field: (number, type, repeated). A type in capitals is a scalar; any other type is a
+# message. Enums are declared as INT32 and maps as repeated entries, which are the same on the wire.
 _MESSAGES: Final[dict[str, dict[str, tuple[int, str, bool]]]] = {
     # google/protobuf/any.proto, duration.proto
     "Any": {"type_url": (1, "STRING", False), "value": (2, "BYTES", False)},
@@ -43,7 +43,7 @@ _MESSAGES: Final[dict[str, dict[str, tuple[int, str, bool]]]] = {
 }
 
 
-def _declare() -> DescriptorPool:
+def _declare_messages() -> DescriptorPool:
     file = FileDescriptorProto(name="headrace/foreign.proto", package=_PACKAGE, syntax="proto3")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
@@ -64,9 +64,9 @@ def _declare() -> DescriptorPool:
     return pool
 
 
-_pool: Final = _declare()
+_pool: Final = _declare_messages()
 
 
 def message_class(name: str) -> Any:
-    """Return the class of a message that is declared above."""
+    """Return the class of a message in `_MESSAGES`."""
     return GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))

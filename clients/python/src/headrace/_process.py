@@ -1,9 +1,9 @@
-"""Refuse processes in which gRPC cannot work, before they hang or crash.
+"""Detects processes in which gRPC cannot work, before they hang or crash.
 
 gRPC's threads do not survive a fork, and its asyncio layer cannot start again: in the child, calls
-never end or the process crashes. If a process has connected before the fork, clients refuse to work
-in the child, and the gRPC objects that the child inherited are never released. If it has not,
-clients work in the child.
+never end or the process crashes. If a process has connected before the fork, clients raise
+ForkedProcess in the child, and the gRPC objects that the child inherited are never released. If the
+process has not connected, clients work in the child.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import Any, Final, Protocol
 
 from headrace.errors import ForkedProcess, MonkeyPatched
 
-# Modules whose replacement makes gRPC's threads or asyncio's loops hang. gevent calls the first one
-# "threading" or "thread", eventlet "thread".
-_MODULES: Final = ("thread", "threading", "socket", "select")
+# Modules whose replacement makes gRPC's threads or asyncio's loops hang. gevent calls the first
+# module "threading" or "thread"; eventlet calls it "thread".
+_PATCHABLE_MODULES: Final = ("thread", "threading", "socket", "select")
 
-# The thread of grpc.aio, which runs from its first use to the end of the process.
-_POLLER: Final = "(_poll_wrapper)"
+# The name of the grpc.aio thread, which runs from the first use of grpc.aio to the end of the
+# process.
+_POLLER_THREAD: Final = "(_poll_wrapper)"
 
 
 class Owner(Protocol):
     """An object whose thread, event loop or gRPC objects a forked child cannot use."""
 
     def abandon(self) -> object:
-        """Drop those parts in a forked child, and return them; they are never released."""
+        """Drop and return these parts in a forked child; they are never released."""
 
 
 class _Process:
@@ -39,7 +40,7 @@ class _Process:
 
     def before_fork(self) -> None:
         # A program that uses grpc.aio without a client has the same problem.
-        self.connected |= any(_POLLER in thread.name for thread in threading.enumerate())
+        self.connected |= any(_POLLER_THREAD in thread.name for thread in threading.enumerate())
 
     def after_fork(self) -> None:
         self.forked |= self.connected
@@ -51,13 +52,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_process.before_fork, after_in_child=_process.after_fork)
 
 
-def own(owner: Owner) -> None:
-    """Register `owner`: a forked child drops its unusable parts."""
+def register(owner: Owner) -> None:
+    """Register `owner`, whose unusable parts a forked child drops."""
     _process.owners.add(owner)
 
 
 def check_forked() -> None:
-    """Refuse to run in a fork of a process that has used gRPC.
+    """Check that this process is not a fork of a process that has used gRPC.
 
     Raises:
         ForkedProcess: this process is such a fork.
@@ -72,12 +73,15 @@ def check_forked() -> None:
 
 
 def check_monkey_patches() -> None:
-    """Refuse a process in which gevent or eventlet has replaced modules of gRPC and asyncio.
+    """Check that gevent and eventlet have not replaced modules that gRPC and asyncio need.
 
     Raises:
         MonkeyPatched: a module was replaced.
     """
-    for library, patched in (("gevent", _gevent()), ("eventlet", _eventlet())):
+    for library, patched in (
+        ("gevent", _modules_patched_by_gevent()),
+        ("eventlet", _modules_patched_by_eventlet()),
+    ):
         if patched:
             raise MonkeyPatched(
                 f"{library} has replaced {', '.join(patched)} in this process, and gRPC would "
@@ -86,7 +90,7 @@ def check_monkey_patches() -> None:
             )
 
 
-def connect() -> None:
+def record_connection() -> None:
     """Check that this process may connect to a gateway, and record that it does.
 
     Raises:
@@ -97,15 +101,15 @@ def connect() -> None:
     _process.connected = True
 
 
-def _gevent() -> list[str]:
+def _modules_patched_by_gevent() -> list[str]:
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None:
         return []
-    return [name for name in _MODULES if monkey.is_module_patched(name)]
+    return [name for name in _PATCHABLE_MODULES if monkey.is_module_patched(name)]
 
 
-def _eventlet() -> list[str]:
+def _modules_patched_by_eventlet() -> list[str]:
     patcher = sys.modules.get("eventlet.patcher")
     if patcher is None:
         return []
-    return [name for name in _MODULES if patcher.is_monkey_patched(name)]
+    return [name for name in _PATCHABLE_MODULES if patcher.is_monkey_patched(name)]

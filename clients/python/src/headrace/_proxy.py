@@ -8,8 +8,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 # gRPC takes the first variable that is set, even if its value is empty.
-_PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
-_EXCEPTIONS: Final = ("no_grpc_proxy", "no_proxy")
+_PROXY_VARIABLES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
+_NO_PROXY_VARIABLES: Final = ("no_grpc_proxy", "no_proxy")
 
 
 def is_loopback(target: str) -> bool:
@@ -28,22 +28,22 @@ def is_loopback(target: str) -> bool:
 
 
 def proxy_for(target: str) -> str:
-    """Return the proxy that gRPC uses for a target, as `http_proxy=host:port`; empty: none."""
+    """Return the proxy that gRPC uses for a target, as `http_proxy=host:port`, or ""."""
     if is_loopback(target):
         return ""
-    name = _first_set(_PROXIES)
+    name = _first_set_variable(_PROXY_VARIABLES)
     url = urlsplit(os.environ.get(name, ""))
     if url.scheme != "http":
         # gRPC ignores an empty value and any other scheme.
         return ""
-    exceptions = os.environ.get(_first_set(_EXCEPTIONS), "")
+    exceptions = os.environ.get(_first_set_variable(_NO_PROXY_VARIABLES), "")
     if any(_matches(_host(target), entry.strip()) for entry in exceptions.split(",")):
         return ""
-    # Messages must not contain the user and password of the proxy.
+    # Messages must not contain the proxy's user and password.
     return f"{name}={url.netloc.rpartition('@')[2]}"
 
 
-def _first_set(names: tuple[str, ...]) -> str:
+def _first_set_variable(names: tuple[str, ...]) -> str:
     return next((name for name in names if name in os.environ), "")
 
 

@@ -1,4 +1,4 @@
-"""Conversion of the status of a failed call to a typed error."""
+"""Converts the status of a failed call to a typed error."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from headrace.errors import (
     Violation,
 )
 
-# The trailer in which gRPC servers send a google.rpc.Status.
-_TRAILER: Final = "grpc-status-details-bin"
+# The trailer that contains a google.rpc.Status.
+_STATUS_TRAILER: Final = "grpc-status-details-bin"
 _DOMAIN: Final = "headrace"
 
-# The codes of a call that has no connection. Such a status has no reason.
+# The codes of calls without a connection. Such a status has no reason.
 _CONNECTION_CODES: Final = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 
 _Status: Final = message_class("Status")
@@ -64,11 +64,11 @@ _BY_REASON: Final[dict[str, type[CallError]]] = {
     "INTERNAL": InternalError,
 }
 
-# For errors of the transport, and for reasons that this version does not know.
+# For transport errors, and for reasons that this version does not know.
 _BY_CODE: Final[dict[str, type[CallError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "UNAVAILABLE": Unavailable,
-    # The code of a call that arrives while the server stops.
+    # The code of a call that arrives while the server is stopping.
     "CANCELLED": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "INTERNAL": InternalError,
@@ -80,21 +80,21 @@ def call_error(error: AioRpcError, *, proxy: str = "") -> CallError:
     """Return the typed error of a failed call.
 
     Args:
-        error: the failure.
-        proxy: the proxy between client and gateway; the message of a connection error names it.
+        error: gRPC's error.
+        proxy: the proxy between client and gateway, which the message of a connection error names.
     """
-    refusal = _refusal(error)
+    refusal = _refusal_of(error)
     if proxy and refusal.code in _CONNECTION_CODES and not refusal.reason:
         hint = f"through the proxy {proxy}; add the gateway to no_proxy to bypass the proxy"
         refusal = replace(refusal, message=f"{refusal.message} ({hint})")
     kind = _BY_REASON.get(refusal.reason) or _BY_CODE.get(refusal.code, CallError)
     if refusal.code == "RESOURCE_EXHAUSTED" and not refusal.reason:
-        # An error of gRPC itself: the request or its metadata is too large to reach a gateway.
+        # gRPC itself rejected the request, because the request or its metadata is too large.
         kind = LimitExceeded
     return kind(refusal)
 
 
-def _refusal(error: AioRpcError) -> Refusal:
+def _refusal_of(error: AioRpcError) -> Refusal:
     code = error.code().name
     message = error.details() or ""
     reason = ""
@@ -129,10 +129,10 @@ def _refusal(error: AioRpcError) -> Refusal:
 
 
 def _details(error: AioRpcError) -> list[Any]:
-    # The grpc stubs do not declare the type, which is pairs of a key and a value.
+    # The grpc stubs do not declare the type, which is key-value pairs.
     trailers: Any = error.trailing_metadata()
     for key, value in trailers or ():
-        if key == _TRAILER:
+        if key == _STATUS_TRAILER:
             try:
                 return list(_Status.FromString(value).details)
             except DecodeError:

@@ -18,7 +18,7 @@ from headrace.errors import CallError, Refusal, SlowConsumer, Unavailable
 
 R = TypeVar("R")
 
-# Starts the call on a gateway, after the last received response.
+# Starts the call on a gateway; the call continues after the last received response.
 Start: TypeAlias = Callable[[Gateway], aio.UnaryStreamCall[Any, R]]
 
 # Status codes with which proxies and transports end a stream. A status from a gateway also has a
@@ -29,18 +29,18 @@ _DISCONNECT_CODES: Final = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNO
 class Stream(Generic[R]):
     """The responses of a stream.
 
-    You can cancel a wait for a response: the stream continues, and the next wait returns the
-    response. An unreferenced stream ends.
+    Waiting for a response can be cancelled: the stream continues, and the next wait returns the
+    response. A stream without references ends.
 
     Args:
-        gateways: the gateways.
-        endless: whether the stream ends only with an error and sends marks. Other streams end
+        gateways: the gateways to call.
+        endless: whether the stream sends marks and ends only with an error. Other streams end
             normally and can be quiet for any length of time.
         first_retries: retries before the first response. None: only `resume_timeout` limits them.
         resume_timeout: maximum time to resume after the last response, in seconds.
-        accept_timeout: time for a gateway to accept the stream before the client tries the next
-            gateway, in seconds. None: no limit.
-        timing: the durations.
+        accept_timeout: longest wait for a gateway to accept the stream before the client tries the
+            next gateway, in seconds. None: no limit.
+        timing: the durations of streams.
 
     Attributes:
         resumes: the number of resumes.
@@ -68,66 +68,66 @@ class Stream(Generic[R]):
         self._gateway: Gateway | None = None
         self._call: aio.UnaryStreamCall[Any, R] | None = None
         self._reading: asyncio.Task[object] | None = None
-        # Times on the event loop's clock: the first response of this call,
-        self._answered: float | None = None
-        # the next attempt,
-        self._due = 0.0
-        # and when to stop retrying.
-        self._give_up: float | None = None
-        self._started = False
-        self._busy = False
+        # The time of the first response to this call, by the event loop's clock.
+        self._first_response_time: float | None = None
+        # The time of the next attempt, by the event loop's clock.
+        self._next_attempt_time = 0.0
+        # The time at which retrying stops, by the event loop's clock.
+        self._give_up_time: float | None = None
+        self._has_responded = False
+        self._has_waiter = False
         self._closing = asyncio.Event()
-        _process.own(self)
+        _process.register(self)
 
     def abandon(self) -> object:
         """Drop the call in a forked child."""
         left = self._loop, self._reading, self._call, self._gateway
         self._loop = self._reading = self._call = self._gateway = None
-        self._busy = False
+        self._has_waiter = False
         return left
 
     def __del__(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
-            self._drop(self._loop.call_soon_threadsafe)
+            self._end_call(self._loop.call_soon_threadsafe)
 
     async def next(self, start: Start[R]) -> R | None:
-        """Return the next response; None after the end of the stream.
+        """Return the next response; None after the stream has ended.
 
         Args:
             start: starts the stream, and restarts it after a disconnect.
 
         Raises:
-            CallError: the stream was refused, or could not be resumed in time.
+            CallError: the stream was rejected, or could not be resumed in time.
             ForkedProcess, WrongEventLoop: the stream cannot continue here.
             RuntimeError: another task is already waiting for the stream, or the client is
                 closed.
         """
         self._gateways.check()
-        if self._busy:
+        if self._has_waiter:
             raise RuntimeError("another task is already waiting for this stream")
-        self._busy = True
+        self._has_waiter = True
         try:
-            return await self._next(start)
+            return await self._read_next(start)
         finally:
-            self._busy = False
+            self._has_waiter = False
 
-    def progressed(self) -> None:
+    def reset_backoff(self) -> None:
         """Reset the backoff, because the last response contained new events."""
         self._backoff.reset()
 
-    async def accepted(self) -> bool:
-        """Return whether a gateway has accepted the stream, perhaps without a response yet."""
+    async def is_accepted(self) -> bool:
+        """Return whether a gateway has accepted the stream, even if it has not responded yet."""
         return self._call is not None and await _accepts(self._call, 0.0)
 
     async def aclose(self) -> None:
-        """End the stream; a waiting task receives the end of the stream."""
+        """End the stream; `next` returns None to a waiting task."""
         self._closing.set()
         reading = self._reading
-        self._drop(_at_once)
+        self._end_call(_call_now)
         if reading is not None:
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _next(self, start: Start[R]) -> R | None:
+    async def _read_next(self, start: Start[R]) -> R | None:
         while not self._closing.is_set():
             try:
                 if self._call is None:
@@ -143,7 +143,7 @@ class Stream(Generic[R]):
                     return cast(R, response)
                 if not self._endless or self._closing.is_set():
                     self._closing.set()
-                    self._drop(_at_once)
+                    self._end_call(_call_now)
                     return None
                 self._schedule_retry(_unavailable("the stream ended unexpectedly"), None)
         return None
@@ -151,7 +151,7 @@ class Stream(Generic[R]):
     async def _open(self, start: Start[R]) -> None:
         self._loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._due):
+            async with asyncio.timeout_at(self._next_attempt_time):
                 await self._closing.wait()
         if self._closing.is_set():
             return
@@ -173,7 +173,7 @@ class Stream(Generic[R]):
         if self._reading is None:
             self._reading = asyncio.create_task(self._call.read())
         reading = self._reading
-        silence = self._timing.silence if self._endless else self._timing.quiet
+        silence = self._timing.max_silence if self._endless else self._timing.health_check_after
         while not (await asyncio.wait({reading}, timeout=silence))[0]:
             if self._endless:
                 raise _unavailable(f"the stream was silent for {silence:g} s")
@@ -195,18 +195,18 @@ class Stream(Generic[R]):
         if self._gateway is None:
             return
         try:
-            await self._gateway.health(health_request(""), timeout=self._timing.answer)
+            await self._gateway.health(health_request(""), timeout=self._timing.health_timeout)
         except aio.AioRpcError as failure:
-            # Any other status is a response.
+            # Any other status shows that the gateway responds.
             if failure.code().name in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
                 raise _unavailable("the gateway no longer responds") from failure
 
     def _record_response(self) -> None:
-        self._give_up = self._retries_left = None
-        if self._answered is None:
-            self._answered = asyncio.get_running_loop().time()
-            self.resumes += self._started
-            self._started = True
+        self._give_up_time = self._retries_left = None
+        if self._first_response_time is None:
+            self._first_response_time = asyncio.get_running_loop().time()
+            self.resumes += self._has_responded
+            self._has_responded = True
 
     def _schedule_retry(self, error: CallError, cause: BaseException | None) -> None:
         """Schedule the next attempt.
@@ -214,54 +214,57 @@ class Stream(Generic[R]):
         Raises:
             CallError: the error is final, or the retry time has run out.
         """
-        gateway, answered = self._gateway, self._answered
-        self._drop(_at_once)
+        gateway, first_response_time = self._gateway, self._first_response_time
+        self._end_call(_call_now)
         if self._closing.is_set():
             return
         now = asyncio.get_running_loop().time()
-        steady = answered is not None and now - answered >= self._timing.steady
-        if steady:
+        was_stable = (
+            first_response_time is not None
+            and now - first_response_time >= self._timing.stable_after
+        )
+        if was_stable:
             self._backoff.reset()
-        if answered is not None and _was_slow(error, steady=steady):
-            # The gateway is healthy; this program was slow.
+        if first_response_time is not None and _was_slow(error, was_stable=was_stable):
+            # The gateway is healthy, but this program was slow.
             wait = 0.0
         elif _is_disconnect(error) and gateway is not None:
-            moved = self._gateways.leave(gateway)
+            moved = self._gateways.switch_from(gateway)
             # The wait that a gateway requests applies only to that gateway.
             wait = self._backoff.next(None if moved else error.refusal.retry_after)
         else:
             self._reset_retries()
             raise error from cause
-        if self._give_up is None:
-            self._give_up = now + self._resume_timeout
-        if self._retries_left == 0 or (wait and now + wait >= self._give_up):
+        if self._give_up_time is None:
+            self._give_up_time = now + self._resume_timeout
+        if self._retries_left == 0 or (wait and now + wait >= self._give_up_time):
             self._reset_retries()
             raise error from cause
         if self._retries_left is not None:
             self._retries_left -= 1
-        self._due = now + wait
+        self._next_attempt_time = now + wait
 
     def _reset_retries(self) -> None:
         """Restore the full number of retries and the full retry time for the next error."""
-        self._retries_left = None if self._started else self._first_retries
-        self._give_up = None
-        self._due = 0.0
+        self._retries_left = None if self._has_responded else self._first_retries
+        self._give_up_time = None
+        self._next_attempt_time = 0.0
         self._backoff.reset()
 
-    def _drop(self, do: Callable[[Callable[[], object]], object]) -> None:
+    def _end_call(self, do: Callable[[Callable[[], object]], object]) -> None:
         """End the current call, if any.
 
         Args:
-            do: runs the cancellation, here or in the thread of the loop.
+            do: runs a cancellation, either at once or in the thread of the event loop.
         """
         for part in (self._reading, self._call):
             if part is not None:
                 do(part.cancel)
-        self._reading = self._call = self._gateway = self._answered = None
+        self._reading = self._call = self._gateway = self._first_response_time = None
 
 
 async def _accepts(call: aio.UnaryStreamCall[Any, Any], timeout: float) -> bool:  # noqa: ASYNC109
-    """Return whether a gateway accepts a call in time, that is, sends its initial metadata."""
+    """Return whether a gateway accepts a call in time, which means it sends initial metadata."""
     try:
         async with asyncio.timeout(timeout):
             await call.initial_metadata()
@@ -276,17 +279,17 @@ def _is_disconnect(error: CallError) -> bool:
     return not error.refusal.reason and error.refusal.code in _DISCONNECT_CODES
 
 
-def _was_slow(error: CallError, *, steady: bool) -> bool:
+def _was_slow(error: CallError, *, was_stable: bool) -> bool:
     """Return whether a gateway ended the stream because this program did not read it."""
-    # If the program does not read the error either, the gateway resets the call: CANCELLED without
-    # a reason.
+    # If the program does not read the error either, the gateway resets the call. The status is then
+    # CANCELLED without a reason.
     reset = error.refusal.code == "CANCELLED" and not error.refusal.reason
-    return isinstance(error, SlowConsumer) or (reset and steady)
+    return isinstance(error, SlowConsumer) or (reset and was_stable)
 
 
 def _unavailable(message: str) -> Unavailable:
     return Unavailable(Refusal(code="UNAVAILABLE", message=message))
 
 
-def _at_once(do: Callable[[], object]) -> None:
+def _call_now(do: Callable[[], object]) -> None:
     do()

@@ -1,4 +1,4 @@
-"""The subscription calls of the client."""
+"""The client's subscription calls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from headrace.v1 import subscription_service_pb2
 
 
 class SubscriptionCalls:
-    """The calls of a client for named subscriptions.
+    """The client's calls for named subscriptions.
 
-    A subscription is a watch of many jobs whose position the server stores: it resends matching
-    events until they are acknowledged. Replicas of a service share a subscription: one replica
-    receives, all others wait on standby.
+    A subscription is a watch of many jobs with a stored position: the server resends matching
+    events until they are acknowledged. Replicas of a service can share a subscription: one replica
+    receives the events, and all others wait on standby.
     """
 
     _calls: Calls
@@ -36,7 +36,7 @@ class SubscriptionCalls:
     ) -> Subscription:
         """Create a subscription; repeating the call with the same filter changes nothing.
 
-        A service can therefore call this at every start. `created` of the result is True if the
+        A service can therefore call this at every start. The result's `created` is True if the
         subscription is new.
 
         Args:
@@ -48,11 +48,11 @@ class SubscriptionCalls:
             labels: require all these labels.
             batch_id: match this batch.
             job_ids: match these jobs, at most 10,000.
-            cursor: start after this `Watch.cursor`. None: now.
+            cursor: start after this `Watch.cursor`. None: start now.
 
         Raises:
             ValueError: `states` contains a value that is not a job state.
-            SubscriptionConflict: the subscription exists with another filter.
+            SubscriptionConflict: the subscription exists with a different filter.
             CursorExpired: events after the cursor were deleted.
         """
         request = subscription_service_pb2.CreateSubscriptionRequest(
@@ -88,7 +88,7 @@ class SubscriptionCalls:
         """Yield all subscriptions by name, page by page.
 
         Args:
-            page_size: maximum number of subscriptions in a page; 0 for the default of the server.
+            page_size: maximum number of subscriptions on a page; 0 for the server default.
         """
         request = subscription_service_pb2.ListSubscriptionsRequest(page_size=page_size)
         while True:
@@ -102,7 +102,7 @@ class SubscriptionCalls:
             request.page_token = page.next_page_token
 
     async def delete_subscription(self, name: str) -> None:
-        """Delete a subscription; its consumer gets SubscriptionNotFound.
+        """Delete a subscription; its consumer receives SubscriptionNotFound.
 
         Raises:
             SubscriptionNotFound: the subscription does not exist.
@@ -114,13 +114,13 @@ class SubscriptionCalls:
         """Acknowledge all events up to a cursor, without `subscribe`.
 
         Args:
-            name: the subscription.
+            name: the name of the subscription.
             cursor: a `SubscriptionWatch.cursor`, or the `oldest_cursor` of a `CursorExpired`. The
-                latter skips deleted events, so that the subscription continues after them.
+                latter skips deleted events, and the subscription continues after them.
 
         Raises:
             SubscriptionNotFound: the subscription does not exist.
-            SubscriptionTaken: another consumer receives it now.
+            SubscriptionTaken: another consumer receives the subscription now.
         """
         request = subscription_service_pb2.AckSubscriptionRequest(name=name, cursor=cursor)
         await self._calls.unary(lambda gateway: gateway.subscriptions.AckSubscription, request)
@@ -129,9 +129,9 @@ class SubscriptionCalls:
         """Receive the events of a subscription; see `SubscriptionWatch`.
 
         Args:
-            name: the subscription.
+            name: the name of the subscription.
             consumer: the unique name of this replica, at most 128 printable characters. A second
-                consumer with the same name replaces this one. With a constant name, a restarted
-                process receives at once. None: a random name.
+                consumer with the same name replaces the first. With a constant name, a restarted
+                process receives events at once. None: a unique name.
         """
         return SubscriptionWatch(self._calls, name=name, consumer=consumer)

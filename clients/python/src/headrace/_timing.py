@@ -1,4 +1,4 @@
-"""The durations of calls and streams, the backoff between attempts, and checks of durations."""
+"""Durations of calls and streams, the backoff between attempts, and checks of durations."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ class Backoff:
 
     Args:
         first: the first wait before jitter, in seconds.
-        longest: the maximum wait before jitter, in seconds.
+        maximum: the maximum wait before jitter, in seconds.
     """
 
-    def __init__(self, *, first: float, longest: float) -> None:
+    def __init__(self, *, first: float, maximum: float) -> None:
         self._first = first
-        self._longest = longest
+        self._maximum = maximum
         self._base = first
 
-    def next(self, asked: timedelta | None = None) -> float:
+    def next(self, requested: timedelta | None = None) -> float:
         """Return the next wait in seconds.
 
         Args:
-            asked: the wait that the server requested. The backoff is added to it, because the
-                server requests the same wait from all clients.
+            requested: the wait that the server requests. The backoff is added, because the server
+                requests the same wait from all clients.
         """
         wait = random.uniform(self._base / 2, self._base)
-        self._base = min(self._longest, self._base * 2)
-        return wait + (asked.total_seconds() if asked else 0.0)
+        self._base = min(self._maximum, self._base * 2)
+        return wait + (requested.total_seconds() if requested else 0.0)
 
     def reset(self) -> None:
-        """Start with the first wait again, after a success."""
+        """Start with the first wait again, because an attempt has succeeded."""
         self._base = self._first
 
 
@@ -48,48 +48,48 @@ class Timing:
     """The durations of calls and streams, in seconds.
 
     Args:
-        grace: the time between the deadline of a call and its cancellation, if gRPC has not ended
-            it.
-        first_retry: the first wait before a retry, before jitter.
-        longest_call_retry: the maximum wait before the retry of a call, before jitter.
-        longest_stream_retry: the maximum wait before a stream is resumed, before jitter.
-        silence: the time without a response after which an endless stream counts as lost: twice the
-            maximum mark interval of a gateway.
-        quiet: the time without a response after which the stream of one job checks the health of
-            its gateway. Such a stream can be quiet for any length of time.
-        answer: the deadline of that health check.
-        steady: the time for which a stream must be served to reset the backoff.
+        grace_period: time after the deadline of a call until the client cancels the call, if gRPC
+            has not ended it.
+        first_backoff: the first wait before a retry, before jitter.
+        max_call_backoff: the maximum wait before a call is retried, before jitter.
+        max_stream_backoff: the maximum wait before a stream is resumed, before jitter.
+        max_silence: time without a response after which an endless stream counts as lost: twice the
+            longest interval between a gateway's marks.
+        health_check_after: time without a response after which the stream of one job checks the
+            health of its gateway. Such a stream can be quiet for any length of time.
+        health_timeout: the deadline of that health check.
+        stable_after: time after the first response after which a stream resets the backoff.
         backoff: creates the backoff.
     """
 
-    grace: float = 2.0
-    first_retry: float = 0.25
-    longest_call_retry: float = 4.0
-    longest_stream_retry: float = 5.0
-    silence: float = 60.0
-    quiet: float = 30.0
-    answer: float = 10.0
-    steady: float = 5.0
+    grace_period: float = 2.0
+    first_backoff: float = 0.25
+    max_call_backoff: float = 4.0
+    max_stream_backoff: float = 5.0
+    max_silence: float = 60.0
+    health_check_after: float = 30.0
+    health_timeout: float = 10.0
+    stable_after: float = 5.0
     backoff: Callable[..., Backoff] = Backoff
 
     def call_backoff(self) -> Backoff:
-        """Return the backoff of a call."""
-        return self.backoff(first=self.first_retry, longest=self.longest_call_retry)
+        """Return a backoff for a call."""
+        return self.backoff(first=self.first_backoff, maximum=self.max_call_backoff)
 
     def stream_backoff(self) -> Backoff:
-        """Return the backoff of a stream."""
-        return self.backoff(first=self.first_retry, longest=self.longest_stream_retry)
+        """Return a backoff for a stream."""
+        return self.backoff(first=self.first_backoff, maximum=self.max_stream_backoff)
 
 
 DEFAULT: Final = Timing()
 
 
 def check_seconds(name: str, value: float, *, zero: bool = False, endless: bool = False) -> None:
-    """Check a number of seconds.
+    """Check that an argument is a valid number of seconds.
 
     Args:
-        name: the argument's name.
-        value: the argument.
+        name: the name of the argument, for the error message.
+        value: the value of the argument.
         zero: whether 0 is valid.
         endless: whether infinity is valid.
 

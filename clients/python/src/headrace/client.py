@@ -16,7 +16,7 @@ from typing import Any, Final, Self, Unpack
 from grpc.aio import UnaryStreamCall
 
 from headrace import _process
-from headrace._batches import MAX_BATCH, batches
+from headrace._batches import MAX_BATCH_JOBS, batches
 from headrace._calls import Calls, Metadata
 from headrace._convert import (
     JSON,
@@ -45,15 +45,16 @@ from headrace.watch import JobWatch, Watch
 _SERVING: Final = 1
 # The maximum of an int64.
 _MAX_SEQ: Final = 2**63 - 1
-# Maximum length in characters; the gateway replaces a longer id.
+# Maximum length of a correlation id, in characters; the gateway replaces a longer id.
 _MAX_CORRELATION_ID: Final = 128
 
 
 class Client(SubscriptionCalls):
     """The asynchronous client: submits jobs and follows them.
 
-    Every call is retried while no gateway is available. Submits are retried too, because each has a
-    `request_id`. Streams resume after a disconnect. A client belongs to one event loop.
+    Every call is retried while no gateway is available. Retrying a submit is safe, because each
+    submit has a `request_id`. Streams resume after a disconnect. A client belongs to one event
+    loop.
 
         async with Client() as client:
             job = await client.submit("square_sum", {"data": [1, 2, 3]})
@@ -62,18 +63,18 @@ class Client(SubscriptionCalls):
             print(await job.result())
 
     Args:
-        target: the address of a gateway as `host:port`, or several in a list or separated by
-            commas. The client uses the first reachable gateway, and the next one if it fails. None:
-            the value of HEADRACE_TARGET, or 127.0.0.1:50051.
+        target: the address of a gateway as `host:port`, or several addresses in a list or separated
+            by commas. The client uses the first reachable gateway, and the next gateway if that
+            gateway fails. None: the value of HEADRACE_TARGET, or 127.0.0.1:50051.
         timeout: the deadline of a unary call including all retries, in seconds.
-        retries: retries of a unary call while no gateway is available.
+        retries: maximum number of retries of a unary call while no gateway is available.
         resume_timeout: maximum time to resume a stream, in seconds.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
         MonkeyPatched: gevent or eventlet has replaced threads, sockets or select in this process.
 
-    Every call raises a `CallError` if it is refused or fails.
+    Every call raises a `CallError` if it is rejected or fails.
     """
 
     def __init__(
@@ -132,22 +133,22 @@ class Client(SubscriptionCalls):
 
         Args:
             job_type: the job type, which selects the handler.
-            payload: input of the handler, any JSON value. None: an empty object.
+            payload: the handler's input, any JSON value. None: an empty object.
             request_id: the idempotency key, 1 to 128 characters. The same key with the same content
                 returns the same job. None: a random key.
             validate_only: store nothing; the handle's `outcome` is the result of the validation.
-            use_call_deadline: use the deadline of this call as the deadline of the job, so the job
+            use_call_deadline: use the deadline of this call as the job's deadline, so the job
                 expires if the caller times out.
             call_timeout: the deadline of this call including all retries, in seconds. None: the
-                timeout of the client.
+                client's timeout.
             correlation_id: an id that is added to all log lines about the job and passed to its
-                handler; 1 to 128 printable ASCII characters. None: the gateway creates one.
+                handler; 1 to 128 printable ASCII characters. None: the gateway creates an id.
             options: queue, priority, labels, delay or schedule_time, timeout, deadline, retry; see
                 `JobSpec`.
         """
         request = job_service_pb2.SubmitJobRequest(
             job=to_spec(JobSpec(job_type, payload, **options)),
-            request_id=request_id or _fresh_key(),
+            request_id=request_id or _random_key(),
             validate_only=validate_only,
             use_call_deadline=use_call_deadline,
             data_encoding=JSON,
@@ -156,7 +157,7 @@ class Client(SubscriptionCalls):
             lambda gateway: gateway.jobs.SubmitJob,
             request,
             timeout=call_timeout,
-            metadata=_correlated(correlation_id),
+            metadata=_correlation_metadata(correlation_id),
         )
         job = response.job
         return JobHandle(self, job.id, message=job, outcome=from_outcome(response.outcome))
@@ -171,10 +172,10 @@ class Client(SubscriptionCalls):
         call_timeout: float | None = None,
         correlation_id: str | None = None,
     ) -> Batch:
-        """Submit 1 to 1,000 jobs, all or none.
+        """Submit 1 to 1,000 jobs: all or none.
 
         Args:
-            jobs: the jobs. Use `submit_in_batches` for more than 1,000.
+            jobs: the jobs to submit. Use `submit_in_batches` for more than 1,000.
             request_id: the idempotency key of the batch. None: a random key.
             validate_only: store nothing; the batch's `outcome` is the result of the validation.
             use_call_deadline, call_timeout, correlation_id: see `submit`, for each job.
@@ -187,50 +188,50 @@ class Client(SubscriptionCalls):
         )
         for spec in jobs:
             write_spec(spec, request.jobs.add())
-        if not 1 <= len(request.jobs) <= MAX_BATCH:
+        if not 1 <= len(request.jobs) <= MAX_BATCH_JOBS:
             raise ValueError(
-                f"{len(request.jobs)} jobs; a batch must have 1 to {MAX_BATCH:,} jobs. "
+                f"{len(request.jobs)} jobs; a batch must have 1 to {MAX_BATCH_JOBS:,} jobs. "
                 "Use submit_in_batches for any number"
             )
         return await self._submit_batch(
             request,
-            request_id or _fresh_key(),
+            request_id or _random_key(),
             timeout=call_timeout,
-            metadata=_correlated(correlation_id),
+            metadata=_correlation_metadata(correlation_id),
         )
 
     async def submit_in_batches(
         self,
         jobs: Iterable[JobSpec] | AsyncIterable[JobSpec],
         *,
-        size: int = MAX_BATCH,
+        size: int = MAX_BATCH_JOBS,
         in_flight: int = 1,
         request_id: str | None = None,
         correlation_id: str | None = None,
     ) -> AsyncGenerator[Batch, None]:
-        """Submit any number of jobs in batches, each all or none, and yield each batch.
+        """Submit any number of jobs in batches, and yield each batch.
 
-        `jobs` is read while batches are submitted, so it can be endless. A batch ends early if it
-        would be too large for a request.
+        Each batch is stored completely or not at all. `jobs` is read while batches are submitted,
+        so it can be endless. A batch ends early if it would be too large for a request.
 
         Args:
-            jobs: the jobs.
+            jobs: the jobs to submit.
             size: maximum number of jobs in a batch, 1 to 1,000.
-            in_flight: number of concurrent calls. With 1, each batch is submitted after the caller
-                has received the previous one. With more, client, gateway and database work in
-                parallel. If the caller stops early, up to `in_flight` further batches have already
-                been submitted.
-            request_id: the idempotency key of all batches: a repeated call with the same jobs and
+            in_flight: maximum number of concurrent calls. With 1, each batch is submitted after the
+                caller has received the previous batch. With more, client, gateway and database work
+                in parallel. If the caller stops early, up to `in_flight` further batches may
+                already have been submitted.
+            request_id: the idempotency key of all batches. A repeated call with the same jobs and
                 size submits only missing jobs. At most 100 characters. None: a random key.
-            correlation_id: see `submit`, for all jobs.
+            correlation_id: see `submit`; applies to all jobs.
 
         Raises:
-            ValueError: `size` or `in_flight` is out of its range.
+            ValueError: `size` or `in_flight` is out of range.
         """
         if in_flight < 1:
             raise ValueError(f"in_flight is {in_flight}; it must be at least 1")
-        key = request_id or _fresh_key()
-        metadata = _correlated(correlation_id)
+        key = request_id or _random_key()
+        metadata = _correlation_metadata(correlation_id)
         calls: deque[asyncio.Task[Batch]] = deque()
         number = 0
         try:
@@ -239,7 +240,7 @@ class Client(SubscriptionCalls):
                     number += 1
                     call = self._submit_batch(request, f"{key}/{number}", metadata=metadata)
                     calls.append(asyncio.create_task(call))
-                    # Send the call before the next request is built.
+                    # Let the call start before the next request is built.
                     await asyncio.sleep(0)
                     while calls and (len(calls) >= in_flight or calls[0].done()):
                         yield await calls.popleft()
@@ -285,22 +286,22 @@ class Client(SubscriptionCalls):
         correlation_id: str | None = None,
         **options: Unpack[JobOptions],
     ) -> JobWatch:
-        """Submit a job and yield its events until the terminal one, in one call.
+        """Submit a job and yield its events until the terminal event, in one call.
 
         The call starts when the caller first waits for an event.
 
         Args:
             job_type: the job type, which selects the handler.
-            payload: input of the handler.
-            request_id: the idempotency key; the key of an earlier call re-attaches to its job.
-                None: a random key.
-            after_seq: the number of the last received event, to re-attach.
+            payload: the handler's input.
+            request_id: the idempotency key. The key of an earlier call re-attaches to the job of
+                that call. None: a random key.
+            after_seq: when re-attaching, the number of the last received event.
             correlation_id, options: see `submit`.
         """
         _check_after_seq(after_seq)
         spec = to_spec(JobSpec(job_type, payload, **options))
-        key = request_id or _fresh_key()
-        metadata = _correlated(correlation_id)
+        key = request_id or _random_key()
+        metadata = _correlation_metadata(correlation_id)
 
         def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
             return gateway.jobs.SubmitAndWatch(
@@ -315,7 +316,7 @@ class Client(SubscriptionCalls):
     # One job.
 
     def job(self, job_id: str) -> JobHandle:
-        """Return a handle of an existing job, without a call."""
+        """Return a handle of an existing job, without calling a gateway."""
         return JobHandle(self, job_id)
 
     async def get(self, job_id: str, *, full: bool = True) -> Job:
@@ -329,16 +330,17 @@ class Client(SubscriptionCalls):
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job: a waiting job at once, a running job through its worker.
 
+        Cancelling a job twice has no further effect.
+
         Returns:
-            The job: CANCELLED, or RUNNING with `cancel_request_time`. A second cancel has no
-            effect.
+            The job: CANCELLED, or RUNNING with `cancel_request_time`.
         """
         request = job_service_pb2.CancelJobRequest(job_id=job_id)
         response = await self._calls.unary(lambda gateway: gateway.jobs.CancelJob, request)
         return from_job(response.job)
 
     async def retry(self, job_id: str) -> Job:
-        """Requeue a FAILED or CANCELLED job, with a fresh retry budget."""
+        """Requeue a FAILED or CANCELLED job, with a new retry budget."""
         request = job_service_pb2.RetryJobRequest(job_id=job_id)
         response = await self._calls.unary(lambda gateway: gateway.jobs.RetryJob, request)
         return from_job(response.job)
@@ -364,10 +366,10 @@ class Client(SubscriptionCalls):
     async def output(self, job_id: str, *, after_seq: int = 0) -> AsyncGenerator[JobOutput, None]:
         """Yield the stored output of all attempts of a job, page by page.
 
-        `watch_job` yields new output as it arrives.
+        `watch_job` yields new output when it arrives.
 
         Args:
-            job_id: the job.
+            job_id: the id of the job.
             after_seq: yield only output with a larger `seq`.
 
         Raises:
@@ -386,15 +388,15 @@ class Client(SubscriptionCalls):
             request.after_seq = page.next_after_seq
 
     def watch_job(self, job_id: str, *, after_seq: int = 0) -> JobWatch:
-        """Yield past and future events of a job until the terminal one.
+        """Yield past and future events of a job until the terminal event.
 
         Each event is yielded once and in order. A disconnected stream resumes after
         the last event, at any gateway.
 
         Args:
-            job_id: the job.
+            job_id: the id of the job.
             after_seq: the number of the last received event; 0 for all events. Only events with a
-                larger number are yielded, even if the job has fewer events.
+                larger number are yielded, even if the job does not have that many events yet.
 
         Raises:
             ValueError: `after_seq` is negative.
@@ -402,8 +404,8 @@ class Client(SubscriptionCalls):
         _check_after_seq(after_seq)
 
         def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
-            # Request the last event again, because the gateway resends it at once. Without this
-            # response, a quiet job would look the same as a stuck gateway.
+            # Request the last event again, so the gateway responds at once. Without this response,
+            # a quiet job would look the same as a stuck gateway.
             return gateway.jobs.WatchJob(
                 job_service_pb2.WatchJobRequest(
                     job_id=job_id, after_seq=max(0, seq - 1), data_encoding=JSON
@@ -426,7 +428,7 @@ class Client(SubscriptionCalls):
         Args:
             filter: a subset of AIP-160, such as `state = FAILED AND labels.team = "ml"`; see
                 `ListJobsRequest` in the proto. Empty: all jobs.
-            page_size: maximum number of jobs in a page; 0 for the default of the server.
+            page_size: maximum number of jobs on a page; 0 for the server default.
             full: include payloads and results.
         """
         request = job_service_pb2.ListJobsRequest(
@@ -451,7 +453,7 @@ class Client(SubscriptionCalls):
         job_ids: Iterable[str] = (),
         cursor: str = "",
     ) -> Watch:
-        """Follow all jobs that match every given argument, on one stream.
+        """Follow all jobs that match every argument, on one stream.
 
         Args:
             queues: match these queues.
@@ -460,7 +462,7 @@ class Client(SubscriptionCalls):
             labels: require all these labels.
             batch_id: match this batch.
             job_ids: match these jobs, at most 10,000.
-            cursor: resume after this `Watch.cursor`. Empty: from now.
+            cursor: resume after this `Watch.cursor`. Empty: start now.
 
         Raises:
             ValueError: `states` contains a value that is not a job state.
@@ -483,7 +485,7 @@ class Client(SubscriptionCalls):
         return from_stats(await self._calls.unary(lambda gateway: gateway.jobs.GetStats, request))
 
     async def handlers(self) -> tuple[HandlerInfo, ...]:
-        """Return the job types of all live workers, by name."""
+        """Return the handlers of all live workers, by type."""
         request = handler_service_pb2.ListHandlersRequest(data_encoding=JSON)
         found: list[HandlerInfo] = []
         while True:
@@ -494,7 +496,7 @@ class Client(SubscriptionCalls):
             request.page_token = page.next_page_token
 
     async def ping(self) -> timedelta:
-        """Check the health of a gateway (grpc.health.v1), and return the duration of the call.
+        """Check the health of the gateway (grpc.health.v1), and return the duration of the call.
 
         Raises:
             Unavailable: the gateway is not serving, for example because its database is down.
@@ -517,8 +519,8 @@ class Client(SubscriptionCalls):
         return bool(response.status == _SERVING)
 
 
-def _correlated(correlation_id: str | None) -> Metadata | None:
-    """Return the metadata of a submit.
+def _correlation_metadata(correlation_id: str | None) -> Metadata | None:
+    """Return the call metadata for a correlation id.
 
     Raises:
         ValueError: metadata cannot contain the id, or the gateway would replace it.
@@ -539,7 +541,7 @@ def _check_after_seq(after_seq: int) -> None:
         raise ValueError(f"after_seq is {after_seq}; it must be 0 to {_MAX_SEQ:,}")
 
 
-def _fresh_key() -> str:
+def _random_key() -> str:
     """Return a random idempotency key."""
     return os.urandom(16).hex()
 

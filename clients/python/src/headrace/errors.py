@@ -1,28 +1,28 @@
-"""The errors of the client.
+"""The client's errors.
 
 HeadraceError
-├── CallError                 a call was refused or failed
+├── CallError                 a call was rejected or failed
 │   ├── InvalidRequest        the request is malformed; lists every violation
-│   │   ├── PayloadInvalid    the payload violates the schema of its handler
+│   │   ├── PayloadInvalid    the payload violates its handler's schema
 │   │   ├── PageTokenInvalid
-│   │   ├── CursorInvalid     malformed, or belongs to another database
-│   │   └── LimitExceeded     a size, a count or a depth is beyond its limit
+│   │   ├── CursorInvalid     the cursor is malformed, or belongs to a different database
+│   │   └── LimitExceeded     a size, a count or a depth exceeds its limit
 │   ├── JobNotFound
 │   ├── RequestIdConflict     the request_id was used for different content
 │   ├── StateConflict         the state of the job does not allow the call
 │   ├── SlowConsumer          a watch was read too slowly and could not be resumed in time
 │   ├── CursorExpired         events after the cursor were deleted; contains the oldest cursor
 │   ├── SubscriptionNotFound
-│   ├── SubscriptionConflict  a subscription with this name has another filter
+│   ├── SubscriptionConflict  a subscription with this name has a different filter
 │   ├── SubscriptionTaken     another consumer receives the subscription
 │   ├── Unavailable           no gateway could serve the call; a retry may succeed
 │   ├── DeadlineExceeded      the call took too long; also a TimeoutError
 │   └── InternalError         a bug in the server
 ├── JobFailed                 the job ended as FAILED
 ├── JobCancelled              the job ended as CANCELLED
-├── ForkedProcess             the process is a fork of one that used gRPC; also a RuntimeError
+├── ForkedProcess             a parent process has used gRPC before the fork; also a RuntimeError
 ├── MonkeyPatched             gevent or eventlet replaced threads or sockets; also a RuntimeError
-└── WrongEventLoop            a `Client` was called from another event loop; also a RuntimeError
+└── WrongEventLoop            a `Client` was called from a second event loop; also a RuntimeError
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from headrace.job import Job, JobError
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """An invalid field: its path, such as `job.retry_policy.jitter`, and the rule."""
+    """The path of an invalid field, such as `job.retry_policy.jitter`, and the broken rule."""
 
     field: str
     description: str
@@ -44,14 +44,14 @@ class Violation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """The status of a refused call.
+    """The status of a rejected or failed call.
 
     Args:
-        code: name of the gRPC status code, such as `NOT_FOUND`.
-        message: the description for people.
+        code: the name of the gRPC status code, such as `NOT_FOUND`.
+        message: a readable description.
         reason: the name in `headrace.v1.ErrorReason` without its prefix; empty if the status is
-            not from a gateway, for example if it is from the transport.
-        metadata: details of the reason.
+            not from a gateway, but for example from the transport.
+        metadata: the details that belong to the reason.
         violations: all invalid fields.
         retry_after: the wait that the server requests.
     """
@@ -65,11 +65,11 @@ class Refusal:
 
 
 class HeadraceError(Exception):
-    """The base class of all errors of the client."""
+    """The base class of all client errors."""
 
 
 class CallError(HeadraceError):
-    """A call was refused or failed; `refusal` has the status."""
+    """A call was rejected or failed; `refusal` contains the status."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message or refusal.code)
@@ -85,15 +85,15 @@ class InvalidRequest(CallError):
 
 
 class PayloadInvalid(InvalidRequest):
-    """The payload violates the JSON Schema of its handler."""
+    """The payload violates its handler's JSON Schema."""
 
 
 class PageTokenInvalid(InvalidRequest):
-    """The page token is malformed or belongs to another filter."""
+    """The page token is malformed or belongs to a different filter."""
 
 
 class CursorInvalid(InvalidRequest):
-    """The cursor is malformed or belongs to another database."""
+    """The cursor is malformed or belongs to a different database."""
 
 
 class JobNotFound(CallError):
@@ -138,10 +138,10 @@ class StateConflict(CallError):
 
 
 class LimitExceeded(InvalidRequest):
-    """A size, a count or a depth exceeds its limit; a retry fails too.
+    """A size, a count or a depth exceeds its limit; a retry would fail too.
 
-    `limit` is the setting of the server or the name of the limit. `maximum` and `actual` are None
-    if the server did not report them.
+    `limit` is the name of the server setting, or of the limit if no setting controls it. `maximum`
+    and `actual` are None if the server did not report them.
     """
 
     @property
@@ -194,13 +194,13 @@ class SubscriptionNotFound(_SubscriptionError):
 
 
 class SubscriptionConflict(_SubscriptionError):
-    """The subscription `name` has another filter."""
+    """The subscription `name` has a different filter."""
 
 
 class SubscriptionTaken(_SubscriptionError):
     """Another consumer receives the subscription `name` now.
 
-    It also receives all unacknowledged events. To wait on standby, subscribe again.
+    That consumer also receives all unacknowledged events. To wait on standby, subscribe again.
     """
 
 
@@ -239,7 +239,7 @@ class JobCancelled(HeadraceError):
 
 
 class ForkedProcess(HeadraceError, RuntimeError):
-    """The process is a fork of a process that has used gRPC, so gRPC does not work in it.
+    """gRPC does not work in this process, because it is a fork of a process that has used gRPC.
 
     Use clients only after the fork, or start processes with "spawn" or "forkserver".
     """
@@ -253,7 +253,7 @@ class MonkeyPatched(HeadraceError, RuntimeError):
 
 
 class WrongEventLoop(HeadraceError, RuntimeError):
-    """A `Client` was called from a second event loop; it belongs to the first one that used it.
+    """A `Client` was called from a second event loop; it belongs to the first loop that used it.
 
     Create a client in each event loop, or use `SyncClient`, which any thread can call.
     """

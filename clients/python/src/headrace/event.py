@@ -31,7 +31,7 @@ class JobEventType(StrEnum):
     FAILED = "FAILED"
     # The worker stopped: QUEUED again, without using a retry.
     INTERRUPTED = "INTERRUPTED"
-    # The worker died or hung: QUEUED again, or FAILED after too many losses.
+    # The worker died or hung: QUEUED again, or FAILED if the crash budget is spent.
     WORKER_LOST = "WORKER_LOST"
     # A client requested cancellation while the job was RUNNING.
     CANCEL_REQUESTED = "CANCEL_REQUESTED"
@@ -39,7 +39,8 @@ class JobEventType(StrEnum):
     CANCELLED = "CANCELLED"
     # The deadline passed: FAILED.
     EXPIRED = "EXPIRED"
-    # A client requeued the job: QUEUED, with a fresh retry budget.
+    # A client requeued the job with a new retry budget: QUEUED, or SCHEDULED if it never started
+    # and its schedule time is in the future.
     REQUEUED = "REQUEUED"
     # Unknown to this version of the client.
     UNKNOWN = "UNKNOWN"
@@ -50,8 +51,8 @@ class JobEvent:
     """One transition of one job, identified by `(job_id, seq)`.
 
     The events of a job are numbered 1, 2, 3 … without a gap. `state` is the state after the event.
-    `error`, `progress`, `output`, `schedule_time` and `worker_id` are set only for the event types
-    that have them.
+    `error`, `progress`, `output`, `schedule_time` and `worker_id` are set only for some event
+    types.
     """
 
     job_id: str

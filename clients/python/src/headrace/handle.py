@@ -42,8 +42,8 @@ class JobHandle:
 
     @property
     def job(self) -> Job | None:
-        """The job after the submit; None for a handle from `Client.job`."""
-        # Decoded on demand, because programs that submit thousands of jobs rarely read them.
+        """The job as it was submitted; None for a handle from `Client.job`."""
+        # Decoded on first use, because programs that submit thousands of jobs rarely read them.
         message = self._message
         if message is not None:
             self._job, self._message = from_job(message), None
@@ -61,10 +61,10 @@ class JobHandle:
         return self._client.output(self.id, after_seq=after_seq)
 
     async def result(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
-        """Wait until the job ends, and return the result of its handler.
+        """Wait until the job ends, and return its result.
 
         Args:
-            timeout: the maximum wait, in seconds. None: no limit.
+            timeout: the maximum wait in seconds. None: no limit.
 
         Raises:
             JobFailed: the job ended as FAILED.
@@ -92,7 +92,7 @@ class JobHandle:
         job = self.job
         if job is None or job.state.terminal:
             job = await self.get()
-        # The job may have been requeued since the end of the stream.
+        # The job may have been requeued after its stream ended.
         while not job.state.terminal:
             async with self.watch(after_seq=job.seq) as events:
                 async for _ in events:
@@ -115,7 +115,7 @@ class JobHandle:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The jobs of one `submit_many`, in the order of the submit.
+    """The jobs of one `submit_many` call, in the order of its argument.
 
     `id` selects the batch in filters and watches; it is empty after `validate_only`.
     """

@@ -27,7 +27,7 @@ class JobState(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """True if the job has ended; a requeue makes it QUEUED again."""
+        """True if the job has ended; a requeued job is no longer in a terminal state."""
         return self in _TERMINAL
 
 
@@ -43,7 +43,7 @@ class SubmitOutcome(StrEnum):
     EXISTING = "EXISTING"
     # Only validated: a live worker would run it.
     WOULD_RUN = "WOULD_RUN"
-    # Only validated: it would wait, because no live worker runs its type.
+    # Only validated: the job would wait, because no live worker runs its type.
     NO_WORKER = "NO_WORKER"
     # Unknown to this version of the client.
     UNKNOWN = "UNKNOWN"
@@ -51,16 +51,16 @@ class SubmitOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """The retries of failed attempts: exponential backoff with jitter. None: the handler's value.
+    """How failed attempts are retried: exponential backoff with jitter. None: the handler's value.
 
     Args:
         max_attempts: total attempts, including the first; 1 to 100.
         initial_backoff: the wait before the first retry, before jitter.
         max_backoff: the maximum wait.
-        multiplier: factor from one wait to the next; 1 to 100.
+        multiplier: factor between consecutive waits; 1 to 100.
         jitter: random share of the wait, 0 to 1; 1 is full jitter.
-        non_retryable_error_types: errors that are not retried, by `JobError.type`, such as
-            `ValueError` or `TIMEOUT`; at most 32. None or an empty list: the list of the handler.
+        non_retryable_error_types: values of `JobError.type` that are not retried, such as
+            `ValueError` or `TIMEOUT`; at most 32. None or an empty list: the handler's list.
 
     Raises:
         TypeError: `non_retryable_error_types` is a string.
@@ -97,16 +97,17 @@ class JobSpec:
 
     Args:
         type: the job type, such as `email`; it selects the handler.
-        payload: input of the handler, any JSON value. None: an empty object.
-        queue: the queue; empty: the queue of the handler.
-        priority: -100 to 100; higher priorities start first. One point equals a minute of waiting.
-        labels: free keys and values for filters.
-        delay: earliest start, from now according to the local clock. With a `request_id`, use
-            `schedule_time` instead, because a repeated submit with a delay has different content.
-        schedule_time: earliest start, according to the database's clock.
-        timeout: maximum duration of one attempt. None: the timeout of the handler.
+        payload: the handler's input, any JSON value. None: an empty object.
+        queue: the name of the queue; empty: the handler's queue.
+        priority: -100 to 100; jobs with higher priorities start first. One point equals a minute of
+            waiting.
+        labels: free-form labels for filters.
+        delay: earliest start, from now by the local clock. With a `request_id`, use `schedule_time`
+            instead, because a repeated submit with a delay has different content.
+        schedule_time: earliest start, by the database's clock.
+        timeout: maximum duration of one attempt. None: the handler's timeout.
         deadline: time at which the job expires. None: never.
-        retry: the retry policy. None: the policy of the handler.
+        retry: the retry policy. None: the handler's policy.
 
     Raises:
         ValueError: both `delay` and `schedule_time` are set, or a time has no time zone.
@@ -128,9 +129,9 @@ class JobSpec:
         if self.delay is not None and self.schedule_time is not None:
             raise ValueError("use either delay or schedule_time, not both")
         if self.schedule_time is not None and self.schedule_time.tzinfo is None:
-            raise ValueError("schedule_time must have a time zone")
+            raise ValueError(f"schedule_time is {self.schedule_time}; it must have a time zone")
         if self.deadline is not None and self.deadline.tzinfo is None:
-            raise ValueError("deadline must have a time zone")
+            raise ValueError(f"deadline is {self.deadline}; it must have a time zone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ class JobError:
     """The cause of a failed attempt or job.
 
     `type` is the name of an exception, or TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST or INTERRUPTED.
-    `stack_trace` is the traceback of the handler; only the full view of a job contains it.
+    `stack_trace` is the handler's traceback; only the full view of a job contains it.
     """
 
     type: str
@@ -149,7 +150,7 @@ class JobError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Progress of a running attempt: `fraction` is 0 to 1; the handler defines `counters`."""
+    """The progress of an attempt: `fraction` is 0 to 1; the handler defines `counters`."""
 
     fraction: float
     message: str = ""
@@ -158,7 +159,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Omitted:
-    """Replaces a document that is too large for a response; `omitted_bytes` is its size as JSON."""
+    """Replaces a document that is too large for a response; `omitted_bytes` is its JSON size."""
 
     omitted_bytes: int
 
@@ -167,7 +168,7 @@ class Omitted:
 class JobOutput:
     """A piece of output, from one `emit` call of a handler.
 
-    `seq` is the number of its event in the job, `attempt` the attempt that emitted it.
+    `seq` is the number of the event with this piece, and `attempt` is the attempt that emitted it.
     """
 
     seq: int
@@ -181,11 +182,11 @@ class Job:
     """A job at the time of the call.
 
     Only the full view (`get`, or `list` with `full`) contains `payload` and `result`, and only a
-    SUCCEEDED job has a `result`. `Client.output` returns the output. `attempt` is the number of
-    attempts so far, `seq` the number of the newest event, `error` the newest failure.
-    `correlation_id` is in all log lines about the job. `unreadable_fields` names fields whose
-    stored values cannot be read; they are empty here. Times are UTC, according to the database's
-    clock; None means not yet.
+    SUCCEEDED job has a `result`. `Client.output` yields the output. `attempt` is the number of
+    attempts so far, `seq` is the number of the newest event, and `error` is the newest failure. All
+    log lines about the job contain `correlation_id`. `unreadable_fields` lists fields that are
+    empty because their stored values cannot be read. Times are UTC, by the database's clock; None
+    means not yet.
     """
 
     id: str

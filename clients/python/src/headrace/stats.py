@@ -12,7 +12,7 @@ from headrace.job import JobState, RetryPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
-    """The jobs of a queue by state; `age` is the waiting time of the oldest QUEUED job."""
+    """Job counts of a queue by state; `age` is the waiting time of the oldest QUEUED job."""
 
     queue: str
     states: Mapping[JobState, int]
@@ -21,7 +21,7 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeStats:
-    """The jobs of a type by state."""
+    """Job counts of a type by state."""
 
     type: str
     states: Mapping[JobState, int]
@@ -29,7 +29,7 @@ class TypeStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """All jobs by state, queue and type at `stats_time`, without states that have no jobs."""
+    """Job counts by state, queue and type at `stats_time`; states without jobs are omitted."""
 
     states: Mapping[JobState, int]
     queues: tuple[QueueStats, ...]
@@ -39,7 +39,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerInfo:
-    """A job type, as its live workers registered it; both schemas are JSON Schema."""
+    """A job type, as its live workers registered it; both schemas are JSON Schemas."""
 
     type: str
     queue: str

@@ -11,7 +11,7 @@ from headrace.job import JobState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """A filter for jobs: a job must match every field that is not empty; see `Client.watch`."""
+    """A job filter: a job must match every field that is not empty; see `Client.watch`."""
 
     queues: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
@@ -26,15 +26,15 @@ class Subscription:
     """A subscription; the server stores its position.
 
     Args:
-        name: the name, unique in the tenant.
-        filter: the filter for jobs.
-        create_time: the time of its creation.
+        name: the name, unique within the tenant.
+        filter: selects the jobs.
+        create_time: the creation time.
         ack_time: the time of the last acknowledgment; None before the first.
-        consumer: the current consumer; empty without one.
-        lag: the age of the oldest unacknowledged event, whether it matches or not; None if all
-            events are acknowledged.
-        created: whether `create_subscription` created it; otherwise None.
-        unreadable_fields: fields whose stored values cannot be read; they are empty here.
+        consumer: the current consumer; empty if no consumer is active.
+        lag: the age of the oldest unacknowledged event, even if the event does not match; None if
+            all events are acknowledged.
+        created: whether this `create_subscription` call created it; None from other calls.
+        unreadable_fields: fields that are empty because their stored values cannot be read.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The synchronous client: the asynchronous client on an event loop in a separate thread."""
+"""The synchronous client, which runs the asynchronous client on an event loop in a thread."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
-from headrace._batches import MAX_BATCH
+from headrace._batches import MAX_BATCH_JOBS
 from headrace._blocking import Blocking, LoopThread, blocking, iterating, wrapping
-from headrace._following import Following
+from headrace._event_stream import EventStream
 from headrace.client import Client
 from headrace.event import JobEvent
 from headrace.handle import Batch, JobHandle
@@ -17,7 +17,7 @@ from headrace.job import Job, JobSpec, JobState, SubmitOutcome
 from headrace.subscription_watch import SubscriptionWatch
 from headrace.watch import Watch
 
-F = TypeVar("F", bound=Following)
+F = TypeVar("F", bound=EventStream)
 
 
 class SyncJobHandle(Blocking[JobHandle]):
@@ -72,8 +72,8 @@ class SyncBatch(Blocking[Batch]):
         return self.jobs[index]
 
 
-class _SyncFollowing(Blocking[F]):
-    """A stream over many jobs. Close it, or use it with `with`."""
+class _SyncEventStream(Blocking[F]):
+    """The events of many jobs on one stream. Close it, or use it with `with`."""
 
     @property
     def cursor(self) -> str:
@@ -103,11 +103,11 @@ class _SyncFollowing(Blocking[F]):
         return self
 
     def __next__(self) -> JobEvent:
-        # Take the event in this thread, so that it counts as yielded only when this method returns
-        # it. After a Ctrl-C during the wait, the next call returns the event.
-        while self._thread.run(self._inner.ready()):
+        # Take the event in this thread, so the event counts as yielded only when this method
+        # returns it. After a Ctrl-C during the wait, the next call returns the event.
+        while self._thread.run(self._inner.wait_for_event()):
             try:
-                return self._inner.take()
+                return self._inner.take_event()
             except IndexError:
                 # Another thread has taken the event or ended the stream.
                 continue
@@ -118,11 +118,11 @@ class _SyncFollowing(Blocking[F]):
         self._thread.run(self._inner.aclose())
 
 
-class SyncWatch(_SyncFollowing[Watch]):
+class SyncWatch(_SyncEventStream[Watch]):
     """The events of all jobs that match a filter; see `Watch`. Close it, or use it with `with`."""
 
 
-class SyncSubscriptionWatch(_SyncFollowing[SubscriptionWatch]):
+class SyncSubscriptionWatch(_SyncEventStream[SubscriptionWatch]):
     """The events of a subscription; see `SubscriptionWatch`. Close it, or use it with `with`.
 
     with client.subscribe("billing") as events:
@@ -155,7 +155,7 @@ class SyncClient(Blocking[Client]):
                 print(event.state)
             print(job.result())
 
-    Several threads can share a client. Ctrl-C ends a wait at once.
+    Several threads can share a client. Ctrl-C interrupts a waiting call at once.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class SyncClient(Blocking[Client]):
         self,
         jobs: Iterable[JobSpec],
         *,
-        size: int = MAX_BATCH,
+        size: int = MAX_BATCH_JOBS,
         in_flight: int = 1,
         request_id: str | None = None,
         correlation_id: str | None = None,
@@ -227,7 +227,7 @@ class SyncClient(Blocking[Client]):
             yield SyncBatch(batch, self._thread)
 
     def job(self, job_id: str) -> SyncJobHandle:
-        """Return a handle of an existing job, without a call."""
+        """Return a handle of an existing job, without calling a gateway."""
         return SyncJobHandle(self._inner.job(job_id), self._thread)
 
     def watch(
@@ -241,7 +241,7 @@ class SyncClient(Blocking[Client]):
         job_ids: Iterable[str] = (),
         cursor: str = "",
     ) -> SyncWatch:
-        """Follow all jobs that match every given argument; see `Client.watch`."""
+        """Follow all jobs that match every argument; see `Client.watch`."""
         watch = self._inner.watch(
             queues=queues,
             types=types,

@@ -11,7 +11,7 @@ from grpc import aio
 
 from headrace._calls import Calls
 from headrace._convert import JSON, from_event
-from headrace._following import Following
+from headrace._event_stream import EventStream
 from headrace._gateways import Gateway
 from headrace.event import JobEvent
 from headrace.v1 import event_pb2, job_service_pb2
@@ -20,18 +20,18 @@ from headrace.v1 import event_pb2, job_service_pb2
 JobStart: TypeAlias = Callable[[Gateway, int], aio.UnaryStreamCall[Any, Any]]
 
 
-class Watch(Following):
+class Watch(EventStream):
     """The events of all jobs that match a filter, until the caller ends the watch.
 
-    `async with client.watch(…) as watch:` starts it; no later event is missed. `async for event in
-    watch:` yields each event once, in order per job. The watch resumes automatically if the
-    connection is lost, or if the gateway ends the stream because this program was slow. Cancelling
-    a wait for an event, for example by a timeout, loses no event.
+    `async with client.watch(…) as watch:` starts the watch, which misses no later event. `async for
+    event in watch:` yields each event once, in order per job. The watch resumes automatically if
+    the connection is lost, or if the gateway ends the stream because this program was slow. Waiting
+    for an event can be cancelled, for example by a timeout, without losing an event.
 
     Attributes:
         cursor: the cursor that resumes after the last yielded event, at any gateway and in any
             process. If several events share a cursor, some of them may be yielded again.
-        caught_up: whether all past events have been yielded; the next ones are live.
+        caught_up: whether all past events have been yielded; later events are live.
     """
 
     def __init__(self, calls: Calls, *, job_filter: job_service_pb2.JobFilter, cursor: str) -> None:
@@ -46,10 +46,10 @@ class Watch(Following):
 
 
 class JobWatch:
-    """Past and future events of one job, until the terminal one.
+    """Past and future events of one job, until the terminal event.
 
     `async for event in watch:` yields each event once and in order. A disconnected stream resumes
-    after the last event, at any gateway. You can cancel a wait for an event, for example by a
+    after the last event, at any gateway. Waiting for an event can be cancelled, for example by a
     timeout, without losing an event.
 
     Attributes:
@@ -64,7 +64,7 @@ class JobWatch:
 
     @property
     def resumes(self) -> int:
-        """The number of resumes of the stream."""
+        """The number of times that the stream has resumed."""
         return self._stream.resumes
 
     async def __aenter__(self) -> Self:
@@ -92,7 +92,7 @@ class JobWatch:
                 raise StopAsyncIteration
             self._events.extend(event for event in response.events if event.seq > self.seq)
             if self._events:
-                self._stream.progressed()
+                self._stream.reset_backoff()
         event = from_event(self._events[0])
         self._events.popleft()
         self.seq = event.seq

@@ -15,7 +15,7 @@ from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.chain import Chain, ChainError, Link
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
-from headrace_gateway.calls.order import FOREIGN, SERVICER_NEEDS, build_chain
+from headrace_gateway.calls.order import FOREIGN_LINKS, SERVICER_NEEDS, build_chain
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.server import HANDLERS, JOBS, SUBSCRIPTIONS
@@ -90,8 +90,8 @@ def test_gateway_chain_without_a_link_is_rejected(
 
 def test_gateway_chain_declares_every_link_once(gateway_links: tuple[Link, ...]) -> None:
     assert sorted(link.name for link in gateway_links) == sorted(SERVICER_NEEDS)
-    foreign = Chain(gateway_links).only(*FOREIGN)
-    assert [link.name for link in foreign.links] == list(FOREIGN)
+    foreign = Chain(gateway_links).only(*FOREIGN_LINKS)
+    assert [link.name for link in foreign.links] == list(FOREIGN_LINKS)
 
 
 class _Context:

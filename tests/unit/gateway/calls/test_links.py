@@ -19,7 +19,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.chain import Chain, ChainError
 from headrace_gateway.calls.drain import Drain
-from headrace_gateway.calls.order import FOREIGN, build_chain
+from headrace_gateway.calls.order import FOREIGN_LINKS, build_chain
 from headrace_gateway.calls.services import Service, add_services
 from headrace_gateway.streams import Gauges
 from headrace_health import HealthServicer, keep_completion_queue, reflections
@@ -71,7 +71,7 @@ def chain(drain: Drain) -> Chain:
 async def channel(servicer: Servicer, chain: Chain) -> AsyncIterator[grpc.aio.Channel]:
     keep_completion_queue()
     server = grpc.aio.server()
-    foreign = chain.only(*FOREIGN)
+    foreign = chain.only(*FOREIGN_LINKS)
     reflection = reflections([HANDLERS.full_name])[0]
     add_services(
         server,

@@ -24,22 +24,22 @@ def offset(clock: DatabaseClock) -> float:
 
 def test_reading_is_accurate_to_half_its_duration():
     clock = DatabaseClock()
-    clock.set(reading(10.0, 10.1, 10.4))
+    clock.add_reading(reading(10.0, 10.1, 10.4))
     assert offset(clock) == pytest.approx(AHEAD, abs=0.2)
 
 
 def test_slow_readings_keep_the_bounds_of_fast_ones():
     clock = DatabaseClock()
-    clock.set(reading(10.0, 10.0005, 10.001))
+    clock.add_reading(reading(10.0, 10.0005, 10.001))
     for second in range(11, 21):
-        clock.set(reading(second, second + 0.01, second + 0.9))
+        clock.add_reading(reading(second, second + 0.01, second + 0.9))
     assert offset(clock) == pytest.approx(AHEAD, abs=0.01)
 
 
 def test_opposite_delays_of_readings_cancel_out():
     clock = DatabaseClock()
-    clock.set(reading(10.0, 10.0, 10.5))
-    clock.set(reading(11.0, 11.5, 11.5))
+    clock.add_reading(reading(10.0, 10.0, 10.5))
+    clock.add_reading(reading(11.0, 11.5, 11.5))
     assert offset(clock) == pytest.approx(AHEAD, abs=0.002)
 
 
@@ -47,13 +47,13 @@ def test_clock_follows_a_slow_drift():
     clock = DatabaseClock()
     for second in range(3600):
         drift = second * 0.0001
-        clock.set(reading(second, second + 0.001, second + 0.002, ahead=AHEAD + drift))
+        clock.add_reading(reading(second, second + 0.001, second + 0.002, ahead=AHEAD + drift))
     assert offset(clock) == pytest.approx(AHEAD + 0.36, abs=0.005)
 
 
 @pytest.mark.parametrize("jump", [600, -600])
 def test_clock_follows_a_jump_immediately(jump: int):
     clock = DatabaseClock()
-    clock.set(reading(10.0, 10.0, 10.001))
-    clock.set(reading(11.0, 11.0, 11.001, ahead=AHEAD + jump))
+    clock.add_reading(reading(10.0, 10.0, 10.001))
+    clock.add_reading(reading(11.0, 11.0, 11.001, ahead=AHEAD + jump))
     assert offset(clock) == pytest.approx(AHEAD + jump, abs=0.01)

@@ -1,4 +1,4 @@
-"""The command `headrace`, in the extra `cli`."""
+"""The command `headrace`, from the extra `cli`."""
 
 import sys
 

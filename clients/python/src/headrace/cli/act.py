@@ -10,7 +10,7 @@ from rich.text import Text
 
 from headrace import CallError, Job, Unavailable
 from headrace.cli.output import summary
-from headrace.cli.session import Exit, Injected, Session, UsageError, exit_for
+from headrace.cli.session import Exit, Injected, Session, UsageError, exit_code_for
 from headrace.cli.text import job_line
 
 _JobIds: TypeAlias = Annotated[str, Parameter(name="JOBS", help="Job ids.")]
@@ -18,18 +18,18 @@ _JobIds: TypeAlias = Annotated[str, Parameter(name="JOBS", help="Job ids.")]
 
 async def cancel(*jobs: _JobIds, session: Injected) -> Exit:
     async with session.client() as client:
-        return await _each_job(jobs, client.cancel, session)
+        return await _call_for_each(jobs, client.cancel, session)
 
 
 async def retry(*jobs: _JobIds, session: Injected) -> Exit:
     async with session.client() as client:
-        return await _each_job(jobs, client.retry, session)
+        return await _call_for_each(jobs, client.retry, session)
 
 
-async def _each_job(
+async def _call_for_each(
     job_ids: Sequence[str], act: Callable[[str], Awaitable[Job]], session: Session
 ) -> Exit:
-    """Call `act` for each job, and continue after an error.
+    """Call `act` for each job; continue with the next job after an error.
 
     Returns:
         The exit code of the first error, or OK.
@@ -50,7 +50,7 @@ async def _each_job(
                 raise
             except CallError as error:
                 session.output.message(f"error: {error}")
-                code = code or exit_for(error)
+                code = code or exit_code_for(error)
     finally:
         if done:
             session.output.values(

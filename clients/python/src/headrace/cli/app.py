@@ -20,7 +20,7 @@ import headrace
 from headrace.cli.arguments import STDIN
 from headrace.cli.commands import add_commands
 from headrace.cli.output import Format, Output
-from headrace.cli.session import Exit, Session, UsageError, exit_for
+from headrace.cli.session import Exit, Session, UsageError, exit_code_for
 
 _OPTIONS: Final = Group("Options", sort_key=1)
 _GLOBAL: Final = Group("Global options", sort_key=2)
@@ -44,10 +44,10 @@ def run(arguments: Sequence[str]) -> int:
     errors = Output(format="text").errors
     arguments = [STDIN if argument == "-" else argument for argument in arguments]
     try:
-        code = _app(arguments, errors=errors).meta(arguments, result_action="return_value")
+        code = _build_app(arguments, errors=errors).meta(arguments, result_action="return_value")
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of the pipe has exited. Discard the output that Python still buffers.
+        # The reader of the pipe has exited. Discard the output that Python has buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.BROKEN_PIPE
     except UsageError as error:
@@ -55,11 +55,11 @@ def run(arguments: Sequence[str]) -> int:
         return Exit.USAGE
     except (headrace.HeadraceError, TimeoutError) as error:
         _print_error(error, errors)
-        return exit_for(error)
+        return exit_code_for(error)
     return code if isinstance(code, int) else Exit.OK
 
 
-def _app(arguments: Sequence[str], *, errors: Console) -> App:
+def _build_app(arguments: Sequence[str], *, errors: Console) -> App:
     app = App(
         name="headrace",
         help=_HELP,
@@ -98,16 +98,16 @@ def _app(arguments: Sequence[str], *, errors: Console) -> App:
         command, bound, injected = app.parse_args(tokens)
         session = Session(target=target, output=Output(format=output))
         result = command(*bound.args, **bound.kwargs, **dict.fromkeys(injected, session))
-        return asyncio.run(_interruptible(result)) if inspect.iscoroutine(result) else result
+        return asyncio.run(_run_interruptible(result)) if inspect.iscoroutine(result) else result
 
     return app
 
 
-async def _interruptible(command: Coroutine[Any, Any, object]) -> object:
+async def _run_interruptible(command: Coroutine[Any, Any, object]) -> object:
     """Run a command; on Ctrl-C cancel it, so that it can clean up and print its position.
 
-    The signal always wakes the loop's own signal handler. The handler of `asyncio.run` misses a
-    signal that arrives just before the loop waits.
+    A signal always wakes the event loop's own signal handler. The handler of `asyncio.run` can miss
+    a signal that arrives just before the loop waits.
     """
     task = asyncio.ensure_future(command)
     interrupted = False
@@ -117,7 +117,7 @@ async def _interruptible(command: Coroutine[Any, Any, object]) -> object:
         interrupted = True
         task.cancel()
 
-    # Windows does not implement this; there the signal always wakes the loop.
+    # Windows does not implement this method; on Windows, a signal always wakes the loop.
     with suppress(NotImplementedError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
     try:

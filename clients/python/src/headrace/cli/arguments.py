@@ -1,4 +1,4 @@
-"""Arguments and options of several commands, and the parsing of their values."""
+"""Arguments and options that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -15,29 +15,32 @@ from cyclopts import Parameter, Token
 from headrace import JobState
 from headrace.cli.session import UsageError
 
-# The syntax of curl. `run` replaces a lone hyphen, because the parser would read it as an option.
+# curl's syntax for stdin. `run` replaces a lone hyphen with this, because the parser would read the
+# hyphen as an option.
 STDIN: Final = "@-"
-_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNIT_SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 def duration(text: str) -> timedelta:
-    """Parse `90`, `90s`, `1.5m`, `1h30m` or `500ms`; a bare number is seconds.
+    """Parse a duration: `90`, `90s`, `1.5m`, `1h30m` or `500ms`. The default unit is seconds.
 
     Raises:
         ValueError: `text` is not a duration.
     """
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return timedelta(seconds=float(text))
-    if not re.fullmatch(f"({_PART.pattern})+", text):
+    if not re.fullmatch(f"({_DURATION_PART.pattern})+", text):
         raise ValueError(f'"{text}" is not a duration; use 90, 90s, 1.5m or 1h30m')
     return timedelta(
-        seconds=sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+        seconds=sum(
+            float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION_PART.findall(text)
+        )
     )
 
 
 def moment(text: str) -> datetime:
-    """Parse a time in ISO 8601; without a zone it is local time.
+    """Parse an ISO 8601 time; without a time zone it is local time.
 
     Raises:
         ValueError: `text` is not a time.
@@ -50,10 +53,10 @@ def moment(text: str) -> datetime:
 
 
 def moment_or_duration(text: str) -> datetime:
-    """Parse a time in ISO 8601, or a duration from now.
+    """Parse an ISO 8601 time, or a duration from now.
 
     Raises:
-        ValueError: `text` is neither.
+        ValueError: `text` is neither a time nor a duration.
     """
     try:
         return datetime.now(UTC) + duration(text)
@@ -77,7 +80,7 @@ def labels(pairs: Sequence[str] | None) -> dict[str, str]:
 
 
 def states(names: Iterable[str] | None) -> list[JobState]:
-    """Parse states, in upper or lower case.
+    """Parse job states, in upper or lower case.
 
     Raises:
         UsageError: a state is unknown.
@@ -93,7 +96,7 @@ def states(names: Iterable[str] | None) -> list[JobState]:
 
 
 def payload(text: str | None) -> Any:
-    """Read a payload: JSON, `@file`, or `@-` for stdin; None stays None.
+    """Read a payload: JSON, `@file`, or `@-` for stdin; return None for None.
 
     Raises:
         UsageError: the payload cannot be read or is not JSON.
@@ -120,18 +123,18 @@ def job_filter(
     types: Sequence[str],
     labels: Mapping[str, str],
 ) -> str:
-    """Return the filter of `ListJobs` that combines `text` and the options by AND."""
+    """Return the `ListJobs` filter that combines `text` and the options with AND."""
     clauses = [
         text.strip(),
-        _any("state", states),
-        _any("queue", map(_quoted, queues)),
-        _any("type", map(_quoted, types)),
+        _any_of("state", states),
+        _any_of("queue", map(_quoted, queues)),
+        _any_of("type", map(_quoted, types)),
         *(f"labels.{key} = {_quoted(value)}" for key, value in labels.items()),
     ]
     return " AND ".join(clause for clause in clauses if clause)
 
 
-def _any(field: str, values: Iterable[str]) -> str:
+def _any_of(field: str, values: Iterable[str]) -> str:
     comparisons = [f"{field} = {value}" for value in values]
     if len(comparisons) > 1:
         return f"({' OR '.join(comparisons)})"
@@ -166,7 +169,7 @@ MomentOrDurationOption: TypeAlias = Annotated[
 ]
 # A repeatable option.
 Repeated: TypeAlias = list[str] | None
-# Filters of jobs.
+# Job filters.
 QueuesOption: TypeAlias = Annotated[
     Repeated, Parameter(name="--queue", help="Match this queue; repeatable.")
 ]

@@ -1,4 +1,4 @@
-"""The table of commands, with their help, and the commands of other packages."""
+"""The commands with their help, and the commands of other packages."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ _COMMANDS: Final = {
 }
 
 _SUBSCRIPTION: Final = (
-    "Durable watches: the server stores your position, and resends events until acknowledged.",
+    "Durable watches: the server stores your position and resends unacknowledged events.",
     """
   headrace subscription create billing --queue invoices --state succeeded
   headrace subscription watch billing
@@ -117,7 +117,7 @@ _SUBSCRIPTION_COMMANDS: Final = {
     ),
     "delete": (
         "subscriptions:delete",
-        "Delete a subscription; its consumer gets an error.",
+        "Delete a subscription; its consumer receives an error.",
         """
   headrace subscription delete billing""",
     ),
@@ -138,9 +138,9 @@ _SUBSCRIPTION_COMMANDS: Final = {
     ),
 }
 
-_GROUP: Final = "headrace.commands"
-# Commands of packages that may be missing: the package, and the summary.
-_OPTIONAL: Final = {
+_ENTRY_POINT_GROUP: Final = "headrace.commands"
+# Commands of packages that may not be installed: the package and the summary.
+_OPTIONAL_COMMANDS: Final = {
     "up": ("headrace-standalone", "Start the whole platform on this machine."),
     "doctor": ("headrace-ops", "Check the servers and services, and print advice."),
     "verify": ("headrace-ops", "Audit the database against the invariants."),
@@ -157,23 +157,23 @@ def add_commands(app: App, arguments: Sequence[str]) -> None:
         arguments: the command line.
 
     Raises:
-        UsageError: `arguments` contain a command that cannot be imported.
+        UsageError: the command in `arguments` cannot be imported.
     """
-    _add_own(app, _COMMANDS)
+    _add_own_commands(app, _COMMANDS)
     summary, examples = _SUBSCRIPTION
     subscription = App(name="subscription", help=summary, help_epilogue=f"Examples:{examples}")
-    _add_own(subscription, _SUBSCRIPTION_COMMANDS)
+    _add_own_commands(subscription, _SUBSCRIPTION_COMMANDS)
     app.command(subscription)
 
-    installed = {point.name: point for point in entry_points(group=_GROUP)}
+    installed = {point.name: point for point in entry_points(group=_ENTRY_POINT_GROUP)}
     for name, point in sorted(installed.items()):
-        _add_installed(app, point, used=name in arguments)
-    for name, (package, summary) in _OPTIONAL.items():
+        _add_installed_command(app, point, used=name in arguments)
+    for name, (package, summary) in _OPTIONAL_COMMANDS.items():
         if name not in installed:
-            _add_missing(app, name, package, summary)
+            _add_missing_command(app, name, package, summary)
 
 
-def _add_own(app: App, commands: dict[str, tuple[str, str, str]]) -> None:
+def _add_own_commands(app: App, commands: dict[str, tuple[str, str, str]]) -> None:
     for name, (place, summary, examples) in commands.items():
         app.command(
             f"headrace.cli.{place}",
@@ -183,9 +183,9 @@ def _add_own(app: App, commands: dict[str, tuple[str, str, str]]) -> None:
         )
 
 
-def _add_installed(app: App, point: EntryPoint, *, used: bool) -> None:
+def _add_installed_command(app: App, point: EntryPoint, *, used: bool) -> None:
     try:
-        # Without an empty epilogue, its help would end with the examples of the application.
+        # Without the empty epilogue, the command's help would end with the application's examples.
         app.command(point.load(), name=point.name, help_epilogue="")
     except Exception as error:
         if used:
@@ -194,7 +194,7 @@ def _add_installed(app: App, point: EntryPoint, *, used: bool) -> None:
             ) from error
 
 
-def _add_missing(app: App, name: str, package: str, summary: str) -> None:
+def _add_missing_command(app: App, name: str, package: str, summary: str) -> None:
     def missing(*_: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]) -> None:
         raise UsageError(
             f"the command {name} is part of the package {package}; in a checkout of Headrace, "

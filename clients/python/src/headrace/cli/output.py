@@ -16,8 +16,8 @@ from headrace import Job, JobError
 
 Format: TypeAlias = Literal["text", "json", "jsonl"]
 
-# Without a terminal, lines are not folded or cut.
-_UNBOUNDED = 10_000
+# The width without a terminal, so that lines are neither folded nor truncated.
+_UNLIMITED_WIDTH = 10_000
 
 
 class _Console(Console):
@@ -33,12 +33,12 @@ def _console(*, stderr: bool) -> Console:
         highlight=False,
         markup=False,
         emoji=False,
-        width=None if stream.isatty() else _UNBOUNDED,
+        width=None if stream.isatty() else _UNLIMITED_WIDTH,
     )
 
 
 class Output:
-    """A writer of values in one format.
+    """Writes values in one format.
 
     Attributes:
         format: text, json or jsonl.
@@ -53,7 +53,7 @@ class Output:
 
     @property
     def live(self) -> bool:
-        """True if stdout is a terminal that can be redrawn."""
+        """True if the output is text on a terminal, which can be redrawn."""
         return self.format == "text" and self.console.is_terminal
 
     def value(self, value: Any, text: RenderableType) -> None:
@@ -81,7 +81,7 @@ class Output:
 
 
 # Fields that only the full view of a job has.
-_FULL_VIEW: Final = {"payload", "result"}
+_FULL_VIEW_FIELDS: Final = {"payload", "result"}
 
 
 def document(value: Any) -> Any:
@@ -104,8 +104,8 @@ def document(value: Any) -> Any:
 
 
 def summary(job: Job) -> dict[str, Any]:
-    """Return a job of the basic view as JSON data, without the fields of the full view."""
-    return {name: value for name, value in document(job).items() if name not in _FULL_VIEW}
+    """Return a job as JSON data, without the fields that only the full view has."""
+    return {name: value for name, value in document(job).items() if name not in _FULL_VIEW_FIELDS}
 
 
 def json_line(value: Any) -> str:

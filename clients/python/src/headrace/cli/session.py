@@ -1,4 +1,4 @@
-"""The session that a command gets: the gateway, the output, exit codes and time limits."""
+"""The session, exit codes and time limits that all commands share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from headrace.cli.output import Output
 if TYPE_CHECKING:
     from headrace import Client
 
-# Fewer retries than in a program, because a user waits and can repeat the command.
-_RETRIES: Final = 2
+# Fewer retries than in a program, because a user is waiting and can repeat the command.
+_MAX_RETRIES: Final = 2
 
 
 class UsageError(Exception):
@@ -32,7 +32,8 @@ class Session:
     """The global options of a command.
 
     Args:
-        target: the gateway, or several separated by commas. None: the default.
+        target: the address of the gateway, or several addresses separated by commas. None: the
+            default.
         output: writes data and messages.
     """
 
@@ -40,17 +41,17 @@ class Session:
     output: Output
 
     def client(self) -> Client:
-        """Return a client for `async with`."""
-        # Prevent gRPC from logging lost connections to the terminal. gRPC reads this variable when
-        # it is imported.
+        """Return a client, to use in `async with`."""
+        # Without this, gRPC would log lost connections to the terminal. gRPC reads the variable
+        # when it is imported.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
-            return headrace.Client(self.target, retries=_RETRIES)
+            return headrace.Client(self.target, retries=_MAX_RETRIES)
         except ValueError as error:
             raise UsageError(str(error)) from error
 
 
-# A command with a parameter of this type gets the session.
+# The app passes the session to each command parameter of this type.
 Injected: TypeAlias = Annotated[Session, Parameter(parse=False)]
 
 
@@ -66,13 +67,13 @@ class Exit(IntEnum):
     UNAVAILABLE = 5
     # The exit code of the command `timeout`.
     TIMED_OUT = 124
-    # The codes of shells: 128 + SIGINT, 128 + SIGPIPE.
+    # The codes that shells use: 128 + SIGINT, 128 + SIGPIPE.
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
 
-def exit_for(error: Exception) -> Exit:
-    """Return the exit code of an error."""
+def exit_code_for(error: Exception) -> Exit:
+    """Return the exit code for an error."""
     match error:
         case TimeoutError():
             return Exit.TIMED_OUT
@@ -96,14 +97,14 @@ async def time_limit(limit: timedelta | None, message: str) -> AsyncGenerator[No
     """Cancel the block after `limit`; None for no limit.
 
     Raises:
-        TimeoutError: the limit was reached; with `message`.
+        TimeoutError: the limit was reached; contains `message`.
     """
     seconds = limit.total_seconds() if limit is not None else None
     try:
         async with asyncio.timeout(seconds) as scope:
             yield
     except TimeoutError as error:
-        # Each call also has its own deadline.
+        # The TimeoutError of a single call's deadline keeps its own message.
         if scope.expired():
             raise TimeoutError(message) from error
         raise

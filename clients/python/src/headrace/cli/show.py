@@ -23,7 +23,7 @@ from headrace.cli.session import Injected
 from headrace.cli.tables import JobsTable, handlers_table, stats_view
 from headrace.cli.text import history_text, job_view, plain
 
-_PAGE: Final = 1000
+_MAX_PAGE_SIZE: Final = 1000
 
 _JobId: TypeAlias = Annotated[str, Parameter(name="JOB", help="The job id.")]
 
@@ -113,7 +113,7 @@ async def list_jobs(
     more = False
     async with session.client() as client:
         # Request one extra job to detect whether more exist.
-        pages = client.list(filter=query, page_size=min(limit + 1, _PAGE))
+        pages = client.list(filter=query, page_size=min(limit + 1, _MAX_PAGE_SIZE))
         async with aclosing(pages) as jobs:
             async for job in jobs:
                 more = len(found) == limit

@@ -1,4 +1,4 @@
-"""Live events: as lines, as JSON, and on a live board in a terminal."""
+"""Shows live events as lines, as JSON, and on a live board in a terminal."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ from headrace.cli.text import event_text, plain, progress_text, short_id, state_
 if TYPE_CHECKING:
     from headrace import Client
 
-# The maximum number of streams of one client. A filter covers more jobs with one stream.
-MAX_JOBS: Final = 500
+# The maximum number of streams for one command. A filter needs only one stream for any number of
+# jobs.
+MAX_WATCHED_JOBS: Final = 500
 
-# Maximum number of bars; more would push the events off the screen.
-_BARS: Final = 8
-# Minimum width of a line with whole ids, long bars and progress messages.
-_WIDE: Final = 110
+# Maximum number of progress bars; more would push the events off the screen.
+_MAX_BARS: Final = 8
+# Minimum terminal width for lines with full ids and long bars.
+_FULL_LINE_WIDTH: Final = 110
 
 
-async def follow(client: Client, job_ids: Sequence[str], stream: EventStream) -> None:
+async def follow(client: Client, job_ids: Sequence[str], stream: EventWriter) -> None:
     """Show the past and future events of each job, until all jobs have ended.
 
     Raises:
         CallError: a job does not exist, or no gateway was reachable in time.
     """
 
-    async def one(job_id: str) -> None:
+    async def follow_job(job_id: str) -> None:
         async for event in client.watch_job(job_id):
             stream.show(event)
 
-    tasks = [asyncio.create_task(one(job_id)) for job_id in dict.fromkeys(job_ids)]
+    tasks = [asyncio.create_task(follow_job(job_id)) for job_id in dict.fromkeys(job_ids)]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -52,11 +53,11 @@ async def follow(client: Client, job_ids: Sequence[str], stream: EventStream) ->
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class EventStream(AbstractContextManager["EventStream"]):
-    """A writer of events.
+class EventWriter(AbstractContextManager["EventWriter"]):
+    """Writes events.
 
-    Text has one line for each event, and a live board in a terminal. JSON is one document per line,
-    or one array, which is complete even after an interrupt.
+    Text output has one line per event, and a live board in a terminal. JSON output is one document
+    per line, or one array, which is closed even after an interrupt.
     """
 
     def __init__(self, output: Output) -> None:
@@ -88,7 +89,7 @@ class EventStream(AbstractContextManager["EventStream"]):
             self._output.line("]")
 
     def show(self, event: JobEvent, *, cursor: str | None = None) -> None:
-        """Write an event; JSON also contains the cursor after it."""
+        """Write an event; JSON output also contains the cursor after the event."""
         self.board.add(event)
         self._count += 1
         if self._output.format == "text":
@@ -118,7 +119,7 @@ class EventStream(AbstractContextManager["EventStream"]):
 
 
 class Board:
-    """The live part of a watch: a progress bar for each running job, and counts by state."""
+    """The live part of the output: a progress bar for each running job, and counts by state."""
 
     def __init__(self) -> None:
         self._states: dict[str, JobState] = {}
@@ -142,8 +143,8 @@ class Board:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         bars = Table.grid(padding=(0, 2))
         running = list(self._running.items())
-        narrow = options.max_width < _WIDE
-        for job_id, (job_type, progress) in running[:_BARS]:
+        narrow = options.max_width < _FULL_LINE_WIDTH
+        for job_id, (job_type, progress) in running[:_MAX_BARS]:
             bars.add_row(
                 short_id(job_id) if narrow else job_id,
                 plain(job_type),
@@ -152,8 +153,8 @@ class Board:
             )
         if running:
             yield bars
-        if len(running) > _BARS:
-            yield Text(f"and {len(running) - _BARS} more running", style="dim")
+        if len(running) > _MAX_BARS:
+            yield Text(f"and {len(running) - _MAX_BARS} more running", style="dim")
         yield Text("  ").join(
             Text.assemble(state_text(state), f" {count}")
             for state, count in sorted(self.counts.items())

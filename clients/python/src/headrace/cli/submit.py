@@ -28,7 +28,7 @@ from headrace.cli.arguments import (
 from headrace.cli.arguments import payload as read_payload
 from headrace.cli.output import document, json_text, summary
 from headrace.cli.session import Exit, Injected, Session, UsageError, time_limit
-from headrace.cli.stream import EventStream, follow
+from headrace.cli.stream import EventWriter, follow
 from headrace.cli.text import plain
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def command(
     job_type: Annotated[str, Parameter(name="TYPE", help="The job type, for example email.")],
     payload: Annotated[
         str | None,
-        Parameter(help="Input of the handler: JSON, @FILE, or - for stdin; default {}."),
+        Parameter(help="The handler's input: JSON, @FILE, or - for stdin; default {}."),
     ] = None,
     /,
     *,
@@ -95,7 +95,7 @@ def command(
         deadline=deadline,
         retry=RetryPolicy(max_attempts=max_attempts, non_retryable_error_types=no_retry_on),
     )
-    # Read the payload before the event loop runs: a blocking read would also block Ctrl-C.
+    # Read the payload before the event loop runs, because a blocking read would also block Ctrl-C.
     argument = read_payload(payload)
 
     async def run() -> Exit:
@@ -113,7 +113,7 @@ def command(
                     "this request id was used before; the existing job was returned"
                 )
             if job.outcome is SubmitOutcome.CREATED:
-                await _warn(client, job_type, session)
+                await _warn_without_worker(client, job_type, session)
             async with time_limit(
                 timeout_wait,
                 f"gave up waiting for job {job.id}; the job continues",
@@ -122,18 +122,18 @@ def command(
                     return await _watch(client, job, session)
                 if wait:
                     return await _wait(job, session)
-        _print(job, session)
+        _print_job(job, session)
         return Exit.OK
 
     return run()
 
 
-async def _warn(client: Client, job_type: str, session: Session) -> None:
-    """Warn if no live worker runs the type, because nothing else shows why the job waits."""
+async def _warn_without_worker(client: Client, job_type: str, session: Session) -> None:
+    """Warn if no live worker runs the type, because the output would not show why the job waits."""
     try:
         known = {handler.type for handler in await client.handlers()}
     except CallError:
-        # The warning is optional: the job is already stored.
+        # The warning is optional, and the job is already stored.
         return
     if job_type not in known:
         session.output.message(
@@ -142,7 +142,7 @@ async def _warn(client: Client, job_type: str, session: Session) -> None:
         )
 
 
-def _print(job: JobHandle, session: Session) -> None:
+def _print_job(job: JobHandle, session: Session) -> None:
     text = job.id or str(job.outcome)
     found = summary(job.job) if job.job else {}
     session.output.value({**found, "outcome": job.outcome}, text)
@@ -150,7 +150,7 @@ def _print(job: JobHandle, session: Session) -> None:
 
 async def _watch(client: Client, job: JobHandle, session: Session) -> Exit:
     session.output.message(f"job {job.id}")
-    with EventStream(session.output) as stream:
+    with EventWriter(session.output) as stream:
         await follow(client, [job.id], stream)
     if session.output.format == "text" and stream.all_succeeded:
         session.output.line(plain(json_text((await job.get()).result)))
@@ -165,10 +165,10 @@ async def _wait(job: JobHandle, session: Session) -> Exit:
         session.output.value({**document(ended), "output": pieces}, "")
     elif ended.state is JobState.SUCCEEDED:
         session.output.line(plain(json_text(ended.result)))
-    return _exit_of(ended)
+    return _exit_code(ended)
 
 
-def _exit_of(job: Job) -> Exit:
+def _exit_code(job: Job) -> Exit:
     if job.state is JobState.FAILED:
         raise JobFailed(job)
     if job.state is JobState.CANCELLED:

@@ -21,14 +21,14 @@ from headrace.cli.arguments import (
     states,
 )
 from headrace.cli.session import Injected, Session, time_limit
-from headrace.cli.stream import EventStream
+from headrace.cli.stream import EventWriter
 from headrace.cli.tables import subscriptions_table
 from headrace.cli.text import subscription_view
 
 if TYPE_CHECKING:
     from headrace import SubscriptionWatch
 
-# Time after Ctrl-C for the acknowledgment of the written events, in seconds.
+# Longest wait after Ctrl-C for the acknowledgment of the written events, in seconds.
 _LAST_ACK_S: Final = 2.0
 
 _Name: TypeAlias = Annotated[str, Parameter(name="NAME", help="The subscription's name.")]
@@ -51,7 +51,7 @@ async def create(
 ) -> None:
     label_map, state_list = labels(label), states(state)
     async with session.client() as client:
-        made = await client.create_subscription(
+        subscription = await client.create_subscription(
             name,
             queues=queue or (),
             types=job_type or (),
@@ -60,8 +60,8 @@ async def create(
             batch_id=batch or "",
             cursor=since,
         )
-    session.output.value(made, made.name)
-    if not made.created:
+    session.output.value(subscription, subscription.name)
+    if not subscription.created:
         session.output.message(f"subscription {name} already exists with the same filter")
 
 
@@ -90,8 +90,8 @@ async def watch(
     consumer: Annotated[
         str | None,
         Parameter(
-            help="Name of this consumer; a new one with the same name replaces it. Default: a "
-            "unique name."
+            help="Name of this consumer; a later consumer with the same name replaces it. "
+            "Default: a unique name."
         ),
     ] = None,
     no_ack: Annotated[
@@ -110,10 +110,13 @@ async def watch(
         try:
             async with client.subscribe(name, consumer=consumer) as events:
                 if events.standby:
-                    message("another consumer receives; waiting on standby; press Ctrl-C to stop")
+                    message(
+                        "waiting on standby while another consumer receives events; press Ctrl-C "
+                        "to stop"
+                    )
                 else:
                     message("receiving; press Ctrl-C to stop")
-                await _show(events, session, acknowledge=not no_ack)
+                await _show_events(events, session, acknowledge=not no_ack)
         except CursorExpired as error:
             message(
                 "some events of the subscription have been deleted; to skip them and continue:\n"
@@ -126,7 +129,7 @@ async def ack(
     name: _Name,
     cursor: Annotated[
         str,
-        Parameter(help="Cursor of an event of its watch, or the oldest cursor from an error."),
+        Parameter(help="Cursor from the output of watch, or the oldest cursor from an error."),
     ],
     /,
     *,
@@ -137,25 +140,25 @@ async def ack(
     session.output.message("acknowledged")
 
 
-async def _show(events: SubscriptionWatch, session: Session, *, acknowledge: bool) -> None:
+async def _show_events(events: SubscriptionWatch, session: Session, *, acknowledge: bool) -> None:
     complete = True
-    stream = EventStream(session.output)
+    stream = EventWriter(session.output)
     try:
         with stream:
             async for event in events:
                 complete = False
-                # The line is flushed before the event is acknowledged.
+                # `show` flushes the line before the event is acknowledged.
                 stream.show(event, cursor=events.cursor)
                 if acknowledge:
                     complete = await events.ack()
     except asyncio.CancelledError:
-        # Ctrl-C cancels only waits, so all received events are written.
+        # Ctrl-C interrupts only waiting, so all yielded events are written.
         if acknowledge and not complete:
             with suppress(CallError, TimeoutError):
                 async with asyncio.timeout(_LAST_ACK_S):
                     complete = await events.ack()
         raise
     finally:
-        # Print this after the board has erased its lines.
+        # Print the summary after the board has erased its lines.
         rest = "all acknowledged" if complete else "the server sends unacknowledged events again"
         session.output.message(f"{stream.summary()}; {rest}")

@@ -23,26 +23,27 @@ from headrace.cli.text import (
     time_text,
 )
 
-# The gap between two columns of the list of jobs, and its minimum number of columns.
+# The gap between two columns of the job list.
 _GAP: Final = "  "
-_FEWEST_COLUMNS: Final = 2
-# Maximum width of the names of types and queues if the list is too wide.
-_LONGEST_NAME: Final = 20
-# Minimum width of the name of a queue or a type in a table of numbers.
-_NAME_WIDTH: Final = 8
+# The minimum number of columns of the job list.
+_MIN_COLUMNS: Final = 2
+# Maximum width of type and queue names if the job list is too wide.
+_MAX_NAME_WIDTH: Final = 20
+# Minimum width of type and queue names in a table of counts.
+_MIN_NAME_WIDTH: Final = 8
 
 
 class JobsTable:
     """A table of jobs: one line per job, with a note.
 
-    If the lines are too wide for the terminal, the note moves to a separate line, then long names
-    are cut, then columns are dropped from the right. Ids are shortened last, because users copy
+    If the lines are too wide for the terminal, notes move to separate lines, then long names are
+    truncated, then columns are dropped from the right. Ids are shortened last, because users copy
     them.
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
-        self._notes = ["", *(" ".join(_note(job).split()) for job in jobs)]
+        self._notes = ["", *(" ".join(_note_of(job).split()) for job in jobs)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         rows = self._rows(short=False)
@@ -50,15 +51,15 @@ class JobsTable:
         longest = max(map(cell_len, self._notes))
         beside = not longest or _line_width([*widths, longest]) <= options.max_width
         if _line_width(widths) > options.max_width:
-            widths[2:4] = [min(width, _LONGEST_NAME) for width in widths[2:4]]
-        while len(widths) > _FEWEST_COLUMNS and _line_width(widths) > options.max_width:
+            widths[2:4] = [min(width, _MAX_NAME_WIDTH) for width in widths[2:4]]
+        while len(widths) > _MIN_COLUMNS and _line_width(widths) > options.max_width:
             widths.pop()
         if _line_width(widths) > options.max_width:
             rows = self._rows(short=True)
-            widths = _widths(rows)[:_FEWEST_COLUMNS]
+            widths = _widths(rows)[:_MIN_COLUMNS]
         for row, note in zip(rows, self._notes, strict=True):
             line = Text(_GAP).join(
-                _fitted(cell, width) for cell, width in zip(row, widths, strict=False)
+                _fit_cell(cell, width) for cell, width in zip(row, widths, strict=False)
             )
             if beside:
                 line.append(f"{_GAP}{note}")
@@ -94,13 +95,13 @@ def _line_width(widths: Sequence[int]) -> int:
     return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
-def _fitted(cell: Text, width: int) -> Text:
+def _fit_cell(cell: Text, width: int) -> Text:
     fitted = cell.copy()
     fitted.truncate(width, overflow="ellipsis", pad=True)
     return fitted
 
 
-def _note(job: Job) -> str:
+def _note_of(job: Job) -> str:
     if job.error and job.state is not JobState.SUCCEEDED:
         return error_text(job.error)
     if job.progress and job.state is JobState.RUNNING:
@@ -111,25 +112,25 @@ def _note(job: Job) -> str:
 
 
 def stats_view(stats: Stats) -> RenderableType:
-    """Return the number of jobs by queue and by type."""
+    """Return tables of the job counts by queue and by type."""
     shown = [state for state in JobState if stats.states.get(state)]
     names = [state.name for state in shown]
     queues = _table("QUEUE", *names, "OLDEST QUEUED")
     for queue in stats.queues:
         age = span_text(queue.age) if queue.age is not None else ""
-        queues.add_row(plain(queue.queue), *_numbers(queue.states, shown), age)
+        queues.add_row(plain(queue.queue), *_count_cells(queue.states, shown), age)
     types = _table("TYPE", *names)
     for job_type in stats.types:
-        types.add_row(plain(job_type.type), *_numbers(job_type.states, shown))
+        types.add_row(plain(job_type.type), *_count_cells(job_type.states, shown))
     if not shown:
         return Text("no jobs")
-    queues.add_row(Text("all", style="bold"), *_numbers(stats.states, shown), "", style="bold")
-    # In a narrow terminal, headers and names are cut, but not numbers.
-    for made in (queues, types):
-        for column in made.columns:
+    queues.add_row(Text("all", style="bold"), *_count_cells(stats.states, shown), "", style="bold")
+    # In a narrow terminal, headers and names are truncated, but numbers are not.
+    for table in (queues, types):
+        for column in table.columns:
             column.no_wrap = False
             column.min_width = max(cell_len(str(cell)) for cell in column.cells)
-        made.columns[0].min_width = _NAME_WIDTH
+        table.columns[0].min_width = _MIN_NAME_WIDTH
     return Group(queues, Text(), types)
 
 
@@ -148,11 +149,11 @@ def handlers_table(handlers: Iterable[HandlerInfo]) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    """Return an empty table without borders, whose cells are cut on the right."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    """Return an empty table without borders, whose cells are truncated on the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        made.add_column(column, no_wrap=True, overflow="ellipsis")
-    return made
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    return table
 
 
 def subscriptions_table(subscriptions: Iterable[Subscription]) -> Table:
@@ -169,7 +170,7 @@ def subscriptions_table(subscriptions: Iterable[Subscription]) -> Table:
 
 
 def _short_time(time: datetime | None) -> str:
-    """Return the time of day, with the date unless it is today."""
+    """Return the time of day, and the date unless it is today."""
     if time is None:
         return ""
     local = time.astimezone()
@@ -177,5 +178,5 @@ def _short_time(time: datetime | None) -> str:
     return f"{local:%H:%M:%S}" if today else f"{local:%Y-%m-%d %H:%M}"
 
 
-def _numbers(states: Mapping[JobState, int], shown: Sequence[JobState]) -> list[str]:
+def _count_cells(states: Mapping[JobState, int], shown: Sequence[JobState]) -> list[str]:
     return [str(states.get(state, 0) or "-") for state in shown]

@@ -22,10 +22,11 @@ _STYLES: Final = {
     JobState.FAILED: "bold red",
     JobState.CANCELLED: "red",
 }
-# Number of characters from the end of an id. They are random; a UUIDv7 starts with the time.
-_SHORT_ID: Final = 12
-# Maximum length of output in the line of an event, in characters.
-_OUTPUT_LENGTH: Final = 500
+# The number of characters in a short id. It is the end of the id, which is random: a UUIDv7 starts
+# with the time.
+_SHORT_ID_LENGTH: Final = 12
+# Maximum length of the output in an event line, in characters.
+_MAX_OUTPUT_LENGTH: Final = 500
 
 
 def plain(text: str) -> str:
@@ -40,7 +41,7 @@ def state_text(state: JobState) -> Text:
 
 
 def time_text(time: datetime | None) -> str:
-    """Return a time in the local zone, to the second."""
+    """Return a time in the local time zone, in whole seconds."""
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time else ""
 
 
@@ -79,8 +80,8 @@ def job_line(job: Job) -> Text:
 
 
 def short_id(job_id: str) -> str:
-    """Return the end of an id, which identifies a job on a screen."""
-    return f"…{job_id[-_SHORT_ID:]}" if len(job_id) > _SHORT_ID else job_id
+    """Return the end of an id, which is enough to distinguish jobs on a screen."""
+    return f"…{job_id[-_SHORT_ID_LENGTH:]}" if len(job_id) > _SHORT_ID_LENGTH else job_id
 
 
 def job_view(job: Job, output: Sequence[Any]) -> RenderableType:
@@ -92,19 +93,19 @@ def job_view(job: Job, output: Sequence[Any]) -> RenderableType:
     grid.add_row("type", plain(job.type))
     grid.add_row("queue", plain(job.queue))
     grid.add_row("state", state_text(job.state))
-    for name, value in _fields(job, output):
+    for name, value in _field_texts(job, output):
         if value:
             grid.add_row(name, Text(value))
     return grid
 
 
 def event_text(event: JobEvent) -> Text:
-    """Return one line: time, job, event and details."""
+    """Return an event line with time, job, event type and details."""
     return _event_line(event, f"{event.job_id} {plain(event.job_type)} ", "")
 
 
 def history_text(event: JobEvent) -> Text:
-    """Return one line without the job: number, event, state and details."""
+    """Return an event line without the job: time, number, event type, state and details."""
     return _event_line(event, f"{event.seq:>3} ", f"{event.state:<9} ")
 
 
@@ -117,7 +118,7 @@ def _event_line(event: JobEvent, subject: str, state: str) -> Text:
         (f"{event.type:<16} ", style),
         (state, style),
         f"attempt {event.attempt} " if event.attempt else "",
-        _detail(event),
+        _detail_text(event),
     )
     line.rstrip()
     return line
@@ -153,7 +154,7 @@ def filter_text(subscription: Subscription) -> Text:
     return Text(plain(" ".join(f"{name}:{value}" for name, value in parts)) or "all jobs")
 
 
-def _fields(job: Job, output: Sequence[Any]) -> Iterable[tuple[str, str]]:
+def _field_texts(job: Job, output: Sequence[Any]) -> Iterable[tuple[str, str]]:
     yield "priority", str(job.priority) if job.priority else ""
     yield "labels", plain(" ".join(f"{key}={value}" for key, value in job.labels.items()))
     yield "attempt", f"{job.attempt} ({job.retries_used} retries used)" if job.attempt else ""
@@ -173,16 +174,16 @@ def _fields(job: Job, output: Sequence[Any]) -> Iterable[tuple[str, str]]:
     yield "started", time_text(job.start_time)
     yield "cancel requested", time_text(job.cancel_request_time)
     yield "ended", time_text(job.end_time)
-    yield "payload", _document(job.payload)
+    yield "payload", _document_text(job.payload)
     yield "output", "\n".join(plain(json_line(piece)) for piece in output)
-    yield "result", _document(job.result) if job.state is JobState.SUCCEEDED else ""
+    yield "result", _document_text(job.result) if job.state is JobState.SUCCEEDED else ""
 
 
-def _document(value: Any) -> str:
+def _document_text(value: Any) -> str:
     return plain(json_text(value))
 
 
-def _detail(event: JobEvent) -> str:
+def _detail_text(event: JobEvent) -> str:
     if event.error:
         due = f", again {time_text(event.schedule_time)}" if event.schedule_time else ""
         return error_text(event.error) + due
@@ -190,7 +191,7 @@ def _detail(event: JobEvent) -> str:
         return progress_text(event.progress)
     if event.output is not None:
         text = plain(json_line(event.output))
-        return text if len(text) <= _OUTPUT_LENGTH else f"{text[:_OUTPUT_LENGTH]}…"
+        return text if len(text) <= _MAX_OUTPUT_LENGTH else f"{text[:_MAX_OUTPUT_LENGTH]}…"
     if event.schedule_time:
         return f"due {time_text(event.schedule_time)}"
     return f"worker {event.worker_id}" if event.worker_id else ""

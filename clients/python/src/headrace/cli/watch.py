@@ -19,7 +19,7 @@ from headrace.cli.arguments import (
     states,
 )
 from headrace.cli.session import Exit, Injected, Session, UsageError, time_limit
-from headrace.cli.stream import MAX_JOBS, EventStream, follow
+from headrace.cli.stream import MAX_WATCHED_JOBS, EventWriter, follow
 
 if TYPE_CHECKING:
     from headrace import Client, Watch
@@ -55,16 +55,16 @@ async def command(
     label_map, state_list = labels(label), states(state)
     if jobs and (queue or job_type or state or label or batch or since):
         raise UsageError("use either job ids or filters, not both")
-    if len(jobs) > MAX_JOBS:
+    if len(jobs) > MAX_WATCHED_JOBS:
         raise UsageError(
-            f"{len(jobs)} job ids; the limit is {MAX_JOBS}. Use --label or --batch for more jobs"
+            f"{len(jobs)} job ids; the limit is {MAX_WATCHED_JOBS}. Use --label or --batch for more jobs"
         )
     async with (
         session.client() as client,
         time_limit(timeout_wait, "the watch has reached --timeout-wait"),
     ):
         if jobs:
-            return await _named(client, jobs, session)
+            return await _watch_named_jobs(client, jobs, session)
         matching = client.watch(
             queues=queue or (),
             types=job_type or (),
@@ -73,33 +73,33 @@ async def command(
             batch_id=batch or "",
             cursor=since or "",
         )
-        return await _matching(matching, session)
+        return await _watch_matching_jobs(matching, session)
 
 
-async def _named(client: Client, jobs: Sequence[str], session: Session) -> Exit:
-    stream = EventStream(session.output)
+async def _watch_named_jobs(client: Client, jobs: Sequence[str], session: Session) -> Exit:
+    stream = EventWriter(session.output)
     try:
         with stream:
             await follow(client, jobs, stream)
     finally:
-        # Print this after the board has erased its lines.
+        # Print the summary after the board has erased its lines.
         if stream.board.counts:
             session.output.message(stream.summary())
     return Exit.OK if stream.all_succeeded else Exit.FAILED
 
 
-async def _matching(watch: Watch, session: Session) -> Exit:
+async def _watch_matching_jobs(watch: Watch, session: Session) -> Exit:
     message = session.output.message
     try:
         async with watch:
             message("watching; press Ctrl-C to stop")
-            stream = EventStream(session.output)
+            stream = EventWriter(session.output)
             try:
                 with stream:
                     async for event in watch:
                         stream.show(event, cursor=watch.cursor)
             finally:
-                # Print this after the board has erased its lines.
+                # Print the summary after the board has erased its lines.
                 message(f"{stream.summary()}; resume with --since {watch.cursor}")
     except CursorExpired as error:
         message(f"to start at the oldest stored event: --since {error.oldest_cursor}")

@@ -1,4 +1,4 @@
-"""A gateway for tests, in memory: no PostgreSQL, no Redis, no worker.
+"""An in-memory gateway for tests, without PostgreSQL, Redis or workers.
 
     from headrace import Client
     from headrace.testing import FakeGateway
@@ -16,20 +16,20 @@ Run jobs in one of two ways:
 - `gateway.handle(type, function)` runs a function for each job of a type as soon as it is queued.
 - Without a function a job stays QUEUED, and the test makes each transition: `start`, `progress`,
   `emit`, then one of `succeed`, `fail`, `interrupt`, `lose`, `end_cancelled`, `expire`. A
-  transition that the lifecycle of a job does not allow raises `StateConflict`.
+  transition that a job's lifecycle does not allow raises `StateConflict`.
 
 Time does not pass: `fail(job_id, error, retry=True)` leaves a job RETRYING, and a job
 with a schedule time stays SCHEDULED, until `make_due`.
 
-Inject faults: `gateway.refuse(3)` refuses the next three calls with UNAVAILABLE, `gateway.cut()`
-ends all open streams, as a gateway that shuts down does, and `gateway.prune()` deletes all past
-events, so older cursors expire. `gateway.calls` lists all received calls.
+Inject faults: `gateway.refuse(3)` makes the next three calls fail with UNAVAILABLE, `gateway.cut()`
+ends all open streams as a gateway that is shutting down does, and `gateway.prune()` deletes all
+past events, so older cursors expire. `gateway.calls` lists all received calls.
 
-The fake keeps the promises of the contract; one suite of tests runs on it and on the platform.
-The fake differs from the platform in these points:
+The fake keeps the guarantees of the contract; the same test suite runs on the fake and on the
+platform. The fake differs from the platform in these points:
 
-- No limits on sizes and counts, other than 1,000 jobs in a batch, and no payload schemas.
-- Names, priorities, ids and durations of marks are validated; labels, times, timeouts and retry
+- Sizes and counts are unlimited, except for 1,000 jobs in a batch. There are no payload schemas.
+- Names, priorities, ids and idle intervals are validated; labels, times, timeouts and retry
   policies are not.
 - Timeouts, deadlines, retry policies and priorities have no effect.
 - ListJobs supports `=`, AND and OR in parentheses; other filters are UNIMPLEMENTED.
@@ -73,7 +73,7 @@ _SHUTTING_DOWN: Final = Refusal(
 
 
 class FakeGateway:
-    """A gateway in memory; see the module.
+    """An in-memory gateway; see the module.
 
     Attributes:
         target: the address for a client, while the gateway runs.
@@ -85,12 +85,12 @@ class FakeGateway:
         self._handlers: dict[str, Handler] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._calls = Calls()
-        self._jobs = Jobs(self._queued, self._cancelling)
+        self._jobs = Jobs(self._on_queued, self._on_cancel_request)
         self._job_service = JobService(self._jobs, self._handlers)
-        self._subscriptions = SubscriptionService(self._jobs, self._job_service.interval)
+        self._subscriptions = SubscriptionService(self._jobs, self._job_service.idle_interval)
         self._server: aio.Server | None = None
         self._thread: LoopThread | None = None
-        self._owner = 0
+        self._server_thread = 0
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -120,16 +120,16 @@ class FakeGateway:
         """Run a function for each job of a type that is queued from now on.
 
         Args:
-            job_type: the type.
-            function: takes the payload. Its result is the result of the job, and an exception fails
-                the job. It may be a coroutine function; then CancelJob cancels it.
+            job_type: the type of the jobs.
+            function: receives the payload. Its result is the job's result, and an exception fails
+                the job. If it is a coroutine function, CancelJob cancels it.
             queue: the queue that ListHandlers reports.
         """
         self._functions[job_type] = function
         self.offer(job_type, queue=queue)
 
     def offer(self, job_type: str, *, queue: str = "default") -> None:
-        """Report a live worker for a type; the test makes the transitions of its jobs."""
+        """Report a live worker for a type; the test makes the transitions of these jobs."""
         self._handlers[job_type] = Handler(type=job_type, queue=queue, live_workers=1)
 
     def start(self, job_id: str) -> None:
@@ -150,7 +150,7 @@ class FakeGateway:
         self._advance(job_id, "PROGRESSED", "RUNNING", progress=progress)
 
     def emit(self, job_id: str, output: Any) -> None:
-        """Emit a piece of output of a running job."""
+        """Emit a piece of output for a running job."""
         self._advance(job_id, "OUTPUT", "RUNNING", output=encode(output))
 
     def succeed(self, job_id: str, result: Any = None) -> None:
@@ -161,8 +161,8 @@ class FakeGateway:
         """Fail the attempt of a running job.
 
         Args:
-            job_id: the job.
-            error: the error. A string becomes a RuntimeError.
+            job_id: the id of the job.
+            error: the exception, or the message of a RuntimeError.
             retry: leave the job RETRYING, until `make_due`.
         """
         exception = RuntimeError(error) if isinstance(error, str) else error
@@ -196,23 +196,23 @@ class FakeGateway:
         self._advance(job_id, "EXPIRED", "FAILED", error=error)
 
     def refuse(self, calls: int = 1) -> None:
-        """Refuse the next calls with UNAVAILABLE."""
+        """Make the next `calls` calls fail with UNAVAILABLE."""
         self._calls.unavailable = calls
 
     def cut(self) -> None:
-        """End all open streams, as a gateway that shuts down does."""
-        self._do(lambda: self._calls.cut(_SHUTTING_DOWN))
+        """End all open streams, as a gateway that is shutting down does."""
+        self._run_in_server_thread(lambda: self._calls.cut(_SHUTTING_DOWN))
 
     def prune(self) -> None:
-        """Delete all past events from the streams over many jobs, so older cursors expire."""
+        """Delete all past events from streams over many jobs, so older cursors expire."""
         self._jobs.pruned = len(self._jobs.log)
 
     def _advance(self, job_id: str, event: str, state: str, **details: Any) -> None:
-        self._do(lambda: self._jobs.advance(job_id, event, state, **details))
+        self._run_in_server_thread(lambda: self._jobs.advance(job_id, event, state, **details))
 
-    def _do(self, work: Callable[[], T]) -> T:
+    def _run_in_server_thread(self, work: Callable[[], T]) -> T:
         """Run a function in the server's thread."""
-        if self._thread is None or threading.get_ident() == self._owner:
+        if self._thread is None or threading.get_ident() == self._server_thread:
             return work()
 
         async def run() -> T:
@@ -220,7 +220,7 @@ class FakeGateway:
 
         return self._thread.run(run())
 
-    def _queued(self, job: Job) -> None:
+    def _on_queued(self, job: Job) -> None:
         """Run the function of a queued job, if there is one."""
         function = self._functions.get(job.type)
         if function is None:
@@ -232,18 +232,18 @@ class FakeGateway:
             self.fail(job.id, error)
             return
         if not inspect.isawaitable(result):
-            self._return(job.id, result)
+            self._end_with_result(job.id, result)
             return
         task = asyncio.ensure_future(self._run(job.id, result))
         self._running[job.id] = task
         task.add_done_callback(lambda ended: self._forget(job.id, ended))
 
     def _forget(self, job_id: str, task: asyncio.Task[None]) -> None:
-        # A requeue may have started the next attempt.
+        # The job may have been requeued and its next attempt started.
         if self._running.get(job_id) is task:
             del self._running[job_id]
 
-    def _cancelling(self, job_id: str) -> None:
+    def _on_cancel_request(self, job_id: str) -> None:
         """Cancel the coroutine of a job after CancelJob."""
         if job_id in self._running:
             self._running[job_id].cancel()
@@ -261,10 +261,10 @@ class FakeGateway:
                 self.fail(job_id, error)
             return
         if self._is_current(job_id, attempt):
-            self._return(job_id, value)
+            self._end_with_result(job_id, value)
 
-    def _return(self, job_id: str, result: Any) -> None:
-        """End a job with the result of its function."""
+    def _end_with_result(self, job_id: str, result: Any) -> None:
+        """End a job with its function's result, or as FAILED if the result is not JSON."""
         try:
             encode(result)
         except (TypeError, ValueError) as error:
@@ -278,7 +278,7 @@ class FakeGateway:
         return state_of(job) == "RUNNING" and job.attempt == attempt
 
     async def _start(self) -> None:
-        self._owner = threading.get_ident()
+        self._server_thread = threading.get_ident()
         server = aio.server(interceptors=[self._calls])
         add_JobServiceServicer_to_server(self._job_service, server)
         add_HandlerServiceServicer_to_server(HandlerService(self._handlers), server)
@@ -297,7 +297,7 @@ class FakeGateway:
 
 
 def _health(handlers: Mapping[str, Handler]) -> grpc.GenericRpcHandler[Any, Any]:
-    """Return grpc.health.v1: the gateway serves, and so does each queue with a handler."""
+    """Return grpc.health.v1: the gateway and each queue with a handler are SERVING."""
     request_class, response_class = map(
         message_class, ("HealthCheckRequest", "HealthCheckResponse")
     )

@@ -15,13 +15,13 @@ from grpc import aio
 from headrace._messages import message_class
 from headrace.errors import CallError, Refusal, Unavailable
 
-_KEY: Final = "grpc-status-details-bin"
+_STATUS_TRAILER: Final = "grpc-status-details-bin"
 _END: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A received call: the name of the RPC, such as `SubmitJob`, its request and its deadline."""
+    """A received call: the name of the RPC, such as `SubmitJob`, its request and its time left."""
 
     method: str
     request: Any
@@ -29,11 +29,11 @@ class Call:
 
 
 class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptable at run time
-    """Records calls, injects faults, and converts errors of the client to statuses.
+    """Records calls, injects faults, and converts client errors to statuses.
 
     Attributes:
         received: all calls so far.
-        unavailable: the number of calls to refuse with UNAVAILABLE.
+        unavailable: the number of calls to reject with UNAVAILABLE.
     """
 
     def __init__(self) -> None:
@@ -42,13 +42,13 @@ class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptab
         self._streams: set[asyncio.Future[Refusal | None]] = set()
 
     def cut(self, refusal: Refusal | None) -> None:
-        """End all open streams with an error; None: with OK."""
+        """End all open streams with `refusal`, or with OK if it is None."""
         for ending in self._streams:
             if not ending.done():
                 ending.set_result(refusal)
 
     async def admit(self, call: Call) -> None:
-        """Record a call; raise the error that it must end with."""
+        """Record a call; raise the error to inject, if any."""
         self.received.append(call)
         if self.unavailable:
             self.unavailable -= 1
@@ -70,23 +70,23 @@ class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptab
         """Yield the responses of a stream until its end or a cut."""
         ending = asyncio.get_running_loop().create_future()
         self._streams.add(ending)
-        step: asyncio.Future[Any] | None = None
+        pending: asyncio.Future[Any] | None = None
         try:
             while True:
-                step = asyncio.ensure_future(_next(stream))
-                await asyncio.wait({step, ending}, return_when=asyncio.FIRST_COMPLETED)
+                pending = asyncio.ensure_future(_next_or_end(stream))
+                await asyncio.wait({pending, ending}, return_when=asyncio.FIRST_COMPLETED)
                 if ending.done():
                     if (refusal := ending.result()) is not None:
                         raise CallError(refusal)
                     return
-                if (response := step.result()) is _END:
+                if (response := pending.result()) is _END:
                     return
                 yield response
         finally:
             self._streams.discard(ending)
-            if step is not None:
-                step.cancel()
-                await asyncio.wait({step})
+            if pending is not None:
+                pending.cancel()
+                await asyncio.wait({pending})
 
     async def intercept_service(
         self,
@@ -103,7 +103,7 @@ class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptab
                 await self.admit(Call(method, request, context.time_remaining()))
                 return await handler.unary_unary(request, context)
             except CallError as error:
-                await _refuse(context, error.refusal)
+                await _abort(context, error.refusal)
 
         async def streaming(request: Any, context: Any) -> AsyncGenerator[Any, None]:
             call = Call(method, request, context.time_remaining())
@@ -117,7 +117,7 @@ class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptab
                     async for response in responses:
                         yield response
             except CallError as error:
-                await _refuse(context, error.refusal)
+                await _abort(context, error.refusal)
 
         coders = handler.request_deserializer, handler.response_serializer
         if handler.response_streaming:
@@ -130,11 +130,11 @@ def request_id(context: Any) -> str:
     return str(dict(context.invocation_metadata() or ()).get("x-request-id", "fake"))
 
 
-async def _next(stream: AsyncIterator[Any]) -> Any:
+async def _next_or_end(stream: AsyncIterator[Any]) -> Any:
     return await anext(stream, _END)
 
 
-async def _refuse(context: Any, refusal: Refusal) -> NoReturn:
+async def _abort(context: Any, refusal: Refusal) -> NoReturn:
     code = grpc.StatusCode[refusal.code]
     details: list[tuple[str, dict[str, Any]]] = []
     if refusal.reason:
@@ -159,6 +159,6 @@ async def _refuse(context: Any, refusal: Refusal) -> NoReturn:
             for name, fields in details
         ],
     )
-    trailers = ((_KEY, status.SerializeToString()),) if details else ()
+    trailers = ((_STATUS_TRAILER, status.SerializeToString()),) if details else ()
     await context.abort(code, refusal.message, trailers)
     raise AssertionError("abort returned")

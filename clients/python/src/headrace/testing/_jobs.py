@@ -25,7 +25,8 @@ from headrace.v1.event_pb2 import JobEvent, JobEventType
 from headrace.v1.job_pb2 import Job, JobError, JobProgress, JobSpec, JobState
 from headrace.v1.job_service_pb2 import JobFilter
 
-# event: states before it, states after it. An event without states before it creates the job.
+# event: states before the event, states after the event. An event without states before it creates
+# the job.
 _WAITING: Final = ("SCHEDULED", "QUEUED", "RETRYING")
 LIFECYCLE: Final[Mapping[str, tuple[Sequence[str], Sequence[str]]]] = {
     "SUBMITTED": ((), ("QUEUED", "SCHEDULED")),
@@ -55,7 +56,7 @@ def encode(document: Any) -> bytes:
 
 
 def invalid(*violations: tuple[str, str], reason: str = "INVALID_ARGUMENT") -> InvalidRequest:
-    """Return the error of a malformed request."""
+    """Return the error for a malformed request."""
     found = [Violation(*violation) for violation in violations]
     message = "; ".join(f"{v.field}: {v.description}" for v in found)
     return InvalidRequest(
@@ -77,28 +78,31 @@ def state_of(job: Job) -> str:
 
 
 class Jobs:
-    """Jobs, their events and the log of all events.
+    """The jobs, their events, and the log of all events.
 
     Args:
-        queued: called after each event that leads to QUEUED.
-        cancelling: called with the id of a running job whose cancellation was requested.
+        on_queued: called after each event that leads to QUEUED.
+        on_cancel_request: called with the id of a running job whose cancellation was requested.
 
     Attributes:
-        by_id: the jobs in the order of their submits.
+        by_id: the jobs by id, in the order of their submits.
         log: all events in order; a cursor is a number of events.
         pruned: the number of events at the start of the log that count as deleted.
-        changed: set, and replaced, after each change.
+        changed: an event that is set and then replaced after each change.
     """
 
-    def __init__(self, queued: Callable[[Job], None], cancelling: Callable[[str], None]) -> None:
+    def __init__(
+        self, on_queued: Callable[[Job], None], on_cancel_request: Callable[[str], None]
+    ) -> None:
         self.by_id: dict[str, Job] = {}
         self.log: list[JobEvent] = []
         self.pruned = 0
         self.changed = asyncio.Event()
-        self._queued = queued
-        self._cancelling = cancelling
+        self._on_queued = on_queued
+        self._on_cancel_request = on_cancel_request
         self._events: dict[str, list[JobEvent]] = {}
-        # The content and the jobs of each used request_id, apart for batches and for single jobs.
+        # The content and the jobs of each used request_id. Batches and single jobs have separate
+        # keys.
         self._keys: dict[tuple[bool, str], tuple[list[Any], list[Job]]] = {}
 
     def notify(self) -> None:
@@ -123,7 +127,7 @@ class Jobs:
         return self._events[self.find(job_id).id][after_seq:]
 
     def check_pruned(self, place: int, oldest: str) -> None:
-        """Raise CursorExpired if events after a place were deleted; `oldest` is the next cursor."""
+        """Raise CursorExpired with the cursor `oldest` if events after `place` were deleted."""
         if place < self.pruned:
             message = "events after this cursor were pruned; continue from oldest_cursor"
             raise CursorExpired(
@@ -142,7 +146,7 @@ class Jobs:
         content, jobs = self._keys.get((batch, request_id), ([], []))
         if not jobs:
             return None
-        if content != [_content(spec) for spec in specs]:
+        if content != [_content_key(spec) for spec in specs]:
             kind, existing = ("batch", jobs[0].batch_id) if batch else ("job", jobs[0].id)
             raise RequestIdConflict(
                 Refusal(
@@ -164,14 +168,14 @@ class Jobs:
         correlation_id: str,
         time_left: float | None = None,
     ) -> list[Job]:
-        """Store jobs, and return them as stored; without payloads.
+        """Store jobs, and return them without payloads.
 
         Args:
-            specs: the jobs.
+            specs: the jobs to store.
             request_id: the idempotency key, or empty.
             batch: whether the jobs are a batch.
             correlation_id: the x-request-id of the call.
-            time_left: seconds until the deadline of the jobs; overrides the deadlines of the specs.
+            time_left: seconds until the jobs' deadline; overrides the deadlines in the specs.
         """
         batch_id = str(uuid4()) if batch else ""
         jobs = []
@@ -187,7 +191,7 @@ class Jobs:
                 batch_id=batch_id,
                 correlation_id=correlation_id,
             )
-            job.payload.json = encode(_document(spec))
+            job.payload.json = encode(_payload_of(spec))
             for field in ("timeout", "deadline", "retry_policy", "schedule_time"):
                 if spec.HasField(field):
                     getattr(job, field).CopyFrom(getattr(spec, field))
@@ -197,14 +201,14 @@ class Jobs:
             self.by_id[job.id], self._events[job.id] = job, []
             jobs.append(job)
         if request_id:
-            self._keys[batch, request_id] = [_content(spec) for spec in specs], jobs
+            self._keys[batch, request_id] = [_content_key(spec) for spec in specs], jobs
         stored = []
         for job in jobs:
-            self._add(job, "SUBMITTED", _first_state(job))
+            self._append_event(job, "SUBMITTED", _initial_state(job))
             stored.append(without_documents(job))
         for job in jobs:
             if state_of(job) == "QUEUED":
-                self._queued(job)
+                self._on_queued(job)
         return stored
 
     def advance(
@@ -219,15 +223,15 @@ class Jobs:
         result: bytes | None = None,
         due: datetime | None = None,
     ) -> Job:
-        """Write a transition, and return the job after it, in the BASIC view.
+        """Write a transition, and return the resulting job in the BASIC view.
 
         Raises:
-            StateConflict: the lifecycle does not allow it.
+            StateConflict: the lifecycle does not allow the transition.
         """
         job = self.find(job_id)
         sources, targets = LIFECYCLE[event]
         if state_of(job) not in sources or state not in targets:
-            raise _conflict(job, sources)
+            raise _state_conflict(job, sources)
         if event == "STARTED":
             job.attempt += 1
             job.worker_id = _WORKER
@@ -247,32 +251,32 @@ class Jobs:
         for name, detail in (("error", error), ("progress", progress)):
             if detail is not None:
                 getattr(job, name).CopyFrom(detail)
-        self._add(job, event, state, error=error, progress=progress, output=output)
+        self._append_event(job, event, state, error=error, progress=progress, output=output)
         basic = without_documents(job)
         if state == "QUEUED":
-            self._queued(job)
+            self._on_queued(job)
         return basic
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a waiting job, or request the end of a running one."""
+        """Cancel a waiting job, or request the cancellation of a running job."""
         job = self.find(job_id)
         state = state_of(job)
         if state == "CANCELLED" or (state == "RUNNING" and job.HasField("cancel_request_time")):
             return job
         if state == "RUNNING":
             self.advance(job_id, "CANCEL_REQUESTED", "RUNNING")
-            self._cancelling(job_id)
+            self._on_cancel_request(job_id)
             return job
         return self.advance(job_id, "CANCELLED", "CANCELLED")
 
     def requeue(self, job_id: str) -> Job:
-        """Return a job to its queue, or to its schedule if it never started."""
+        """Move a job to QUEUED, or to SCHEDULED if it never started and is not due."""
         job = self.find(job_id)
-        later = "QUEUED" if job.attempt else _first_state(job)
+        later = "QUEUED" if job.attempt else _initial_state(job)
         return self.advance(job_id, "REQUEUED", later)
 
     def matching(self, start: int, job_filter: JobFilter) -> Iterator[tuple[int, JobEvent]]:
-        """Yield the matching events after `start` events, each with the cursor after it."""
+        """Yield matching events after the first `start` events, each with the cursor after it."""
         for place, event in enumerate(self.log[start:], start=start + 1):
             job = self.by_id[event.job_id]
             if (
@@ -285,7 +289,7 @@ class Jobs:
             ):
                 yield place, event
 
-    def _add(
+    def _append_event(
         self,
         job: Job,
         kind: str,
@@ -327,8 +331,8 @@ class Jobs:
         self.notify()
 
 
-def _conflict(job: Job, allowed: Sequence[str]) -> CallError:
-    """Return the error of a job in the wrong state."""
+def _state_conflict(job: Job, allowed: Sequence[str]) -> CallError:
+    """Return the error for a job in the wrong state."""
     state = state_of(job)
     return StateConflict(
         Refusal(
@@ -351,19 +355,19 @@ def without_documents(job: Job) -> Job:
     return basic
 
 
-def _first_state(job: Job) -> str:
+def _initial_state(job: Job) -> str:
     later = job.HasField("schedule_time") and job.schedule_time.ToDatetime(UTC) > datetime.now(UTC)
     return "SCHEDULED" if later else "QUEUED"
 
 
-def _document(spec: JobSpec) -> Any:
+def _payload_of(spec: JobSpec) -> Any:
     if spec.payload.HasField("value"):
         return MessageToDict(spec.payload.value)
     return json.loads(spec.payload.json or b"{}")
 
 
-def _content(spec: JobSpec) -> tuple[bytes, Any]:
+def _content_key(spec: JobSpec) -> tuple[bytes, Any]:
     rest = JobSpec()
     rest.CopyFrom(spec)
     rest.ClearField("payload")
-    return rest.SerializeToString(deterministic=True), _document(spec)
+    return rest.SerializeToString(deterministic=True), _payload_of(spec)

@@ -45,7 +45,7 @@ class JobService(JobServiceServicer):
     """Serves the jobs of a fake gateway.
 
     Args:
-        jobs: the jobs.
+        jobs: the jobs to serve.
         handlers: the handlers by type, as ListHandlers returns them.
 
     Attributes:
@@ -77,7 +77,7 @@ class JobService(JobServiceServicer):
         return pb.GetJobResponse(job=without_documents(job) if basic else job)
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
-        clauses = _parse(request.filter)
+        clauses = _parse_filter(request.filter)
         newest_first = reversed(self._jobs.by_id.values())
         matching = {job.id: job for job in newest_first if _matches(job, clauses)}
         jobs, token = page(request, matching, scope=request.filter)
@@ -95,13 +95,13 @@ class JobService(JobServiceServicer):
     async def ListJobEvents(
         self, request: pb.ListJobEventsRequest, context: Any
     ) -> pb.ListJobEventsResponse:
-        found, rest = self._events(request, lambda _: True)
+        found, rest = self._list_events(request, lambda _: True)
         return pb.ListJobEventsResponse(events=found, next_after_seq=found[-1].seq if rest else 0)
 
     async def ListJobOutput(
         self, request: pb.ListJobOutputRequest, context: Any
     ) -> pb.ListJobOutputResponse:
-        found, rest = self._events(request, lambda event: event.HasField("output"))
+        found, rest = self._list_events(request, lambda event: event.HasField("output"))
         return pb.ListJobOutputResponse(
             pieces=[
                 pb.JobOutput(
@@ -115,7 +115,7 @@ class JobService(JobServiceServicer):
     async def WatchJob(
         self, request: pb.WatchJobRequest, context: Any
     ) -> AsyncIterator[pb.WatchJobResponse]:
-        async for events in self._follow(request, request.job_id):
+        async for events in self._job_events(request, request.job_id):
             mark = pb.WATCH_MARK_UNSPECIFIED if events else _IDLE_MARK
             yield pb.WatchJobResponse(events=events, mark=mark)
 
@@ -125,14 +125,14 @@ class JobService(JobServiceServicer):
         self._check_specs(request, {"job": request.job} if request.HasField("job") else {}, context)
         jobs, _ = self._submit(request, [request.job], context)
         yield pb.SubmitAndWatchResponse(job=jobs[0])
-        async for events in self._follow(request, jobs[0].id):
+        async for events in self._job_events(request, jobs[0].id):
             mark = pb.WATCH_MARK_UNSPECIFIED if events else _IDLE_MARK
             yield pb.SubmitAndWatchResponse(events=events, mark=mark)
 
     async def WatchJobs(
         self, request: pb.WatchJobsRequest, context: Any
     ) -> AsyncIterator[pb.WatchJobsResponse]:
-        idle = self.interval(request)
+        idle = self.idle_interval(request)
         check_filter(request.filter)
         place = check_cursor(self._jobs, request.cursor)
         mark = pb.WATCH_MARK_CAUGHT_UP
@@ -151,25 +151,25 @@ class JobService(JobServiceServicer):
             if mark:
                 yield pb.WatchJobsResponse(cursor=str(place), mark=mark)
             mark = pb.WATCH_MARK_UNSPECIFIED
-            if place == len(self._jobs.log) and not await within(idle, changed):
+            if place == len(self._jobs.log) and not await wait_for_change(idle, changed):
                 mark = _IDLE_MARK
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Any) -> pb.GetStatsResponse:
         jobs = list(self._jobs.by_id.values())
-        response = pb.GetStatsResponse(states=_counts(jobs))
+        response = pb.GetStatsResponse(states=_state_counts(jobs))
         response.stats_time.GetCurrentTime()
         for name in sorted({job.queue for job in jobs}):
             inside = [job for job in jobs if job.queue == name]
-            queue = response.queues.add(queue=name, states=_counts(inside))
+            queue = response.queues.add(queue=name, states=_state_counts(inside))
             if waiting := [job.queue_time for job in inside if state_of(job) == "QUEUED"]:
                 oldest = min(time.ToNanoseconds() for time in waiting)
                 queue.age.FromNanoseconds(response.stats_time.ToNanoseconds() - oldest)
         for name in sorted({job.type for job in jobs}):
-            response.types.add(type=name, states=_counts(j for j in jobs if j.type == name))
+            response.types.add(type=name, states=_state_counts(j for j in jobs if j.type == name))
         return response
 
-    def interval(self, request: Any) -> float:
-        """Return the seconds between IDLE marks that a stream asks for."""
+    def idle_interval(self, request: Any) -> float:
+        """Return the interval between IDLE marks that a stream requests, in seconds."""
         if not request.HasField("idle_interval"):
             return self.idle
         seconds = request.idle_interval.ToNanoseconds() / 1e9
@@ -177,9 +177,9 @@ class JobService(JobServiceServicer):
             raise invalid(("idle_interval", "must be 1 s to 60 s"))
         return float(seconds)
 
-    async def _follow(self, request: Any, job_id: str) -> AsyncIterator[Sequence[JobEvent]]:
-        """Yield events until the terminal one; none for an IDLE mark."""
-        idle = self.interval(request)
+    async def _job_events(self, request: Any, job_id: str) -> AsyncIterator[Sequence[JobEvent]]:
+        """Yield lists of events until the terminal event; an empty list is an IDLE mark."""
+        idle = self.idle_interval(request)
         seq = _after_seq(request)
         job = self._jobs.find(job_id)
         while True:
@@ -189,10 +189,10 @@ class JobService(JobServiceServicer):
                 yield part
             if state_of(job) in TERMINAL and job.seq <= seq:
                 return
-            if job.seq <= seq and not await within(idle, changed):
+            if job.seq <= seq and not await wait_for_change(idle, changed):
                 yield ()
 
-    def _events(self, request: Any, keep: Any) -> tuple[list[JobEvent], bool]:
+    def _list_events(self, request: Any, keep: Any) -> tuple[list[JobEvent], bool]:
         events = [e for e in self._jobs.events(request.job_id, _after_seq(request)) if keep(e)]
         size = page_size(request)
         return events[:size], len(events) > size
@@ -202,11 +202,11 @@ class JobService(JobServiceServicer):
         if not specs:
             found.append(("job" if hasattr(request, "job") else "jobs", "is required"))
         if len(specs) > 1000:
-            found.append(("jobs", "must hold 1 to 1000 jobs"))
+            found.append(("jobs", "must contain 1 to 1000 jobs"))
         if len(request.request_id) > 128 or not request.request_id.isprintable():
             found.append(("request_id", "must be 1 to 128 printable characters, or empty"))
         if request.use_call_deadline and context.time_remaining() is None:
-            found.append(("use_call_deadline", "needs a call with a deadline"))
+            found.append(("use_call_deadline", "requires a call with a deadline"))
         for path, spec in specs.items():
             if not is_name(spec.type):
                 found.append((f"{path}.type", _NAME_RULE))
@@ -257,7 +257,7 @@ class HandlerService(HandlerServiceServicer):
 
 
 def check_cursor(jobs: Jobs, cursor: str) -> int:
-    """Return the number of events before a cursor; empty: the present."""
+    """Return the number of events before a cursor; all events for an empty cursor."""
     if not cursor:
         return len(jobs.log)
     if not cursor.isdecimal() or int(cursor) > len(jobs.log):
@@ -267,7 +267,7 @@ def check_cursor(jobs: Jobs, cursor: str) -> int:
 
 
 def check_filter(job_filter: pb.JobFilter) -> None:
-    """Raise InvalidRequest if the filter of a stream is malformed."""
+    """Raise InvalidRequest if a stream's filter is malformed."""
     if job_filter.batch_id:
         check_id(job_filter.batch_id, "filter.batch_id")
     for number, job_id in enumerate(job_filter.job_ids):
@@ -275,17 +275,17 @@ def check_filter(job_filter: pb.JobFilter) -> None:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text may be the name of a type, a queue or a subscription."""
+    """Return whether a text is a valid name of a type, a queue or a subscription."""
     return _NAME.fullmatch(text) is not None
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Split a sequence."""
+    """Split a sequence into chunks of at most `size` items."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def page_size(request: Any, default: int = 100) -> int:
-    """Return the number of items of a page."""
+    """Return the maximum number of items on a page."""
     if request.page_size < 0:
         raise invalid(("page_size", "must not be negative; 0 selects the default"))
     return min(request.page_size, 1000) or default
@@ -294,12 +294,12 @@ def page_size(request: Any, default: int = 100) -> int:
 def page(
     request: Any, items: Mapping[str, T], *, default: int = 100, scope: str = ""
 ) -> tuple[list[T], str]:
-    """Return a page of items by name, and the token of the next one.
+    """Return a page of items, and the token of the next page.
 
     Args:
-        request: has the size and the token of the page.
-        items: the items by name, in their order.
-        default: the size of a page that the request leaves open.
+        request: contains the page size and the page token.
+        items: the items by name, in order.
+        default: the page size if the request sets none.
         scope: the filter that the token belongs to.
     """
     size = page_size(request, default)
@@ -317,8 +317,8 @@ def page(
     return [items[name] for name in found], f"{prefix}{found[-1]}" if more else ""
 
 
-async def within(seconds: float, changed: asyncio.Event) -> bool:
-    """Wait for an event; return False after some seconds."""
+async def wait_for_change(seconds: float, changed: asyncio.Event) -> bool:
+    """Wait until `changed` is set; return False after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await changed.wait()
@@ -333,13 +333,13 @@ def _after_seq(request: Any) -> int:
     return int(request.after_seq)
 
 
-def _counts(jobs: Iterable[job_pb2.Job]) -> list[pb.StateCount]:
+def _state_counts(jobs: Iterable[job_pb2.Job]) -> list[pb.StateCount]:
     counts = sorted(Counter(job.state for job in jobs).items())
     return [pb.StateCount(state=state, jobs=count) for state, count in counts]
 
 
-def _parse(text: str) -> list[set[tuple[str, str]]]:
-    """Return the clauses of a filter, each a set of alternatives (field, value)."""
+def _parse_filter(text: str) -> list[set[tuple[str, str]]]:
+    """Return a filter's clauses; each is a set of alternatives (field, value)."""
     clauses = []
     for clause in text.split(" AND ") if text else ():
         inner = clause[1:-1] if clause.startswith("(") and clause.endswith(")") else clause
@@ -359,10 +359,12 @@ def _parse(text: str) -> list[set[tuple[str, str]]]:
 
 
 def _matches(job: job_pb2.Job, clauses: Iterable[set[tuple[str, str]]]) -> bool:
-    return all(any(_value(job, field) == value for field, value in clause) for clause in clauses)
+    return all(
+        any(_field_value(job, field) == value for field, value in clause) for clause in clauses
+    )
 
 
-def _value(job: job_pb2.Job, field: str) -> str | None:
+def _field_value(job: job_pb2.Job, field: str) -> str | None:
     if field.startswith("labels."):
         return dict(job.labels).get(field.removeprefix("labels."))
     return state_of(job) if field == "state" else str(getattr(job, field))

@@ -13,18 +13,25 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace.errors import CallError, Refusal
 from headrace.testing._jobs import MAX_EVENTS, Jobs, invalid
-from headrace.testing._services import check_cursor, check_filter, chunks, is_name, page, within
+from headrace.testing._services import (
+    check_cursor,
+    check_filter,
+    chunks,
+    is_name,
+    page,
+    wait_for_change,
+)
 from headrace.v1 import job_service_pb2
 from headrace.v1 import subscription_service_pb2 as pb
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceServicer
 
 
 @dataclass
-class Held:
-    """A subscription: its position, and its consumer.
+class StoredSubscription:
+    """A subscription with its position and its consumer.
 
-    `watch` is the stream that receives; None if none does. `epoch` changes with the consumer, and
-    fences the cursors of an earlier one.
+    `watch` is the stream that receives the events, or None. `epoch` changes with the consumer, and
+    invalidates the cursors of earlier consumers.
     """
 
     message: pb.Subscription
@@ -38,16 +45,16 @@ class SubscriptionService(SubscriptionServiceServicer):
     """Serves the subscriptions of a fake gateway.
 
     Args:
-        jobs: the jobs.
-        interval: returns the seconds between IDLE marks that a stream asks for.
+        jobs: the jobs whose events are sent.
+        interval: returns the interval between IDLE marks that a stream requests, in seconds.
 
     Attributes:
-        held: the subscriptions by name.
-        max_events: the maximum number of events of a message.
+        by_name: the subscriptions by name.
+        max_events: the maximum number of events in a message.
     """
 
     def __init__(self, jobs: Jobs, interval: Callable[[Any], float]) -> None:
-        self.held: dict[str, Held] = {}
+        self.by_name: dict[str, StoredSubscription] = {}
         self.max_events = MAX_EVENTS
         self._jobs = jobs
         self._interval = interval
@@ -58,36 +65,40 @@ class SubscriptionService(SubscriptionServiceServicer):
         if not is_name(request.name):
             raise invalid(("name", "must be 1 to 100 characters of a-z, 0-9, `_`, `-`, `.`"))
         check_filter(request.filter)
-        old = self.held.get(request.name)
+        old = self.by_name.get(request.name)
         if old is None:
             message = pb.Subscription(name=request.name, filter=request.filter)
             message.create_time.GetCurrentTime()
-            self.held[request.name] = Held(message, check_cursor(self._jobs, request.cursor))
+            self.by_name[request.name] = StoredSubscription(
+                message, check_cursor(self._jobs, request.cursor)
+            )
         elif old.message.filter != request.filter:
-            text = f"subscription {request.name!r} has another filter"
+            text = f"subscription {request.name!r} has a different filter"
             raise _error("ALREADY_EXISTS", "SUBSCRIPTION_CONFLICT", request.name, text)
         return pb.CreateSubscriptionResponse(
-            subscription=self._show(self.held[request.name]), created=old is None
+            subscription=self._subscription_message(self.by_name[request.name]), created=old is None
         )
 
     async def GetSubscription(
         self, request: pb.GetSubscriptionRequest, context: Any
     ) -> pb.GetSubscriptionResponse:
-        return pb.GetSubscriptionResponse(subscription=self._show(self._find(request.name)))
+        return pb.GetSubscriptionResponse(
+            subscription=self._subscription_message(self._find(request.name))
+        )
 
     async def ListSubscriptions(
         self, request: pb.ListSubscriptionsRequest, context: Any
     ) -> pb.ListSubscriptionsResponse:
-        found, token = page(request, dict(sorted(self.held.items())))
+        found, token = page(request, dict(sorted(self.by_name.items())))
         return pb.ListSubscriptionsResponse(
-            subscriptions=map(self._show, found), next_page_token=token
+            subscriptions=map(self._subscription_message, found), next_page_token=token
         )
 
     async def DeleteSubscription(
         self, request: pb.DeleteSubscriptionRequest, context: Any
     ) -> pb.DeleteSubscriptionResponse:
         self._find(request.name)
-        del self.held[request.name]
+        del self.by_name[request.name]
         self._jobs.notify()
         return pb.DeleteSubscriptionResponse()
 
@@ -99,11 +110,11 @@ class SubscriptionService(SubscriptionServiceServicer):
         if not known or not position.isdecimal() or int(position) > len(self._jobs.log):
             rule = "must be a cursor of this subscription"
             raise invalid(("cursor", rule), reason="CURSOR_INVALID")
-        held = self._find(request.name)
-        if epoch not in {"oldest", str(held.epoch)}:
-            raise _taken(request.name)
-        held.position = max(held.position, int(position))
-        held.message.ack_time.GetCurrentTime()
+        subscription = self._find(request.name)
+        if epoch not in {"oldest", str(subscription.epoch)}:
+            raise _taken_error(request.name)
+        subscription.position = max(subscription.position, int(position))
+        subscription.message.ack_time.GetCurrentTime()
         self._jobs.notify()
         return pb.AckSubscriptionResponse()
 
@@ -111,80 +122,83 @@ class SubscriptionService(SubscriptionServiceServicer):
         self, request: pb.WatchSubscriptionRequest, context: Any
     ) -> AsyncIterator[pb.WatchSubscriptionResponse]:
         idle = self._interval(request)
-        held = self._find(request.name)
-        mine = object()
+        subscription = self._find(request.name)
+        watch = object()
         try:
-            async for response in self._standby(request, held, idle):
+            async for response in self._standby(request, subscription, idle):
                 yield response
-            self._acquire(held, request.consumer or str(uuid4()), mine)
-            async for response in self._receive(request.name, held, mine, idle):
+            self._acquire(subscription, request.consumer or str(uuid4()), watch)
+            async for response in self._receive(request.name, subscription, watch, idle):
                 yield response
         finally:
-            if held.watch is mine:
-                held.watch = None
+            if subscription.watch is watch:
+                subscription.watch = None
                 self._jobs.notify()
 
     async def _standby(
-        self, request: pb.WatchSubscriptionRequest, held: Held, idle: float
+        self, request: pb.WatchSubscriptionRequest, subscription: StoredSubscription, idle: float
     ) -> AsyncIterator[pb.WatchSubscriptionResponse]:
-        while held.watch is not None and held.consumer != request.consumer:
+        while subscription.watch is not None and subscription.consumer != request.consumer:
             self._find(request.name)
             changed = self._jobs.changed
             yield pb.WatchSubscriptionResponse(mark=job_service_pb2.WATCH_MARK_STANDBY)
-            while held.watch is not None and await within(idle, changed):
+            while subscription.watch is not None and await wait_for_change(idle, changed):
                 changed = self._jobs.changed
 
-    def _acquire(self, held: Held, consumer: str, watch: object) -> None:
-        if held.consumer != consumer:
-            held.epoch += 1
-        held.consumer, held.watch = consumer, watch
+    def _acquire(self, subscription: StoredSubscription, consumer: str, watch: object) -> None:
+        if subscription.consumer != consumer:
+            subscription.epoch += 1
+        subscription.consumer, subscription.watch = consumer, watch
         self._jobs.notify()
 
     async def _receive(
-        self, name: str, held: Held, mine: object, idle: float
+        self, name: str, subscription: StoredSubscription, watch: object, idle: float
     ) -> AsyncIterator[pb.WatchSubscriptionResponse]:
-        self._jobs.check_pruned(held.position, f"oldest:{self._jobs.pruned}")
-        place = held.position
+        self._jobs.check_pruned(subscription.position, f"oldest:{self._jobs.pruned}")
+        place = subscription.position
         mark = job_service_pb2.WATCH_MARK_CAUGHT_UP
         while True:
             changed = self._jobs.changed
             self._find(name)
-            if held.watch is not mine:
-                raise _taken(name)
-            found = list(self._jobs.matching(place, held.message.filter))
+            if subscription.watch is not watch:
+                raise _taken_error(name)
+            found = list(self._jobs.matching(place, subscription.message.filter))
             place = len(self._jobs.log)
             for part in chunks(found, self.max_events):
                 yield pb.WatchSubscriptionResponse(
-                    events=[event for _, event in part], cursor=f"{held.epoch}:{part[-1][0]}"
+                    events=[event for _, event in part],
+                    cursor=f"{subscription.epoch}:{part[-1][0]}",
                 )
             if place < len(self._jobs.log):
                 # The mark follows the events that were logged during a send.
                 continue
             if mark:
-                yield pb.WatchSubscriptionResponse(cursor=f"{held.epoch}:{place}", mark=mark)
+                yield pb.WatchSubscriptionResponse(
+                    cursor=f"{subscription.epoch}:{place}", mark=mark
+                )
             mark = job_service_pb2.WATCH_MARK_UNSPECIFIED
-            if place == len(self._jobs.log) and not await within(idle, changed):
+            if place == len(self._jobs.log) and not await wait_for_change(idle, changed):
                 mark = job_service_pb2.WATCH_MARK_IDLE
 
-    def _find(self, name: str) -> Held:
-        if name not in self.held:
+    def _find(self, name: str) -> StoredSubscription:
+        if name not in self.by_name:
             text = f"subscription {name!r} does not exist; create it first"
             raise _error("NOT_FOUND", "SUBSCRIPTION_NOT_FOUND", name, text)
-        return self.held[name]
+        return self.by_name[name]
 
-    def _show(self, held: Held) -> pb.Subscription:
+    def _subscription_message(self, subscription: StoredSubscription) -> pb.Subscription:
         message = pb.Subscription()
-        message.CopyFrom(held.message)
-        message.consumer = held.consumer if held.watch is not None else ""
-        if held.position < len(self._jobs.log):
+        message.CopyFrom(subscription.message)
+        message.consumer = subscription.consumer if subscription.watch is not None else ""
+        if subscription.position < len(self._jobs.log):
             now = Timestamp()
             now.GetCurrentTime()
-            oldest = self._jobs.log[held.position].event_time
+            oldest = self._jobs.log[subscription.position].event_time
             message.lag.FromNanoseconds(now.ToNanoseconds() - oldest.ToNanoseconds())
         return message
 
 
-def _taken(name: str) -> CallError:
+def _taken_error(name: str) -> CallError:
     text = f"another watch has taken over subscription {name!r}; watch it again"
     return _error("ABORTED", "SUBSCRIPTION_TAKEN", name, text)
 

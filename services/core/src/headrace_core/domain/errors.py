@@ -15,7 +15,7 @@ HeadraceError
 ├── CursorExpired             events after the cursor were pruned
 ├── SlowConsumer              the reader of a stream stopped reading
 ├── SubscriptionNotFound
-├── SubscriptionConflict      the subscription has another filter
+├── SubscriptionConflict      the subscription has a different filter
 ├── SubscriptionTaken         another watch has taken over the subscription
 ├── StaleTerm                 the scheduler's term is over
 ├── Unavailable               a required server cannot be reached; a retry may help
@@ -194,7 +194,7 @@ class SubscriptionConflict(HeadraceError):
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(
-            f"subscription {name!r} has another filter; choose another name, or delete it first"
+            f"subscription {name!r} has a different filter; choose another name, or delete it first"
         )
 
 

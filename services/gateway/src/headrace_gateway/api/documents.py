@@ -27,7 +27,7 @@ class Document(NamedTuple):
 # None is a payload that the transport could not decode and has reported as a violation.
 Payload: TypeAlias = bytes | Document | None
 
-EMPTY: Final = Document("{}", {})
+EMPTY_OBJECT: Final = Document("{}", {})
 
 
 def parse_json(raw: bytes, field: str) -> Document:
@@ -65,7 +65,7 @@ def check_depth(content: Any, field: str) -> None:
         raise DocumentTooDeep(field, depth=depth, maximum=MAX_DOCUMENT_DEPTH)
 
 
-def canonical(text: JsonText) -> JsonText:
+def canonical_text(text: JsonText) -> JsonText:
     """Return the canonical text of a document, which is the same for the same content.
 
     The canonical text ignores key order, white space, escapes and number formats: 1, 1.0 and 1e0

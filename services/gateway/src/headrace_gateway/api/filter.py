@@ -28,7 +28,7 @@ from headrace_core.domain.limits import (
 )
 from headrace_core.domain.query import Clause, Comparison, Query
 
-MAX_LENGTH: Final = 4096
+MAX_FILTER_LENGTH: Final = 4096
 MAX_COMPARISONS: Final = 50
 
 Value: TypeAlias = str | int | datetime | JobState | UUID
@@ -41,8 +41,10 @@ def parse_filter(text: str) -> Query:
         InvalidRequest: the filter is invalid; the violation of `filter` names the position and the
             valid continuations.
     """
-    if len(text) > MAX_LENGTH:
-        raise InvalidRequest([Violation("filter", f"must have at most {MAX_LENGTH} characters")])
+    if len(text) > MAX_FILTER_LENGTH:
+        raise InvalidRequest(
+            [Violation("filter", f"must have at most {MAX_FILTER_LENGTH} characters")]
+        )
     return _Parser(text).query()
 
 

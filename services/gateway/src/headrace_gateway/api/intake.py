@@ -18,7 +18,7 @@ from headrace_core.domain.submission import (
 )
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.new_jobs import new_ids
-from headrace_gateway.api.documents import Document, Payload, canonical
+from headrace_gateway.api.documents import Document, Payload, canonical_text
 from headrace_gateway.api.job_rules import check_batch_size, check_payload, check_spec
 from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.api.registrations import Registrations
@@ -80,7 +80,7 @@ class Intake:
             payload=texts[0],
             request_id=request_id,
             # Contents are compared only between jobs with the same request_id.
-            fingerprint=fingerprint(spec, canonical(texts[0])) if request_id else None,
+            fingerprint=fingerprint(spec, canonical_text(texts[0])) if request_id else None,
             requested=spec,
             correlation_id=call.correlation_id,
         )
@@ -115,7 +115,7 @@ class Intake:
         resolved, texts = await self._validate(
             call, specs, payloads, paths=paths, found=found, deadline_after=deadline_after
         )
-        contents = [canonical(text) for text in texts] if request_id else ()
+        contents = [canonical_text(text) for text in texts] if request_id else ()
         return NewBatch(
             id=BatchId(uuid7()),
             tenant=call.tenant,

@@ -28,8 +28,8 @@ from headrace_gateway.tokens import decode_page_token, encode_page_token
 _log = structlog.get_logger()
 
 # Maximum numbers of items that one statement reads: jobs in the FULL view, and events.
-_FULL_JOBS: Final = 8
-_EVENTS: Final = 100
+_MAX_FULL_JOBS_READ: Final = 8
+_MAX_EVENTS_READ: Final = 100
 
 
 class Jobs:
@@ -112,7 +112,7 @@ class Jobs:
                 key=_id_of,
                 after=before,
                 size=limit,
-                step=_FULL_JOBS if full else None,
+                step=_MAX_FULL_JOBS_READ if full else None,
             )
         if last is None:
             return ""
@@ -162,7 +162,7 @@ class Jobs:
 
         async with self._database.statement() as conn:
             last = await fill_page(
-                page, read, key=_seq_of, after=after_seq, size=limit, step=_EVENTS
+                page, read, key=_seq_of, after=after_seq, size=limit, step=_MAX_EVENTS_READ
             )
         return last or 0
 

@@ -42,7 +42,7 @@ class KnownHandler:
 
     def accepts(self, payload: Any) -> bool:
         """Return whether a payload, as Python objects, matches the schema."""
-        validator = _validator(self.payload_schema)
+        validator = _compile_schema(self.payload_schema)
         return validator is None or validator.is_valid(payload)
 
     def violations(self, payload: Any, path: str) -> Iterator[Violation]:
@@ -52,7 +52,7 @@ class KnownHandler:
             payload: the payload as Python objects.
             path: the field path of the payload.
         """
-        validator = _validator(self.payload_schema)
+        validator = _compile_schema(self.payload_schema)
         if validator is None:
             return
         for error in islice(validator.iter_errors(payload), _MAX_VIOLATIONS):
@@ -60,7 +60,7 @@ class KnownHandler:
 
 
 @lru_cache(maxsize=1024)
-def _validator(schema: JsonText) -> jsonschema_rs.Validator | None:
+def _compile_schema(schema: JsonText) -> jsonschema_rs.Validator | None:
     """Compile a schema; return None if it is invalid. Its payloads are then not checked."""
     try:
         return jsonschema_rs.validator_for(

@@ -20,7 +20,7 @@ from headrace_core.wake import Topic
 from headrace_gateway.api.payload_schema import KnownHandler
 
 # Age at which handlers are read again without a wake-up, in seconds.
-_MAX_AGE: Final = 2.0
+_MAX_HANDLER_AGE: Final = 2.0
 # Age at which pools are read again, in seconds. Their numbers of running attempts change often.
 _MAX_POOL_AGE: Final = 1.0
 # Time without a submit after which the handlers of a tenant are dropped, in seconds.
@@ -54,7 +54,7 @@ class Registrations(Loop):
         self,
         *,
         database: Database,
-        max_age: float = _MAX_AGE,
+        max_age: float = _MAX_HANDLER_AGE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -72,7 +72,7 @@ class Registrations(Loop):
         """Return a tenant's handlers by type, read at most about two seconds ago.
 
         Raises:
-            Unavailable: the handlers are not cached and PostgreSQL did not answer.
+            Unavailable: the handlers are not cached and PostgreSQL did not respond.
         """
         known = self._tenants.get(tenant)
         if known is None:
@@ -86,7 +86,7 @@ class Registrations(Loop):
         """Return the live pools with their running attempts, read at most a second ago.
 
         Raises:
-            Unavailable: PostgreSQL did not answer.
+            Unavailable: PostgreSQL did not respond.
         """
         self._pools_used = True
         if self._clock() - self._pools_read > _MAX_POOL_AGE:
@@ -103,7 +103,7 @@ class Registrations(Loop):
         Health probes cannot select a tenant. A queue stays known after its jobs are pruned.
 
         Raises:
-            Unavailable: PostgreSQL did not answer.
+            Unavailable: PostgreSQL did not respond.
         """
         async with self._database.statement() as conn:
             served = await served_queues(conn, tenant=DEFAULT_TENANT)
@@ -120,7 +120,7 @@ class Registrations(Loop):
             Seconds until the next run without a wake-up.
 
         Raises:
-            Unavailable: PostgreSQL did not answer.
+            Unavailable: PostgreSQL did not respond.
         """
         idle = self._clock() - _TENANT_IDLE
         for tenant, known in list(self._tenants.items()):

@@ -43,7 +43,7 @@ from headrace_gateway.tokens import (
 _log = structlog.get_logger()
 
 # The maximum number of subscriptions that one statement reads, since each can name many jobs.
-_SUBSCRIPTIONS: Final = 16
+_MAX_SUBSCRIPTIONS_READ: Final = 16
 
 
 class Subscriptions:
@@ -99,7 +99,7 @@ class Subscriptions:
         Raises:
             InvalidRequest: the name or the cursor is invalid.
             CursorExpired: events after the cursor were pruned.
-            SubscriptionConflict: the subscription exists with another filter.
+            SubscriptionConflict: the subscription exists with a different filter.
             TooManySubscriptions: the tenant already has the maximum number of subscriptions.
         """
         found = Violations(violations)
@@ -171,7 +171,7 @@ class Subscriptions:
         after = decode_name_token(self._installation, call.tenant, token)
         async with self._database.statement() as conn:
             last = await fill_page(
-                page, read, key=_name_of, after=after, size=limit, step=_SUBSCRIPTIONS
+                page, read, key=_name_of, after=after, size=limit, step=_MAX_SUBSCRIPTIONS_READ
             )
         return encode_name_token(self._installation, call.tenant, last) if last else ""
 

@@ -34,13 +34,13 @@ MAX_PAGE_SIZE: Final = 1000
 MAX_FILTER_JOBS: Final = 10_000
 # A stream holds its filter in memory until the stream ends.
 MAX_FILTER_VALUES: Final = 1000
-MAX_CONSUMER: Final = 128
+MAX_CONSUMER_LENGTH: Final = 128
 # Limits of the idle interval, in seconds. One mark is cheap, but many streams send them.
 MIN_IDLE_INTERVAL: Final = 1
 MAX_IDLE_INTERVAL: Final = 60
 
 # Event numbers have 32 bits, so a larger number is after every event.
-_LAST_SEQ: Final = 2**31 - 1
+_MAX_SEQ: Final = 2**31 - 1
 _NO_ID: Final = UUID(int=0)
 
 
@@ -97,7 +97,7 @@ def call_deadline(call: Call, use: bool, found: Violations) -> timedelta | None:
 
 def check_consumer(consumer: str, found: Violations) -> None:
     """Check a consumer name; an anonymous consumer has an empty name."""
-    _check_printable("consumer", consumer, MAX_CONSUMER, found)
+    _check_printable("consumer", consumer, MAX_CONSUMER_LENGTH, found)
 
 
 def check_subscription_name(name: str, found: Violations) -> None:
@@ -123,7 +123,7 @@ def limit_after_seq(after_seq: int, found: Violations) -> int:
     """Return `after_seq`, limited to the largest event number."""
     if after_seq < 0:
         found.note("after_seq", "must not be negative; 0 is before the first event")
-    return min(after_seq, _LAST_SEQ)
+    return min(after_seq, _MAX_SEQ)
 
 
 def job_filter(
@@ -175,12 +175,12 @@ def check_labels(labels: Mapping[str, str], path: str, found: Violations) -> Non
     """Check the labels at `path`."""
     for key, value in labels.items():
         if not is_label_key(key):
-            found.note(_entry(path, key), f"its key {LABEL_KEY_RULE}")
+            found.note(_label_path(path, key), f"its key {LABEL_KEY_RULE}")
         if not is_label_value(value):
-            found.note(_entry(path, key), f"its value {LABEL_VALUE_RULE}")
+            found.note(_label_path(path, key), f"its value {LABEL_VALUE_RULE}")
 
 
-def _entry(path: str, key: str) -> str:
+def _label_path(path: str, key: str) -> str:
     return f"{path}[{msgspec.json.encode(key[:100]).decode()}]"
 
 

@@ -60,14 +60,14 @@ def _decode_message(request_class: type[Message], raw: bytes) -> Message:
     try:
         return request_class.FromString(raw)
     except DecodeError:
-        deepest = deepest_value(request_class, raw)
+        deepest = find_deepest_document(request_class, raw)
         if deepest is not None and deepest[1] > MAX_DOCUMENT_DEPTH:
             field, depth = deepest
             raise DocumentTooDeep(field, depth=depth, maximum=MAX_DOCUMENT_DEPTH) from None
         raise UndecodableRequest(request_class.DESCRIPTOR.full_name) from None
 
 
-def deepest_value(request_class: type[Message], raw: bytes) -> tuple[str, int] | None:
+def find_deepest_document(request_class: type[Message], raw: bytes) -> tuple[str, int] | None:
     """Find the deepest document of a request that protobuf cannot decode.
 
     Args:
@@ -95,14 +95,14 @@ def deepest_value(request_class: type[Message], raw: bytes) -> tuple[str, int] |
                 fields += 1
                 if fields > _MAX_FIELDS:
                     return None
-                tag, offset = _varint(raw, offset)
+                tag, offset = _read_varint(raw, offset)
                 wire = tag & 7
                 if wire == _VARINT:
-                    _, offset = _varint(raw, offset)
+                    _, offset = _read_varint(raw, offset)
                 elif wire in {_FIXED32, _FIXED64}:
                     offset += 4 if wire == _FIXED32 else 8
                 elif wire == _BYTES:
-                    size, offset = _varint(raw, offset)
+                    size, offset = _read_varint(raw, offset)
                     field = kind.fields_by_number.get(tag >> 3)
                     offset += size
                     if offset > end:
@@ -133,7 +133,7 @@ def deepest_value(request_class: type[Message], raw: bytes) -> tuple[str, int] |
     return found
 
 
-def _varint(raw: bytes, offset: int) -> tuple[int, int]:
+def _read_varint(raw: bytes, offset: int) -> tuple[int, int]:
     """Return a varint and the offset after it.
 
     Raises:

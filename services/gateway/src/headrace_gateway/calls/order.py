@@ -17,7 +17,7 @@ from headrace_gateway.calls.slow_readers import SlowReaders
 from headrace_gateway.calls.timeouts import Timeouts
 
 # The group commit limits the time of each submit.
-_BOUNDED: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
+_SELF_LIMITED_METHODS: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 
 # The links that Headrace's servicers need. A gateway that lacks one does not start.
 SERVICER_NEEDS: Final = (
@@ -25,7 +25,7 @@ SERVICER_NEEDS: Final = (
     "slow readers",
 )
 # The links around health and reflection. Probes are anonymous, and must still work during a drain.
-FOREIGN: Final = ("request id", "errors", "sizes", "decode")
+FOREIGN_LINKS: Final = ("request id", "errors", "sizes", "decode")
 
 
 def build_chain(settings: Settings, *, drain: Drain, counts: Counts) -> Chain:
@@ -47,7 +47,7 @@ def build_chain(settings: Settings, *, drain: Drain, counts: Counts) -> Chain:
             Sizes(max_request_bytes=settings.max_request_bytes),
             Authenticate(),
             Decode(),
-            Timeouts(seconds=settings.call_timeout, bounded=_BOUNDED),
+            Timeouts(seconds=settings.call_timeout, bounded=_SELF_LIMITED_METHODS),
             SlowReaders(patience=settings.stream_patience, counts=counts),
         ),
         needs=SERVICER_NEEDS,

@@ -16,7 +16,7 @@ _log = structlog.get_logger()
 _ROUND_S: Final = 1.0
 
 # The name of the grpc.aio task that keeps a call until its client has received the status.
-_KEEPER: Final = "rpc_task"
+_KEEPER_TASK_NAME: Final = "rpc_task"
 
 _Task = asyncio.Task[Any]
 
@@ -84,7 +84,7 @@ def _keepers(tasks: set[_Task]) -> Iterator[_Task]:
     task of the call.
     """
     for keeper in asyncio.all_tasks() if tasks else ():
-        if keeper.get_name() == _KEEPER:
+        if keeper.get_name() == _KEEPER_TASK_NAME:
             for variables in gc.get_referents(keeper.get_coro()):
                 if any(
                     isinstance(variable, asyncio.Task) and variable in tasks

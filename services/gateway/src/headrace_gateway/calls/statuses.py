@@ -113,7 +113,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 _reason(error_pb2.ERROR_REASON_JOB_NOT_FOUND),
                 text,
                 {"job_id": job_id},
-                [_resource("job", job_id, text)],
+                [_resource_info("job", job_id, text)],
             )
         case RequestIdConflict():
             return CallError(
@@ -124,7 +124,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                     "request_id": _shorten(error.request_id, _MAX_METADATA_BYTES),
                     f"{error.kind}_id": error.existing_id,
                 },
-                [_resource(error.kind, error.existing_id, text)],
+                [_resource_info(error.kind, error.existing_id, text)],
             )
         case StateConflict():
             return CallError(
@@ -136,7 +136,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                     "state": error.state.name,
                     "allowed": ", ".join(state.name for state in error.allowed),
                 },
-                [_precondition(str(error.job_id), text)],
+                [_precondition_failure(str(error.job_id), text)],
             )
         case LimitExceeded():
             # Not RESOURCE_EXHAUSTED, because clients retry it and the same request would fail
@@ -154,7 +154,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                     "actual": str(error.actual),
                 },
                 [
-                    _precondition(error.field, text)
+                    _precondition_failure(error.field, text)
                     if is_quota
                     else _bad_request([Violation(error.field, text)])
                 ],
@@ -180,7 +180,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_NOT_FOUND),
                 text,
                 {"subscription": error.name},
-                [_resource("subscription", error.name, text)],
+                [_resource_info("subscription", error.name, text)],
             )
         case SubscriptionConflict():
             return CallError(
@@ -188,7 +188,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_CONFLICT),
                 text,
                 {"subscription": error.name},
-                [_resource("subscription", error.name, text)],
+                [_resource_info("subscription", error.name, text)],
             )
         case SubscriptionTaken():
             return CallError(
@@ -266,7 +266,7 @@ def _bad_request(violations: Sequence[Violation]) -> Any:
     return message
 
 
-def _resource(kind: str, name: str, description: str) -> Any:
+def _resource_info(kind: str, name: str, description: str) -> Any:
     return error_details_pb2.ResourceInfo(
         resource_type=kind,
         resource_name=name,
@@ -274,7 +274,7 @@ def _resource(kind: str, name: str, description: str) -> Any:
     )
 
 
-def _precondition(subject: str, description: str) -> Any:
+def _precondition_failure(subject: str, description: str) -> Any:
     return error_details_pb2.PreconditionFailure(
         violations=[
             error_details_pb2.PreconditionFailure.Violation(

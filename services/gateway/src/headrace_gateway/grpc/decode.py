@@ -20,7 +20,7 @@ from headrace_core.domain.limits import FIRST_TIME, MAX_LABELS, TIME_RULE
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.domain.submission import Repeated
-from headrace_gateway.api.documents import EMPTY, Payload
+from headrace_gateway.api.documents import EMPTY_OBJECT, Payload
 from headrace_gateway.api.job_rules import NO_OVERRIDES
 from headrace_gateway.api.validation import MAX_FILTER_VALUES, Violations, job_filter
 from headrace_gateway.grpc.data import read_data
@@ -161,7 +161,7 @@ def _read_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
 
 def _read_payload(data: data_pb2.Data | None, path: str, found: Violations) -> Payload:
     if data is None:
-        return EMPTY
+        return EMPTY_OBJECT
     try:
         return read_data(data)
     except ValueError as error:

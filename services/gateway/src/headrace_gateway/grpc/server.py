@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2
 from headrace.v1 import handler_service_pb2, job_service_pb2, subscription_service_pb2
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.calls.chain import Chain
-from headrace_gateway.calls.order import FOREIGN
+from headrace_gateway.calls.order import FOREIGN_LINKS
 from headrace_gateway.calls.services import Service, add_services
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
@@ -61,7 +61,7 @@ def build_server(
 
     Args:
         settings: the limits, and whether to serve reflection.
-        chain: the links; calls to health and reflection pass only through FOREIGN.
+        chain: the links; calls to health and reflection pass only through FOREIGN_LINKS.
         jobs: serves JobService.
         handlers: serves HandlerService.
         subscriptions: serves SubscriptionService.
@@ -81,7 +81,7 @@ def build_server(
         Service(descriptor=descriptor, servicer=servicer, chain=chain)
         for descriptor, servicer in servicers.items()
     ]
-    foreign = chain.only(*FOREIGN)
+    foreign = chain.only(*FOREIGN_LINKS)
     services.append(Service(descriptor=_HEALTH, servicer=health, chain=foreign, foreign=True))
     if settings.reflection:
         names = [service.full_name for service in services]

@@ -32,7 +32,7 @@ class DatabaseClock:
         self._read = 0.0
         self._offset = 0.0
 
-    def set(self, reading: ClockReading) -> None:
+    def add_reading(self, reading: ClockReading) -> None:
         """Narrow the bounds of the offset with a reading."""
         low, high = reading.time - reading.received, reading.time - reading.sent
         slack = (reading.received - self._read) * _MAX_DRIFT

@@ -17,8 +17,8 @@ from headrace_gateway.streams.recent import RecentEvents
 
 # The maximum number of events on a page, for one job and for all jobs. The store also limits the
 # bytes of a page.
-_MAX_JOB_PAGE: Final = 200
-_MAX_PAGE: Final = 500
+_MAX_JOB_PAGE_EVENTS: Final = 200
+_MAX_PAGE_EVENTS: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class JobPage:
     last_seq: int
 
 
-class Pruned(Exception):
+class EventsPruned(Exception):
     """Some requested events may be pruned; events after `start` are not."""
 
     def __init__(self, start: Place) -> None:
@@ -70,7 +70,7 @@ class History:
         """
         async with self._readers, self._database.statement() as conn:
             page = await list_events(
-                conn, tenant=tenant, job_id=job_id, after_seq=after_seq, limit=_MAX_JOB_PAGE
+                conn, tenant=tenant, job_id=job_id, after_seq=after_seq, limit=_MAX_JOB_PAGE_EVENTS
             )
             if page.events:
                 last, complete = page.events[-1], page.complete
@@ -93,17 +93,17 @@ class History:
         """Return a page of the settled events of all jobs after `after` and up to `through`.
 
         Raises:
-            Pruned: some events of the tenant may be pruned.
+            EventsPruned: some events of the tenant may be pruned.
             Unavailable: PostgreSQL cannot be read.
         """
         async with self._readers, self._database.statement() as conn:
             # Another stream may have read the page while this stream waited.
-            page = self._recent.page(after=after, through=through, limit=_MAX_PAGE)
+            page = self._recent.page(after=after, through=through, limit=_MAX_PAGE_EVENTS)
             if page is None:
-                page = await read_range(conn, after=after, through=through, limit=_MAX_PAGE)
+                page = await read_range(conn, after=after, through=through, limit=_MAX_PAGE_EVENTS)
                 self._recent.add(page, after=after, through=through)
             # Read the start after the page: pruning moves the start before it removes events.
             start = await read_start(conn, tenant=tenant)
         if after < start:
-            raise Pruned(start)
+            raise EventsPruned(start)
         return page

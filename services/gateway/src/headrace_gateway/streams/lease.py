@@ -83,7 +83,7 @@ class Lease:
 
         Raises:
             SubscriptionNotFound: no subscription has this name.
-            Unavailable: PostgreSQL did not answer.
+            Unavailable: PostgreSQL did not respond.
         """
         self.check()
         # Cancelling the caller does not cancel the task, because its result must be released.

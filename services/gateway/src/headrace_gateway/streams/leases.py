@@ -115,7 +115,7 @@ class Leases(Loop):
 
         Raises:
             SubscriptionNotFound: no subscription has this name.
-            Unavailable: PostgreSQL did not answer.
+            Unavailable: PostgreSQL did not respond.
         """
         async with self._acquiring:
             if lease not in self._open:
@@ -162,8 +162,8 @@ class Leases(Loop):
             Seconds until the next run without a wake-up.
 
         Raises:
-            Unavailable: PostgreSQL did not answer.
-            TimeoutError: PostgreSQL did not answer in time.
+            Unavailable: PostgreSQL did not respond.
+            TimeoutError: PostgreSQL did not respond in time.
         """
         try:
             # By the time a later response arrives, the lease may have lapsed.

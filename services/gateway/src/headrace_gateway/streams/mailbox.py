@@ -37,10 +37,10 @@ class Mailbox:
         # True after the mailbox has dropped events. It then ignores new events until it is
         # reopened.
         self.overflowed = False
-        # The times of events that count as lag, in seconds since 1970 by the database's clock. The
-        # time of the oldest dropped event, until the stream has caught up:
+        # The time of the oldest dropped event, in seconds since 1970 by the database's clock; None
+        # once the stream has caught up.
         self.oldest_dropped: float | None = None
-        # The time of the oldest event that is being sent:
+        # The time of the oldest event that is being sent; None if no event is being sent.
         self.oldest_sending: float | None = None
 
     @property

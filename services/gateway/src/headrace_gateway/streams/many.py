@@ -12,7 +12,7 @@ from headrace_core.domain.job import JobEvent
 from headrace_core.domain.query import JobFilter
 from headrace_core.store.event_log import BEGINNING, Place, place_of
 from headrace_gateway.streams.gauges import Gauges
-from headrace_gateway.streams.history import History, Pruned
+from headrace_gateway.streams.history import EventsPruned, History
 from headrace_gateway.streams.mailbox import Mailbox
 from headrace_gateway.streams.messages import MAX_EVENTS, next_mark, pack
 from headrace_gateway.streams.routing import Predicate, Routes
@@ -120,7 +120,7 @@ class FilterStream:
             self._mailbox = mailbox
             if self._error is not None:
                 mailbox.fail(self._error)
-            await self._tail.ready()
+            await self._tail.wait_until_ready()
             self._meeting_place = self._tail.settled
             self._place = self._cursor_place = (
                 self._meeting_place if self._after is None else self._after
@@ -157,7 +157,7 @@ class FilterStream:
                 page = await self._history.read_all(
                     tenant=self._tenant, after=self._place, through=self._meeting_place
                 )
-            except Pruned as pruned:
+            except EventsPruned as pruned:
                 self._gauges.cursors_expired += 1
                 raise CursorExpired(self._write_cursor(pruned.start)) from None
             events = [event for event in page.events if matches(event)]

@@ -69,7 +69,7 @@ class JobStream:
             ShuttingDown: the gateway is shutting down.
         """
         with self._routes.open_for_job(self._job_id) as mailbox:
-            await self._tail.ready()
+            await self._tail.wait_until_ready()
             if self._last_seq:
                 self._gauges.resumes += 1
             mark_due = self._next_mark()

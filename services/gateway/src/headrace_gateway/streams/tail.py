@@ -32,7 +32,7 @@ from headrace_gateway.streams.window import Window
 _log = structlog.get_logger()
 
 # The maximum number of events that one run reads.
-_MAX_PAGE: Final = 500
+_MAX_PAGE_EVENTS: Final = 500
 # The maximum number of unsettled events in memory; the rest are read from PostgreSQL when they
 # settle.
 _MAX_UNSETTLED: Final = 10_000
@@ -99,7 +99,7 @@ class Tail(Loop):
         routes: Routes,
         gauges: Gauges,
         timing: Timing = DEFAULT,
-        page: int = _MAX_PAGE,
+        page: int = _MAX_PAGE_EVENTS,
         window: int = _MAX_UNSETTLED,
     ) -> None:
         self._database = database
@@ -129,7 +129,7 @@ class Tail(Loop):
         """The place up to which all events have settled and were routed."""
         return self._window.place
 
-    async def ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until the tail routes all events after `settled`.
 
         A stream opens its mailbox, calls this, and then reads the past.
@@ -158,7 +158,7 @@ class Tail(Loop):
                 return self._start_at_end(await read_end(conn))
             reading = await read_unseen(conn, seen=self._seen, limit=self._page)
             snapshot = reading.snapshot
-            self._gauges.clock.set(snapshot.clock)
+            self._gauges.clock.add_reading(snapshot.clock)
             self._check_origin(snapshot)
             if snapshot.start > self._window.place:
                 # Events were pruned before they were routed, because the process was suspended for
@@ -183,7 +183,7 @@ class Tail(Loop):
 
     def _start_at_end(self, end: LogEnd) -> float:
         """Start at the end of the log; return the seconds until the next run without a wake-up."""
-        self._gauges.clock.set(end.snapshot.clock)
+        self._gauges.clock.add_reading(end.snapshot.clock)
         self._check_origin(end.snapshot)
         self._seen = end.seen
         self._window.start(end.settled, through=end.seen.top[0])

@@ -1,4 +1,4 @@
-"""The base of watches and subscriptions: events of many jobs on one stream."""
+"""The base class of `Watch` and `SubscriptionWatch`: events of many jobs on one stream."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from headrace.errors import DeadlineExceeded, Refusal
 from headrace.event import JobEvent
 from headrace.v1 import event_pb2, job_service_pb2, subscription_service_pb2
 
-# Number of jobs whose last event is stored, to drop repeated events of a resumed stream.
-_REMEMBERED_JOBS: Final = 65_536
+# Maximum number of jobs whose last event number is stored, to drop events that a resumed stream
+# repeats.
+_MAX_REMEMBERED_JOBS: Final = 65_536
 
 Response: TypeAlias = (
     job_service_pb2.WatchJobsResponse | subscription_service_pb2.WatchSubscriptionResponse
 )
 
 
-class Following(ABC):
-    """The events of one stream over many jobs, each once and in order per job.
+class EventStream(ABC):
+    """The events of many jobs on one stream, each once and in order per job.
 
-    You can cancel a wait for an event, for example by a timeout, without losing an event.
+    Waiting for an event can be cancelled, for example by a timeout, without losing an event.
 
     Attributes:
         cursor: the cursor of the last response whose events have all been yielded.
-        caught_up: whether all past events have been yielded; the next ones are live.
+        caught_up: whether all past events have been yielded; later events are live.
     """
 
     def __init__(self, calls: Calls, *, cursor: str) -> None:
@@ -41,15 +42,15 @@ class Following(ABC):
         self.caught_up = False
         self._timeout = calls.timeout
         self._stream = calls.stream(endless=True)
-        self._seen = _Seen()
+        self._newest = _NewestEvents()
         # The last response, and its events that have not been yielded.
         self._response: Response | None = None
         self._events: deque[event_pb2.JobEvent] = deque()
         # The number of yielded events, and how many of them `cursor` covers.
         self._yielded = self._covered = 0
-        # True while the resumed stream has sent only repeated events. Then `cursor` is ahead of the
+        # True while a resumed stream has sent only repeated events. `cursor` is then ahead of the
         # responses and does not change.
-        self._replaying = False
+        self._is_replaying = False
 
     @property
     def resumes(self) -> int:
@@ -60,8 +61,7 @@ class Following(ABC):
         """Start the stream.
 
         Raises:
-            CallError: the stream was refused, or no gateway responded within the timeout of the
-                client.
+            CallError: the stream was rejected, or no gateway responded within the client's timeout.
         """
         limit = asyncio.timeout(self._timeout)
         try:
@@ -69,9 +69,9 @@ class Following(ABC):
                 await self._receive()
         except BaseException as error:
             if limit.expired() and type(error) is TimeoutError:
-                if self._resumable and await self._stream.accepted():
-                    # The gateway is reading many past events without a match. The stream cannot
-                    # miss an event.
+                if self._can_resume and await self._stream.is_accepted():
+                    # The gateway is still searching past events for a match. The stream misses no
+                    # event.
                     return self
                 message = f"no gateway responded within {self._timeout:g} s"
                 error = DeadlineExceeded(Refusal(code="DEADLINE_EXCEEDED", message=message))
@@ -95,24 +95,24 @@ class Following(ABC):
         return self
 
     async def __anext__(self) -> JobEvent:
-        # Return received events without a wait.
-        if not self._events and not await self.ready():
+        # Return received events without waiting.
+        if not self._events and not await self.wait_for_event():
             raise StopAsyncIteration
-        return self.take()
+        return self.take_event()
 
-    async def ready(self) -> bool:
+    async def wait_for_event(self) -> bool:
         """Wait for an event; return False if the stream was closed and has no more events.
 
         Raises:
-            CallError: the stream was refused, or could not be resumed in time.
+            CallError: the stream was rejected, or could not be resumed in time.
         """
         while not self._events:
             if not await self._receive():
                 return False
         return True
 
-    def take(self) -> JobEvent:
-        """Return the event that `ready` has waited for."""
+    def take_event(self) -> JobEvent:
+        """Return the next received event, after `wait_for_event` has returned True."""
         event = from_event(self._events[0])
         self._events.popleft()
         self._yielded += 1
@@ -121,39 +121,34 @@ class Following(ABC):
         return event
 
     @property
-    def _resumable(self) -> bool:
-        """True if a stream that starts later misses no event."""
+    def _can_resume(self) -> bool:
+        """True if the stream can start later without missing an event."""
         return bool(self.cursor)
 
     @abstractmethod
     def _start(self, gateway: Gateway) -> aio.UnaryStreamCall[Any, Any]:
         """Start the stream after `cursor`."""
 
-    def _received(self, response: Response, *, news: bool) -> None:  # noqa: B027  # may do nothing
-        """Handle the marks of a response.
-
-        Args:
-            response: the response.
-            news: whether it contains an event that has not been yielded.
-        """
+    def _on_response(self, response: Response, *, has_new_events: bool) -> None:  # noqa: B027  # may do nothing
+        """Handle a response; `has_new_events` is False if the stream has only repeated events."""
 
     async def _receive(self) -> bool:
         response = await self._stream.next(self._start)
         if response is None:
             return False
         self._response = response
-        self._events.extend(self._seen.new(response.events))
+        self._events.extend(self._newest.record_new(response.events))
         if self._events:
-            self._stream.progressed()
-        self._received(response, news=bool(self._events))
+            self._stream.reset_backoff()
+        self._on_response(response, has_new_events=bool(self._events))
         self._advance()
         return True
 
     def _advance(self) -> None:
-        """Advance the cursor after all events of the last response have been yielded."""
+        """If all events of the last response have been yielded, advance the cursor."""
         if self._events or self._response is None:
             return
-        if not self._replaying:
+        if not self._is_replaying:
             # The cursor of a response is the place after its last event.
             self._covered = self._yielded
             self.cursor = self._response.cursor or self.cursor
@@ -162,14 +157,14 @@ class Following(ABC):
         self._response = None
 
 
-class _Seen:
-    """The newest event of each recent job."""
+class _NewestEvents:
+    """The number of the newest event of each recent job."""
 
     def __init__(self) -> None:
         self._seqs: OrderedDict[str, int] = OrderedDict()
 
-    def new(self, events: Iterable[event_pb2.JobEvent]) -> list[event_pb2.JobEvent]:
-        """Return the events that are new, and store their numbers."""
+    def record_new(self, events: Iterable[event_pb2.JobEvent]) -> list[event_pb2.JobEvent]:
+        """Return the new events, and store their numbers."""
         seqs, new = self._seqs, []
         for event in events:
             job_id, seq = event.job_id, event.seq
@@ -177,6 +172,6 @@ class _Seen:
                 seqs[job_id] = seq
                 seqs.move_to_end(job_id)
                 new.append(event)
-        while len(seqs) > _REMEMBERED_JOBS:
+        while len(seqs) > _MAX_REMEMBERED_JOBS:
             seqs.popitem(last=False)
         return new
