@@ -57,7 +57,8 @@ async def command(
         raise UsageError("use either job ids or filters, not both")
     if len(jobs) > MAX_WATCHED_JOBS:
         raise UsageError(
-            f"{len(jobs)} job ids; the limit is {MAX_WATCHED_JOBS}. Use --label or --batch for more jobs"
+            f"{len(jobs)} job ids; the limit is {MAX_WATCHED_JOBS}. "
+            "Use --label or --batch for more jobs"
         )
     async with (
         session.client() as client,
