@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -60,13 +59,10 @@ async def test_worker_without_postgresql_returns_its_deliveries(
         held = await jobs.submit("t.forever")
         first = await jobs.until(held, E.STARTED)
         proxy.hold()
-        began = time.monotonic()
         waiting = await jobs.submit("t.echo")
         # The scheduler does not redeliver in this test, so the worker must return the delivery.
         await until(lambda: worker.counts.lease_losses)
-        # Attempts end one heartbeat before another worker may claim them.
         await until(lambda: not worker.running)
-        assert time.monotonic() - began < jobs.settings.worker_lease
         await until(lambda: redis.keys("headrace:*:queue:*"))
         proxy.release()
         assert (await jobs.ended(waiting)).state is JobState.SUCCEEDED

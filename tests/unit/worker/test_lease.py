@@ -94,6 +94,48 @@ class Refusing:
     transaction = statement
 
 
+class ReadOnly(Refusing):
+    """A database that accepts the registration of a worker but no renewal."""
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        yield
+
+
+async def test_lease_is_lost_one_heartbeat_before_it_lapses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def register(*_: Any, **__: Any) -> None:
+        """Register the worker."""
+
+    now = 0.0
+    monkeypatch.setattr(lease, "register_worker", register)
+    monkeypatch.setattr(lease, "_now", lambda: now)
+    calls: list[str] = []
+    held = Lease(
+        database=ReadOnly(),  # type: ignore[arg-type]
+        describe=worker,
+        lease_s=30.0,
+        heartbeat_s=10.0,
+        on_doubt=lambda: calls.append("doubt"),
+        on_lost=lambda: calls.append("lost"),
+        on_held=lambda: calls.append("held"),
+        counts=Counts(),
+    )
+    await held.register()
+    worker_id = held.worker_id
+    now = 19.9
+    with pytest.raises(Unavailable):
+        await held.heartbeat()
+    assert held.held(worker_id)
+    assert calls == ["held", "doubt"]
+    now = 20.0
+    with pytest.raises(Unavailable):
+        await held.heartbeat()
+    assert not held.held(worker_id)
+    assert calls == ["held", "doubt", "lost"]
+
+
 async def test_failed_renewal_is_a_failed_run_of_the_loop() -> None:
     doubts: list[None] = []
     held = Lease(
