@@ -43,15 +43,27 @@ SERVICES: Final = (
 METHODS: Final[Sequence[MethodDescriptor]] = [m for service in SERVICES for m in service.methods]
 
 # The timeout of a call, and how long an accepted stream stays open, in seconds.
-_CALL_S: Final = 20.0
-_STREAM_S: Final = 0.5
+_CALL_TIMEOUT_S: Final = 20.0
+_STREAM_OPEN_S: Final = 0.5
 _MIB: Final = 2**20
 
 # The job type whose handler accepts any payload.
-ANYTHING: Final = "echo"
+ANY_PAYLOAD_TYPE: Final = "echo"
 
 _TEXTS: Final = (
-    *("", "work", ANYTHING, "default", "side", "a", "*", "\0", "a\0b", "\u202e", "\U0010ffff"),
+    *(
+        "",
+        "work",
+        ANY_PAYLOAD_TYPE,
+        "default",
+        "side",
+        "a",
+        "*",
+        "\0",
+        "a\0b",
+        "\u202e",
+        "\U0010ffff",
+    ),
     *("ä" * 200, "x" * 5000, "%", "'; --", "a,b", "../..", "-1", "null", "[]", "{}"),
     *("00000000-0000-0000-0000-000000000000", "0193c2f0-0000-7000-8000-00000000zzzz"),
     *("0193c2f0-0000-7000-8000-000000000000", "AAAA", "====", "type = 'work'", "label.a = 'b'"),
@@ -77,7 +89,7 @@ class Garbage:
 
 
 @dataclass(slots=True)
-class Answers:
+class Responses:
     """The responses to garbage: counts by kind and code, and an example of each."""
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
@@ -182,7 +194,7 @@ def _call(
 
 
 def _job(kind: str, **fields: Any) -> Garbage:
-    job = job_pb2.JobSpec(type=ANYTHING, **fields)
+    job = job_pb2.JobSpec(type=ANY_PAYLOAD_TYPE, **fields)
     request = job_service_pb2.SubmitJobRequest(job=job)
     return _call(METHODS[0], kind, request.SerializeToString())
 
@@ -272,7 +284,7 @@ def _scalar(each: FieldDescriptor, chance: random.Random) -> Any:
     return chance.choice(_DOUBLES)
 
 
-async def send(target: str, source: Iterator[Garbage], answers: Answers, until: float) -> None:
+async def send(target: str, source: Iterator[Garbage], answers: Responses, until: float) -> None:
     """Send garbage until a time on the monotonic clock.
 
     Args:
@@ -299,12 +311,14 @@ async def send(target: str, source: Iterator[Garbage], answers: Answers, until: 
 
 async def _send(channel: aio.Channel, garbage: Garbage) -> tuple[str, str]:
     make: Callable[..., Any] = channel.unary_stream if garbage.streams else channel.unary_unary
-    call = make(garbage.path)(garbage.body, timeout=_CALL_S, metadata=tuple(garbage.metadata))
+    call = make(garbage.path)(
+        garbage.body, timeout=_CALL_TIMEOUT_S, metadata=tuple(garbage.metadata)
+    )
     if not garbage.streams:
         await call
         return "OK", ""
     try:
-        async with asyncio.timeout(_STREAM_S):
+        async with asyncio.timeout(_STREAM_OPEN_S):
             while await call.read() is not EOF:
                 pass
     except TimeoutError:
@@ -317,7 +331,7 @@ async def _send(channel: aio.Channel, garbage: Garbage) -> tuple[str, str]:
 
 async def main(seed: int, seconds: float, targets: Sequence[str]) -> None:
     """Send garbage to all targets, and print the responses as JSON."""
-    answers = Answers()
+    answers = Responses()
     until = time.monotonic() + seconds
     await asyncio.gather(
         *(

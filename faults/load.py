@@ -18,10 +18,12 @@ from headrace import CallError, Client, JobSpec
 from headrace._convert import to_spec
 
 # After a failure with one of these codes, the job may exist nevertheless.
-_UNKNOWN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"})
+_UNKNOWN_OUTCOME_CODES = frozenset(
+    {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"}
+)
 # How long a submit is retried, and the longest wait between two calls, in seconds.
-_RETRY_S = 60.0
-_LONGEST_WAIT_S = 2.0
+_RETRY_PERIOD_S = 60.0
+_MAX_WAIT_S = 2.0
 # The share of single-job streams that use the client library.
 _CLIENT_SHARE = 0.25
 
@@ -180,16 +182,18 @@ class Load:
             except CallError as error:
                 submission.codes.append(error.refusal.code)
                 submission.answered = time.time()
-                if error.refusal.code not in _UNKNOWN:
+                if error.refusal.code not in _UNKNOWN_OUTCOME_CODES:
                     # An earlier call may have submitted the job nevertheless.
-                    unknown_before = any(code in _UNKNOWN for code in submission.codes)
+                    unknown_before = any(
+                        code in _UNKNOWN_OUTCOME_CODES for code in submission.codes
+                    )
                     submission.outcome = Outcome.UNKNOWN if unknown_before else Outcome.FAILED
                     return
                 submission.outcome = Outcome.UNKNOWN
-                if time.time() - submission.invoked > _RETRY_S:
+                if time.time() - submission.invoked > _RETRY_PERIOD_S:
                     return
                 await asyncio.sleep(random.uniform(wait / 2, wait))
-                wait = min(_LONGEST_WAIT_S, wait * 2)
+                wait = min(_MAX_WAIT_S, wait * 2)
                 continue
             submission.answered = time.time()
             submission.outcome, submission.job_id = Outcome.OK, handle.id
@@ -203,7 +207,7 @@ class Load:
         follower = self._watchers.submit_and_follow(to_spec(spec), submission.request_id)
         submission.outcome = Outcome.UNKNOWN
         with suppress(TimeoutError, asyncio.CancelledError):
-            async with asyncio.timeout(_RETRY_S):
+            async with asyncio.timeout(_RETRY_PERIOD_S):
                 submission.job_id = await asyncio.shield(follower.job)
                 submission.outcome = Outcome.OK
         submission.codes += follower.log.codes

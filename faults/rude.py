@@ -74,16 +74,16 @@ async def in_loop(payload: InLoop, ctx: Context) -> list[Child]:
     _record_start(ctx)
     match payload.attack:
         case "wait_for":
-            await asyncio.wait_for(_exit(), 5)
+            await asyncio.wait_for(_exit_later(), 5)
         case "gather":
-            await asyncio.gather(_interrupt(), _exit(), asyncio.sleep(60))
+            await asyncio.gather(_interrupt_later(), _exit_later(), asyncio.sleep(60))
         case "group":
             async with asyncio.TaskGroup() as group:
-                group.create_task(_exit())
+                group.create_task(_exit_later())
                 group.create_task(asyncio.sleep(60))
         case "callback":
             asyncio.get_running_loop().call_soon(sys.exit, 2)
-            await asyncio.create_task(_exit())
+            await asyncio.create_task(_exit_later())
         case "cancel":
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
@@ -151,12 +151,12 @@ def _describe_child(pid: int) -> Child:
     return Child(pid=pid, create_time=psutil.Process(pid).create_time())
 
 
-async def _exit() -> None:
+async def _exit_later() -> None:
     await asyncio.sleep(0)
     sys.exit(2)
 
 
-async def _interrupt() -> None:
+async def _interrupt_later() -> None:
     await asyncio.sleep(0)
     raise KeyboardInterrupt
 

@@ -21,10 +21,10 @@ from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.tasks import end_tasks
 
 # Timeouts after the load, in seconds: for all jobs to end, and for all streams to receive that.
-_DRAIN_S = 90.0
-_SHOW_S = 30.0
+_DRAIN_TIMEOUT_S = 90.0
+_RECEIVE_TIMEOUT_S = 30.0
 # Grace period in which an unexpected event would arrive, in seconds.
-_SURPLUS_S = 0.5
+_GRACE_S = 0.5
 # The interval at which the harness measures its own delay, in seconds.
 _TICK_S = 0.05
 
@@ -74,7 +74,7 @@ class Trial:
         self._open = AsyncExitStack()
         # The longest stall of the harness itself, in seconds.
         self._stalled = 0.0
-        ticking = asyncio.create_task(self._tick(), name="tick")
+        ticking = asyncio.create_task(self._watch_stalls(), name="tick")
         self._open.callback(ticking.cancel)
         self._watchers: list[Watchers] = []
         self.watchers = self.add_watchers()
@@ -223,7 +223,7 @@ class Trial:
         # Calls that are still open at the end of the scenario count too.
         self.on_evidence(check)
 
-    async def _tick(self) -> None:
+    async def _watch_stalls(self) -> None:
         while True:
             due = time.monotonic() + _TICK_S
             await asyncio.sleep(_TICK_S)
@@ -233,7 +233,7 @@ class Trial:
         """Mark all existing jobs as older than the streams, so no stream must receive them."""
         self._unwatched = frozenset(await self.records.jobs())
 
-    async def _jobs(self) -> dict[str, JobRow]:
+    async def _read_jobs(self) -> dict[str, JobRow]:
         return {
             job_id: replace(job, unwatched=job_id in self._unwatched)
             for job_id, job in (await self.records.jobs()).items()
@@ -250,18 +250,18 @@ class Trial:
         for load in self.loads:
             await load.stop()
         await end_tasks(*self._neighbors)
-        if not await self.records.all_ended(within=_DRAIN_S):
+        if not await self.records.all_ended(within=_DRAIN_TIMEOUT_S):
             self.log(f"{await self.records.unfinished()} jobs have not ended in time")
-        jobs, events = await self._jobs(), await self.records.events()
+        jobs, events = await self._read_jobs(), await self.records.events()
         self.log(f"{len(jobs)} jobs with {len(events)} events; waiting for the streams")
         wanted = counting(jobs, events)
         for watchers in self._watchers:
-            await watchers.wait_for_events(wanted, within=_SHOW_S)
-        await asyncio.sleep(_SURPLUS_S)
+            await watchers.wait_for_events(wanted, within=_RECEIVE_TIMEOUT_S)
+        await asyncio.sleep(_GRACE_S)
 
     async def evidence(self) -> Evidence:
         """Return all evidence; call `finish` first."""
-        jobs, events = await self._jobs(), await self.records.events()
+        jobs, events = await self._read_jobs(), await self.records.events()
         # Jobs in a burst are not part of the usual throughput.
         steady = {j.id for j in jobs.values() if j.tenant == TENANT and BURST not in j.labels}
         times = ends(event for event in events if event.job_id in steady)

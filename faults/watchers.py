@@ -23,12 +23,12 @@ from headrace.v1 import data_pb2, job_pb2, job_service_pb2
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
 # The waits before repeated restarts of a stream, without jitter, in seconds.
-_WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)
+_RESTART_WAITS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Longest silence before a stream of many jobs counts as cut, in seconds. A gateway sends a
 # mark every 15 s on an idle stream.
-_SILENCE_S = 45.0
+_MAX_SILENCE_S = 45.0
 # Resume timeout of the client, longer than any fault, in seconds.
-_RESUME_S = 600.0
+_RESUME_TIMEOUT_S = 600.0
 
 _OPTIONS = (
     # Gives each channel to a gateway its own connection.
@@ -44,7 +44,7 @@ _OPTIONS = (
 
 # Codes after which a stream is restarted. A slow reader receives RESOURCE_EXHAUSTED, any other
 # reader UNAVAILABLE. gRPC's transport returns CANCELLED if a call arrives while a server stops.
-_CUT = (
+_CUT_CODES = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.CANCELLED,
@@ -158,7 +158,7 @@ class RawFollower(Follower):
             except aio.AioRpcError as failure:
                 code = failure.code()
                 self.log.codes.append(code.name)
-                if code not in _CUT:
+                if code not in _CUT_CODES:
                     self.log.failure = f"{code.name}: {failure.details()}"
                     self.job.cancel()
                     return
@@ -167,14 +167,14 @@ class RawFollower(Follower):
             finally:
                 self.live.clear()
                 call.cancel()
-            wait = _WAITS[min(cuts, len(_WAITS) - 1)]
+            wait = _RESTART_WAITS_S[min(cuts, len(_RESTART_WAITS_S) - 1)]
             cuts += 1
             turn = (turn + 1) % len(self._stubs)
             await asyncio.sleep(random.uniform(wait / 2, wait))
 
     async def _read(self, call: Any) -> bool:
         """Read a response; return False at the end of the stream."""
-        async with asyncio.timeout(_SILENCE_S if self._endless else None):
+        async with asyncio.timeout(_MAX_SILENCE_S if self._endless else None):
             response = await call.read()
         if response is EOF:
             return False
@@ -241,7 +241,7 @@ class Watchers:
         self._stubs = [JobServiceStub(channel) for channel in self._channels]
         # One client per gateway, which uses this gateway first.
         self._clients = [
-            Client([*targets[turn:], *targets[:turn]], resume_timeout=_RESUME_S)
+            Client([*targets[turn:], *targets[:turn]], resume_timeout=_RESUME_TIMEOUT_S)
             for turn in range(len(targets))
         ]
 
@@ -265,7 +265,7 @@ class Watchers:
                 )
             )
 
-        follower = self._raw(name, wanted, start_call, endless=True)
+        follower = self._follow_raw(name, wanted, start_call, endless=True)
         follower.cursor = cursor
         return follower
 
@@ -279,7 +279,9 @@ class Watchers:
                 )
             )
 
-        return self._raw(f"job {job_id}", Wanted(job_ids=(job_id,)), start_call, endless=False)
+        return self._follow_raw(
+            f"job {job_id}", Wanted(job_ids=(job_id,)), start_call, endless=False
+        )
 
     def submit_and_follow(self, spec: job_pb2.JobSpec, request_id: str) -> RawFollower:
         """Submit and follow a job in one call; the follower's `job` is its id."""
@@ -295,10 +297,10 @@ class Watchers:
             )
 
         # No event can be checked before the job id is known.
-        follower = self._raw(
+        follower = self._follow_raw(
             f"submit {request_id}", Wanted(job_ids=("",)), start_call, endless=False
         )
-        follower.job.add_done_callback(lambda job: _narrow(follower, job))
+        follower.job.add_done_callback(lambda job: _filter_by_job_id(follower, job))
         return follower
 
     def follow_with_client(self, name: str, wanted: Wanted) -> ClientFollower:
@@ -327,7 +329,7 @@ class Watchers:
         name, wanted = f"client's job {job_id}", Wanted(job_ids=(job_id,))
         return self._add(ClientFollower(name, wanted, lambda: client.watch_job(job_id)))
 
-    def _raw(
+    def _follow_raw(
         self, name: str, wanted: Wanted, start_call: StartCall, *, endless: bool
     ) -> RawFollower:
         turn = len(self.followers) % len(self._stubs)
@@ -374,6 +376,6 @@ class Watchers:
         await asyncio.gather(*(channel.close(None) for channel in self._channels))
 
 
-def _narrow(follower: RawFollower, job: asyncio.Future[str]) -> None:
+def _filter_by_job_id(follower: RawFollower, job: asyncio.Future[str]) -> None:
     if not job.cancelled():
         follower.log.wanted = Wanted(job_ids=(job.result(),))

@@ -69,7 +69,7 @@ class Databases:
             )
             self._has_shared = True
         url = self._at(self._shared)
-        self._execute(_EMPTY, url=url)
+        self._execute(_EMPTY_TABLES, url=url)
         return url
 
     def _at(self, name: str) -> str:
@@ -109,7 +109,7 @@ _TABLES = [
 ]
 # A failed test may have left a session with an open transaction. For few rows DELETE is forty times
 # faster than TRUNCATE; for many rows TRUNCATE leaves no dead ones.
-_EMPTY = f"""
+_EMPTY_TABLES = f"""
     DO $$
     BEGIN
         PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity

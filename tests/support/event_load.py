@@ -70,7 +70,7 @@ class EventLoad:
                 await asyncio.sleep(self._chance.uniform(*_PAUSE_S))
                 if await self._count(_OPEN) >= _MAX_OPEN_JOBS:
                     continue
-                late.create_task(self._write_late())
+                late.create_task(self._commit_late())
                 size = self._chance.randint(1, _MAX_JOBS)
                 await self._submit([self._spec() for _ in range(size)])
         await until(self._all_ended, within=_END_TIMEOUT_S)
@@ -98,7 +98,7 @@ class EventLoad:
         self.jobs += [job.id for job in batch.jobs]
         return batch
 
-    async def _write_late(self) -> None:
+    async def _commit_late(self) -> None:
         writer = await open_writer(self._database)
         try:
             await asyncio.sleep(self._chance.uniform(0, _MAX_DELAY_S))

@@ -34,13 +34,13 @@ _SERVICES = (
     "headrace_core.wake",
 )
 # Handlers do not use the store, and some need optional packages.
-_LEFT_OUT = ("headrace_handlers", ".__main__")
+_EXCLUDED = ("headrace_handlers", ".__main__")
 _STORE = "headrace_core.store."
 
 # Shortest and longest value, in seconds: duration of a slow call, time until a call is cut, and
 # duration of a session.
-_SLOW_S = (0.05, 0.3)
-_CUT_S = (0.0, 0.004)
+_SLOW_CALL_S = (0.05, 0.3)
+_CUT_AFTER_S = (0.0, 0.004)
 _SESSION_S = (0.1, 0.5)
 
 
@@ -79,7 +79,7 @@ def _modules() -> Iterator[ModuleType]:
         package = importlib.import_module(name)
         yield package
         for found in pkgutil.walk_packages(package.__path__, f"{name}."):
-            if not any(part in found.name for part in _LEFT_OUT):
+            if not any(part in found.name for part in _EXCLUDED):
                 yield importlib.import_module(found.name)
 
 
@@ -166,13 +166,13 @@ class FaultPoints:
                     self._lost_commits.add(connection)
                     return result
                 case Fault.SLOW:
-                    await asyncio.sleep(self._chance.uniform(*_SLOW_S))
+                    await asyncio.sleep(self._chance.uniform(*_SLOW_CALL_S))
                 case Fault.CANCELLED:
-                    async with asyncio.timeout(self._chance.uniform(*_CUT_S)):
+                    async with asyncio.timeout(self._chance.uniform(*_CUT_AFTER_S)):
                         return await function(connection, *args, **options)
                 case Fault.CONNECTION_LOST:
                     cut = asyncio.get_running_loop().call_later(
-                        self._chance.uniform(*_CUT_S), connection._driver._transport.abort
+                        self._chance.uniform(*_CUT_AFTER_S), connection._driver._transport.abort
                     )
                     try:
                         return await function(connection, *args, **options)
@@ -192,7 +192,7 @@ class FaultPoints:
             if fault is Fault.FAILED_BEFORE:
                 raise Unavailable("postgresql")
             if fault is Fault.SLOW:
-                await asyncio.sleep(self._chance.uniform(*_SLOW_S))
+                await asyncio.sleep(self._chance.uniform(*_SLOW_CALL_S))
             if fault is not Fault.CONNECTION_LOST:
                 return await function(*args, **options)
             try:

@@ -14,9 +14,9 @@ from headrace_core.wake import Topic, WakeBus, WakeSubscription
 from support.until import until
 
 # Deadline for an expected wake-up, in seconds.
-LONG = 20.0
+WAKE_UP_TIMEOUT_S = 20.0
 # Grace period in which an unexpected wake-up would arrive, in seconds.
-SHORT = 0.1
+QUIET_PERIOD_S = 0.1
 
 
 @asynccontextmanager
@@ -49,8 +49,8 @@ async def connected(
         channels = await channels_of(database, *topics)
         await until(lambda: redis_has_subscriber(client, channels))
         await client.aclose()
-        assert await wake.wait(LONG)
-        while await wake.wait(SHORT):
+        assert await wake.wait(WAKE_UP_TIMEOUT_S)
+        while await wake.wait(QUIET_PERIOD_S):
             pass
         yield wake
     finally:

@@ -23,7 +23,7 @@ class OwnValkey:
         """Kill the server and lose its data."""
         self.server.kill()
 
-    async def give_back(self) -> None:
+    async def restart(self) -> None:
         """Restart the server, empty, at the same URL."""
         await asyncio.to_thread(self.server.start)
 

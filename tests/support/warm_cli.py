@@ -68,12 +68,12 @@ def _serve(address: str) -> None:
             relay, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                _keep(relay)
+                _keep_command(relay)
                 return
             relay.close()
 
 
-def _keep(relay: socket.socket) -> None:
+def _keep_command(relay: socket.socket) -> None:
     """Run the command line in a child, and report its exit code to the relay."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     header, files, _, _ = socket.recv_fds(relay, _HEADER, 3)
@@ -81,7 +81,7 @@ def _keep(relay: socket.socket) -> None:
     pid = os.fork()
     if pid == 0:
         relay.close()
-        _become(request, files)
+        _run_command(request, files)
         return
     for file in files:
         os.close(file)
@@ -96,7 +96,7 @@ def _keep(relay: socket.socket) -> None:
     os._exit(0)
 
 
-def _become(request: Mapping[str, object], files: list[int]) -> None:
+def _run_command(request: Mapping[str, object], files: list[int]) -> None:
     """Run the command line with the relay's files, arguments and environment."""
     from headrace.cli import main  # noqa: PLC0415
 

@@ -259,7 +259,7 @@ async def test_worker_claims_from_postgresql_until_redis_returns(
         assert max(map(len, crew.batches)) <= 2
         assert 0 not in crew.queries
 
-        await valkey.give_back()
+        await valkey.restart()
 
         async def is_delivered() -> bool:
             # The worker may not have reconnected yet, so the delivery waits in the queue.
@@ -398,7 +398,7 @@ async def test_deliverer_without_redis_is_unavailable(
         with pytest.raises(Unavailable) as caught:
             await call
         assert caught.value.dependency == "redis"
-    await valkey.give_back()
+    await valkey.restart()
     await deliverer.ping()
     await deliverer.close()
 

@@ -20,7 +20,7 @@ from headrace_gateway.api.registrations import Registrations
 from headrace_scheduler.loops.dispatch import Dispatch
 from support.jobs import submit, submit_many
 from support.leading import lead
-from support.listening import LONG, SHORT, listening
+from support.listening import QUIET_PERIOD_S, WAKE_UP_TIMEOUT_S, listening
 from support.queues import queue_of
 from support.until import until
 from support.workers import delivery, register, start
@@ -79,7 +79,7 @@ async def test_idle_pool_receives_a_job_directly(
     assert await redis.zscore(await queue_of(redis, POOL), entry_names(later)[0]) == pytest.approx(
         rank_of(later)
     )
-    assert not await scheduler.wait(SHORT)
+    assert not await scheduler.wait(QUIET_PERIOD_S)
 
 
 async def test_many_or_unserved_jobs_wake_the_scheduler(
@@ -99,7 +99,7 @@ async def test_many_or_unserved_jobs_wake_the_scheduler(
     for name, jobs in cases.items():
         with subtests.test(name):
             hand_off.offer(jobs)
-            assert await scheduler.wait(LONG) == {Topic.JOBS}
+            assert await scheduler.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
             assert await queue_entries(redis) == []
 
 
@@ -114,7 +114,7 @@ async def test_pool_with_waiting_jobs_receives_nothing(
 
     await until(is_full)
     hand_off.offer([await submit(database)])
-    assert await scheduler.wait(LONG) == {Topic.JOBS}
+    assert await scheduler.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
     assert await queue_entries(redis) == entry_names(*first)
 
 
@@ -129,7 +129,7 @@ async def test_pool_without_a_free_slot_receives_nothing(
     await start(database, busy, await submit(database))
     async with hand_off_with_pools(settings, database, bus) as hand_off:
         hand_off.offer([await submit(database)])
-        assert await scheduler.wait(LONG) == {Topic.JOBS}
+        assert await scheduler.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
     assert await queue_entries(redis) == []
 
 
@@ -161,7 +161,7 @@ async def test_prefetch_of_zero_disables_the_hand_off(
         bus=bus,
     )
     hand_off.offer([await submit(database)])
-    assert await scheduler.wait(LONG) == {Topic.JOBS}
+    assert await scheduler.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
     assert await queue_entries(redis) == []
     await hand_off.close()
 
@@ -176,7 +176,7 @@ async def test_hand_off_without_redis_wakes_the_scheduler(
     async with hand_off_with_pools(without_redis, database, bus) as hand_off:
         for _ in range(2):
             hand_off.offer([await submit(database)])
-            assert await scheduler.wait(LONG) == {Topic.JOBS}
+            assert await scheduler.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
     await bus.stop()
 
 

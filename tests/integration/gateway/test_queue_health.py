@@ -25,7 +25,7 @@ from headrace_gateway.service import Gateway
 from headrace_worker.service import WorkerService
 from support.handlers import handlers
 from support.jobs import set_column, submit
-from support.listening import LONG, listening
+from support.listening import WAKE_UP_TIMEOUT_S, listening
 from support.proxy import Proxy
 from support.states import prepare_job
 from support.until import until
@@ -152,7 +152,7 @@ async def test_wake_up_refreshes_a_watch_early(settings: Settings, database: Dat
     await bus.start()
     async with listening(settings, database, Topic.WORKERS) as wake:
         queues = queue_health(registrations=Registrations(database=database), wake=wake)
-        queues._max_age = LONG
+        queues._max_age = WAKE_UP_TIMEOUT_S
         changed = asyncio.Event()
         queues.on_change(changed.set)
         queues.start()
@@ -161,7 +161,7 @@ async def test_wake_up_refreshes_a_watch_early(settings: Settings, database: Dat
             changed.clear()
             await register(database, queues=["fast"])
             bus.publish(Topic.WORKERS)
-            async with asyncio.timeout(LONG / 2):
+            async with asyncio.timeout(WAKE_UP_TIMEOUT_S / 2):
                 await changed.wait()
             assert await queues.serving("queue/fast")
         await queues.stop()

@@ -16,7 +16,7 @@ from headrace_scheduler.loops.recover import Recover
 from headrace_scheduler.metrics import Gauges
 from support.jobs import set_column, submit, submit_many
 from support.leading import lead
-from support.listening import LONG, SHORT, listening
+from support.listening import QUIET_PERIOD_S, WAKE_UP_TIMEOUT_S, listening
 from support.workers import lapse, register, start
 
 LATER = datetime.now(UTC) + timedelta(hours=1)
@@ -51,7 +51,7 @@ async def announces_jobs_and_events(
         listening(settings, database, Topic.EVENTS) as events,
     ):
         await run()
-        wait = LONG if expected else SHORT
+        wait = WAKE_UP_TIMEOUT_S if expected else QUIET_PERIOD_S
         received = [await jobs.wait(wait), await events.wait(wait)]
     return received == [{Topic.JOBS}, {Topic.EVENTS}]
 

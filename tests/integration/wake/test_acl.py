@@ -17,7 +17,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 from support.crew import POOL, Crew, identify, new_keys, running_worker
-from support.listening import LONG, listening
+from support.listening import WAKE_UP_TIMEOUT_S, listening
 from support.valkey import OwnValkey, own_valkey
 
 PAGE = Path(__file__).parents[3] / "docs" / "production.md"
@@ -48,7 +48,7 @@ async def test_documented_acl_rules_are_sufficient(
         stack.push_async_callback(bus.stop)
         await bus.ping_redis()
         bus.publish(Topic.JOBS)
-        assert await wake.wait(LONG)
+        assert await wake.wait(WAKE_UP_TIMEOUT_S)
         deliverer = Deliverer(limited, identify=identify)
         stack.push_async_callback(deliverer.close)
         crew, deliveries = Crew(), new_keys(2)

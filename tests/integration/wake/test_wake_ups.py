@@ -19,7 +19,14 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.notify import listen, notify
 from headrace_core.wake import Timing, Topic, WakeBus, WakeUpsLost
 from support.databases import Databases
-from support.listening import LONG, SHORT, channels_of, connected, listening, redis_has_subscriber
+from support.listening import (
+    QUIET_PERIOD_S,
+    WAKE_UP_TIMEOUT_S,
+    channels_of,
+    connected,
+    listening,
+    redis_has_subscriber,
+)
 from support.proxy import Proxy
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
@@ -56,8 +63,8 @@ async def test_wake_up_reaches_each_subscriber_once(settings: Settings, database
         bus.publish(Topic.JOBS)
         # Each subscriber receives the wake-up once.
         for wake in (one, other):
-            assert await wake.wait(LONG)
-            assert not await wake.wait(SHORT)
+            assert await wake.wait(WAKE_UP_TIMEOUT_S)
+            assert not await wake.wait(QUIET_PERIOD_S)
 
 
 async def test_wait_returns_earlier_wake_ups(settings: Settings, database: Database) -> None:
@@ -66,8 +73,8 @@ async def test_wait_returns_earlier_wake_ups(settings: Settings, database: Datab
         early = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
         reference = await stack.enter_async_context(listening(settings, database, Topic.JOBS))
         bus.publish(Topic.JOBS)
-        assert await reference.wait(LONG)
-        assert await early.wait(LONG)
+        assert await reference.wait(WAKE_UP_TIMEOUT_S)
+        assert await early.wait(WAKE_UP_TIMEOUT_S)
 
 
 async def test_subscribers_of_a_bus_share_one_session(
@@ -79,10 +86,16 @@ async def test_subscribers_of_a_bus_share_one_session(
         for one in (jobs, slots):
             one.clear()
         bus.publish(Topic.JOBS)
-        assert await jobs.wait(LONG) == await both.wait(LONG) == {Topic.JOBS}
+        assert (
+            await jobs.wait(WAKE_UP_TIMEOUT_S) == await both.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
+        )
         bus.publish(Topic.SLOTS)
-        assert await slots.wait(LONG) == await both.wait(LONG) == {Topic.SLOTS}
-        assert not await jobs.wait(SHORT)
+        assert (
+            await slots.wait(WAKE_UP_TIMEOUT_S)
+            == await both.wait(WAKE_UP_TIMEOUT_S)
+            == {Topic.SLOTS}
+        )
+        assert not await jobs.wait(QUIET_PERIOD_S)
         async with database.transaction() as connection:
             sessions = await connection.scalar(
                 text(
@@ -104,7 +117,7 @@ async def test_subscriber_may_reject_a_topic_for_a_while(
             if accepted:
                 wanted.add(topic)
             bus.publish(topic)
-            assert await reference.wait(LONG) == {topic}
+            assert await reference.wait(WAKE_UP_TIMEOUT_S) == {topic}
             assert bool(await selective.wait(0)) is accepted
 
 
@@ -116,7 +129,7 @@ async def test_unsubscribed_subscriber_receives_nothing(
         former = bus.subscribe(Topic.JOBS)
         bus.unsubscribe(former)
         bus.publish(Topic.JOBS)
-        assert await reference.wait(LONG)
+        assert await reference.wait(WAKE_UP_TIMEOUT_S)
         assert not await former.wait(0)
 
 
@@ -135,16 +148,16 @@ async def test_subscriber_receives_only_its_topics(settings: Settings, database:
             listening(settings, database, Topic.EVENTS, Topic.CANCELS)
         )
         bus.publish(Topic.CANCELS)
-        assert await both.wait(LONG)
+        assert await both.wait(WAKE_UP_TIMEOUT_S)
         bus.publish(Topic.EVENTS)
-        assert await both.wait(LONG)
-        assert not await jobs.wait(SHORT)
+        assert await both.wait(WAKE_UP_TIMEOUT_S)
+        assert not await jobs.wait(QUIET_PERIOD_S)
 
 
 async def test_wait_without_wake_up_times_out(settings: Settings, database: Database) -> None:
     async with listening(settings, database, Topic.JOBS) as wake:
-        async with asyncio.timeout(LONG):
-            assert not await wake.wait(SHORT)
+        async with asyncio.timeout(WAKE_UP_TIMEOUT_S):
+            assert not await wake.wait(QUIET_PERIOD_S)
 
 
 async def test_many_publications_share_one_message(settings: Settings, database: Database) -> None:
@@ -153,11 +166,11 @@ async def test_many_publications_share_one_message(settings: Settings, database:
         jobs, events = await channels_of(database, Topic.JOBS, Topic.EVENTS)
         await received.subscribe(jobs, events)
         for _ in range(2):
-            await received.get_message(timeout=LONG)
+            await received.get_message(timeout=WAKE_UP_TIMEOUT_S)
         for _ in range(1000):
             bus.publish(Topic.JOBS, Topic.EVENTS)
         messages = []
-        while message := await received.get_message(timeout=SHORT):
+        while message := await received.get_message(timeout=QUIET_PERIOD_S):
             messages.append(message["channel"].decode())
     assert sorted(messages) == [events, jobs]
     await client.aclose()
@@ -167,7 +180,7 @@ async def test_stop_publishes_pending_wake_ups(settings: Settings, database: Dat
     async with listening(settings, database, Topic.JOBS) as wake:
         async with publishing(settings, database) as bus:
             bus.publish(Topic.JOBS)
-        assert await wake.wait(LONG)
+        assert await wake.wait(WAKE_UP_TIMEOUT_S)
 
 
 @pytest.fixture
@@ -191,8 +204,8 @@ async def test_installations_sharing_a_redis_are_separate(
         theirs = await stack.enter_async_context(listening(neighbor, other, *Topic))
         bus = await stack.enter_async_context(publishing(settings, database))
         bus.publish(Topic.JOBS, Topic.EVENTS)
-        assert await ours.wait(LONG)
-        assert not await theirs.wait(SHORT)
+        assert await ours.wait(WAKE_UP_TIMEOUT_S)
+        assert not await theirs.wait(QUIET_PERIOD_S)
 
 
 async def test_schemas_of_one_database_have_own_channels(
@@ -225,10 +238,10 @@ async def test_wake_ups_without_redis_use_postgresql(
         valkey.kill()
         for topic in (Topic.JOBS, Topic.EVENTS, Topic.JOBS):
             bus.publish(topic)
-            assert await wake.wait(LONG)
-            assert not await wake.wait(SHORT)
+            assert await wake.wait(WAKE_UP_TIMEOUT_S)
+            assert not await wake.wait(QUIET_PERIOD_S)
         bus.publish(Topic.CANCELS)
-        assert not await wake.wait(SHORT)
+        assert not await wake.wait(QUIET_PERIOD_S)
 
 
 async def test_restored_redis_delivers_wake_ups_again(
@@ -236,14 +249,14 @@ async def test_restored_redis_delivers_wake_ups_again(
 ) -> None:
     async with listening(own_redis_settings, database, Topic.JOBS) as wake:
         valkey.kill()
-        await valkey.give_back()
+        await valkey.restart()
         client: Redis = Redis.from_url(valkey.url)
         [jobs] = await channels_of(database, Topic.JOBS)
         await until(lambda: redis_has_subscriber(client, [jobs]))
         # The reconnection counts as a wake-up, because wake-ups may have been lost before.
-        assert await wake.wait(LONG)
+        assert await wake.wait(WAKE_UP_TIMEOUT_S)
         await client.publish(jobs, b"")
-        assert await wake.wait(LONG)
+        assert await wake.wait(WAKE_UP_TIMEOUT_S)
         await client.aclose()
 
 
@@ -257,10 +270,10 @@ async def test_lost_listen_session_is_restored(settings: Settings, database: Dat
                 )
             )
             assert ended.rowcount == 1
-        assert await wake.wait(LONG)
+        assert await wake.wait(WAKE_UP_TIMEOUT_S)
         async with database.transaction() as connection:
             await notify(connection, await channels_of(database, Topic.JOBS))
-        assert await wake.wait(LONG)
+        assert await wake.wait(WAKE_UP_TIMEOUT_S)
 
 
 async def test_bus_without_connections_fails_its_ping(
@@ -299,8 +312,8 @@ async def test_notification_is_sent_at_the_commit(settings: Settings, database: 
     async with listening(settings, database, Topic.JOBS) as wake:
         async with database.transaction() as connection:
             await notify(connection, await channels_of(database, Topic.JOBS))
-            assert not await wake.wait(SHORT)
-        assert await wake.wait(LONG)
+            assert not await wake.wait(QUIET_PERIOD_S)
+        assert await wake.wait(WAKE_UP_TIMEOUT_S)
 
 
 @pytest.mark.parametrize("gone", ["redis", "postgresql", "both"])
@@ -323,7 +336,7 @@ async def test_publish_never_fails_and_never_blocks(
 
         return count
 
-    async with asyncio.timeout(LONG), publishing(without, cut_off) as bus:
+    async with asyncio.timeout(WAKE_UP_TIMEOUT_S), publishing(without, cut_off) as bus:
         publisher = bus._publisher
         publisher._flush = count_flushes(publisher._flush)  # type: ignore[method-assign, assignment]
         for count in range(3):
@@ -344,7 +357,7 @@ async def test_link_that_dies_during_listen_is_detected_early(
     )
     database = Database(slow_to_time_out, application="test")
     received: list[str] = []
-    async with asyncio.timeout(LONG):
+    async with asyncio.timeout(WAKE_UP_TIMEOUT_S):
         with pytest.raises(Unavailable):
             await listen(database, [Topic.JOBS], on_notify=received.extend, probe=0.2)
     assert received == []
@@ -365,4 +378,4 @@ async def test_unexpected_redis_error_falls_back_to_notify(
             with pytest.raises(TypeError):
                 await bus.ping_redis()
             bus.publish(Topic.JOBS)
-            assert await wake.wait(LONG)
+            assert await wake.wait(WAKE_UP_TIMEOUT_S)

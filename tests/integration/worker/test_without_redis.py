@@ -36,7 +36,7 @@ async def run_command(valkey: OwnValkey, *words: str) -> None:
 
 async def kill_redis(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None]]:
     valkey.kill()
-    return valkey.give_back
+    return valkey.restart
 
 
 async def mute_redis(_: OwnValkey, link: Proxy) -> Callable[[], Awaitable[None]]:
