@@ -21,7 +21,7 @@ from headrace_standalone.embedded.valkey import EmbeddedValkey
 from headrace_standalone.log_file import LogFile
 from headrace_standalone.migration import migrate
 from headrace_standalone.program import Program
-from headrace_standalone.supervised import Supervised
+from headrace_standalone.supervised import SupervisedProgram
 
 # Seconds that a stopping service gives its open calls, and the longest shutdown. Short values are
 # safe: the shutdown is not measured, and all clients have disconnected.
@@ -164,7 +164,7 @@ class Stack:
 @asynccontextmanager
 async def _running(program: Program, folder: DataFolder) -> AsyncIterator[int]:
     """Run a program for the duration of the block and yield its process id."""
-    supervised = Supervised(
+    supervised = SupervisedProgram(
         program, log=LogFile(folder.logs / f"{program.name}.log"), announce=_announce
     )
     try:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import TERMINAL
-from headrace_core.store.jobs.prune import Pruned, prune_jobs
+from headrace_core.store.jobs.prune import PruneResult, prune_jobs
 from headrace_core.store.sql.database import Database
 from support.leading import lead
 from support.until import until
@@ -26,7 +26,7 @@ async def until_settled(database: Database) -> None:
     await until(settled)
 
 
-async def prune(database: Database, **options: Any) -> Pruned:
+async def prune(database: Database, **options: Any) -> PruneResult:
     """Prune all ended jobs, read or unread, once their events have settled.
 
     Args:
@@ -46,7 +46,7 @@ async def prune(database: Database, **options: Any) -> Pruned:
     for state in states:
         async with database.transaction() as connection:
             each.append(await prune_jobs(connection, **{**defaults, **options, "state": state}))
-    return Pruned(
+    return PruneResult(
         jobs=sum(pruned.jobs for pruned in each),
         events=sum(pruned.events for pruned in each),
         end_time=max((pruned.end_time for pruned in each if pruned.end_time), default=None),

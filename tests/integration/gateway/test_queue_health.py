@@ -156,7 +156,7 @@ async def test_wake_up_refreshes_a_watch_early(settings: Settings, database: Dat
         changed = asyncio.Event()
         queues.on_change(changed.set)
         queues.start()
-        with queues.followed():
+        with queues.follow():
             assert not await queues.serving("queue/fast")
             changed.clear()
             await register(database, queues=["fast"])
@@ -198,7 +198,7 @@ async def test_many_probes_cost_one_query_a_second(settings: Settings):
     queues.start()
     with ExitStack() as watches:
         for _ in range(100):
-            watches.enter_context(queues.followed())
+            watches.enter_context(queues.follow())
         while database.statements < 4:
             for name in ("fast", "slow", "default"):
                 await queues.serving(f"queue/{name}")

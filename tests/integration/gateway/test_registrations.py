@@ -50,7 +50,7 @@ async def test_wake_up_rereads_handlers_in_use(database: Database) -> None:
     async with running(registrations) as (runner, wake):
         assert await registrations.handlers(DEFAULT_TENANT) == {}
         wake.set()
-        await runner.record.runs.again()
+        await runner.record.runs.wait_for_more()
         assert "late" in await registrations.handlers(DEFAULT_TENANT)
 
 
@@ -70,9 +70,9 @@ async def test_failed_run_is_followed_by_another(
     assert await registrations.handlers(DEFAULT_TENANT) == {}
     monkeypatch.setattr(module, "live_handlers", fail_once)
     async with running(registrations) as (runner, _):
-        await runner.record.failures.reach(1)
+        await runner.record.failures.wait_for_count(1)
         await register(database, "late")
-        await runner.record.runs.again(2)
+        await runner.record.runs.wait_for_more(2)
         assert "late" in await registrations.handlers(DEFAULT_TENANT)
 
 

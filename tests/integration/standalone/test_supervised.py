@@ -19,7 +19,7 @@ import pytest
 from headrace_core.domain.retry import RetryPolicy
 from headrace_standalone.log_file import LogFile
 from headrace_standalone.program import Program, leashed_command
-from headrace_standalone.supervised import RESTARTS, ProgramFailedError, Supervised
+from headrace_standalone.supervised import RESTARTS, ProgramFailedError, SupervisedProgram
 
 # A program that serves once it has written its process id to the given file.
 SERVING_PROGRAM = """
@@ -52,8 +52,8 @@ class Stage:
         return self.file.exists() and self.file.read_text() != ""
 
     @asynccontextmanager
-    async def supervise(self, program: Program) -> AsyncIterator[Supervised]:
-        supervised = Supervised(
+    async def supervise(self, program: Program) -> AsyncIterator[SupervisedProgram]:
+        supervised = SupervisedProgram(
             program,
             log=self.log,
             announce=self.announced.put_nowait,
@@ -77,7 +77,7 @@ def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path)
 
 
-def pid(supervised: Supervised) -> int:
+def pid(supervised: SupervisedProgram) -> int:
     assert supervised.pid is not None
     return supervised.pid
 
@@ -195,7 +195,7 @@ async def test_children_of_a_killed_program_end(stage: Stage) -> None:
 
 
 async def test_stop_ends_the_wait_for_a_restart(stage: Stage) -> None:
-    supervised = Supervised(
+    supervised = SupervisedProgram(
         stage.program(SERVING_PROGRAM),
         log=stage.log,
         announce=stage.announced.put_nowait,

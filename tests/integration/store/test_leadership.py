@@ -14,7 +14,7 @@ from headrace_core.domain.errors import StaleTerm
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.store.jobs.promote import promote_due
-from headrace_core.store.jobs.prune import Pruned, prune_jobs, remove_leftovers
+from headrace_core.store.jobs.prune import PruneResult, prune_jobs, remove_leftovers
 from headrace_core.store.jobs.recover import expire_overdue, recover_lost
 from headrace_core.store.jobs.waiting import live_pools
 from headrace_core.store.leadership import give_up_lead, renew_lead, take_lead
@@ -152,7 +152,7 @@ async def create_live_worker(database: Database) -> None:
 
 
 async def prune(connection: Connection, *, term: int) -> int:
-    pruned: Pruned = await prune_jobs(
+    pruned: PruneResult = await prune_jobs(
         connection,
         term=term,
         tenant=DEFAULT_TENANT,

@@ -19,7 +19,7 @@ from headrace_core.store.event_log import BEGINNING, Place, end_of, place_of, re
 from headrace_core.store.jobs import submit as submitting
 from headrace_core.store.jobs import submit_batch as submitting_batches
 from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.prune import Pruned, list_tenants, prune_jobs, remove_leftovers
+from headrace_core.store.jobs.prune import PruneResult, list_tenants, prune_jobs, remove_leftovers
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.jobs.submit_batch import submit_batch
@@ -38,12 +38,12 @@ HOUR = timedelta(hours=1)
 MONTH = timedelta(days=30)
 
 
-async def prune(database: Database, **options: Any) -> Pruned:
+async def prune(database: Database, **options: Any) -> PruneResult:
     """Prune jobs that ended more than an hour ago."""
     return await retention.prune(database, **{"older_than": HOUR, "held_for": MONTH, **options})
 
 
-async def prune_in(connection: Connection, *, term: int, limit: int = 100) -> Pruned:
+async def prune_in(connection: Connection, *, term: int, limit: int = 100) -> PruneResult:
     """Prune within a transaction."""
     return await prune_jobs(
         connection,
@@ -56,7 +56,7 @@ async def prune_in(connection: Connection, *, term: int, limit: int = 100) -> Pr
     )
 
 
-async def prune_concurrently(database: Database, *, limit: int = 100) -> Pruned:
+async def prune_concurrently(database: Database, *, limit: int = 100) -> PruneResult:
     """Prune while other transactions are open."""
     async with database.transaction() as connection:
         return await prune_in(connection, term=await lead(database), limit=limit)
@@ -135,7 +135,7 @@ async def test_only_ended_jobs_are_pruned(database: Database, state: JobState) -
         )
         assert await log_start(database) == newest
     else:
-        assert pruned == Pruned(jobs=0, events=0, end_time=None, unread={})
+        assert pruned == PruneResult(jobs=0, events=0, end_time=None, unread={})
         assert await stored_ids(database) == {prepared.job.id}
         assert await log_start(database) == BEGINNING
 
@@ -578,7 +578,7 @@ async def test_cost_of_a_prune_depends_on_its_page_size(
             before = await connection.scalar(ROWS_READ)
             found = await statement(connection)
             assert await connection.scalar(ROWS_READ) - before <= MAX_ROWS_READ
-        if isinstance(found, Pruned):
+        if isinstance(found, PruneResult):
             assert found.jobs == (0 if held else 10)
 
 

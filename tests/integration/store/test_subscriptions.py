@@ -21,7 +21,7 @@ from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.subscription import (
-    Acquired,
+    AcquiredSubscription,
     Subscription,
     SubscriptionId,
     SubscriptionWatch,
@@ -87,7 +87,7 @@ async def delete(database: Database, name: str = NAME) -> None:
 
 async def acquire(
     database: Database, watch: SubscriptionWatch, consumer: str, *, lease: timedelta = LEASE
-) -> Acquired | None:
+) -> AcquiredSubscription | None:
     async with database.transaction() as connection:
         return await acquire_subscription(connection, watch, consumer=consumer, lease=lease)
 
@@ -104,7 +104,7 @@ async def release(database: Database, *watches: SubscriptionWatch) -> int:
 
 async def ack(
     database: Database,
-    subscription: Subscription | Acquired,
+    subscription: Subscription | AcquiredSubscription,
     acknowledged_place: Place,
     **changes: Any,
 ) -> bool:
@@ -145,7 +145,7 @@ async def let_leases_lapse(database: Database) -> None:
         )
 
 
-def acknowledged_place(subscription: Subscription | Acquired) -> Place:
+def acknowledged_place(subscription: Subscription | AcquiredSubscription) -> Place:
     return subscription.xid, subscription.position
 
 
@@ -322,7 +322,7 @@ async def test_free_subscription_is_acquired_by_the_first_watch(database: Databa
     created, _ = await create(database, job_filter=JobFilter(types=frozenset("t")))
     watch = new_watch()
     acquired = await acquire(database, watch, "a")
-    assert acquired == Acquired(
+    assert acquired == AcquiredSubscription(
         id=created.id, filter='{"types": ["t"]}', epoch=1, xid=created.xid, position=0
     )
     assert (await get(database)).consumer == "a"

@@ -57,7 +57,7 @@ async def running(runner: LoopRunner) -> AsyncIterator[None]:
 async def test_loop_runs_again_after_its_wait() -> None:
     runner = LoopRunner(Counting(wait=0.001))
     async with running(runner):
-        await runner.record.runs.reach(5)
+        await runner.record.runs.wait_for_count(5)
 
 
 async def test_wake_up_ends_the_wait() -> None:
@@ -65,7 +65,7 @@ async def test_wake_up_ends_the_wait() -> None:
     runner = LoopRunner(counting, wake=wake)
     async with running(runner):
         for runs in (1, 2, 3):
-            await runner.record.runs.reach(runs)
+            await runner.record.runs.wait_for_count(runs)
             assert counting.runs == runs
             wake.set()
 
@@ -83,7 +83,7 @@ async def test_wake_up_during_a_run_causes_one_more_run() -> None:
     busy = Busy()
     runner = LoopRunner(busy, wake=wake)
     async with running(runner):
-        await runner.record.runs.reach(2)
+        await runner.record.runs.wait_for_count(2)
         await asyncio.sleep(0)
         assert busy.runs == 2
 
@@ -94,12 +94,12 @@ async def test_pause_collects_wake_ups_for_one_run() -> None:
     runner = LoopRunner(counting, wake=wake)
     clock = asyncio.get_running_loop().time
     async with running(runner):
-        await runner.record.runs.reach(1)
+        await runner.record.runs.wait_for_count(1)
         began = clock()
         for _ in range(10):
             wake.set()
             await asyncio.sleep(0)
-        await runner.record.runs.reach(2)
+        await runner.record.runs.wait_for_count(2)
         assert clock() - began >= 0.15
         assert counting.runs == 2
 
@@ -112,7 +112,7 @@ async def test_first_wait_delays_the_first_run() -> None:
         await asyncio.sleep(0)
         assert counting.runs == 0
         wake.set()
-        await runner.record.runs.reach(1)
+        await runner.record.runs.wait_for_count(1)
 
 
 async def test_any_fault_is_retried_and_logged_once() -> None:
@@ -124,7 +124,7 @@ async def test_any_fault_is_retried_and_logged_once() -> None:
     runner = LoopRunner(counting, timing=NO_WAIT)
     with capture_logs() as logs:
         async with running(runner):
-            await runner.record.runs.reach(1)
+            await runner.record.runs.wait_for_count(1)
     assert (counting.failures, runner.record.failures.count) == (5, 5)
     assert [(log["event"], log["log_level"], log.get("dependency")) for log in logs] == [
         ("loop_failed", "warning", "postgresql"),
@@ -140,7 +140,7 @@ async def test_loop_with_its_own_retry_ignores_the_timing() -> None:
     loop.retry = (0.0, 0.0)
     runner = LoopRunner(loop, timing=Timing(retry=(3600.0, 3600.0)))
     async with running(runner):
-        await runner.record.runs.reach(1)
+        await runner.record.runs.wait_for_count(1)
     assert loop.failures == 1
 
 
@@ -160,7 +160,7 @@ async def test_outage_is_reported_after_the_patience() -> None:
     runner = LoopRunner(counting, timing=Timing(retry=(0.0, 0.0), patience=10.0), clock=clock)
     with capture_logs() as logs:
         async with running(runner):
-            await runner.record.runs.reach(1)
+            await runner.record.runs.wait_for_count(1)
     # Only the third and the fourth failure happen after more than 10 s.
     assert (counting.failures, counting.outages) == (4, 2)
     [outage] = [log for log in logs if log["event"] == "loop_outage"]
@@ -175,7 +175,7 @@ async def test_outage_of_an_optional_dependency_is_a_warning() -> None:
     runner = LoopRunner(loop, timing=Timing(retry=(0.0, 0.0), patience=-1.0))
     with capture_logs() as logs:
         async with running(runner):
-            await runner.record.runs.reach(1)
+            await runner.record.runs.wait_for_count(1)
     outages = [log for log in logs if log["event"] == "loop_outage"]
     assert [(outage["log_level"], outage.get("fallback")) for outage in outages] == [
         ("warning", "polling"),
@@ -196,7 +196,7 @@ async def test_metrics_contain_the_loop_records() -> None:
     records = LoopRecords()
     runner = LoopRunner(Counting(ValueError()), timing=NO_WAIT, records=records)
     async with running(runner):
-        await runner.record.runs.reach(1)
+        await runner.record.runs.wait_for_count(1)
         text = generate_latest(registry_of(LoopMetrics(records))).decode()
         assert 'headrace_loop_runs_total{loop="counting"} 1.0' in text
         assert 'headrace_loop_failures_total{loop="counting"} 1.0' in text
@@ -207,11 +207,11 @@ async def test_metrics_contain_the_loop_records() -> None:
 
 async def test_signal_wakes_each_waiter_at_its_count() -> None:
     signal = Signal()
-    first, third = (asyncio.create_task(signal.reach(count)) for count in (1, 3))
+    first, third = (asyncio.create_task(signal.wait_for_count(count)) for count in (1, 3))
     await asyncio.sleep(0)
     for count in (1, 2, 3):
         signal.fire()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert (first.done(), third.done()) == (True, count == 3)
-    await signal.reach(2)
+    await signal.wait_for_count(2)

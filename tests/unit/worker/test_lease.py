@@ -152,7 +152,7 @@ async def test_failed_renewal_is_a_failed_run_of_the_loop() -> None:
     task = runner.start()
     try:
         async with asyncio.timeout(10):
-            await runner.record.failures.reach(2)
+            await runner.record.failures.wait_for_count(2)
         assert runner.record.runs.count == 0
         assert len(doubts) == 1
     finally:

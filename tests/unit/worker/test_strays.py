@@ -29,7 +29,7 @@ async def test_failed_search_for_strays_waits_for_its_interval(
     runner = LoopRunner(strays, wake=wake, timing=Timing(retry=(0.0, 0.0)))
     runner.start()
     async with asyncio.timeout(DEADLINE_S):
-        await runner.record.failures.reach(1)
+        await runner.record.failures.wait_for_count(1)
         await asyncio.sleep(GRACE_S)
         await runner.stop()
     assert runner.record.failures.count == 1

@@ -65,7 +65,7 @@ class Lookup:
         return name.removeprefix(self._prefix) in self._found
 
     @contextmanager
-    def followed(self) -> Iterator[None]:
+    def follow(self) -> Iterator[None]:
         """Read in a loop during the block, and report changes."""
         self._followers += 1
         self._followed.set()

@@ -117,7 +117,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # th
         """Yield the status and each change, until the caller or this server ends the stream."""
         lookup = self._lookup(request.service)
         sent = None
-        with nullcontext() if lookup is None else lookup.followed():
+        with nullcontext() if lookup is None else lookup.follow():
             while True:
                 changed = self._changed
                 last = self._shutting_down

@@ -24,7 +24,7 @@ from headrace_core.store.upkeep.audit import (
 from headrace_core.store.upkeep.diagnosis import is_standby
 from headrace_core.store.upkeep.stuck import StuckJob, find_stuck
 
-# The numbers of jobs and of batches that one statement reads, in a fraction of a second.
+# The number of jobs, and of batches, that one statement reads in a fraction of a second.
 _JOBS, _BATCHES = 10_000, 100
 # Time limit of a statement, in seconds.
 _STATEMENT_S = 120.0
@@ -68,7 +68,7 @@ class Auditor:
 
     Args:
         database: the database.
-        limit: the maximum number of reported breaches of each check.
+        limit: the maximum number of reported breaches per check.
         progress: called with the number of audited jobs and the approximate number of all jobs.
         page: the number of jobs that one statement reads.
     """

@@ -172,7 +172,7 @@ def _check_settings(server: DatabaseServer) -> Iterator[Finding]:
 
 
 def check_clock(difference: timedelta, uncertainty: timedelta) -> Finding:
-    """Check the difference between the clocks of the database and of this host."""
+    """Check the difference between the database clock and the clock of this host."""
     seconds = difference.total_seconds()
     off = abs(difference) - uncertainty > timedelta(seconds=1)
     if abs(difference) <= uncertainty:

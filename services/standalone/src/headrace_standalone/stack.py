@@ -21,7 +21,7 @@ from headrace_standalone.embedded.valkey import EmbeddedValkey
 from headrace_standalone.log_file import LogFile
 from headrace_standalone.migration import migrate
 from headrace_standalone.program import Program
-from headrace_standalone.supervised import Supervised
+from headrace_standalone.supervised import SupervisedProgram
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Plan:
     Args:
         workers: the number of workers.
         gateway_address: `host:port` of the API; the port is not 0.
-        metrics_addresses: `host:port` of the metrics of each process that serves them, by name.
+        metrics_addresses: the metrics address (`host:port`) of each process that has one, by name.
         handlers: modules with handlers, in addition to HEADRACE_HANDLERS.
         log_format: `json` or `console`.
         ephemeral: whether the data folder is deleted at the end.
@@ -81,7 +81,7 @@ class Stack:
             "HEADRACE_TARGET": reachable_address(plan.gateway_address),
         }
         # The stages in start order. The programs of a stage start and stop together.
-        self._stages: list[list[Supervised]] = []
+        self._stages: list[list[SupervisedProgram]] = []
 
     async def start(self) -> None:
         """Start all programs and wait until they serve. After a failure call `stop`.
@@ -157,7 +157,7 @@ class Stack:
         """Start the programs of all stages concurrently."""
         started = [
             [
-                Supervised(program, log=self._log(program.name), announce=self._announce)
+                SupervisedProgram(program, log=self._log(program.name), announce=self._announce)
                 for program in stage
             ]
             for stage in stages

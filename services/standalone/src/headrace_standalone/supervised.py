@@ -48,7 +48,7 @@ class ProgramFailedError(Exception):
         super().__init__(f"{name}: {reason}")
 
 
-class Supervised:
+class SupervisedProgram:
     """Runs a program until it is stopped, and restarts it after each unexpected end.
 
     Args:

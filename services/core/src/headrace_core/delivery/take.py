@@ -42,15 +42,15 @@ Claimed = TypeVar("Claimed")
 
 # The maximum number of deliveries in one batch. Earlier attempts run while a batch is claimed.
 _MAX_BATCH = 200
-# Longest wait of a pop, in seconds.
+# Maximum time that a pop waits, in seconds.
 _WAIT_S = 1.0
 # Seconds between two polls of PostgreSQL while slots are free, before jitter.
 _POLL_S = 2.0
-# Longest wait of a pop while polls find undelivered jobs, in seconds.
+# Maximum time that a pop waits while polls find undelivered jobs, in seconds.
 _SHORT_WAIT_S = 0.02
 # Seconds from a claim that skipped an attempt to the next poll. Another transaction may have locked
 # the row for a moment. The time doubles with each such claim.
-_SKIPPED_S = 0.02
+_POLL_AFTER_SKIP_S = 0.02
 # Shortest and longest wait before retrying a failed claim or an unavailable Redis, in seconds.
 _RETRY_S = (0.2, 0.6)
 # The number of attempts that a poll reads per free slot, and the maximum per poll. All workers find
@@ -102,7 +102,7 @@ class BatchWorker(Worker, Generic[Claimed]):
         self._identify = identify
         # The name of this worker's connections in CLIENT LIST.
         self._name = name
-        # The keys of the records of the last batch, which the next pop deletes.
+        # The record keys of the last batch, which the next pop deletes.
         self._records: list[bytes] = []
         self._claim, self._start, self._find = claim, start, find
         self._slot_free = asyncio.Event()
@@ -114,14 +114,14 @@ class BatchWorker(Worker, Generic[Claimed]):
         self._too_old = False
         # A pop must return before its connection times out.
         self._wait_s = min(_WAIT_S, settings.redis_timeout / 2)
-        # The time of the next poll of PostgreSQL.
+        # The time at which to poll PostgreSQL next.
         self._poll_at = self.loop.time()
         # True if the last poll found jobs and no delivery has arrived since.
         self._found_undelivered = False
         # True if the last claim skipped an attempt.
         self._skipped = False
         # Seconds from a claim that skipped an attempt to the next poll.
-        self._skipped_s = _SKIPPED_S
+        self._skipped_s = _POLL_AFTER_SKIP_S
 
     @property
     def free_slots(self) -> int:
@@ -326,7 +326,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             self._poll_at = min(self._poll_at, self.loop.time() + self._skipped_s)
             self._skipped_s = min(2 * self._skipped_s, _POLL_S)
         else:
-            self._skipped_s = _SKIPPED_S
+            self._skipped_s = _POLL_AFTER_SKIP_S
         self.job_counter += len(jobs)
         for claimed in jobs:
             self._start(claimed)

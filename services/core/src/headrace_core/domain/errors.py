@@ -61,7 +61,7 @@ class PayloadInvalid(InvalidRequest):
 
 
 class PageTokenInvalid(InvalidRequest):
-    """A page token that is malformed or belongs to another filter."""
+    """A page token that is malformed or belongs to a different filter."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -70,7 +70,7 @@ class PageTokenInvalid(InvalidRequest):
 
 
 class CursorInvalid(InvalidRequest):
-    """A cursor that is malformed or belongs to another database."""
+    """A cursor that is malformed or belongs to a different database."""
 
     def __init__(self) -> None:
         super().__init__([Violation("cursor", "must be a cursor that this installation issued")])

@@ -71,16 +71,16 @@ MAX_DURATION: Final = timedelta(days=3650)
 class Bounds(NamedTuple):
     """The minimum and the maximum of a number, both inclusive."""
 
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
     def contains(self, number: float) -> bool:
         """Return whether a number is within the bounds; NaN is not."""
-        return self.least <= number <= self.most
+        return self.minimum <= number <= self.maximum
 
     def __str__(self) -> str:
         """Return text such as `1 to 100`."""
-        return f"{self.least:g} to {self.most:g}"
+        return f"{self.minimum:g} to {self.maximum:g}"
 
 
 ATTEMPTS: Final = Bounds(1, 100)

@@ -16,7 +16,7 @@ Rules = Mapping[tuple[str | None, JobState | None], timedelta]
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 # A longer age could exceed PostgreSQL's range of times.
-_LONGEST: Final = timedelta(days=36_500)
+_MAX_AGE: Final = timedelta(days=36_500)
 _STATES: Final = ", ".join(sorted(TERMINAL))
 
 
@@ -83,6 +83,6 @@ def _parse_age(rule: str, age: str) -> timedelta:
     if match is None:
         raise ValueError(f"{rule!r}: {age!r} must be a number, optionally with s, m, h or d")
     seconds = float(match[1]) * _SECONDS[match[2]]
-    if not 0 < seconds <= _LONGEST.total_seconds():
-        raise ValueError(f"{rule!r}: {age!r} must be more than 0 and at most {_LONGEST.days}d")
+    if not 0 < seconds <= _MAX_AGE.total_seconds():
+        raise ValueError(f"{rule!r}: {age!r} must be more than 0 and at most {_MAX_AGE.days}d")
     return timedelta(seconds=seconds)

@@ -49,7 +49,7 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Acquired:
+class AcquiredSubscription:
     """A subscription as a watch acquires it.
 
     `xid` and `position` are the place of the last acknowledged event.

@@ -25,5 +25,5 @@ def clean_line(text: str, limit: int) -> str:
     """Return the cleaned `text` as one line, without surrounding white space."""
     if text.isprintable() and len(text) <= limit:
         return text.strip()
-    # Cut first, so that a huge text takes no longer than a long one.
+    # Truncate first, so a huge text takes no longer than a long one.
     return clean_text(" ".join(text[: 2 * limit].split()), limit)

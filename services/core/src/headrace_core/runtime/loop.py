@@ -56,7 +56,7 @@ class Signal:
             if count <= self.count:
                 reached.set()
 
-    async def reach(self, count: int) -> None:
+    async def wait_for_count(self, count: int) -> None:
         """Wait until the count is at least `count`."""
         if self.count >= count:
             return
@@ -67,9 +67,9 @@ class Signal:
         finally:
             self._waiting.remove(entry)
 
-    async def again(self, times: int = 1) -> None:
+    async def wait_for_more(self, times: int = 1) -> None:
         """Wait for `times` more occurrences."""
-        await self.reach(self.count + times)
+        await self.wait_for_count(self.count + times)
 
 
 @dataclass(slots=True)
@@ -177,7 +177,7 @@ class Loop(ABC):
 
 
 class LoopRunner:
-    """Runs a loop until it is stopped, and retries after faults of servers and of the loop itself.
+    """Runs a loop until it is stopped, and retries after faults of servers or of the loop itself.
 
     It logs a failure when the kind of fault changes, and logs each outage and recovery once.
 

@@ -35,7 +35,7 @@ _STOP_S: Final = 5.0
 
 
 def registry_of(*collectors: Collector) -> CollectorRegistry:
-    """Return a registry of the metrics of a service and its process.
+    """Return a registry with the metrics of a service and its process.
 
     Args:
         collectors: the metrics, collected in any thread at each request. Clients must not be able
@@ -85,7 +85,7 @@ class LoopMetrics(Collector):
 class MetricsServer:
     """Serves a registry under /metrics, on a separate address and in separate threads.
 
-    It answers even while the event loop is busy.
+    It responds even while the event loop is busy.
 
     Args:
         address: `host:port`; port 0 selects a free port. The server listens on this address only.

@@ -16,7 +16,7 @@ from headrace_core.runtime.settings import Settings
 RedisFault: Final = (Exception,)
 
 # Errors that an unavailable or hung server causes.
-_EXPECTED: Final = (RedisError, OSError, TimeoutError)
+_EXPECTED_ERRORS: Final = (RedisError, OSError, TimeoutError)
 
 # Lifetime of the key that a check writes, in milliseconds.
 _PROBE_MS: Final = 1000
@@ -46,7 +46,7 @@ def connection_pool(settings: Settings, *, name: str | None = None) -> Connectio
 
 def fault_to_log(fault: Exception) -> Exception | None:
     """Return the fault if its traceback should be logged; None if the server caused it."""
-    return None if isinstance(fault, _EXPECTED) else fault
+    return None if isinstance(fault, _EXPECTED_ERRORS) else fault
 
 
 def key(installation: UUID, *parts: str) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 # libpq options that asyncpg or the server reads.
-_SUPPORTED: Final = frozenset(
+_SUPPORTED_OPTIONS: Final = frozenset(
     (
         "host",
         "port",
@@ -38,7 +38,7 @@ _SUPPORTED: Final = frozenset(
 )
 # libpq options that have no effect here. Each connection and statement has a deadline, and asyncpg
 # supports neither channel binding nor GSSAPI encryption.
-_IGNORED: Final = frozenset(
+_IGNORED_OPTIONS: Final = frozenset(
     (
         "application_name",
         "fallback_application_name",
@@ -95,7 +95,7 @@ def check_database_url(url: str) -> None:
     """
     options = database_options(url)
     for name in options:
-        if name not in _SUPPORTED | _IGNORED:
+        if name not in _SUPPORTED_OPTIONS | _IGNORED_OPTIONS:
             hint = _HINTS.get(name, "write a server setting as options=-c%20name%3Dvalue")
             raise ValueError(f"the option {name} is not supported; {hint}")
     for name, choices in _CHOICES.items():
@@ -131,7 +131,7 @@ def driver_url(url: str) -> str:
     kept = {
         name: value
         for name, value in database_options(url).items()
-        if name not in _IGNORED | _OWN_OPTIONS
+        if name not in _IGNORED_OPTIONS | _OWN_OPTIONS
     }
     rest = url.partition("://")[2].partition("?")[0]
     return f"postgresql://{rest}" + (f"?{urlencode(kept, quote_via=quote)}" if kept else "")

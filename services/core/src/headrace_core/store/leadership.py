@@ -28,7 +28,7 @@ async def take_lead(conn: Connection, *, holder: UUID, lease: timedelta) -> int 
     Returns:
         The term; None if another scheduler leads.
     """
-    term: int | None = await conn.scalar(_TAKE, {"holder": holder, "lease": lease})
+    term: int | None = await conn.scalar(_TAKE_LEAD, {"holder": holder, "lease": lease})
     return term
 
 
@@ -38,18 +38,18 @@ async def renew_lead(conn: Connection, *, term: int, lease: timedelta) -> None:
     Raises:
         StaleTerm: the term is over.
     """
-    if not (await conn.execute(_RENEW, {"term": term, "lease": lease})).rowcount:
+    if not (await conn.execute(_RENEW_LEAD, {"term": term, "lease": lease})).rowcount:
         raise StaleTerm(term)
 
 
 async def give_up_lead(conn: Connection, *, holder: UUID) -> None:
     """End the term of a leader. For any other scheduler this does nothing."""
-    await conn.execute(_GIVE_UP, {"holder": holder})
+    await conn.execute(_GIVE_UP_LEAD, {"holder": holder})
 
 
 # Standby schedulers find a leader and write nothing. If two schedulers find no leader, the second
 # one waits for the row that the first one writes, and then finds the new lease.
-_TAKE = text("""
+_TAKE_LEAD = text("""
     INSERT INTO leadership AS l (term, holder, lease_expire_time)
     SELECT 1, CAST(:holder AS uuid), clock_timestamp() + CAST(:lease AS interval)
     WHERE NOT EXISTS (
@@ -62,12 +62,12 @@ _TAKE = text("""
     RETURNING term
 """)
 
-_RENEW = text("""
+_RENEW_LEAD = text("""
     UPDATE leadership SET lease_expire_time = clock_timestamp() + CAST(:lease AS interval)
     WHERE singleton AND term = :term AND lease_expire_time > clock_timestamp()
 """)
 
-_GIVE_UP = text("""
+_GIVE_UP_LEAD = text("""
     UPDATE leadership SET holder = NULL, lease_expire_time = NULL
     WHERE singleton AND holder = :holder
 """)

@@ -26,7 +26,7 @@ from headrace_core.store.upkeep.clamp import (
     unvalidated_constraints,
     validate_constraint,
 )
-from headrace_core.store.upkeep.mend import Mended, mend_documents
+from headrace_core.store.upkeep.mend import MendResult, mend_documents
 from headrace_core.store.upkeep.rebase import is_foreign, rebase
 
 _log = structlog.get_logger()
@@ -60,7 +60,7 @@ def migrate(settings: Settings, *, revision: str = "head", restored: bool = Fals
         asyncio.run(_finish_migration(settings, restored=restored))
 
 
-def mend(settings: Settings) -> Mended:
+def mend(settings: Settings) -> MendResult:
     """Repair unreadable rows in a database with the schema of this version."""
     return asyncio.run(_mend_in_pages(settings))
 
@@ -107,7 +107,7 @@ _HAS_REVISION = text(f"SELECT to_regclass('{VERSION_TABLE}')::text")
 _REVISION = text(f"SELECT version_num FROM {VERSION_TABLE}")
 
 
-async def _mend_in_pages(settings: Settings) -> Mended:
+async def _mend_in_pages(settings: Settings) -> MendResult:
     database = Database(settings, application="migrate", bounded=False)
     try:
         # Transactions are short, because streams of many jobs wait for the oldest one that writes.
@@ -125,7 +125,7 @@ async def _mend_in_pages(settings: Settings) -> Mended:
         await _validate_constraints(database)
     finally:
         await database.close()
-    return Mended(times, documents)
+    return MendResult(times, documents)
 
 
 async def _validate_constraints(database: Database) -> None:

@@ -23,7 +23,7 @@ from headrace_core.domain.errors import (
 from headrace_core.domain.job import JsonText
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.subscription import (
-    Acquired,
+    AcquiredSubscription,
     Holder,
     Subscription,
     SubscriptionId,
@@ -33,7 +33,7 @@ from headrace_core.domain.subscription import (
 from headrace_core.store.event_log import Place, read_start
 from headrace_core.store.sql.connection import Connection, Row
 from headrace_core.store.sql.rows import FieldReader, column, to_time
-from headrace_core.store.sql.times import readable
+from headrace_core.store.sql.times import readable_time_sql
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 # (tenant, name).
@@ -88,7 +88,7 @@ async def create_subscription(
     stored_filter = write_filter(job_filter)
     # The second of two concurrent creations waits, and then reads the result of the first one.
     await conn.execute(_LOCK_CREATION, {"lock": _CREATION_LOCKS, "tenant": tenant})
-    same = await conn.scalar(_COMPARE, {**key, "filter": stored_filter})
+    same = await conn.scalar(_HAS_SAME_FILTER, {**key, "filter": stored_filter})
     if same is False:
         raise SubscriptionConflict(name)
     if same is None:
@@ -142,7 +142,7 @@ async def acquire_subscription(
     consumer: str,
     lease: timedelta,
     takes_over: bool = True,
-) -> Acquired | None:
+) -> AcquiredSubscription | None:
     """Acquire a subscription for a watch, if it is free.
 
     Args:
@@ -173,7 +173,7 @@ async def acquire_subscription(
     )
     row = acquired.one_or_none()
     if row is not None:
-        return Acquired(**row)
+        return AcquiredSubscription(**row)
     if (await conn.execute(_EXISTS, key)).one_or_none() is None:
         raise SubscriptionNotFound(watch.name)
     return None
@@ -311,7 +311,7 @@ _LOCK_CREATION = text("""
     SELECT pg_advisory_xact_lock(CAST(:lock AS integer), hashtext(CAST(:tenant AS text)))
 """)
 
-_COMPARE = text("""
+_HAS_SAME_FILTER = text("""
     SELECT filter = CAST(:filter AS jsonb) FROM subscriptions
     WHERE tenant = :tenant AND name = :name
 """)
@@ -329,8 +329,9 @@ _CREATE = text("""
 _SUBSCRIPTION = f"""
     SELECT s.tenant, s.name, s.id, s.filter::text AS filter,
         CASE WHEN s.lease_expire_time > clock_timestamp() THEN s.consumer END AS consumer,
-        s.epoch, s.xid::text::bigint AS xid, s.position, {readable("s.create_time")} AS create_time,
-        {readable("s.ack_time")} AS ack_time,
+        s.epoch, s.xid::text::bigint AS xid, s.position,
+        {readable_time_sql("s.create_time")} AS create_time,
+        {readable_time_sql("s.ack_time")} AS ack_time,
         CASE WHEN isfinite(oldest.time) THEN clock_timestamp() - oldest.time END AS lag
     FROM subscriptions s
     LEFT JOIN LATERAL (

@@ -19,7 +19,7 @@ from headrace_core.store.sql.rows import (
     to_interval,
     to_policy,
 )
-from headrace_core.store.sql.times import readable_interval
+from headrace_core.store.sql.times import readable_interval_sql
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 LIVE_WORKER: Final = "w.lease_expire_time > clock_timestamp()"
@@ -162,7 +162,7 @@ _REMOVE_LAPSED = text(f"""
 _HANDLERS = text(f"""
     SELECT DISTINCT ON (h.type) h.type, h.queue, h.description,
         h.payload_schema::text AS payload_schema, h.result_schema::text AS result_schema,
-        {readable_interval("h.timeout")} AS timeout, h.retry::text AS retry,
+        {readable_interval_sql("h.timeout")} AS timeout, h.retry::text AS retry,
         count(*) OVER (PARTITION BY h.type) AS live_workers
     FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
     WHERE h.tenant = :tenant AND {LIVE_WORKER}

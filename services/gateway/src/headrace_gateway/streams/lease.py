@@ -9,14 +9,14 @@ from typing import Protocol
 
 from headrace_core.domain.errors import HeadraceError, Unavailable
 from headrace_core.domain.ids import uuid7
-from headrace_core.domain.subscription import Acquired, SubscriptionWatch, WatchId
+from headrace_core.domain.subscription import AcquiredSubscription, SubscriptionWatch, WatchId
 from headrace_core.store.subscriptions import SubscriptionKey
 
 
 class LeaseKeeper(Protocol):
     """Acquires and releases the leases of a gateway."""
 
-    async def acquire(self, lease: Lease) -> tuple[Acquired | None, float]:
+    async def acquire(self, lease: Lease) -> tuple[AcquiredSubscription | None, float]:
         """Try to acquire the subscription.
 
         Returns:
@@ -45,10 +45,10 @@ class Lease:
         self.key: SubscriptionKey = (tenant, name)
         self.consumer = consumer
         # The acquired subscription, and the end of the lease by the loop's clock.
-        self.acquired: Acquired | None = None
+        self.acquired: AcquiredSubscription | None = None
         self.until = 0.0
         self._keeper = keeper
-        self._acquiring: asyncio.Task[Acquired | None] | None = None
+        self._acquiring: asyncio.Task[AcquiredSubscription | None] | None = None
         self._has_tried = False
         # True until the first run of the keeper that includes this lease.
         self._is_new = True
@@ -75,7 +75,7 @@ class Lease:
         """True if the watch has tried to acquire, so PostgreSQL may contain its lease."""
         return self._has_tried
 
-    async def acquire(self) -> Acquired | None:
+    async def acquire(self) -> AcquiredSubscription | None:
         """Try to acquire the subscription.
 
         Returns:
@@ -166,13 +166,13 @@ class Lease:
             if self._failure_callback is not None:
                 self._failure_callback(error)
 
-    async def _acquire(self) -> Acquired | None:
+    async def _acquire(self) -> AcquiredSubscription | None:
         self._has_tried = True
         acquired, self.until = await self._keeper.acquire(self)
         self.acquired = acquired
         return acquired
 
-    def _on_acquire_done(self, task: asyncio.Task[Acquired | None]) -> None:
+    def _on_acquire_done(self, task: asyncio.Task[AcquiredSubscription | None]) -> None:
         self._acquiring = None
         if not task.cancelled():
             # Retrieve the exception. If the watch has ended, asyncio would log it otherwise.

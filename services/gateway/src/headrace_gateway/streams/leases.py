@@ -17,7 +17,7 @@ from headrace_core.domain.errors import (
     SubscriptionTaken,
     Unavailable,
 )
-from headrace_core.domain.subscription import Acquired, Holder
+from headrace_core.domain.subscription import AcquiredSubscription, Holder
 from headrace_core.runtime.loop import Loop, Wake
 from headrace_core.store.sql.database import Database
 from headrace_core.store.subscriptions import (
@@ -107,7 +107,7 @@ class Leases(Loop):
         finally:
             self.close(lease)
 
-    async def acquire(self, lease: Lease) -> tuple[Acquired | None, float]:
+    async def acquire(self, lease: Lease) -> tuple[AcquiredSubscription | None, float]:
         """Try to acquire a subscription.
 
         Returns:

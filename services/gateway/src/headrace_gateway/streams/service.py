@@ -9,7 +9,7 @@ from headrace_core.domain.errors import ShuttingDown
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JobEvent
 from headrace_core.domain.query import JobFilter
-from headrace_core.domain.subscription import Acquired
+from headrace_core.domain.subscription import AcquiredSubscription
 from headrace_core.runtime import loop
 from headrace_core.runtime.loop import LoopRecords, LoopRunner
 from headrace_core.runtime.settings import Settings
@@ -190,7 +190,7 @@ class Watch:
             ShuttingDown: the gateway is shutting down.
         """
 
-        def open_stream(acquired: Acquired) -> FilterStream:
+        def open_stream(acquired: AcquiredSubscription) -> FilterStream:
             return self._filter_stream(
                 tenant,
                 read_filter(acquired.filter),
@@ -237,7 +237,7 @@ def _write_cursor(installation: Installation, tenant: str, place: Place) -> str:
 
 
 def _write_subscription_cursor(
-    installation: Installation, tenant: str, acquired: Acquired, place: Place
+    installation: Installation, tenant: str, acquired: AcquiredSubscription, place: Place
 ) -> str:
     cursor = SubscriptionCursor(
         subscription_id=acquired.id, epoch=acquired.epoch, xid=place[0], position=place[1]

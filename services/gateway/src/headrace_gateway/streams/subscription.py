@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from headrace_core.domain.subscription import Acquired
+from headrace_core.domain.subscription import AcquiredSubscription
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.leases import Leases
 from headrace_gateway.streams.many import FilterStream, Mark, WatchPage
@@ -36,7 +36,7 @@ class SubscriptionStream:
         name: str,
         consumer: str,
         leases: Leases,
-        open_stream: Callable[[Acquired], FilterStream],
+        open_stream: Callable[[AcquiredSubscription], FilterStream],
         gauges: Gauges,
         idle: float,
     ) -> None:
@@ -62,7 +62,7 @@ class SubscriptionStream:
         with self._leases.open_for_watch(
             tenant=self._tenant, name=self._name, consumer=self._consumer
         ) as lease:
-            acquired: Acquired | None = None
+            acquired: AcquiredSubscription | None = None
             mark_due = self._clock()
             self._gauges.standby_streams += 1
             try:

@@ -11,7 +11,7 @@ import socket
 _FIRST, _LAST = 20_000, 32_767
 
 # The ports returned so far. Their servers may not have started yet.
-_returned: set[int] = set()
+_returned_ports: set[int] = set()
 
 
 def free_port() -> int:
@@ -21,8 +21,8 @@ def free_port() -> int:
         OSError: no port is free.
     """
     for port in random.sample(range(_FIRST, _LAST + 1), 200):
-        if port not in _returned and is_free("127.0.0.1", port):
-            _returned.add(port)
+        if port not in _returned_ports and is_free("127.0.0.1", port):
+            _returned_ports.add(port)
             return port
     raise OSError(f"no free port from {_FIRST} to {_LAST} on 127.0.0.1")
 

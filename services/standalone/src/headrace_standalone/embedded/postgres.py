@@ -109,7 +109,7 @@ class EmbeddedPostgres:
         )
 
     async def probe(self) -> bool:
-        """Return whether the server answers. Create the database if it is missing."""
+        """Return whether the server responds. Create the database if it is missing."""
         try:
             connection = await asyncpg.connect(
                 host="127.0.0.1",

@@ -68,7 +68,7 @@ class EmbeddedValkey:
         )
 
     async def probe(self) -> bool:
-        """Return whether the server answers."""
+        """Return whether the server responds."""
         client = Redis.from_url(
             self.url, socket_timeout=_PROBE_TIMEOUT, socket_connect_timeout=_PROBE_TIMEOUT
         )

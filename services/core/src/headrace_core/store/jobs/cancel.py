@@ -45,7 +45,7 @@ async def cancel_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
 
 async def cancel_requests(conn: Connection, *, worker_id: WorkerId) -> Sequence[AttemptKey]:
     """Return the running attempts of a worker for which a cancellation was requested."""
-    rows = await conn.execute(_REQUESTS, {"worker_id": worker_id})
+    rows = await conn.execute(_CANCEL_REQUESTS, {"worker_id": worker_id})
     return [AttemptKey(row.id, row.attempt) for row in rows]
 
 
@@ -64,7 +64,7 @@ _CANCEL = Transition(
     result=f"SELECT {job_columns(full=False)} FROM changed",
 )
 
-_REQUESTS = text("""
+_CANCEL_REQUESTS = text("""
     SELECT id, attempt FROM jobs
     WHERE worker_id = :worker_id AND state = 'running' AND cancel_request_time IS NOT NULL
 """)

@@ -11,7 +11,7 @@ from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import CLAIMED_COLUMNS, to_claimed_job
-from headrace_core.store.sql.times import are_readable_times, is_readable_interval
+from headrace_core.store.sql.times import readable_interval_condition, readable_times_condition
 from headrace_core.store.sql.transition import Lock, Selection, Transition
 from headrace_core.store.workers import LIVE_WORKER
 
@@ -51,11 +51,13 @@ async def claim_jobs(
 
 async def held_attempts(conn: Connection, *, worker_id: WorkerId) -> Sequence[AttemptKey]:
     """Return the attempts that a worker runs according to the database."""
-    rows = await conn.execute(_HELD, {"worker_id": worker_id})
+    rows = await conn.execute(_HELD_ATTEMPTS, {"worker_id": worker_id})
     return [AttemptKey(row.id, row.attempt) for row in rows]
 
 
-_HELD = text("SELECT id, attempt FROM jobs WHERE worker_id = :worker_id AND state = 'running'")
+_HELD_ATTEMPTS = text(
+    "SELECT id, attempt FROM jobs WHERE worker_id = :worker_id AND state = 'running'"
+)
 
 # `LATERAL … FOR UPDATE` finds and locks each job by its key, in the order given, even if the
 # planner has no statistics. The scan ends when the LIMIT is reached.
@@ -82,8 +84,10 @@ _CLAIM = Transition(
                 SELECT j.id,
                     -- The columns before the update, which corrects them (migration 0007).
                     concat_ws(' ',
-                        CASE WHEN NOT ({are_readable_times(["j.deadline"])}) THEN 'deadline' END,
-                        CASE WHEN NOT ({is_readable_interval("j.timeout")}) THEN 'timeout' END
+                        CASE WHEN NOT ({readable_times_condition(["j.deadline"])})
+                            THEN 'deadline' END,
+                        CASE WHEN NOT ({readable_interval_condition("j.timeout")})
+                            THEN 'timeout' END
                     ) AS unreadable
                 FROM jobs j
                 WHERE j.id = i.id AND j.attempt = i.attempt - 1 AND $guard

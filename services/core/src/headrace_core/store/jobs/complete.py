@@ -35,9 +35,9 @@ def _statement(*parameters: str) -> str:
 
 
 # The parameters for asyncpg, for SQLAlchemy, and for all other DB-API 2.0 drivers.
-_NUMBERED = ("$1", "$2", "$3")
-_NAMED = (":job", ":attempt", ":result")
-_FORMATTED = ("%s", "%s", "%s")
+_ASYNCPG_PARAMETERS = ("$1", "$2", "$3")
+_SQLALCHEMY_PARAMETERS = (":job", ":attempt", ":result")
+_DBAPI_PARAMETERS = ("%s", "%s", "%s")
 
 
 async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText) -> None:
@@ -60,11 +60,13 @@ async def complete_attempt(connection: Any, key: AttemptKey, *, result: JsonText
     try:
         match _package(connection):
             case "asyncpg":
-                await connection.execute(_statement(*_NUMBERED), *values)
+                await connection.execute(_statement(*_ASYNCPG_PARAMETERS), *values)
             case "sqlalchemy" if inspect.iscoroutinefunction(connection.execute):
-                await connection.execute(text(_statement(*_NAMED)), _named_values(*values))
+                await connection.execute(
+                    text(_statement(*_SQLALCHEMY_PARAMETERS)), _named_values(*values)
+                )
             case "psycopg" if inspect.iscoroutinefunction(connection.execute):
-                await connection.execute(_statement(*_FORMATTED), values)
+                await connection.execute(_statement(*_DBAPI_PARAMETERS), values)
             case _:
                 raise TypeError(
                     "complete_in takes an asyncpg connection, a SQLAlchemy AsyncConnection or "
@@ -97,11 +99,11 @@ def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText)
         )
     try:
         if package == "sqlalchemy":
-            method(text(_statement(*_NAMED)), _named_values(*values))
+            method(text(_statement(*_SQLALCHEMY_PARAMETERS)), _named_values(*values))
             return
         cursor = method()
         try:
-            cursor.execute(_statement(*_FORMATTED), values)
+            cursor.execute(_statement(*_DBAPI_PARAMETERS), values)
         finally:
             cursor.close()
     except Exception as error:
@@ -111,7 +113,7 @@ def complete_attempt_sync(connection: Any, key: AttemptKey, *, result: JsonText)
 
 async def was_completed(conn: Connection, key: AttemptKey) -> bool:
     """Return whether the attempt has succeeded. At most one attempt of a job can succeed."""
-    return bool(await conn.execute(_COMPLETED, key._asdict()))
+    return bool(await conn.execute(_HAS_SUCCEEDED, key._asdict()))
 
 
 async def is_held_open(conn: Connection, key: AttemptKey) -> bool:
@@ -119,7 +121,7 @@ async def is_held_open(conn: Connection, key: AttemptKey) -> bool:
 
     The transaction may belong to the handler. The statement does not wait for locks.
     """
-    return bool(await conn.execute(_HELD_OPEN, key._asdict()))
+    return bool(await conn.execute(_IS_HELD_OPEN, key._asdict()))
 
 
 def _named_values(job_id: str, attempt: int, result: JsonText) -> dict[str, Any]:
@@ -171,11 +173,11 @@ def _raise_if_not_current(error: Exception, key: AttemptKey) -> None:
             raise AttemptNotCurrent(key) from error
 
 
-_COMPLETED = text("""
+_HAS_SUCCEEDED = text("""
     SELECT 1 FROM jobs WHERE id = :job_id AND attempt = :attempt AND state = 'succeeded'
 """)
 
-_HELD_OPEN = text(f"""
+_IS_HELD_OPEN = text(f"""
     SELECT 1 FROM jobs j
     WHERE j.id = :job_id AND j.attempt = :attempt AND {keyed_guard(EventType.SUCCEEDED)}
         AND NOT EXISTS (SELECT FROM jobs WHERE id = :job_id FOR NO KEY UPDATE SKIP LOCKED)

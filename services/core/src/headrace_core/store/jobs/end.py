@@ -76,7 +76,7 @@ async def written_ends(
         The event of each attempt whose end was written.
     """
     rows = await conn.execute(
-        _WRITTEN,
+        _WRITTEN_ENDS,
         {
             "ids": [end.key.job_id for end in ends],
             "attempts": [end.key.attempt for end in ends],
@@ -101,7 +101,9 @@ _ENDS = (
     EventType.EXPIRED,
 )
 # After these events a job runs again, unless its crash budget is spent.
-_RUNS_AGAIN = in_list([EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST])
+_EVENTS_BEFORE_NEXT_RUN = in_list(
+    [EventType.RETRY_SCHEDULED, EventType.INTERRUPTED, EventType.WORKER_LOST]
+)
 
 # Each job is found and locked by its key, as in `claim`.
 _END = Transition(
@@ -125,7 +127,7 @@ _END = Transition(
                 CASE WHEN l.dropped THEN '{JobState.CANCELLED}' ELSE i.state END AS state
             FROM input i CROSS JOIN LATERAL (
                 SELECT j.id, j.cancel_request_time IS NOT NULL
-                    AND i.event IN ({_RUNS_AGAIN}) AS dropped
+                    AND i.event IN ({_EVENTS_BEFORE_NEXT_RUN}) AS dropped
                 FROM jobs j
                 WHERE j.id = i.id AND j.attempt = i.attempt AND j.worker_id = :worker_id
                     AND $guard
@@ -162,7 +164,7 @@ _END = Transition(
     result="SELECT id, attempt, event FROM ended",
 )
 
-_WRITTEN = text(f"""
+_WRITTEN_ENDS = text(f"""
     SELECT i.id, i.attempt, e.type AS event
     FROM unnest(
         CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:events AS text[])
@@ -171,7 +173,7 @@ _WRITTEN = text(f"""
         SELECT e.type FROM job_events e
         WHERE e.job_id = i.id AND e.attempt = i.attempt AND (
             e.type = i.event
-            OR e.type = '{EventType.CANCELLED}' AND i.event IN ({_RUNS_AGAIN})
+            OR e.type = '{EventType.CANCELLED}' AND i.event IN ({_EVENTS_BEFORE_NEXT_RUN})
         )
         ORDER BY e.seq DESC LIMIT 1
     ) e

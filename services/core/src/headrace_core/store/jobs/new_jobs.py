@@ -146,7 +146,7 @@ def spec_arrays(rows: Iterable[Sequence[Any]]) -> dict[str, Sequence[Any]]:
     }
 
 
-def unnested(columns: Mapping[str, str]) -> str:
+def unnest_sql(columns: Mapping[str, str]) -> str:
     """Return `unnest(…) AS t (…)`, with one array parameter for each column."""
     values = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in columns.items())
     return f"unnest({values}) AS t ({', '.join(columns)})"

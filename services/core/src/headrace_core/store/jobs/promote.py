@@ -10,7 +10,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.jobs.new_jobs import RANK
 from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.times import clamped
+from headrace_core.store.sql.times import clamped_time_sql
 from headrace_core.store.sql.transition import Lock, Selection, Transition, source_guard
 
 
@@ -28,7 +28,7 @@ async def promote_due(conn: Connection, *, term: int, limit: int) -> int:
 
 async def next_due(conn: Connection) -> timedelta | None:
     """Return the time until the next job is due; negative if late, None if no job waits."""
-    wait: timedelta | None = await conn.scalar(_NEXT)
+    wait: timedelta | None = await conn.scalar(_NEXT_DUE)
     return wait
 
 
@@ -56,8 +56,8 @@ _PROMOTE = Transition(
     result="SELECT (SELECT jobs FROM counted) FROM current_term",
 )
 
-_NEXT = text(f"""
+_NEXT_DUE = text(f"""
     SELECT CASE WHEN first.due_time IS NOT NULL
-        THEN {clamped("first.due_time")} - clock_timestamp() END
+        THEN {clamped_time_sql("first.due_time")} - clock_timestamp() END
     FROM (SELECT min(due_time) AS due_time FROM jobs j WHERE {source_guard(EventType.DUE)}) first
 """)

@@ -21,7 +21,7 @@ MAX_EVENTS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pruned:
+class PruneResult:
     """The jobs that one transaction removed.
 
     Attributes:
@@ -53,7 +53,7 @@ async def prune_jobs(
     limit: int,
     since: datetime | None = None,
     max_events: int = MAX_EVENTS,
-) -> Pruned:
+) -> PruneResult:
     """Remove jobs that ended in one state, with their events. The earliest end is first.
 
     A call prunes one state, so it does not scan jobs of states with a longer retention.
@@ -97,12 +97,12 @@ async def prune_jobs(
         ),
     ).one()
     if row.batches:
-        # The snapshot of a separate statement contains the deletions of the first statement and of
-        # each prune that it waited for.
+        # A separate statement has a new snapshot, which contains the deletions of the first
+        # statement and of every prune that it waited for.
         check_term(
             term, await conn.execute(_DELETE_EMPTY_BATCHES, {"term": term, "ids": row.batches})
         )
-    return Pruned(
+    return PruneResult(
         jobs=row.jobs,
         events=row.events,
         end_time=row.end_time,

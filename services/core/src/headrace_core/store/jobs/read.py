@@ -66,7 +66,7 @@ async def list_jobs(
 ) -> list[Job]:
     """Return up to `limit` matching jobs that are older than `before`, the newest first."""
     # The best index depends on the values of the query.
-    await conn.execute(_PLAN_EACH_TIME)
+    await conn.execute(_USE_CUSTOM_PLANS)
     statement: Select[Any] = (
         select(literal_column(job_columns(full=full)))
         .select_from(jobs)
@@ -126,7 +126,7 @@ async def database_time(conn: Connection) -> datetime:
     return now
 
 
-_PLAN_EACH_TIME = text("SET LOCAL plan_cache_mode = force_custom_plan")
+_USE_CUSTOM_PLANS = text("SET LOCAL plan_cache_mode = force_custom_plan")
 _GET = "SELECT {columns} FROM jobs WHERE tenant = :tenant AND id = :id"
 _GET_FULL = text(_GET.format(columns=job_columns(full=True)))
 _GET_BASIC = text(_GET.format(columns=job_columns(full=False)))

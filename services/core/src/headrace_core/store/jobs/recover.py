@@ -65,7 +65,7 @@ async def expire_overdue(
 
 
 # Only jobs that shared a process are charged with the loss.
-_CHARGED = (
+_IS_CHARGED = (
     f"(j.worker_losses < {LOSSES_BEFORE_OWN_PROCESS}"
     f" AND j.interruptions < {INTERRUPTIONS_BEFORE_OWN_PROCESS})"
 )
@@ -103,9 +103,9 @@ _RECOVER = Transition(
             SELECT l.* FROM gone g CROSS JOIN LATERAL (
                 SELECT j.id,
                     CASE WHEN j.cancel_request_time IS NOT NULL THEN 'cancelled'
-                        WHEN {_CHARGED} AND j.worker_losses >= :max_losses THEN 'failed'
+                        WHEN {_IS_CHARGED} AND j.worker_losses >= :max_losses THEN 'failed'
                         ELSE 'queued' END AS state,
-                    {_CHARGED} AS charged
+                    {_IS_CHARGED} AS charged
                 FROM jobs j
                 WHERE $guard AND j.worker_id = g.worker_id
                 ORDER BY j.id LIMIT :limit

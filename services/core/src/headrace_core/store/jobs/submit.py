@@ -20,7 +20,7 @@ from headrace_core.store.jobs.new_jobs import (
     spec_arrays,
     spec_values,
     to_initial_values,
-    unnested,
+    unnest_sql,
 )
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import job_columns, to_job
@@ -113,7 +113,7 @@ async def _by_request_id(
     }
 
 
-_KEYS = {
+_CALL_COLUMNS = {
     "tenant": "text",
     "request_id": "text",
     "fingerprint": "bytea",
@@ -123,9 +123,10 @@ _KEYS = {
 _INSERT = Creation(
     before=[
         "moment AS (SELECT clock_timestamp() AS now)",
-        f"input AS (SELECT *, {DUE_COLUMNS} FROM moment, {unnested(PER_JOB | SPEC_TYPES | _KEYS)})",
+        f"""input AS (SELECT *, {DUE_COLUMNS}
+            FROM moment, {unnest_sql(PER_JOB | SPEC_TYPES | _CALL_COLUMNS)})""",
     ],
-    values={name: name for name in _KEYS} | COMMON_VALUES,
+    values={name: name for name in _CALL_COLUMNS} | COMMON_VALUES,
     # All calls use one order, so two calls with the same keys cannot deadlock.
     options="""
         ORDER BY tenant, request_id

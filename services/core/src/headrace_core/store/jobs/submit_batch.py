@@ -22,7 +22,7 @@ from headrace_core.store.jobs.new_jobs import (
     spec_arrays,
     spec_values,
     to_initial_values,
-    unnested,
+    unnest_sql,
 )
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import job_columns, to_job
@@ -137,10 +137,10 @@ def _insert_batch(rows: str) -> Creation:
     )
 
 
-_INSERT_BATCH = _insert_batch(unnested(PER_JOB | SPEC_TYPES))
+_INSERT_BATCH = _insert_batch(unnest_sql(PER_JOB | SPEC_TYPES))
 _UNIFORM_SPEC = ", ".join(f"CAST(:{name} AS {kind}) AS {name}" for name, kind in SPEC_TYPES.items())
 # The jobs of most batches have the same spec, so its columns are sent once.
-_INSERT_UNIFORM = _insert_batch(f"{unnested(PER_JOB)}, (SELECT {_UNIFORM_SPEC}) AS spec")
+_INSERT_UNIFORM = _insert_batch(f"{unnest_sql(PER_JOB)}, (SELECT {_UNIFORM_SPEC}) AS spec")
 
 _BATCH = text("""
     SELECT id, fingerprint FROM batches WHERE tenant = :tenant AND request_id = :request_id

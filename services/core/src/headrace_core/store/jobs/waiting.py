@@ -104,8 +104,8 @@ async def served_queues(conn: Connection, *, tenant: str) -> ServedQueues:
     Queues without QUEUED jobs are found among the tenant's newest jobs, because no index contains
     the queues of all jobs.
     """
-    rows = await conn.execute(_SERVED, {"tenant": tenant})
-    queues = await conn.execute(_KNOWN, {"tenant": tenant, "newest": _NEWEST_JOBS})
+    rows = await conn.execute(_SERVED_QUEUES, {"tenant": tenant})
+    queues = await conn.execute(_KNOWN_QUEUES, {"tenant": tenant, "newest": _NEWEST_JOBS})
     return ServedQueues(
         frozenset(frozenset(row.queues) for row in rows),
         frozenset(row.queue for row in queues),
@@ -195,7 +195,7 @@ _HEADS = text(f"""
 _NEWEST_JOBS = 1000
 
 # Each known queue once. `served` is NULL for a queue without waiting jobs.
-_KNOWN = text(f"""
+_KNOWN_QUEUES = text(f"""
     WITH RECURSIVE {LANES}
     SELECT queue, bool_or(served) AS served FROM (
         SELECT l.queue, EXISTS (
@@ -212,7 +212,7 @@ _KNOWN = text(f"""
     GROUP BY queue
 """)
 
-_SERVED = text(f"""
+_SERVED_QUEUES = text(f"""
     SELECT DISTINCT w.queues FROM workers w
     WHERE w.tenant = :tenant AND {ACCEPTING_WORKER}
         AND EXISTS (SELECT 1 FROM worker_handlers h WHERE h.worker_id = w.id)

@@ -26,7 +26,7 @@ from headrace_core.store.sql.installation import read_installation
 _TRANSIENT_CLASSES = ("08", "53", "57", "58")
 _TRANSIENT_CODES = ("40001", "40P01", "55P03", "25P03", "25P04", "25006")
 
-# SQLSTATE codes after which a connection is closed although it still answers: the server became
+# SQLSTATE codes after which a connection is closed although it still responds: the server became
 # read-only or a standby, or a pooler has no server for the connection.
 _USELESS_CODES = ("25006", "57P01", "57P02", "57P03", "57P04", "57P05")
 _READ_ONLY = "25006"

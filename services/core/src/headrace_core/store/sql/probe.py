@@ -68,8 +68,8 @@ class WriteProbe:
         await check_writes(self._database)
         if time.monotonic() >= self._next_disk_check:
             async with self._database.transaction() as connection:
-                await connection.execute(_LITTLE_MEMORY)
-                await connection.execute(_SPILL)
+                await connection.execute(_LIMIT_MEMORY)
+                await connection.execute(_WRITE_TEMPORARY_FILE)
             self._next_disk_check = time.monotonic() + _DISK_CHECK_S
 
 
@@ -91,5 +91,5 @@ _WRITE = text(f"""
 
 # An insert can use free space in the table, but a temporary file needs new space. The file
 # is 300 KB and is removed at once.
-_LITTLE_MEMORY = text("SET LOCAL work_mem = '64kB'")
-_SPILL = text("SELECT count(*) FROM generate_series(1, 20000)")
+_LIMIT_MEMORY = text("SET LOCAL work_mem = '64kB'")
+_WRITE_TEMPORARY_FILE = text("SELECT count(*) FROM generate_series(1, 20000)")

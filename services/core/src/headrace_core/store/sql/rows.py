@@ -31,7 +31,7 @@ from headrace_core.domain.limits import (
 )
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy, set_fields
 from headrace_core.store.sql.connection import Row
-from headrace_core.store.sql.times import readable, readable_interval
+from headrace_core.store.sql.times import readable_interval_sql, readable_time_sql
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 _T = TypeVar("_T")
@@ -70,9 +70,11 @@ def job_columns(*, full: bool, table: str = "") -> str:
     of = f"{table}." if table else ""
     columns = [f"{of}{name}" for name in (*_PLAIN_COLUMNS, "state")]
     columns += [f"{of}{name}::text AS {name}" for name in _DOCUMENT_COLUMNS]
-    columns += [f"{readable(of + name)} AS {name}" for name in (*_JOB_TIMES, *_OPTIONAL_JOB_TIMES)]
+    columns += [
+        f"{readable_time_sql(of + name)} AS {name}" for name in (*_JOB_TIMES, *_OPTIONAL_JOB_TIMES)
+    ]
     columns.append(_progress_column(of))
-    columns.append(f"{readable_interval(f'{of}timeout')} AS timeout")
+    columns.append(f"{readable_interval_sql(f'{of}timeout')} AS timeout")
     if full:
         columns += [f"{of}payload::text AS payload", f"{of}result::text AS result"]
         columns.append(f"{of}stack_trace")
@@ -82,10 +84,17 @@ def job_columns(*, full: bool, table: str = "") -> str:
 
 
 _EVENT = (
-    *("e.job_id", "e.seq", "e.type", "e.state", "e.attempt", f"{readable('e.time')} AS time"),
+    *(
+        "e.job_id",
+        "e.seq",
+        "e.type",
+        "e.state",
+        "e.attempt",
+        f"{readable_time_sql('e.time')} AS time",
+    ),
     *("j.type AS job_type", "j.queue", "j.labels::text AS labels", "j.batch_id", "e.tenant"),
     *("e.error::text AS error", _progress_column("e."), "e.output::text AS output"),
-    *(f"{readable('e.due_time')} AS due_time", "e.worker_id", "e.xid", "e.position"),
+    *(f"{readable_time_sql('e.due_time')} AS due_time", "e.worker_id", "e.xid", "e.position"),
 )
 EVENT_COLUMNS = ", ".join(_EVENT)
 _EVENT_WIDTH = len(_EVENT)
@@ -114,7 +123,7 @@ def decode_job(row: Row) -> Job:
     return Job(
         **plain,
         payload=row["payload"],
-        labels=fields.read("labels", to_labels, row["labels"], _EMPTY),
+        labels=fields.read("labels", to_labels, row["labels"], _NO_LABELS),
         timeout=fields.read("timeout", to_interval, row["timeout"], None),
         retry=fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES),
         state=JobState(row["state"]),
@@ -139,7 +148,7 @@ def to_claimed_job(row: Row) -> ClaimedJob:
     """Convert a row with `CLAIMED_COLUMNS`. Unreadable fields are left out, counted and logged."""
     fields = FieldReader()
     fields.unreadable += row["unreadable"].split()
-    labels = fields.read("labels", to_labels, row["labels"], _EMPTY)
+    labels = fields.read("labels", to_labels, row["labels"], _NO_LABELS)
     retry = fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES)
     if fields.unreadable:
         UNREADABLE_ROWS.record(f"job {row['id']}", fields.unreadable)
@@ -190,7 +199,7 @@ DECODING_ERRORS: Final = (
 
 
 def to_time(time: datetime | None) -> Any:
-    """Return a time that was selected by `readable`.
+    """Return a time that was selected by `readable_time_sql`.
 
     Raises:
         ValueError: the stored time is unreadable.
@@ -202,13 +211,13 @@ def to_time(time: datetime | None) -> Any:
 
 
 def to_interval(interval: _Interval) -> _Interval:
-    """Return an interval that was selected by `readable_interval`.
+    """Return an interval that was selected by `readable_interval_sql`.
 
     Raises:
         ValueError: the stored interval is unreadable.
     """
     if interval is not None and interval < timedelta():
-        # `readable_interval` replaces an unreadable interval with a negative one.
+        # `readable_interval_sql` replaces an unreadable interval with a negative one.
         raise ValueError
     return interval
 
@@ -250,7 +259,7 @@ def to_event(row: Row) -> JobEvent:
             time=time if time.tzinfo is not None else to_time(time),
             job_type=job_type,
             queue=queue,
-            labels=_EMPTY if labels == "{}" or labels is None else _labels.decode(labels),
+            labels=_NO_LABELS if labels == "{}" or labels is None else _labels.decode(labels),
             batch_id=batch_id,
             tenant=tenant,
             error=None if error is None else _error.decode(error),
@@ -283,7 +292,9 @@ def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
         time=fields.read("time", to_time, row["time"], UNREADABLE_TIME),
         job_type=row["job_type"],
         queue=row["queue"],
-        labels=_EMPTY if labels is None else fields.read("labels", to_labels, labels, _EMPTY),
+        labels=_NO_LABELS
+        if labels is None
+        else fields.read("labels", to_labels, labels, _NO_LABELS),
         batch_id=row["batch_id"],
         tenant=row["tenant"],
         error=fields.read("error", to_error, row["error"], None),
@@ -299,14 +310,14 @@ def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
 
 _EVENT_TYPES = {kind.value: kind for kind in EventType}
 _STATES = {state.value: state for state in JobState}
-_EMPTY: dict[str, str] = {}
+_NO_LABELS: dict[str, str] = {}
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_DURATION.total_seconds())]
 _labels = msgspec.json.Decoder(dict[str, str])
 _error = msgspec.json.Decoder(JobError)
 
 
-def _within(bounds: Bounds) -> msgspec.Meta:
-    return msgspec.Meta(ge=bounds.least, le=bounds.most)
+def _bounds_meta(bounds: Bounds) -> msgspec.Meta:
+    return msgspec.Meta(ge=bounds.minimum, le=bounds.maximum)
 
 
 class _RetryRow(msgspec.Struct):
@@ -315,11 +326,11 @@ class _RetryRow(msgspec.Struct):
     Other fields are ignored: a newer version may have stored them during an upgrade.
     """
 
-    max_attempts: Annotated[int, _within(ATTEMPTS)] | None = None
+    max_attempts: Annotated[int, _bounds_meta(ATTEMPTS)] | None = None
     initial_backoff: _Seconds | None = None
     max_backoff: _Seconds | None = None
-    multiplier: Annotated[float, _within(MULTIPLIER)] | None = None
-    jitter: Annotated[float, _within(JITTER)] | None = None
+    multiplier: Annotated[float, _bounds_meta(MULTIPLIER)] | None = None
+    jitter: Annotated[float, _bounds_meta(JITTER)] | None = None
     non_retryable_error_types: tuple[str, ...] | None = None
 
 
@@ -328,7 +339,7 @@ _overrides = msgspec.json.Decoder(_RetryRow)
 
 def to_labels(labels: JsonText) -> dict[str, str]:
     """Decode labels from their JSON object."""
-    return _EMPTY if labels == "{}" else _labels.decode(labels)
+    return _NO_LABELS if labels == "{}" else _labels.decode(labels)
 
 
 def from_labels(labels: Mapping[str, str]) -> JsonText:

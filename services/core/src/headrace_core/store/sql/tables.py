@@ -30,7 +30,11 @@ from sqlalchemy.types import UserDefinedType
 
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, JobState
 from headrace_core.domain.limits import MAX_PRIORITY, MIN_PRIORITY
-from headrace_core.store.sql.times import are_readable_times, is_finite, is_readable_interval
+from headrace_core.store.sql.times import (
+    finite_condition,
+    readable_interval_condition,
+    readable_times_condition,
+)
 
 
 class Xid8(UserDefinedType[int]):
@@ -80,8 +84,12 @@ TIME_COLUMNS: Final[Mapping[str, Sequence[str]]] = {
 # it, except for rows older than migration 0007.
 READABLE: Final[Mapping[str, str]] = {
     table: " AND ".join(
-        [are_readable_times(columns)]
-        + ([is_readable_interval("timeout"), is_finite("rank")] if table == "jobs" else [])
+        [readable_times_condition(columns)]
+        + (
+            [readable_interval_condition("timeout"), finite_condition("rank")]
+            if table == "jobs"
+            else []
+        )
     )
     for table, columns in TIME_COLUMNS.items()
 }

@@ -1,7 +1,7 @@
 """SQL for readable times: finite, and within the range of Python and protobuf.
 
 The driver raises an error when it decodes a time outside this range, so the whole statement fails.
-Statements therefore return stored times through `readable`.
+Statements therefore return stored times through `readable_time_sql`.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ _UPPER_BOUND: Final = "'9999-12-31 23:59:59.999999+00'::timestamptz"
 _MAX_INTERVAL: Final = f"'{MAX_DURATION.days} days'::interval"
 
 
-def are_readable_times(columns: Iterable[str]) -> str:
+def readable_times_condition(columns: Iterable[str]) -> str:
     """Return the condition that all of these times are readable or NULL."""
     return " AND ".join(f"{name} > {_LOWER_BOUND} AND {name} < {_UPPER_BOUND}" for name in columns)
 
 
-def is_readable_interval(column: str) -> str:
+def readable_interval_condition(column: str) -> str:
     """Return the condition that a timeout is positive and readable."""
     return f"{column} > '0'::interval AND {column} <= {_MAX_INTERVAL}"
 
 
-def is_finite(column: str) -> str:
+def finite_condition(column: str) -> str:
     """Return the condition that a double is finite. In PostgreSQL, NaN is above infinity."""
     return f"{column} > '-infinity'::double precision AND {column} < 'infinity'::double precision"
 
 
-def readable(column: str) -> str:
+def readable_time_sql(column: str) -> str:
     """Return SQL for a stored time. An unreadable time becomes `infinity`."""
     return (
-        f"CASE WHEN {column} IS NULL OR ({are_readable_times([column])}) THEN {column} "
+        f"CASE WHEN {column} IS NULL OR ({readable_times_condition([column])}) THEN {column} "
         "ELSE 'infinity'::timestamptz END"
     )
 
 
-def readable_interval(column: str) -> str:
+def readable_interval_sql(column: str) -> str:
     """Return SQL for a stored timeout. An unreadable timeout becomes negative."""
     return (
-        f"CASE WHEN {column} IS NULL OR ({is_readable_interval(column)}) THEN {column} "
+        f"CASE WHEN {column} IS NULL OR ({readable_interval_condition(column)}) THEN {column} "
         "ELSE '-1 second'::interval END"
     )
 
 
-def clamped(column: str) -> str:
+def clamped_time_sql(column: str) -> str:
     """Return SQL for the nearest time that a submitter can request."""
     return (
         f"least(greatest({column}, '1970-01-01 00:00:00+00'::timestamptz), "

@@ -51,7 +51,7 @@ class AuditedPage:
 
 
 async def estimate_jobs(conn: Connection) -> int:
-    """Return the planner's estimate of the number of jobs."""
+    """Return the planner's estimate of the job count."""
     count: int = await conn.scalar(_ESTIMATE)
     return count
 

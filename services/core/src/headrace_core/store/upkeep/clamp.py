@@ -9,7 +9,11 @@ from sqlalchemy import TextClause, text
 
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.tables import READABLE, TIME_COLUMNS
-from headrace_core.store.sql.times import clamped, is_finite, is_readable_interval
+from headrace_core.store.sql.times import (
+    clamped_time_sql,
+    finite_condition,
+    readable_interval_condition,
+)
 
 # The tables that have a trigger from migration 0007.
 CLAMPED_TABLES: Final = ("jobs", "job_events")
@@ -83,12 +87,17 @@ _HAS_TRIGGER = text("""
 
 
 def _clamp_statement(table: str, columns: Sequence[str]) -> TextClause:
-    values = [f"{name} = CASE WHEN {name} IS NOT NULL THEN {clamped(name)} END" for name in columns]
+    values = [
+        f"{name} = CASE WHEN {name} IS NOT NULL THEN {clamped_time_sql(name)} END"
+        for name in columns
+    ]
     if table == "jobs":
-        values.append(f"timeout = CASE WHEN {is_readable_interval('timeout')} THEN timeout END")
         values.append(
-            f"rank = CASE WHEN {is_finite('rank')} THEN rank ELSE "
-            f"extract(epoch FROM {clamped('due_time')}) * 1000 - priority * 60000 END"
+            f"timeout = CASE WHEN {readable_interval_condition('timeout')} THEN timeout END"
+        )
+        values.append(
+            f"rank = CASE WHEN {finite_condition('rank')} THEN rank ELSE "
+            f"extract(epoch FROM {clamped_time_sql('due_time')}) * 1000 - priority * 60000 END"
         )
     return text(f"UPDATE {table} SET {', '.join(values)} WHERE NOT ({READABLE[table]})")
 

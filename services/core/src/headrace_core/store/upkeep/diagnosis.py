@@ -137,7 +137,7 @@ async def oldest_transaction(conn: Connection) -> OpenTransaction | None:
 
     Transactions of other roles are included only if `sees_others` is true.
     """
-    row = (await conn.execute(_OLDEST)).one_or_none()
+    row = (await conn.execute(_OLDEST_TRANSACTION)).one_or_none()
     if row is None:
         return None
     return OpenTransaction(
@@ -151,7 +151,7 @@ async def oldest_transaction(conn: Connection) -> OpenTransaction | None:
 
 async def settled_lag(conn: Connection) -> timedelta:
     """Return the age of the oldest event that has not settled; zero if all have settled."""
-    lag: timedelta = await conn.scalar(_LAG)
+    lag: timedelta = await conn.scalar(_SETTLED_LAG)
     return lag
 
 
@@ -190,7 +190,7 @@ async def unserved_lanes(conn: Connection) -> Sequence[UnservedLane]:
     """Return the lanes that no live worker serves."""
     return [
         UnservedLane(tenant=row.tenant, queue=row.queue, type=row.type, age=row.age)
-        for row in await conn.execute(_UNSERVED)
+        for row in await conn.execute(_UNSERVED_LANES)
     ]
 
 
@@ -221,7 +221,7 @@ _SETTING = text("""
 """)
 
 # Other databases are included: the horizon depends on every transaction of the cluster.
-_OLDEST = text("""
+_OLDEST_TRANSACTION = text("""
     SELECT pid, application, usename, state, clock_timestamp() - since AS age FROM (
         SELECT pid, coalesce(application_name, '') AS application,
             coalesce(usename::text, '') AS usename,
@@ -235,7 +235,7 @@ _OLDEST = text("""
     ) open ORDER BY since LIMIT 1
 """)
 
-_LAG = text("""
+_SETTLED_LAG = text("""
     SELECT coalesce(clock_timestamp() - min(time), interval '0') FROM job_events
     WHERE isfinite(time) AND xid >= pg_snapshot_xmin(pg_current_snapshot())
 """)
@@ -261,7 +261,7 @@ _LEADER = text(f"""
     FROM leadership w
 """)
 
-_UNSERVED = text(f"""
+_UNSERVED_LANES = text(f"""
     WITH RECURSIVE {LANES}
     SELECT l.tenant, l.queue, l.type, CASE WHEN isfinite(first.queue_time)
         THEN clock_timestamp() - first.queue_time ELSE interval '0' END AS age

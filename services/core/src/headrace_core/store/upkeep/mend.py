@@ -32,7 +32,7 @@ _JOB: Final = {
 _EVENT: Final = {"progress": _PROGRESS, "error": _ERROR}
 
 
-class Mended(NamedTuple):
+class MendResult(NamedTuple):
     """The number of rows whose times were clamped, and of documents that were replaced."""
 
     times: int

@@ -15,7 +15,7 @@ from headrace_core.store.sql.connection import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rebased:
+class RebaseResult:
     """The number of events, jobs and subscriptions with a new place."""
 
     events: int
@@ -29,10 +29,10 @@ async def is_foreign(conn: Connection) -> bool:
     Args:
         conn: a connection whose transaction has written nothing.
     """
-    return (await conn.execute(_FOREIGN)).one_or_none() is not None
+    return (await conn.execute(_HAS_FOREIGN_IDS)).one_or_none() is not None
 
 
-async def rebase(conn: Connection) -> Rebased:
+async def rebase(conn: Connection) -> RebaseResult:
     """Move all events before all future events, in the order of their positions.
 
     The events of each job keep their order, because a position is assigned while the job's row is
@@ -52,13 +52,13 @@ async def rebase(conn: Connection) -> Rebased:
     events = (await conn.execute(_EVENTS)).rowcount
     jobs = (await conn.execute(_JOBS)).rowcount
     await conn.execute(_REPLACE_IDENTITY)
-    return Rebased(events=events, jobs=jobs, subscriptions=subscriptions)
+    return RebaseResult(events=events, jobs=jobs, subscriptions=subscriptions)
 
 
 # The first transaction id of any cluster (FirstNormalTransactionId in PostgreSQL's source).
 _FIRST_XID = "'3'::xid8"
 
-_FOREIGN = text("""
+_HAS_FOREIGN_IDS = text("""
     SELECT 1 FROM (
         (SELECT xid FROM job_events ORDER BY xid DESC LIMIT 1)
         UNION ALL (SELECT start_xid FROM event_log ORDER BY start_xid DESC LIMIT 1)

@@ -44,7 +44,7 @@ async def find_stuck(conn: Connection, *, deadline_grace: timedelta) -> set[Stuc
         conn: a connection, with or without a transaction.
         deadline_grace: the time after the deadline during which a job may still run.
     """
-    rows = await conn.execute(_STUCK, {"grace": deadline_grace, "most": _MAX_STUCK_JOBS})
+    rows = await conn.execute(_STUCK_JOBS, {"grace": deadline_grace, "most": _MAX_STUCK_JOBS})
     found = {StuckJob(row.broken, row.id, row.seq, row.detail) for row in rows}
     roomy = [pool.name for pool in await live_pools(conn) if 2 * pool.running < pool.slots]
     for head in await ready_heads(conn, pools=roomy, limit=1, known={}):
@@ -60,7 +60,7 @@ async def find_stuck(conn: Connection, *, deadline_grace: timedelta) -> set[Stuc
     return found
 
 
-_STUCK = text(f"""
+_STUCK_JOBS = text(f"""
     (SELECT 'lease' AS broken, j.id, j.seq,
         CASE WHEN w.id IS NULL THEN 'RUNNING, but worker ' || j.worker_id || ' is missing'
             ELSE 'RUNNING, but the lease of worker ' || j.worker_id || ' lapsed at '

@@ -19,7 +19,7 @@ from headrace_core.store.sql.rows import (
     to_policy,
 )
 from headrace_core.store.sql.tables import READABLE
-from headrace_core.store.sql.times import is_finite, is_readable_interval
+from headrace_core.store.sql.times import finite_condition, readable_interval_condition
 from headrace_core.store.subscriptions import read_filter
 
 _LAST_ID = UUID(int=2**128 - 1)
@@ -88,7 +88,7 @@ async def other_unreadable_rows(conn: Connection) -> list[UnreadableRow]:
 
 _JOBS = text(f"""
     SELECT {job_columns(full=False)},
-        NOT ({is_finite("rank")}) AS rank_unsound
+        NOT ({finite_condition("rank")}) AS rank_unsound
     FROM jobs WHERE id > :after AND id <= :last AND (
         NOT ({READABLE["jobs"]}) OR labels <> '{{}}'::jsonb OR retry IS NOT NULL
         OR error IS NOT NULL OR progress IS NOT NULL
@@ -117,7 +117,7 @@ _OTHER_TIMES = text(f"""
 
 _HANDLERS = text(f"""
     SELECT worker_id, type, retry::text AS retry,
-        NOT ({is_readable_interval("timeout")}) AS timeout_unsound
+        NOT ({readable_interval_condition("timeout")}) AS timeout_unsound
     FROM worker_handlers
 """)
 

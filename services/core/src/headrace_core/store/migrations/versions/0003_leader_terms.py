@@ -25,15 +25,15 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("singleton", name=op.f("leadership_pkey")),
     )
-    _index_the_ended("tenant", "state", "end_time", "id")
+    _index_ended_jobs("tenant", "state", "end_time", "id")
 
 
 def downgrade() -> None:
-    _index_the_ended("tenant", "end_time", "id")
+    _index_ended_jobs("tenant", "end_time", "id")
     op.drop_table("leadership")
 
 
-def _index_the_ended(*columns: str) -> None:
+def _index_ended_jobs(*columns: str) -> None:
     op.drop_index("jobs_ended_idx", table_name="jobs")
     op.create_index(
         "jobs_ended_idx",

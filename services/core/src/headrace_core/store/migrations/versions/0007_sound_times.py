@@ -31,7 +31,7 @@ _TIMES = {
 }
 
 
-def _sound(table: str, row: str = "") -> str:
+def _readable(table: str, row: str = "") -> str:
     conditions = [f"{row}{name} > {_FIRST} AND {row}{name} < {_END}" for name in _TIMES[table]]
     if table == "jobs":
         conditions.append(f"{row}timeout > '0'::interval AND {row}timeout <= '3650 days'::interval")
@@ -42,8 +42,8 @@ def _sound(table: str, row: str = "") -> str:
     return " AND ".join(conditions)
 
 
-def _steps(requeued: str) -> str:
-    steps = {
+def _transitions(requeued: str) -> str:
+    target_states = {
         "submitted": "'queued', 'scheduled'",
         "due": "'queued'",
         "started": "'running'",
@@ -60,31 +60,31 @@ def _steps(requeued: str) -> str:
         "requeued": requeued,
     }
     return " OR ".join(
-        f"(type = '{event}' AND state IN ({targets}))" for event, targets in steps.items()
+        f"(type = '{event}' AND state IN ({targets}))" for event, targets in target_states.items()
     )
 
 
-def _replace_steps(requeued: str) -> None:
+def _replace_transitions_check(requeued: str) -> None:
     op.execute("ALTER TABLE job_events DROP CONSTRAINT job_events_step_check")
     op.execute(
         "ALTER TABLE job_events ADD CONSTRAINT job_events_step_check "
-        f"CHECK ({_steps(requeued)}) NOT VALID"
+        f"CHECK ({_transitions(requeued)}) NOT VALID"
     )
 
 
 def upgrade() -> None:
-    _replace_steps("'queued', 'scheduled'")
+    _replace_transitions_check("'queued', 'scheduled'")
     for table, columns in _TIMES.items():
         op.execute(
             f"ALTER TABLE {table} ADD CONSTRAINT {table}_times_check "
-            f"CHECK ({_sound(table)}) NOT VALID"
+            f"CHECK ({_readable(table)}) NOT VALID"
         )
         if table not in ("jobs", "job_events"):
             continue
-        op.execute(_function(table, columns))
+        op.execute(_clamp_function(table, columns))
         op.execute(f"""
             CREATE TRIGGER {table}_clamp BEFORE UPDATE ON {table} FOR EACH ROW
-            WHEN (NOT ({_sound(table, "OLD.")}))
+            WHEN (NOT ({_readable(table, "OLD.")}))
             EXECUTE FUNCTION clamp_{table}()
         """)
 
@@ -96,11 +96,11 @@ def downgrade() -> None:
             op.execute(f"DROP TRIGGER IF EXISTS {table}_clamp ON {table}")
             op.execute(f"DROP FUNCTION IF EXISTS clamp_{table}()")
     # This fails if a job was requeued to SCHEDULED after the upgrade.
-    _replace_steps("'queued'")
+    _replace_transitions_check("'queued'")
     op.execute("ALTER TABLE job_events VALIDATE CONSTRAINT job_events_step_check")
 
 
-def _function(table: str, columns: tuple[str, ...]) -> str:
+def _clamp_function(table: str, columns: tuple[str, ...]) -> str:
     clamps = "\n".join(
         f"    NEW.{name} := CASE WHEN NEW.{name} IS NOT NULL THEN least(greatest(NEW.{name}, "
         "'1970-01-01 00:00:00+00'::timestamptz), "
