@@ -87,10 +87,10 @@ def test_failed_job_error_has_the_handlers_stack_trace(completed: CompletedRun) 
         assert "support/debugged_handlers.py" in trace
         assert "headrace_worker/" not in trace
         if "charge" in job.type:
-            assert (job.error.type, job.error.message) == ("RuntimeError", "the card was refused")
+            assert (job.error.type, job.error.message) == ("RuntimeError", "the card was declined")
             assert "number: Input should be a valid integer" in trace
             assert "Card(number=card)" in trace
-            assert trace.endswith("RuntimeError: the card was refused")
+            assert trace.endswith("RuntimeError: the card was declined")
         else:
             assert "ValueError: first" in trace
             assert "KeyError: 'second'" in trace
