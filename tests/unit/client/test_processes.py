@@ -426,7 +426,11 @@ async def as_coroutine(call):
 async def test_call_stuck_in_grpc_is_cancelled():
     gateways = Gateways(["127.0.0.1:1"])
     calls = Calls(
-        gateways=gateways, timeout=0.05, retries=0, resume_timeout=0, timing=Timing(grace=0.05)
+        gateways=gateways,
+        timeout=0.05,
+        retries=0,
+        resume_timeout=0,
+        timing=Timing(grace_period=0.05),
     )
 
     async def stuck(request, *, timeout, **_):

@@ -102,10 +102,10 @@ async def test_watch_rejected_as_slow_backs_off(server, platform, waits, recordi
     assert waits == [0.25, 0.5, 1.0, 2.0]
 
 
-async def test_watch_reset_after_steady_service_resumes_at_once(
+async def test_watch_reset_after_stable_service_resumes_at_once(
     server, platform, waits, recording_timing
 ):
-    timing = replace(recording_timing, steady=0.0)
+    timing = replace(recording_timing, stable_after=0.0)
     async with Client(server.target, _timing=timing) as client, client.watch() as watch:
         platform.end(grpc.StatusCode.CANCELLED)
         ahead = asyncio.create_task(anext(watch))

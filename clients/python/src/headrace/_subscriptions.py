@@ -85,7 +85,7 @@ class SubscriptionCalls:
         return from_subscription(response.subscription)
 
     async def subscriptions(self, *, page_size: int = 0) -> AsyncGenerator[Subscription, None]:
-        """Yield all subscriptions by name, page by page.
+        """Yield all subscriptions in name order, page by page.
 
         Args:
             page_size: maximum number of subscriptions on a page; 0 for the server default.

@@ -485,7 +485,7 @@ class Client(SubscriptionCalls):
         return from_stats(await self._calls.unary(lambda gateway: gateway.jobs.GetStats, request))
 
     async def handlers(self) -> tuple[HandlerInfo, ...]:
-        """Return the handlers of all live workers, by type."""
+        """Return the handlers of all live workers, in type order."""
         request = handler_service_pb2.ListHandlersRequest(data_encoding=JSON)
         found: list[HandlerInfo] = []
         while True:

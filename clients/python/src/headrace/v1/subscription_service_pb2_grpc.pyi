@@ -45,7 +45,7 @@ class SubscriptionServiceStub:
     GetSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.GetSubscriptionRequest, _subscription_service_pb2.GetSubscriptionResponse]
     """Returns a subscription."""
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.ListSubscriptionsRequest, _subscription_service_pb2.ListSubscriptionsResponse]
-    """Lists subscriptions by name."""
+    """Lists subscriptions, ordered by name."""
     DeleteSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.DeleteSubscriptionRequest, _subscription_service_pb2.DeleteSubscriptionResponse]
     """Deletes a subscription; its watches end with NOT_FOUND."""
     WatchSubscription: _grpc.UnaryStreamMultiCallable[_subscription_service_pb2.WatchSubscriptionRequest, _subscription_service_pb2.WatchSubscriptionResponse]
@@ -74,7 +74,7 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     GetSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.GetSubscriptionRequest, _subscription_service_pb2.GetSubscriptionResponse]  # type: ignore[assignment]
     """Returns a subscription."""
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ListSubscriptionsRequest, _subscription_service_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
-    """Lists subscriptions by name."""
+    """Lists subscriptions, ordered by name."""
     DeleteSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.DeleteSubscriptionRequest, _subscription_service_pb2.DeleteSubscriptionResponse]  # type: ignore[assignment]
     """Deletes a subscription; its watches end with NOT_FOUND."""
     WatchSubscription: _aio.UnaryStreamMultiCallable[_subscription_service_pb2.WatchSubscriptionRequest, _subscription_service_pb2.WatchSubscriptionResponse]  # type: ignore[assignment]
@@ -118,7 +118,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.ListSubscriptionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_service_pb2.ListSubscriptionsResponse, _abc.Awaitable[_subscription_service_pb2.ListSubscriptionsResponse]]:
-        """Lists subscriptions by name."""
+        """Lists subscriptions, ordered by name."""
 
     @_abc_1.abstractmethod
     def DeleteSubscription(

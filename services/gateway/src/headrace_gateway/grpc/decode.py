@@ -1,7 +1,7 @@
 """Converts requests from protobuf to domain values.
 
-This module checks only errors that are specific to protobuf: presence, enum numbers, and the forms
-of times, durations and documents. The use cases check the rest.
+This module checks only errors that are specific to protobuf: presence, enum numbers, and the
+formats of times, durations and documents. The use cases check the rest.
 """
 
 from __future__ import annotations
@@ -208,8 +208,8 @@ def _read_duration(message: Duration, path: str, found: Violations) -> timedelta
     ):
         found.note(
             path,
-            f"must be a Duration: seconds within ±{_MAX_DURATION_S}, and nanos within ±999999999 "
-            "with the same sign",
+            f"must be a Duration: seconds within ±{_MAX_DURATION_S:,} and nanos within "
+            "±999,999,999, both of the same sign",
         )
         return None
     return timedelta(seconds=seconds, microseconds=nanos // 1000)

@@ -36,7 +36,7 @@ class HandlerServicer:
     async def ListHandlers(  # noqa: N802 - the contract's name
         self, request: handler_service_pb2.ListHandlersRequest, call: Call
     ) -> handler_service_pb2.ListHandlersResponse:
-        """List the handlers of live workers by type."""
+        """List the handlers of live workers, sorted by type."""
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
         page = MessagePage(partial(handler_message, encoding=encoding))

@@ -49,7 +49,7 @@ class SubscriptionServicer:
     async def ListSubscriptions(
         self, request: messages.ListSubscriptionsRequest, call: Call
     ) -> messages.ListSubscriptionsResponse:
-        """List subscriptions by name."""
+        """List subscriptions, sorted by name."""
         page = MessagePage(subscription_message)
         token = await self._subscriptions.list(
             call, page, size=request.page_size, token=request.page_token
