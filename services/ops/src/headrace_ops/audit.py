@@ -67,7 +67,7 @@ class Auditor:
     """Audits a database.
 
     Args:
-        database: the database.
+        database: the database to audit.
         limit: the maximum number of reported breaches per check.
         progress: called with the number of audited jobs and the approximate number of all jobs.
         page: the number of jobs that one statement reads.

@@ -52,7 +52,7 @@ class SupervisedProgram:
     """Runs a program until it is stopped, and restarts it after each unexpected end.
 
     Args:
-        program: the program.
+        program: the program to run.
         log: receives its output; closed at the end.
         announce: called with a sentence about each event.
         restarts: determines the waits before restarts; `max_attempts` has no effect.

@@ -33,7 +33,7 @@ class Lane(NamedTuple):
 
 
 class ReadyJob(NamedTuple):
-    """The next attempt of a QUEUED job. Tuples sort in the order of delivery, by rank."""
+    """The next attempt of a QUEUED job. Tuples sort by rank, which is the delivery order."""
 
     rank: float
     key: AttemptKey
@@ -42,10 +42,10 @@ class ReadyJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The next attempts of a lane in the order of delivery.
+    """The next attempts of a lane, in delivery order.
 
     Attributes:
-        lane: the lane.
+        lane: the lane of all these attempts.
         ranks: the rank of each attempt.
         keys: the attempts.
         whole: whether the lane has no other jobs.
@@ -67,7 +67,7 @@ class Pool:
 
     Attributes:
         name: the name of its arq queue.
-        tenant: the tenant.
+        tenant: the tenant of all these workers.
         queues: the queues; empty for all queues.
         types: the job types.
         workers: the number of workers.

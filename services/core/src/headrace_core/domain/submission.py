@@ -87,9 +87,9 @@ class NewJob:
 
     Args:
         id: the id of the job, if this submit creates it.
-        tenant: the tenant.
+        tenant: the tenant of the caller.
         spec: the spec, with the queue set.
-        payload: the payload.
+        payload: the payload, as JSON text.
         request_id: the idempotency key.
         fingerprint: the fingerprint of `requested`; required with a request_id.
         requested: the spec as requested; required with a request_id.
@@ -121,7 +121,7 @@ class NewBatch:
 
     Args:
         id: the id of the batch, if this submit creates it.
-        tenant: the tenant.
+        tenant: the tenant of the caller.
         specs: the specs of the jobs, with the queues set.
         payloads: the payload of each job.
         request_id: the idempotency key.

@@ -126,7 +126,7 @@ class EventPage:
     """Events in the order of their places.
 
     Attributes:
-        events: the events.
+        events: the events, without those of pruned jobs.
         end: the place of the last event; None if there are no events.
         complete: whether the page contains all visible events.
     """

@@ -72,7 +72,8 @@ _GIVE_UP_LEAD = text("""
     WHERE singleton AND holder = :holder
 """)
 
-# This returns one row during the term `:term`, and no row afterwards. Each statement reads it once.
+# The CTE returns one row during the term `:term`, and no row afterwards. Each statement reads it
+# once.
 CURRENT_TERM = """current_term AS MATERIALIZED (
         SELECT term FROM leadership
         WHERE singleton AND term = :term AND lease_expire_time > clock_timestamp()
@@ -80,7 +81,7 @@ CURRENT_TERM = """current_term AS MATERIALIZED (
 
 
 def check_term(term: int, rows: Rows) -> Rows:
-    """Return the rows of a statement that returns at least one row during its term.
+    """Return `rows`, the result of a statement that returns at least one row during its term.
 
     Raises:
         StaleTerm: the statement returned no row, so the term is over and nothing has changed.

@@ -45,13 +45,13 @@ async def count_reports(conn: Connection, key: AttemptKey) -> int:
         key: the attempt.
     """
     await conn.execute(_LOCK, {"id": key.job_id})
-    # The snapshot of a separate statement contains all reports written before the lock.
+    # A separate statement has a new snapshot, which contains all reports written before the lock.
     count: int = await conn.scalar(_COUNT, {"id": key.job_id, "attempt": key.attempt})
     return count
 
 
 # The same lock as for a report. It does not wait for a handler's `check_fence`, because the handler
-# may be waiting for this response.
+# may be waiting for this count.
 _LOCK = text("SELECT FROM jobs WHERE id = :id FOR NO KEY UPDATE")
 
 _COUNT = text("""

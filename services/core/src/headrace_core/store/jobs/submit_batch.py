@@ -34,7 +34,7 @@ async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
 
     Args:
         conn: a connection, with or without a transaction.
-        batch: the batch.
+        batch: the batch to store.
 
     Returns:
         The batch, or an earlier batch with the same request_id and content.
@@ -88,7 +88,7 @@ async def find_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch | None
         The batch; None if the batch does not exist or its jobs were pruned.
 
     Raises:
-        RequestIdConflict: the request_id was used for another batch.
+        RequestIdConflict: the request_id was used for a different batch.
     """
     assert batch.request_id is not None
     key = {"tenant": batch.tenant, "request_id": batch.request_id}
@@ -128,7 +128,7 @@ def _insert_batch(rows: str) -> Creation:
         state=INITIAL_STATE,
         time="e.now",
         event_columns={"due_time": "CASE WHEN e.later THEN e.due END"},
-        # The start of a job depends only on its schedule_time.
+        # The initial values of a job depend only on its schedule_time.
         result=f"""
             SELECT DISTINCT schedule_time, {INITIAL_STATE} AS state, now AS create_time,
                 due AS due_time, {QUEUE_TIME} AS queue_time

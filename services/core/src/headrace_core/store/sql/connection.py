@@ -39,7 +39,7 @@ class Rows(Sequence[Row]):
     """The rows that a statement returned.
 
     Args:
-        rows: the rows.
+        rows: the returned rows.
         rowcount: the number of rows inserted, updated, deleted or returned.
     """
 

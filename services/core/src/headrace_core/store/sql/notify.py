@@ -28,7 +28,7 @@ async def listen(
 
     Args:
         database: the database to connect to.
-        channels: the channels.
+        channels: the channels to listen to.
         on_notify: called with all channels when listening begins, and then with the channel of each
             notification. It must not block.
         probe: seconds between two checks of the connection. It is also the time limit of each check
