@@ -31,7 +31,7 @@ async def _run(*, plan: Plan, folder: DataFolder) -> int:
     try:
         stack = Stack(plan=plan, folder=folder, announce=_announce)
     except pydantic.ValidationError as error:
-        # The text of the error contains the settings, including passwords.
+        # The error text contains the settings, including passwords.
         for problem in problems(error):
             _announce(problem)
         return 1

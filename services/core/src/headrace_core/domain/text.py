@@ -11,10 +11,10 @@ _ELLIPSIS: Final = "…"
 
 
 def clean_text(text: str, limit: int) -> str:
-    """Return `text` cut to `limit` characters, with a `?` in place of each invalid character.
+    """Return `text` truncated to `limit` characters, with a `?` in place of each invalid character.
 
     NUL, other control characters and lone surrogates are invalid: PostgreSQL and UTF-8 reject some
-    of them, and others can change a terminal.
+    of them, and terminals interpret the others.
     """
     if len(text) > limit:
         text = text[: limit - 1] + _ELLIPSIS

@@ -27,7 +27,7 @@ async def promote_due(conn: Connection, *, term: int, limit: int) -> int:
 
 
 async def next_due(conn: Connection) -> timedelta | None:
-    """Return the time until the next job is due; negative if late, None if no job waits."""
+    """Return the time until the next job is due; negative if late, None if there is none."""
     wait: timedelta | None = await conn.scalar(_NEXT_DUE)
     return wait
 

@@ -44,8 +44,8 @@ async def get_job(conn: Connection, *, tenant: str, job_id: JobId, full: bool) -
 async def lock_job(conn: Connection, *, tenant: str, job_id: JobId) -> None:
     """Lock a job against other changes until the transaction ends.
 
-    A separate statement is needed, so that the next statement sees the changes that were committed
-    during the wait for the lock.
+    A separate statement is needed, so that the next statement reads the changes that were committed
+    while this one waited for the lock.
 
     Raises:
         JobNotFound: the tenant does not have this job.
@@ -65,7 +65,7 @@ async def list_jobs(
     full: bool,
 ) -> list[Job]:
     """Return up to `limit` matching jobs that are older than `before`, the newest first."""
-    # The best index depends on the values of the query.
+    # The best index depends on the query values.
     await conn.execute(_USE_CUSTOM_PLANS)
     statement: Select[Any] = (
         select(literal_column(job_columns(full=full)))
