@@ -13,7 +13,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from support.gateway import TIMEOUT
 
 # By default gRPC cancels some calls beyond 1,000 pending ones, and all beyond 3,000.
-_CALLS = 5000
+_CALLS = 3500
 
 
 async def test_every_simultaneous_call_gets_a_response(jobs: JobServiceStub):

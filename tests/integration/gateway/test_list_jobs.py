@@ -218,7 +218,7 @@ async def test_pages_of_large_jobs_fit_a_default_client(
     payload = Data(json=b"[" + b"1," * 99_999 + b"1]")
     ids = []
     for _ in range(3):
-        ids = await submit_many(jobs, 10, payload=payload) + ids
+        ids = await submit_many(jobs, 4, payload=payload) + ids
     found = await read_pages(jobs, page_size=1000, view=JOB_VIEW_FULL)
     assert [job.id for page in found for job in page] == ids
-    assert len(found) > 5
+    assert len(found) > 2

@@ -177,31 +177,16 @@ def test_unreachable_server_is_reported_without_password(tmp_path: Path) -> None
     assert not (tmp_path / "postgres").exists()
 
 
-@pytest.mark.timeout(120)
-def test_configured_servers_are_used_and_data_is_deleted(database_url: str, redis_url: str) -> None:
-    with up(
-        *("--ephemeral", "--gateway-port", "0"),
-        HEADRACE_DATABASE_URL=database_url,
-        HEADRACE_REDIS_URL=redis_url,
-    ) as stack:
-        folder = Path(re.search(r"/\S+", stack.until("Data"))[0])
-        stack.until("Ctrl-C stops it")
-        assert {one.name() for one in stack.descendants()} & {"postgres", "valkey-server"} == set()
-        assert folder.exists()
-        stack.process.terminate()
-        assert stack.finish() == 0
-    assert not folder.exists()
-
-
 @pytest.mark.timeout(180)
-def test_database_without_free_connections_is_awaited(
+def test_configured_servers_are_awaited_and_data_is_deleted(
     databases: Databases, redis_url: str, tmp_path: Path
 ) -> None:
     with (
         databases.fresh(migrated=False) as url,
         role_without_connections(url) as (role_url, set_limit),
         up(
-            *("--data", str(tmp_path), "--gateway-port", "0"),
+            *("--ephemeral", "--gateway-port", "0"),
+            TMPDIR=str(tmp_path),
             HEADRACE_DATABASE_URL=role_url,
             HEADRACE_REDIS_URL=redis_url,
             HEADRACE_WORKER_SLOT="3",
@@ -211,11 +196,15 @@ def test_database_without_free_connections_is_awaited(
         assert "too many connections for role" in stack.until("trying again in")
         # Four connections are enough for the migration, but not for all services.
         set_limit(4)
-        wait_for_postponed_start(tmp_path / "logs")
+        [folder] = tmp_path.glob("headrace-*")
+        wait_for_postponed_start(folder / "logs")
         set_limit(50)
+        assert f"{folder} (deleted at the end)" in stack.until("Data")
         stack.until("Ctrl-C stops it")
-        stack.process.send_signal(signal.SIGINT)
+        assert not {one.name() for one in stack.descendants()} & {"postgres", "valkey-server"}
+        stack.process.terminate()
         assert stack.finish() == 0
+    assert not folder.exists()
 
 
 @contextmanager
