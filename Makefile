@@ -46,7 +46,7 @@ up: $(STAMP) ## Start the whole platform and keep it running; Ctrl-C stops it.
 
 .PHONY: test
 test: $(STAMP) ## Run all tests.
-	"$(BIN)/pytest" -n 3
+	"$(BIN)/pytest" -n 4
 
 FAULTS = PYTHONPATH=tests:. "$(BIN)/python" -m faults
 

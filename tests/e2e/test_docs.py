@@ -176,7 +176,8 @@ class Live:
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a `headrace` command that starts fast."""
     folder = tmp_path_factory.mktemp("bin")
-    with warm_cli(tmp_path_factory.mktemp("cli")) as command:
+    modules = ("headrace_ops.doctor", "headrace_ops.verify")
+    with warm_cli(tmp_path_factory.mktemp("cli"), *modules) as command:
         script = folder / "headrace"
         script.write_text(f'#!/bin/sh\nexec {" ".join(command)} "$@"\n')
         script.chmod(0o755)

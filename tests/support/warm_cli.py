@@ -32,12 +32,19 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def warm_cli(folder: Path) -> Iterator[tuple[str, ...]]:
-    """Start the warm process; yield the command to use in place of `python -m headrace`."""
+def warm_cli(folder: Path, *modules: str) -> Iterator[tuple[str, ...]]:
+    """Start the warm process; yield the command to use in place of `python -m headrace`.
+
+    Args:
+        folder: an empty folder for the socket of the process.
+        modules: further modules that the process imports.
+    """
     address = str(folder / "cli")
     environment: Mapping[str, str] = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"}
     with subprocess.Popen(
-        (sys.executable, "-P", __file__, "serve", address), stdout=subprocess.PIPE, env=environment
+        (sys.executable, "-P", __file__, "serve", address, *modules),
+        stdout=subprocess.PIPE,
+        env=environment,
     ) as process:
         try:
             assert process.stdout is not None
@@ -48,7 +55,7 @@ def warm_cli(folder: Path) -> Iterator[tuple[str, ...]]:
             process.kill()
 
 
-def _serve(address: str) -> None:
+def _serve(address: str, modules: list[str]) -> None:
     import pkgutil  # noqa: PLC0415
     from importlib import import_module  # noqa: PLC0415
 
@@ -56,7 +63,7 @@ def _serve(address: str) -> None:
 
     for module in pkgutil.iter_modules(headrace.cli.__path__, "headrace.cli."):
         import_module(module.name)
-    for name in ("grpc.aio", "headrace.client", "headrace.v1.job_service_pb2_grpc"):
+    for name in ("grpc.aio", "headrace.client", "headrace.v1.job_service_pb2_grpc", *modules):
         import_module(name)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -160,6 +167,6 @@ def _receive(peer: socket.socket, size: int) -> bytes:
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        _serve(sys.argv[2])
+        _serve(sys.argv[2], sys.argv[3:])
     else:
         _relay(sys.argv[2], sys.argv[3:])
