@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -39,10 +37,10 @@ from headrace_gateway.service import Gateway
 from headrace_ops import findings
 from headrace_ops.findings import Finding, Level
 from headrace_ops.servers import describe_database, describe_redis
+from support.commands import Headrace
 from support.databases import Databases
 from support.jobs import submit
 from support.read_only import set_read_only
-from support.settings import environment_of
 from support.states import prepare_job
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
@@ -395,7 +393,9 @@ async def test_listening_sessions_count_the_gateways(
         await gateway.stop()
 
 
-async def test_rejected_writes_are_bad(settings: Settings, database: Database) -> None:
+async def test_rejected_writes_are_bad(
+    headrace: Headrace, settings: Settings, database: Database
+) -> None:
     assert await write_fault(database, within=10) is None
     async with database.transaction() as holder:
         await holder.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
@@ -408,7 +408,7 @@ async def test_rejected_writes_are_bad(settings: Settings, database: Database) -
 
     await until(rejects_writes)
     assert worst_level(findings.check_writes("read-only")) is Level.BAD
-    printed = " ".join(doctor(settings).stdout.split())
+    printed = " ".join(headrace(settings, "doctor").stdout.split())
     assert "bad writes: jobs cannot be stored: cannot execute SELECT in a read-only" in printed
     assert "default_transaction_read_only is on" in printed
 
@@ -431,25 +431,14 @@ async def test_redis_that_rejects_writes_is_bad(settings: Settings, full_valkey:
 # The command.
 
 
-def doctor(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "headrace", "doctor", *arguments],
-        env=environment_of(settings),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 def password(settings: Settings) -> str:
     return settings.postgresql_url.partition("//headrace:")[2].partition("@")[0]
 
 
 async def test_doctor_prints_bad_findings_with_advice(
-    settings: Settings, database: Database
+    headrace: Headrace, settings: Settings, database: Database
 ) -> None:
-    done = doctor(settings)
+    done = headrace(settings, "doctor")
     assert done.returncode == 1, done.stderr
     assert "bad  scheduler: no scheduler leads" in done.stdout
     assert "→ Start python -m headrace_scheduler" in done.stdout
@@ -457,14 +446,14 @@ async def test_doctor_prints_bad_findings_with_advice(
     secret = password(settings)
     assert secret
     assert secret not in done.stdout + done.stderr
-    printed = json.loads(doctor(settings, "--json").stdout)
+    printed = json.loads(headrace(settings, "doctor", "--json").stdout)
     assert printed["verdict"] == "bad"
     topics = {finding["topic"] for finding in printed["findings"]}
     assert {"headrace", "postgresql", "connections", "clock", "redis", "transactions"} <= topics
 
 
 async def test_working_installation_has_no_bad_findings(
-    settings: Settings, database: Database
+    headrace: Headrace, settings: Settings, database: Database
 ) -> None:
     await register(database)
     async with database.transaction() as connection:
@@ -474,36 +463,38 @@ async def test_working_installation_has_no_bad_findings(
                 "VALUES (1, gen_random_uuid(), now() + interval '1 min')"
             )
         )
-    printed = json.loads(doctor(settings, "-o", "json").stdout)
+    printed = json.loads(headrace(settings, "doctor", "-o", "json").stdout)
     bad = {one["topic"] for one in printed["findings"] if one["level"] == "bad"}
     # The test server runs without durability.
     assert bad <= {"fsync", "full_page_writes"}
 
 
-async def test_unreachable_redis_is_bad(settings: Settings, database: Database) -> None:
+async def test_unreachable_redis_is_bad(
+    headrace: Headrace, settings: Settings, database: Database
+) -> None:
     without_redis = settings.model_copy(
         update={"redis_url": SecretStr("redis://:pa55@127.0.0.1:1/0")}
     )
-    done = doctor(without_redis)
+    done = headrace(without_redis, "doctor")
     assert done.returncode == 1
     assert "bad  redis: Redis cannot be reached at 127.0.0.1:1/0" in done.stdout
     assert "pa55" not in done.stdout + done.stderr
 
 
 async def test_older_schema_is_reported_with_its_migration(
-    settings: Settings, database: Database
+    headrace: Headrace, settings: Settings, database: Database
 ) -> None:
     async with database.transaction() as connection:
         await connection.execute(text("UPDATE headrace_version SET version_num = '0001'"))
         await connection.execute(text("DROP TABLE leadership"))
-    done = doctor(settings)
+    done = headrace(settings, "doctor")
     assert done.returncode == 1
     assert "→ Run: python -m headrace_core migrate" in done.stdout
 
 
-async def test_unreachable_database_exits_with_2(settings: Settings) -> None:
+async def test_unreachable_database_exits_with_2(headrace: Headrace, settings: Settings) -> None:
     url = SecretStr("postgresql://headrace:pa55word@127.0.0.1:1/headrace")
-    done = doctor(settings.model_copy(update={"database_url": url}))
+    done = headrace(settings.model_copy(update={"database_url": url}), "doctor")
     assert done.returncode == 2
     # Join the wrapped lines.
     printed = " ".join(done.stderr.split())

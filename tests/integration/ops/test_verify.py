@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -24,11 +22,11 @@ from headrace_core.store.sql.database import Database
 from headrace_ops import audit as auditing
 from headrace_ops.audit import Audit, Auditor, SchemaMismatch
 from headrace_ops.verify import RULES
+from support.commands import Headrace
 from support.databases import Databases
 from support.jobs import new_batch, new_job, read_job, set_column, submit, submit_many
 from support.retention import prune
 from support.server import run_async
-from support.settings import environment_of
 from support.states import prepare_job
 from support.workers import ending, lapse, register, report, start, write_ends
 
@@ -450,30 +448,21 @@ async def test_job_that_moves_during_the_audit_is_not_a_breach(database: Databas
 # The command.
 
 
-def verify(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "headrace", "verify", *arguments],
-        env=environment_of(settings),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
-async def test_verify_exits_with_1_for_a_breach(settings: Settings, database: Database) -> None:
+async def test_verify_exits_with_1_for_a_breach(
+    headrace: Headrace, settings: Settings, database: Database
+) -> None:
     await populate(database)
-    done = verify(settings, "--at-rest")
+    done = headrace(settings, "verify", "--at-rest")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("clean: 8 jobs")
     await damage(database, f"DELETE FROM job_events WHERE job_id = {ENDED_ID} AND seq = 2")
-    done = verify(settings, "--at-rest")
+    done = headrace(settings, "verify", "--at-rest")
     assert done.returncode == 1
     assert "gap: events are numbered 1, 2, 3 … without a gap" in done.stdout
     assert "the event before event 3 is missing" in done.stdout
     assert "1 breach\n" in done.stdout
     for arguments in (("--json",), ("-o", "json")):
-        done = verify(settings, "--at-rest", *arguments)
+        done = headrace(settings, "verify", "--at-rest", *arguments)
         output = json.loads(done.stdout)
         assert (done.returncode, output["verdict"], output["counts"]) == (
             1,
@@ -483,11 +472,13 @@ async def test_verify_exits_with_1_for_a_breach(settings: Settings, database: Da
         assert output["breaches"][0]["subject"].startswith("job ")
 
 
-async def test_unreachable_database_exits_as_unknown(settings: Settings) -> None:
+async def test_unreachable_database_exits_as_unknown(
+    headrace: Headrace, settings: Settings
+) -> None:
     unreachable = settings.model_copy(
         update={"database_url": SecretStr("postgresql://headrace:pa55word@127.0.0.1:1/headrace")}
     )
-    done = verify(unreachable, "--json")
+    done = headrace(unreachable, "verify", "--json")
     assert done.returncode == 2
     output = json.loads(done.stdout)
     assert output["verdict"] == "unknown"
@@ -497,19 +488,21 @@ async def test_unreachable_database_exits_as_unknown(settings: Settings) -> None
     assert "pa55word" not in done.stdout + done.stderr
 
 
-async def test_wrong_password_exits_with_2_and_stays_secret(settings: Settings) -> None:
+async def test_wrong_password_exits_with_2_and_stays_secret(
+    headrace: Headrace, settings: Settings
+) -> None:
     url = settings.postgresql_url.replace("@127", "x@127")
-    done = verify(settings.model_copy(update={"database_url": SecretStr(url)}))
+    done = headrace(settings.model_copy(update={"database_url": SecretStr(url)}), "verify")
     assert done.returncode == 2
     assert "check failed" in done.stderr
     assert url.partition("//headrace:")[2].partition("@")[0] not in done.stdout + done.stderr
 
 
 async def test_different_schema_version_exits_with_2(
-    settings: Settings, database: Database
+    headrace: Headrace, settings: Settings, database: Database
 ) -> None:
     await damage(database, "UPDATE headrace_version SET version_num = '0001'")
-    done = verify(settings)
+    done = headrace(settings, "verify")
     assert done.returncode == 2
     assert "schema 0001, but this version expects" in done.stderr
 
@@ -519,8 +512,10 @@ async def test_database_without_a_schema_is_not_audited(populated: Database) -> 
         await audit_damaged(populated, "DROP TABLE headrace_version")
 
 
-def test_folder_without_servers_exits_with_2(settings: Settings, tmp_path: Path) -> None:
-    done = verify(settings, "--data", str(tmp_path))
+def test_folder_without_servers_exits_with_2(
+    headrace: Headrace, settings: Settings, tmp_path: Path
+) -> None:
+    done = headrace(settings, "verify", "--data", str(tmp_path))
     assert done.returncode == 2
     assert "no headrace up" in done.stderr
 
