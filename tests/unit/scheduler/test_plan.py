@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.pool import Head, Lane, Pool, ReadyJob
-from headrace_scheduler.loops.plan import plan
+from headrace_scheduler.loops.dispatch import plan
 
 TENANTS = ("one", "two")
 QUEUES = ("mail", "reports", "slow")
