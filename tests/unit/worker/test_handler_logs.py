@@ -17,8 +17,7 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.runtime import logs
 from headrace_core.runtime.settings import Settings
-from headrace_worker.runners import attempt_log
-from headrace_worker.runners.attempt_log import AttemptLog
+from headrace_worker.runners import ownership
 from headrace_worker.runners.handler_logs import HandlerLines
 from headrace_worker.runners.ownership import Owner, owned_by
 
@@ -47,21 +46,19 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 
 @pytest.fixture
-def attempt(monkeypatch: pytest.MonkeyPatch) -> AttemptLog:
+def attempt(monkeypatch: pytest.MonkeyPatch) -> Owner:
     # Time does not advance, so each rate limit allows a fixed number of lines.
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
-    monkeypatch.setattr(attempt_log, "_process_bucket", attempt_log._TokenBucket(2000, 1.0))
-    return AttemptLog(
-        key=AttemptKey(JOB, 2), type="t.x", correlation_id="trace-17", module="tests.x"
-    )
+    monkeypatch.setattr(ownership, "_process_bucket", ownership._TokenBucket(2000, 1.0))
+    return Owner(AttemptKey(JOB, 2), type="t.x", correlation_id="trace-17", module="tests.x")
 
 
 def lines(log: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.getvalue().splitlines()]
 
 
-def test_handler_line_has_the_fields_of_its_job(log: io.StringIO, attempt: AttemptLog) -> None:
-    with owned_by(Owner(log=attempt)):
+def test_handler_line_has_the_fields_of_its_job(log: io.StringIO, attempt: Owner) -> None:
+    with owned_by(attempt):
         structlog.get_logger().info("by_structlog", rows=3, nested={"a": [1, 2.5, None]})
         logging.getLogger("shop.orders").info("by %s", "logging")
         logging.info("by the root logger")  # noqa: LOG015 - as a handler may do
@@ -75,18 +72,18 @@ def test_handler_line_has_the_fields_of_its_job(log: io.StringIO, attempt: Attem
     assert (second["event"], second["logger"]) == ("by logging", "shop.orders")
 
 
-def test_field_with_a_reserved_name_gets_a_suffix(log: io.StringIO, attempt: AttemptLog) -> None:
-    with owned_by(Owner(log=attempt)):
+def test_field_with_a_reserved_name_gets_a_suffix(log: io.StringIO, attempt: Owner) -> None:
+    with owned_by(attempt):
         structlog.get_logger().info("sent", type="order", job_id="mine")
     [line] = lines(log)
     assert JOB_FIELDS.items() <= line.items()
     assert (line["type_"], line["job_id_"]) == ("order", "mine")
 
 
-def test_library_lines_below_warning_are_dropped(log: io.StringIO, attempt: AttemptLog) -> None:
+def test_library_lines_below_warning_are_dropped(log: io.StringIO, attempt: Owner) -> None:
     outside = logging.getLogger("library")
     outside.info("outside of any handler")
-    with owned_by(Owner(log=attempt)):
+    with owned_by(attempt):
         record = outside.makeRecord(
             "httpx", logging.INFO, "/v/site-packages/httpx/_client.py", 1, "url", (), None
         )
@@ -106,12 +103,12 @@ def test_library_lines_below_warning_are_dropped(log: io.StringIO, attempt: Atte
     [("headrace_core.runtime.tasks", None), ("headrace_handlers.email", "handler")],
 )
 def test_line_source_depends_on_the_calling_module(
-    log: io.StringIO, attempt: AttemptLog, module: str, source: str | None
+    log: io.StringIO, attempt: Owner, module: str, source: str | None
 ) -> None:
     code = {"__name__": module, "log": structlog.get_logger()}
     exec("def warn(): log.warning('called')", code)
     warn: Any = code["warn"]
-    with owned_by(Owner(log=attempt)):
+    with owned_by(attempt):
         warn()
     [line] = lines(log)
     assert line["event"] == "called"
@@ -133,12 +130,12 @@ class Mute:
     __str__ = __repr__
 
 
-def test_hostile_line_is_logged_in_a_safe_form(log: io.StringIO, attempt: AttemptLog) -> None:
+def test_hostile_line_is_logged_in_a_safe_form(log: io.StringIO, attempt: Owner) -> None:
     logger = structlog.get_logger()
     # The log handlers of pytest raise errors that the worker's handler swallows.
     root = logging.getLogger()
     root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, logs._Handler)]
-    with owned_by(Owner(log=attempt)):
+    with owned_by(attempt):
         logger.info("a\x00b\x1b[2J\udcff", value=Hostile(), other=Mute(), nan=float("nan"))
         logger.info("x" * 10_000_000, big="y" * 10_000_000, number=10**10_000)
         logger.info("many", **{f"field{number}": "\U0001f600" * 500 for number in range(500)})
@@ -155,10 +152,8 @@ def test_hostile_line_is_logged_in_a_safe_form(log: io.StringIO, attempt: Attemp
     assert [json.loads(line)["event"] for line in shown[-2:]] == ["log_line_failed"] * 2
 
 
-def test_exception_in_a_handler_line_has_a_bounded_trace(
-    log: io.StringIO, attempt: AttemptLog
-) -> None:
-    with owned_by(Owner(log=attempt)):
+def test_exception_in_a_handler_line_has_a_bounded_trace(log: io.StringIO, attempt: Owner) -> None:
+    with owned_by(attempt):
         try:
             raise ValueError("no such order\nDETAIL: payload words")
         except ValueError:
@@ -170,21 +165,21 @@ def test_exception_in_a_handler_line_has_a_bounded_trace(
     assert len(lines(log)) == 2
 
 
-def test_flood_of_lines_is_cut_and_counted(log: io.StringIO, attempt: AttemptLog) -> None:
-    with owned_by(Owner(log=attempt)):
+def test_flood_of_lines_is_cut_and_counted(log: io.StringIO, attempt: Owner) -> None:
+    with owned_by(attempt):
         for number in range(500):
             structlog.get_logger().info("flood", number=number)
             logging.getLogger("shop").warning("flood %d", number)
-    attempt.close()
+    attempt.close_log()
     *shown, last = lines(log)
     assert len(shown) == 200
     assert (last["event"], last["lines"], last["level"]) == ("handler_log_dropped", 800, "warning")
     assert last["job_id"] == str(JOB)
     # The other attempt is not affected.
-    other = AttemptLog(key=AttemptKey(JOB, 3), type="t", correlation_id=None, module="m")
-    with owned_by(Owner(log=other)):
+    other = Owner(AttemptKey(JOB, 3), type="t", module="m")
+    with owned_by(other):
         structlog.get_logger().info("calm")
-    other.close()
+    other.close_log()
     assert lines(log)[-1]["event"] == "calm"
 
 
@@ -196,7 +191,7 @@ def test_closed_stderr_does_not_raise(log: io.StringIO, capfd: pytest.CaptureFix
 
 
 def test_logging_configured_by_a_handler_is_replaced(
-    monkeypatch: pytest.MonkeyPatch, attempt: AttemptLog
+    monkeypatch: pytest.MonkeyPatch, attempt: Owner
 ) -> None:
     target = io.StringIO()
     monkeypatch.setattr(sys, "stderr", target)
@@ -205,7 +200,7 @@ def test_logging_configured_by_a_handler_is_replaced(
     logging.basicConfig(level=logging.ERROR, handlers=[foreign], force=True)
     structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
     set_up()
-    with owned_by(Owner(log=attempt)):
+    with owned_by(attempt):
         structlog.get_logger().info("by_structlog")
         logging.getLogger("shop").info("by logging")
     assert [line["event"] for line in lines(target)] == ["by_structlog", "by logging"]

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from numbers import Integral, Real
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from headrace_core.domain.attempt import AttemptKey
+from headrace_core.domain.attempt import AttemptKey, ClaimedJob
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
@@ -52,6 +52,21 @@ class Attempt:
     deadline: datetime
     ends: float
     correlation_id: str = ""
+
+    @classmethod
+    def of(cls, job: ClaimedJob, limit: timedelta) -> Attempt:
+        """Return the attempt of a claimed job, whose time ends after `limit`."""
+        return cls(
+            job_id=job.key.job_id,
+            number=job.key.attempt,
+            type=job.type,
+            queue=job.queue,
+            tenant=job.tenant,
+            labels=job.labels,
+            deadline=datetime.now(UTC) + limit,
+            ends=time.monotonic() + limit.total_seconds(),
+            correlation_id=job.correlation_id or "",
+        )
 
     @property
     def key(self) -> AttemptKey:

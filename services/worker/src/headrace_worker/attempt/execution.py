@@ -7,9 +7,8 @@ everything else: a stop, a timer, the end of the task.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from enum import Enum, auto
 from typing import Any
 
@@ -26,7 +25,6 @@ from headrace_worker.api.registry import RegisteredHandler
 from headrace_worker.attempt import judge
 from headrace_worker.attempt.environment import Environment
 from headrace_worker.attempt.reporter import AttemptReporter
-from headrace_worker.runners.attempt_log import AttemptLog
 from headrace_worker.runners.children import end_forked
 from headrace_worker.runners.loop import ProcessDied, call
 from headrace_worker.runners.ownership import OwnedTask, Owner, own_context, owned_by
@@ -108,7 +106,12 @@ class Execution:
         self._deadline: float | None = None
         self._timeout = job.timeout or (timedelta() if handler is None else handler.spec.timeout)
         self._reason: StopReason | None = None
-        self._owner = Owner(job.key)
+        self._owner = Owner(
+            job.key,
+            type=job.type,
+            correlation_id=job.correlation_id,
+            module="" if handler is None else handler.function.__module__,
+        )
         self.completes = False
         # The timeout of the attempt, or the deadline of the job, has passed.
         self._timed_out = self._at_deadline = False
@@ -155,12 +158,6 @@ class Execution:
             self._check_lease()
             self._start_timeout()
             payload = handler.decode(self.job.payload)
-            self._owner.log = AttemptLog(
-                key=self.job.key,
-                type=self.job.type,
-                correlation_id=self.job.correlation_id,
-                module=handler.function.__module__,
-            )
             arguments: tuple[Any, ...] = (payload,)
             if handler.takes_context:
                 # The reporter's writes belong to the worker, so create it before the owner changes.
@@ -203,18 +200,7 @@ class Execution:
         if self._deadline is not None:
             left = timedelta(seconds=self._deadline - asyncio.get_running_loop().time())
             limit = min(limit, max(left, timedelta()))
-        job = self.job
-        return Attempt(
-            job_id=job.key.job_id,
-            number=job.key.attempt,
-            type=job.type,
-            queue=job.queue,
-            tenant=job.tenant,
-            labels=job.labels,
-            deadline=datetime.now(UTC) + limit,
-            ends=time.monotonic() + limit.total_seconds(),
-            correlation_id=job.correlation_id or "",
-        )
+        return Attempt.of(self.job, limit)
 
     def _make_reporter(self) -> AttemptReporter:
         return AttemptReporter(
@@ -286,8 +272,7 @@ class Execution:
             job_id, attempt = self.job.key
             _log.exception("execution_failed", job_id=str(job_id), attempt=attempt)
             end = judge.broken(self.job)
-        if self._owner.log is not None:
-            self._owner.log.close()
+        self._owner.close_log()
         reporter = self._reporter
         if reporter is not None:
             reporter.end()

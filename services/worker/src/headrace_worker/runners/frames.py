@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, BinaryIO
 
 import msgspec
+
+from headrace_worker.api.context import Attempt
 
 _LENGTH_BYTES = 4
 # The exit code of a process whose handler has closed the channel: EX_IOERR in sysexits.h.
@@ -13,19 +14,15 @@ CHANNEL_LOST = 74
 
 
 class Run(msgspec.Struct, tag="run", tag_field="frame", array_like=True):
-    """Run the handler of `type`, which `module` registers, for at most `time_left` seconds."""
+    """Run the handler of the attempt, which `module` registers, for at most `time_left` seconds.
+
+    The process replaces `attempt.ends`, which is a time on the worker's clock.
+    """
 
     module: str
-    type: str
     payload: str
-    job_id: str
-    attempt: int
-    queue: str
-    tenant: str
-    labels: dict[str, str]
-    deadline: datetime
+    attempt: Attempt
     time_left: float
-    correlation_id: str
 
 
 class Cancel(msgspec.Struct, tag="cancel", tag_field="frame", array_like=True):

@@ -1,47 +1,139 @@
-"""Task ownership: the attempt that code belongs to, and the tasks that it may cancel."""
+"""Ownership: the attempt that code belongs to, the tasks that it may cancel, and its log rate."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from headrace_core.domain.attempt import AttemptKey
-from headrace_worker.runners.attempt_log import AttemptLog
+from headrace_worker.api.context import Attempt
 
 T = TypeVar("T")
 
 _log = structlog.get_logger()
 
 
+# The maximum burst of lines, and the maximum lines per second, of one attempt and of the process.
+_ATTEMPT_RATE: Final = (200, 20.0)
+_PROCESS_RATE: Final = (2000, 500.0)
+
+
+class _TokenBucket:
+    """A token bucket.
+
+    Args:
+        burst: the maximum number of lines at once.
+        per_second: the number of lines added per second.
+    """
+
+    def __init__(self, burst: int, per_second: float) -> None:
+        self._burst = burst
+        self._per_second = per_second
+        self._left = float(burst)
+        self._time = time.monotonic()
+        self._lock = threading.Lock()
+
+    def allow(self) -> bool:
+        """Return True and count the line if it is within the rate."""
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(self._burst, self._left + (now - self._time) * self._per_second)
+            self._time = now
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
+
+
+_process_bucket = _TokenBucket(*_PROCESS_RATE)
+
+
 class Owner:
     """An attempt, or the worker, as the owner of tasks and log lines.
 
     Tasks and contexts that outlive a handler keep its owner alive, so an owner does not refer to
-    the Execution.
+    the Execution. Most attempts log nothing, so nothing is allocated for their lines in advance.
 
     Args:
         key: the attempt; None for the worker.
-        log: the log of the attempt; None before it exists.
+        type, correlation_id: the type and correlation id of its job.
+        module: the module of its handler.
 
     Attributes:
         forked: the child processes that the attempt has forked in the event loop.
     """
 
-    __slots__ = ("_key", "forked", "log")
+    __slots__ = ("_bucket", "_dropped", "_identity", "_key", "_module", "forked")
 
-    def __init__(self, key: AttemptKey | None = None, log: AttemptLog | None = None) -> None:
+    def __init__(
+        self,
+        key: AttemptKey | None = None,
+        *,
+        type: str = "",  # noqa: A002 - the field name in the log
+        correlation_id: str | None = None,
+        module: str = "",
+    ) -> None:
         self._key = key
-        self.log = log
+        self._identity = (type, correlation_id)
+        self._module = module
+        self._bucket: _TokenBucket | None = None
+        self._dropped = 0
         self.forked: set[int] = set()
+
+    @classmethod
+    def of(cls, attempt: Attempt, *, module: str) -> Owner:
+        """Return the owner of an attempt whose handler is in `module`."""
+        return cls(
+            attempt.key, type=attempt.type, correlation_id=attempt.correlation_id, module=module
+        )
 
     def __str__(self) -> str:
         return str(self._key)
+
+    @property
+    def package(self) -> str:
+        """The package of the handler's module."""
+        return self._module.partition(".")[0]
+
+    def allow(self) -> bool:
+        """Return True and count the line if it is within the rate."""
+        if self._bucket is None:
+            self._bucket = _TokenBucket(*_ATTEMPT_RATE)
+        if self._bucket.allow() and _process_bucket.allow():
+            return True
+        self._dropped += 1
+        return False
+
+    def with_facts(self, line: Mapping[str, Any]) -> structlog.types.EventDict:
+        """Return a line with the fields of the attempt; equal names in the line get a suffix."""
+        facts = self._fields()
+        return {f"{name}_" if name in facts else name: line[name] for name in line} | facts
+
+    def close_log(self) -> None:
+        """Log the number of dropped lines."""
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            _log.warning("handler_log_dropped", lines=dropped, **self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        assert self._key is not None
+        job_id, attempt = self._key
+        job_type, correlation_id = self._identity
+        return {
+            "job_id": str(job_id),
+            "attempt": attempt,
+            "type": job_type,
+            "correlation_id": correlation_id,
+            "source": "handler",
+        }
 
 
 # The owner of the code in a context. Tasks and callbacks inherit it. Threads that a handler starts
@@ -63,12 +155,6 @@ def owning_attempt() -> Owner | None:
     """Return the attempt that this code belongs to; None for the worker or an unknown owner."""
     owner = _owner.get()
     return None if owner is _WORKER else owner
-
-
-def current_log() -> AttemptLog | None:
-    """Return the log of the attempt that this code belongs to; None for the worker."""
-    owner = _owner.get()
-    return None if owner is None else owner.log
 
 
 def own_context(owner: Owner) -> None:

@@ -21,24 +21,21 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import uvloop
 
-from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobError
 from headrace_core.runtime import logs
 from headrace_core.runtime.tasks import run_to_end
-from headrace_worker.api.context import Attempt, Context, SyncContext
+from headrace_worker.api.context import Context, SyncContext
 from headrace_worker.api.errors import Fail, Retry
 from headrace_worker.api.failure import describe, stack_trace
 from headrace_worker.api.payload import PayloadMismatch, encode
 from headrace_worker.api.registry import RegisteredHandler, registry
 from headrace_worker.runners import frames
-from headrace_worker.runners.attempt_log import AttemptLog
 from headrace_worker.runners.channel import Channel
 from headrace_worker.runners.children import (
     children_of,
@@ -65,33 +62,18 @@ def _perform(
     set_up_logs: Callable[[], None],
 ) -> frames.Returned | frames.Raised:
     reports = link.start_run()
-    attempt_log: AttemptLog | None = None
+    owner: Owner | None = None
     try:
         if run.module not in sys.modules:
             importlib.import_module(run.module)
             set_up_logs()
-        handler = registry.get(run.type)
-        assert handler is not None, f"{run.module} does not register {run.type}"
+        attempt = replace(run.attempt, ends=time.monotonic() + run.time_left)
+        handler = registry.get(attempt.type)
+        assert handler is not None, f"{run.module} does not register {attempt.type}"
         argument = handler.decode(run.payload)
-        attempt = Attempt(
-            job_id=JobId(UUID(run.job_id)),
-            number=run.attempt,
-            type=run.type,
-            queue=run.queue,
-            tenant=run.tenant,
-            labels=run.labels,
-            deadline=run.deadline,
-            ends=time.monotonic() + run.time_left,
-            correlation_id=run.correlation_id,
-        )
-        attempt_log = AttemptLog(
-            key=attempt.key,
-            type=attempt.type,
-            correlation_id=attempt.correlation_id,
-            module=run.module,
-        )
+        owner = Owner.of(attempt, module=run.module)
         # The handler's context variables disappear with this context, as in the worker.
-        variables = owned_context(Owner(attempt.key, attempt_log))
+        variables = owned_context(owner)
         if handler.is_async:
             running = _call(handler, argument, Context(attempt, reports), link)
             result = run_to_end(loop, loop.create_task(running, context=variables))
@@ -120,8 +102,8 @@ def _perform(
     except BaseException as error:  # noqa: BLE001
         return _raised(type(error).__name__, error)
     finally:
-        if attempt_log is not None:
-            attempt_log.close()
+        if owner is not None:
+            owner.close_log()
 
 
 async def _call(handler: RegisteredHandler, argument: Any, context: Context, link: Link) -> Any:

@@ -190,16 +190,9 @@ class ProcessPool:
         """
         run = frames.Run(
             module=handler.function.__module__,
-            type=handler.spec.type,
             payload=payload,
-            job_id=str(attempt.job_id),
-            attempt=attempt.number,
-            queue=attempt.queue,
-            tenant=attempt.tenant,
-            labels=dict(attempt.labels),
-            deadline=attempt.deadline,
+            attempt=attempt,
             time_left=max(0.0, attempt.ends - time.monotonic()),
-            correlation_id=attempt.correlation_id,
         )
         limit = handler.memory_limit() if callable(handler.memory_limit) else handler.memory_limit
         process = await self._acquire(limit)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any
 
 import structlog
 
 from headrace_core.domain.attempt import AttemptKey
-from headrace_core.domain.job import JsonText
-from headrace_worker.api.context import Attempt, Reporter
+from headrace_core.domain.job import JsonText, Progress
+from headrace_worker.api.context import Attempt, Reporter, SyncContext
+from headrace_worker.api.failure import attach_stack_trace, thread_stack
 from headrace_worker.api.payload import encode
 from headrace_worker.api.registry import RegisteredHandler
 from headrace_worker.metrics import Counts
+from headrace_worker.runners.children import (
+    end_children,
+    end_children_in_background,
+    exit_if_forked,
+)
+from headrace_worker.runners.loop import as_exception
+from headrace_worker.runners.ownership import Owner, owned_context
 from headrace_worker.runners.process_pool import ProcessPool
-from headrace_worker.runners.thread import ThreadRunner
 
 _log = structlog.get_logger()
 
@@ -82,3 +92,94 @@ class Runners:
             type=job_type,
             grace_s=self._grace,
         )
+
+
+class ThreadRunner:
+    """Run each handler in a new daemon thread.
+
+    Therefore, a handler that never ends delays neither other attempts nor the process exit.
+
+    Args:
+        grace: the time for a cancelled handler to end on its own, in seconds.
+        on_left_behind: called with each attempt whose handler did not end within its grace period.
+    """
+
+    def __init__(self, *, grace: float, on_left_behind: Callable[[Attempt], None]) -> None:
+        self._grace = grace
+        self._on_left_behind = on_left_behind
+
+    async def run(
+        self, handler: RegisteredHandler, argument: Any, attempt: Attempt, reporter: Reporter
+    ) -> Any:
+        """Run a handler and return its result.
+
+        Raises:
+            CancelledError: the caller was cancelled, and the handler has ended or was left behind.
+            Exception: the exception of the handler.
+        """
+        loop = asyncio.get_running_loop()
+        cancelled = threading.Event()
+
+        def report(item: Progress | JsonText) -> None:
+            write = reporter.progress(item) if isinstance(item, Progress) else reporter.output(item)
+            asyncio.run_coroutine_threadsafe(write, loop).result()
+
+        def prepare_completion(size: int) -> None:
+            asyncio.run_coroutine_threadsafe(reporter.prepare_completion(size), loop).result()
+
+        ctx = SyncContext(attempt, report, prepare_completion, cancelled)
+        arguments = (argument, ctx) if handler.takes_context else (argument,)
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def resolve(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        pid = os.getpid()
+
+        def target() -> None:
+            result, error = None, None
+            try:
+                result = handler.function(*arguments)
+            except BaseException as caught:  # noqa: BLE001 - the future receives it
+                error = as_exception(caught)
+            exit_if_forked(pid, 0 if error is None else 1)
+            end_children(threading.get_native_id())
+            owner.close_log()
+            # If the handler was left behind, the loop may be closed.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(resolve, result, error)
+
+        owner = Owner.of(attempt, module=handler.function.__module__)
+        thread = threading.Thread(
+            target=owned_context(owner).run,
+            args=(target,),
+            name=f"job-{attempt.job_id}",
+            daemon=True,
+        )
+        thread.start()
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            if future.done():
+                raise
+            attach_stack_trace(error, thread_stack(thread.ident))
+            cancelled.set()
+            await self._await_end(future, attempt)
+            if not future.done() and thread.native_id is not None:
+                end_children_in_background(thread.native_id)
+            raise
+
+    async def _await_end(self, future: asyncio.Future[Any], attempt: Attempt) -> None:
+        """Wait until a cancelled handler or its grace period ends."""
+        done, _ = await asyncio.wait({future}, timeout=self._grace)
+        if not done:
+            self._on_left_behind(attempt)
+            # asyncio warns about an exception that is never retrieved.
+            future.add_done_callback(lambda f: f.cancelled() or f.exception())
+        elif not future.cancelled():
+            future.exception()
