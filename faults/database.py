@@ -15,7 +15,7 @@ from faults.handlers import CALL_POLICY, LONGEST_RETRY_AFTER, WORK_POLICY
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.runtime.settings import Settings
-from headrace_core.store.sql.rows import to_overrides
+from headrace_core.store.sql.documents import to_overrides
 
 # The handlers' retry policies, by job type.
 _POLICIES: Mapping[str, RetryPolicy] = {

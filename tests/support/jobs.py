@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.ids import BatchId, JobId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec
-from headrace_core.domain.submission import NewBatch, NewJob, Repeated, Submitted, fingerprint
+from headrace_core.domain.submission import NewBatch, NewJob, Repeated, fingerprint
 from headrace_core.store.event_log import list_events
 from headrace_core.store.jobs.read import get_job
 from headrace_core.store.jobs.submit import submit_jobs
@@ -72,7 +72,7 @@ async def submit_many(database: Database, count: int, **job: Any) -> list[Job]:
     """Submit equal jobs in one transaction."""
     async with database.transaction() as connection:
         results = await submit_jobs(connection, [new_job(**job) for _ in range(count)])
-    return [result.job for result in results if isinstance(result, Submitted)]
+    return [result for result in results if isinstance(result, Job)]
 
 
 async def read_job(database: Database, job_id: JobId, *, tenant: str = DEFAULT_TENANT) -> Job:

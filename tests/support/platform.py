@@ -10,7 +10,7 @@ from typing import Any
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec
 from headrace_core.domain.lifecycle import TERMINAL, EventType
-from headrace_core.domain.submission import NewJob, Submitted
+from headrace_core.domain.submission import NewJob
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.event_log import list_events
 from headrace_core.store.jobs.cancel import cancel_job
@@ -66,7 +66,7 @@ class Platform:
         async with self.database.transaction() as connection:
             results = await submit_jobs(connection, jobs)
         self.bus.publish(Topic.JOBS, Topic.EVENTS)
-        assert all(isinstance(result, Submitted) for result in results)
+        assert all(isinstance(result, Job) for result in results)
         return [job.id for job in jobs]
 
     async def cancel(self, job_id: JobId) -> Job:

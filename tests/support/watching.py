@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 from sqlalchemy import text
 
 from headrace_core.domain.ids import JobId
-from headrace_core.domain.job import DEFAULT_TENANT, JobEvent
+from headrace_core.domain.job import DEFAULT_TENANT, Job, JobEvent
 from headrace_core.domain.query import JobFilter
-from headrace_core.domain.submission import Submitted
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.jobs.submit import submit_jobs
@@ -59,7 +58,7 @@ class OpenWriter:
     async def submit(self, count: int = 1, **job: Any) -> list[JobId]:
         """Write jobs and their first events."""
         results = await submit_jobs(self.connection, [new_job(**job) for _ in range(count)])
-        return [result.job.id for result in results if isinstance(result, Submitted)]
+        return [result.id for result in results if isinstance(result, Job)]
 
     async def commit(self) -> None:
         await self._stack.aclose()

@@ -41,7 +41,7 @@ async def submit_again(database: Database, prepared: PreparedJob) -> bool:
     async with database.transaction() as connection:
         [result] = await submit_jobs(connection, [again])
     assert not isinstance(result, RequestIdConflict) or result.existing_id == str(prepared.job.id)
-    return not isinstance(result, RequestIdConflict) and result.created
+    return not isinstance(result, RequestIdConflict) and result.id == again.id
 
 
 async def promote(database: Database, prepared: PreparedJob) -> bool:

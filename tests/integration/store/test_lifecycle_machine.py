@@ -167,13 +167,13 @@ class LifecycleMachine(RuleBasedStateMachine):
         [result] = self._in_transaction(lambda connection: submit_jobs(connection, [new]))
         held = self.model.holder(key)
         if held is None:
-            assert result.created
+            assert result.id == new.id
             job = ModelJob(new.id, has_deadline=deadline)
             self.model.submit(job, later=later, key=key, content=content)
             return
         earlier, its_content = held
         if its_content == content:
-            assert (result.created, result.job.id) == (False, earlier.id)
+            assert result.id == earlier.id != new.id
         else:
             assert isinstance(result, RequestIdConflict)
             assert result.existing_id == str(earlier.id)

@@ -14,7 +14,7 @@ from headrace_core.domain.ids import BatchId
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobSpec
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides
-from headrace_core.domain.submission import NewBatch, NewJob, Submitted
+from headrace_core.domain.submission import NewBatch, NewJob
 from headrace_core.store.jobs.read import database_time
 from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.jobs.submit_batch import submit_batch
@@ -39,7 +39,7 @@ async def count(database: Database, table: str = "jobs") -> int:
         return int(await connection.scalar(text(f"SELECT count(*) FROM {table}")))
 
 
-async def submit_all(database: Database, *jobs: NewJob) -> list[Submitted | RequestIdConflict]:
+async def submit_all(database: Database, *jobs: NewJob) -> list[Job | RequestIdConflict]:
     async with database.transaction() as connection:
         return await submit_jobs(connection, jobs)
 
@@ -47,11 +47,10 @@ async def submit_all(database: Database, *jobs: NewJob) -> list[Submitted | Requ
 async def test_submitted_job_is_stored_exactly(database: Database) -> None:
     new = NewJob(id=new_job().id, tenant=DEFAULT_TENANT, spec=SPEC, payload=PAYLOAD)
     [submitted] = await submit_all(database, new)
-    assert isinstance(submitted, Submitted)
-    assert submitted.created
+    assert isinstance(submitted, Job)
     stored = await read_job(database, new.id)
     # The submit returns the stored job without its payload.
-    assert submitted.job == dataclasses.replace(stored, payload=None)
+    assert submitted == dataclasses.replace(stored, payload=None)
     for name in ("type", "queue", "priority", "labels", "timeout", "deadline", "retry"):
         assert getattr(stored, name) == getattr(SPEC, name)
     assert stored.payload == PAYLOAD
@@ -77,26 +76,24 @@ async def test_future_job_is_scheduled_by_the_database_clock(database: Database)
 async def test_submitted_jobs_are_returned_in_request_order(database: Database) -> None:
     new = [new_job(priority=number % 7, request_id=f"r{-number}") for number in range(500)]
     results = await submit_all(database, *new)
-    assert [result.job.id for result in results if isinstance(result, Submitted)] == [
-        job.id for job in new
-    ]
+    assert [result.id for result in results if isinstance(result, Job)] == [job.id for job in new]
     assert await count(database, "job_events") == 500
 
 
 async def test_repeated_request_returns_the_same_job(database: Database) -> None:
     first = await submit(database, request_id="once")
     [again] = await submit_all(database, new_job(request_id="once"))
-    assert again == Submitted(job=first, created=False)
+    assert again == first
     assert await count(database) == await count(database, "job_events") == 1
 
 
 async def test_repeated_request_in_one_call_creates_one_job(database: Database) -> None:
     new = [new_job(request_id=request_id) for request_id in ("a", "b", "a", None, None, "a")]
     results = await submit_all(database, *new)
-    assert [result.created for result in results if isinstance(result, Submitted)] == [
+    ids = [result.id for result in results if isinstance(result, Job)]
+    assert [made == job.id for made, job in zip(ids, new, strict=True)] == [
         *(True, True, False, True, True, False)
     ]
-    ids = [result.job.id for result in results if isinstance(result, Submitted)]
     assert ids[0] == ids[2] == ids[5] == new[0].id
     assert await count(database) == await count(database, "job_events") == 4
 
@@ -118,20 +115,19 @@ async def test_request_id_with_different_content_is_a_conflict(database: Databas
 async def test_request_id_belongs_to_its_tenant(database: Database) -> None:
     [one] = await submit_all(database, new_job(request_id="once", payload="1"))
     [other] = await submit_all(database, new_job(request_id="once", payload="2", tenant="another"))
-    assert isinstance(one, Submitted)
-    assert isinstance(other, Submitted)
-    assert one.created
-    assert other.created
+    assert isinstance(one, Job)
+    assert isinstance(other, Job)
+    assert one.id != other.id
 
 
 async def test_concurrent_submits_of_a_request_create_one_job(crowd: Database) -> None:
     new = [new_job(request_id="once") for _ in range(200)]
     async with asyncio.timeout(60):
         results = await asyncio.gather(*(submit_all(crowd, job) for job in new))
-    jobs = [result.job for [result] in results if isinstance(result, Submitted)]
-    assert len({job.id for job in jobs}) == 1
-    assert len(jobs) == 200
-    assert sum(result.created for [result] in results if isinstance(result, Submitted)) == 1
+    ids = [result.id for [result] in results if isinstance(result, Job)]
+    assert len(set(ids)) == 1
+    assert len(ids) == 200
+    assert ids[0] in {job.id for job in new}
     assert await count(crowd) == await count(crowd, "job_events") == 1
 
 
@@ -150,8 +146,8 @@ async def test_submits_in_different_orders_cause_no_deadlock(
         first, second = await asyncio.gather(*calls)
     made = {}
     for result in (*first, *second):
-        assert isinstance(result, Submitted)
-        made.setdefault(result.job.request_id, set()).add(result.job.id)
+        assert isinstance(result, Job)
+        made.setdefault(result.request_id, set()).add(result.id)
     assert {key: len(ids) for key, ids in made.items()} == {"m": 1, "x": 1, "z": 1}
 
 

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from headrace_core.domain.job import JobError, Progress
 from headrace_core.domain.limits import MAX_DURATION
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
-from headrace_core.store.sql.rows import (
+from headrace_core.store.sql.documents import (
     from_error,
     from_overrides,
     from_policy,
     from_progress,
-    job_columns,
     to_error,
     to_labels,
     to_overrides,
     to_policy,
     to_progress,
 )
+from headrace_core.store.sql.rows import job_columns
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 waits = st.timedeltas(timedelta(), MAX_DURATION / 2)

@@ -8,7 +8,7 @@ import pytest
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.job import JobError
 from headrace_core.domain.text import clean_line, clean_text
-from headrace_core.store.sql.rows import from_error, to_error
+from headrace_core.store.sql.documents import from_error, to_error
 
 HUGE_TEXT = "x" * 100_000
 

@@ -22,7 +22,6 @@ from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.submit import Submit
 from headrace_gateway.api.subscriptions import Subscriptions
-from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.order import build_chain
 from headrace_gateway.grpc.handlers import HandlerServicer, queue_health
@@ -144,7 +143,7 @@ class Gateway:
             jobs=JobServicer(
                 submit=submit,
                 jobs=Jobs(database=database, installation=installation, bus=bus),
-                streams=JobStreams(watch=watch, submit=submit),
+                watch=watch,
             ),
             handlers=HandlerServicer(Handlers(database=database, installation=installation)),
             subscriptions=SubscriptionServicer(

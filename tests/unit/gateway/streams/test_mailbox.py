@@ -10,7 +10,7 @@ import pytest
 
 from headrace_core.domain.errors import ShuttingDown
 from headrace_core.domain.job import JobEvent
-from headrace_gateway.streams.mailbox import Mailbox
+from headrace_gateway.streams.routing import Mailbox
 
 MakeEvent = Callable[..., JobEvent]
 

@@ -103,7 +103,7 @@ class Job:
     tenant: str
     type: str
     queue: str
-    payload: JsonText | None
+    payload: JsonText | None = None
     priority: int
     labels: Mapping[str, str]
     timeout: timedelta | None
@@ -112,19 +112,19 @@ class Job:
     request_id: str | None
     batch_id: BatchId | None
     state: JobState
-    attempt: int
-    retries_used: int
-    seq: int
-    progress: Progress | None
-    result: JsonText | None
-    error: JobError | None
-    worker_id: WorkerId | None
+    attempt: int = 0
+    retries_used: int = 0
+    seq: int = 1
+    progress: Progress | None = None
+    result: JsonText | None = None
+    error: JobError | None = None
+    worker_id: WorkerId | None = None
     create_time: datetime
     due_time: datetime
     queue_time: datetime | None
-    start_time: datetime | None
-    cancel_request_time: datetime | None
-    end_time: datetime | None
+    start_time: datetime | None = None
+    cancel_request_time: datetime | None = None
+    end_time: datetime | None = None
     update_time: datetime
     # The x-request-id of the submit call.
     correlation_id: str | None = None

@@ -147,14 +147,6 @@ class NewBatch:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted:
-    """A stored job in the BASIC view, and whether this call created it."""
-
-    job: Job
-    created: bool
-
-
 class BatchJobs(Sequence[Job]):
     """The jobs of a batch in the BASIC view, in the order of the batch.
 

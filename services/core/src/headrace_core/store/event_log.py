@@ -42,7 +42,8 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.jobs.read import get_job
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.rows import EVENT_COLUMNS, MAX_PROGRESS_BYTES, NO_EVENT, to_event
+from headrace_core.store.sql.documents import MAX_PROGRESS_BYTES
+from headrace_core.store.sql.rows import EVENT_COLUMNS, NO_EVENT, to_event
 
 # The place of an event in the log: (xid, position).
 Place = tuple[int, int]

@@ -32,7 +32,7 @@ from headrace_core.domain.subscription import (
 )
 from headrace_core.store.event_log import Place, read_start
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.rows import FieldReader, column, to_time
+from headrace_core.store.sql.documents import FieldReader, column, to_time
 from headrace_core.store.sql.times import readable_time_sql
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 

@@ -12,7 +12,7 @@ from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.pool import NewWorker
 from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.rows import (
+from headrace_core.store.sql.documents import (
     DECODING_ERRORS,
     column,
     from_policy,

@@ -6,23 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from headrace_core.domain.errors import InvalidRequest, PayloadInvalid, Violation
-from headrace_core.domain.ids import BatchId, uuid7
+from headrace_core.domain.errors import InvalidRequest, PayloadInvalid
 from headrace_core.domain.job import DEFAULT_QUEUE, JobSpec, JsonText
 from headrace_core.domain.submission import (
-    NewBatch,
-    NewJob,
     Repeated,
-    batch_fingerprint,
-    fingerprint,
 )
 from headrace_core.runtime.settings import Settings
-from headrace_core.store.jobs.new_jobs import new_ids
-from headrace_gateway.api.documents import Document, Payload, canonical_text
-from headrace_gateway.api.job_rules import check_batch_size, check_payload, check_spec
+from headrace_gateway.api.documents import Document, Payload
+from headrace_gateway.api.job_rules import check_payload, check_spec
 from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.api.registrations import Registrations
-from headrace_gateway.api.validation import Violations, call_deadline, check_request_id
+from headrace_gateway.api.validation import Violations
 from headrace_gateway.calls.call import Call
 
 
@@ -38,101 +32,12 @@ class Intake:
         self._settings = settings
         self._registrations = registrations
 
-    async def new_job(
-        self,
-        call: Call,
-        spec: JobSpec,
-        payload: Payload,
-        *,
-        request_id: str | None,
-        use_call_deadline: bool,
-        violations: Sequence[Violation],
-    ) -> NewJob:
-        """Return a valid job, ready to store or to look up by its request_id.
-
-        Args:
-            call: the context of the request.
-            spec, payload: the job, at the field path `job`.
-            request_id: the job's idempotency key.
-            use_call_deadline: True to apply the call's deadline to the job.
-            violations: the violations found so far.
-
-        Raises:
-            InvalidRequest: contains every violation. If the only violations are payloads that do
-                not match their schemas, its subclass PayloadInvalid is raised.
-            LimitExceeded: the payload or the labels exceed a limit.
-        """
-        found = Violations(violations)
-        check_request_id(request_id, found)
-        deadline_after = call_deadline(call, use_call_deadline, found)
-        specs, texts = await self._validate(
-            call,
-            Repeated((spec,), (0,)),
-            (payload,),
-            paths=("job",),
-            found=found,
-            deadline_after=deadline_after,
-        )
-        return NewJob(
-            id=new_ids(1)[0],
-            tenant=call.tenant,
-            spec=specs.distinct[0],
-            payload=texts[0],
-            request_id=request_id,
-            # Contents are compared only between jobs with the same request_id.
-            fingerprint=fingerprint(spec, canonical_text(texts[0])) if request_id else None,
-            requested=spec,
-            correlation_id=call.correlation_id,
-        )
-
-    async def new_batch(
-        self,
-        call: Call,
-        specs: Repeated[JobSpec],
-        payloads: Sequence[Payload],
-        *,
-        request_id: str | None,
-        use_call_deadline: bool,
-        violations: Sequence[Violation],
-    ) -> NewBatch:
-        """Return a valid batch, ready to store or to look up by its request_id.
-
-        Args:
-            call: the context of the request.
-            specs, payloads: the jobs, at the field paths `jobs[0]`, `jobs[1]` …
-            request_id: the batch's idempotency key.
-            use_call_deadline: True to apply the call's deadline to the jobs.
-            violations: the violations found so far.
-
-        Raises:
-            InvalidRequest, LimitExceeded: see `new_job`; also for a batch with too many jobs.
-        """
-        found = Violations(violations)
-        check_request_id(request_id, found)
-        check_batch_size(specs, found, self._settings)
-        deadline_after = call_deadline(call, use_call_deadline, found)
-        paths = [f"jobs[{number}]" for number in range(len(specs))]
-        resolved, texts = await self._validate(
-            call, specs, payloads, paths=paths, found=found, deadline_after=deadline_after
-        )
-        contents = [canonical_text(text) for text in texts] if request_id else ()
-        return NewBatch(
-            id=BatchId(uuid7()),
-            tenant=call.tenant,
-            specs=resolved,
-            payloads=texts,
-            request_id=request_id,
-            fingerprint=batch_fingerprint(specs, contents) if request_id else b"",
-            requested=specs,
-            correlation_id=call.correlation_id,
-        )
-
     async def have_workers(self, call: Call, specs: Repeated[JobSpec]) -> bool:
         """Return whether live workers run the types of all jobs."""
         handlers = await self._registrations.handlers(call.tenant)
         return all(spec.type in handlers for spec in specs.distinct)
 
-    async def _validate(
+    async def accept(
         self,
         call: Call,
         specs: Repeated[JobSpec],
@@ -153,6 +58,11 @@ class Intake:
 
         Returns:
             The specs with their final queues, and the payloads.
+
+        Raises:
+            InvalidRequest: contains every violation. If the only violations are payloads that do
+                not match their schemas, its subclass PayloadInvalid is raised.
+            LimitExceeded: a payload or the labels exceed a limit.
         """
         documents = self._check_rules(specs, payloads, paths, found)
         if deadline_after is not None:

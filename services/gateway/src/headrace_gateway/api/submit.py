@@ -13,25 +13,29 @@ from headrace_core.domain.errors import (
     Unavailable,
     Violation,
 )
+from headrace_core.domain.ids import BatchId, uuid7
 from headrace_core.domain.job import Job, JobSpec
 from headrace_core.domain.submission import (
+    NewBatch,
     NewJob,
     Repeated,
-    Submitted,
     SubmittedBatch,
+    batch_fingerprint,
+    fingerprint,
 )
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.submit import find_submitted, submit_jobs
 from headrace_core.store.jobs.submit_batch import find_batch, submit_batch
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.group_commit import GroupCommit
+from headrace_core.store.sql.rows import new_ids
 from headrace_core.wake import Topic, WakeBus
-from headrace_gateway.api.documents import Payload
+from headrace_gateway.api.documents import Payload, canonical_text
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.intake import Intake
 from headrace_gateway.api.job_rules import check_batch_size
 from headrace_gateway.api.registrations import Registrations
-from headrace_gateway.api.validation import Violations
+from headrace_gateway.api.validation import Violations, call_deadline, check_request_id
 from headrace_gateway.calls.call import Call
 
 _log = structlog.get_logger()
@@ -85,7 +89,7 @@ class Submit:
         self._bus = bus
         self._hand_off = hand_off
         self._intake = Intake(settings=settings, registrations=registrations)
-        self._commits: GroupCommit[NewJob, Submitted | RequestIdConflict | Exception] = GroupCommit(
+        self._commits: GroupCommit[NewJob, Job | RequestIdConflict | Exception] = GroupCommit(
             commit=self._commit,
             max_batch=_MAX_BATCH,
             max_pending=settings.max_pending_submits,
@@ -104,7 +108,7 @@ class Submit:
         request_id: str | None = None,
         use_call_deadline: bool = False,
         violations: Sequence[Violation] = (),
-    ) -> Submitted:
+    ) -> tuple[Job, bool]:
         """Store a job, or return the existing job with the same request_id.
 
         Args:
@@ -115,6 +119,9 @@ class Submit:
             use_call_deadline: True to apply the call's deadline to the job.
             violations: see the class.
 
+        Returns:
+            The job in the BASIC view, and whether this call created it.
+
         Raises:
             InvalidRequest: contains every violation. If the only violations are payloads that do
                 not match their schemas, its subclass PayloadInvalid is raised.
@@ -123,13 +130,8 @@ class Submit:
             Unavailable: PostgreSQL is not available, or too many submits wait for it. The job may
                 have been stored. A call with a request_id can be repeated safely.
         """
-        job = await self._intake.new_job(
-            call,
-            spec,
-            payload,
-            request_id=request_id,
-            use_call_deadline=use_call_deadline,
-            violations=violations,
+        job = await self._new_job(
+            call, spec, payload, Violations(violations), key=request_id, expires=use_call_deadline
         )
         try:
             result = await self._commits.submit(job, timeout=self._settings.call_timeout)
@@ -137,7 +139,7 @@ class Submit:
             raise Unavailable("postgresql") from None
         if isinstance(result, Exception):
             raise result
-        return result
+        return result, result.id == job.id
 
     async def validate(
         self,
@@ -148,18 +150,13 @@ class Submit:
         request_id: str | None = None,
         use_call_deadline: bool = False,
         violations: Sequence[Violation] = (),
-    ) -> Submitted | ValidatedJobs:
+    ) -> tuple[Job, bool] | ValidatedJobs:
         """Return the result that `submit` would return, without storing a job.
 
         See `submit` for the arguments and errors.
         """
-        job = await self._intake.new_job(
-            call,
-            spec,
-            payload,
-            request_id=request_id,
-            use_call_deadline=use_call_deadline,
-            violations=violations,
+        job = await self._new_job(
+            call, spec, payload, Violations(violations), key=request_id, expires=use_call_deadline
         )
         if request_id is not None:
             async with self._database.statement() as conn:
@@ -167,7 +164,7 @@ class Submit:
             if isinstance(earlier, RequestIdConflict):
                 raise earlier
             if earlier is not None:
-                return earlier
+                return earlier, False
         specs = Repeated((job.spec,), (0,))
         return ValidatedJobs(specs, await self._intake.have_workers(call, specs))
 
@@ -201,13 +198,8 @@ class Submit:
         Raises:
             InvalidRequest, LimitExceeded, RequestIdConflict, Unavailable: see `submit`.
         """
-        new = await self._intake.new_batch(
-            call,
-            specs,
-            payloads,
-            request_id=request_id,
-            use_call_deadline=use_call_deadline,
-            violations=violations,
+        new = await self._new_batch(
+            call, specs, payloads, Violations(violations), key=request_id, expires=use_call_deadline
         )
         async with self._database.statement() as conn:
             batch = await submit_batch(conn, new)
@@ -232,13 +224,8 @@ class Submit:
 
         See `submit_batch` for the arguments and errors.
         """
-        new = await self._intake.new_batch(
-            call,
-            specs,
-            payloads,
-            request_id=request_id,
-            use_call_deadline=use_call_deadline,
-            violations=violations,
+        new = await self._new_batch(
+            call, specs, payloads, Violations(violations), key=request_id, expires=use_call_deadline
         )
         if request_id is not None:
             async with self._database.statement() as conn:
@@ -251,7 +238,72 @@ class Submit:
         """Reject new jobs and commit the waiting jobs."""
         await self._commits.close()
 
-    async def _commit(self, jobs: list[NewJob]) -> list[Submitted | RequestIdConflict | Exception]:
+    async def _new_job(
+        self,
+        call: Call,
+        spec: JobSpec,
+        payload: Payload,
+        found: Violations,
+        *,
+        key: str | None,
+        expires: bool,
+    ) -> NewJob:
+        """Validate a job to store, or to find by its request_id."""
+        check_request_id(key, found)
+        specs, texts = await self._intake.accept(
+            call,
+            Repeated((spec,), (0,)),
+            (payload,),
+            paths=("job",),
+            deadline_after=call_deadline(call, expires, found),
+            found=found,
+        )
+        return NewJob(
+            id=new_ids(1)[0],
+            tenant=call.tenant,
+            spec=specs.distinct[0],
+            payload=texts[0],
+            request_id=key,
+            # Contents are compared only for the same request_id.
+            fingerprint=fingerprint(spec, canonical_text(texts[0])) if key else None,
+            requested=spec,
+            correlation_id=call.correlation_id,
+        )
+
+    async def _new_batch(
+        self,
+        call: Call,
+        specs: Repeated[JobSpec],
+        payloads: Sequence[Payload],
+        found: Violations,
+        *,
+        key: str | None,
+        expires: bool,
+    ) -> NewBatch:
+        """Validate a batch like `_new_job`."""
+        check_request_id(key, found)
+        check_batch_size(specs, found, self._settings)
+        accepted, texts = await self._intake.accept(
+            call,
+            specs,
+            payloads,
+            paths=[f"jobs[{number}]" for number in range(len(specs))],
+            deadline_after=call_deadline(call, expires, found),
+            found=found,
+        )
+        contents = [canonical_text(text) for text in texts] if key else ()
+        return NewBatch(
+            id=BatchId(uuid7()),
+            tenant=call.tenant,
+            specs=accepted,
+            payloads=texts,
+            request_id=key,
+            fingerprint=batch_fingerprint(specs, contents) if key else b"",
+            requested=specs,
+            correlation_id=call.correlation_id,
+        )
+
+    async def _commit(self, jobs: list[NewJob]) -> list[Job | RequestIdConflict | Exception]:
         try:
             return list(await self._store(jobs))
         except HeadraceError:
@@ -263,24 +315,26 @@ class Submit:
             _log.exception("batch_refused", jobs=len(jobs))
             return [(await self._commit([job]))[0] for job in jobs]
 
-    async def _store(self, jobs: list[NewJob]) -> list[Submitted | RequestIdConflict]:
+    async def _store(self, jobs: list[NewJob]) -> list[Job | RequestIdConflict]:
         async with self._database.statement() as conn:
             results = await submit_jobs(conn, jobs)
         created = [
-            result.job for result in results if isinstance(result, Submitted) and result.created
+            result
+            for job, result in zip(jobs, results, strict=True)
+            if isinstance(result, Job) and result.id == job.id
         ]
         if created:
             self._announce(created)
+        # Only for debugging: a line per job costs as much as validating the job.
         for job, result in zip(jobs, results, strict=True):
-            if isinstance(result, Submitted):
-                # Only for debugging: a line per job costs as much as validating the job.
+            if isinstance(result, Job):
                 _log.debug(
                     "job_submitted",
                     correlation_id=job.correlation_id,
-                    job_id=str(result.job.id),
-                    type=result.job.type,
-                    queue=result.job.queue,
-                    created=result.created,
+                    job_id=str(result.id),
+                    type=result.type,
+                    queue=result.queue,
+                    created=result.id == job.id,
                 )
         return results
 

@@ -15,13 +15,17 @@ from headrace.v1 import job_service_pb2
 from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
-from headrace_core.domain.submission import Submitted, SubmittedBatch
 from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.submit import Submit, ValidatedJobs
-from headrace_gateway.api.validation import Violations, parse_job_id
-from headrace_gateway.api.watch import JobStreams
+from headrace_gateway.api.validation import (
+    Violations,
+    check_idle_interval,
+    limit_after_seq,
+    parse_job_id,
+)
 from headrace_gateway.calls.call import Call
 from headrace_gateway.grpc.decode import (
+    WatchRequest,
     read_encoding,
     read_idle_interval,
     read_job,
@@ -42,6 +46,7 @@ from headrace_gateway.grpc.encode import (
     write_specs,
 )
 from headrace_gateway.grpc.pages import MessagePage
+from headrace_gateway.streams import Watch
 
 M = TypeVar("M", bound=Message)
 
@@ -52,13 +57,13 @@ class JobServicer:
     Args:
         submit: the use cases that create jobs.
         jobs: the use cases of stored jobs.
-        streams: the use cases that follow jobs.
+        watch: the streams of this gateway.
     """
 
-    def __init__(self, *, submit: Submit, jobs: Jobs, streams: JobStreams) -> None:
+    def __init__(self, *, submit: Submit, jobs: Jobs, watch: Watch) -> None:
         self._submit = submit
         self._jobs = jobs
-        self._streams = streams
+        self._watch = watch
 
     async def SubmitJob(
         self, request: job_service_pb2.SubmitJobRequest, call: Call
@@ -77,10 +82,16 @@ class JobServicer:
             violations=found,
         )
         if isinstance(result, ValidatedJobs):
-            job = spec_message(result.specs[0], tenant=call.tenant, request_id=request.request_id)
-        else:
-            job = job_message(result.job, encoding)
-        return job_service_pb2.SubmitJobResponse(job=job, outcome=_outcome_of(result))
+            return job_service_pb2.SubmitJobResponse(
+                job=spec_message(
+                    result.specs[0], tenant=call.tenant, request_id=request.request_id
+                ),
+                outcome=_validated(result),
+            )
+        job, created = result
+        return job_service_pb2.SubmitJobResponse(
+            job=job_message(job, encoding), outcome=_stored(created)
+        )
 
     async def BatchSubmitJobs(
         self, request: job_service_pb2.BatchSubmitJobsRequest, call: Call
@@ -99,10 +110,12 @@ class JobServicer:
             use_call_deadline=request.use_call_deadline,
             violations=found,
         )
-        response = job_service_pb2.BatchSubmitJobsResponse(outcome=_outcome_of(result))
+        response = job_service_pb2.BatchSubmitJobsResponse()
         if isinstance(result, ValidatedJobs):
+            response.outcome = _validated(result)
             write_specs(result.specs, call.tenant, response)
         else:
+            response.outcome = _stored(result.created)
             response.batch_id = str(result.id)
             write_batch(result.jobs, response, encoding)
         return response
@@ -181,13 +194,9 @@ class JobServicer:
         found = Violations()
         job_id = parse_job_id(request.job_id, found)
         encoding = read_encoding(request.data_encoding, found)
-        stream = self._streams.watch_job(
-            call,
-            job_id,
-            after_seq=request.after_seq,
-            idle=read_idle_interval(request),
-            violations=found,
-        )
+        after_seq, idle = limit_after_seq(request.after_seq, found), _idle_interval(request, found)
+        found.check()
+        stream = self._watch.watch_job(call.tenant, job_id, after_seq, idle=idle)
         async with aclosing(stream) as pages:
             async for events in pages:
                 response = job_service_pb2.WatchJobResponse(mark=_mark_of(events))
@@ -201,13 +210,9 @@ class JobServicer:
         found = Violations()
         job_filter = read_job_filter(request.filter, found)
         encoding = read_encoding(request.data_encoding, found)
-        stream = self._streams.watch_jobs(
-            call,
-            job_filter,
-            cursor=request.cursor,
-            idle=read_idle_interval(request),
-            violations=found,
-        )
+        idle = _idle_interval(request, found)
+        found.check()
+        stream = self._watch.watch_jobs(call.tenant, job_filter, request.cursor, idle=idle)
         async with aclosing(stream) as pages:
             async for page in pages:
                 response = job_service_pb2.WatchJobsResponse(
@@ -223,16 +228,16 @@ class JobServicer:
         found = Violations()
         encoding = read_encoding(request.data_encoding, found)
         spec, payload = read_job(request, found)
-        job, stream = await self._streams.submit_and_watch(
+        after_seq, idle = limit_after_seq(request.after_seq, found), _idle_interval(request, found)
+        job, _ = await self._submit.submit(
             call,
             spec,
             payload,
             request_id=request.request_id or None,
             use_call_deadline=request.use_call_deadline,
-            after_seq=request.after_seq,
-            idle=read_idle_interval(request),
             violations=found,
         )
+        stream = self._watch.watch_job(call.tenant, job.id, after_seq, idle=idle)
         async with aclosing(stream) as pages:
             yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
             async for events in pages:
@@ -274,19 +279,25 @@ def _read_job_id(
     return job_id
 
 
+def _idle_interval(request: WatchRequest, found: Violations) -> float | None:
+    seconds = read_idle_interval(request)
+    check_idle_interval(seconds, found)
+    return seconds
+
+
 def _mark_of(events: Sequence[JobEvent]) -> job_service_pb2.WatchMark.ValueType:
     if events:
         return job_service_pb2.WATCH_MARK_UNSPECIFIED
     return job_service_pb2.WATCH_MARK_IDLE
 
 
-def _outcome_of(
-    result: Submitted | SubmittedBatch | ValidatedJobs,
-) -> job_service_pb2.SubmitOutcome.ValueType:
-    if isinstance(result, ValidatedJobs):
-        if result.has_workers:
-            return job_service_pb2.SUBMIT_OUTCOME_WOULD_RUN
-        return job_service_pb2.SUBMIT_OUTCOME_NO_WORKER
-    if result.created:
+def _validated(result: ValidatedJobs) -> job_service_pb2.SubmitOutcome.ValueType:
+    if result.has_workers:
+        return job_service_pb2.SUBMIT_OUTCOME_WOULD_RUN
+    return job_service_pb2.SUBMIT_OUTCOME_NO_WORKER
+
+
+def _stored(created: bool) -> job_service_pb2.SubmitOutcome.ValueType:
+    if created:
         return job_service_pb2.SUBMIT_OUTCOME_CREATED
     return job_service_pb2.SUBMIT_OUTCOME_EXISTING

@@ -13,9 +13,8 @@ from headrace_core.domain.query import JobFilter
 from headrace_core.store.event_log import BEGINNING, Place, place_of
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.history import EventsPruned, History
-from headrace_gateway.streams.mailbox import Mailbox
 from headrace_gateway.streams.messages import MAX_EVENTS, next_mark, pack
-from headrace_gateway.streams.routing import Predicate, Routes
+from headrace_gateway.streams.routing import Mailbox, Predicate, Routes
 from headrace_gateway.streams.tail import Tail
 from headrace_gateway.streams.timing import DEFAULT
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from typing import Final
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.domain.lifecycle import TERMINAL
+from headrace_core.store.event_log import list_events
+from headrace_core.store.jobs.read import get_job
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.history import History
-from headrace_gateway.streams.mailbox import Mailbox
 from headrace_gateway.streams.messages import MAX_EVENTS, next_mark, pack
-from headrace_gateway.streams.routing import Routes
+from headrace_gateway.streams.routing import Mailbox, Routes
 from headrace_gateway.streams.tail import Tail
+
+# The maximum number of events on a page. The store also limits the bytes of a page.
+_MAX_PAGE_EVENTS: Final = 200
 
 
 class JobStream:
@@ -95,11 +100,24 @@ class JobStream:
     async def _read_past(self, mailbox: Mailbox) -> Sequence[JobEvent]:
         """Return a page of the events after the last sent event."""
         mailbox.check()
-        page = await self._history.read_job(
-            tenant=self._tenant, job_id=self._job_id, after_seq=self._last_seq
-        )
-        self._last_seq = page.last_seq
-        self._live, self._ended = page.complete, page.ended
+        async with self._history.reading() as conn:
+            page = await list_events(
+                conn,
+                tenant=self._tenant,
+                job_id=self._job_id,
+                after_seq=self._last_seq,
+                limit=_MAX_PAGE_EVENTS,
+            )
+            if page.events:
+                self._last_seq, state = page.events[-1].seq, page.events[-1].state
+                self._live = page.complete
+            else:
+                job = await get_job(conn, tenant=self._tenant, job_id=self._job_id, full=False)
+                # Newer events may have been written since; then another page follows.
+                self._live = job.seq <= self._last_seq
+                # The client may have sent a number above the job's last event.
+                self._last_seq, state = min(self._last_seq, job.seq), job.state
+        self._ended = self._live and state in TERMINAL
         if self._live:
             mailbox.oldest_dropped = None
         return page.events

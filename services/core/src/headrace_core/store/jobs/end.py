@@ -14,7 +14,7 @@ from headrace_core.domain.attempt import AttemptEnd, AttemptKey
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.rows import column, from_error
+from headrace_core.store.sql.documents import column, from_error
 from headrace_core.store.sql.tables import in_list
 from headrace_core.store.sql.transition import (
     EVENT_SOURCE,

@@ -7,9 +7,9 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import EventType
-from headrace_core.store.jobs.new_jobs import RANK
 from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.rows import RANK
 from headrace_core.store.sql.times import clamped_time_sql
 from headrace_core.store.sql.transition import Lock, Selection, Transition, source_guard
 

@@ -10,7 +10,7 @@ from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.rows import column, from_progress
+from headrace_core.store.sql.documents import column, from_progress
 from headrace_core.store.sql.transition import EventSeries, Lock, Selection, Transition
 
 

@@ -6,10 +6,9 @@ from headrace_core.domain.errors import StateConflict
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import EventType, sources
-from headrace_core.store.jobs.new_jobs import RANK
 from headrace_core.store.jobs.read import get_job, lock_job
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.rows import job_columns, to_job
+from headrace_core.store.sql.rows import RANK, job_columns, to_job
 from headrace_core.store.sql.transition import Transition
 
 

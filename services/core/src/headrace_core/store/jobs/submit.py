@@ -9,27 +9,26 @@ from sqlalchemy import text
 from headrace_core.domain.errors import RequestIdConflict
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job
-from headrace_core.domain.submission import NewJob, Submitted
-from headrace_core.store.jobs.new_jobs import (
+from headrace_core.domain.submission import NewJob
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.rows import (
     COMMON_VALUES,
     DUE_COLUMNS,
     PER_JOB,
     SPEC_TYPES,
     InitialValues,
     created_job,
+    job_columns,
     spec_arrays,
     spec_values,
     to_initial_values,
+    to_job,
     unnest_sql,
 )
-from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.rows import job_columns, to_job
 from headrace_core.store.sql.transition import Creation
 
 
-async def submit_jobs(
-    conn: Connection, jobs: Sequence[NewJob]
-) -> list[Submitted | RequestIdConflict]:
+async def submit_jobs(conn: Connection, jobs: Sequence[NewJob]) -> list[Job | RequestIdConflict]:
     """Store jobs with their first events, in one statement.
 
     Returns:
@@ -45,7 +44,7 @@ async def submit_jobs(
         earlier = await _by_request_id(conn, missing) if missing else {}
         # An earlier job may have been pruned between the two statements.
         new = [job for job in missing if (job.tenant, job.request_id) not in earlier]
-    results: list[Submitted | RequestIdConflict] = []
+    results: list[Job | RequestIdConflict] = []
     for job in jobs:
         start = created.get(job.id)
         if start is not None:
@@ -57,24 +56,22 @@ async def submit_jobs(
                 request_id=job.request_id,
                 correlation_id=job.correlation_id,
             )
-            results.append(Submitted(job=made, created=True))
+            results.append(made)
             continue
         assert job.request_id is not None
         results.append(_existing_or_conflict(job, *earlier[job.tenant, job.request_id]))
     return results
 
 
-async def find_submitted(conn: Connection, job: NewJob) -> Submitted | RequestIdConflict | None:
+async def find_submitted(conn: Connection, job: NewJob) -> Job | RequestIdConflict | None:
     """Return the stored job with the request_id of `job`, or a conflict; None if not stored."""
     found = await _by_request_id(conn, [job])
     return next((_existing_or_conflict(job, *earlier) for earlier in found.values()), None)
 
 
-def _existing_or_conflict(
-    job: NewJob, other: Job, fingerprint: bytes
-) -> Submitted | RequestIdConflict:
+def _existing_or_conflict(job: NewJob, other: Job, fingerprint: bytes) -> Job | RequestIdConflict:
     if job.matches(fingerprint):
-        return Submitted(job=other, created=False)
+        return other
     assert job.request_id is not None
     return RequestIdConflict(job.request_id, kind="job", existing_id=str(other.id))
 

@@ -10,7 +10,8 @@ from headrace_core.domain.errors import RequestIdConflict
 from headrace_core.domain.ids import BatchId
 from headrace_core.domain.job import Job, JobSpec
 from headrace_core.domain.submission import BatchJobs, NewBatch, Repeated, SubmittedBatch
-from headrace_core.store.jobs.new_jobs import (
+from headrace_core.store.sql.connection import Connection
+from headrace_core.store.sql.rows import (
     COMMON_VALUES,
     DUE_COLUMNS,
     INITIAL_STATE,
@@ -18,14 +19,14 @@ from headrace_core.store.jobs.new_jobs import (
     QUEUE_TIME,
     SPEC_TYPES,
     created_job,
+    job_columns,
     new_ids,
     spec_arrays,
     spec_values,
     to_initial_values,
+    to_job,
     unnest_sql,
 )
-from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.rows import job_columns, to_job
 from headrace_core.store.sql.transition import Creation
 
 

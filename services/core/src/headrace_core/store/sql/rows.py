@@ -1,54 +1,59 @@
-"""Conversion of rows to domain objects, and of domain values to their stored form."""
+"""Rows of jobs and events: their select lists, their conversion to the domain, and new jobs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
-import msgspec
+from asyncpg.pgproto import pgproto
+from sqlalchemy import DateTime, Integer, Text, Uuid
+from sqlalchemy.dialects import postgresql
 
 from headrace_core.domain.attempt import AttemptKey, ClaimedJob
-from headrace_core.domain.job import (
-    UNREADABLE_TIME,
-    Job,
-    JobError,
-    JobEvent,
-    JsonText,
-    Progress,
-    replace_surrogates,
-)
+from headrace_core.domain.ids import BatchId, JobId, uuid7_bytes
+from headrace_core.domain.job import PRIORITY_POINT, UNREADABLE_TIME, Job, JobEvent, JobSpec
 from headrace_core.domain.lifecycle import EventType, JobState
-from headrace_core.domain.limits import (
-    ATTEMPTS,
-    JITTER,
-    MAX_DURATION,
-    MAX_PROGRESS_MESSAGE_BYTES,
-    MULTIPLIER,
-    Bounds,
-)
-from headrace_core.domain.retry import RetryOverrides, RetryPolicy, set_fields
 from headrace_core.store.sql.connection import Row
+from headrace_core.store.sql.documents import (
+    DECODING_ERRORS,
+    ERROR,
+    LABELS,
+    MAX_PROGRESS_BYTES,
+    NO_LABELS,
+    NO_OVERRIDES,
+    FieldReader,
+    from_labels,
+    from_overrides,
+    to_error,
+    to_interval,
+    to_labels,
+    to_overrides,
+    to_progress,
+    to_time,
+)
+from headrace_core.store.sql.tables import jobs
 from headrace_core.store.sql.times import readable_interval_sql, readable_time_sql
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
-_T = TypeVar("_T")
-_Interval = TypeVar("_Interval", timedelta, timedelta | None)
+# The fields of a job are the columns of the table with the same names. The type of a column selects
+# its conversion, so a new field of a listed type needs no change in this module.
+_STORED = [field.name for field in fields(Job) if field.name in jobs.c]
 
-_DOCUMENT_COLUMNS = ("labels", "retry", "error")
-_JOB_TIMES = ("create_time", "due_time", "update_time")
-_OPTIONAL_JOB_TIMES = ("deadline", "queue_time", "start_time", "cancel_request_time", "end_time")
-# Columns that need no conversion. A new column of this kind needs no other change here.
-_PLAIN_COLUMNS = (
-    *("id", "tenant", "type", "queue", "priority", "request_id", "batch_id", "attempt"),
-    *("retries_used", "seq", "worker_id", "correlation_id"),
-)
 
-# The largest progress that is read, in bytes. A worker can write at most two thirds of it. An older
-# version had no limit.
-MAX_PROGRESS_BYTES = 65_536
+def _of_type(*types: type) -> list[str]:
+    return [name for name in _STORED if isinstance(jobs.c[name].type, types)]
+
+
+_TIMES: Final = _of_type(DateTime)
+_UNREADABLE_TIMES: Final = {
+    name: None if jobs.c[name].nullable else UNREADABLE_TIME for name in _TIMES
+}
+_PLAIN_COLUMNS: Final = [name for name in _of_type(Text, Uuid, Integer) if name != "state"]
+_DOCUMENT_COLUMNS: Final = ("labels", "retry", "error")
 
 
 def _progress_column(table: str = "") -> str:
@@ -70,9 +75,7 @@ def job_columns(*, full: bool, table: str = "") -> str:
     of = f"{table}." if table else ""
     columns = [f"{of}{name}" for name in (*_PLAIN_COLUMNS, "state")]
     columns += [f"{of}{name}::text AS {name}" for name in _DOCUMENT_COLUMNS]
-    columns += [
-        f"{readable_time_sql(of + name)} AS {name}" for name in (*_JOB_TIMES, *_OPTIONAL_JOB_TIMES)
-    ]
+    columns += [f"{readable_time_sql(of + name)} AS {name}" for name in _TIMES]
     columns.append(_progress_column(of))
     columns.append(f"{readable_interval_sql(f'{of}timeout')} AS timeout")
     if full:
@@ -112,26 +115,25 @@ def to_job(row: Row) -> Job:
 
 def decode_job(row: Row) -> Job:
     """Convert a row like `to_job`, but do not count unreadable fields."""
-    fields = FieldReader()
+    found = FieldReader()
     stack_trace = row["stack_trace"]
     plain = {name: row[name] for name in _PLAIN_COLUMNS}
     times: dict[str, Any] = {
-        name: fields.read(name, to_time, row[name], UNREADABLE_TIME) for name in _JOB_TIMES
+        name: found.read(name, to_time, row[name], default)
+        for name, default in _UNREADABLE_TIMES.items()
     }
-    for name in _OPTIONAL_JOB_TIMES:
-        times[name] = fields.read(name, to_time, row[name], None)
     return Job(
         **plain,
         payload=row["payload"],
-        labels=fields.read("labels", to_labels, row["labels"], _NO_LABELS),
-        timeout=fields.read("timeout", to_interval, row["timeout"], None),
-        retry=fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES),
+        labels=found.read("labels", to_labels, row["labels"], NO_LABELS),
+        timeout=found.read("timeout", to_interval, row["timeout"], None),
+        retry=found.read("retry", to_overrides, row["retry"], NO_OVERRIDES),
         state=JobState(row["state"]),
-        progress=fields.read("progress", to_progress, row["progress"], None),
+        progress=found.read("progress", to_progress, row["progress"], None),
         result=row["result"],
-        error=fields.read("error", lambda error: to_error(error, stack_trace), row["error"], None),
+        error=found.read("error", lambda error: to_error(error, stack_trace), row["error"], None),
         **times,
-        unreadable=tuple(fields.unreadable),
+        unreadable=tuple(found.unreadable),
     )
 
 
@@ -146,12 +148,12 @@ CLAIMED_COLUMNS = """
 
 def to_claimed_job(row: Row) -> ClaimedJob:
     """Convert a row with `CLAIMED_COLUMNS`. Unreadable fields are left out, counted and logged."""
-    fields = FieldReader()
-    fields.unreadable += row["unreadable"].split()
-    labels = fields.read("labels", to_labels, row["labels"], _NO_LABELS)
-    retry = fields.read("retry", to_overrides, row["retry"], _NO_OVERRIDES)
-    if fields.unreadable:
-        UNREADABLE_ROWS.record(f"job {row['id']}", fields.unreadable)
+    found = FieldReader()
+    found.unreadable += row["unreadable"].split()
+    labels = found.read("labels", to_labels, row["labels"], NO_LABELS)
+    retry = found.read("retry", to_overrides, row["retry"], NO_OVERRIDES)
+    if found.unreadable:
+        UNREADABLE_ROWS.record(f"job {row['id']}", found.unreadable)
     return ClaimedJob(
         key=AttemptKey(row["id"], row["attempt"]),
         tenant=row["tenant"],
@@ -167,59 +169,8 @@ def to_claimed_job(row: Row) -> ClaimedJob:
         timeout=row["timeout"],
         deadline=row["deadline"],
         time_left=row["time_left"],
-        unreadable=fields.unreadable,
+        unreadable=found.unreadable,
     )
-
-
-class FieldReader:
-    """Decode the fields of one row, and collect the names of unreadable ones."""
-
-    __slots__ = ("unreadable",)
-
-    def __init__(self) -> None:
-        self.unreadable: list[str] = []
-
-    def read(self, name: str, decode: Callable[[Any], _T], value: Any, default: _T) -> _T:
-        """Decode a value; return the default if that fails."""
-        try:
-            return decode(value)
-        except DECODING_ERRORS:
-            self.unreadable.append(name)
-            return default
-
-
-# The errors that decoding a stored value can raise.
-DECODING_ERRORS: Final = (
-    msgspec.MsgspecError,
-    ValueError,
-    TypeError,
-    OverflowError,
-    RecursionError,
-)
-
-
-def to_time(time: datetime | None) -> Any:
-    """Return a time that was selected by `readable_time_sql`.
-
-    Raises:
-        ValueError: the stored time is unreadable.
-    """
-    if time is not None and time.tzinfo is None:
-        # The driver's value for an infinite time.
-        raise ValueError
-    return time
-
-
-def to_interval(interval: _Interval) -> _Interval:
-    """Return an interval that was selected by `readable_interval_sql`.
-
-    Raises:
-        ValueError: the stored interval is unreadable.
-    """
-    if interval is not None and interval < timedelta():
-        # `readable_interval_sql` replaces an unreadable interval with a negative one.
-        raise ValueError
-    return interval
 
 
 def to_event(row: Row) -> JobEvent:
@@ -259,10 +210,10 @@ def to_event(row: Row) -> JobEvent:
             time=time if time.tzinfo is not None else to_time(time),
             job_type=job_type,
             queue=queue,
-            labels=_NO_LABELS if labels == "{}" or labels is None else _labels.decode(labels),
+            labels=NO_LABELS if labels == "{}" or labels is None else LABELS.decode(labels),
             batch_id=batch_id,
             tenant=tenant,
-            error=None if error is None else _error.decode(error),
+            error=None if error is None else ERROR.decode(error),
             progress=None if progress is None else to_progress(progress),
             output=output,
             due_time=None if due_time is None else to_time(due_time),
@@ -281,7 +232,7 @@ def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
 
     This is slower than `to_event`.
     """
-    fields = FieldReader()
+    found = FieldReader()
     labels = row["labels"]
     event = JobEvent(
         job_id=row["job_id"],
@@ -289,160 +240,166 @@ def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
         type=_EVENT_TYPES[row["type"]],
         state=_STATES[row["state"]],
         attempt=row["attempt"],
-        time=fields.read("time", to_time, row["time"], UNREADABLE_TIME),
+        time=found.read("time", to_time, row["time"], UNREADABLE_TIME),
         job_type=row["job_type"],
         queue=row["queue"],
-        labels=_NO_LABELS
-        if labels is None
-        else fields.read("labels", to_labels, labels, _NO_LABELS),
+        labels=NO_LABELS if labels is None else found.read("labels", to_labels, labels, NO_LABELS),
         batch_id=row["batch_id"],
         tenant=row["tenant"],
-        error=fields.read("error", to_error, row["error"], None),
-        progress=fields.read("progress", to_progress, row["progress"], None),
+        error=found.read("error", to_error, row["error"], None),
+        progress=found.read("progress", to_progress, row["progress"], None),
         output=row["output"],
-        due_time=fields.read("due_time", to_time, row["due_time"], None),
+        due_time=found.read("due_time", to_time, row["due_time"], None),
         worker_id=row["worker_id"],
         xid=row["xid"],
         position=row["position"],
     )
-    return event, fields.unreadable
+    return event, found.unreadable
 
 
 _EVENT_TYPES = {kind.value: kind for kind in EventType}
 _STATES = {state.value: state for state in JobState}
-_NO_LABELS: dict[str, str] = {}
-_Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_DURATION.total_seconds())]
-_labels = msgspec.json.Decoder(dict[str, str])
-_error = msgspec.json.Decoder(JobError)
 
 
-def _bounds_meta(bounds: Bounds) -> msgspec.Meta:
-    return msgspec.Meta(ge=bounds.minimum, le=bounds.maximum)
+# New jobs.
+
+# The rank of a job that is due at `due` (see tables.jobs.rank).
+RANK = (
+    "(extract(epoch FROM {due}) * 1000 - "
+    f"{{priority}} * {PRIORITY_POINT.total_seconds() * 1000:.0f})"
+)
 
 
-class _RetryRow(msgspec.Struct):
-    """The stored retry overrides, within the limits of `RetryPolicy`.
-
-    Other fields are ignored: a newer version may have stored them during an upgrade.
-    """
-
-    max_attempts: Annotated[int, _bounds_meta(ATTEMPTS)] | None = None
-    initial_backoff: _Seconds | None = None
-    max_backoff: _Seconds | None = None
-    multiplier: Annotated[float, _bounds_meta(MULTIPLIER)] | None = None
-    jitter: Annotated[float, _bounds_meta(JITTER)] | None = None
-    non_retryable_error_types: tuple[str, ...] | None = None
+def new_ids(count: int) -> list[JobId]:
+    """Return increasing job ids, in asyncpg's UUID type to avoid a conversion."""
+    return [JobId(pgproto.UUID(raw)) for raw in uuid7_bytes(count)]
 
 
-_overrides = msgspec.json.Decoder(_RetryRow)
+class InitialValues(NamedTuple):
+    """The values of a new job that the database sets."""
+
+    state: JobState
+    create_time: datetime
+    due_time: datetime
+    queue_time: datetime | None
 
 
-def to_labels(labels: JsonText) -> dict[str, str]:
-    """Decode labels from their JSON object."""
-    return _NO_LABELS if labels == "{}" else _labels.decode(labels)
-
-
-def from_labels(labels: Mapping[str, str]) -> JsonText:
-    """Convert labels to their JSON object."""
-    return msgspec.json.encode(labels).decode() if labels else "{}"
-
-
-def to_error(error: JsonText | None, stack_trace: str | None = None) -> JobError | None:
-    """Decode an error from its JSON object and its stack trace."""
-    if error is None:
-        return None
-    decoded = _error.decode(error)
-    return decoded if stack_trace is None else replace(decoded, stack_trace=stack_trace)
-
-
-def from_error(error: JobError | None) -> JsonText | None:
-    """Encode an error as a JSON object, without its stack trace."""
-    if error is None:
-        return None
-    row = {"type": error.type, "message": error.message, "retryable": error.retryable}
-    return msgspec.json.encode(row).decode()
-
-
-class _ProgressRow(msgspec.Struct):
-    """Stored progress. The counters remain text."""
-
-    fraction: float
-    message: str
-    counters: msgspec.Raw
-
-
-_progress = msgspec.json.Decoder(_ProgressRow)
-
-
-def to_progress(progress: JsonText | None) -> Progress | None:
-    """Decode progress from its JSON object; truncate oversized progress of older versions."""
-    if progress is None:
-        return None
-    row = _progress.decode(progress)
-    message, counters = row.message, bytes(row.counters).decode()
-    if len(progress) > MAX_PROGRESS_BYTES:
-        message = message.encode()[:MAX_PROGRESS_MESSAGE_BYTES].decode(errors="ignore")
-        counters = "{}" if len(counters) > MAX_PROGRESS_BYTES else counters
-    return Progress(fraction=row.fraction, message=message, counters=counters)
-
-
-def from_progress(progress: Progress | None) -> JsonText | None:
-    """Encode progress as a JSON object."""
-    if progress is None:
-        return None
-    row = _ProgressRow(
-        fraction=progress.fraction,
-        message=replace_surrogates(progress.message),
-        counters=msgspec.Raw(progress.counters.encode()),
+def to_initial_values(row: Row) -> InitialValues:
+    """Convert a row with the columns of `InitialValues`."""
+    return InitialValues(
+        JobState(row["state"]), row["create_time"], row["due_time"], row["queue_time"]
     )
-    return msgspec.json.encode(row).decode()
 
 
-def to_overrides(retry: JsonText | None) -> RetryOverrides:
-    """Decode a submitter's retry overrides from their JSON object."""
-    if retry is None:
-        return _NO_OVERRIDES
-    return RetryOverrides(**_present_values(_overrides.decode(retry)))
+# The fields of a spec that are sent as JSON text, and the fields without a column.
+_ENCODED: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "labels": from_labels,
+    "retry": from_overrides,
+}
+_WITHOUT_COLUMN: Final = {"schedule_time": "timestamptz", "deadline_after": "interval"}
 
 
-_NO_OVERRIDES = RetryOverrides()
+def _parameter(name: str) -> str:
+    """Return the SQL type of the parameter for a field of a spec."""
+    if name in _ENCODED:
+        return "text"
+    if name in _WITHOUT_COLUMN:
+        return _WITHOUT_COLUMN[name]
+    return jobs.c[name].type.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
 
 
-def from_overrides(retry: RetryOverrides) -> JsonText | None:
-    """Encode a submitter's retry overrides as a JSON object; None if there are no overrides."""
-    if retry == _NO_OVERRIDES:
-        return None
-    return _retry_text(retry)
+def _stored(name: str) -> str:
+    """Return the value of the column for a field of a spec, in SQL of `input`."""
+    if name == "deadline":
+        return "coalesce(deadline, now + deadline_after)"
+    return f"{name}::jsonb" if name in _ENCODED else name
 
 
-def to_policy(retry: JsonText) -> RetryPolicy:
-    """Decode a handler's retry policy from its JSON object."""
-    return RetryPolicy(**_present_values(_overrides.decode(retry)))
+# The parameters of a spec, with their types.
+SPEC_TYPES: Final = {field.name: _parameter(field.name) for field in fields(JobSpec)}
+_get_fields: Final = attrgetter(*SPEC_TYPES)
+_ENCODERS: Final = [(list(SPEC_TYPES).index(name), encode) for name, encode in _ENCODED.items()]
+
+# The fields that a new job copies from its spec.
+_COPIED: Final = [name for name in SPEC_TYPES if name in _STORED and name != "deadline"]
+_get_copied: Final = attrgetter(*_COPIED)
 
 
-def from_policy(retry: RetryPolicy) -> JsonText:
-    """Encode a handler's retry policy as a JSON object."""
-    return _retry_text(retry)
+def created_job(
+    job_id: JobId,
+    spec: JobSpec,
+    start: InitialValues,
+    *,
+    tenant: str,
+    request_id: str | None = None,
+    batch_id: BatchId | None = None,
+    correlation_id: str | None = None,
+) -> Job:
+    """Return an inserted job without reading it."""
+    state, create_time, due_time, queue_time = start
+    copied: dict[str, Any] = dict(zip(_COPIED, _get_copied(spec), strict=True))
+    return Job(
+        id=job_id,
+        tenant=tenant,
+        deadline=(
+            spec.deadline if spec.deadline_after is None else create_time + spec.deadline_after
+        ),
+        request_id=request_id,
+        batch_id=batch_id,
+        state=state,
+        create_time=create_time,
+        due_time=due_time,
+        queue_time=queue_time,
+        update_time=create_time,
+        correlation_id=correlation_id,
+        **copied,
+    )
 
 
-def _retry_text(retry: RetryOverrides | RetryPolicy) -> JsonText:
-    fields = {
-        name: value.total_seconds() if isinstance(value, timedelta) else value
-        for name, value in set_fields(retry).items()
+def spec_values(spec: JobSpec) -> Sequence[Any]:
+    """Return the values of the parameters in `SPEC_TYPES`."""
+    values = [*_get_fields(spec)]
+    for index, encode in _ENCODERS:
+        values[index] = encode(values[index])
+    return values
+
+
+def spec_arrays(rows: Iterable[Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """Convert the results of `spec_values` for many specs to one array for each column."""
+    columns = zip(*rows, strict=True)
+    # Send an empty array for a column of NULLs: unnest() fills shorter arrays with NULLs.
+    return {
+        name: () if column.count(None) == len(column) else column
+        for name, column in zip(SPEC_TYPES, columns, strict=True)
     }
-    return msgspec.json.encode(fields).decode()
 
 
-def _present_values(row: _RetryRow) -> dict[str, Any]:
-    fields = {
-        name: value for name, value in msgspec.structs.asdict(row).items() if value is not None
-    }
-    for name in ("initial_backoff", "max_backoff"):
-        if name in fields:
-            fields[name] = timedelta(seconds=fields[name])
-    return fields
+def unnest_sql(columns: Mapping[str, str]) -> str:
+    """Return `unnest(…) AS t (…)`, with one array parameter for each column."""
+    values = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in columns.items())
+    return f"unnest({values}) AS t ({', '.join(columns)})"
 
 
-def column(items: Sequence[Any], name: str) -> list[Any]:
-    """Return one attribute of each item, for an unnest()."""
-    return [getattr(item, name) for item in items]
+# The columns with a value for each job of a batch.
+PER_JOB: Final = {"id": "uuid", "payload": "text"}
+
+# The columns of `input` that are computed from `schedule_time` and `now`.
+DUE_COLUMNS: Final = """
+    greatest(schedule_time, now) AS due,
+    schedule_time IS NOT NULL AND schedule_time > now AS later
+"""
+INITIAL_STATE: Final = "CASE WHEN later THEN 'scheduled' ELSE 'queued' END"
+QUEUE_TIME: Final = "CASE WHEN later THEN NULL ELSE now END"
+
+# The columns that every submit sets, for jobs and for batches, in SQL of `input`.
+COMMON_VALUES: Final = {
+    "id": "id",
+    "payload": "payload::json",
+    **{name: _stored(name) for name in SPEC_TYPES if name in jobs.c},
+    "state": INITIAL_STATE,
+    "rank": RANK.format(due="due", priority="priority"),
+    "create_time": "now",
+    "due_time": "due",
+    "queue_time": QUEUE_TIME,
+    "update_time": "now",
+}

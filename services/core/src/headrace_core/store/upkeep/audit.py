@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, EventType, JobState
 from headrace_core.store.sql.connection import Connection, Row
-from headrace_core.store.sql.rows import MAX_PROGRESS_BYTES
+from headrace_core.store.sql.documents import MAX_PROGRESS_BYTES
 from headrace_core.store.sql.tables import in_list
 from headrace_core.store.upkeep.unreadable_rows import other_unreadable_rows, unreadable_rows
 

@@ -10,14 +10,8 @@ from sqlalchemy import text
 
 from headrace_core.domain.ids import JobId
 from headrace_core.store.sql.connection import Connection
-from headrace_core.store.sql.rows import (
-    EVENT_COLUMNS,
-    FieldReader,
-    decode_event,
-    decode_job,
-    job_columns,
-    to_policy,
-)
+from headrace_core.store.sql.documents import FieldReader, to_policy
+from headrace_core.store.sql.rows import EVENT_COLUMNS, decode_event, decode_job, job_columns
 from headrace_core.store.sql.tables import READABLE
 from headrace_core.store.sql.times import finite_condition, readable_interval_condition
 from headrace_core.store.subscriptions import read_filter
