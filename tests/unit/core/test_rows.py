@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_core.domain.job import JobError, Progress
+from headrace_core.domain.job import Job, JobError, JobSpec, Progress
 from headrace_core.domain.limits import MAX_DURATION
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.store.sql.documents import (
@@ -24,7 +25,8 @@ from headrace_core.store.sql.documents import (
     to_policy,
     to_progress,
 )
-from headrace_core.store.sql.rows import job_columns
+from headrace_core.store.sql.rows import SPEC, job_columns, spec_values
+from headrace_core.store.sql.tables import jobs
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 waits = st.timedeltas(timedelta(), MAX_DURATION / 2)
@@ -119,3 +121,18 @@ def test_oversized_progress_from_an_older_version_is_cut() -> None:
 def test_unknown_field_from_a_newer_version_is_ignored() -> None:
     assert to_overrides('{"max_attempts": 4, "mood": "calm"}') == RetryOverrides(max_attempts=4)
     assert to_policy('{"max_attempts": 4, "mood": "calm"}') == RetryPolicy(max_attempts=4)
+
+
+def test_each_field_of_a_job_is_a_selected_column() -> None:
+    names = {field.name for field in fields(Job)} - {"unreadable"}
+    assert names <= set(jobs.c.keys())
+    columns = job_columns(full=True)
+    assert {name for name in names if not re.search(rf"\b{name}\b", columns)} == set()
+
+
+def test_each_field_of_a_spec_has_a_parameter() -> None:
+    spec = JobSpec(type="t", labels={"a": "b"}, retry=RetryOverrides(max_attempts=2))
+    values = dict(zip(SPEC, spec_values(spec), strict=True))
+    assert values.keys() == {field.name for field in fields(JobSpec)}
+    assert (values["type"], values["priority"]) == ("t", 0)
+    assert (values["labels"], values["retry"]) == ('{"a":"b"}', '{"max_attempts":2}')

@@ -10,7 +10,7 @@ from typing import Final
 from headrace_core.domain.ids import BatchId, JobId, WorkerId
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.limits import MAX_ERROR_MESSAGE, MAX_ERROR_TYPE, MAX_STACK_TRACE
-from headrace_core.domain.retry import RetryOverrides
+from headrace_core.domain.retry import RetryOverrides, set_fields
 from headrace_core.domain.text import clean_line, clean_text
 
 DEFAULT_TENANT: Final = "default"
@@ -52,6 +52,23 @@ class JobSpec:
     deadline: datetime | None = None
     deadline_after: timedelta | None = None
     retry: RetryOverrides = RetryOverrides()
+
+    def around_payload(self) -> tuple[str, str]:
+        """Return the text of the fingerprint: the parts before and after the payload.
+
+        Stored fingerprints depend on this text, so the text of an existing field must not change.
+        Append a new field only if it is set.
+        """
+        after = (
+            self.priority,
+            sorted(self.labels.items()),
+            self.schedule_time and self.schedule_time.timestamp(),
+            self.timeout and self.timeout.total_seconds(),
+            self.deadline and self.deadline.timestamp(),
+            # Unset fields are left out, so adding a field does not change earlier fingerprints.
+            set_fields(self.retry),
+        )
+        return f"({self.type!r}, {self.queue!r}, ", f", {repr(after)[1:]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from headrace_core.domain.ids import BatchId, JobId
 from headrace_core.domain.job import Job, JobSpec, JsonText
-from headrace_core.domain.retry import set_fields
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -52,33 +51,16 @@ def fingerprint(spec: JobSpec, payload: JsonText) -> bytes:
             queue depends on the live workers.
         payload: the payload in its canonical form.
     """
-    before, after = _around_payload(spec)
+    before, after = spec.around_payload()
     return hashlib.sha256(f"{before}{payload!r}{after}".encode()).digest()
 
 
 def batch_fingerprint(specs: Repeated[JobSpec], payloads: Sequence[JsonText]) -> bytes:
     """Return 32 bytes that identify the content of all jobs of a batch, like `fingerprint`."""
     digest = hashlib.sha256()
-    for (before, after), payload in zip(specs.map(_around_payload), payloads, strict=True):
+    for (before, after), payload in zip(specs.map(JobSpec.around_payload), payloads, strict=True):
         digest.update(hashlib.sha256(f"{before}{payload!r}{after}".encode()).digest())
     return digest.digest()
-
-
-def _around_payload(spec: JobSpec) -> tuple[str, str]:
-    """Return the fingerprint text of a spec: the parts before and after the payload.
-
-    Stored fingerprints depend on this text, so the text of an existing field must not change.
-    """
-    after = (
-        spec.priority,
-        sorted(spec.labels.items()),
-        spec.schedule_time and spec.schedule_time.timestamp(),
-        spec.timeout and spec.timeout.total_seconds(),
-        spec.deadline and spec.deadline.timestamp(),
-        # Unset fields are left out, so adding a field does not change earlier fingerprints.
-        set_fields(spec.retry),
-    )
-    return f"({spec.type!r}, {spec.queue!r}, ", f", {repr(after)[1:]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
