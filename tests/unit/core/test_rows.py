@@ -25,7 +25,7 @@ from headrace_core.store.sql.documents import (
     to_policy,
     to_progress,
 )
-from headrace_core.store.sql.rows import SPEC, job_columns, spec_values
+from headrace_core.store.sql.rows import SPEC_TYPES, job_columns, spec_values
 from headrace_core.store.sql.tables import jobs
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
@@ -132,7 +132,7 @@ def test_each_field_of_a_job_is_a_selected_column() -> None:
 
 def test_each_field_of_a_spec_has_a_parameter() -> None:
     spec = JobSpec(type="t", labels={"a": "b"}, retry=RetryOverrides(max_attempts=2))
-    values = dict(zip(SPEC, spec_values(spec), strict=True))
+    values = dict(zip(SPEC_TYPES, spec_values(spec), strict=True))
     assert values.keys() == {field.name for field in fields(JobSpec)}
     assert (values["type"], values["priority"]) == ("t", 0)
     assert (values["labels"], values["retry"]) == ('{"a":"b"}', '{"max_attempts":2}')
