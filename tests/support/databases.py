@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import migrate
-from headrace_core.store.sql.tables import installation, metadata
+from headrace_core.store.sql.tables import access_version, installation, metadata, tenants
 from support.server import run_async
 
 
@@ -104,9 +104,9 @@ def _execute(url: str, *statements: str) -> None:
     run_async(execute)
 
 
-_TABLES = [
-    f"headrace.{table.name}" for table in metadata.sorted_tables if table is not installation
-]
+# Tables with rows of the migrations.
+_KEPT = (installation, access_version, tenants)
+_TABLES = [f"headrace.{table.name}" for table in metadata.sorted_tables if table not in _KEPT]
 # A failed test may have left a session with an open transaction. For few rows DELETE is forty times
 # faster than TRUNCATE; for many rows TRUNCATE leaves no dead ones.
 _EMPTY_TABLES = f"""
@@ -119,6 +119,8 @@ _EMPTY_TABLES = f"""
         ELSE
             {" ".join(f"DELETE FROM {table};" for table in reversed(_TABLES))}
         END IF;
+        DELETE FROM headrace.tenants WHERE name <> 'default';
+        UPDATE headrace.tenants SET state = 'active' WHERE state <> 'active';
         PERFORM setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false)
         FROM pg_sequences WHERE schemaname = 'headrace';
     END $$

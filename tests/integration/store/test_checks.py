@@ -90,6 +90,23 @@ WATCHED: dict[str, str] = {
 
 PRUNED: dict[str, str] = {"id": "gen_random_uuid()", "removed": "1", "seq": "2"}
 
+TENANT: dict[str, str] = {"name": "'acme'"}
+API_KEY: dict[str, str] = {
+    "id": "'k'",
+    "tenant": "'default'",
+    "principal": "'ada'",
+    "role": "'admin'",
+    "scope": "'{}'",
+    "secret_hash": "decode(repeat('00', 32), 'hex')",
+    "created_by": "'ada'",
+}
+CHANGE: dict[str, str] = {
+    "version": "1",
+    "tenant": "'default'",
+    "kind": "'api_key'",
+    "subject": "'k'",
+}
+
 # Each table with a valid row and its time columns.
 TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
     (
@@ -105,6 +122,13 @@ TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
     ("batches", BATCH, ("create_time",)),
     ("leadership", LEADERSHIP, ("lease_expire_time",)),
     ("subscriptions", WATCHED, ("lease_expire_time", "create_time", "ack_time")),
+    ("tenants", TENANT, ("create_time",)),
+    (
+        "api_keys",
+        API_KEY,
+        ("create_time", "expire_time", "last_use_time", "revoke_time"),
+    ),
+    ("access_changes", CHANGE, ("time",)),
 ]
 UNREADABLE_TIMES = (
     *("'infinity'", "'-infinity'", "'10000-01-01'", "'0001-01-01 BC'"),
@@ -212,6 +236,18 @@ INVALID_ROWS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("pruned_jobs", PRUNED, {"removed": "0"}, "pruned_jobs_removed_check"),
     ("pruned_jobs", PRUNED, {"removed": "2"}, "pruned_jobs_removed_check"),
     *(("pruned_jobs", PRUNED, {name: "NULL"}, f'"{name}"') for name in PRUNED),
+    ("tenants", TENANT, {"state": "'closed'"}, "tenants_state_check"),
+    *(("tenants", TENANT, {name: "NULL"}, f'"{name}"') for name in TENANT),
+    ("api_keys", API_KEY, {"role": "'owner'"}, "api_keys_role_check"),
+    ("api_keys", API_KEY, {"secret_hash": "'a'"}, "api_keys_hash_check"),
+    *(("api_keys", API_KEY, {name: "NULL"}, f'"{name}"') for name in API_KEY),
+    *(("access_changes", CHANGE, {name: "NULL"}, f'"{name}"') for name in CHANGE),
+    (
+        "access_version",
+        {"version": "0"},
+        {"singleton": "false"},
+        "access_version_singleton_check",
+    ),
     (
         "worker_handlers",
         {
@@ -246,6 +282,9 @@ VALID_ROWS = [
     ("leadership", LEADERSHIP),
     ("pruned_jobs", PRUNED),
     ("subscriptions", SUBSCRIPTION),
+    ("tenants", TENANT),
+    ("api_keys", API_KEY),
+    ("access_changes", CHANGE),
 ]
 
 

@@ -21,10 +21,11 @@ from headrace_core.runtime.settings import Settings
 from headrace_gateway.api.documents import Document, Payload
 from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.api.submit import Submit
-from headrace_gateway.calls.call import Call, Principal
+from headrace_gateway.calls.authenticate import ANONYMOUS
+from headrace_gateway.calls.call import Call
 from headrace_gateway.grpc.jobs import JobServicer
 
-CALL = Call(correlation_id="c", principal=Principal(name="p"), tenant=DEFAULT_TENANT)
+CALL = Call(correlation_id="c", principal=ANONYMOUS, tenant=DEFAULT_TENANT)
 SCHEMA = '{"type": "object", "properties": {"n": {"type": "integer"}}}'
 
 

@@ -22,7 +22,8 @@ from headrace_gateway.api.validation import (
     page_limit,
     parse_job_id,
 )
-from headrace_gateway.calls.call import Call, Principal
+from headrace_gateway.calls.authenticate import ANONYMOUS
+from headrace_gateway.calls.call import Call
 
 JOB_ID = "0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"
 
@@ -55,7 +56,7 @@ def test_call_deadline_stays_within_the_calendar(left: float):
     found = Violations()
     call = Call(
         correlation_id="c",
-        principal=Principal(name="p"),
+        principal=ANONYMOUS,
         tenant=DEFAULT_TENANT,
         deadline=time.monotonic() + left,
     )

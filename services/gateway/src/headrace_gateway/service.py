@@ -16,14 +16,19 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
+from headrace_gateway.access.api_keys import ApiKeys
+from headrace_gateway.access.identities import Identities
+from headrace_gateway.api.access import Access
 from headrace_gateway.api.handlers import Handlers
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.submit import Submit
 from headrace_gateway.api.subscriptions import Subscriptions
+from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.order import build_chain
+from headrace_gateway.grpc.access import AccessServicer
 from headrace_gateway.grpc.handlers import HandlerServicer, queue_health
 from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.server import SERVICES, build_server
@@ -96,7 +101,8 @@ class Gateway:
         on_stop.push_async_callback(database.close)
         installation = await _wait_for_installation(database)
         records = LoopRecords()
-        bus = WakeBus(settings, database, Topic.EVENTS, Topic.SUBSCRIPTIONS, Topic.WORKERS)
+        topics = (Topic.EVENTS, Topic.SUBSCRIPTIONS, Topic.WORKERS, Topic.ACCESS)
+        bus = WakeBus(settings, database, *topics)
         on_stop.push_async_callback(bus.stop)
         await bus.start()
         registrations = Registrations(database=database)
@@ -137,9 +143,29 @@ class Gateway:
             lookups=[queue_health(registrations=registrations, wake=bus.subscribe(Topic.WORKERS))],
         )
         drain = Drain()
+        sessions = Sessions()
+        identities = None
+        if settings.access_control:
+            identities = Identities(
+                database=database,
+                verifiers=[ApiKeys(database=database, installation=installation)],
+                sessions=sessions,
+            )
+            await identities.run_once()
+            changes = LoopRunner(
+                identities, wake=bus.subscribe(*Identities.topics), records=records
+            )
+            on_stop.push_async_callback(changes.stop, within=_LOOP_STOP_TIMEOUT)
+            changes.start()
         server = build_server(
             settings,
-            chain=build_chain(settings, drain=drain, counts=watch.gauges),
+            chain=build_chain(
+                settings,
+                drain=drain,
+                counts=watch.gauges,
+                authenticator=identities,
+                sessions=sessions,
+            ),
             jobs=JobServicer(
                 submit=submit,
                 jobs=Jobs(database=database, installation=installation, bus=bus),
@@ -155,6 +181,7 @@ class Gateway:
                     max_subscriptions=settings.max_subscriptions,
                 )
             ),
+            access=AccessServicer(Access(database=database, installation=installation, bus=bus)),
             health=health.servicer,
         )
         self._port = server.add_insecure_port(settings.gateway_address)

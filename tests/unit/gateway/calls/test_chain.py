@@ -11,6 +11,7 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from headrace_core.runtime.settings import Settings
+from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.chain import Chain, ChainError, Link
 from headrace_gateway.calls.drain import Drain
@@ -45,7 +46,9 @@ def chain(*links: Any, needs: tuple[str, ...] = ()) -> Chain:
 @pytest.fixture
 def gateway_links() -> tuple[Link, ...]:
     """The gateway's links, in order."""
-    return build_chain(Settings(), drain=Drain(), counts=Gauges()).links
+    return build_chain(
+        Settings(), drain=Drain(), counts=Gauges(), authenticator=None, sessions=Sessions()
+    ).links
 
 
 def test_link_without_a_required_link_is_rejected() -> None:

@@ -73,6 +73,25 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. Another consumer, or a newer watch of the same consumer, has taken over the
     subscription. {"subscription": "billing"}
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 18
+    """UNAUTHENTICATED. The credential is missing, malformed, expired or revoked."""
+    ERROR_REASON_CREDENTIAL_CHANGED: _ErrorReason.ValueType  # 19
+    """UNAUTHENTICATED. The credential of a stream expired, was revoked, or has other rights now. Resume
+    the stream with a valid credential. {"cursor": "AQ…"} or, for the stream of one job,
+    {"after_seq": "7"}
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 20
+    """PERMISSION_DENIED. The principal lacks a right, or its scope excludes the object. {"right":
+    "jobs:submit"}
+    """
+    ERROR_REASON_TENANT_SUSPENDED: _ErrorReason.ValueType  # 21
+    """PERMISSION_DENIED. The tenant is suspended or does not exist. {"tenant": "acme"}"""
+    ERROR_REASON_ACCESS_NOT_FOUND: _ErrorReason.ValueType  # 22
+    """NOT_FOUND. The tenant does not have this key, user or similar object. {"kind": "api key",
+    "name": "k3v…"}
+    """
+    ERROR_REASON_ACCESS_CONFLICT: _ErrorReason.ValueType  # 23
+    """ALREADY_EXISTS. An object of this kind with this name exists. {"kind": "user", "name": "ada"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo in every error, without the prefix `ERROR_REASON_`. The
@@ -130,4 +149,23 @@ ERROR_REASON_SUBSCRIPTION_TAKEN: ErrorReason.ValueType  # 17
 """ABORTED. Another consumer, or a newer watch of the same consumer, has taken over the
 subscription. {"subscription": "billing"}
 """
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 18
+"""UNAUTHENTICATED. The credential is missing, malformed, expired or revoked."""
+ERROR_REASON_CREDENTIAL_CHANGED: ErrorReason.ValueType  # 19
+"""UNAUTHENTICATED. The credential of a stream expired, was revoked, or has other rights now. Resume
+the stream with a valid credential. {"cursor": "AQ…"} or, for the stream of one job,
+{"after_seq": "7"}
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 20
+"""PERMISSION_DENIED. The principal lacks a right, or its scope excludes the object. {"right":
+"jobs:submit"}
+"""
+ERROR_REASON_TENANT_SUSPENDED: ErrorReason.ValueType  # 21
+"""PERMISSION_DENIED. The tenant is suspended or does not exist. {"tenant": "acme"}"""
+ERROR_REASON_ACCESS_NOT_FOUND: ErrorReason.ValueType  # 22
+"""NOT_FOUND. The tenant does not have this key, user or similar object. {"kind": "api key",
+"name": "k3v…"}
+"""
+ERROR_REASON_ACCESS_CONFLICT: ErrorReason.ValueType  # 23
+"""ALREADY_EXISTS. An object of this kind with this name exists. {"kind": "user", "name": "ada"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -18,6 +18,12 @@ HeadraceError
 ├── SubscriptionConflict      the subscription has a different filter
 ├── SubscriptionTaken         another watch has taken over the subscription
 ├── StaleTerm                 the scheduler's term is over
+├── Unauthenticated           the credential is missing, malformed, expired or revoked
+│   └── CredentialChanged     a stream ended because its credential expired or changed
+├── PermissionDenied          the principal lacks a right, or its scope excludes the object
+│   └── TenantSuspended
+├── AccessNotFound            the tenant does not have this key, user or similar object
+├── AccessConflict            an object with this name exists
 ├── Unavailable               a required server cannot be reached; a retry may help
 └── ShuttingDown
 """
@@ -215,6 +221,80 @@ class StaleTerm(HeadraceError):
     def __init__(self, term: int) -> None:
         self.term = term
         super().__init__(f"term {term} is over")
+
+
+class Unauthenticated(HeadraceError):
+    """The credential of a call is missing, malformed, unknown, expired or revoked.
+
+    The message never contains the credential, and does not tell an unknown one from a revoked one.
+    """
+
+    def __init__(self, problem: str = "the credential is not valid") -> None:
+        super().__init__(
+            f"{problem}; send 'authorization: Bearer …' with an API key or an access token"
+        )
+
+
+class CredentialChanged(Unauthenticated):
+    """A stream ended because its credential expired, was revoked, or has other rights now.
+
+    `place` is the request field to resume with (`cursor`, `after_seq`) and its value.
+    """
+
+    def __init__(self, place: tuple[str, str]) -> None:
+        self.place = place
+        HeadraceError.__init__(
+            self,
+            "the credential of this stream has expired or changed; resume where it stopped, with "
+            f"the {place[0]} of this error and a valid credential",
+        )
+
+
+class PermissionDenied(HeadraceError):
+    """The principal lacks a right, or its scope excludes the object.
+
+    Args:
+        right: the missing right, such as `jobs:submit`, or the missing entry of the scope, such as
+            `queue:mail`.
+    """
+
+    def __init__(self, right: str) -> None:
+        self.right = right
+        super().__init__(f"this principal lacks the right {right!r}; ask an admin of the tenant")
+
+
+class TenantSuspended(PermissionDenied):
+    """The tenant is suspended, or does not exist."""
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.right = ""
+        HeadraceError.__init__(
+            self, f"tenant {tenant!r} is suspended or does not exist; ask the operator of Headrace"
+        )
+
+
+class AccessNotFound(HeadraceError):
+    """The tenant does not have this object.
+
+    Args:
+        kind: such as `api key` or `user`.
+        name: its id or name.
+    """
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(f"{kind} {name!r} does not exist")
+
+
+class AccessConflict(HeadraceError):
+    """An object of this kind with this name exists; see AccessNotFound for the arguments."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(f"{kind} {name!r} exists; choose another name, or delete it first")
 
 
 class Unavailable(HeadraceError):

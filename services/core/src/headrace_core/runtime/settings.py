@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     scheduler_address: str = "127.0.0.1:50052"
     worker_address: str = "127.0.0.1:50053"
     allow_insecure: bool = False
+    # Whether each call needs a credential.
+    access_control: bool = False
     # Addresses at which metrics are served over HTTP; empty for none.
     gateway_metrics_address: str = ""
     scheduler_metrics_address: str = ""

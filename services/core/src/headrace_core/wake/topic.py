@@ -23,6 +23,9 @@ class Topic(StrEnum):
     # A subscription was acquired, released or deleted: wakes the gateways.
     SUBSCRIPTIONS = "headrace_subscriptions"
 
+    # A credential or a tenant changed: wakes the gateways.
+    ACCESS = "headrace_access"
+
     def channel(self, installation: UUID) -> str:
         """Return the channel of an installation, for Redis and for NOTIFY.
 

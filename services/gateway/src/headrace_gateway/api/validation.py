@@ -35,6 +35,7 @@ MAX_FILTER_JOBS: Final = 10_000
 # A stream holds its filter in memory until the stream ends.
 MAX_FILTER_VALUES: Final = 1000
 MAX_CONSUMER_LENGTH: Final = 128
+MAX_PRINCIPAL_LENGTH: Final = 128
 # Limits of the idle interval, in seconds. One mark is cheap, but many streams send them.
 MIN_IDLE_INTERVAL: Final = 1
 MAX_IDLE_INTERVAL: Final = 60
@@ -93,6 +94,13 @@ def call_deadline(call: Call, use: bool, found: Violations) -> timedelta | None:
         return None
     # Limit before the conversion: a timedelta cannot represent every deadline.
     return timedelta(seconds=min(left, MAX_DURATION.total_seconds()))
+
+
+def check_principal(name: str, found: Violations) -> None:
+    """Check the name of a principal."""
+    if not name:
+        found.note("principal", "is required")
+    _check_printable("principal", name, MAX_PRINCIPAL_LENGTH, found)
 
 
 def check_consumer(consumer: str, found: Violations) -> None:

@@ -3,39 +3,197 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
-from typing import ClassVar, Final
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol
 
 from google.protobuf.message import Message
 
+from headrace_core.domain.access import Principal, PrincipalKind, Right, Role
+from headrace_core.domain.errors import PermissionDenied, Unauthenticated
 from headrace_core.domain.job import DEFAULT_TENANT
-from headrace_gateway.calls.call import Call, Principal
+from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+from headrace_gateway.calls.permissions import Need, Open
 
-_ANONYMOUS: Final = Principal(name="anonymous")
+# The header with a credential, and the header with which a principal of the platform names the
+# tenant of a call.
+AUTHORIZATION: Final = "authorization"
+TENANT: Final = "x-headrace-tenant"
+
+# The scheme of RFC 6750. Schemes are not case-sensitive (RFC 9110, section 11.1).
+_SCHEME: Final = "bearer "
+# The longest credential, in characters. Tokens of identity providers can have several kilobytes.
+_MAX_CREDENTIAL: Final = 8192
+
+# Everything is allowed while access control is off.
+ANONYMOUS: Final = Principal.of(
+    name="anonymous", tenant=DEFAULT_TENANT, kind=PrincipalKind.ANONYMOUS, role=Role.PLATFORM
+)
+# A caller without a credential, in the RPCs that are open to anyone.
+_STRANGER: Final = Principal(
+    name="anonymous",
+    tenant=DEFAULT_TENANT,
+    kind=PrincipalKind.ANONYMOUS,
+    role=Role.VIEWER,
+    rights=frozenset(),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a call offers to identify its principal.
+
+    Attributes:
+        bearer: the credential of the header `authorization`; empty without one.
+        certificate: the properties of a verified client certificate, such as its subject
+            alternative names; empty without one.
+        address: the network address of the caller.
+    """
+
+    bearer: str = ""
+    certificate: Mapping[str, tuple[bytes, ...]]
+    address: str = ""
+
+
+class Authenticator(Protocol):
+    """Identifies principals, and knows which tenants are active."""
+
+    def recognize(self, bearer: str) -> Principal | None:
+        """Return the principal of a credential that was identified a moment ago.
+
+        Returns:
+            None if the credential is not cached; `identify` must check it.
+        """
+
+    async def identify(self, evidence: Evidence) -> Principal:
+        """Return the principal of a call.
+
+        Raises:
+            Unauthenticated: the evidence does not identify a principal.
+            Unavailable: the credential cannot be checked now.
+        """
+
+    def check_tenant(self, tenant: str) -> None:
+        """Check that a tenant exists and is active.
+
+        Raises:
+            TenantSuspended: it does not exist or is suspended.
+        """
 
 
 class Authenticate:
     """Creates the Call of an exchange.
 
-    Without access control, all calls have the same principal and tenant.
+    Args:
+        authenticator: identifies principals; None if access control is off.
+        needs: the right that each RPC needs, by path.
     """
 
     name: ClassVar[str] = "authenticate"
-    needs: ClassVar[tuple[str, ...]] = ("request id", "errors")
+    needs: ClassVar[tuple[str, ...]] = ("request id", "errors", "sizes")
 
-    def wrap(self, method: Method, proceed: Proceed) -> Proceed:  # noqa: ARG002 - every method gets a Call
+    def __init__(self, authenticator: Authenticator | None, needs: Mapping[str, Need]) -> None:
+        self._authenticator = authenticator
+        self._needs = needs
+
+    def wrap(self, method: Method, proceed: Proceed) -> Proceed:
         """Return a function that creates the Call and calls `proceed`."""
+        authenticator = self._authenticator
+        if authenticator is None:
+            return _unchecked(proceed)
+        open_to_anyone = self._needs.get(method.path) is Open.TO_ANYONE
 
-        def identify(exchange: Exchange) -> Awaitable[Message | None]:
-            remaining = exchange.context.time_remaining()
-            exchange.call = Call(
-                correlation_id=exchange.request_id,
-                principal=_ANONYMOUS,
-                tenant=DEFAULT_TENANT,
-                deadline=None if remaining is None else time.monotonic() + remaining,
-                metadata=exchange.metadata,
-            )
-            return proceed(exchange)
+        def authenticate(exchange: Exchange) -> Awaitable[Message | None]:
+            bearer, tenant = _read_headers(exchange)
+            if bearer:
+                principal = authenticator.recognize(bearer)
+                if principal is not None:
+                    _set_call(exchange, principal, tenant, authenticator.check_tenant)
+                    return proceed(exchange)
+            return identify(exchange, bearer, tenant)
 
-        return identify
+        async def identify(exchange: Exchange, bearer: str, tenant: str) -> Message | None:
+            certificate = exchange.context.auth_context()
+            if not bearer and open_to_anyone:
+                principal = _STRANGER
+            else:
+                principal = await authenticator.identify(
+                    Evidence(
+                        bearer=bearer,
+                        certificate=_properties(certificate),
+                        address=exchange.context.peer(),
+                    )
+                )
+            _set_call(exchange, principal, tenant, authenticator.check_tenant)
+            return await proceed(exchange)
+
+        return authenticate
+
+
+def _unchecked(proceed: Proceed) -> Proceed:
+    def accept(exchange: Exchange) -> Awaitable[Message | None]:
+        tenant = ""
+        for key, value in exchange.metadata:
+            if key == TENANT:
+                tenant = str(value)
+        _set_call(exchange, ANONYMOUS, tenant, None)
+        return proceed(exchange)
+
+    return accept
+
+
+def _read_headers(exchange: Exchange) -> tuple[str, str]:
+    """Return the credential and the tenant of a call; each is empty if the header is missing.
+
+    Raises:
+        Unauthenticated: the header `authorization` is malformed.
+    """
+    bearer = tenant = ""
+    for key, value in exchange.metadata:
+        if key == AUTHORIZATION:
+            text = str(value)
+            if bearer or text[: len(_SCHEME)].lower() != _SCHEME or len(text) > _MAX_CREDENTIAL:
+                raise Unauthenticated("the header 'authorization' is not one 'Bearer' credential")
+            bearer = text[len(_SCHEME) :].strip()
+        elif key == TENANT:
+            tenant = str(value)
+    return bearer, tenant
+
+
+def _set_call(
+    exchange: Exchange,
+    principal: Principal,
+    tenant: str,
+    check_tenant: Callable[[str], None] | None,
+) -> None:
+    """Set the call of an exchange.
+
+    Raises:
+        PermissionDenied: the principal may not act in this tenant.
+        TenantSuspended: the tenant is not active.
+    """
+    if tenant and tenant != principal.tenant:
+        if Right.TENANTS_MANAGE not in principal.rights:
+            raise PermissionDenied(Right.TENANTS_MANAGE)
+    else:
+        tenant = principal.tenant
+    if check_tenant is not None:
+        check_tenant(tenant)
+    remaining = exchange.context.time_remaining()
+    exchange.call = Call(
+        correlation_id=exchange.request_id,
+        principal=principal,
+        tenant=tenant,
+        address=exchange.context.peer(),
+        deadline=None if remaining is None else time.monotonic() + remaining,
+        metadata=exchange.metadata,
+    )
+
+
+def _properties(context: Mapping[str, object]) -> dict[str, tuple[bytes, ...]]:
+    """Return the properties of a connection with a verified client certificate."""
+    # gRPC sets this property only if it verified a certificate.
+    if "x509_pem_cert" not in context:
+        return {}
+    return {key: tuple(values) for key, values in context.items()}  # type: ignore[arg-type]

@@ -6,18 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from headrace_core.domain.access import Principal, Right
+from headrace_core.domain.errors import PermissionDenied
+
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Principal:
-    """The caller: a person or a program.
-
-    Attributes:
-        name: unique among the principals of a tenant.
-    """
-
-    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +21,9 @@ class Call:
             each job that it submits contains this id. It is not the `request_id` of a submit, which
             is an idempotency key.
         principal: the caller.
-        tenant: the tenant whose data the call reads and changes.
+        tenant: the tenant whose data the call reads and changes. It differs from the tenant of a
+            principal of the platform that named another tenant.
+        address: the network address of the caller, such as `ipv4:10.0.0.7:41234`; empty for none.
         deadline: the time at which the caller gives up, by `time.monotonic()`; None for no limit.
         metadata: the headers, in order. Keys are lowercase; values of keys that end with `-bin` are
             bytes.
@@ -38,9 +32,19 @@ class Call:
     correlation_id: str
     principal: Principal
     tenant: str
+    address: str = ""
     deadline: float | None = None
     metadata: Metadata = ()
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline, at least 0; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def require(self, right: Right) -> None:
+        """Check that the principal has a right.
+
+        Raises:
+            PermissionDenied: it does not.
+        """
+        if right not in self.principal.rights:
+            raise PermissionDenied(right)

@@ -47,10 +47,12 @@ class Exchange:
         request_id: set by the link `request id`; empty before that.
         call: set by the link `authenticate`.
         request: the decoded message, or an iterator of messages; set by the link `decode`.
+        place: the request field and the value with which a client resumes a stream after the last
+            response; set by the link `slow readers`.
         write: sends one response of a stream.
     """
 
-    __slots__ = ("call", "context", "metadata", "raw", "request", "request_id", "write")
+    __slots__ = ("call", "context", "metadata", "place", "raw", "request", "request_id", "write")
 
     call: Call
 
@@ -60,12 +62,17 @@ class Exchange:
         # gRPC copies the metadata on each read.
         self.metadata: Metadata = context.invocation_metadata() or ()  # type: ignore[assignment]
         self.request_id = ""
+        self.place: Callable[[], tuple[str, str]] = _no_place
         self.request: Any = None
         self.write: Callable[[Message], Awaitable[None]] = context.write
 
     def release(self) -> None:
         """Drop the request, because references to the exchange would keep it in memory."""
         self.raw = self.request = None
+
+
+def _no_place() -> tuple[str, str]:
+    return ("cursor", "")
 
 
 # The rest of the chain. A unary call returns its response; a stream writes its responses and

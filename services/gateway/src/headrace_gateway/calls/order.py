@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from headrace_core.runtime.settings import Settings
-from headrace_gateway.calls.authenticate import Authenticate
+from headrace_gateway.calls.authenticate import Authenticate, Authenticator
+from headrace_gateway.calls.authorize import Authorize, Sessions
 from headrace_gateway.calls.chain import Chain
 from headrace_gateway.calls.decode import Decode
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.errors import Errors
+from headrace_gateway.calls.permissions import NEEDS
 from headrace_gateway.calls.request_ids import RequestIds
 from headrace_gateway.calls.resets import Counts
 from headrace_gateway.calls.sizes import Sizes
@@ -21,20 +23,29 @@ _SELF_LIMITED_METHODS: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 
 # The links that Headrace's servicers need. A gateway that lacks one does not start.
 SERVICER_NEEDS: Final = (
-    *("request id", "errors", "drain", "sizes", "authenticate", "decode", "timeout"),
-    "slow readers",
+    *("request id", "errors", "drain", "sizes", "authenticate", "authorize"),
+    *("decode", "timeout", "slow readers"),
 )
 # The links around health and reflection. Probes are anonymous, and must still work during a drain.
 FOREIGN_LINKS: Final = ("request id", "errors", "sizes", "decode")
 
 
-def build_chain(settings: Settings, *, drain: Drain, counts: Counts) -> Chain:
+def build_chain(
+    settings: Settings,
+    *,
+    drain: Drain,
+    counts: Counts,
+    authenticator: Authenticator | None,
+    sessions: Sessions,
+) -> Chain:
     """Return the chain of a gateway, outermost link first.
 
     Args:
         settings: the limits.
         drain: the link that rejects calls once the gateway is stopping.
         counts: the counters of slow readers.
+        authenticator: identifies principals; None if access control is off.
+        sessions: receives the open streams.
 
     Raises:
         ChainError: the links do not fit together.
@@ -45,7 +56,8 @@ def build_chain(settings: Settings, *, drain: Drain, counts: Counts) -> Chain:
             Errors(),
             drain,
             Sizes(max_request_bytes=settings.max_request_bytes),
-            Authenticate(),
+            Authenticate(authenticator, NEEDS),
+            Authorize(NEEDS, sessions),
             Decode(),
             Timeouts(seconds=settings.call_timeout, bounded=_SELF_LIMITED_METHODS),
             SlowReaders(patience=settings.stream_patience, counts=counts),

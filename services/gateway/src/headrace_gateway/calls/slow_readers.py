@@ -43,6 +43,7 @@ class SlowReaders:
                     exchange.context, request=exchange.request, patience=self._patience
                 ) as writer:
                     exchange.write = writer.write
+                    exchange.place = writer.place
                     return await proceed(exchange)
             except SlowConsumer:
                 self._counts.slow_consumers += 1
@@ -89,6 +90,10 @@ class StreamWriter:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+    def place(self) -> tuple[str, str]:
+        """Return the field and the value with which a client resumes after the last response."""
+        return self._place.value
 
     async def write(self, response: Message) -> None:
         """Write a response.

@@ -18,6 +18,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from headrace.v1 import error_pb2
 from headrace_core.domain.errors import (
+    AccessConflict,
+    AccessNotFound,
+    CredentialChanged,
     CursorExpired,
     CursorInvalid,
     InvalidRequest,
@@ -25,6 +28,7 @@ from headrace_core.domain.errors import (
     LimitExceeded,
     PageTokenInvalid,
     PayloadInvalid,
+    PermissionDenied,
     RequestIdConflict,
     ShuttingDown,
     SlowConsumer,
@@ -32,7 +36,9 @@ from headrace_core.domain.errors import (
     SubscriptionConflict,
     SubscriptionNotFound,
     SubscriptionTaken,
+    TenantSuspended,
     TooManySubscriptions,
+    Unauthenticated,
     Unavailable,
     Violation,
 )
@@ -196,6 +202,51 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 _reason(error_pb2.ERROR_REASON_SUBSCRIPTION_TAKEN),
                 text,
                 {"subscription": error.name},
+            )
+        case CredentialChanged():
+            return CallError(
+                grpc.StatusCode.UNAUTHENTICATED,
+                _reason(error_pb2.ERROR_REASON_CREDENTIAL_CHANGED),
+                text,
+                dict([error.place]),
+            )
+        case Unauthenticated():
+            return CallError(
+                grpc.StatusCode.UNAUTHENTICATED,
+                _reason(error_pb2.ERROR_REASON_UNAUTHENTICATED),
+                text,
+            )
+        case TenantSuspended():
+            return CallError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                _reason(error_pb2.ERROR_REASON_TENANT_SUSPENDED),
+                text,
+                {"tenant": _shorten(error.tenant, _MAX_METADATA_BYTES)},
+            )
+        case PermissionDenied():
+            return CallError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                _reason(error_pb2.ERROR_REASON_PERMISSION_DENIED),
+                text,
+                {"right": _shorten(error.right, _MAX_METADATA_BYTES)},
+            )
+        case AccessNotFound():
+            name = _shorten(error.name, _MAX_METADATA_BYTES)
+            return CallError(
+                grpc.StatusCode.NOT_FOUND,
+                _reason(error_pb2.ERROR_REASON_ACCESS_NOT_FOUND),
+                text,
+                {"kind": error.kind, "name": name},
+                [_resource(error.kind, name, text)],
+            )
+        case AccessConflict():
+            name = _shorten(error.name, _MAX_METADATA_BYTES)
+            return CallError(
+                grpc.StatusCode.ALREADY_EXISTS,
+                _reason(error_pb2.ERROR_REASON_ACCESS_CONFLICT),
+                text,
+                {"kind": error.kind, "name": name},
+                [_resource(error.kind, name, text)],
             )
         case Unavailable():
             return CallError(

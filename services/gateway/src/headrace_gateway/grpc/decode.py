@@ -131,9 +131,9 @@ def read_jobs(
 def _read_spec(message: job_pb2.JobSpec, path: str, found: Violations) -> JobSpec:
     schedule_time = deadline = timeout = None
     if message.HasField("schedule_time"):
-        schedule_time = _read_time(message.schedule_time, f"{path}.schedule_time", found)
+        schedule_time = read_time(message.schedule_time, f"{path}.schedule_time", found)
     if message.HasField("deadline"):
-        deadline = _read_time(message.deadline, f"{path}.deadline", found)
+        deadline = read_time(message.deadline, f"{path}.deadline", found)
     if message.HasField("timeout"):
         timeout = _read_duration(message.timeout, f"{path}.timeout", found)
     return JobSpec(
@@ -187,7 +187,8 @@ def _read_retry_policy(
     )
 
 
-def _read_time(message: Timestamp, path: str, found: Violations) -> datetime | None:
+def read_time(message: Timestamp, path: str, found: Violations) -> datetime | None:
+    """Return a time; None after a violation."""
     if 0 <= message.nanos < 1_000_000_000:
         with suppress(OverflowError):
             # Rounded down, so the last valid nanosecond stays below LAST_TIME.

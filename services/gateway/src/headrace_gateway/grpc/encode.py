@@ -65,7 +65,7 @@ _NO_OVERRIDES = RetryOverrides()
 def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
     """Return a job message; in the BASIC view without payload and result."""
     # The times of a new job are equal, so they are converted once.
-    created = _time(job.create_time)
+    created = timestamp(job.create_time)
     return job_pb2.Job(
         id=str(job.id),
         tenant=job.tenant,
@@ -75,7 +75,7 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
         priority=job.priority,
         labels=job.labels or None,
         timeout=_duration(job.timeout),
-        deadline=_time(job.deadline),
+        deadline=timestamp(job.deadline),
         retry_policy=_retry(job.retry),
         request_id=job.request_id or "",
         batch_id=str(job.batch_id) if job.batch_id else "",
@@ -88,12 +88,12 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
         error=_error(job.error) if job.error else None,
         worker_id=str(job.worker_id) if job.worker_id else "",
         create_time=created,
-        schedule_time=created if job.due_time == job.create_time else _time(job.due_time),
-        queue_time=created if job.queue_time == job.create_time else _time(job.queue_time),
-        start_time=_time(job.start_time),
-        cancel_request_time=_time(job.cancel_request_time),
-        end_time=_time(job.end_time),
-        update_time=created if job.update_time == job.create_time else _time(job.update_time),
+        schedule_time=created if job.due_time == job.create_time else timestamp(job.due_time),
+        queue_time=created if job.queue_time == job.create_time else timestamp(job.queue_time),
+        start_time=timestamp(job.start_time),
+        cancel_request_time=timestamp(job.cancel_request_time),
+        end_time=timestamp(job.end_time),
+        update_time=created if job.update_time == job.create_time else timestamp(job.update_time),
         correlation_id=job.correlation_id or "",
         unreadable_fields=[_FIELD_NAMES.get(name, name) for name in job.unreadable],
     )
@@ -146,10 +146,10 @@ def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_p
         priority=spec.priority,
         labels=spec.labels or None,
         timeout=_duration(spec.timeout),
-        deadline=_time(spec.deadline),
+        deadline=timestamp(spec.deadline),
         retry_policy=_retry(spec.retry),
         request_id=request_id or "",
-        schedule_time=_time(spec.schedule_time),
+        schedule_time=timestamp(spec.schedule_time),
     )
 
 
@@ -165,7 +165,7 @@ def output_message(event: JobEvent, encoding: Encoding) -> job_service_pb2.JobOu
     return job_service_pb2.JobOutput(
         seq=event.seq,
         attempt=event.attempt,
-        output_time=_time(event.time),
+        output_time=timestamp(event.time),
         output=_data(event.output, encoding),
     )
 
@@ -237,8 +237,8 @@ def subscription_message(subscription: Subscription) -> subscription_service_pb2
     return subscription_service_pb2.Subscription(
         name=subscription.name,
         filter=None if job_filter is None else filter_message(job_filter),
-        create_time=_time(subscription.create_time),
-        ack_time=_time(subscription.ack_time),
+        create_time=timestamp(subscription.create_time),
+        ack_time=timestamp(subscription.ack_time),
         unreadable_fields=subscription.unreadable,
         consumer=subscription.consumer or "",
         lag=_duration(subscription.lag),
@@ -263,7 +263,7 @@ def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
             job_service_pb2.TypeStats(type=job_type, states=_state_counts(by_type[job_type]))
             for job_type in types
         ],
-        stats_time=_time(stats.time),
+        stats_time=timestamp(stats.time),
         omitted_queues=len(by_queue) - len(queues),
         omitted_types=len(by_type) - len(types),
     )
@@ -286,12 +286,13 @@ def _data(text: JsonText | None, encoding: Encoding) -> data_pb2.Data | None:
     return None if text is None else write_data(text, encoding)
 
 
-def _time(time: datetime | None) -> Timestamp | None:
+def timestamp(time: datetime | None) -> Timestamp | None:
+    """Return the message of a time; None if the time is missing or unreadable."""
     if time is None or time is UNREADABLE_TIME:
         return None
-    timestamp = Timestamp()
-    _write_time(time, timestamp)
-    return timestamp
+    message = Timestamp()
+    _write_time(time, message)
+    return message
 
 
 def _write_time(time: datetime, timestamp: Timestamp) -> None:

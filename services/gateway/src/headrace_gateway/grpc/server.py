@@ -8,11 +8,17 @@ import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
 
-from headrace.v1 import handler_service_pb2, job_service_pb2, subscription_service_pb2
+from headrace.v1 import (
+    access_service_pb2,
+    handler_service_pb2,
+    job_service_pb2,
+    subscription_service_pb2,
+)
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.calls.chain import Chain
 from headrace_gateway.calls.order import FOREIGN_LINKS
 from headrace_gateway.calls.services import Service, add_services
+from headrace_gateway.grpc.access import AccessServicer
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
@@ -21,10 +27,13 @@ from headrace_health import HealthServicer, keep_completion_queue, reflections
 JOBS: Final = job_service_pb2.DESCRIPTOR.services_by_name["JobService"]
 HANDLERS: Final = handler_service_pb2.DESCRIPTOR.services_by_name["HandlerService"]
 SUBSCRIPTIONS: Final = subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"]
+ACCESS: Final = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"]
 _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 # The full names of Headrace's services.
-SERVICES: Final = tuple(str(service.full_name) for service in (JOBS, HANDLERS, SUBSCRIPTIONS))
+SERVICES: Final = tuple(
+    str(service.full_name) for service in (JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS)
+)
 
 # gRPC clients reject larger messages by default. Every response is smaller, whatever it contains.
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
@@ -55,6 +64,7 @@ def build_server(
     jobs: JobServicer,
     handlers: HandlerServicer,
     subscriptions: SubscriptionServicer,
+    access: AccessServicer,
     health: HealthServicer,
 ) -> grpc.aio.Server:
     """Return a server that passes each call through the chain.
@@ -65,6 +75,7 @@ def build_server(
         jobs: serves JobService.
         handlers: serves HandlerService.
         subscriptions: serves SubscriptionService.
+        access: serves AccessService.
         health: serves grpc.health.v1.
 
     Raises:
@@ -76,6 +87,7 @@ def build_server(
         JOBS: jobs,
         HANDLERS: handlers,
         SUBSCRIPTIONS: subscriptions,
+        ACCESS: access,
     }
     services = [
         Service(descriptor=descriptor, servicer=servicer, chain=chain)

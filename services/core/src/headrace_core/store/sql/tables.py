@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 from sqlalchemy.types import UserDefinedType
 
+from headrace_core.domain.access import Role, TenantState
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, JobState
 from headrace_core.domain.limits import MAX_PRIORITY, MIN_PRIORITY
 from headrace_core.store.sql.times import (
@@ -78,6 +79,9 @@ TIME_COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "workers": ("start_time", "heartbeat_time", "lease_expire_time"),
     "leadership": ("lease_expire_time",),
     "subscriptions": ("lease_expire_time", "create_time", "ack_time"),
+    "tenants": ("create_time",),
+    "api_keys": ("create_time", "expire_time", "last_use_time", "revoke_time"),
+    "access_changes": ("time",),
 }
 
 # The condition, by table, under which all times and numbers of a row are readable. CHECKs enforce
@@ -401,4 +405,75 @@ subscriptions = Table(
         "AND (watch_id IS NULL OR consumer IS NOT NULL)",
         name="watch",
     ),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("state", Text, nullable=False, server_default=text("'active'")),
+    Column(
+        "create_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    CheckConstraint(f"state IN ({in_list(TenantState)})", name="state"),
+    CheckConstraint(READABLE["tenants"], name="times"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    # The public part of the key.
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    # The entries of the scope.
+    Column("scope", ARRAY(Text), nullable=False),
+    # SHA-256 of the secret part. It needs no slow hash, because it has 256 random bits.
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column(
+        "create_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    _time_column("expire_time"),
+    # To the minute, and up to a minute late.
+    _time_column("last_use_time"),
+    _time_column("revoke_time"),
+    CheckConstraint(f"role IN ({in_list(Role)})", name="role"),
+    CheckConstraint("length(secret_hash) = 32", name="hash"),
+    CheckConstraint(READABLE["api_keys"], name="times"),
+    Index("api_keys_tenant_idx", "tenant", "id"),
+)
+
+# The version of all credentials and tenants. Each change locks this row until its commit, so the
+# versions of `access_changes` become visible in order.
+access_version = Table(
+    "access_version",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("singleton", name="singleton"),
+)
+
+# Changed credentials and tenants, for the caches and streams of the gateways.
+access_changes = Table(
+    "access_changes",
+    metadata,
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("tenant", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column(
+        "time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    CheckConstraint(READABLE["access_changes"], name="times"),
 )

@@ -1,0 +1,1 @@
+"""Tenants, credentials, and the log of their changes."""

@@ -1,0 +1,128 @@
+"""API keys. Only the hash of a secret is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import text
+
+from headrace_core.domain.access import ApiKey, PrincipalKind, Role, Scope, parse_scope
+from headrace_core.domain.errors import AccessNotFound
+from headrace_core.store.access.changes import record_change
+from headrace_core.store.sql.connection import Connection, Row
+
+_KIND: Final = "api key"
+
+
+async def create_api_key(
+    conn: Connection,
+    *,
+    key_id: str,
+    secret_hash: bytes,
+    tenant: str,
+    principal: str,
+    role: Role,
+    scope: Scope,
+    created_by: str,
+    expire_time: datetime | None,
+) -> ApiKey:
+    """Store a key; see ApiKey for the arguments."""
+    row = await conn.execute(
+        _CREATE,
+        {
+            "id": key_id,
+            "secret_hash": secret_hash,
+            "tenant": tenant,
+            "principal": principal,
+            "role": role,
+            "scope": scope.entries(),
+            "created_by": created_by,
+            "expire_time": expire_time,
+        },
+    )
+    return _to_key(row.one())
+
+
+async def list_api_keys(
+    conn: Connection, *, tenant: str, after: str, limit: int
+) -> Sequence[ApiKey]:
+    """Return the keys of a tenant with ids after `after`, in order, at most `limit`."""
+    rows = await conn.execute(_LIST, {"tenant": tenant, "after": after, "limit": limit})
+    return [_to_key(row) for row in rows]
+
+
+async def revoke_api_key(conn: Connection, *, tenant: str, key_id: str) -> ApiKey:
+    """Revoke a key, in a transaction. A revoked key stays revoked.
+
+    Raises:
+        AccessNotFound: the tenant has no such key.
+    """
+    row = (await conn.execute(_REVOKE, {"tenant": tenant, "id": key_id})).one_or_none()
+    if row is None:
+        raise AccessNotFound(_KIND, key_id)
+    await record_change(conn, tenant=tenant, kind=PrincipalKind.API_KEY, subject=key_id)
+    return _to_key(row)
+
+
+async def find_api_key(conn: Connection, *, key_id: str) -> tuple[ApiKey, bytes] | None:
+    """Return a valid key and the hash of its secret; None if it is unknown, expired or revoked."""
+    row = (await conn.execute(_FIND, {"id": key_id})).one_or_none()
+    return None if row is None else (_to_key(row), bytes(row.secret_hash))
+
+
+async def note_uses(conn: Connection, uses: Mapping[str, datetime]) -> None:
+    """Store the times of the last uses of keys, by id."""
+    await conn.execute(_NOTE_USES, {"ids": list(uses), "times": list(uses.values())})
+
+
+def _to_key(row: Row) -> ApiKey:
+    return ApiKey(
+        id=row.id,
+        tenant=row.tenant,
+        principal=row.principal,
+        role=Role(row.role),
+        scope=parse_scope(row.scope),
+        created_by=row.created_by,
+        create_time=row.create_time,
+        expire_time=row.expire_time,
+        last_use_time=row.last_use_time,
+        revoke_time=row.revoke_time,
+    )
+
+
+_COLUMNS = (
+    "id, tenant, principal, role, scope, created_by, create_time, expire_time, last_use_time, "
+    "revoke_time"
+)
+
+_CREATE = text(f"""
+    INSERT INTO api_keys (id, secret_hash, tenant, principal, role, scope, created_by, expire_time)
+    VALUES (:id, :secret_hash, :tenant, :principal, :role, CAST(:scope AS text[]), :created_by,
+        CAST(:expire_time AS timestamptz))
+    RETURNING {_COLUMNS}
+""")
+
+_LIST = text(f"""
+    SELECT {_COLUMNS} FROM api_keys WHERE tenant = :tenant AND id > :after ORDER BY id LIMIT :limit
+""")
+
+_REVOKE = text(f"""
+    UPDATE api_keys SET revoke_time = coalesce(revoke_time, clock_timestamp())
+    WHERE tenant = :tenant AND id = :id
+    RETURNING {_COLUMNS}
+""")
+
+_FIND = text(f"""
+    SELECT {_COLUMNS}, secret_hash FROM api_keys
+    WHERE id = :id AND revoke_time IS NULL
+        AND (expire_time IS NULL OR expire_time > clock_timestamp())
+""")
+
+_NOTE_USES = text("""
+    UPDATE api_keys k
+    SET last_use_time = greatest(k.last_use_time, date_trunc('minute', u.time))
+    FROM unnest(CAST(:ids AS text[]), CAST(:times AS timestamptz[])) AS u(id, time)
+    WHERE k.id = u.id
+""")

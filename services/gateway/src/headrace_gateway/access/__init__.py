@@ -1,0 +1,1 @@
+"""The credentials of callers: API keys and the principals that they identify."""

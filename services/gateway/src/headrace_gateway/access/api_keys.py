@@ -1,0 +1,93 @@
+"""Verifies API keys, whose form is in `headrace_core.domain.api_key`."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable
+from typing import Final
+
+from headrace_core.domain.access import AccessChange, ApiKey, Principal, PrincipalKind
+from headrace_core.domain.api_key import API_KEY_PREFIX, read_api_key
+from headrace_core.domain.errors import Unauthenticated
+from headrace_core.store.access.keys import find_api_key
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation
+from headrace_gateway.access.cache import TimedCache
+
+# The number of keys that a gateway remembers, and for how long in seconds. A change removes a key
+# earlier. Unknown keys are remembered too: a new key cannot be one of them, because its id is new.
+_REMEMBERED: Final = 10_000
+_MAX_AGE: Final = 60.0
+
+
+class ApiKeys:
+    """Verifies API keys.
+
+    Args:
+        database: the store of the keys.
+        installation: the installation whose keys are valid.
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        installation: Installation,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._installation = installation
+        # The principal and the hash of the secret, by id; None for an unknown or invalid key.
+        self._keys: TimedCache[str, tuple[Principal, bytes] | None] = TimedCache(
+            size=_REMEMBERED, clock=clock
+        )
+
+    def accepts(self, bearer: str) -> bool:
+        """Return whether a credential has the form of an API key."""
+        return bearer.startswith(API_KEY_PREFIX)
+
+    async def verify(self, bearer: str) -> Principal:
+        """Return the principal of a key.
+
+        Raises:
+            Unauthenticated: the key is malformed, unknown, expired or revoked.
+            Unavailable: PostgreSQL did not answer.
+        """
+        read = read_api_key(self._installation.secret, bearer)
+        if read is None:
+            raise Unauthenticated
+        key_id, secret_hash = read
+        try:
+            known = self._keys[key_id]
+        except KeyError:
+            async with self._database.statement() as conn:
+                stored = await find_api_key(conn, key_id=key_id)
+            known = None if stored is None else (_principal(stored[0]), stored[1])
+            self._keys.put(key_id, known, seconds=_MAX_AGE)
+        if known is None or not hmac.compare_digest(known[1], secret_hash):
+            raise Unauthenticated
+        principal = known[0]
+        if principal.expire_time is not None and principal.expire_time <= time.time():
+            raise Unauthenticated
+        return principal
+
+    def forget(self, change: AccessChange | None) -> None:
+        """Drop the key that changed; all keys if the change is None."""
+        if change is None:
+            self._keys.clear()
+        elif change.kind == PrincipalKind.API_KEY:
+            self._keys.remove(change.subject)
+
+
+def _principal(key: ApiKey) -> Principal:
+    return Principal.of(
+        name=key.principal,
+        tenant=key.tenant,
+        kind=PrincipalKind.API_KEY,
+        role=key.role,
+        scope=key.scope,
+        credential=key.id,
+        expire_time=None if key.expire_time is None else key.expire_time.timestamp(),
+    )

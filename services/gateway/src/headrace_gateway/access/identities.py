@@ -1,0 +1,183 @@
+"""The identities of callers: a cache of verified credentials that follows their changes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from math import inf
+from typing import Final, Protocol
+
+import structlog
+
+from headrace_core.domain.access import AccessChange, Principal, PrincipalKind, TenantState
+from headrace_core.domain.errors import TenantSuspended, Unauthenticated
+from headrace_core.runtime.loop import Loop
+from headrace_core.store.access.changes import read_changes, read_version
+from headrace_core.store.access.keys import note_uses
+from headrace_core.store.access.tenants import read_tenant_states
+from headrace_core.store.sql.database import Database
+from headrace_core.wake import Topic
+from headrace_gateway.access.cache import TimedCache
+from headrace_gateway.calls.authenticate import Evidence
+from headrace_gateway.calls.authorize import Sessions
+
+_log = structlog.get_logger()
+
+# Seconds between two reads of the changes without a wake-up.
+_INTERVAL: Final = 1.0
+# Seconds after a read of the changes during which cached credentials are valid. Together with
+# the duration of a read, a revocation takes effect within five seconds.
+_FRESH: Final = 4.0
+# The number of remembered credentials, and for how long in seconds.
+_REMEMBERED: Final = 20_000
+_MAX_AGE: Final = 60.0
+# Seconds between two writes of the last uses of keys.
+_USES_INTERVAL: Final = 30.0
+
+
+class Verifier(Protocol):
+    """Verifies one kind of credential."""
+
+    def accepts(self, bearer: str) -> bool:
+        """Return whether a credential has the form of this kind."""
+
+    async def verify(self, bearer: str) -> Principal:
+        """Return the principal of a credential.
+
+        Raises:
+            Unauthenticated: the credential is not valid.
+            Unavailable: the credential cannot be verified now.
+        """
+
+    def forget(self, change: AccessChange | None) -> None:
+        """Drop what a change concerns; everything if the change is None."""
+
+
+class Identities(Loop):
+    """Identifies principals; see `Authenticator`.
+
+    The loop reads the changes of credentials and tenants, drops cached principals that they
+    concern, and ends their streams.
+
+    Args:
+        database: the store of the changes.
+        verifiers: verify credentials; the first one that accepts a credential decides.
+        sessions: the open streams.
+        clock: returns monotonic seconds.
+    """
+
+    name = "identities"
+    topics = (Topic.ACCESS,)
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        verifiers: Sequence[Verifier],
+        sessions: Sessions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._verifiers = tuple(verifiers)
+        self._sessions = sessions
+        self._clock = clock
+        # By the hash of the credential, because a memory dump should not contain secrets.
+        self._known: TimedCache[bytes, Principal] = TimedCache(size=_REMEMBERED, clock=clock)
+        self._tenants: Mapping[str, TenantState] = {}
+        self._version: int | None = None
+        self._fresh_until = -inf
+        self._used: set[str] = set()
+        self._uses_written = clock()
+
+    def recognize(self, bearer: str) -> Principal | None:
+        """Return the principal of a cached credential; see `Authenticator`."""
+        if self._clock() > self._fresh_until:
+            return None
+        try:
+            principal = self._known[_digest(bearer)]
+        except KeyError:
+            return None
+        if principal.kind is PrincipalKind.API_KEY:
+            self._used.add(principal.credential)
+        return principal
+
+    async def identify(self, evidence: Evidence) -> Principal:
+        """Verify a credential; see `Authenticator`."""
+        bearer = evidence.bearer
+        if not bearer:
+            raise Unauthenticated("the call has no credential")
+        for verifier in self._verifiers:
+            if verifier.accepts(bearer):
+                break
+        else:
+            raise Unauthenticated
+        if self._clock() > self._fresh_until:
+            await self.run_once()
+        while True:
+            version = self._version
+            principal = await verifier.verify(bearer)
+            # A change during the verification may concern this principal.
+            if version == self._version:
+                break
+        seconds = _MAX_AGE
+        if principal.expire_time is not None:
+            seconds = min(seconds, principal.expire_time - time.time())
+        self._known.put(_digest(bearer), principal, seconds=seconds)
+        if principal.kind is PrincipalKind.API_KEY:
+            self._used.add(principal.credential)
+        return principal
+
+    def check_tenant(self, tenant: str) -> None:
+        """Check that a tenant is active; see `Authenticator`."""
+        if self._tenants.get(tenant) is not TenantState.ACTIVE:
+            raise TenantSuspended(tenant)
+
+    async def run_once(self) -> float:
+        """Read the changes since the previous run.
+
+        Returns:
+            Seconds until the next run without a wake-up.
+
+        Raises:
+            Unavailable: PostgreSQL did not answer.
+        """
+        started = self._clock()
+        async with self._database.statement() as conn:
+            if self._version is None:
+                self._version = await read_version(conn)
+                self._tenants = await read_tenant_states(conn)
+            else:
+                changes = await read_changes(conn, after=self._version)
+                if changes is None:
+                    self._version = await read_version(conn)
+                if changes is None or changes:
+                    self._tenants = await read_tenant_states(conn)
+                    self._apply(changes)
+            if self._used and started - self._uses_written > _USES_INTERVAL:
+                used, self._used = self._used, set()
+                self._uses_written = started
+                await note_uses(conn, dict.fromkeys(used, datetime.now(UTC)))
+        self._fresh_until = started + _FRESH
+        return _INTERVAL
+
+    def _apply(self, changes: Sequence[AccessChange] | None) -> None:
+        """Drop the principals that changes concern, and end their streams; None: of all."""
+        if changes is None:
+            self._known.clear()
+            for verifier in self._verifiers:
+                verifier.forget(None)
+            self._sessions.end(lambda *_: True)
+            return
+        for change in changes:
+            self._version = change.version
+            for verifier in self._verifiers:
+                verifier.forget(change)
+            self._known.remove_if(lambda known: change.concerns(known, known.tenant))  # noqa: B023 - called at once
+            ended = self._sessions.end(change.concerns)
+            _log.info("access_changed", kind=change.kind, tenant=change.tenant, streams_ended=ended)
+
+
+def _digest(bearer: str) -> bytes:
+    return hashlib.sha256(bearer.encode()).digest()

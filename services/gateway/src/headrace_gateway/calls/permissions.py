@@ -1,0 +1,56 @@
+"""The right that each RPC needs. A test fails for an RPC without a row.
+
+The table decides whether a principal may call an RPC at all. The use cases check the scope of a
+principal, because it depends on the queue, type and labels of each job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final, TypeAlias
+
+from headrace_core.domain.access import Right
+
+
+class Open(Enum):
+    """RPCs without a right of their own."""
+
+    # Callers without a credential may call it.
+    TO_ANYONE = "to anyone"
+    # Every principal may call it.
+    TO_PRINCIPALS = "to principals"
+
+
+Need: TypeAlias = Right | Open
+
+_JOBS: Final = "/headrace.v1.JobService/"
+_HANDLERS: Final = "/headrace.v1.HandlerService/"
+_SUBSCRIPTIONS: Final = "/headrace.v1.SubscriptionService/"
+_ACCESS: Final = "/headrace.v1.AccessService/"
+
+NEEDS: Final[Mapping[str, Need]] = {
+    f"{_JOBS}SubmitJob": Right.JOBS_SUBMIT,
+    f"{_JOBS}BatchSubmitJobs": Right.JOBS_SUBMIT,
+    f"{_JOBS}SubmitAndWatch": Right.JOBS_SUBMIT,
+    f"{_JOBS}GetJob": Right.JOBS_READ,
+    f"{_JOBS}ListJobs": Right.JOBS_READ,
+    f"{_JOBS}ListJobEvents": Right.JOBS_READ,
+    f"{_JOBS}ListJobOutput": Right.PAYLOAD_READ,
+    f"{_JOBS}WatchJob": Right.JOBS_READ,
+    f"{_JOBS}WatchJobs": Right.JOBS_READ,
+    f"{_JOBS}GetStats": Right.JOBS_READ,
+    f"{_JOBS}CancelJob": Right.JOBS_CANCEL,
+    f"{_JOBS}RetryJob": Right.JOBS_RETRY,
+    f"{_HANDLERS}ListHandlers": Right.JOBS_READ,
+    f"{_SUBSCRIPTIONS}CreateSubscription": Right.SUBSCRIPTIONS_WRITE,
+    f"{_SUBSCRIPTIONS}GetSubscription": Right.JOBS_READ,
+    f"{_SUBSCRIPTIONS}ListSubscriptions": Right.JOBS_READ,
+    f"{_SUBSCRIPTIONS}DeleteSubscription": Right.SUBSCRIPTIONS_WRITE,
+    f"{_SUBSCRIPTIONS}WatchSubscription": Right.SUBSCRIPTIONS_WRITE,
+    f"{_SUBSCRIPTIONS}AckSubscription": Right.SUBSCRIPTIONS_WRITE,
+    f"{_ACCESS}WhoAmI": Open.TO_PRINCIPALS,
+    f"{_ACCESS}CreateApiKey": Right.ACCESS_MANAGE,
+    f"{_ACCESS}ListApiKeys": Right.ACCESS_MANAGE,
+    f"{_ACCESS}RevokeApiKey": Right.ACCESS_MANAGE,
+}

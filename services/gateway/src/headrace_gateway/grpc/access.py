@@ -1,0 +1,122 @@
+"""AccessService: each method converts its request and the result of its use case."""
+
+# ruff: noqa: N802 - the methods have the names of the contract
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from headrace.v1 import access_service_pb2 as messages
+from headrace_core.domain.access import ApiKey, Principal, PrincipalKind, Role
+from headrace_gateway.api.access import Access
+from headrace_gateway.api.validation import Violations
+from headrace_gateway.calls.call import Call
+from headrace_gateway.grpc.decode import read_time
+from headrace_gateway.grpc.encode import timestamp
+from headrace_gateway.grpc.pages import MessagePage
+
+_ROLES: Final[Mapping[int, Role]] = {
+    messages.ROLE_UNSPECIFIED: Role.VIEWER,
+    messages.ROLE_VIEWER: Role.VIEWER,
+    messages.ROLE_OPERATOR: Role.OPERATOR,
+    messages.ROLE_ADMIN: Role.ADMIN,
+    messages.ROLE_PLATFORM: Role.PLATFORM,
+}
+_ROLE_VALUES: Final = {role: messages.Role.Value(f"ROLE_{role.name}") for role in Role}
+_KINDS: Final = {
+    kind: messages.PrincipalKind.Value(f"PRINCIPAL_KIND_{kind.name}") for kind in PrincipalKind
+}
+
+
+class AccessServicer:
+    """Tells callers who they are, and manages API keys.
+
+    Args:
+        access: the use cases.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    async def WhoAmI(self, _request: messages.WhoAmIRequest, call: Call) -> messages.WhoAmIResponse:
+        """Return the principal of the call."""
+        return messages.WhoAmIResponse(
+            principal=principal_message(call.principal), tenant=call.tenant
+        )
+
+    async def CreateApiKey(
+        self, request: messages.CreateApiKeyRequest, call: Call
+    ) -> messages.CreateApiKeyResponse:
+        """Create an API key."""
+        found = Violations()
+        expire_time = None
+        if request.HasField("expire_time"):
+            expire_time = read_time(request.expire_time, "expire_time", found)
+        issued = await self._access.create_key(
+            call,
+            principal=request.principal,
+            role=read_role(request.role, found),
+            scope=request.scope,
+            expire_time=expire_time,
+            violations=found,
+        )
+        return messages.CreateApiKeyResponse(api_key=_key_message(issued.key), secret=issued.secret)
+
+    async def ListApiKeys(
+        self, request: messages.ListApiKeysRequest, call: Call
+    ) -> messages.ListApiKeysResponse:
+        """List API keys by id."""
+        page = MessagePage(_key_message)
+        token = await self._access.list_keys(
+            call, page, size=request.page_size, token=request.page_token
+        )
+        return messages.ListApiKeysResponse(api_keys=page.messages, next_page_token=token)
+
+    async def RevokeApiKey(
+        self, request: messages.RevokeApiKeyRequest, call: Call
+    ) -> messages.RevokeApiKeyResponse:
+        """Revoke an API key."""
+        key = await self._access.revoke_key(call, request.id)
+        return messages.RevokeApiKeyResponse(api_key=_key_message(key))
+
+
+def read_role(value: int, found: Violations, field: str = "role") -> Role:
+    """Return a role; after a violation, the role with the fewest rights."""
+    role = _ROLES.get(value)
+    if role is None:
+        found.note(field, f"{value} is not a role")
+        return Role.VIEWER
+    return role
+
+
+def principal_message(principal: Principal) -> messages.Principal:
+    """Return the message of a principal."""
+    expire_time = None
+    if principal.expire_time is not None:
+        expire_time = datetime.fromtimestamp(principal.expire_time, UTC)
+    return messages.Principal(
+        name=principal.name,
+        tenant=principal.tenant,
+        kind=_KINDS[principal.kind],
+        role=_ROLE_VALUES[principal.role],
+        scope=principal.scope.entries(),
+        rights=sorted(principal.rights),
+        credential=principal.credential,
+        expire_time=timestamp(expire_time),
+    )
+
+
+def _key_message(key: ApiKey) -> messages.ApiKey:
+    return messages.ApiKey(
+        id=key.id,
+        principal=key.principal,
+        role=_ROLE_VALUES[key.role],
+        scope=key.scope.entries(),
+        created_by=key.created_by,
+        create_time=timestamp(key.create_time),
+        expire_time=timestamp(key.expire_time),
+        last_use_time=timestamp(key.last_use_time),
+        revoke_time=timestamp(key.revoke_time),
+    )

@@ -1,0 +1,134 @@
+"""API keys: calls and streams with a key, and the revocation of a key."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import grpc.aio
+import pytest
+
+from headrace.v1.access_service_pb2 import (
+    ROLE_OPERATOR,
+    ROLE_PLATFORM,
+    ROLE_VIEWER,
+    CreateApiKeyRequest,
+    ListApiKeysRequest,
+    RevokeApiKeyRequest,
+    WhoAmIRequest,
+)
+from headrace.v1.access_service_pb2_grpc import AccessServiceStub
+from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_service_pb2 import GetStatsRequest, SubmitJobRequest, WatchJobsRequest
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.domain.access import Role, Scope
+from headrace_core.domain.api_key import new_api_key
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.access.keys import create_api_key
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import read_installation
+from support.gateway import TIMEOUT, refused
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"access_control": True})
+
+
+def bearer(key: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {key}"),)
+
+
+@pytest.fixture
+async def admin(database: Database) -> tuple[tuple[str, str], ...]:
+    """The metadata of an admin of the default tenant."""
+    async with database.transaction() as conn:
+        key = new_api_key((await read_installation(conn)).secret)
+        await create_api_key(
+            conn,
+            key_id=key.id,
+            secret_hash=key.secret_hash,
+            tenant=DEFAULT_TENANT,
+            principal="ada",
+            role=Role.ADMIN,
+            scope=Scope(),
+            created_by="test",
+            expire_time=None,
+        )
+    return bearer(key.text)
+
+
+@pytest.fixture
+def access(channel: grpc.aio.Channel) -> AccessServiceStub:
+    return AccessServiceStub(channel)
+
+
+async def test_call_without_credential_is_unauthenticated(jobs: JobServiceStub) -> None:
+    error = await refused(jobs.GetStats(GetStatsRequest()))
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+
+
+async def test_key_identifies_its_principal(
+    access: AccessServiceStub, admin: tuple[tuple[str, str], ...]
+) -> None:
+    created = await access.CreateApiKey(
+        CreateApiKeyRequest(principal="billing", role=ROLE_OPERATOR, scope=["queue:mail"]),
+        metadata=admin,
+    )
+    me = await access.WhoAmI(WhoAmIRequest(), metadata=bearer(created.secret))
+    assert (me.principal.name, me.principal.role, me.tenant) == (
+        "billing",
+        ROLE_OPERATOR,
+        DEFAULT_TENANT,
+    )
+    assert me.principal.credential == created.api_key.id
+    listed = await access.ListApiKeys(ListApiKeysRequest(), metadata=admin)
+    assert created.api_key.id in [key.id for key in listed.api_keys]
+
+
+async def test_viewer_cannot_submit(
+    access: AccessServiceStub, jobs: JobServiceStub, admin: tuple[tuple[str, str], ...]
+) -> None:
+    created = await access.CreateApiKey(
+        CreateApiKeyRequest(principal="tv", role=ROLE_VIEWER), metadata=admin
+    )
+    error = await refused(
+        jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email")), metadata=bearer(created.secret))
+    )
+    assert (error.code, error.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+    assert error.metadata == {"right": "jobs:submit"}
+
+
+async def test_admin_cannot_grant_more_than_its_own_rights(
+    access: AccessServiceStub, admin: tuple[tuple[str, str], ...]
+) -> None:
+    error = await refused(
+        access.CreateApiKey(CreateApiKeyRequest(principal="x", role=ROLE_PLATFORM), metadata=admin)
+    )
+    assert error.code is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_revocation_ends_calls_and_streams_of_the_key(
+    access: AccessServiceStub, jobs: JobServiceStub, admin: tuple[tuple[str, str], ...]
+) -> None:
+    created = await access.CreateApiKey(
+        CreateApiKeyRequest(principal="tv", role=ROLE_VIEWER), metadata=admin
+    )
+    stream = jobs.WatchJobs(WatchJobsRequest(), metadata=bearer(created.secret))
+    async with asyncio.timeout(TIMEOUT):
+        first = await stream.read()
+    await access.RevokeApiKey(RevokeApiKeyRequest(id=created.api_key.id), metadata=admin)
+
+    async def drain() -> None:
+        while await stream.read() is not grpc.aio.EOF:
+            pass
+
+    error = await refused(drain())
+    assert (error.code, error.reason) == (
+        grpc.StatusCode.UNAUTHENTICATED,
+        "CREDENTIAL_CHANGED",
+    )
+    assert error.metadata == {"cursor": first.cursor}
+    again = await refused(jobs.GetStats(GetStatsRequest(), metadata=bearer(created.secret)))
+    assert again.reason == "UNAUTHENTICATED"
