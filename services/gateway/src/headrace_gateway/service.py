@@ -25,6 +25,7 @@ from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.submit import Submit
 from headrace_gateway.api.subscriptions import Subscriptions
+from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.order import build_chain
@@ -169,7 +170,7 @@ class Gateway:
             jobs=JobServicer(
                 submit=submit,
                 jobs=Jobs(database=database, installation=installation, bus=bus),
-                watch=watch,
+                streams=JobStreams(database=database, watch=watch),
             ),
             handlers=HandlerServicer(Handlers(database=database, installation=installation)),
             subscriptions=SubscriptionServicer(

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from headrace.v1 import data_pb2 as _data_pb2
 from headrace.v1 import job_pb2 as _job_pb2
@@ -117,6 +119,7 @@ class JobEvent(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     SCHEDULE_TIME_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELDS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job id."""
     seq: _builtins.int
@@ -153,6 +156,10 @@ class JobEvent(_message.Message):
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
         """The due time. Set for retry scheduled, and for submitted and requeued if the job is SCHEDULED."""
 
+    @_builtins.property
+    def withheld_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that the caller may not read, as in Job."""
+
     def __init__(
         self,
         *,
@@ -169,10 +176,11 @@ class JobEvent(_message.Message):
         output: _data_pb2.Data | None = ...,
         schedule_time: _timestamp_pb2.Timestamp | None = ...,
         worker_id: _builtins.str = ...,
+        withheld_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "event_time", b"event_time", "output", b"output", "progress", b"progress", "schedule_time", b"schedule_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "error", b"error", "event_time", b"event_time", "job_id", b"job_id", "job_type", b"job_type", "output", b"output", "progress", b"progress", "queue", b"queue", "schedule_time", b"schedule_time", "seq", b"seq", "state", b"state", "type", b"type", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "error", b"error", "event_time", b"event_time", "job_id", b"job_id", "job_type", b"job_type", "output", b"output", "progress", b"progress", "queue", b"queue", "schedule_time", b"schedule_time", "seq", b"seq", "state", b"state", "type", b"type", "withheld_fields", b"withheld_fields", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["error", "progress", "output"]  # noqa: Y015
     _WhichOneofArgType_detail: _TypeAlias = _typing.Literal["detail", b"detail"]  # noqa: Y015

@@ -146,6 +146,8 @@ class Job:
     # The x-request-id of the submit call.
     correlation_id: str | None = None
     unreadable: Sequence[str] = ()
+    # The fields that were removed because the caller may not read them, by their names in the API.
+    withheld: Sequence[str] = ()
 
 
 def rank_of(job: Job) -> float:
@@ -179,6 +181,8 @@ class JobEvent:
     output: JsonText | None = None
     due_time: datetime | None = None
     worker_id: WorkerId | None = None
+    # See Job.
+    withheld: Sequence[str] = ()
     # The place of the event in the event log.
     xid: int = 0
     position: int = 0

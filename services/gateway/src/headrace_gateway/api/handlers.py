@@ -57,6 +57,9 @@ class Handlers:
         after = decode_name_token(self._installation, call.tenant, token, of="handlers")
         async with self._database.statement() as conn:
             live = await live_handlers(conn, tenant=call.tenant)
+        scope = call.principal.scope
+        if scope.types:
+            live = [handler for handler in live if handler.spec.type in scope.types]
         live.sort(key=_type_of)
 
         async def read(after: str, wanted: int) -> tuple[Sequence[LiveHandler], bool]:

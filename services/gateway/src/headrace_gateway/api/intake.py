@@ -17,6 +17,7 @@ from headrace_gateway.api.job_rules import check_payload, check_spec
 from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.validation import Violations
+from headrace_gateway.api.visibility import check_submittable
 from headrace_gateway.calls.call import Call
 
 
@@ -85,6 +86,7 @@ class Intake:
         resolved = specs.map(
             lambda spec: _resolve_spec(spec, by_type.get(spec.type), deadline_after)
         )
+        check_submittable(call, resolved.distinct)
         # Without violations, every payload is a document.
         return resolved, [document.text for document in documents if document is not None]
 

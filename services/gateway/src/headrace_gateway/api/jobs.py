@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from headrace_core.domain.access import Right
 from headrace_core.domain.errors import Violation
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job, JobEvent
@@ -22,6 +23,12 @@ from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.filter import parse_filter
 from headrace_gateway.api.pages import Page, fill_page
 from headrace_gateway.api.validation import Violations, limit_after_seq, page_limit
+from headrace_gateway.api.visibility import (
+    check_visible,
+    check_visible_id,
+    visible_events,
+    visible_job,
+)
 from headrace_gateway.calls.call import Call
 from headrace_gateway.tokens import decode_page_token, encode_page_token
 
@@ -61,7 +68,9 @@ class Jobs:
             JobNotFound: the tenant has no such job.
         """
         async with self._database.statement() as conn:
-            return await get_job(conn, tenant=call.tenant, job_id=job_id, full=full)
+            job = await get_job(conn, tenant=call.tenant, job_id=job_id, full=full)
+        check_visible(call, job)
+        return visible_job(call, job)
 
     async def list(
         self,
@@ -94,7 +103,7 @@ class Jobs:
         found = Violations(violations)
         limit = page_limit(size, found)
         with found.collecting():
-            clauses = parse_filter(query)
+            clauses = (*parse_filter(query), *call.principal.scope.query())
         found.check()
 
         async def read(before: JobId | None, wanted: int) -> tuple[Sequence[Job], bool]:
@@ -102,7 +111,7 @@ class Jobs:
             jobs = await list_jobs(
                 conn, tenant=call.tenant, query=clauses, limit=wanted + 1, before=before, full=full
             )
-            return jobs[:wanted], len(jobs) <= wanted
+            return [visible_job(call, job) for job in jobs[:wanted]], len(jobs) <= wanted
 
         before = decode_page_token(self._installation, call.tenant, query, token)
         async with self._database.transaction() as conn:
@@ -152,15 +161,18 @@ class Jobs:
         limit = page_limit(size, found)
         found.check()
         select = list_output if only_output else list_events
+        # The table of permissions requires only `payload:read` for output.
+        call.require(Right.JOBS_READ)
 
         async def read(after: int, wanted: int) -> tuple[Sequence[JobEvent], bool]:
             # One extra event shows whether more events follow.
             log = await select(
                 conn, tenant=call.tenant, job_id=job_id, after_seq=after, limit=wanted + 1
             )
-            return log.events[:wanted], log.complete
+            return visible_events(call, log.events[:wanted]), log.complete
 
         async with self._database.statement() as conn:
+            await check_visible_id(conn, call, job_id)
             last = await fill_page(
                 page, read, key=_seq_of, after=after_seq, size=limit, step=_MAX_EVENTS_READ
             )
@@ -174,13 +186,14 @@ class Jobs:
             StateConflict: the job has ended in another way.
         """
         async with self._database.transaction() as conn:
+            await check_visible_id(conn, call, job_id)
             job = await cancel_job(conn, tenant=call.tenant, job_id=job_id)
         if job.state is JobState.RUNNING:
             self._bus.publish(Topic.CANCELS, Topic.EVENTS)
         else:
             self._bus.publish(Topic.EVENTS)
         _log.info("job_cancel_requested", job_id=str(job_id), state=job.state.name)
-        return job
+        return visible_job(call, job)
 
     async def requeue(self, call: Call, job_id: JobId) -> Job:
         """Queue a failed or cancelled job again.
@@ -190,15 +203,16 @@ class Jobs:
             StateConflict: the job has neither failed nor been cancelled.
         """
         async with self._database.transaction() as conn:
+            await check_visible_id(conn, call, job_id)
             job = await requeue_job(conn, tenant=call.tenant, job_id=job_id)
         self._bus.publish(Topic.JOBS, Topic.EVENTS)
         _log.info("job_requeued", job_id=str(job_id))
-        return job
+        return visible_job(call, job)
 
     async def stats(self, call: Call) -> Stats:
         """Count the jobs of the tenant."""
         async with self._database.statement() as conn:
-            return await read_stats(conn, tenant=call.tenant)
+            return await read_stats(conn, tenant=call.tenant, query=call.principal.scope.query())
 
 
 def _id_of(job: Job) -> JobId | None:

@@ -36,6 +36,7 @@ from headrace_gateway.api.intake import Intake
 from headrace_gateway.api.job_rules import check_batch_size
 from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.validation import Violations, call_deadline, check_request_id
+from headrace_gateway.api.visibility import visible_batch, visible_job
 from headrace_gateway.calls.call import Call
 
 _log = structlog.get_logger()
@@ -126,6 +127,7 @@ class Submit:
             InvalidRequest: contains every violation. If the only violations are payloads that do
                 not match their schemas, its subclass PayloadInvalid is raised.
             LimitExceeded: the payload or the labels exceed a limit.
+            PermissionDenied: the job is outside of the caller's scope.
             RequestIdConflict: the request_id was used with other content.
             Unavailable: PostgreSQL is not available, or too many submits wait for it. The job may
                 have been stored. A call with a request_id can be repeated safely.
@@ -139,7 +141,9 @@ class Submit:
             raise Unavailable("postgresql") from None
         if isinstance(result, Exception):
             raise result
-        return result, result.id == job.id
+        created = result.id == job.id
+        # A new job contains only what the caller has just sent.
+        return (result if created else visible_job(call, result)), created
 
     async def validate(
         self,
@@ -164,7 +168,7 @@ class Submit:
             if isinstance(earlier, RequestIdConflict):
                 raise earlier
             if earlier is not None:
-                return earlier, False
+                return visible_job(call, earlier), False
         specs = Repeated((job.spec,), (0,))
         return ValidatedJobs(specs, await self._intake.have_workers(call, specs))
 
@@ -208,7 +212,7 @@ class Submit:
         _log.info(
             "batch_submitted", batch_id=str(batch.id), jobs=len(batch.jobs), created=batch.created
         )
-        return batch
+        return visible_batch(call, batch)
 
     async def validate_batch(
         self,
@@ -231,7 +235,7 @@ class Submit:
             async with self._database.statement() as conn:
                 earlier = await find_batch(conn, new)
             if earlier is not None:
-                return earlier
+                return visible_batch(call, earlier)
         return ValidatedJobs(new.specs, await self._intake.have_workers(call, new.specs))
 
     async def close(self) -> None:

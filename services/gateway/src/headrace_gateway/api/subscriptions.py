@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import structlog
 
-from headrace_core.domain.errors import CursorExpired, Violation
+from headrace_core.domain.errors import (
+    CursorExpired,
+    PermissionDenied,
+    SubscriptionNotFound,
+    Violation,
+)
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.subscription import Subscription
 from headrace_core.store.event_log import Place, read_end
+from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.store.subscriptions import (
@@ -30,6 +37,7 @@ from headrace_gateway.api.validation import (
     check_subscription_name,
     page_limit,
 )
+from headrace_gateway.api.visibility import visible_pages
 from headrace_gateway.calls.call import Call
 from headrace_gateway.streams import Watch, WatchPage
 from headrace_gateway.tokens import (
@@ -98,6 +106,7 @@ class Subscriptions:
 
         Raises:
             InvalidRequest: the name or the cursor is invalid.
+            PermissionDenied: the filter selects jobs outside of the caller's scope.
             CursorExpired: events after the cursor were pruned.
             SubscriptionConflict: the subscription exists with a different filter.
             TooManySubscriptions: the tenant already has the maximum number of subscriptions.
@@ -109,6 +118,8 @@ class Subscriptions:
             with found.collecting():
                 after = decode_cursor(self._installation, call.tenant, cursor)
         found.check()
+        if not call.principal.scope.covers_filter(job_filter):
+            raise PermissionDenied("the jobs of this filter")
         async with self._database.statement() as conn:
             end = await read_end(conn)
         try:
@@ -138,7 +149,10 @@ class Subscriptions:
         """
         _check_name(name)
         async with self._database.statement() as conn:
-            return await get_subscription(conn, tenant=call.tenant, name=name)
+            subscription = await get_subscription(conn, tenant=call.tenant, name=name)
+        if not _is_visible(call, subscription):
+            raise SubscriptionNotFound(name)
+        return subscription
 
     async def list(
         self, call: Call, page: Page[Subscription], *, size: int = 0, token: str = ""
@@ -162,11 +176,16 @@ class Subscriptions:
         found.check()
 
         async def read(after: str, wanted: int) -> tuple[Sequence[Subscription], bool]:
-            # One extra subscription shows whether more subscriptions follow.
-            subscriptions = await list_subscriptions(
-                conn, tenant=call.tenant, after=after, limit=wanted + 1
-            )
-            return subscriptions[:wanted], len(subscriptions) <= wanted
+            while True:
+                # One extra subscription shows whether more subscriptions follow.
+                subscriptions = await list_subscriptions(
+                    conn, tenant=call.tenant, after=after, limit=wanted + 1
+                )
+                complete = len(subscriptions) <= wanted
+                visible = [found for found in subscriptions[:wanted] if _is_visible(call, found)]
+                if visible or complete:
+                    return visible, complete
+                after = subscriptions[wanted - 1].name
 
         after = decode_name_token(self._installation, call.tenant, token)
         async with self._database.statement() as conn:
@@ -184,6 +203,7 @@ class Subscriptions:
         """
         _check_name(name)
         async with self._database.statement() as conn:
+            await self._check_visible(conn, call, name)
             await delete_subscription(conn, tenant=call.tenant, name=name)
         self._bus.publish(Topic.SUBSCRIPTIONS)
         _log.info("subscription_deleted", subscription=name)
@@ -214,7 +234,33 @@ class Subscriptions:
         check_consumer(consumer, found)
         check_idle_interval(idle, found)
         found.check()
-        return self._watch.watch_subscription(call.tenant, name, consumer, idle=idle)
+        stream = visible_pages(
+            call, self._watch.watch_subscription(call.tenant, name, consumer, idle=idle)
+        )
+        if call.principal.scope.covers_all_jobs:
+            return stream
+        return self._within_scope(call, name, stream)
+
+    async def _within_scope(
+        self, call: Call, name: str, stream: AsyncGenerator[WatchPage, None]
+    ) -> AsyncGenerator[WatchPage, None]:
+        """Yield the pages of a stream, after a check that the caller may see its subscription."""
+        async with aclosing(stream):
+            async with self._database.statement() as conn:
+                await self._check_visible(conn, call, name)
+            async for page in stream:
+                yield page
+
+    async def _check_visible(self, conn: Connection, call: Call, name: str) -> None:
+        """Check that a subscription is within the scope of the caller.
+
+        Raises:
+            SubscriptionNotFound: it is not, or the tenant has no such subscription.
+        """
+        if not call.principal.scope.covers_all_jobs and not _is_visible(
+            call, await get_subscription(conn, tenant=call.tenant, name=name)
+        ):
+            raise SubscriptionNotFound(name)
 
     async def acknowledge(self, call: Call, name: str, *, cursor: str) -> None:
         """Acknowledge all events up to a cursor of the subscription.
@@ -230,6 +276,7 @@ class Subscriptions:
             sent = decode_subscription_cursor(self._installation, call.tenant, cursor)
         found.check()
         async with self._database.statement() as conn:
+            await self._check_visible(conn, call, name)
             await acknowledge(
                 conn,
                 tenant=call.tenant,
@@ -238,6 +285,15 @@ class Subscriptions:
                 epoch=sent.epoch,
                 place=(sent.xid, sent.position),
             )
+
+
+def _is_visible(call: Call, subscription: Subscription) -> bool:
+    """Return whether each job of a subscription is within the scope of the caller."""
+    scope = call.principal.scope
+    if scope.covers_all_jobs:
+        return True
+    # A filter that cannot be read may select any job.
+    return subscription.filter is not None and scope.covers_filter(subscription.filter)
 
 
 def _name_of(subscription: Subscription) -> str:

@@ -96,6 +96,7 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
         update_time=created if job.update_time == job.create_time else timestamp(job.update_time),
         correlation_id=job.correlation_id or "",
         unreadable_fields=[_FIELD_NAMES.get(name, name) for name in job.unreadable],
+        withheld_fields=job.withheld,
     )
 
 
@@ -202,6 +203,8 @@ def _write_event(event: JobEvent, message: event_pb2.JobEvent, encoding: Encodin
         _write_time(event.due_time, message.schedule_time)
     if event.worker_id is not None:
         message.worker_id = str(event.worker_id)
+    if event.withheld:
+        message.withheld_fields.extend(event.withheld)
 
 
 def handler_message(handler: LiveHandler, encoding: Encoding) -> handler_service_pb2.Handler:

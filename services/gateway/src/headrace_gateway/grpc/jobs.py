@@ -23,6 +23,7 @@ from headrace_gateway.api.validation import (
     limit_after_seq,
     parse_job_id,
 )
+from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.call import Call
 from headrace_gateway.grpc.decode import (
     WatchRequest,
@@ -46,7 +47,6 @@ from headrace_gateway.grpc.encode import (
     write_specs,
 )
 from headrace_gateway.grpc.pages import MessagePage
-from headrace_gateway.streams import Watch
 
 M = TypeVar("M", bound=Message)
 
@@ -57,13 +57,13 @@ class JobServicer:
     Args:
         submit: the use cases that create jobs.
         jobs: the use cases of stored jobs.
-        watch: the streams of this gateway.
+        streams: the use cases that follow jobs.
     """
 
-    def __init__(self, *, submit: Submit, jobs: Jobs, watch: Watch) -> None:
+    def __init__(self, *, submit: Submit, jobs: Jobs, streams: JobStreams) -> None:
         self._submit = submit
         self._jobs = jobs
-        self._watch = watch
+        self._streams = streams
 
     async def SubmitJob(
         self, request: job_service_pb2.SubmitJobRequest, call: Call
@@ -196,7 +196,7 @@ class JobServicer:
         encoding = read_encoding(request.data_encoding, found)
         after_seq, idle = limit_after_seq(request.after_seq, found), _idle_interval(request, found)
         found.check()
-        stream = self._watch.watch_job(call.tenant, job_id, after_seq, idle=idle)
+        stream = self._streams.watch_job(call, job_id, after_seq, idle=idle)
         async with aclosing(stream) as pages:
             async for events in pages:
                 response = job_service_pb2.WatchJobResponse(mark=_mark_of(events))
@@ -212,7 +212,7 @@ class JobServicer:
         encoding = read_encoding(request.data_encoding, found)
         idle = _idle_interval(request, found)
         found.check()
-        stream = self._watch.watch_jobs(call.tenant, job_filter, request.cursor, idle=idle)
+        stream = self._streams.watch_jobs(call, job_filter, request.cursor, idle=idle)
         async with aclosing(stream) as pages:
             async for page in pages:
                 response = job_service_pb2.WatchJobsResponse(
@@ -237,7 +237,7 @@ class JobServicer:
             use_call_deadline=request.use_call_deadline,
             violations=found,
         )
-        stream = self._watch.watch_job(call.tenant, job.id, after_seq, idle=idle)
+        stream = self._streams.watch_job(call, job.id, after_seq, idle=idle)
         async with aclosing(stream) as pages:
             yield job_service_pb2.SubmitAndWatchResponse(job=job_message(job, encoding))
             async for events in pages:

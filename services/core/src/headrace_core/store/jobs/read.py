@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal_column, not_, or_, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    text,
+    true,
+)
 
 from headrace_core.domain.errors import JobNotFound
 from headrace_core.domain.ids import JobId
@@ -102,9 +114,10 @@ def _comparison(comparison: Comparison) -> ColumnElement[bool]:
     return compared
 
 
-async def read_stats(conn: Connection, *, tenant: str) -> Stats:
-    """Count a tenant's jobs by queue, type and state."""
-    rows = await conn.execute(_STATS, {"tenant": tenant})
+async def read_stats(conn: Connection, *, tenant: str, query: Query = ()) -> Stats:
+    """Count a tenant's jobs that match a query, by queue, type and state."""
+    conditions = [jobs.c.tenant == tenant, *(_clause(clause) for clause in query)]
+    rows = await conn.execute(_stats(conditions))
     ages: dict[str, timedelta] = {}
     for row in rows:
         if row.age is not None:
@@ -126,19 +139,29 @@ async def database_time(conn: Connection) -> datetime:
     return now
 
 
+def _stats(conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
+    """Return the statement that counts jobs; one row without counts if no job matches."""
+    age: ColumnElement[timedelta] = literal_column(
+        "clock_timestamp() - min(queue_time) "
+        "FILTER (WHERE state = 'queued' AND isfinite(queue_time))"
+    )
+    columns = (jobs.c.queue, jobs.c.type, jobs.c.state)
+    counts = (
+        select(*columns, func.count().label("jobs"), age.label("age"))
+        .where(*conditions)
+        .group_by(*columns)
+        .subquery("c")
+    )
+    now = select(func.clock_timestamp().label("time")).subquery("m")
+    return (
+        select(now.c.time, counts)
+        .select_from(now.outerjoin(counts, true()))
+        .order_by(counts.c.queue, counts.c.type, counts.c.state)
+    )
+
+
 _USE_CUSTOM_PLANS = text("SET LOCAL plan_cache_mode = force_custom_plan")
 _GET = "SELECT {columns} FROM jobs WHERE tenant = :tenant AND id = :id"
 _GET_FULL = text(_GET.format(columns=job_columns(full=True)))
 _GET_BASIC = text(_GET.format(columns=job_columns(full=False)))
 _LOCK = text("SELECT id FROM jobs WHERE tenant = :tenant AND id = :id FOR NO KEY UPDATE")
-
-_STATS = text("""
-    SELECT m.time, c.* FROM (SELECT clock_timestamp() AS time) m
-    LEFT JOIN (
-        SELECT queue, type, state, count(*) AS jobs,
-            clock_timestamp() - min(queue_time)
-                FILTER (WHERE state = 'queued' AND isfinite(queue_time)) AS age
-        FROM jobs WHERE tenant = :tenant GROUP BY queue, type, state
-    ) c ON true
-    ORDER BY c.queue, c.type, c.state
-""")

@@ -1,0 +1,69 @@
+"""Streams of the jobs that a caller may see: of one job, and of all jobs that match a filter."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from headrace_core.domain.ids import JobId
+from headrace_core.domain.job import JobEvent
+from headrace_core.domain.query import JobFilter
+from headrace_core.store.sql.database import Database
+from headrace_gateway.api.visibility import (
+    check_visible_id,
+    narrow_filter,
+    visible_pages,
+    visible_stream,
+)
+from headrace_gateway.calls.call import Call
+from headrace_gateway.streams import Watch, WatchPage
+
+
+class JobStreams:
+    """The use cases that follow jobs. A caller that stops early must close the stream.
+
+    Args:
+        database: stores the jobs.
+        watch: the streams of this gateway.
+    """
+
+    def __init__(self, *, database: Database, watch: Watch) -> None:
+        self._database = database
+        self._watch = watch
+
+    def watch_job(
+        self, call: Call, job_id: JobId, after_seq: int, *, idle: float | None
+    ) -> AsyncGenerator[list[JobEvent], None]:
+        """Return the stream of a job; see `Watch.watch_job`.
+
+        The first item raises JobNotFound if the job is outside of the caller's scope.
+        """
+        stream = visible_stream(
+            call, self._watch.watch_job(call.tenant, job_id, after_seq, idle=idle)
+        )
+        if call.principal.scope.covers_all_jobs:
+            return stream
+        return self._within_scope(call, job_id, stream)
+
+    def watch_jobs(
+        self, call: Call, job_filter: JobFilter, cursor: str, *, idle: float | None
+    ) -> AsyncGenerator[WatchPage, None]:
+        """Return the stream of all jobs that match a filter; see `Watch.watch_jobs`.
+
+        Raises:
+            PermissionDenied: the filter selects only jobs outside of the caller's scope.
+        """
+        narrowed = narrow_filter(call, job_filter)
+        return visible_pages(
+            call, self._watch.watch_jobs(call.tenant, narrowed, cursor, idle=idle)
+        )
+
+    async def _within_scope(
+        self, call: Call, job_id: JobId, stream: AsyncGenerator[list[JobEvent], None]
+    ) -> AsyncGenerator[list[JobEvent], None]:
+        """Yield the events of a stream, after a check that the caller may see its job."""
+        async with aclosing(stream):
+            async with self._database.statement() as conn:
+                await check_visible_id(conn, call, job_id)
+            async for events in stream:
+                yield events
