@@ -109,7 +109,10 @@ def visible_batch(call: Call, batch: SubmittedBatch) -> SubmittedBatch:
 
 
 def visible_events(call: Call, events: Sequence[JobEvent]) -> Sequence[JobEvent]:
-    """Return events as the caller may see them. Streams share events, so changed ones are copies."""
+    """Return events as the caller may see them.
+
+    Streams share events, so a changed event is a copy.
+    """
     if Right.PAYLOAD_READ in call.principal.rights:
         return events
     return [
