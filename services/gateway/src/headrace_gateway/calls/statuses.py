@@ -237,7 +237,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 _reason(error_pb2.ERROR_REASON_ACCESS_NOT_FOUND),
                 text,
                 {"kind": error.kind, "name": name},
-                [_resource(error.kind, name, text)],
+                [_resource_info(error.kind, name, text)],
             )
         case AccessConflict():
             name = _shorten(error.name, _MAX_METADATA_BYTES)
@@ -246,7 +246,7 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 _reason(error_pb2.ERROR_REASON_ACCESS_CONFLICT),
                 text,
                 {"kind": error.kind, "name": name},
-                [_resource(error.kind, name, text)],
+                [_resource_info(error.kind, name, text)],
             )
         case Unavailable():
             return CallError(

@@ -110,7 +110,7 @@ class Watch:
 
         Args:
             tenant: the tenant of the job.
-            job_id: the job to open_stream.
+            job_id: the job to follow.
             after_seq: the number of the last event that the client has seen; 0 for none.
             idle: longest time without a list, in seconds; None for the default.
 
