@@ -13,9 +13,11 @@ import pytest
 from google.protobuf.message import Message
 from sqlalchemy import text
 
+from headrace.v1 import access_service_pb2 as acs
 from headrace.v1 import handler_service_pb2 as hs
 from headrace.v1 import job_service_pb2 as js
 from headrace.v1 import subscription_service_pb2 as ss
+from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.data_pb2 import DATA_ENCODING_JSON, DATA_ENCODING_VALUE, Data
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_pb2 import JOB_STATE_SUCCEEDED, JOB_VIEW_FULL, JobSpec, RetryPolicy
@@ -34,6 +36,7 @@ SERVICES = (
     js.DESCRIPTOR.services_by_name["JobService"],
     hs.DESCRIPTOR.services_by_name["HandlerService"],
     ss.DESCRIPTOR.services_by_name["SubscriptionService"],
+    acs.DESCRIPTOR.services_by_name["AccessService"],
 )
 # A number takes eleven bytes in a Value. The first document is as large as a Value may be.
 # Responses show the second document as text.
@@ -75,6 +78,7 @@ class FilledPlatform:
     jobs: JobServiceStub
     handlers: HandlerServiceStub
     subscriptions: SubscriptionServiceStub
+    access: AccessServiceStub
     job_ids: list[str]
     cursor: str
     sizes: dict[str, list[int]] = field(default_factory=dict)
@@ -82,7 +86,9 @@ class FilledPlatform:
     async def call(self, name: str, request: Message) -> Message:
         """Make a unary call and record the size of its response."""
         stub = next(
-            stub for stub in (self.jobs, self.handlers, self.subscriptions) if hasattr(stub, name)
+            stub
+            for stub in (self.jobs, self.handlers, self.subscriptions, self.access)
+            if hasattr(stub, name)
         )
         response = await getattr(stub, name)(request, timeout=TIMEOUT)
         self.sizes.setdefault(name, []).append(response.ByteSize())
@@ -120,7 +126,13 @@ async def filled(
 ) -> FilledPlatform:
     jobs = JobServiceStub(channel)
     filled = FilledPlatform(
-        database, jobs, HandlerServiceStub(channel), SubscriptionServiceStub(channel), [], ""
+        database,
+        jobs,
+        HandlerServiceStub(channel),
+        SubscriptionServiceStub(channel),
+        AccessServiceStub(channel),
+        [],
+        "",
     )
     stream = jobs.WatchJobs(js.WatchJobsRequest())
     filled.cursor = (await stream.read()).cursor
@@ -307,6 +319,26 @@ async def list_handlers(filled: FilledPlatform) -> None:
         assert seen == [f"t{number}" for number in range(8)]
 
 
+async def api_keys(filled: FilledPlatform) -> None:
+    await filled.call("WhoAmI", acs.WhoAmIRequest())
+    request = acs.CreateApiKeyRequest(
+        principal="\U00010000" * 128,
+        scope=[f"label:{number:063}={LONGEST_LABEL}" for number in range(64)],
+    )
+    made = [(await filled.call("CreateApiKey", request)).api_key.id for _ in range(60)]
+    seen, token = [], ""
+    while True:
+        page = await filled.call(
+            "ListApiKeys", acs.ListApiKeysRequest(page_size=1000, page_token=token)
+        )
+        seen += [key.id for key in page.api_keys]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == sorted(made)
+    await filled.call("RevokeApiKey", acs.RevokeApiKeyRequest(id=made[0]))
+
+
 async def subscriptions(filled: FilledPlatform) -> None:
     largest = js.JobFilter(
         queues=[f"{number:0100}" for number in range(1000)],
@@ -379,6 +411,10 @@ SIZES_BY_RPC = {
     "GetSubscription": RpcSizes(subscriptions, MIB),
     "ListSubscriptions": RpcSizes(subscriptions, MIB),
     "DeleteSubscription": RpcSizes(subscriptions),
+    "WhoAmI": RpcSizes(api_keys),
+    "CreateApiKey": RpcSizes(api_keys, 60_000),
+    "ListApiKeys": RpcSizes(api_keys, 2 * MIB),
+    "RevokeApiKey": RpcSizes(api_keys, 60_000),
 }
 
 
