@@ -54,9 +54,7 @@ class JobStreams:
             PermissionDenied: the filter selects only jobs outside of the caller's scope.
         """
         narrowed = narrow_filter(call, job_filter)
-        return visible_pages(
-            call, self._watch.watch_jobs(call.tenant, narrowed, cursor, idle=idle)
-        )
+        return visible_pages(call, self._watch.watch_jobs(call.tenant, narrowed, cursor, idle=idle))
 
     async def _within_scope(
         self, call: Call, job_id: JobId, stream: AsyncGenerator[list[JobEvent], None]
