@@ -96,7 +96,7 @@ def test_penguin_data_is_cleaned(root: Path) -> None:
     assert violations_of(report, "sex") == {}
     assert recording.fractions == sorted(recording.fractions)
     assert recording.fractions[-1] == 1.0
-    assert [step.message for step in recording.steps] == [
+    assert [progress.message for progress in recording.progress_reports] == [
         "reading and normalizing",
         "removing duplicates",
         "checking the rules",
