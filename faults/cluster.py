@@ -164,11 +164,11 @@ class Service:
                 self.launch()
                 self.restarts += 1
 
-    def memory(self) -> float:
+    def memory_mib(self) -> float:
         """Return the resident memory in MiB."""
         return float(psutil.Process(self.pid).memory_info().rss) / 2**20
 
-    def files(self) -> int:
+    def open_files(self) -> int:
         """Return the number of open file descriptors."""
         return int(psutil.Process(self.pid).num_fds())
 

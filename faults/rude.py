@@ -53,7 +53,7 @@ class Child(Struct, frozen=True):
     create_time: float
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         """True while the child is running."""
         try:
             process = psutil.Process(self.pid)

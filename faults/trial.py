@@ -180,7 +180,7 @@ class Trial:
             TimeoutError: no delivery waited within 10 s.
         """
         async with asyncio.timeout(10):
-            while not (waiting := await self.cluster.valkey.waiting()):
+            while not (waiting := await self.cluster.valkey.waiting_deliveries()):
                 await asyncio.sleep(0.02)
         return waiting
 

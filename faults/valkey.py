@@ -57,7 +57,7 @@ class Valkey:
             await client.save()
         return Path(shutil.move(self._dump, self._dump.with_suffix(".old")))
 
-    async def waiting(self) -> set[AttemptKey]:
+    async def waiting_deliveries(self) -> set[AttemptKey]:
         """Return the deliveries that no worker has received."""
         found: set[AttemptKey] = set()
         async with self.client() as client:

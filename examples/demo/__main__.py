@@ -19,7 +19,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from board import Board
-from cases import BULK, Case, bulk, cases
+from cases import BULK_SIZE, Case, bulk, cases
 from mailbox_server import Mailbox
 from platform_process import PlatformFailedError, running_platform
 from rich.console import Console
@@ -36,7 +36,7 @@ DEADLINE_S = 90
 async def main(console: Console) -> int:
     """Run the demo and return the exit code."""
     async with AsyncExitStack() as stack:
-        output = stack.enter_context(_empty_output())
+        output = stack.enter_context(_locked_output_folder())
         files = output / "files"
         files.mkdir()
         mailbox = await stack.enter_async_context(Mailbox.open(output / "mail"))
@@ -47,15 +47,15 @@ async def main(console: Console) -> int:
         client = await stack.enter_async_context(Client(target))
         chosen = cases(files)
         run = Run(client=client, label=uuid4().hex[:8])
-        board = stack.enter_context(Board(console, chosen, bulk_size=BULK))
+        board = stack.enter_context(Board(console, chosen, bulk_size=BULK_SIZE))
         async with asyncio.timeout(DEADLINE_S):
-            await run.everything(chosen, bulk(), board)
-        board.finish()
+            await run.run_all(chosen, bulk(), board)
+        board.close()
         return _report(console, run, chosen, mailbox, output)
 
 
 @contextmanager
-def _empty_output() -> Iterator[Path]:
+def _locked_output_folder() -> Iterator[Path]:
     """Lock the first output folder that no other demo uses, and empty it."""
     for number in itertools.count(1):
         output = Path(OUTPUT if number == 1 else f"{OUTPUT}-{number}")

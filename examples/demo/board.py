@@ -24,7 +24,7 @@ _COLORS = {
     JobState.FAILED: "red",
     JobState.CANCELLED: "grey62",
 }
-_QUIET = {JobEventType.PROGRESSED, JobEventType.OUTPUT}
+_REPORT_TYPES = {JobEventType.PROGRESSED, JobEventType.OUTPUT}
 
 
 class Board:
@@ -64,19 +64,19 @@ class Board:
         if self._live.is_started:
             self._live.stop()
 
-    def submitted(self, case: Case, job_id: str) -> None:
+    def add_job(self, case: Case, job_id: str) -> None:
         """Store the id of a single job. Its earlier events may have been counted as bulk."""
         self._names[job_id] = case.name
         self._bulk.pop(job_id, None)
 
-    def event(self, event: JobEvent, case: Case | None) -> None:
+    def show_event(self, event: JobEvent, case: Case | None) -> None:
         """Show a transition."""
         self._transitions += 1
         self._trails.setdefault(event.job_id, []).append(event)
         if case is None:
             self._bulk[event.job_id] = event.state
             return
-        if not self._shows_table and event.type not in _QUIET:
+        if not self._shows_table and event.type not in _REPORT_TYPES:
             elapsed = time.monotonic() - self._start
             self._console.print(
                 f"{elapsed:7.3f} s  {case.name:24} {event.seq:3} {event.type.lower():17} "
@@ -84,12 +84,12 @@ class Board:
                 soft_wrap=True,
             )
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Show the final state and stop."""
         if self._live.is_started:
             self._live.stop()
         else:
-            self._console.print(f"bulk of {self._bulk_size}: {_counts(self._bulk)}")
+            self._console.print(f"bulk of {self._bulk_size}: {_state_counts(self._bulk)}")
 
     def _render(self) -> RenderableType:
         table = Table(title="Headrace: live transitions", title_justify="left")
@@ -109,7 +109,7 @@ class Board:
             )
         elapsed = time.monotonic() - self._start
         foot = Text.from_markup(
-            f"bulk of {self._bulk_size} × square_sum: {_counts(self._bulk)}\n"
+            f"bulk of {self._bulk_size} × square_sum: {_state_counts(self._bulk)}\n"
             f"{self._transitions} transitions pushed in {elapsed:.1f} s"
         )
         return Group(table, foot)
@@ -119,7 +119,7 @@ def _trail(trail: list[JobEvent]) -> Text:
     text = Text()
     quiet = 0
     for event in trail:
-        if event.type in _QUIET:
+        if event.type in _REPORT_TYPES:
             quiet += 1
             continue
         if quiet:
@@ -141,7 +141,7 @@ def _detail(event: JobEvent) -> str:
     return ""
 
 
-def _counts(states: dict[str, JobState]) -> str:
+def _state_counts(states: dict[str, JobState]) -> str:
     counts = Counter(states.values())
     shown = [
         f"[{color}]{counts[state]} {state.lower()}[/]"

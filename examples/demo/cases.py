@@ -11,11 +11,11 @@ from typing import Any
 
 from headrace import Job, JobSpec, JobState
 
-BULK = 1000
+BULK_SIZE = 1000
 
 # Sentences with the features that VADER evaluates: negation, emphasis and punctuation.
 SENTENCES = {
-    "The support answered within minutes and solved everything. Wonderful!": "positive",
+    "The support answered within minutes and solved run_all. Wonderful!": "positive",
     "I waited three weeks, and then the parcel arrived broken. Never again.": "negative",
     "The meeting takes place on Tuesday at ten.": "neutral",
 }
@@ -63,11 +63,11 @@ class Case:
 
 def cases(files: Path) -> list[Case]:
     """Return the single jobs; their input files are copied to `files`."""
-    shutil.copy(_penguins(), files / "penguins-raw.csv")
+    shutil.copy(_penguins_file(), files / "penguins-raw.csv")
     return [
         Case(
             "clean a data set",
-            JobSpec("data_cleaning", _CLEANING, priority=10),
+            JobSpec("data_cleaning", _CLEANING_PAYLOAD, priority=10),
             check=lambda r: r["rows_in"] == 344 and r["rows_out"] == 342,
         ),
         Case(
@@ -86,7 +86,7 @@ def cases(files: Path) -> list[Case]:
             Case(
                 f"sentiment {number}",
                 JobSpec("ai_task", {"task": "sentiment", "text": sentence}),
-                check=_labelled(label),
+                check=_has_label(label),
             )
             for number, (sentence, label) in enumerate(SENTENCES.items(), 1)
         ),
@@ -123,14 +123,14 @@ def cases(files: Path) -> list[Case]:
 
 def bulk() -> list[JobSpec]:
     """Return a thousand small jobs."""
-    return [JobSpec("square_sum", {"data": [number, 1]}) for number in range(BULK)]
+    return [JobSpec("square_sum", {"data": [number, 1]}) for number in range(BULK_SIZE)]
 
 
-def _labelled(label: str) -> Callable[[Any], bool]:
+def _has_label(label: str) -> Callable[[Any], bool]:
     return lambda result: result["label"] == label
 
 
-def _penguins() -> Path:
+def _penguins_file() -> Path:
     """Return the file with raw measurements of Antarctic penguins, which a PyPI package contains.
 
     K. Gorman, T. Williams, W. Fraser, "Ecological Sexual Dimorphism and Environmental Variability
@@ -143,7 +143,7 @@ def _penguins() -> Path:
     return Path(found.origin).parent / "data" / "penguins-raw.csv"
 
 
-_CLEANING = {
+_CLEANING_PAYLOAD = {
     "input": "penguins-raw.csv",
     "null_values": ["", "NA"],
     "normalise": {"column_names": "snake_case", "case": {"sex": "lower"}},

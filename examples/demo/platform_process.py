@@ -44,7 +44,7 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
         start_new_session=True,
     )
     try:
-        yield await _address(process)
+        yield await _gateway_address(process)
     finally:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
@@ -56,7 +56,7 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
             await process.wait()
 
 
-async def _address(process: Process) -> str:
+async def _gateway_address(process: Process) -> str:
     """Return the gateway's address after the platform has printed it."""
     assert process.stdout is not None
     printed = ""

@@ -40,7 +40,7 @@ class Run:
         self.transitions = 0
         self._state_of: dict[str, JobState] = {}
 
-    async def everything(self, cases: list[Case], bulk: list[JobSpec], board: Board) -> None:
+    async def run_all(self, cases: list[Case], bulk: list[JobSpec], board: Board) -> None:
         """Submit all jobs and follow them to their ends."""
         by_id: dict[str, Case] = {}
         try:
@@ -68,7 +68,7 @@ class Run:
                 )
                 self._record_submit(handle.id, start)
                 by_id[handle.id] = case
-                board.submitted(case, handle.id)
+                board.add_job(case, handle.id)
             start = time.monotonic()
             batch: Batch = await self._client.submit_many(
                 [JobSpec(s.type, s.payload, labels=self._labels) for s in bulk]
@@ -104,9 +104,9 @@ class Run:
             # An event can arrive before the response to its submit.
             times = self.times.setdefault(event.job_id, Times(now))
             times.first = times.first or now
-            self._count(event)
+            self._count_event(event)
             case = by_id.get(event.job_id)
-            board.event(event, case)
+            board.show_event(event, case)
             if (
                 event.type is JobEventType.PROGRESSED
                 and (case is not None and case.cancel)
@@ -122,7 +122,7 @@ class Run:
                     await submitted.wait()
                     return
 
-    def _count(self, event: JobEvent) -> None:
+    def _count_event(self, event: JobEvent) -> None:
         self.transitions += 1
         before = self._state_of.get(event.job_id)
         if before is not None:

@@ -26,7 +26,7 @@ def print_summary(
     """Print states, times, output files and a command to try."""
     counts = ", ".join(f"{count} {state.lower()}" for state, count in run.states.items() if count)
     console.print(f"\n[bold]{len(run.times)} jobs[/]: {counts}; {run.transitions} transitions.")
-    console.print(_times(run))
+    console.print(_times_table(run))
     for sentence, case in zip(
         SENTENCES, (c for c in cases if c.spec.type == "ai_task"), strict=True
     ):
@@ -54,23 +54,23 @@ def print_summary(
     )
 
 
-def _times(run: Run) -> Table:
+def _times_table(run: Run) -> Table:
     table = Table(box=None, padding=(0, 2))
     for heading in ("from submit to …", "p50", "p99", "max"):
         table.add_column(heading, justify="left" if heading.startswith("from") else "right")
     singles = [t for job_id, t in run.times.items() if job_id not in run.bulk_ids]
     many = [t for job_id, t in run.times.items() if job_id in run.bulk_ids]
     for name, times in (("single jobs", singles), ("bulk", many)):
-        table.add_row(f"first transition, {name}", *_quantiles(_first(times)))
-        table.add_row(f"end, {name}", *_quantiles(_ended(times)))
+        table.add_row(f"first transition, {name}", *_quantiles(_first_delays(times)))
+        table.add_row(f"end, {name}", *_quantiles(_end_delays(times)))
     return table
 
 
-def _first(times: Iterable[Times]) -> list[float]:
+def _first_delays(times: Iterable[Times]) -> list[float]:
     return [t.first - t.submitted for t in times if t.first is not None]
 
 
-def _ended(times: Iterable[Times]) -> list[float]:
+def _end_delays(times: Iterable[Times]) -> list[float]:
     return [t.ended - t.submitted for t in times if t.ended is not None]
 
 

@@ -16,7 +16,7 @@ from faults.trial import Trial, until
 IDLE_S = 120.0
 SHORT_S = 30.0
 STEADY_S = 30.0
-LAG = "headrace_settled_lag_seconds"
+LAG_METRIC = "headrace_settled_lag_seconds"
 
 
 async def run(trial: Trial) -> None:
@@ -29,7 +29,7 @@ async def run(trial: Trial) -> None:
         )
         trial.figure("time until the lag metric rises", max(raised), "s", at_most=10)
         await asyncio.sleep((SHORT_S if trial.short else IDLE_S) - (time.monotonic() - began))
-        lags = [await gateway.metric(LAG) for gateway in trial.cluster.gateways]
+        lags = [await gateway.metric(LAG_METRIC) for gateway in trial.cluster.gateways]
         trial.figure("lag metric at the end", min(lags), "s")
     end = time.time()
     lowered = await asyncio.gather(
@@ -54,11 +54,11 @@ async def run(trial: Trial) -> None:
 
 
 async def _is_lagging(gateway: Service) -> bool:
-    return await gateway.metric(LAG) >= 1
+    return await gateway.metric(LAG_METRIC) >= 1
 
 
 async def _has_caught_up(gateway: Service) -> bool:
-    return await gateway.metric(LAG) < 1
+    return await gateway.metric(LAG_METRIC) < 1
 
 
 def _delivery_delays(evidence: Evidence, since: float, until: float, *, many: bool) -> list[float]:

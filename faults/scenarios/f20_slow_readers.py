@@ -32,7 +32,7 @@ async def run(trial: Trial) -> None:
         for number in range(READERS)
     ]
     await trial.load(rate=JOBS_PER_S, mix=Mix(watched=0.05), steady=9)
-    before = [gateway.memory() for gateway in trial.cluster.gateways]
+    before = [gateway.memory_mib() for gateway in trial.cluster.gateways]
     most = list(before)
     start = time.time()
     async with trial.fault(f"{READERS} readers stop"):
@@ -41,7 +41,7 @@ async def run(trial: Trial) -> None:
         until = time.monotonic() + STOPPED_S
         while time.monotonic() < until:
             await asyncio.sleep(0.5)
-            now = [gateway.memory() for gateway in trial.cluster.gateways]
+            now = [gateway.memory_mib() for gateway in trial.cluster.gateways]
             most = [max(pair) for pair in zip(most, now, strict=True)]
         end = time.time()
         for follower in slow:

@@ -147,9 +147,9 @@ async def _usage(trial: Trial) -> dict[str, tuple[float, str, float]]:
     """Return amount, unit and tolerated noise of each resource, by name."""
     usage: dict[str, tuple[float, str, float]] = {}
     for gateway in trial.cluster.gateways:
-        usage[f"{gateway.name}: memory"] = gateway.memory(), "MiB", 0.0
+        usage[f"{gateway.name}: memory"] = gateway.memory_mib(), "MiB", 0.0
         # Noise: an HTTP request for metrics, or a connection while it is replaced.
-        usage[f"{gateway.name}: files"] = gateway.files(), "", 2.0
+        usage[f"{gateway.name}: files"] = gateway.open_files(), "", 2.0
     sessions = await trial.records.sessions("headrace-gateway")
     usage["database sessions"] = sessions, "", 2.0
     return usage

@@ -43,7 +43,7 @@ async def run(trial: Trial) -> None:
             for _ in range(LONG_JOBS):
                 job = await client.submit("work", {"seconds": LONG_S}, labels={"shard": "0"})
                 jobs.add(job.id)
-            await until(lambda: _run(trial, jobs), within=PAUSE_S)
+            await until(lambda: _have_all_started(trial, jobs), within=PAUSE_S)
             began = time.monotonic()
             codes.append(await service.terminate())
             took[service.name] = time.monotonic() - began
@@ -71,7 +71,7 @@ async def run(trial: Trial) -> None:
     trial.on_evidence(measure)
 
 
-async def _run(trial: Trial, jobs: set[str]) -> bool:
+async def _have_all_started(trial: Trial, jobs: set[str]) -> bool:
     started = {e.job_id for e in await trial.records.events() if e.type is EventType.STARTED}
     return jobs <= started
 

@@ -77,7 +77,7 @@ async def run(trial: Trial) -> None:
     gateways = trial.cluster.gateways
     await trial.load(rate=LOAD_PER_S)
     pids = [service.pid for service in trial.cluster.services]
-    before = {gateway.name: gateway.memory() for gateway in gateways}
+    before = {gateway.name: gateway.memory_mib() for gateway in gateways}
     async with _probing(trial) as usual:
         await asyncio.sleep(_USUAL_S)
     trial.figure("health check, p99 before", percentile(usual.waits, 0.99), "s")
@@ -90,7 +90,7 @@ async def run(trial: Trial) -> None:
     await _cancel_accepted(trial)
     growth = max(health.most[name] - before[name] for name in before)
     trial.figure("highest memory growth of a gateway", growth, "MiB", at_most=MAX_PEAK_MIB)
-    rest = max(gateway.memory() - before[gateway.name] for gateway in gateways)
+    rest = max(gateway.memory_mib() - before[gateway.name] for gateway in gateways)
     trial.figure("remaining memory growth of a gateway", rest, "MiB", at_most=MAX_LASTING_MIB)
     same = sum(
         service.pid == pid for service, pid in zip(trial.cluster.services, pids, strict=True)
@@ -167,7 +167,7 @@ async def _probe(gateway: Service, health: _Health) -> None:
             health.not_serving += response.status != health_pb2.HealthCheckResponse.SERVING
             health.waits.append(time.monotonic() - began)
             most = health.most.get(gateway.name, 0.0)
-            health.most[gateway.name] = max(most, gateway.memory())
+            health.most[gateway.name] = max(most, gateway.memory_mib())
             await asyncio.sleep(_PROBE_EVERY_S)
 
 

@@ -49,7 +49,7 @@ async def run(trial: Trial) -> None:
             "s",
             at_most=MAX_DRAIN_S,
         )
-        left = [child for child in await _leftover_children(trial) if child.runs]
+        left = [child for child in await _leftover_children(trial) if child.is_running]
         trial.figure("children that outlived their attempt", len(left), at_most=0)
     while len(load.history) < (SHORT_GOOD if trial.short else GOOD):
         await asyncio.sleep(0.5)

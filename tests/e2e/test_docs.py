@@ -1,6 +1,6 @@
 """Every code block of the README and the docs runs unchanged, on one live platform.
 
-A new block that runs needs no change here. A block that cannot run needs a reason in NOT_RUN.
+A new block that runs needs no change here. A block that cannot run needs a reason in SKIP_REASONS.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEADLINE_S = 90
 COMMANDS = {"docker", "export", "grep", "grpcurl", "headrace", "make", "pip", "python"}
 
 # Parts of commands and blocks that cannot run in this test, with the reasons.
-NOT_RUN = {
+SKIP_REASONS = {
     "make ": "CI runs demo, test and faults-quick; other targets take up to half an hour",
     "pip install": "changes the environment; tests/unit/test_packages.py builds a wheel",
     "-format-error": "returns an error on purpose; test_grpcurl.py runs it",
@@ -59,7 +59,7 @@ LANGUAGES_NOT_RUN = {
 }
 
 # Commands and Python code that run until they are interrupted.
-ENDLESS = re.compile(
+ENDLESS_PATTERN = re.compile(
     r"WatchJobs|WatchSubscription|Health/Watch|headrace watch|subscription watch"
     r"|client\.(watch|subscribe)\("
 )
@@ -106,7 +106,7 @@ class Block:
 
 
 def reason_of(text: str) -> str | None:
-    return next((reason for part, reason in NOT_RUN.items() if part in text), None)
+    return next((reason for part, reason in SKIP_REASONS.items() if part in text), None)
 
 
 def blocks(pages: list[Path]) -> list[Block]:
@@ -120,11 +120,11 @@ def blocks(pages: list[Path]) -> list[Block]:
 
 
 BLOCKS = blocks(PAGES)
-HANDLERS = [one for one in BLOCKS if one.language == "python" and "@handler(" in one.text]
+HANDLER_BLOCKS = [one for one in BLOCKS if one.language == "python" and "@handler(" in one.text]
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class LivePlatform:
     """A running platform with a failed job.
 
     Attributes:
@@ -185,11 +185,11 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def live(commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]:
     """`headrace up` with the handlers of the docs, as a reader would start it."""
     folder = tmp_path_factory.mktemp("docs")
     modules = []
-    for number, block in enumerate(one for one in HANDLERS if one.reason is None):
+    for number, block in enumerate(one for one in HANDLER_BLOCKS if one.reason is None):
         module = f"docs_handlers_{number}"
         (folder / f"{module}.py").write_text(block.text)
         modules.append(module)
@@ -221,7 +221,7 @@ def live(commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         job_id, cursor = asyncio.run(_failed_job(address))
         busy = threading.Thread(target=_keep_busy, args=(address, stop), daemon=True)
         busy.start()
-        yield Live(
+        yield LivePlatform(
             folder=folder,
             environment=environment
             | {
@@ -281,30 +281,34 @@ def places(values: list[Block]) -> list[str]:
     return [value.place for value in values]
 
 
-SHELL = [one for one in BLOCKS if one.is_shell and one.reason is None]
-PYTHON = [
-    one for one in BLOCKS if one.language == "python" and one not in HANDLERS and one.reason is None
+SHELL_BLOCKS = [one for one in BLOCKS if one.is_shell and one.reason is None]
+PYTHON_BLOCKS = [
+    one
+    for one in BLOCKS
+    if one.language == "python" and one not in HANDLER_BLOCKS and one.reason is None
 ]
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("block", SHELL, ids=places(SHELL))
-def test_shell_block_runs_unchanged(live: Live, block: Block) -> None:
+@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=places(SHELL_BLOCKS))
+def test_shell_block_runs_unchanged(live: LivePlatform, block: Block) -> None:
     for command in block.commands():
         if reason_of(command) is None:
             live.run(
                 ["bash", "-euo", "pipefail", "-c", live.fill(command)],
-                endless=ENDLESS.search(command) is not None,
+                endless=ENDLESS_PATTERN.search(command) is not None,
             )
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("block", PYTHON, ids=places(PYTHON))
-def test_python_block_runs_unchanged(live: Live, block: Block) -> None:
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=places(PYTHON_BLOCKS))
+def test_python_block_runs_unchanged(live: LivePlatform, block: Block) -> None:
     code = live.fill(block.text)
     if not is_program(code):
         code = PRELUDE.format(body=textwrap.indent(code, " " * 8))
-    live.run([sys.executable, "-u", "-c", code], endless=ENDLESS.search(block.text) is not None)
+    live.run(
+        [sys.executable, "-u", "-c", code], endless=ENDLESS_PATTERN.search(block.text) is not None
+    )
 
 
 def is_program(code: str) -> bool:
@@ -317,10 +321,10 @@ def is_program(code: str) -> bool:
 
 
 @pytest.mark.timeout(300)
-def test_handlers_in_the_docs_are_loaded(live: Live) -> None:
+def test_handlers_in_the_docs_are_loaded(live: LivePlatform) -> None:
     declared = {
         name
-        for block in HANDLERS
+        for block in HANDLER_BLOCKS
         if block.reason is None
         for name in re.findall(r'@handler\(\s*"([^"]+)"', block.text)
     }
@@ -341,5 +345,5 @@ def test_json_blocks_are_valid_json() -> None:
 
 
 def test_docs_contain_shell_and_python_blocks() -> None:
-    assert len(SHELL) > 8
-    assert len(PYTHON) > 2
+    assert len(SHELL_BLOCKS) > 8
+    assert len(PYTHON_BLOCKS) > 2

@@ -163,14 +163,14 @@ def test_payload_that_violates_its_schema_is_rejected(processes: Processes) -> N
 
 @pytest.mark.parametrize("service", range(3), ids=["gateway", "scheduler", "worker"])
 def test_health_of_every_service_is_serving(processes: Processes, service: int) -> None:
-    [answer] = call(processes.addresses()[service], "grpc.health.v1.Health/Check", {})
-    assert answer == {"status": "SERVING"}
+    [response] = call(processes.addresses()[service], "grpc.health.v1.Health/Check", {})
+    assert response == {"status": "SERVING"}
 
 
 def test_health_of_a_queue_is_serving(processes: Processes) -> None:
     queue = {"service": "queue/default"}
-    [answer] = call(processes.gateway_address, "grpc.health.v1.Health/Check", queue)
-    assert answer == {"status": "SERVING"}
+    [response] = call(processes.gateway_address, "grpc.health.v1.Health/Check", queue)
+    assert response == {"status": "SERVING"}
     for address, name in (
         (processes.gateway_address, "queue/No Such Name"),
         (processes.worker_address, "queue/default"),
@@ -211,8 +211,8 @@ def test_health_watch_follows_the_workers_of_a_queue(processes: Processes) -> No
 
 
 def test_handlers_are_listed_with_their_schemas(processes: Processes) -> None:
-    [answer] = call(processes.gateway_address, "headrace.v1.HandlerService/ListHandlers", {})
-    handlers = {handler["type"]: handler for handler in answer["handlers"]}
+    [response] = call(processes.gateway_address, "headrace.v1.HandlerService/ListHandlers", {})
+    handlers = {handler["type"]: handler for handler in response["handlers"]}
     assert {"email", "data_cleaning", "ai_task", "http_request", "square_sum"} <= set(handlers)
     assert handlers["square_sum"]["live_workers"] == 1
     assert "data" in json.dumps(handlers["square_sum"]["payload_schema"])

@@ -102,7 +102,7 @@ class LifecycleModel:
         self._batch_keys: dict[str, ModelBatch] = {}
         self._taken = taken
 
-    def _step(self, job: ModelJob, event: EventType, state: JobState) -> None:
+    def _transition(self, job: ModelJob, event: EventType, state: JobState) -> None:
         assert allows(job.state, event, state), (
             f"the model breaks the lifecycle: {job} {event} {state}"
         )
@@ -125,7 +125,7 @@ class LifecycleModel:
     def submit(
         self, job: ModelJob, *, later: bool, key: str | None = None, content: int = 0
     ) -> ModelJob:
-        self._step(job, _E.SUBMITTED, _S.SCHEDULED if later else _S.QUEUED)
+        self._transition(job, _E.SUBMITTED, _S.SCHEDULED if later else _S.QUEUED)
         job.later = later
         self.jobs.append(job)
         if key is not None:
@@ -146,9 +146,9 @@ class LifecycleModel:
             return False
         job.cancel_requested = True
         if job.runs:
-            self._step(job, _E.CANCEL_REQUESTED, _S.RUNNING)
+            self._transition(job, _E.CANCEL_REQUESTED, _S.RUNNING)
         else:
-            self._step(job, _E.CANCELLED, _S.CANCELLED)
+            self._transition(job, _E.CANCELLED, _S.CANCELLED)
         return True
 
     def requeue(self, job: ModelJob) -> bool:
@@ -156,7 +156,7 @@ class LifecycleModel:
         if job.state not in (_S.FAILED, _S.CANCELLED):
             return False
         job.later = job.later and not job.due and not job.attempt
-        self._step(job, _E.REQUEUED, _S.SCHEDULED if job.later else _S.QUEUED)
+        self._transition(job, _E.REQUEUED, _S.SCHEDULED if job.later else _S.QUEUED)
         job.due = False
         job.retries_used = job.losses = job.interruptions = 0
         job.cancel_requested = job.ended_long_ago = False
@@ -180,7 +180,7 @@ class LifecycleModel:
     def claim(self, worker: ModelWorker, job: ModelJob) -> None:
         job.attempt += 1
         job.worker, job.fraction = worker, None
-        self._step(job, _E.STARTED, _S.RUNNING)
+        self._transition(job, _E.STARTED, _S.RUNNING)
 
     def owns(self, worker: ModelWorker, job: ModelJob, attempt: int) -> bool:
         """Return whether a worker may write; after a lapse it may until its job is recovered."""
@@ -193,16 +193,16 @@ class LifecycleModel:
         job.retries_used += event is _E.RETRY_SCHEDULED
         job.interruptions = job.interruptions + 1 if event is _E.INTERRUPTED else 0
         job.due = False
-        self._step(job, event, _ENDS[event])
+        self._transition(job, event, _ENDS[event])
         return event
 
     def report(self, job: ModelJob, *, fraction: float | None, output: str | None) -> None:
         if output is None:
             job.fraction = fraction
-            self._step(job, _E.PROGRESSED, _S.RUNNING)
+            self._transition(job, _E.PROGRESSED, _S.RUNNING)
         else:
             job.outputs.append(output)
-            self._step(job, _E.OUTPUT, _S.RUNNING)
+            self._transition(job, _E.OUTPUT, _S.RUNNING)
 
     # The scheduler.
 
@@ -213,7 +213,7 @@ class LifecycleModel:
 
     def promote(self, job: ModelJob) -> None:
         job.later = False
-        self._step(job, _E.DUE, _S.QUEUED)
+        self._transition(job, _E.DUE, _S.QUEUED)
 
     def lost(self) -> list[ModelJob]:
         return [
@@ -229,9 +229,9 @@ class LifecycleModel:
         spent = charged and job.losses >= max_losses
         job.losses += charged
         if job.cancel_requested:
-            self._step(job, _E.CANCELLED, _S.CANCELLED)
+            self._transition(job, _E.CANCELLED, _S.CANCELLED)
         else:
-            self._step(job, _E.WORKER_LOST, _S.FAILED if spent else _S.QUEUED)
+            self._transition(job, _E.WORKER_LOST, _S.FAILED if spent else _S.QUEUED)
         assert job.state is not None
         return job.state
 
@@ -244,7 +244,7 @@ class LifecycleModel:
         ]
 
     def expire(self, job: ModelJob) -> None:
-        self._step(job, _E.EXPIRED, _S.FAILED)
+        self._transition(job, _E.EXPIRED, _S.FAILED)
 
     def prunable(self) -> list[ModelJob]:
         return [job for job in self._kept_jobs() if job.ended and job.ended_long_ago]

@@ -19,14 +19,14 @@ from headrace_worker import Attempt, Context, SyncContext
 class Recording:
     """Records the reports of a handler."""
 
-    steps: list[Progress] = field(default_factory=list)
+    progress_reports: list[Progress] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
     # The result size that `complete_in` reported.
     completed: int | None = None
     reported: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def progress(self, progress: Progress) -> None:
-        self.steps.append(progress)
+        self.progress_reports.append(progress)
         self.reported.set()
 
     async def output(self, chunk: JsonText) -> None:
@@ -43,14 +43,14 @@ class Recording:
     def take(self, item: Progress | JsonText) -> None:
         """Record a report of a SyncContext."""
         if isinstance(item, Progress):
-            self.steps.append(item)
+            self.progress_reports.append(item)
         else:
             self.outputs.append(json.loads(item))
 
     @property
     def fractions(self) -> list[float]:
         """The fraction of each progress report."""
-        return [step.fraction for step in self.steps]
+        return [progress.fraction for progress in self.progress_reports]
 
 
 def attempt(number: int = 1, job_id: JobId | None = None) -> Attempt:

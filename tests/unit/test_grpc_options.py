@@ -23,7 +23,9 @@ def test_gateway_option_is_known_to_grpc(library: bytes, name: str):
     assert f"{name}\0".encode() in library
 
 
-@pytest.mark.parametrize("name", [name for name, _ in _gateways._options("127.0.0.1:50051")])
+@pytest.mark.parametrize(
+    "name", [name for name, _ in _gateways._channel_options("127.0.0.1:50051")]
+)
 def test_client_option_is_known_to_grpc(library: bytes, name: str):
     assert f"{name}\0".encode() in library
 
@@ -33,7 +35,10 @@ def test_unknown_option_is_not_found(library: bytes):
 
 
 def test_client_pings_less_often_than_the_gateway_allows():
-    gateway, client = dict(server_options(Settings())), dict(_gateways._options("127.0.0.1:50051"))
+    gateway, client = (
+        dict(server_options(Settings())),
+        dict(_gateways._channel_options("127.0.0.1:50051")),
+    )
     allowed = gateway["grpc.http2.min_ping_interval_without_data_ms"]
     assert client["grpc.keepalive_time_ms"] >= 2 * allowed
     # Both sides detect a dead peer equally fast.

@@ -94,10 +94,10 @@ class Consumer:
             names += [(event.job_id, event.seq) for event in (await self.read()).events]
         return names
 
-    async def until_mark(self, until_mark: int) -> None:
+    async def until_mark(self, mark: int) -> None:
         """Read until a mark."""
         async with asyncio.timeout(TIMEOUT):
-            while (await self.read()).until_mark != until_mark:
+            while (await self.read()).mark != mark:
                 pass
 
     async def end(self) -> None:
@@ -287,7 +287,7 @@ async def test_standby_watch_takes_over(
     await one.until_mark(WATCH_MARK_CAUGHT_UP)
     second = Consumer(other_service, "second")
     standby = await second.read()
-    assert (standby.until_mark, standby.cursor, len(standby.events)) == (WATCH_MARK_STANDBY, "", 0)
+    assert (standby.mark, standby.cursor, len(standby.events)) == (WATCH_MARK_STANDBY, "", 0)
     names = await submit(jobs, 2)
     assert await one.events(2) == names
     one.call.cancel()

@@ -182,8 +182,8 @@ async def test_slow_client_receives_every_event_once(
     end: str,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    options = [*_gateways._options("127.0.0.1:50051"), *SMALL_WINDOW]
-    monkeypatch.setattr(_gateways, "_options", lambda _: options)
+    options = [*_gateways._channel_options("127.0.0.1:50051"), *SMALL_WINDOW]
+    monkeypatch.setattr(_gateways, "_channel_options", lambda _: options)
     await client.create_subscription("billing")
     async with client.watch() as watch, client.subscribe("billing") as events:
         job = await client.submit("square_sum", PAYLOAD)

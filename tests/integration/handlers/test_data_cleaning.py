@@ -10,6 +10,7 @@ import socket
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def test_penguin_data_is_cleaned(root: Path) -> None:
     assert violations_of(report, "sex") == {}
     assert recording.fractions == sorted(recording.fractions)
     assert recording.fractions[-1] == 1.0
-    assert [step.message for step in recording.steps] == [
+    assert [progress.message for progress in recording.progress_reports] == [
         "reading and normalizing",
         "removing duplicates",
         "checking the rules",
@@ -565,7 +566,11 @@ async def test_table_that_needs_too_much_memory_fails(
     try:
         with pytest.raises(Fail, match="memory limit of 268435456 bytes") as failure:
             await processes.run(
-                registered, '{"input":"in.csv"}', attempt(), Recording(), check=lambda: None
+                registered,
+                '{"input":"in.csv"}',
+                replace(attempt(), type="data_cleaning"),
+                Recording(),
+                check=lambda: None,
             )
     finally:
         await processes.close()

@@ -357,8 +357,8 @@ class LifecycleMachine(RuleBasedStateMachine):
                     )
                     if job in allowed:
                         self.model.report(job, fraction=fraction, output=output)
-            rows_taken = self.run(report(self.database, worker.id, *reports))
-            assert rows_taken == {job.id for job in allowed}
+            accepted = self.run(report(self.database, worker.id, *reports))
+            assert accepted == {job.id for job in allowed}
 
     def _by_worker(
         self, chosen: Sequence[ModelJob], other: ModelWorker | None

@@ -13,14 +13,14 @@ from bench.compare.measurement import Failure
 from bench.compare.page import BEGIN, END, markdown_images, with_section
 from bench.compare.report import Report
 
-ONE = drain(20_000, 1)
+CASE = drain(20_000, 1)
 
 
-def filled(report: Report, measure) -> Report:
+def filled_report(report: Report, measure) -> Report:
     cpu = {"client": 1.0, "worker": 100.0, "postgresql": 50.0}
     report.measurements += [
-        measure("A", "headrace", ONE, 8000, cpu),
-        measure("A", "oban", ONE, 3000, cpu, note="the first 5,000 in 10 s"),
+        measure("A", "headrace", CASE, 8000, cpu),
+        measure("A", "oban", CASE, 3000, cpu, note="the first 5,000 in 10 s"),
         measure("B", "headrace", SINGLE, 1500, cpu),
     ]
     report.failures.append(Failure(figure="C", contestant="celery", reason="why\ntraceback"))
@@ -28,7 +28,7 @@ def filled(report: Report, measure) -> Report:
 
 
 def test_table_row_of_a_contestant_lists_the_kept_data(report: Report, measure) -> None:
-    text = filled(report, measure).markdown()
+    text = filled_report(report, measure).markdown()
     assert "| Headrace | 8,000 | row; FLUSHALL: all jobs; kill -9: never |" in text
     assert "| Oban | 3,000* | row; FLUSHALL: all jobs; kill -9: never |" in text
     assert "| Headrace | 1 |  |  |  | 100 | 50 |  | 151 |" in text
@@ -36,20 +36,20 @@ def test_table_row_of_a_contestant_lists_the_kept_data(report: Report, measure) 
 
 
 def test_report_lists_deviations_and_failures(report: Report, measure) -> None:
-    text = filled(report, measure).markdown()
-    assert f"- A, {ONE}: Oban: the first 5,000 in 10 s" in text
+    text = filled_report(report, measure).markdown()
+    assert f"- A, {CASE}: Oban: the first 5,000 in 10 s" in text
     assert "- C: Celery failed: why\n" in f"{text}\n"
 
 
 def test_json_document_contains_all_figures(report: Report, measure) -> None:
-    document = json.loads(json.dumps(filled(report, measure).document()))
+    document = json.loads(json.dumps(filled_report(report, measure).document()))
     assert document.keys() >= {"machine", "settings", "contestants", "measurements", "failures"}
     assert document["targets"][0]["ratio"] == pytest.approx(8 / 3)
     assert document["summaries"][0]["cpu_total"] == 151
 
 
 def test_chart_shows_the_best_contestant_first(report: Report, measure) -> None:
-    drawn = {chart.name: chart for chart in charts(filled(report, measure))}
+    drawn = {chart.name: chart for chart in charts(filled_report(report, measure))}
     assert drawn.keys() == {"drain-1", "accept", "cpu"}
     assert [(bar.label, bar.ours) for bar in drawn["drain-1"].bars] == [
         *(("Headrace", True), ("Oban", False))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import fields
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import Job, JobError, JobSpec, Progress
+from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.limits import MAX_DURATION
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.store.sql.documents import (
@@ -25,7 +27,13 @@ from headrace_core.store.sql.documents import (
     to_policy,
     to_progress,
 )
-from headrace_core.store.sql.rows import SPEC_TYPES, job_columns, spec_values
+from headrace_core.store.sql.rows import (
+    SPEC_TYPES,
+    InitialValues,
+    created_job,
+    job_columns,
+    spec_values,
+)
 from headrace_core.store.sql.tables import jobs
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
@@ -136,3 +144,20 @@ def test_each_field_of_a_spec_has_a_parameter() -> None:
     assert values.keys() == {field.name for field in fields(JobSpec)}
     assert (values["type"], values["priority"]) == ("t", 0)
     assert (values["labels"], values["retry"]) == ('{"a":"b"}', '{"max_attempts":2}')
+
+
+def test_new_job_has_each_field_of_its_spec() -> None:
+    now = datetime.now(UTC)
+    spec = JobSpec(
+        type="t",
+        queue="q",
+        priority=3,
+        labels={"a": "b"},
+        timeout=timedelta(1),
+        deadline=now,
+        retry=RetryOverrides(max_attempts=2),
+    )
+    start = InitialValues(JobState.QUEUED, now, now, now)
+    job = created_job(JobId(uuid7()), spec, start, tenant="one")
+    for field in {field.name for field in fields(JobSpec)} & set(Job.__slots__):
+        assert getattr(job, field) == getattr(spec, field) != getattr(JobSpec(type=""), field)

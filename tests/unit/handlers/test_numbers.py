@@ -58,7 +58,10 @@ def test_long_range_is_added_in_chunks_with_progress() -> None:
     result = sum_range(Range(start=1, end=5_000_000), sync_context(recording))
     assert result.result == 5_000_000 * 5_000_001 // 2
     assert recording.fractions == [0.0, 0.4, 0.8, 1.0]
-    assert json.loads(recording.steps[1].counters) == {"done": 2_000_000, "count": 5_000_000}
+    assert json.loads(recording.progress_reports[1].counters) == {
+        "done": 2_000_000,
+        "count": 5_000_000,
+    }
 
 
 def test_long_list_reports_progress() -> None:

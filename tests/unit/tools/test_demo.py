@@ -14,11 +14,11 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 demo = runpy.run_path(sys.argv[1] + "/__main__.py", run_name="demo")
 for _ in range(2):  # the files of an earlier run are removed
-    with demo["_empty_output"]() as first:
+    with demo["_locked_output_folder"]() as first:
         assert not list(first.iterdir())
         (first / "files").mkdir()
         (first / "results.json").touch()
-        with demo["_empty_output"]() as second:
+        with demo["_locked_output_folder"]() as second:
             assert not list(second.iterdir())
             print(first, second, len(list(first.iterdir())))
 """

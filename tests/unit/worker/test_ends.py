@@ -54,7 +54,7 @@ class RecordingWriter:
         self.groups: list[list[EndResult]] = []
         self.writer = EndWriter(
             database=cast("Database", UnreachableDatabase()),
-            held=lambda _: held,
+            is_held=lambda _: held,
             store_stack_traces=True,
             record=self._record,
             timing=Timing(retry=(0.0, 0.0), open_row=(0.0, 0.0)),

@@ -106,12 +106,12 @@ def make_execution(
     *,
     grace: float = 5.0,
     processes: ProcessPool | None = None,
-    holds: Callable[[WorkerId], bool] = lambda _: True,
+    is_held: Callable[[WorkerId], bool] = lambda _: True,
     write: Callable[[WorkerId, AttemptReport], Awaitable[bool]] = _accept_report,
     release: Callable[[Execution], None] = lambda _: None,
 ) -> Execution:
     environment = Environment(
-        holds=holds,
+        is_held=is_held,
         runners=Runners(
             processes=processes or ProcessPool(Settings()), grace=grace, counts=Counts()
         ),
@@ -174,7 +174,10 @@ async def test_handler_whose_lease_lapsed_does_not_start(mode: Mode) -> None:
     processes = ProcessPool(Settings(worker_processes=1))
     function: Callable[..., Any] = starts_in_the_loop if mode == "async" else starts
     attempt = make_execution(
-        replace(make_handler(function), mode=mode), ends, processes=processes, holds=lambda _: held
+        replace(make_handler(function), mode=mode),
+        ends,
+        processes=processes,
+        is_held=lambda _: held,
     )
     async with processes.permits:
         # The attempt waits for a permit or for the next loop iteration.

@@ -11,7 +11,7 @@ from headrace_worker.runners import frames
 
 async def test_receive_cancelled_within_a_message_loses_nothing() -> None:
     stream = asyncio.StreamReader()
-    incoming = frames.Incoming(stream, max_bytes=1000)
+    incoming = frames.MessageReader(stream, max_bytes=1000)
     framed = frames.encode(frames.Output(chunk="all of it"))
     for byte in framed[:-1]:
         receiving = asyncio.create_task(incoming.receive())

@@ -127,12 +127,12 @@ async def test_lease_is_lost_one_heartbeat_before_it_lapses(
     now = 19.9
     with pytest.raises(Unavailable):
         await held.heartbeat()
-    assert held.held(worker_id)
+    assert held.is_held(worker_id)
     assert calls == ["held", "doubt"]
     now = 20.0
     with pytest.raises(Unavailable):
         await held.heartbeat()
-    assert not held.held(worker_id)
+    assert not held.is_held(worker_id)
     assert calls == ["held", "doubt", "lost"]
 
 

@@ -37,7 +37,7 @@ async def test_large_reports_are_written_in_small_groups(monkeypatch: pytest.Mon
     monkeypatch.setattr(reports_module, "write_reports", write)
     writer = ReportWriter(
         database=cast("Database", UnreachableDatabase()),
-        held=lambda _: True,
+        is_held=lambda _: True,
         on_written=lambda: None,
         max_pending=1000,
         counts=Counts(),

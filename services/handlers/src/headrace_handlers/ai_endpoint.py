@@ -30,7 +30,7 @@ _MAX_RESPONSE_BYTES = 64 * 2**20
 # Maximum length of the names in a result.
 _MAX_NAME = 200
 
-_RETRYABLE = frozenset({408, 409, 425, 429})
+_RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +205,7 @@ def _valid_count(value: object) -> int | None:
 def _exception_for(error: openai.APIStatusError) -> Retry | Fail:
     status = error.status_code
     message = f"the endpoint returned {status}: {error.message}"
-    if status in _RETRYABLE or status >= 500:
+    if status in _RETRYABLE_STATUSES or status >= 500:
         headers = error.response.headers
         wait = parse_retry_after(headers.get("retry-after"), server_time(headers))
         return Retry(message, after=wait)

@@ -34,7 +34,7 @@ from headrace_worker import Context, Fail, InvalidPayload, Retry, RetryPolicy, h
 MAX_RECIPIENTS = 100
 
 # Headers that this handler writes itself, or that would change the recipients.
-_RESERVED = frozenset(
+_RESERVED_HEADERS = frozenset(
     {
         "bcc",
         "cc",
@@ -161,7 +161,7 @@ class Mail(Struct, frozen=True, forbid_unknown_fields=True):
                 f"and {_MAX_ADDRESS} in all"
             )
         for name in self.headers:
-            if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
+            if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
                 raise InvalidPayload(f"headers must not contain {name}, which the handler writes")
 
     @property

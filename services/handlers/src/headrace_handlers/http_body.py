@@ -14,12 +14,12 @@ BodyEncoding = Literal["text", "base64"]
 
 # Python's other codecs are not charsets: some compress, some take quadratic time (idna, punycode),
 # and UTF-7 can yield surrogates, which JSON cannot represent.
-_NO_CHARSETS: Final = {"mbcs", "rot_13", "utf_7"}
+_EXCLUDED_CODECS: Final = {"mbcs", "rot_13", "utf_7"}
 _CHARSETS: Final = {"utf_8"}.union(
     *(
         {alias, codec}
         for alias, codec in aliases.items()
-        if codec not in _NO_CHARSETS and not codec.endswith("_codec")
+        if codec not in _EXCLUDED_CODECS and not codec.endswith("_codec")
     )
 )
 

@@ -37,7 +37,7 @@ from headrace_handlers.result_size import (
 from headrace_worker import Attempt, Context, Fail, Retry, RetryPolicy, handler
 
 # Headers that belong to the connection, which a job cannot set.
-_RESERVED = frozenset(
+_RESERVED_HEADERS = frozenset(
     {
         "connection",
         "content-length",
@@ -52,7 +52,7 @@ _RESERVED = frozenset(
 )
 
 # Response headers that a result contains: no cookies, and none that could contain a secret.
-_SHOWN = (
+_SHOWN_HEADERS = (
     "content-encoding",
     "content-type",
     "content-length",
@@ -70,7 +70,7 @@ _MAX_SHOWN_CHARACTERS = 1000
 _TOO_MANY_REQUESTS = 429
 
 # Maximum time to connect to one of several addresses of a host, in seconds.
-_CONNECT_S = 5.0
+_MAX_CONNECT_S = 5.0
 
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=200)]
 HeaderValue = Annotated[str, Meta(pattern=r"^[^\r\n\x00]*$", max_length=8000)]
@@ -97,18 +97,18 @@ class HttpSettings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
-            return _parts(value)
+            return _list_items(value)
         return value
 
     @field_validator("allowed_networks", mode="before")
     @classmethod
     def _networks(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(ipaddress.ip_network(part) for part in _parts(value))
+            return tuple(ipaddress.ip_network(part) for part in _list_items(value))
         return value
 
 
-def _parts(text: str) -> tuple[str, ...]:
+def _list_items(text: str) -> tuple[str, ...]:
     return tuple(part.strip().lower() for part in text.split(",") if part.strip())
 
 
@@ -187,7 +187,7 @@ async def http_request(call: Call, ctx: Context) -> Answer:
     url = allowed_url(call.url, settings.allowed_hosts)
     headers, content = _compose(call, ctx.attempt, url)
     context = await asyncio.to_thread(tls_context)
-    received = _Received(settings.max_response_bytes)
+    received = _ReceivedResponse(settings.max_response_bytes)
     try:
         async with (
             asyncio.timeout(call.timeout),
@@ -218,7 +218,7 @@ async def http_request(call: Call, ctx: Context) -> Answer:
     return received.answer(max_result_bytes())
 
 
-class _Received:
+class _ReceivedResponse:
     """The received part of a response.
 
     Args:
@@ -246,7 +246,7 @@ class _Received:
         assert self.response is not None
         headers = {
             name: self.response.headers[name][:_MAX_SHOWN_CHARACTERS]
-            for name in _SHOWN
+            for name in _SHOWN_HEADERS
             if name in self.response.headers
         }
         body, is_cut = bytes(self._body), not self._is_complete
@@ -274,7 +274,7 @@ class _Received:
 
 async def _exchange(
     client: httpx2.AsyncClient,
-    received: _Received,
+    received: _ReceivedResponse,
     *,
     method: str,
     url: httpx2.URL,
@@ -291,7 +291,7 @@ async def _exchange(
                 url.copy_with(host=address),
                 headers=headers,
                 content=content,
-                timeout=httpx2.Timeout(None, connect=None if is_last else _CONNECT_S),
+                timeout=httpx2.Timeout(None, connect=None if is_last else _MAX_CONNECT_S),
                 # The certificate must match the name, not the address.
                 extensions={"sni_hostname": host_and_port(url)[0]},
             ) as response:
@@ -375,7 +375,7 @@ def _compose(call: Call, attempt: Attempt, url: httpx2.URL) -> tuple[httpx2.Head
         Fail: a header belongs to the connection, or cannot be sent.
     """
     for name, value in call.headers.items():
-        if name.lower() in _RESERVED:
+        if name.lower() in _RESERVED_HEADERS:
             raise Fail(f"headers must not contain {name}", type="InvalidRequest")
         # The patterns do not exclude it, because `$` also matches before a final line break.
         if any(character in name + value for character in "\r\n\0"):

@@ -78,7 +78,7 @@ class Claims:
                 )
             if jobs:
                 self._publish(Topic.EVENTS)
-            if not self._lease.held(worker_id):
+            if not self._lease.is_held(worker_id):
                 # Recovery takes the attempts back.
                 return []
             if _log.is_enabled_for(logging.DEBUG):
@@ -121,7 +121,7 @@ class Claims:
             worker_id = self._lease.worker_id
             async with self._database.transaction() as connection:
                 held = await held_attempts(connection, worker_id=worker_id)
-                if not self._lease.held(worker_id):
+                if not self._lease.is_held(worker_id):
                     # The attempts that end because of this loss are not strays. Recovery takes them
                     # back.
                     return

@@ -95,11 +95,11 @@ class Lease(Loop):
         Raises:
             Unavailable: the worker does not hold the lease.
         """
-        if self._worker_id is None or not self.held(self._worker_id):
+        if self._worker_id is None or not self.is_held(self._worker_id):
             raise Unavailable("postgresql")
         return self._worker_id
 
-    def held(self, worker_id: WorkerId) -> bool:
+    def is_held(self, worker_id: WorkerId) -> bool:
         """Return whether the lease under this id is held.
 
         The result depends only on the time, so it is correct as soon as a suspended process

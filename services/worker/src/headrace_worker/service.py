@@ -87,14 +87,14 @@ class WorkerService:
         )
         self._ends = EndWriter(
             database=self._database,
-            held=self._lease.held,
+            is_held=self._lease.is_held,
             store_stack_traces=settings.store_stack_traces,
             record=ResultRecorder(counts=self.counts, publish=self._bus.publish).record,
             timing=timing,
         )
         self._reports = ReportWriter(
             database=self._database,
-            held=self._lease.held,
+            is_held=self._lease.is_held,
             on_written=lambda: self._bus.publish(Topic.EVENTS),
             max_pending=4 * settings.worker_slots,
             counts=self.counts,
@@ -213,7 +213,7 @@ class WorkerService:
     def _make_environment(self) -> Environment:
         settings = self._settings
         return Environment(
-            holds=self._lease.held,
+            is_held=self._lease.is_held,
             runners=Runners(
                 processes=self._processes,
                 grace=settings.worker_cancel_grace,

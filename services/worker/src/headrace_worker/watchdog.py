@@ -25,10 +25,10 @@ _log = structlog.get_logger()
 EXIT_CODE: Final = 70
 
 # The maximum interval between checks in seconds, and the minimum number of checks within the limit.
-_TICK_S: Final = 0.5
+_MAX_TICK_S: Final = 0.5
 _MIN_TICKS: Final = 10
 # Seconds to wait for the last log line, because the log itself could be blocking the loop.
-_LOG_S: Final = 2.0
+_MAX_LOG_S: Final = 2.0
 # Maximum numbers of jobs and frames in the last log line.
 _MAX_JOBS: Final = 100
 _MAX_FRAMES: Final = 50
@@ -54,7 +54,7 @@ class Watchdog:
         running: Callable[[], Collection[JobId]],
         end: Callable[[int], object] = os._exit,
     ) -> None:
-        self._tick = min(_TICK_S, limit / _MIN_TICKS)
+        self._tick = min(_MAX_TICK_S, limit / _MIN_TICKS)
         self._limit = limit
         self._running = running
         self._end = end
@@ -108,7 +108,7 @@ class Watchdog:
             daemon=True,
         )
         logging.start()
-        logging.join(_LOG_S)
+        logging.join(_MAX_LOG_S)
         self._end(EXIT_CODE)
 
 

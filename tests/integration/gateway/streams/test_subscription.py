@@ -235,7 +235,7 @@ async def test_standby_sends_marks(
             name=NAME,
             consumer="one",
             leases=watch._leases,
-            follow=lambda _: pytest.fail("a standby must not follow the log"),
+            open_stream=lambda _: pytest.fail("a standby must not follow the log"),
             gauges=watch.gauges,
             idle=0.1,
         ).run()

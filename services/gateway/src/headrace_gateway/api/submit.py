@@ -316,7 +316,7 @@ class Submit:
             # A job that the database rejects because of a bug must not fail the rest of its group.
             if len(jobs) == 1:
                 return [error]
-            _log.exception("batch_refused", jobs=len(jobs))
+            _log.exception("batch_rejected", jobs=len(jobs))
             return [(await self._commit([job]))[0] for job in jobs]
 
     async def _store(self, jobs: list[NewJob]) -> list[Job | RequestIdConflict]:

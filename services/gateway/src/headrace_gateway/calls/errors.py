@@ -57,7 +57,7 @@ class Errors:
         elif status.code is grpc.StatusCode.INTERNAL:
             self._failures.write("error", **fields, exc_info=error)
         elif isinstance(error, HeadraceError):
-            _log.debug("call_refused", method=path, reason=status.reason)
+            _log.debug("call_rejected", method=path, reason=status.reason)
 
 
 async def _abort(exchange: Exchange, status: CallError) -> NoReturn:

@@ -8,15 +8,20 @@ import polars as pl
 
 from headrace_handlers.data_cleaning.options import ColumnType
 
-_TRUE = ("true", "t", "yes", "y", "1")
-_FALSE = ("false", "f", "no", "n", "0")
+_TRUE_TEXTS = ("true", "t", "yes", "y", "1")
+_FALSE_TEXTS = ("false", "f", "no", "n", "0")
 
 # ISO 8601 with a `T` or a space, with and without a zone.
-_NAIVE = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
-_ZONED = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
+_NAIVE_FORMATS = (
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M",
+    "%Y-%m-%d %H:%M",
+)
+_ZONED_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 
 
-def typed(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl.Series:
+def converted(column: pl.Series, kind: ColumnType | None, format_: str | None) -> pl.Series:
     """Return the column with its values converted to `kind`; if None, with unchanged values.
 
     Raises:
@@ -58,7 +63,7 @@ def check_format(format_: str, kind: ColumnType) -> None:
     try:
         # polars cannot write a zone with `%#z`.
         text = probe.dt.strftime(format_.replace("%#z", "%z"))
-        read = typed(text, kind, format_)[0]
+        read = converted(text, kind, format_)[0]
     except pl.exceptions.PolarsError as error:
         raise ValueError(str(error).strip().partition("\n")[0]) from error
     if read is None or (read.year, read.month, read.day) != (2001, 2, 3):
@@ -89,7 +94,7 @@ def _booleans(column: pl.Series) -> pl.Series:
         return column
     words = column.cast(pl.String).str.to_lowercase()
     return words.replace_strict(
-        {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)},
+        {**dict.fromkeys(_TRUE_TEXTS, True), **dict.fromkeys(_FALSE_TEXTS, False)},
         default=None,
         return_dtype=pl.Boolean,
     )
@@ -106,7 +111,7 @@ def _datetimes(column: pl.Series, format_: str | None) -> pl.Series:
         return column.cast(pl.Datetime("us"), strict=False)
     readings = [
         _utc(pl.col(column.name).str.to_datetime(each, time_unit="us", strict=False))
-        for each in ((format_,) if format_ else (*_NAIVE, *_ZONED))
+        for each in ((format_,) if format_ else (*_NAIVE_FORMATS, *_ZONED_FORMATS))
     ]
     return column.to_frame().select(pl.coalesce(readings)).to_series()
 

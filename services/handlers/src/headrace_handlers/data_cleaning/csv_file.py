@@ -13,7 +13,11 @@ import zlib
 from pathlib import Path
 from typing import IO, Final
 
-from headrace_handlers.data_cleaning.faults import too_large, too_many_columns, unreadable
+from headrace_handlers.data_cleaning.faults import (
+    too_large_error,
+    too_many_columns_error,
+    unreadable_error,
+)
 
 MAX_COLUMNS: Final = 10_000
 
@@ -65,7 +69,7 @@ def _unpack(source: gzip.GzipFile, name: str) -> bytes:
     try:
         return source.read(_CHUNK_BYTES)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise unreadable(name, f"its gzip data is damaged ({error})") from error
+        raise unreadable_error(name, f"its gzip data is damaged ({error})") from error
 
 
 class _TextChecks:
@@ -89,7 +93,7 @@ class _TextChecks:
             self._check_start(chunk)
         self._size += len(chunk)
         if self._size > self._max_bytes:
-            raise too_large(self._name, f"more than {self._max_bytes} bytes", self._max_bytes)
+            raise too_large_error(self._name, f"more than {self._max_bytes} bytes", self._max_bytes)
         self._check_encoding(chunk)
         self._check_lines(chunk)
 
@@ -97,25 +101,27 @@ class _TextChecks:
         """Check the end of the text."""
         self._check_encoding(b"", final=True)
         if self._pending and not self._quoted:
-            raise self._lone_return()
+            raise self._lone_return_error()
 
     def _check_start(self, chunk: bytes) -> None:
         for magic, codec in (*_OTHER_CODECS.items(), (_GZIP, "gzip twice")):
             if chunk.startswith(magic):
-                raise unreadable(
+                raise unreadable_error(
                     self._name, f"it is compressed with {codec}; use gzip, or decompress it"
                 )
         if chunk.startswith(_UTF_16):
-            raise unreadable(self._name, "it is UTF-16; convert it to UTF-8")
+            raise unreadable_error(self._name, "it is UTF-16; convert it to UTF-8")
 
     def _check_encoding(self, chunk: bytes, *, final: bool = False) -> None:
         try:
             self._decoder.decode(chunk, final)
         except UnicodeDecodeError as error:
-            raise unreadable(self._name, "it is not UTF-8; convert it to UTF-8") from error
+            raise unreadable_error(self._name, "it is not UTF-8; convert it to UTF-8") from error
         # NUL is valid in UTF-8, but in a text file it indicates UTF-16.
         if b"\0" in chunk:
-            raise unreadable(self._name, "it contains NUL characters; convert it to UTF-8 text")
+            raise unreadable_error(
+                self._name, "it contains NUL characters; convert it to UTF-8 text"
+            )
 
     def _check_lines(self, chunk: bytes) -> None:
         chunk = self._pending + chunk
@@ -127,7 +133,7 @@ class _TextChecks:
             # Every second part is outside quotes.
             outside = chunk.split(b'"')[int(self._quoted) :: 2]
             if any(part.count(b"\r") != part.count(b"\r\n") for part in outside):
-                raise self._lone_return()
+                raise self._lone_return_error()
             self._count_columns(outside)
         self._quoted ^= chunk.count(b'"') % 2 == 1
 
@@ -139,7 +145,9 @@ class _TextChecks:
             if end:
                 break
         if self._columns > MAX_COLUMNS:
-            raise too_many_columns(self._name, MAX_COLUMNS)
+            raise too_many_columns_error(self._name, MAX_COLUMNS)
 
-    def _lone_return(self) -> Exception:
-        return unreadable(self._name, "its lines end with CR only; use LF or CRLF line endings")
+    def _lone_return_error(self) -> Exception:
+        return unreadable_error(
+            self._name, "its lines end with CR only; use LF or CRLF line endings"
+        )

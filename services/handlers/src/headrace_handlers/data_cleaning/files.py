@@ -14,10 +14,10 @@ from polars import selectors as cs
 
 from headrace_handlers.data_cleaning.csv_file import MAX_COLUMNS, checked_csv
 from headrace_handlers.data_cleaning.faults import (
-    too_large,
-    too_many_columns,
-    unreadable,
-    unwritable,
+    convert_write_errors,
+    too_large_error,
+    too_many_columns_error,
+    unreadable_error,
 )
 from headrace_worker import Fail
 
@@ -83,17 +83,20 @@ class Files:
         with _open(path, name) as file:
             size = os.fstat(file.fileno()).st_size
             if size > self._max_bytes:
-                raise too_large(name, f"{size:,} bytes", self._max_bytes)
+                raise too_large_error(name, f"{size:,} bytes", self._max_bytes)
             if kind == "parquet":
-                with _unreadable_as(kind, name):
+                with _polars_errors_as_unreadable(kind, name):
                     yield self._parquet(file, name)
             else:
-                with self._csv(file, name, separator) as text, _unreadable_as(kind, name):
+                with (
+                    self._csv(file, name, separator) as text,
+                    _polars_errors_as_unreadable(kind, name),
+                ):
                     yield pl.scan_csv(text, separator=separator, infer_schema=False)
 
     def _csv(self, file: IO[bytes], name: str, separator: str) -> IO[bytes]:
         # Compressed text is decompressed into a file, so this can fail like a write.
-        with unwritable(name):
+        with convert_write_errors(name):
             return checked_csv(
                 file, name, separator=separator, max_bytes=self._max_bytes, folder=self._root
             )
@@ -103,7 +106,7 @@ class Files:
         table = pl.scan_parquet(file, hive_partitioning=False)
         kinds = table.collect_schema().dtypes()
         if len(kinds) > MAX_COLUMNS:
-            raise too_many_columns(name, MAX_COLUMNS)
+            raise too_many_columns_error(name, MAX_COLUMNS)
         rows = table.select(pl.len()).collect().item()
         size = rows * sum(_width(kind) for kind in kinds)
         if size <= self._max_bytes:
@@ -113,7 +116,7 @@ class Files:
             )
             size += sum(column[0] for column in lengths.collect(engine="streaming").iter_columns())
         if size > self._max_bytes:
-            raise too_large(
+            raise too_large_error(
                 name, f"{rows:,} rows, about {size:,} bytes decompressed", self._max_bytes
             )
         return table
@@ -127,23 +130,23 @@ def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
     except FileNotFoundError as error:
         raise Fail(f"{name!r} does not exist", type="FileUnreadable") from error
     except OSError as error:
-        raise unreadable(name, error.strerror or "it cannot be opened") from error
+        raise unreadable_error(name, error.strerror or "it cannot be opened") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise unreadable(name, "it is not a regular file")
+        raise unreadable_error(name, "it is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         yield file
 
 
 @contextmanager
-def _unreadable_as(kind: Format, name: str) -> Iterator[None]:
+def _polars_errors_as_unreadable(kind: Format, name: str) -> Iterator[None]:
     """Convert polars errors to errors that name the file."""
     try:
         yield
     # A damaged Parquet file can make polars panic, which is not an Exception.
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).strip().partition("\n")[0][:200]
-        raise unreadable(name, f"it is not valid {kind.upper()}: {reason}") from error
+        raise unreadable_error(name, f"it is not valid {kind.upper()}: {reason}") from error
 
 
 def _width(kind: pl.DataType) -> int:
@@ -164,7 +167,7 @@ def check_target(path: Path, name: str) -> None:
         OSError: the file system has a temporary error.
     """
     try:
-        with unwritable(name):
+        with convert_write_errors(name):
             mode = path.stat().st_mode
     except FileNotFoundError:
         return
@@ -188,7 +191,7 @@ def write_atomically(path: Path, name: str, tag: str, write: Callable[[IO[bytes]
         OSError: the file system has a temporary error.
     """
     temporary = path.with_name(f".{tag}.tmp")
-    with unwritable(name):
+    with convert_write_errors(name):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # Exclusive mode neither follows an existing link nor waits for an existing pipe.

@@ -17,7 +17,7 @@ ColumnType = Literal["string", "integer", "number", "boolean", "date", "datetime
 Bound = int | float | str
 PathName = Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[^\x00]*$")]
 
-_ORDERED = ("integer", "number", "date", "datetime")
+_ORDERED_TYPES = ("integer", "number", "date", "datetime")
 
 
 class FilesSettings(BaseSettings):
@@ -85,8 +85,10 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
         for name, bound in (("min", self.min), ("max", self.max)):
             if bound is None:
                 continue
-            if self.type not in _ORDERED:
-                raise InvalidPayload(f"{name} requires one of the types {', '.join(_ORDERED)}")
+            if self.type not in _ORDERED_TYPES:
+                raise InvalidPayload(
+                    f"{name} requires one of the types {', '.join(_ORDERED_TYPES)}"
+                )
             _check_value(name, bound, self.type)
         for value in self.allowed or ():
             _check_value("allowed", value, self.type or "string")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from headrace_handlers.data_cleaning.columns import check_format, literal, typed
+from headrace_handlers.data_cleaning.columns import check_format, converted, literal
 from headrace_handlers.data_cleaning.options import Cleaning, Rule
 from headrace_worker import Fail
 
@@ -60,7 +60,7 @@ def check(table: pl.DataFrame, options: Cleaning) -> Checked:
     dropped = pl.repeat(value=False, n=table.height, dtype=pl.Boolean, eager=True)
     for name, rule in options.rules.items():
         try:
-            values[name] = typed(table[name], rule.type, rule.format)
+            values[name] = converted(table[name], rule.type, rule.format)
             violations[name] = _violations(table[name], values[name], rule)
         except pl.exceptions.PolarsError as error:
             reason = str(error).strip().partition("\n")[0][:200]

@@ -25,20 +25,20 @@ _log = structlog.get_logger()
 # The minimum and maximum page size, in jobs. A page has twice as many jobs as the last page
 # delivered, so a run over hundreds of lanes reads few jobs that it cannot deliver. The loop reads
 # the next page at once.
-_MIN_PAGE: Final = 100
-_MAX_PAGE: Final = 1000
+_MIN_PAGE_SIZE: Final = 100
+_MAX_PAGE_SIZE: Final = 1000
 
 # Pause between two runs, in seconds. A run costs about the same for one job as for hundreds, so the
 # pause grows with the number of jobs that the last run delivered. While all slots are busy, the
 # pause is a share of the time that the workers need to end as many jobs as they can hold.
-_PAUSE: Final = (0.001, 0.02)
+_PAUSE_RANGE: Final = (0.001, 0.02)
 _PAUSE_PER_JOB: Final = 0.0002
 _PAUSE_SHARE: Final = 0.3
 _MAX_PAUSE_WHEN_FULL: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class _Unclaimed:
+class _UnclaimedDelivery:
     """A delivery that no worker has claimed yet: its pool and its time."""
 
     pool: str
@@ -101,12 +101,12 @@ class Dispatch(Loop):
         self._redeliver_after = redeliver_after
         self._timing = timing
         self._clock = clock
-        self._unclaimed: dict[Lane, dict[AttemptKey, _Unclaimed]] = {}
+        self._unclaimed: dict[Lane, dict[AttemptKey, _UnclaimedDelivery]] = {}
         self._last_run = clock()
-        self._page_size = _MIN_PAGE
+        self._page_size = _MIN_PAGE_SIZE
         # True if there was room for every waiting job in the last run.
         self._is_supplied = False
-        self.pause = _PAUSE[0]
+        self.pause = _PAUSE_RANGE[0]
 
     def accepts(self, topic: str) -> bool:
         """Return whether to run after a wake-up. Free slots require a run only while jobs wait."""
@@ -122,7 +122,7 @@ class Dispatch(Loop):
             page = await self._deliver_page()
             delivered += page.delivered
             whole = page.whole
-            self._page_size = min(max(_MIN_PAGE, 2 * page.delivered), _MAX_PAGE)
+            self._page_size = min(max(_MIN_PAGE_SIZE, 2 * page.delivered), _MAX_PAGE_SIZE)
         self._is_supplied = not page.full
         self._set_pause(delivered, page, duration=self._clock() - start)
         return self._timing.dispatch
@@ -130,7 +130,7 @@ class Dispatch(Loop):
     def _set_pause(self, delivered: int, page: _Page, *, duration: float) -> None:
         now = self._clock()
         elapsed, self._last_run = now - self._last_run, now
-        low, high = _PAUSE
+        low, high = _PAUSE_RANGE
         if delivered == 0:
             # The wake-ups reported jobs that no worker can run, or slots that no job needs.
             pause = 2 * self.pause
@@ -170,7 +170,7 @@ class Dispatch(Loop):
         planned = plan(undelivered, pools, room)
         for name, jobs in planned.jobs.items():
             await self._deliverer.deliver(name, [(job.key, job.rank) for job in jobs])
-            entry = _Unclaimed(name, self._clock())
+            entry = _UnclaimedDelivery(name, self._clock())
             for job in jobs:
                 self._unclaimed.setdefault(job.lane, {})[job.key] = entry
         return _Page(
@@ -191,13 +191,13 @@ class Dispatch(Loop):
         now = self._clock()
         live = {pool.name for pool in pools}
         overdue = 0
-        kept: dict[Lane, dict[AttemptKey, _Unclaimed]] = self._unclaimed_in_unread_lanes(
+        kept: dict[Lane, dict[AttemptKey, _UnclaimedDelivery]] = self._unclaimed_in_unread_lanes(
             heads, pools, read
         )
         undelivered: list[Head] = []
         for head in heads:
             known = self._unclaimed.get(head.lane, {})
-            pending: dict[AttemptKey, _Unclaimed] = {}
+            pending: dict[AttemptKey, _UnclaimedDelivery] = {}
             ranks, keys = [], []
             for rank, key in zip(head.ranks, head.keys, strict=True):
                 entry = known.get(key)
@@ -218,12 +218,12 @@ class Dispatch(Loop):
 
     def _unclaimed_in_unread_lanes(
         self, heads: Sequence[Head], pools: Sequence[Pool], read: Sequence[str]
-    ) -> dict[Lane, dict[AttemptKey, _Unclaimed]]:
+    ) -> dict[Lane, dict[AttemptKey, _UnclaimedDelivery]]:
         """Return the unclaimed deliveries of full pools in lanes that were not read."""
         seen = {head.lane for head in heads}
         readable = [pool for pool in pools if pool.name in set(read)]
         full = {pool.name for pool in pools} - set(read)
-        kept: dict[Lane, dict[AttemptKey, _Unclaimed]] = {}
+        kept: dict[Lane, dict[AttemptKey, _UnclaimedDelivery]] = {}
         for lane, known in self._unclaimed.items():
             if lane in seen or any(pool.serves(lane) for pool in readable):
                 continue

@@ -11,7 +11,7 @@ from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 from headrace_scheduler.timing import DEFAULT, Timing
 
-_PAGE: Final = 1000
+_PAGE_SIZE: Final = 1000
 # Minimum wait, in seconds. A due job that was not promoted is locked by another transaction.
 _MIN_WAIT: Final = 0.01
 
@@ -43,7 +43,9 @@ class Promote(Loop):
             async with self._database.statement() as connection:
                 wait = await next_due(connection)
                 due = wait is not None and wait <= timedelta()
-                promoted = await promote_due(connection, term=self._term, limit=_PAGE) if due else 0
+                promoted = (
+                    await promote_due(connection, term=self._term, limit=_PAGE_SIZE) if due else 0
+                )
             if not promoted:
                 break
             self._bus.publish(Topic.JOBS, Topic.EVENTS)

@@ -22,7 +22,7 @@ from headrace_scheduler.timing import DEFAULT, Timing
 _log = structlog.get_logger()
 
 # Jobs per transaction. A transaction of this size takes a few hundredths of a second.
-_PAGE: Final = 500
+_PAGE_SIZE: Final = 500
 
 
 class Prune(Loop):
@@ -51,7 +51,7 @@ class Prune(Loop):
         retention: Retention,
         subscription_retention: timedelta,
         timing: Timing = DEFAULT,
-        page: int = _PAGE,
+        page: int = _PAGE_SIZE,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:

@@ -18,11 +18,11 @@ from headrace_scheduler.timing import DEFAULT, Timing
 
 _log = structlog.get_logger()
 
-_PAGE: Final = 500
+_PAGE_SIZE: Final = 500
 # Time after the deadline of a running job in which the worker itself can expire the job.
 _RUNNING_GRACE: Final = timedelta(seconds=5)
 # Time after which the row of a lapsed worker is removed.
-_KEEP_LAPSED: Final = timedelta(hours=1)
+_MAX_LAPSED_AGE: Final = timedelta(hours=1)
 
 
 class Recover(Loop):
@@ -63,10 +63,10 @@ class Recover(Loop):
             # suspended.
             async with self._database.statement() as connection:
                 lost = await recover_lost(
-                    connection, term=self._term, limit=_PAGE, max_losses=self._max_losses
+                    connection, term=self._term, limit=_PAGE_SIZE, max_losses=self._max_losses
                 )
                 expired = await expire_overdue(
-                    connection, term=self._term, limit=_PAGE, running_grace=_RUNNING_GRACE
+                    connection, term=self._term, limit=_PAGE_SIZE, running_grace=_RUNNING_GRACE
                 )
             self._gauges.recovered += len(lost)
             for job_id, state in lost:
@@ -76,8 +76,8 @@ class Recover(Loop):
                 _log.warning("job_expired", job_id=str(job_id))
             if lost or expired:
                 self._bus.publish(Topic.JOBS, Topic.EVENTS)
-            if len(lost) < _PAGE and len(expired) < _PAGE:
+            if len(lost) < _PAGE_SIZE and len(expired) < _PAGE_SIZE:
                 break
         async with self._database.statement() as connection:
-            await remove_lapsed(connection, term=self._term, older_than=_KEEP_LAPSED)
+            await remove_lapsed(connection, term=self._term, older_than=_MAX_LAPSED_AGE)
         return self._timing.recover

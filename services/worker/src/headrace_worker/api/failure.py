@@ -40,13 +40,13 @@ _MAX_PROBLEMS: Final = 20
 
 _CAUSE: Final = "The above exception was the direct cause of the following exception:"
 _CONTEXT: Final = "During handling of the above exception, another exception occurred:"
-_LEFT_OUT: Final = "(earlier exceptions left out)"
+_LEFT_OUT_NOTE: Final = "(earlier exceptions left out)"
 
 _WORKER: Final = str(Path(__file__).parent.parent) + "/"
 _STANDARD_LIBRARY: Final = str(Path(traceback.__file__).parent) + "/"
 _PACKAGES: Final = ("/site-packages/", "/dist-packages/")
 
-_ATTACHED: Final = "_headrace_stack_trace"
+_TRACE_ATTRIBUTE: Final = "_headrace_stack_trace"
 
 # A pydantic error in the text of another exception: the parts before and after the quoted value. A
 # single expression would take cubic time on a hostile text and block the event loop.
@@ -112,7 +112,7 @@ def stack_trace(error: BaseException) -> str:
     Python, and is truncated last. If no frame belongs to a handler, the result is empty.
     """
     try:
-        attached = getattr(error, _ATTACHED, None)
+        attached = getattr(error, _TRACE_ATTRIBUTE, None)
         # The attribute of a handler's exception class may have any type.
         return attached if isinstance(attached, str) else _render(error)
     except BaseException:  # noqa: BLE001 - the handler's class decides what it raises
@@ -121,7 +121,7 @@ def stack_trace(error: BaseException) -> str:
 
 def attach_stack_trace(error: BaseException, text: str) -> None:
     """Attach a stack trace from another process or thread to `error`."""
-    setattr(error, _ATTACHED, text)
+    setattr(error, _TRACE_ATTRIBUTE, text)
 
 
 def thread_stack(ident: int | None) -> str:
@@ -240,11 +240,11 @@ def _render(error: BaseException) -> str:
         if size > left:
             if not sections:
                 return clean_text(section, left // 4)
-            sections.append(f"{_LEFT_OUT}\n")
+            sections.append(f"{_LEFT_OUT_NOTE}\n")
             break
         sections.append(section)
         # The first section reserves room for the note about left-out exceptions.
-        left = left - size - (len(_LEFT_OUT) + 2 if len(sections) == 1 else 0)
+        left = left - size - (len(_LEFT_OUT_NOTE) + 2 if len(sections) == 1 else 0)
         link = link_to_next
     return clean_text("\n".join(reversed(sections)), MAX_STACK_TRACE) if has_frames else ""
 

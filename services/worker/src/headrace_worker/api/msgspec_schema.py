@@ -13,7 +13,7 @@ from msgspec import inspect
 
 from headrace_core.domain.handler import VALUE_KEYWORD
 
-_NAMES: Final[dict[type[inspect.Type], str]] = {
+_TYPE_NAMES: Final[dict[type[inspect.Type], str]] = {
     inspect.BytesType: "bytes",
     inspect.ByteArrayType: "bytes",
     inspect.MemoryViewType: "bytes",
@@ -27,7 +27,7 @@ _NAMES: Final[dict[type[inspect.Type], str]] = {
     inspect.TimeType: "time",
     inspect.UUIDType: "uuid",
 }
-_CONSTRAINTS: Final = (
+_CONSTRAINT_NAMES: Final = (
     *("tz", "ge", "gt", "le", "lt"),
     *("multiple_of", "min_length", "max_length", "pattern"),
 )
@@ -87,7 +87,7 @@ class _SchemaVisitor:
             case inspect.StructType() | inspect.TypedDictType() | inspect.DataclassType():
                 for field in kind.fields:
                     self.visit(field.type, schema["properties"][field.encode_name])
-            case _ if type(kind) in _NAMES and not _is_exact(kind):
+            case _ if type(kind) in _TYPE_NAMES and not _is_exact(kind):
                 schema[VALUE_KEYWORD] = _value_constraints(kind)
 
 
@@ -118,8 +118,8 @@ def _is_exact(kind: inspect.Type) -> bool:
 
 
 def _value_constraints(kind: inspect.Type) -> dict[str, Any]:
-    value = {"by": "msgspec", "type": _NAMES[type(kind)]}
-    for name in _CONSTRAINTS:
+    value = {"by": "msgspec", "type": _TYPE_NAMES[type(kind)]}
+    for name in _CONSTRAINT_NAMES:
         if getattr(kind, name, None) is not None:
             value[name] = getattr(kind, name)
     return value
@@ -133,5 +133,5 @@ def _add_key_schema(key: inspect.Type, schema: dict[str, Any]) -> None:
             schema["propertyNames"] = {"enum": [str(member.value) for member in enum]}
         case inspect.LiteralType(values=values):
             schema["propertyNames"] = {"enum": [str(value) for value in values]}
-        case _ if type(key) in _NAMES:
+        case _ if type(key) in _TYPE_NAMES:
             schema["propertyNames"] = {VALUE_KEYWORD: {**_value_constraints(key), "key": True}}

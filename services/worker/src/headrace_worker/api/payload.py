@@ -17,7 +17,7 @@ from headrace_worker.api.errors import Fail
 from headrace_worker.api.failure import describe
 
 # The types that handlers usually return.
-_PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
+_PLAIN_TYPES = frozenset({dict, list, str, int, float, bool, type(None)})
 
 
 class PayloadMismatch(Exception):
@@ -102,7 +102,7 @@ def encode(value: Any) -> JsonText:
 
 def _encode(value: Any) -> JsonText:
     text: JsonText
-    if type(value) not in _PLAIN and _is_model(type(value)):
+    if type(value) not in _PLAIN_TYPES and _is_model(type(value)):
         text = value.model_dump_json()
         # A model may be configured to write NaN as a string, or as a constant that is not valid
         # JSON.

@@ -15,8 +15,8 @@ from pydantic_core import core_schema
 
 from headrace_core.domain.handler import VALUE_KEYWORD
 
-_INEXACT: Final = frozenset({"date", "datetime", "decimal", "time", "timedelta", "uuid"})
-_CONSTRAINTS: Final = (
+_INEXACT_TYPES: Final = frozenset({"date", "datetime", "decimal", "time", "timedelta", "uuid"})
+_CONSTRAINT_NAMES: Final = (
     *("ge", "gt", "le", "lt", "multiple_of", "max_digits", "decimal_places", "allow_inf_nan"),
     *("tz_constraint", "now_op", "now_utc_offset", "version", "strict"),
     *("min_length", "max_length", "strip_whitespace", "to_lower", "to_upper", "pattern"),
@@ -42,7 +42,7 @@ class _Generator(GenerateJsonSchema):
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         found = super().dict_schema(schema)
         key: Any = schema.get("keys_schema", {})
-        if key.get("type") in {*_INEXACT, "bool", "float", "int"}:
+        if key.get("type") in {*_INEXACT_TYPES, "bool", "float", "int"}:
             found["propertyNames"] = {VALUE_KEYWORD: {**_value_constraints(key), "key": True}}
         return found
 
@@ -59,12 +59,12 @@ def _is_inexact(schema: Mapping[str, Any]) -> bool:
         case "str":
             return bool(schema.get("strip_whitespace"))
         case kind:
-            return kind in _INEXACT
+            return kind in _INEXACT_TYPES
 
 
 def _value_constraints(schema: Mapping[str, Any]) -> dict[str, Any]:
     value = {"by": "pydantic", "type": schema["type"]}
-    for name in _CONSTRAINTS:
+    for name in _CONSTRAINT_NAMES:
         if schema.get(name) is not None:
             value[name] = msgspec.to_builtins(schema[name], enc_hook=_pattern_text)
     return value

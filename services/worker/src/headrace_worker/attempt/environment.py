@@ -21,7 +21,7 @@ class Environment:
     """The parts of a worker that its attempts share.
 
     Attributes:
-        holds: returns whether the worker holds the lease under an id.
+        is_held: returns whether the worker holds the lease under an id.
         runners: the runners of handlers outside the event loop.
         write_report: persists a report; returns False if another worker may have the attempt.
         on_end: called once per attempt with its judged end, or with None if the lease is lost and
@@ -32,7 +32,7 @@ class Environment:
         timing: other durations.
     """
 
-    holds: Callable[[WorkerId], bool]
+    is_held: Callable[[WorkerId], bool]
     runners: Runners
     write_report: Callable[[WorkerId, AttemptReport], Awaitable[bool]]
     on_end: Callable[[Execution, AttemptEnd | None], None]

@@ -183,7 +183,7 @@ class Execution:
         Raises:
             LeaseLost: another worker may already be running the job.
         """
-        if not self._environment.holds(self.worker_id):
+        if not self._environment.is_held(self.worker_id):
             self._reason = StopReason.LOST
             raise LeaseLost
 

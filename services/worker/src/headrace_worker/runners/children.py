@@ -23,7 +23,7 @@ from headrace_worker.runners.ownership import owning_attempt
 # The signals for which the worker and its event loop have handlers.
 _HANDLED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 # The time for a killed child process to exit, in seconds.
-_REAP_S: Final = 2.0
+_MAX_REAP_S: Final = 2.0
 
 # The state of each thread that is restored after a fork.
 _fork = threading.local()
@@ -172,7 +172,7 @@ def _end(children: Collection[int]) -> None:
 
 
 def _reap(pid: int) -> None:
-    until = time.monotonic() + _REAP_S
+    until = time.monotonic() + _MAX_REAP_S
     with suppress(ChildProcessError):
         while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             if time.monotonic() > until:

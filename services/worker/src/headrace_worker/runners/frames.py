@@ -105,7 +105,7 @@ class TooLarge(Exception):
         self.limit = limit
 
 
-class Incoming:
+class MessageReader:
     """Read the messages of a stream. A cancelled `receive` loses no data.
 
     Args:

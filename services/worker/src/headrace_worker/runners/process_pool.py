@@ -41,7 +41,7 @@ class _HandlerProcess:
         self._process = process
         self._stdin = process.stdin
         self._stdout = process.stdout
-        self._incoming = frames.Incoming(process.stdout, max_bytes=max_message_bytes)
+        self._incoming = frames.MessageReader(process.stdout, max_bytes=max_message_bytes)
         self._timing = timing
         # True while the handler waits for the answer to a report.
         self.awaits_answer = False

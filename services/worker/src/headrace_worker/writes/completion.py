@@ -39,7 +39,7 @@ class CompletionCheck:
 
     Args:
         database: the database.
-        held: returns whether the lease under an id is still held.
+        is_held: returns whether the lease under an id is still held.
         write: writes one end.
         record: called with each result.
         timing: the pauses between two queries.
@@ -49,13 +49,13 @@ class CompletionCheck:
         self,
         *,
         database: Database,
-        held: Callable[[WorkerId], bool],
+        is_held: Callable[[WorkerId], bool],
         write: Callable[[Execution, AttemptEnd], Awaitable[EndResult]],
         record: Callable[[Sequence[Ended]], None],
         timing: Timing,
     ) -> None:
         self._database = database
-        self._held = held
+        self._is_held = is_held
         self._write = write
         self._record = record
         self._timing = timing
@@ -88,7 +88,7 @@ class CompletionCheck:
             return SELF_COMPLETED
         await self._wait_until_unlocked(execution)
         result: EndResult = LOST
-        if self._held(execution.worker_id):
+        if self._is_held(execution.worker_id):
             result = await self._write(execution, end)
         if not isinstance(result, Written) and await self._query(was_completed, execution):
             # The handler committed between the query and the write.
@@ -101,7 +101,7 @@ class CompletionCheck:
         Poll, because writes that wait for locks would occupy connections that the lease needs.
         """
         pause, longest = self._timing.open_row
-        while self._held(execution.worker_id) and await self._query(is_held_open, execution):
+        while self._is_held(execution.worker_id) and await self._query(is_held_open, execution):
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, longest)
 
@@ -116,7 +116,7 @@ class CompletionCheck:
                 async with self._database.statement() as connection:
                     return await query(connection, execution.key)
             except Unavailable:
-                if not self._held(execution.worker_id):
+                if not self._is_held(execution.worker_id):
                     return False
                 await asyncio.sleep(random.uniform(*self._timing.retry))
             except Exception:  # noqa: BLE001 - the end write is guarded, so it may proceed

@@ -41,7 +41,7 @@ class EndWriter:
 
     Args:
         database: the database.
-        held: returns whether the lease under an id is still held.
+        is_held: returns whether the lease under an id is still held.
         store_stack_traces: True if errors are written with their stack traces.
         record: called with the results of each write.
         timing: the pauses between retries.
@@ -51,20 +51,24 @@ class EndWriter:
         self,
         *,
         database: Database,
-        held: Callable[[WorkerId], bool],
+        is_held: Callable[[WorkerId], bool],
         store_stack_traces: bool,
         record: Callable[[Sequence[Ended]], None],
         timing: Timing,
     ) -> None:
         self._database = database
-        self._held = held
+        self._is_held = is_held
         self._store_stack_traces = store_stack_traces
         self._record = record
         self._timing = timing
         self._pending: deque[_Pending] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._completions = CompletionCheck(
-            database=database, held=held, write=self._write_alone, record=record, timing=timing
+            database=database,
+            is_held=is_held,
+            write=self._write_alone,
+            record=record,
+            timing=timing,
         )
 
     def write(self, execution: Execution, end: AttemptEnd | None) -> None:
@@ -135,7 +139,7 @@ class EndWriter:
     def _result(self, execution: Execution, event: EventType | None) -> EndResult:
         if event is not None:
             return WRITTEN[event]
-        return REFUSED if self._held(execution.worker_id) else LOST
+        return REFUSED if self._is_held(execution.worker_id) else LOST
 
     async def _write(self, group: Sequence[_Pending]) -> _Events:
         """Write a group; return the written event of each attempt that the worker still has.
@@ -149,7 +153,7 @@ class EndWriter:
                 return await self._commit(group, is_retry=is_retry)
             except Unavailable:
                 is_retry = True
-                group = [pending for pending in group if self._held(pending.execution.worker_id)]
+                group = [pending for pending in group if self._is_held(pending.execution.worker_id)]
                 if not group:
                     return {}
                 await asyncio.sleep(random.uniform(*self._timing.retry))

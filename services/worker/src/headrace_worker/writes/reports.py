@@ -32,7 +32,7 @@ class ReportWriter:
 
     Args:
         database: the database.
-        held: returns whether the lease under an id is still held.
+        is_held: returns whether the lease under an id is still held.
         on_written: called after each commit.
         max_pending: the maximum number of pending reports.
         counts: counts the refused reports.
@@ -43,14 +43,14 @@ class ReportWriter:
         self,
         *,
         database: Database,
-        held: Callable[[WorkerId], bool],
+        is_held: Callable[[WorkerId], bool],
         on_written: Callable[[], None],
         max_pending: int,
         counts: Counts,
         timing: Timing,
     ) -> None:
         self._database = database
-        self._held = held
+        self._is_held = is_held
         self._on_written = on_written
         self._counts = counts
         self._timing = timing
@@ -99,7 +99,7 @@ class ReportWriter:
             except ShuttingDown:
                 return False
             except Unavailable as fault:
-                if not self._held(worker_id):
+                if not self._is_held(worker_id):
                     self._counts.reports_refused += 1
                     return False
                 unsure = unsure or not isinstance(fault, Overloaded)
