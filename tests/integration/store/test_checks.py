@@ -106,6 +106,7 @@ CHANGE: dict[str, str] = {
     "kind": "'api_key'",
     "subject": "'k'",
 }
+SIGNING_KEY: dict[str, str] = {"id": "'k'", "seed": "decode(repeat('00', 32), 'hex')"}
 
 # Each table with a valid row and its time columns.
 TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
@@ -129,6 +130,7 @@ TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
         ("create_time", "expire_time", "last_use_time", "revoke_time"),
     ),
     ("access_changes", CHANGE, ("time",)),
+    ("signing_keys", SIGNING_KEY, ("create_time", "expire_time")),
 ]
 UNREADABLE_TIMES = (
     *("'infinity'", "'-infinity'", "'10000-01-01'", "'0001-01-01 BC'"),
@@ -242,6 +244,8 @@ INVALID_ROWS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("api_keys", API_KEY, {"secret_hash": "'a'"}, "api_keys_hash_check"),
     *(("api_keys", API_KEY, {name: "NULL"}, f'"{name}"') for name in API_KEY),
     *(("access_changes", CHANGE, {name: "NULL"}, f'"{name}"') for name in CHANGE),
+    ("signing_keys", SIGNING_KEY, {"seed": "'a'"}, "signing_keys_seed_check"),
+    *(("signing_keys", SIGNING_KEY, {name: "NULL"}, f'"{name}"') for name in SIGNING_KEY),
     (
         "access_version",
         {"version": "0"},
@@ -285,6 +289,7 @@ VALID_ROWS = [
     ("tenants", TENANT),
     ("api_keys", API_KEY),
     ("access_changes", CHANGE),
+    ("signing_keys", SIGNING_KEY),
 ]
 
 

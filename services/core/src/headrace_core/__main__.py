@@ -1,7 +1,8 @@
-"""`python -m headrace_core`: migrates the database and repairs unreadable rows."""
+"""`python -m headrace_core`: maintains the database and its signing keys."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from headrace_core.runtime import logs
 from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import BAD_CONFIGURATION
 from headrace_core.runtime.settings import Settings, problems
+from headrace_core.store.access.signing_keys import rotate_signing_key
 from headrace_core.store.migrate import mend, migrate
 from headrace_core.store.schema import MigrationRejected
-from headrace_core.store.sql.database import server_error
+from headrace_core.store.sql.database import Database, server_error
 
 _EXAMPLES = (
     "python -m headrace_core migrate",
@@ -66,6 +68,18 @@ def main() -> int:
         description="Replace unreadable times with the nearest valid time, and stored documents "
         "that cannot be decoded with empty ones. Job states do not change.",
     )
+    rotate_parser = commands.add_parser(
+        "rotate-signing-key",
+        help="create a new key for the tokens of this installation",
+        description="Create a new key, with which gateways sign the tokens of users and watch "
+        "tokens within a minute. Tokens signed with an earlier key stay valid until they expire.",
+    )
+    rotate_parser.add_argument(
+        "--revoke",
+        action="store_true",
+        help="remove the earlier keys now: within five seconds, tokens signed with them are "
+        "rejected and their streams end. Users stay logged in",
+    )
     arguments = parser.parse_args()
     try:
         settings = Settings()
@@ -81,6 +95,9 @@ def main() -> int:
             structlog.get_logger().info(
                 "database_mended", times=mended.times, documents=mended.documents
             )
+        elif arguments.command == "rotate-signing-key":
+            key = asyncio.run(_rotate_signing_key(settings, revoke=arguments.revoke))
+            structlog.get_logger().info("signing_key_rotated", key=key, revoked=arguments.revoke)
         else:
             migrate(settings, restored=arguments.restored)
             structlog.get_logger().info("database_migrated")
@@ -91,6 +108,15 @@ def main() -> int:
             break
         time.sleep(_RETRY_S)
     return code
+
+
+async def _rotate_signing_key(settings: Settings, *, revoke: bool) -> str:
+    database = Database(settings, application="migrate")
+    try:
+        async with database.transaction() as conn:
+            return await rotate_signing_key(conn, revoke=revoke)
+    finally:
+        await database.close()
 
 
 def _run_once(run: Callable[[], None], settings: Settings, *, command: str) -> int:

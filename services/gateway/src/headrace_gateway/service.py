@@ -18,6 +18,7 @@ from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.api_keys import ApiKeys
 from headrace_gateway.access.identities import Identities
+from headrace_gateway.access.signing import InstallationTokens
 from headrace_gateway.api.access import Access
 from headrace_gateway.api.handlers import Handlers
 from headrace_gateway.api.handoff import HandOff
@@ -145,11 +146,12 @@ class Gateway:
         )
         drain = Drain()
         sessions = Sessions()
+        tokens = InstallationTokens(database=database, installation=installation)
         identities = None
         if settings.access_control:
             identities = Identities(
                 database=database,
-                verifiers=[ApiKeys(database=database, installation=installation)],
+                verifiers=[ApiKeys(database=database, installation=installation), tokens],
                 sessions=sessions,
             )
             await identities.run_once()

@@ -311,6 +311,23 @@ def rights_of(role: Role, scope: Scope) -> frozenset[Right]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Minter:
+    """The credential with which a token was minted; its revocation revokes the token.
+
+    Attributes:
+        kind: the kind of the credential.
+        tenant: the tenant of its principal.
+        name: the name of its principal.
+        credential: the id of the credential.
+    """
+
+    kind: PrincipalKind
+    tenant: str
+    name: str
+    credential: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
     """The caller: a person or a program.
 
@@ -324,6 +341,7 @@ class Principal:
         credential: the id of the credential, for revocation and the audit log; never a secret.
         expire_time: the time at which the credential expires, in seconds since 1970; None for
             never.
+        minter: the credential that minted a watch token; None for other kinds.
     """
 
     name: str
@@ -334,6 +352,7 @@ class Principal:
     rights: frozenset[Right]
     credential: str = ""
     expire_time: float | None = None
+    minter: Minter | None = None
 
     @classmethod
     def of(
@@ -346,6 +365,7 @@ class Principal:
         scope: Scope = FULL_SCOPE,
         credential: str = "",
         expire_time: float | None = None,
+        minter: Minter | None = None,
     ) -> Principal:
         """Return a principal with the rights of its role within its scope."""
         return cls(
@@ -357,6 +377,7 @@ class Principal:
             rights=rights_of(role, scope),
             credential=credential,
             expire_time=expire_time,
+            minter=minter,
         )
 
     def may_grant(self, role: Role, scope: Scope) -> bool:
@@ -419,8 +440,9 @@ class AccessChange:
     Attributes:
         version: the number of the change; later changes have larger numbers.
         tenant: the tenant of the credential.
-        kind: the kind of the credential, or `tenant`.
-        subject: the id of the credential, the name of the user, or the tenant.
+        kind: the kind of the credential, `tenant` or `signing_key`.
+        subject: the id of the credential, the name of the user, the tenant, or the id of a revoked
+            signing key.
     """
 
     version: int
@@ -432,12 +454,23 @@ class AccessChange:
         """Return whether a principal that acts in a tenant may have other rights now."""
         if self.kind == TENANT_CHANGE:
             return self.subject in (tenant, principal.tenant)
+        if self.kind == SIGNING_KEY_CHANGE:
+            return principal.kind in SIGNED_KINDS
+        return self._concerns(principal) or (
+            principal.minter is not None and self._concerns(principal.minter)
+        )
+
+    def _concerns(self, owner: Principal | Minter) -> bool:
         return (
-            self.kind == principal.kind
-            and self.tenant == principal.tenant
-            and self.subject in (principal.credential, principal.name)
+            self.kind == owner.kind
+            and self.tenant == owner.tenant
+            and self.subject in (owner.credential, owner.name)
         )
 
 
 # The kind of the changes of a tenant.
 TENANT_CHANGE: Final = "tenant"
+# The kind of the change that revokes a signing key.
+SIGNING_KEY_CHANGE: Final = "signing_key"
+# The kinds of principals whose tokens the installation signs.
+SIGNED_KINDS: Final = frozenset({PrincipalKind.USER, PrincipalKind.WATCH_TOKEN})

@@ -40,6 +40,14 @@ class TimedCache(Generic[K, V]):
             raise KeyError(key)
         return value
 
+    def __contains__(self, key: K) -> bool:
+        """Return whether a key is known and not expired."""
+        try:
+            self[key]
+        except KeyError:
+            return False
+        return True
+
     def put(self, key: K, value: V, *, seconds: float) -> None:
         """Store a value for a time."""
         self._entries.pop(key, None)

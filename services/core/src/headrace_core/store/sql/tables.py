@@ -82,6 +82,7 @@ TIME_COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "tenants": ("create_time",),
     "api_keys": ("create_time", "expire_time", "last_use_time", "revoke_time"),
     "access_changes": ("time",),
+    "signing_keys": ("create_time", "expire_time"),
 }
 
 # The condition, by table, under which all times and numbers of a row are readable. CHECKs enforce
@@ -476,4 +477,24 @@ access_changes = Table(
         server_default=text("clock_timestamp()"),
     ),
     CheckConstraint(READABLE["access_changes"], name="times"),
+)
+
+# The keys with which the installation signs its tokens.
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    # The public id, which tokens contain.
+    Column("id", Text, primary_key=True),
+    # The private key of Ed25519.
+    Column("seed", LargeBinary, nullable=False),
+    Column(
+        "create_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    # NULL while the key may sign. Replaced keys verify until this time.
+    _time_column("expire_time"),
+    CheckConstraint("length(seed) = 32", name="seed"),
+    CheckConstraint(READABLE["signing_keys"], name="times"),
 )
