@@ -337,7 +337,7 @@ class Cluster:
             HEADRACE_HANDLERS="faults.handlers,faults.poison,faults.rude",
             HEADRACE_HTTP_ALLOWED_HOSTS="127.0.0.1",
             PYTHONPATH=os.pathsep.join(paths),
-            **{ledger.VARIABLE: str(self._ledger_path)},
+            **{ledger.LEDGER_VARIABLE: str(self._ledger_path)},
         )
 
 

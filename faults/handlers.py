@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from faults.ledger import VARIABLE, Ledger
+from faults.ledger import LEDGER_VARIABLE, Ledger
 from headrace_handlers import http_request
 from headrace_worker import Context, Retry, RetryPolicy, handler
 
@@ -44,7 +44,7 @@ class Call(Work, frozen=True, forbid_unknown_fields=True):
 
 @cache
 def _ledger() -> Ledger:
-    return Ledger(Path(os.environ[VARIABLE]))
+    return Ledger(Path(os.environ[LEDGER_VARIABLE]))
 
 
 @handler("work", retry=WORK_POLICY, timeout=timedelta(minutes=10))

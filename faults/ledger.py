@@ -11,7 +11,7 @@ from pathlib import Path
 from faults.evidence import Run
 
 # The environment variable that contains the path of the ledger.
-VARIABLE = "FAULTS_LEDGER"
+LEDGER_VARIABLE = "FAULTS_LEDGER"
 
 # Longest wait for the lock, in seconds. Writing an entry takes microseconds.
 _LOCK_TIMEOUT_S = 10.0

@@ -14,7 +14,7 @@ from typing import Final, Literal
 import psutil
 from msgspec import Struct
 
-from faults.ledger import VARIABLE, Ledger
+from faults.ledger import LEDGER_VARIABLE, Ledger
 from headrace_worker import Context, RetryPolicy, SyncContext, handler
 
 LoopAttack = Literal["wait_for", "gather", "group", "callback", "cancel", "text", "fork", "leave"]
@@ -163,6 +163,6 @@ async def _interrupt_later() -> None:
 
 def _record_start(ctx: Context | SyncContext) -> None:
     # A SQLite connection belongs to one thread, so none is shared.
-    ledger = Ledger(Path(os.environ[VARIABLE]))
+    ledger = Ledger(Path(os.environ[LEDGER_VARIABLE]))
     ledger.append(str(ctx.attempt.job_id), ctx.attempt.number)
     ledger.close()

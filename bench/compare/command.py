@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Failed peers and missed targets do not change it.
     """
     options = _parser().parse_args(arguments)
-    # On SIGTERM, stop all started processes before the exit, as on Ctrl-C.
+    # On SIGTERM, stop all started processes before exiting, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return asyncio.run(_run(options))

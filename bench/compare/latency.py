@@ -11,7 +11,7 @@ from bench.latency import Latency
 from bench.peers.contract import LATENCY
 
 MODE: Final = LATENCY
-_EXTRA_S: Final = 60.0
+_RESPONSE_MARGIN_S: Final = 60.0
 
 
 def case(plan: Plan) -> str:
@@ -30,7 +30,7 @@ async def measure_latency(stage: Stage, *, plan: Plan, number: int) -> Measureme
 
     async def load(seconds: float) -> list[int]:
         response = await stage.control.ask(
-            "latency", timeout=seconds + _EXTRA_S, rate=plan.rate, seconds=seconds
+            "latency", timeout=seconds + _RESPONSE_MARGIN_S, rate=plan.rate, seconds=seconds
         )
         return [int(value) for value in response["microseconds"]]
 

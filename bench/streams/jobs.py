@@ -1,4 +1,4 @@
-"""The watched jobs, submitted and started in the store, as the gateway and the worker do."""
+"""Submit and start the watched jobs in the store, as the gateway and the worker do."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from bench.streams.rounds import PREPARE_S
 from bench.usage import CpuMeter, resident_kib
 from headrace_core.store.sql.database import Database
 
-# Streams opened before the first memory reading, which excludes the one-time costs of a gateway's
-# first streams.
-_FIRST: Final = 100
+# Streams opened before the first memory reading, to exclude the one-time costs of a gateway's first
+# streams.
+_WARM_UP_STREAMS: Final = 100
 _MICROSECONDS: Final = 1_000_000
 
 
@@ -62,12 +62,14 @@ async def measure_memory(stack: Stack, plan: Plan, *, kind: Kind, channels: int)
         kind: the RPC.
         channels: the number of connections.
     """
-    subjects = await _subjects(stack, kind, _FIRST + plan.idle)
+    subjects = await _subjects(stack, kind, _WARM_UP_STREAMS + plan.idle)
     async with stack.gateway() as gateway:
-        with Child.running("first", read, gateway.address, subjects[:_FIRST], 1) as first:
+        with Child.running("first", read, gateway.address, subjects[:_WARM_UP_STREAMS], 1) as first:
             await first.link.receive(Opened, timeout=PREPARE_S)
             before = resident_kib(gateway.pid)
-            with Child.running("idle", read, gateway.address, subjects[_FIRST:], channels) as idle:
+            with Child.running(
+                "idle", read, gateway.address, subjects[_WARM_UP_STREAMS:], channels
+            ) as idle:
                 await idle.link.receive(Opened, timeout=PREPARE_S)
                 meter = CpuMeter({"gateway": gateway.pid})
                 start = meter.sample()

@@ -1,4 +1,4 @@
-"""The run of all measurements."""
+"""Run all measurements."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from summary import print_summary
 from headrace import CallError, Client
 
 OUTPUT = "demo-output"
-# Time limit of the jobs, in seconds; much longer than they need.
+# Time limit for the jobs, in seconds; much longer than they need.
 DEADLINE_S = 90
 
 

@@ -79,11 +79,11 @@ class Run:
             submitted.set()
 
     def bulk_problems(self) -> list[str]:
-        """Return the differences from the expected end of the bulk."""
+        """Return the unexpected ends of the bulk jobs."""
         ended = Counter(self._state_of.get(job_id) for job_id in self.bulk_ids)
         if ended == {JobState.SUCCEEDED: len(self.bulk_ids)}:
             return []
-        return [f"the bulk ended as {dict(ended)}"]
+        return [f"the bulk jobs ended as {dict(ended)}"]
 
     def _record_submit(self, job_id: str, start: float) -> None:
         times = self.times.setdefault(job_id, Times(start))

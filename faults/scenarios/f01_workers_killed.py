@@ -16,7 +16,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 
 INTERVAL_S = 5.0
 DURATION_S = 60.0
-SHORT_S = 20.0
+SHORT_DURATION_S = 20.0
 # Long enough that each killed worker runs some jobs.
 MIX = Mix(seconds=(0.2, 2.0))
 # Longest time until a lost attempt is claimed again, and longest recovery, in seconds.
@@ -27,10 +27,10 @@ MAX_RECOVERY_S = 30.0
 async def run(trial: Trial) -> None:
     trial.supervise(trial.cluster.workers)
     await trial.load(rate=40.0, mix=MIX)
-    # When each process was killed, by pid, in seconds since 1970.
+    # The time at which each process was killed, by pid, in seconds since 1970.
     killed: dict[int, float] = {}
     async with trial.fault("workers are killed", recovers_within=MAX_RECOVERY_S):
-        end = time.monotonic() + (SHORT_S if trial.short else DURATION_S)
+        end = time.monotonic() + (SHORT_DURATION_S if trial.short else DURATION_S)
         while time.monotonic() < end:
             worker = trial.chance.choice(trial.cluster.workers)
             # A worker that was killed earlier may still be restarting.
@@ -59,7 +59,7 @@ def _measure(
                 waits.append(following.time.timestamp() - when)
         orphaned += losses
         twice += losses > 1
-    least = (SHORT_S if trial.short else DURATION_S) / INTERVAL_S / 2
+    least = (SHORT_DURATION_S if trial.short else DURATION_S) / INTERVAL_S / 2
     trial.figure("workers killed", len(killed), at_least=least)
     trial.figure("attempts lost with a worker", orphaned, at_least=1)
     trial.figure("jobs that lost more than one worker", twice)

@@ -15,7 +15,7 @@ from faults.trial import Trial, until
 from headrace import Client, JobSpec
 
 DOWN_S = 20.0
-SHORT_S = 8.0
+SHORT_DOWN_S = 8.0
 # Empty jobs drained in each turn of a full and of a short trial.
 DRAINED = 2000
 SHORT_DRAINED = 1000
@@ -53,7 +53,7 @@ async def _lose_redis(trial: Trial, what: str, snapshot: Path | None) -> None:
     async with trial.fault(what, recovers_within=MAX_RECOVERY_S):
         await valkey.kill()
         began = time.time()
-        await asyncio.sleep(SHORT_S if trial.short else DOWN_S)
+        await asyncio.sleep(SHORT_DOWN_S if trial.short else DOWN_S)
         end = time.time()
         await valkey.start(snapshot=snapshot)
     trial.figure(

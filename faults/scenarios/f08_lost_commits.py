@@ -9,7 +9,7 @@ from faults.scenario import Scenario
 from faults.trial import Trial
 
 DURATION_S = 60.0
-SHORT_S = 15.0
+SHORT_DURATION_S = 15.0
 # The share of INSERT statements whose reply is lost.
 SHARE = 0.05
 RATE = 100.0
@@ -30,7 +30,7 @@ async def run(trial: Trial) -> None:
     async with trial.fault(f"{SHARE:.0%} of the commit replies are lost", recovers_within=30):
         for link in links:
             link.dooms = dooms
-        await asyncio.sleep(SHORT_S if trial.short else DURATION_S)
+        await asyncio.sleep(SHORT_DURATION_S if trial.short else DURATION_S)
         for link in links:
             link.dooms = lambda: False
     during = load.history[before:]

@@ -14,7 +14,7 @@ from faults.scenario import Scenario
 from faults.trial import Trial, until
 
 IDLE_S = 120.0
-SHORT_S = 30.0
+SHORT_IDLE_S = 30.0
 STEADY_S = 30.0
 LAG_METRIC = "headrace_settled_lag_seconds"
 
@@ -28,7 +28,7 @@ async def run(trial: Trial) -> None:
             *(until(partial(_is_lagging, gateway), within=30) for gateway in trial.cluster.gateways)
         )
         trial.figure("time until the lag metric rises", max(raised), "s", at_most=10)
-        await asyncio.sleep((SHORT_S if trial.short else IDLE_S) - (time.monotonic() - began))
+        await asyncio.sleep((SHORT_IDLE_S if trial.short else IDLE_S) - (time.monotonic() - began))
         lags = [await gateway.metric(LAG_METRIC) for gateway in trial.cluster.gateways]
         trial.figure("lag metric at the end", min(lags), "s")
     end = time.time()
@@ -40,15 +40,15 @@ async def run(trial: Trial) -> None:
 
     def measure(evidence: Evidence) -> None:
         single = _delivery_delays(evidence, start, end, many=False)
-        trial.figure("delay of streams of one job, p95", percentile(single, 0.95), "s", at_most=1)
-        trial.figure("delay of streams of one job, p99", percentile(single, 0.99), "s")
+        trial.figure("delay of single-job streams, p95", percentile(single, 0.95), "s", at_most=1)
+        trial.figure("delay of single-job streams, p99", percentile(single, 0.99), "s")
         before = claim_waits(evidence.events, since=start - STEADY_S / 2, until=start)
         during = claim_waits(evidence.events, since=start, until=end)
         trial.figure("claim wait, p95 before", percentile(before, 0.95), "s")
         p95 = percentile(during, 0.95)
         trial.figure("claim wait, p95 during", p95, "s", at_most=3 * percentile(before, 0.95))
         late = _delivery_delays(evidence, start, end, many=True)
-        trial.figure("longest delay of streams of many jobs", max(late, default=0.0), "s")
+        trial.figure("longest delay of many-job streams", max(late, default=0.0), "s")
 
     trial.on_evidence(measure)
 

@@ -14,7 +14,7 @@ from faults.trial import Trial, until
 from support.proxy import Proxy
 
 LOST_S = 60.0
-SHORT_S = 20.0
+SHORT_LOST_S = 20.0
 # Longest delay of an event, and longest time until a connection is replaced, in seconds.
 MAX_DELAY_S = 2.0
 MAX_RECONNECT_S = 15.0
@@ -35,7 +35,7 @@ async def run(trial: Trial) -> None:
             link.hold(sent=LISTEN)
         for link in redis:
             link.hold(sent=SUBSCRIBE)
-        await asyncio.sleep(SHORT_S if trial.short else LOST_S)
+        await asyncio.sleep(SHORT_LOST_S if trial.short else LOST_S)
         end = time.time()
         for link in (*postgres, *redis):
             link.release()

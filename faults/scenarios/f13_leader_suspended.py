@@ -15,7 +15,7 @@ from headrace import Client, JobSpec
 from headrace_core.domain.lifecycle import EventType
 
 SUSPENDED_S = 30.0
-SHORT_S = 15.0
+SHORT_SUSPENDED_S = 15.0
 # The number of jobs due while the leader is suspended, and at the moment it is resumed.
 DUE = 500
 DUE_AGAIN = 100
@@ -31,7 +31,7 @@ async def run(trial: Trial) -> None:
     [standby] = [one for one in trial.cluster.schedulers if one is not leader]
     first_term = await leader.metric("headrace_leader_term")
     suspended = time.time() + AHEAD_S
-    resumed = suspended + (SHORT_S if trial.short else SUSPENDED_S)
+    resumed = suspended + (SHORT_SUSPENDED_S if trial.short else SUSPENDED_S)
     first = await _submit_due_jobs(trial, DUE, due=suspended + 1)
     second = await _submit_due_jobs(trial, DUE_AGAIN, due=resumed)
     await asyncio.sleep(suspended - time.time())

@@ -13,7 +13,7 @@ from faults.trial import Trial, until
 from headrace_core.domain.lifecycle import EventType
 
 DURATION_S = 60.0
-SHORT_S = 25.0
+SHORT_DURATION_S = 25.0
 # Longest times, in seconds: until the worker registers again, claim wait, and recovery.
 MAX_REJOIN_S = 10.0
 MAX_WAIT_S = 5.0
@@ -26,7 +26,7 @@ async def run(trial: Trial) -> None:
     worker = trial.cluster.workers[0]
     assert worker.postgres is not None
     assert worker.redis is not None
-    duration = SHORT_S if trial.short else DURATION_S
+    duration = SHORT_DURATION_S if trial.short else DURATION_S
     heartbeat = trial.cluster.settings.worker_beat
 
     ids = await _worker_ids(trial, worker)

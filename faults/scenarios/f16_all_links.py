@@ -10,7 +10,7 @@ from faults.trial import Trial
 
 # Pause after each link, in seconds.
 STEP_S = 2.0
-SHORT_S = 1.0
+SHORT_STEP_S = 1.0
 # Time without any link, in seconds.
 NONE_S = 15.0
 MAX_RECOVERY_S = 30.0
@@ -18,7 +18,7 @@ MAX_RECOVERY_S = 30.0
 
 async def run(trial: Trial) -> None:
     await trial.load()
-    step = SHORT_S if trial.short else STEP_S
+    step = SHORT_STEP_S if trial.short else STEP_S
     links = [item for service in trial.cluster.services for item in service.links.items()]
     trial.chance.shuffle(links)
     async with trial.fault(f"{len(links)} links are blackholed", recovers_within=MAX_RECOVERY_S):

@@ -104,7 +104,7 @@ async def _restart(
         if moment is not None and isinstance(follower, ClientFollower)
     ]
     spread = percentile(clients, 0.95) - percentile(clients, 0.05)
-    trial.figure("spread of the client's streams", spread, "s", at_least=MIN_SPREAD_S)
+    trial.figure("spread of the resume times of client streams", spread, "s", at_least=MIN_SPREAD_S)
 
 
 def _resume_time(log: StreamLog, stopped: float) -> float | None:

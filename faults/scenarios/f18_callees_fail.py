@@ -16,7 +16,7 @@ from headrace_core.domain.lifecycle import TERMINAL, EventType
 from support.web import Answer, hang_up, reply, site
 
 DOWN_S = 120.0
-SHORT_S = 40.0
+SHORT_DOWN_S = 40.0
 RATE = 30.0
 # Extra jobs at the start of the fault, the worst case for a thundering herd.
 BURST = 500
@@ -31,7 +31,7 @@ async def run(trial: Trial) -> None:
         fails = _failing_responder()
         mix = Mix(url=service.url, scheduled=0, failing=0)
         load = await trial.load(rate=RATE, mix=mix)
-        duration = SHORT_S if trial.short else DOWN_S
+        duration = SHORT_DOWN_S if trial.short else DOWN_S
         async with trial.fault(f"all calls fail for {duration:g} s"):
             began = time.time()
             service.answer = fails

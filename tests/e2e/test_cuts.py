@@ -120,7 +120,7 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
         load.stop()
         await loading
 
-        expected = {rows: await read_rows(database, rows) for _, rows in (*clients, *watchers)}
+        expected = {rows: await read_events(database, rows) for _, rows in (*clients, *watchers)}
         for watcher, rows in (*clients, *watchers):
             count = len(expected[rows])
             await until(lambda w=watcher, c=count: len(w.seen) >= c, within=DEADLINE_S)
@@ -148,7 +148,7 @@ def check_cursors(watcher: JobsWatcher, places: dict[Name, Place]) -> None:
         assert count == len(watcher.seen) or place < places[watcher.seen[count]]
 
 
-async def read_rows(database: Database, rows: str) -> dict[Name, Place]:
+async def read_events(database: Database, rows: str) -> dict[Name, Place]:
     """Return the events that meet an SQL condition, in event log order."""
     async with database.transaction() as connection:
         found = await connection.execute(

@@ -2,7 +2,7 @@
 
 A whole platform runs in this process: load, streams, clients that call every method, and workers
 and gateways that start and stop. At the end the invariants of the fault suite must hold.
-`HEADRACE_TEST_FAULT_SEED=7` selects other faults, and
+`HEADRACE_TEST_FAULT_SEED=7` selects different faults, and
 `HEADRACE_TEST_FAULT_METHODS="claim_jobs end_attempts"` limits the faults to these functions.
 
 The two tests that run a platform need `make fault-points` (HEADRACE_TEST_FAULT_POINTS=1), since
@@ -32,7 +32,7 @@ from faults import handlers as fault_handlers
 from faults.database import Records
 from faults.evidence import Evidence, Wanted
 from faults.invariants import judge
-from faults.ledger import VARIABLE, Ledger
+from faults.ledger import LEDGER_VARIABLE, Ledger
 from faults.load import QUEUES, Load, Mix
 from faults.trial import counting
 from faults.watchers import Watchers
@@ -110,8 +110,8 @@ METHODS = (
     "written_ends",
 )
 
-# Functions that the load does not call. tests/integration/worker tests faults of `complete_in`,
-# and validate_only only reads.
+# Functions that the load does not call. find_batch and find_submitted only read, for validate_only.
+# `complete_in` needs the others; tests/integration/worker tests its faults.
 UNCALLED_METHODS = {"find_batch", "find_submitted", "is_held_open", "was_completed"}
 
 # Functions that services call only after another function has failed. Both get faults at the same
@@ -125,11 +125,12 @@ CALLED_AFTER_FAULT_IN = {
 # Jobs per second, and their mix. Many of the jobs report.
 RATE = 15.0
 MIX = Mix(seconds=(0.01, 0.1), reporting=0.3, attached=0.1)
-# The number of faults for each method, the time limit for them, and the time limit for the
-# platform to settle afterwards, in seconds.
+# The number of faults for each method.
 FAULTS_PER_METHOD = 2
+# Maximum time until a method has received its faults, in seconds.
 METHOD_TIMEOUT_S = 30.0
-SETTLE_TIMEOUT_S = 45.0
+# Maximum time until all jobs have ended after the faults, and for each client call, in seconds.
+END_TIMEOUT_S = 45.0
 # Short intervals, so these loops get as many faults as the other loops.
 SHORT_LOOP_INTERVALS = Timing(recover=0.3, prune=0.3)
 SHORT_RENEWALS = streams.Timing(renew=1.0)
@@ -144,7 +145,7 @@ EXPECTED_CODES = {"UNAVAILABLE"}
 
 
 only_if_requested = pytest.mark.skipif(
-    not os.environ.get("HEADRACE_TEST_FAULT_POINTS"), reason="for `make fault-points`"
+    not os.environ.get("HEADRACE_TEST_FAULT_POINTS"), reason="runs only with `make fault-points`"
 )
 # If a fault hits a connection while it is opened or returned, the drivers close it only when it is
 # garbage-collected. F21 checks in real processes that no connection stays open.
@@ -158,7 +159,7 @@ def test_method_list_covers_the_store() -> None:
 
 @dataclass
 class FaultRun:
-    """A platform under load, which gets faults.
+    """A platform under load, into which faults are injected.
 
     Attributes:
         unexpected: the calls that failed with an unexpected code.
@@ -175,20 +176,20 @@ class FaultRun:
     unexpected: list[str] = field(default_factory=list)
     chores: Sequence[asyncio.Task[None]] = ()
 
-    async def chore(self, name: str, *work: Callable[[Client], Awaitable[object]]) -> None:
+    async def repeat(self, name: str, *work: Callable[[Client], Awaitable[object]]) -> None:
         """Repeat actions until cancelled, with a client that does not retry."""
         async with Client(self.targets, retries=0, resume_timeout=600) as client:
             while True:
                 for action in work:
-                    await self._until_done(name, action, client)
+                    await self._retry_until_done(name, action, client)
                 await asyncio.sleep(self.chance.uniform(0.05, 0.15))
 
-    async def _until_done(
+    async def _retry_until_done(
         self, name: str, action: Callable[[Client], Awaitable[object]], client: Client
     ) -> None:
         while True:
             try:
-                async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                async with asyncio.timeout(END_TIMEOUT_S):
                     await action(client)
                 return
             except CallError as error:
@@ -197,11 +198,11 @@ class FaultRun:
                     return
                 await asyncio.sleep(self.chance.uniform(0.02, 0.1))
 
-    async def settle(self) -> None:
+    async def wait_until_ended(self) -> None:
         """Wait until all jobs have ended and the streams have sent all events."""
         await _end_tasks(self.chores)
         await self.load.stop()
-        ended = await self.records.all_ended(within=SETTLE_TIMEOUT_S)
+        ended = await self.records.all_ended(within=END_TIMEOUT_S)
         evidence = await self.evidence()
         left = [
             (job, evidence.by_job()[job.id])
@@ -210,7 +211,7 @@ class FaultRun:
         ]
         assert ended, f"seed {SEED}: {left}"
         await self.watchers.wait_for_events(
-            counting(evidence.jobs, evidence.events), within=SETTLE_TIMEOUT_S
+            counting(evidence.jobs, evidence.events), within=END_TIMEOUT_S
         )
 
     async def evidence(self) -> Evidence:
@@ -235,11 +236,11 @@ def fault_points(monkeypatch: pytest.MonkeyPatch) -> FaultPoints:
 
 
 @pytest.fixture
-async def trouble(
+async def fault_run(
     settings: Settings, fault_points: FaultPoints, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> AsyncIterator[FaultRun]:
     """A running platform, before any fault."""
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "ledger"))
+    monkeypatch.setenv(LEDGER_VARIABLE, str(tmp_path / "ledger"))
     fault_handlers._ledger.cache_clear()
     handlers = Registry()
     work = registry.get("work")
@@ -272,7 +273,7 @@ async def trouble(
         stack.push_async_callback(load.close)
         ledger = Ledger(tmp_path / "ledger")
         stack.callback(ledger.close)
-        trouble = FaultRun(
+        fault_run = FaultRun(
             settings=settings,
             targets=targets,
             handlers=handlers,
@@ -287,10 +288,10 @@ async def trouble(
         watchers.follow_with_client("client's", Wanted(types=("work",)))
         await watchers.wait_until_live()
         load.start()
-        chores = [asyncio.create_task(chore) for chore in _chores(trouble)]
+        chores = [asyncio.create_task(chore) for chore in _chores(fault_run)]
         stack.push_async_callback(_end_tasks, chores)
-        trouble.chores = chores
-        yield trouble
+        fault_run.chores = chores
+        yield fault_run
 
 
 async def _end_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -304,19 +305,19 @@ async def _end_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
 # Other client calls, and service restarts.
 
 
-def _chores(trouble: FaultRun) -> list[Coroutine[Any, Any, None]]:
-    chores = Chores(trouble)
+def _chores(fault_run: FaultRun) -> list[Coroutine[Any, Any, None]]:
+    chores = Chores(fault_run)
     return [
-        trouble.chore("queue", lambda client: client.queue_serving("default")),
-        trouble.chore("read lists", chores.read_lists),
-        trouble.chore("read a job", chores.read_a_job),
-        trouble.chore("batch", chores.submit_a_batch),
-        trouble.chore(
+        fault_run.repeat("queue", lambda client: client.queue_serving("default")),
+        fault_run.repeat("read lists", chores.read_lists),
+        fault_run.repeat("read a job", chores.read_a_job),
+        fault_run.repeat("batch", chores.submit_a_batch),
+        fault_run.repeat(
             "cancel", chores.submit_a_long_job, chores.cancel, chores.requeue, chores.cancel
         ),
-        trouble.chore("deadline", chores.submit_with_a_short_deadline),
-        trouble.chore("resume", chores.resume),
-        trouble.chore(
+        fault_run.repeat("deadline", chores.submit_with_a_short_deadline),
+        fault_run.repeat("resume", chores.resume),
+        fault_run.repeat(
             "subscription",
             chores.subscribe,
             chores.receive,
@@ -330,11 +331,11 @@ def _chores(trouble: FaultRun) -> list[Coroutine[Any, Any, None]]:
 
 
 class Chores:
-    """Actions that chores repeat, even after a failure with an unknown result."""
+    """Client calls and restarts during the faults; each may be repeated after an unknown result."""
 
-    def __init__(self, trouble: FaultRun) -> None:
-        self._trouble = trouble
-        self._chance = trouble.chance
+    def __init__(self, fault_run: FaultRun) -> None:
+        self._fault_run = fault_run
+        self._chance = fault_run.chance
         self._numbers = itertools.count()
         self._job_id = ""
         self._long_jobs = 0
@@ -349,7 +350,7 @@ class Chores:
             break
 
     async def read_a_job(self, client: Client) -> None:
-        known = [one.job_id for one in self._trouble.load.history if one.job_id]
+        known = [one.job_id for one in self._fault_run.load.history if one.job_id]
         if known:
             job_id = self._chance.choice(known)
             await client.get(job_id)
@@ -419,9 +420,9 @@ class Chores:
                 raise
 
     async def restart_workers(self) -> None:
-        short_grace = self._trouble.settings.model_copy(update={"shutdown_grace": 0.1})
+        short_grace = self._fault_run.settings.model_copy(update={"shutdown_grace": 0.1})
         while True:
-            worker = WorkerService(short_grace, self._trouble.handlers)
+            worker = WorkerService(short_grace, self._fault_run.handlers)
             # Restart a worker that fails to start, as a supervisor would.
             async with _always_stopped(worker):
                 with suppress(Unavailable):
@@ -430,7 +431,7 @@ class Chores:
 
     async def restart_gateways(self) -> None:
         while True:
-            gateway = Gateway(self._trouble.settings)
+            gateway = Gateway(self._fault_run.settings)
             async with _always_stopped(gateway):
                 with suppress(Unavailable):
                     await gateway.start()
@@ -438,7 +439,7 @@ class Chores:
 
     async def remove_workers(self) -> None:
         """Delete rows of live workers, so that their jobs are recovered as if leases had lapsed."""
-        async with self._trouble.records.connection() as connection:
+        async with self._fault_run.records.connection() as connection:
             while True:
                 await asyncio.sleep(self._chance.uniform(1, 3))
                 await connection.execute(
@@ -448,7 +449,7 @@ class Chores:
 
     async def age_jobs(self) -> None:
         """Create jobs of another tenant that ended long ago, so they are pruned."""
-        database = Database(self._trouble.settings, application="test")
+        database = Database(self._fault_run.settings, application="test")
         try:
             while True:
                 old = await submit(database, tenant=PRUNED_TENANT)
@@ -477,7 +478,7 @@ async def _always_stopped(service: Gateway | WorkerService) -> AsyncIterator[Non
             await stopping
 
 
-async def _outputs_of_attempts(settings: Settings) -> list[list[str]]:
+async def _output_by_attempt(settings: Settings) -> list[list[str]]:
     """Return the output of each attempt, read from the events."""
     database = Database(settings, application="test")
     try:
@@ -494,15 +495,15 @@ _OUTPUT_BY_ATTEMPT = text("""
 """)
 
 
-async def _check_invariants(trouble: FaultRun, fault_points: FaultPoints) -> None:
+async def _check_invariants(fault_run: FaultRun, fault_points: FaultPoints) -> None:
     report = [f"{method}: {fault}: {count}" for (method, fault), count in fault_points.met.items()]
     sys.stdout.write("\n".join([f"seed {SEED}", *sorted(report), ""]))
-    verdicts = judge(await trouble.evidence(), CHECKED_INVARIANTS)
+    verdicts = judge(await fault_run.evidence(), CHECKED_INVARIANTS)
     broken = {name: verdict.broken for name, verdict in verdicts.items() if verdict.broken}
     assert not broken, f"seed {SEED}"
-    assert not trouble.unexpected
+    assert not fault_run.unexpected
     # The history contains each output once.
-    outputs = await _outputs_of_attempts(trouble.settings)
+    outputs = await _output_by_attempt(fault_run.settings)
     assert outputs
     assert [of for of in outputs if of != [f"piece {n}" for n in range(len(of))]] == []
 
@@ -510,8 +511,8 @@ async def _check_invariants(trouble: FaultRun, fault_points: FaultPoints) -> Non
 @pytest.mark.timeout(600)
 @only_if_requested
 @ignores_unclosed_connections
-async def test_faults_in_every_method_keep_the_invariants(
-    trouble: FaultRun, fault_points: FaultPoints
+async def test_faults_in_one_method_at_a_time_keep_invariants(
+    fault_run: FaultRun, fault_points: FaultPoints
 ) -> None:
     for method in SELECTED_METHODS or METHODS:
         with fault_points.armed({method, CALLED_AFTER_FAULT_IN.get(method, method)}, rate=0.5):
@@ -520,17 +521,17 @@ async def test_faults_in_every_method_keep_the_invariants(
                     await fault_points.have_met([method], faults=FAULTS_PER_METHOD)
             except TimeoutError:
                 pytest.fail(f"seed {SEED}: {method} got {fault_points.faults_of(method)} faults")
-    await trouble.settle()
-    await _check_invariants(trouble, fault_points)
+    await fault_run.wait_until_ended()
+    await _check_invariants(fault_run, fault_points)
 
 
 @pytest.mark.timeout(600)
 @only_if_requested
 @ignores_unclosed_connections
-async def test_faults_in_all_methods_keep_the_invariants(
-    trouble: FaultRun, fault_points: FaultPoints
+async def test_faults_in_all_methods_at_once_keep_invariants(
+    fault_run: FaultRun, fault_points: FaultPoints
 ) -> None:
     with fault_points.armed(METHODS, rate=0.05):
         await asyncio.sleep(FAULT_DURATION_S)
-    await trouble.settle()
-    await _check_invariants(trouble, fault_points)
+    await fault_run.wait_until_ended()
+    await _check_invariants(fault_run, fault_points)

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 _structlog = structlog.get_logger()
 
 _ONCE = RetryPolicy(max_attempts=1)
-_TWICE = RetryPolicy(max_attempts=2, initial_backoff=timedelta(milliseconds=1))
+_TWO_ATTEMPTS = RetryPolicy(max_attempts=2, initial_backoff=timedelta(milliseconds=1))
 
 HUGE = "x\x00\udcff" + "y" * 100_000
 
@@ -99,9 +99,9 @@ def _register(name: str, work: Callable[[dict[str, Any]], None]) -> None:
         work(payload)
         return ctx.correlation_id
 
-    handler(f"d.{name}.loop", retry=_TWICE)(in_loop)
-    handler(f"d.{name}.thread", retry=_TWICE)(in_thread)
-    handler(f"d.{name}.process", retry=_TWICE, isolation="process")(in_process)
+    handler(f"d.{name}.loop", retry=_TWO_ATTEMPTS)(in_loop)
+    handler(f"d.{name}.thread", retry=_TWO_ATTEMPTS)(in_thread)
+    handler(f"d.{name}.process", retry=_TWO_ATTEMPTS, isolation="process")(in_process)
 
 
 for _work in (charge, hostile, many, speak):

@@ -18,9 +18,11 @@ import psycopg
 from headrace_worker import Context, RetryPolicy, SyncContext
 from headrace_worker.api.registry import Registry, handler, registry
 
-CREATE = "CREATE TABLE effects (job_id uuid, attempt integer, PRIMARY KEY (job_id, attempt))"
+CREATE_EFFECTS = (
+    "CREATE TABLE effects (job_id uuid, attempt integer, PRIMARY KEY (job_id, attempt))"
+)
 
-_TWICE = RetryPolicy(max_attempts=2, initial_backoff=timedelta(), max_backoff=timedelta())
+_TWO_ATTEMPTS = RetryPolicy(max_attempts=2, initial_backoff=timedelta(), max_backoff=timedelta())
 
 
 class Effect(msgspec.Struct):
@@ -45,19 +47,19 @@ class Effect(msgspec.Struct):
     size: int = 1
 
 
-@handler("e.loop", retry=_TWICE)
+@handler("e.loop", retry=_TWO_ATTEMPTS)
 async def loop(payload: Effect, ctx: Context) -> str:
     """Complete in the worker's event loop, with asyncpg."""
-    return await _in_loop(payload, ctx)
+    return await _complete_with_asyncpg(payload, ctx)
 
 
-@handler("e.process_loop", retry=_TWICE, isolation="process")
+@handler("e.process_loop", retry=_TWO_ATTEMPTS, isolation="process")
 async def process_loop(payload: Effect, ctx: Context) -> str:
     """Complete in the event loop of a separate process, with asyncpg."""
-    return await _in_loop(payload, ctx)
+    return await _complete_with_asyncpg(payload, ctx)
 
 
-async def _in_loop(payload: Effect, ctx: Context) -> str:
+async def _complete_with_asyncpg(payload: Effect, ctx: Context) -> str:
     connection = await asyncpg.connect(payload.url, timeout=10)
     try:
         await ctx.progress(0.5, "half")
@@ -82,7 +84,7 @@ async def _in_loop(payload: Effect, ctx: Context) -> str:
     return "ignored"
 
 
-def _plain(payload: Effect, ctx: SyncContext) -> str:
+def _complete_with_psycopg(payload: Effect, ctx: SyncContext) -> str:
     ctx.progress(0.5, "half")
     with psycopg.connect(payload.url) as connection:
         connection.execute("INSERT INTO effects VALUES (%s, %s)", (ctx.attempt.job_id, ctx.fence))
@@ -103,16 +105,16 @@ def _plain(payload: Effect, ctx: SyncContext) -> str:
     return "ignored"
 
 
-@handler("e.thread", retry=_TWICE)
+@handler("e.thread", retry=_TWO_ATTEMPTS)
 def thread(payload: Effect, ctx: SyncContext) -> str:
     """Complete in a thread, with psycopg."""
-    return _plain(payload, ctx)
+    return _complete_with_psycopg(payload, ctx)
 
 
-@handler("e.process", retry=_TWICE, isolation="process")
+@handler("e.process", retry=_TWO_ATTEMPTS, isolation="process")
 def process(payload: Effect, ctx: SyncContext) -> str:
     """Complete in a process, with psycopg."""
-    return _plain(payload, ctx)
+    return _complete_with_psycopg(payload, ctx)
 
 
 @handler("e.never_ends")

@@ -74,7 +74,7 @@ def three_services(settings: Settings, *, logs: Path) -> Iterator[Processes]:
 async def worker_process(
     settings: Settings, folder: Path, *, handlers: str = "support.handlers"
 ) -> AsyncIterator[Server]:
-    """Run a worker for the length of the block; its log is `worker.log` in `folder`.
+    """Run a worker for the duration of the block; its log is `worker.log` in `folder`.
 
     Args:
         settings: the settings of the worker.
@@ -106,7 +106,7 @@ class GatewayProcess:
     metrics_port: int
 
     async def restart(self, by: signal.Signals) -> None:
-        """End the gateway by a signal, and start it again."""
+        """End the gateway with a signal, and start it again."""
         await asyncio.to_thread(self.server.terminate, within=60, signum=by)
         # Launch outside a thread, since the process would end with its thread.
         self.server.launch()

@@ -23,7 +23,7 @@ from headrace_core.domain.retry import RetryOverrides
 from headrace_core.runtime.settings import Settings
 from headrace_worker.service import WorkerService
 from headrace_worker.writes import completion
-from support.effects import CREATE, effect_handlers
+from support.effects import CREATE_EFFECTS, effect_handlers
 from support.histories import assert_legal
 from support.platform import DEADLINE_S, Platform, platform
 from support.settings import environment_of
@@ -47,7 +47,7 @@ async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
     """A platform with one slot: a slot that is not released blocks the next test."""
     narrow = module_settings.model_copy(update={"worker_slots": 1})
     async with platform(narrow, effect_handlers()) as running:
-        await execute(running, CREATE)
+        await execute(running, CREATE_EFFECTS)
         yield running
 
 
@@ -188,7 +188,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
         platform(hasty, effect_handlers(), workers=0) as jobs,
         _running_service(hasty) as worker,
     ):
-        await execute(jobs, CREATE)
+        await execute(jobs, CREATE_EFFECTS)
         # One slot stays free. The transactions outnumber the worker's connections.
         hanging = await jobs.submit_many(
             3,
@@ -247,7 +247,7 @@ async def test_effects_match_succeeded_jobs_after_kills(
         }
     )
     async with platform(several, effect_handlers(), workers=0) as jobs, AsyncExitStack() as stack:
-        await execute(jobs, CREATE)
+        await execute(jobs, CREATE_EFFECTS)
         workers = [
             await stack.enter_async_context(_worker_process(several)) for _ in range(kills + 1)
         ]

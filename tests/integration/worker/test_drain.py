@@ -1,4 +1,4 @@
-"""A worker that a signal stops, and its running attempts."""
+"""A worker stopped by a signal, and its running attempts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def jobs(settings: Settings) -> AsyncIterator[Platform]:
         yield running
 
 
-async def test_worker_stops_after_its_grace_despite_handlers(
+async def test_worker_stops_after_grace_period_despite_handlers(
     jobs: Platform, tmp_path: Path
 ) -> None:
     stubborn = ("t.forever", "t.unstoppable", "t.stubborn_thread", "t.spin")

@@ -33,7 +33,7 @@ async def jobs(settings: Settings) -> AsyncIterator[Platform]:
 
 
 async def submit_interrupted_job(jobs: Platform, payload: str) -> JobId:
-    """Submit a job that signals its process and counts as often interrupted."""
+    """Submit a job that signals its process, and record INTERRUPTIONS interruptions of it."""
     later = datetime.now(UTC) + timedelta(hours=1)
     job_id = await jobs.submit("t.terminates", payload, schedule_time=later)
     values = f"attempt = {INTERRUPTIONS}, interruptions = {INTERRUPTIONS}, due_time = now()"

@@ -63,7 +63,7 @@ def exception_from(function: Callable[..., object], *arguments: object) -> BaseE
         function(*arguments)
     except BaseException as error:  # noqa: BLE001 - SystemExit too
         return error
-    raise AssertionError("it did not raise")
+    raise AssertionError(f"{function} did not raise")
 
 
 @pytest.mark.parametrize(
@@ -128,12 +128,14 @@ def test_text_with_many_quotes_is_cut_in_linear_time() -> None:
         assert describe(RuntimeError(text)) == "[x]"
 
 
-class Mute(Exception):
+class UnprintableError(Exception):
     def __str__(self) -> str:
         raise SystemExit(2)
 
 
-@pytest.mark.parametrize("error", [Mute(), KeyError(), ExceptionGroup("none", [Mute()])])
+@pytest.mark.parametrize(
+    "error", [UnprintableError(), KeyError(), ExceptionGroup("none", [UnprintableError()])]
+)
 def test_exception_without_a_message_is_still_shown(error: Exception) -> None:
     caught = exception_from(_raise, error)
     assert isinstance(describe(caught), str)
@@ -221,7 +223,7 @@ def test_stack_trace_with_wide_text_fits_the_limit() -> None:
 
 
 def test_stack_trace_without_frames_is_empty() -> None:
-    assert stack_trace(ValueError("never exception_from")) == ""
+    assert stack_trace(ValueError("never raised")) == ""
 
 
 class AnyAttributeError(Exception):
@@ -246,6 +248,6 @@ def test_stack_trace_of_a_remote_error_is_preserved() -> None:
     assert stack_trace(error) == "there"
 
 
-def test_log_facts_have_the_first_line_of_the_message() -> None:
+def test_error_fields_have_the_first_line_of_the_message() -> None:
     error = JobError(type="E", message="what\nDETAIL: a row", retryable=False)
     assert error_fields(error) == {"error_type": "E", "error": "what"}

@@ -123,7 +123,7 @@ class Hostile(dict[str, str]):
         raise RuntimeError("no items")
 
 
-class Mute:
+class Unprintable:
     def __repr__(self) -> str:
         raise SystemExit(2)
 
@@ -136,12 +136,12 @@ def test_hostile_line_is_logged_in_a_safe_form(log: io.StringIO, attempt: Owner)
     root = logging.getLogger()
     root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, logs._Handler)]
     with owned_by(attempt):
-        logger.info("a\x00b\x1b[2J\udcff", value=Hostile(), other=Mute(), nan=float("nan"))
+        logger.info("a\x00b\x1b[2J\udcff", value=Hostile(), other=Unprintable(), nan=float("nan"))
         logger.info("x" * 10_000_000, big="y" * 10_000_000, number=10**10_000)
         logger.info("many", **{f"field{number}": "\U0001f600" * 500 for number in range(500)})
-        logger.info(Mute())
+        logger.info(Unprintable())
         logging.getLogger("shop").info("%d", "payload words")
-        logging.getLogger("shop").info(Mute())
+        logging.getLogger("shop").info(Unprintable())
     shown = log.getvalue().splitlines()
     assert len(shown) == 6
     assert all(len(line) <= 4096 for line in shown)

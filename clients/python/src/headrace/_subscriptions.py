@@ -120,7 +120,7 @@ class SubscriptionCalls:
 
         Raises:
             SubscriptionNotFound: the subscription does not exist.
-            SubscriptionTaken: another consumer receives the subscription now.
+            SubscriptionTaken: another consumer holds the subscription.
         """
         request = subscription_service_pb2.AckSubscriptionRequest(name=name, cursor=cursor)
         await self._calls.unary(lambda gateway: gateway.subscriptions.AckSubscription, request)

@@ -14,7 +14,7 @@ HeadraceError
 │   ├── CursorExpired         events after the cursor were deleted; contains the oldest cursor
 │   ├── SubscriptionNotFound
 │   ├── SubscriptionConflict  a subscription with this name has a different filter
-│   ├── SubscriptionTaken     another consumer receives the subscription
+│   ├── SubscriptionTaken     another consumer holds the subscription
 │   ├── Unavailable           no gateway could serve the call; a retry may succeed
 │   ├── DeadlineExceeded      the call took too long; also a TimeoutError
 │   └── InternalError         a bug in the server

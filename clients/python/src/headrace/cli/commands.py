@@ -139,7 +139,7 @@ _SUBSCRIPTION_COMMANDS: Final = {
 }
 
 _ENTRY_POINT_GROUP: Final = "headrace.commands"
-# Commands of packages that may not be installed: the package and the summary.
+# Commands of packages that might be missing: the package and the summary.
 _OPTIONAL_COMMANDS: Final = {
     "up": ("headrace-standalone", "Start the whole platform on this machine."),
     "doctor": ("headrace-ops", "Check the servers and services, and print advice."),
@@ -195,10 +195,12 @@ def _add_installed_command(app: App, point: EntryPoint, *, used: bool) -> None:
 
 
 def _add_missing_command(app: App, name: str, package: str, summary: str) -> None:
-    def missing(*_: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]) -> None:
+    def report_missing_package(
+        *_: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    ) -> None:
         raise UsageError(
             f"the command {name} is part of the package {package}; in a checkout of Headrace, "
             "`make wheels` builds it and `pip install dist/*.whl` installs it"
         )
 
-    app.command(missing, name=name, help=f"{summary} Needs {package}.")
+    app.command(report_missing_package, name=name, help=f"{summary} Needs {package}.")

@@ -86,11 +86,11 @@ class JobServicer:
                 job=spec_message(
                     result.specs[0], tenant=call.tenant, request_id=request.request_id
                 ),
-                outcome=_validated(result),
+                outcome=_validation_outcome(result),
             )
         job, created = result
         return job_service_pb2.SubmitJobResponse(
-            job=job_message(job, encoding), outcome=_stored(created)
+            job=job_message(job, encoding), outcome=_submit_outcome(created)
         )
 
     async def BatchSubmitJobs(
@@ -112,10 +112,10 @@ class JobServicer:
         )
         response = job_service_pb2.BatchSubmitJobsResponse()
         if isinstance(result, ValidatedJobs):
-            response.outcome = _validated(result)
+            response.outcome = _validation_outcome(result)
             write_specs(result.specs, call.tenant, response)
         else:
-            response.outcome = _stored(result.created)
+            response.outcome = _submit_outcome(result.created)
             response.batch_id = str(result.id)
             write_batch(result.jobs, response, encoding)
         return response
@@ -291,13 +291,13 @@ def _mark_of(events: Sequence[JobEvent]) -> job_service_pb2.WatchMark.ValueType:
     return job_service_pb2.WATCH_MARK_IDLE
 
 
-def _validated(result: ValidatedJobs) -> job_service_pb2.SubmitOutcome.ValueType:
+def _validation_outcome(result: ValidatedJobs) -> job_service_pb2.SubmitOutcome.ValueType:
     if result.has_workers:
         return job_service_pb2.SUBMIT_OUTCOME_WOULD_RUN
     return job_service_pb2.SUBMIT_OUTCOME_NO_WORKER
 
 
-def _stored(created: bool) -> job_service_pb2.SubmitOutcome.ValueType:
+def _submit_outcome(created: bool) -> job_service_pb2.SubmitOutcome.ValueType:
     if created:
         return job_service_pb2.SUBMIT_OUTCOME_CREATED
     return job_service_pb2.SUBMIT_OUTCOME_EXISTING

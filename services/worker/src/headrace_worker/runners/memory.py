@@ -30,7 +30,7 @@ class MemoryWatch:
     Args:
         pid: the process.
         limit: the limit in bytes; None for no limit. Without /proc, the limit has no effect.
-        kill: kills the process.
+        kill: called once the process exceeds the limit; must end it.
 
     Raises:
         Fail: the process exceeded its limit. Replaces the ProcessDied that the block raised.

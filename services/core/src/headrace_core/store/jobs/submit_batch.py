@@ -1,4 +1,4 @@
-"""The transition submitted, for all jobs of a batch in one statement."""
+"""The `submitted` transition, for all jobs of a batch in one statement."""
 
 from __future__ import annotations
 
