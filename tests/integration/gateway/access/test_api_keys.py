@@ -21,13 +21,11 @@ from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.job_pb2 import JobSpec
 from headrace.v1.job_service_pb2 import GetStatsRequest, SubmitJobRequest, WatchJobsRequest
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
-from headrace_core.domain.access import Role, Scope
-from headrace_core.domain.api_key import new_api_key
+from headrace_core.domain.access import Role
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.runtime.settings import Settings
-from headrace_core.store.access.keys import create_api_key
 from headrace_core.store.sql.database import Database
-from headrace_core.store.sql.installation import read_installation
+from support.access import Metadata, bearer, caller
 from support.gateway import TIMEOUT, refused
 
 
@@ -36,27 +34,10 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"access_control": True})
 
 
-def bearer(key: str) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {key}"),)
-
-
 @pytest.fixture
-async def admin(database: Database) -> tuple[tuple[str, str], ...]:
+async def admin(database: Database) -> Metadata:
     """The metadata of an admin of the default tenant."""
-    async with database.transaction() as conn:
-        key = new_api_key((await read_installation(conn)).secret)
-        await create_api_key(
-            conn,
-            key_id=key.id,
-            secret_hash=key.secret_hash,
-            tenant=DEFAULT_TENANT,
-            principal="ada",
-            role=Role.ADMIN,
-            scope=Scope(),
-            created_by="test",
-            expire_time=None,
-        )
-    return bearer(key.text)
+    return await caller(database, Role.ADMIN)
 
 
 @pytest.fixture
@@ -69,9 +50,7 @@ async def test_call_without_credential_is_unauthenticated(jobs: JobServiceStub) 
     assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
 
 
-async def test_key_identifies_its_principal(
-    access: AccessServiceStub, admin: tuple[tuple[str, str], ...]
-) -> None:
+async def test_key_identifies_its_principal(access: AccessServiceStub, admin: Metadata) -> None:
     created = await access.CreateApiKey(
         CreateApiKeyRequest(principal="billing", role=ROLE_OPERATOR, scope=["queue:mail"]),
         metadata=admin,
@@ -88,7 +67,7 @@ async def test_key_identifies_its_principal(
 
 
 async def test_viewer_cannot_submit(
-    access: AccessServiceStub, jobs: JobServiceStub, admin: tuple[tuple[str, str], ...]
+    access: AccessServiceStub, jobs: JobServiceStub, admin: Metadata
 ) -> None:
     created = await access.CreateApiKey(
         CreateApiKeyRequest(principal="tv", role=ROLE_VIEWER), metadata=admin
@@ -101,7 +80,7 @@ async def test_viewer_cannot_submit(
 
 
 async def test_admin_cannot_grant_more_than_its_own_rights(
-    access: AccessServiceStub, admin: tuple[tuple[str, str], ...]
+    access: AccessServiceStub, admin: Metadata
 ) -> None:
     error = await refused(
         access.CreateApiKey(CreateApiKeyRequest(principal="x", role=ROLE_PLATFORM), metadata=admin)
@@ -110,7 +89,7 @@ async def test_admin_cannot_grant_more_than_its_own_rights(
 
 
 async def test_revocation_ends_calls_and_streams_of_the_key(
-    access: AccessServiceStub, jobs: JobServiceStub, admin: tuple[tuple[str, str], ...]
+    access: AccessServiceStub, jobs: JobServiceStub, admin: Metadata
 ) -> None:
     created = await access.CreateApiKey(
         CreateApiKeyRequest(principal="tv", role=ROLE_VIEWER), metadata=admin
