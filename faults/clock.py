@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # How long a process caches the offset, in seconds.
-_CACHED_S = 1
+_CACHE_S = 1
 _TIMEOUT_S = 30.0
-_SHARED = Path("/dev/shm")
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 class Clock:
@@ -35,7 +35,7 @@ class Clock:
         return {
             "LD_PRELOAD": str(_library()),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_CACHE_DURATION": str(_CACHED_S),
+            "FAKETIME_CACHE_DURATION": str(_CACHE_S),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             # Do not shift file timestamps.
             "NO_FAKE_STAT": "1",
@@ -51,7 +51,7 @@ class Clock:
 def clean_up(pid: int) -> None:
     """Remove the libfaketime shared memory that a killed process leaves behind."""
     for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
-        (_SHARED / name).unlink(missing_ok=True)
+        (_SHARED_MEMORY / name).unlink(missing_ok=True)
 
 
 def unsupported_reason(folder: Path) -> str:

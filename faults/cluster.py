@@ -33,12 +33,12 @@ from support.settings import environment_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-# Statements by which a link recognizes connections for wake-ups.
+# Statements by which a link recognizes the connections that receive wake-ups.
 LISTEN = b"LISTEN "
 SUBSCRIBE = b"SUBSCRIBE"
 
 # The shutdown grace period of a service, in seconds.
-_GRACE = 5.0
+_GRACE_PERIOD_S = 5.0
 
 # The polling interval of a supervisor, and its delay before a restart, in seconds.
 _POLL_S = 0.1
@@ -54,7 +54,7 @@ class Plan:
             `gateway`, `scheduler`, `worker`, and `client` for the links to the gateways.
         statement: a part of the SQL statements whose responses the PostgreSQL links can lose.
         settings: changes to the defaults, by `Settings` field.
-        settings_of: further changes, by service: `{"worker-1": {"worker_slots": 5}}`.
+        settings_by_service: further changes, by service: `{"worker-1": {"worker_slots": 5}}`.
         clocks: give each service its own wall clock, `service.clock`, that can be wrong.
         disk_mib: size of the PostgreSQL disk (`cluster.disk`) in MiB; None for the machine's disk.
     """
@@ -65,7 +65,7 @@ class Plan:
     links: frozenset[str] = frozenset()
     statement: bytes = b""
     settings: Mapping[str, object] = field(default_factory=dict)
-    settings_of: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    settings_by_service: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     clocks: bool = False
     disk_mib: int | None = None
 
@@ -133,7 +133,7 @@ class Service:
 
     async def terminate(self) -> int:
         """Send SIGTERM, wait for the end of the process and return its exit code."""
-        return await asyncio.to_thread(self._server.terminate, within=_GRACE + 15)
+        return await asyncio.to_thread(self._server.terminate, within=_GRACE_PERIOD_S + 15)
 
     async def kill(self) -> None:
         """Kill the process."""
@@ -246,7 +246,7 @@ class Cluster:
                 "database_url": SecretStr(postgres.url),
                 "redis_url": SecretStr(valkey.url),
                 "log_format": "json",
-                "shutdown_grace": _GRACE,
+                "shutdown_grace": _GRACE_PERIOD_S,
                 **plan.settings,
             }
         )
@@ -293,26 +293,26 @@ class Cluster:
 
     async def _make_service(self, kind: str, number: int, cleanup: AsyncExitStack) -> Service:
         name, address = f"{kind}-{number}", f"127.0.0.1:{free_port()}"
-        environment = self._environment(self.plan.settings_of.get(name, {}))
+        environment = self._service_environment(self.plan.settings_by_service.get(name, {}))
         metrics = f"127.0.0.1:{free_port()}"
         environment[f"HEADRACE_{kind.upper()}_METRICS_ADDRESS"] = metrics
         postgres = redis = entrance = None
         if kind in self.plan.links:
-            postgres = await _link(
+            postgres = await _start_link(
                 self.settings.database_url, LISTEN, cleanup, statement=self.plan.statement
             )
-            redis = await _link(self.settings.redis_url, SUBSCRIBE, cleanup)
+            redis = await _start_link(self.settings.redis_url, SUBSCRIBE, cleanup)
             environment["HEADRACE_DATABASE_URL"] = postgres.url
             environment["HEADRACE_REDIS_URL"] = redis.url
         clock = None
         if self.plan.clocks:
             clock = Clock(self._clocks / name)
             environment |= clock.environment
-        grace = _GRACE
+        grace = _GRACE_PERIOD_S
         if kind == "gateway":
             program = services.gateway(address=address, environment=environment, grace=grace)
             if "client" in self.plan.links:
-                entrance = await _link(SecretStr(f"grpc://{address}"), b"", cleanup)
+                entrance = await _start_link(SecretStr(f"grpc://{address}"), b"", cleanup)
         elif kind == "scheduler":
             program = services.scheduler(address=address, environment=environment, grace=grace)
         else:
@@ -330,7 +330,7 @@ class Cluster:
         service.clock = clock
         return service
 
-    def _environment(self, changes: Mapping[str, object]) -> dict[str, str]:
+    def _service_environment(self, changes: Mapping[str, object]) -> dict[str, str]:
         paths = filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])
         return environment_of(
             self.settings.model_copy(update=dict(changes)),
@@ -341,7 +341,7 @@ class Cluster:
         )
 
 
-async def _link(
+async def _start_link(
     url: SecretStr, mark: bytes, cleanup: AsyncExitStack, *, statement: bytes = b""
 ) -> Proxy:
     link = Proxy(url.get_secret_value(), marks=(mark,) if mark else (), statement=statement)
@@ -352,7 +352,7 @@ async def _link(
 
 @asynccontextmanager
 async def running(plan: Plan) -> AsyncIterator[Cluster]:
-    """Run all processes for the length of the block; end them even after an error."""
+    """Run all processes for the duration of the block; end them even after an error."""
     with DataFolder.temporary() as folder:
         async with AsyncExitStack() as cleanup:
             mounted = None

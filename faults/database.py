@@ -11,7 +11,7 @@ from datetime import timedelta
 import asyncpg
 
 from faults.evidence import EventRow, JobRow
-from faults.handlers import CALL_POLICY, LONGEST_RETRY_AFTER, WORK_POLICY
+from faults.handlers import CALL_POLICY, MAX_RETRY_AFTER, WORK_POLICY
 from headrace_core.domain.lifecycle import TERMINAL, EventType, JobState
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.runtime.settings import Settings
@@ -24,7 +24,7 @@ _POLICIES: Mapping[str, RetryPolicy] = {
     "call": CALL_POLICY,
 }
 # The longest delay that a callee may add to a retry, by job type.
-_MAX_RETRY_AFTER = {"call": LONGEST_RETRY_AFTER}
+_MAX_RETRY_AFTER = {"call": MAX_RETRY_AFTER}
 
 _TERMINAL = [str(state) for state in TERMINAL]
 
@@ -55,7 +55,7 @@ class Records:
 
     @asynccontextmanager
     async def idle_transaction(self) -> AsyncIterator[None]:
-        """Keep an idle transaction with an assigned id open for the length of the block."""
+        """Keep an idle transaction with an assigned id open for the duration of the block."""
         async with self.connection() as connection:
             await connection.execute("BEGIN")
             await connection.execute("SELECT pg_current_xact_id()")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_STEP = 2**20
+_CHUNK_BYTES = 2**20
 
 
 class Disk:
@@ -31,7 +31,7 @@ class Disk:
     def fill(self) -> None:
         """Fill all free space; repeat the call to fill space that was freed in between."""
         with self._filler.open("ab", buffering=0) as file:
-            size = _STEP
+            size = _CHUNK_BYTES
             while size:
                 try:
                     if file.write(bytes(size)) < size:
@@ -46,7 +46,7 @@ class Disk:
 
 @contextmanager
 def disk(path: Path, *, mib: int) -> Iterator[Disk]:
-    """Mount a file system of `mib` MiB for the length of the block.
+    """Mount a file system of `mib` MiB for the duration of the block.
 
     Raises:
         OSError: the process has no permission to mount.

@@ -14,7 +14,7 @@ from headrace_core.domain.retry import RetryPolicy
 TENANT = "default"
 
 # The identity of an event: (job id, seq).
-Name = tuple[str, int]
+EventId = tuple[str, int]
 
 
 class Outcome(StrEnum):
@@ -86,12 +86,12 @@ class EventRow:
     worker_id: str = ""
 
     @property
-    def name(self) -> Name:
+    def name(self) -> EventId:
         return self.job_id, self.seq
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LedgerEntry:
     """An entry of the ledger: a handler started this attempt."""
 
     job_id: str
@@ -99,7 +99,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class StreamFilter:
     """The filter of a stream; an empty filter matches everything."""
 
     tenant: str = TENANT
@@ -110,7 +110,7 @@ class Wanted:
     job_ids: tuple[str, ...] = ()
 
     def matches(self, job: JobRow, event: EventRow) -> bool:
-        """Return whether the stream should show an event; shares no code with the gateway."""
+        """Return whether the stream should deliver an event; shares no code with the gateway."""
         return (
             not job.unwatched
             and job.tenant == self.tenant
@@ -123,7 +123,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ReceivedEvent:
     """An event that a stream received.
 
     `connection` is the number of the stream's connection. `received` is the time of receipt and
@@ -137,7 +137,7 @@ class Shown:
     time: float
 
     @property
-    def name(self) -> Name:
+    def name(self) -> EventId:
         return self.job_id, self.seq
 
 
@@ -152,8 +152,8 @@ class StreamLog:
     """
 
     name: str
-    wanted: Wanted
-    shown: list[Shown] = field(default_factory=list)
+    wanted: StreamFilter
+    shown: list[ReceivedEvent] = field(default_factory=list)
     connected: list[float] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
     failure: str = ""
@@ -194,13 +194,13 @@ class Evidence:
     submissions: Sequence[Submission] = ()
     jobs: Mapping[str, JobRow] = field(default_factory=dict)
     events: Sequence[EventRow] = ()
-    ledger: Sequence[Run] = ()
+    ledger: Sequence[LedgerEntry] = ()
     streams: Sequence[StreamLog] = ()
     usages: Sequence[Usage] = ()
     recoveries: Sequence[Recovery] = ()
 
     def without_neighbors(self) -> Evidence:
-        """Return the evidence about the load's tenant only."""
+        """Return the evidence with the jobs and events of the load's tenant only."""
         jobs = {job_id: job for job_id, job in self.jobs.items() if job.tenant == TENANT}
         events = [event for event in self.events if event.job_id in jobs]
         return replace(self, jobs=jobs, events=events)

@@ -103,28 +103,30 @@ class Responses:
         )
 
 
-def endless_crafted(chance: random.Random) -> Iterator[Garbage]:
+def handmade_messages(chance: random.Random) -> Iterator[Garbage]:
     """Yield all handmade messages over and over."""
     while True:
-        yield from _crafted(chance)
+        yield from _handmade_messages(chance)
 
 
-def endless_random(chance: random.Random) -> Iterator[Garbage]:
+def random_messages(chance: random.Random) -> Iterator[Garbage]:
     """Yield random messages forever."""
     while True:
         for method in METHODS:
-            yield _call(method, "random bytes", chance.randbytes(chance.choice((1, 9, 99, 999))))
+            yield _garbage_call(
+                method, "random bytes", chance.randbytes(chance.choice((1, 9, 99, 999)))
+            )
             message = _message(method.input_type, chance)
-            yield _call(method, "random message", message.SerializeToString())
-            yield _call(method, "mutated", _mutated(message.SerializeToString(), chance))
+            yield _garbage_call(method, "random message", message.SerializeToString())
+            yield _garbage_call(method, "mutated", _mutate(message.SerializeToString(), chance))
 
 
-def _crafted(chance: random.Random) -> Iterator[Garbage]:
+def _handmade_messages(chance: random.Random) -> Iterator[Garbage]:
     submit = METHODS[0]
     for method in METHODS:
         for size in (5, 100) if method is submit else (5,):
-            yield _call(method, f"{size} MB", bytes(size * _MIB))
-        yield _call(method, "deep", b"\x0b" * 10_000)
+            yield _garbage_call(method, f"{size} MB", bytes(size * _MIB))
+        yield _garbage_call(method, "deep", b"\x0b" * 10_000)
     for name in ("Nope", "", "submitjob", "SubmitJob/x"):
         yield Garbage(kind="unknown method", path=f"/headrace.v1.JobService/{name}", body=b"")
     for raw in (b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 40_000 + b"1"):
@@ -134,9 +136,11 @@ def _crafted(chance: random.Random) -> Iterator[Garbage]:
     value = struct_pb2.Value(null_value=struct_pb2.NULL_VALUE).SerializeToString()
     for _ in range(10_000):
         value = _field(6, _field(1, value))
-    yield _call(submit, "deep Struct", _field(1, _field(2, _field(1, value)) + _field(1, b"echo")))
+    yield _garbage_call(
+        submit, "deep Struct", _field(1, _field(2, _field(1, value)) + _field(1, b"echo"))
+    )
     for raw in (b"\xff", b"\xed\xa0\x80", b"a\xc0\x80"):
-        yield _call(submit, "invalid UTF-8", _field(1, _field(1, raw)))
+        yield _garbage_call(submit, "invalid UTF-8", _field(1, _field(1, raw)))
         yield _job("invalid UTF-8", payload=data_pb2.Data(json=b'"' + raw + b'"'))
     for number in (float("nan"), float("inf"), -float("inf")):
         value_message = struct_pb2.Value(list_value=struct_pb2.ListValue(values=[]))
@@ -146,28 +150,28 @@ def _crafted(chance: random.Random) -> Iterator[Garbage]:
         yield _job("NaN", retry_policy=retry)
     for raw in (b"NaN", b"[Infinity]", b"-Infinity", b"1e999"):
         yield _job("NaN", payload=data_pb2.Data(json=raw))
-    yield from _large(chance)
+    yield from _large_messages(chance)
     for method in METHODS:
-        yield _call(method, "metadata", b"", (("x-request-id", "~" * 4000),))
-        yield _call(method, "metadata", b"", (("x-junk-bin", chance.randbytes(20_000)),))
-        yield _call(method, "metadata", b"", [(f"x-{n}", "y" * 50) for n in range(500)])
+        yield _garbage_call(method, "metadata", b"", (("x-request-id", "~" * 4000),))
+        yield _garbage_call(method, "metadata", b"", (("x-junk-bin", chance.randbytes(20_000)),))
+        yield _garbage_call(method, "metadata", b"", [(f"x-{n}", "y" * 50) for n in range(500)])
 
 
-def _large(chance: random.Random) -> Iterator[Garbage]:
+def _large_messages(chance: random.Random) -> Iterator[Garbage]:
     """Yield messages within the size limit that hold as many elements as possible."""
     by_name = {method.name: method for method in METHODS}
     entry = _field(1, b"k") + _field(2, b"v")
     for count in (10_000, 1_000_000):
-        yield _call(by_name["BatchSubmitJobs"], "huge repeated", _field(1, b"") * count)
+        yield _garbage_call(by_name["BatchSubmitJobs"], "huge repeated", _field(1, b"") * count)
         for name in ("ListJobs", "WatchJobs", "CreateSubscription"):
             for number in range(1, 5):
                 # The filter is field 1 or 2; its lists are the first fields of the filter.
                 inner = _field(number, b"") * count
-                yield _call(by_name[name], "huge repeated", _field(1, inner))
-                yield _call(by_name[name], "huge repeated", _field(2, inner))
+                yield _garbage_call(by_name[name], "huge repeated", _field(1, inner))
+                yield _garbage_call(by_name[name], "huge repeated", _field(2, inner))
         # A map that repeats one key, and unknown fields.
-        yield _call(METHODS[0], "huge repeated", _field(1, _field(5, entry) * (count // 4)))
-        yield _call(METHODS[0], "huge repeated", b"\x98\x06\x01" * count)
+        yield _garbage_call(METHODS[0], "huge repeated", _field(1, _field(5, entry) * (count // 4)))
+        yield _garbage_call(METHODS[0], "huge repeated", b"\x98\x06\x01" * count)
     items = ",".join(["{}"] * 80_000)
     yield _job("huge repeated", payload=data_pb2.Data(json=f"[{items}]".encode()))
     value = struct_pb2.Value(list_value=struct_pb2.ListValue())
@@ -178,7 +182,7 @@ def _large(chance: random.Random) -> Iterator[Garbage]:
     yield _job("huge repeated", labels=labels)
 
 
-def _call(
+def _garbage_call(
     method: MethodDescriptor,
     kind: str,
     body: bytes,
@@ -196,7 +200,7 @@ def _call(
 def _job(kind: str, **fields: Any) -> Garbage:
     job = job_pb2.JobSpec(type=ANY_PAYLOAD_TYPE, **fields)
     request = job_service_pb2.SubmitJobRequest(job=job)
-    return _call(METHODS[0], kind, request.SerializeToString())
+    return _garbage_call(METHODS[0], kind, request.SerializeToString())
 
 
 def _field(number: int, body: bytes) -> bytes:
@@ -209,7 +213,7 @@ def _field(number: int, body: bytes) -> bytes:
     return head + bytes([size]) + body
 
 
-def _mutated(raw: bytes, chance: random.Random) -> bytes:
+def _mutate(raw: bytes, chance: random.Random) -> bytes:
     body = bytearray(raw or b"\0")
     for _ in range(chance.randint(1, 6)):
         place = chance.randrange(len(body) + 1)
@@ -337,7 +341,7 @@ async def main(seed: int, seconds: float, targets: Sequence[str]) -> None:
         *(
             send(target, kind(random.Random(seed)), answers, until)
             for target in targets
-            for kind in (endless_crafted, endless_random)
+            for kind in (handmade_messages, random_messages)
         )
     )
     sys.stdout.write(json.dumps({"counts": answers.counts, "examples": answers.examples}) + "\n")

@@ -24,11 +24,11 @@ CALL_POLICY = RetryPolicy(
     max_attempts=100, initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=20)
 )
 # The longest Retry-After in a response to a call.
-LONGEST_RETRY_AFTER = timedelta(seconds=5)
+MAX_RETRY_AFTER = timedelta(seconds=5)
 
 
 class Work(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an attempt does, in this order: fail, report progress, emit output, sleep."""
+    """The work of an attempt, in this order: fail, report progress, emit output, sleep."""
 
     seconds: Annotated[float, Meta(ge=0, le=600)] = 0.1
     failures: Annotated[int, Meta(description="Number of attempts that fail.", ge=0, le=4)] = 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from faults.evidence import EventRow, Evidence, Name, Outcome, StreamLog
+from faults.evidence import EventId, EventRow, Evidence, Outcome, StreamLog
 from headrace_core.domain.lifecycle import TERMINAL, EventType, allows
 from headrace_core.runtime.settings import Settings
 
@@ -19,7 +19,7 @@ TOLERANCE = 0.10
 # The default crash budget.
 _MAX_WORKER_LOSSES: int = Settings.model_fields["max_worker_losses"].default
 # The tolerated difference of two clock readings in one statement.
-_INSTANT = timedelta(milliseconds=100)
+_CLOCK_TOLERANCE = timedelta(milliseconds=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def lives(history: list[EventRow]) -> Iterator[list[EventRow]]:
     yield life
 
 
-def accepted_twice(evidence: Evidence) -> list[str]:
+def repeated_ends(evidence: Evidence) -> list[str]:
     """Return a message for each submit or requeue with more than one terminal event."""
     broken = []
     for job_id, history in evidence.by_job().items():
@@ -83,7 +83,7 @@ def accepted_twice(evidence: Evidence) -> list[str]:
 
 
 def _one_terminal_event(evidence: Evidence) -> Verdict:
-    broken = accepted_twice(evidence)
+    broken = repeated_ends(evidence)
     looked_at = 0
     for job_id, history in evidence.by_job().items():
         for life in lives(history):
@@ -136,12 +136,12 @@ def _streams_show_the_log(evidence: Evidence) -> Verdict:
     return Verdict(looked_at, tuple(broken))
 
 
-def _compare(stream: StreamLog, wanted: set[Name]) -> Iterator[str]:
+def _compare(stream: StreamLog, wanted: set[EventId]) -> Iterator[str]:
     if stream.failure:
         yield f"{stream.name} failed: {stream.failure}"
-    seen: set[Name] = set()
+    seen: set[EventId] = set()
     highest: dict[str, int] = {}
-    connection, connection_seen, connection_highest = 0, set[Name](), dict[str, int]()
+    connection, connection_seen, connection_highest = 0, set[EventId](), dict[str, int]()
     for shown in stream.shown:
         # A resumed stream may repeat events after its reader's cursor.
         if shown.connection != connection:
@@ -210,7 +210,11 @@ def _retries_within_policy(evidence: Evidence) -> Verdict:
             backoff = job.policy.initial_backoff
             for number, wait in enumerate(waits, 1):
                 # A retry may wait for its backoff plus a callee's Retry-After.
-                if not -_INSTANT <= wait <= backoff + job.max_retry_after + _INSTANT:
+                if (
+                    not -_CLOCK_TOLERANCE
+                    <= wait
+                    <= backoff + job.max_retry_after + _CLOCK_TOLERANCE
+                ):
                     broken.append(f"{job_id}: retry {number} waits {wait.total_seconds():.1f} s")
                 backoff = min(backoff * job.policy.multiplier, job.policy.max_backoff)
     return Verdict(looked_at, tuple(broken))
@@ -321,11 +325,11 @@ def judge(evidence: Evidence, required: tuple[str, ...]) -> dict[str, Verdict]:
     return verdicts
 
 
-def run_again(evidence: Evidence) -> int:
+def count_later_attempts(evidence: Evidence) -> int:
     """Return the number of attempts that ran in addition to the first of each job."""
     return len(evidence.ledger) - len({run.job_id for run in evidence.ledger})
 
 
-def run_twice(evidence: Evidence) -> int:
+def count_repeated_starts(evidence: Evidence) -> int:
     """Return how often an attempt was started again."""
     return sum(count - 1 for count in Counter(evidence.ledger).values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from faults.evidence import Run
+from faults.evidence import LedgerEntry
 
 # The environment variable that contains the path of the ledger.
 LEDGER_VARIABLE = "FAULTS_LEDGER"
@@ -37,10 +37,10 @@ class Ledger:
         """Record the start of an attempt."""
         self._connection.execute("INSERT INTO runs VALUES (?, ?)", (job_id, attempt))
 
-    def read(self) -> list[Run]:
+    def read(self) -> list[LedgerEntry]:
         """Return all entries in the order in which they were written."""
         return [
-            Run(job_id, attempt)
+            LedgerEntry(job_id, attempt)
             for job_id, attempt in self._connection.execute(
                 "SELECT job_id, attempt FROM runs ORDER BY rowid"
             )

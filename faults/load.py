@@ -28,7 +28,7 @@ _MAX_WAIT_S = 2.0
 _CLIENT_SHARE = 0.25
 
 # The label of jobs from a burst.
-BURST = "burst"
+BURST_LABEL = "burst"
 
 QUEUES = ("default", "side")
 SHARDS = 4
@@ -127,7 +127,7 @@ class Load:
     def burst(self, count: int, mix: Mix) -> None:
         """Submit `count` more jobs at once."""
         for _ in range(count):
-            self._start_submit(mix, labels={BURST: str(count)})
+            self._start_submit(mix, labels={BURST_LABEL: str(count)})
 
     def _start_submit(self, mix: Mix, labels: Mapping[str, str] = _NO_LABELS) -> None:
         submission = Submission(request_id=f"{self._name}-{len(self.history)}", invoked=time.time())

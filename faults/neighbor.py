@@ -1,4 +1,4 @@
-"""Another tenant on the same platform, whose jobs no stream of the load may show."""
+"""Another tenant on the same platform; no stream of the load may deliver its jobs."""
 
 from __future__ import annotations
 

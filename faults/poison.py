@@ -22,7 +22,7 @@ Cause = Literal["exit", "segfault", "memory", "killed"]
 
 
 class Poison(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a poison job kills its process."""
+    """The way in which a poison job kills its process."""
 
     cause: Cause
 

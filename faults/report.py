@@ -45,8 +45,8 @@ def show(console: Console, results: Sequence[Result]) -> None:
                 f"[red]{name}✗[/]" if verdict.broken else f"{name}✓"
                 for name, verdict in result.verdicts.items()
             ),
-            "[red]✗[/]" if result.audit and result.audit.broken else _audit(result),
-            "\n".join(map(_seconds, result.recoveries)),
+            "[red]✗[/]" if result.audit and result.audit.broken else _audit_cell(result),
+            "\n".join(map(_recovery_cell, result.recoveries)),
             "\n".join(
                 escape(str(figure)) if figure.good else f"[red]{escape(str(figure))}[/]"
                 for figure in result.figures
@@ -77,8 +77,8 @@ def as_markdown(results: Sequence[Result]) -> str:
                 f"{name}{'✗' if verdict.broken else '✓'}"
                 for name, verdict in result.verdicts.items()
             ),
-            _audit(result),
-            ", ".join(map(_seconds, result.recoveries)),
+            _audit_cell(result),
+            ", ".join(map(_recovery_cell, result.recoveries)),
             "; ".join(str(figure) if figure.good else f"**{figure}**" for figure in result.figures),
             str(result.counts.run_again),
             str(result.counts.run_twice),
@@ -98,7 +98,9 @@ def as_markdown(results: Sequence[Result]) -> str:
 
 def as_json(results: Sequence[Result]) -> str:
     """Return the results as JSON, without the evidence."""
-    return json.dumps([_finite(result.document()) for result in results], indent=1) + "\n"
+    return (
+        json.dumps([_with_finite_numbers(result.document()) for result in results], indent=1) + "\n"
+    )
 
 
 def read_json(file: Path) -> list[Result]:
@@ -124,13 +126,13 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _audit(result: Result) -> str:
+def _audit_cell(result: Result) -> str:
     if result.audit is None:
         return "not run"
     return "✗" if result.audit.broken else "✓"
 
 
-def _seconds(recovery: Recovery) -> str:
+def _recovery_cell(recovery: Recovery) -> str:
     return "never" if recovery.seconds is None else f"{recovery.seconds:.1f} s"
 
 
@@ -149,13 +151,13 @@ def _day(result: Result) -> str:
     return str(result.circumstances["time"])[:10]
 
 
-def _finite(value: Any) -> Any:
+def _with_finite_numbers(value: Any) -> Any:
     """Return the value with None for NaN and infinity, which JSON cannot represent."""
     match value:
         case dict():
-            return {name: _finite(one) for name, one in value.items()}
+            return {name: _with_finite_numbers(one) for name, one in value.items()}
         case list() | tuple():
-            return [_finite(one) for one in value]
+            return [_with_finite_numbers(one) for one in value]
         case float() if not math.isfinite(value):
             return None
         case _:

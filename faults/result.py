@@ -7,11 +7,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from faults.evidence import Evidence, Recovery
-from faults.invariants import INVARIANTS, Verdict, accepted_twice, run_again, run_twice
+from faults.invariants import (
+    INVARIANTS,
+    Verdict,
+    count_later_attempts,
+    count_repeated_starts,
+    repeated_ends,
+)
 from faults.measure import Figure
 
 # The most breaches shown for an invariant.
-_SHOWN = 5
+_MAX_SHOWN_BREACHES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +43,9 @@ class Counts:
         return cls(
             jobs=len(evidence.jobs),
             events=len(evidence.events),
-            run_again=run_again(evidence),
-            run_twice=run_twice(evidence),
-            accepted_twice=len(accepted_twice(evidence)),
+            run_again=count_later_attempts(evidence),
+            run_twice=count_repeated_starts(evidence),
+            accepted_twice=len(repeated_ends(evidence)),
         )
 
 
@@ -93,9 +99,9 @@ class Result:
         lines = [f"not run: {self.not_run}"] if self.not_run else []
         lines += [self.failure] if self.failure else []
         for invariant, verdict in self.verdicts.items():
-            lines += _breaches(f"{invariant} ({INVARIANTS[invariant].promise})", verdict)
+            lines += _breach_lines(f"{invariant} ({INVARIANTS[invariant].promise})", verdict)
         if self.audit is not None:
-            lines += _breaches("headrace verify", self.audit)
+            lines += _breach_lines("headrace verify", self.audit)
         lines += [f"figure: {figure}" for figure in self.figures if not figure.good]
         return lines
 
@@ -110,28 +116,29 @@ class Result:
         return cls(
             **values
             | {
-                "verdicts": {name: _verdict(one) for name, one in values["verdicts"].items()},
+                "verdicts": {name: _parse_verdict(one) for name, one in values["verdicts"].items()},
                 "figures": [
-                    Figure(**one | {"value": _number(one["value"])}) for one in values["figures"]
+                    Figure(**one | {"value": _parse_number(one["value"])})
+                    for one in values["figures"]
                 ],
                 "recoveries": [Recovery(**one) for one in values["recoveries"]],
                 "counts": Counts(**values["counts"]),
-                "audit": _verdict(values["audit"]) if values["audit"] else None,
+                "audit": _parse_verdict(values["audit"]) if values["audit"] else None,
             }
         )
 
 
-def _breaches(name: str, verdict: Verdict) -> list[str]:
-    lines = [f"{name}: {broken}" for broken in verdict.broken[:_SHOWN]]
-    if len(verdict.broken) > _SHOWN:
-        lines.append(f"{name}: and {len(verdict.broken) - _SHOWN} more")
+def _breach_lines(name: str, verdict: Verdict) -> list[str]:
+    lines = [f"{name}: {broken}" for broken in verdict.broken[:_MAX_SHOWN_BREACHES]]
+    if len(verdict.broken) > _MAX_SHOWN_BREACHES:
+        lines.append(f"{name}: and {len(verdict.broken) - _MAX_SHOWN_BREACHES} more")
     return lines
 
 
-def _verdict(document: Mapping[str, Any]) -> Verdict:
+def _parse_verdict(document: Mapping[str, Any]) -> Verdict:
     return Verdict(document["looked_at"], tuple(document["broken"]))
 
 
-def _number(value: float | None) -> float:
+def _parse_number(value: float | None) -> float:
     # `document` is written with null for NaN.
     return float("nan") if value is None else value

@@ -24,8 +24,8 @@ ProcessAttack = Literal[Attack, "standard", "close"]
 # The attacks after which the job succeeds.
 HARMLESS: Final = frozenset({"cancel", "fork", "leave", "pool", "terminate", "standard"})
 
-_ONCE = RetryPolicy(max_attempts=1)
-_fork = multiprocessing.get_context("fork")
+_ONE_ATTEMPT = RetryPolicy(max_attempts=1)
+_FORK = multiprocessing.get_context("fork")
 
 
 class InLoop(Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,7 +68,7 @@ class _ExitingText(Exception):
         raise SystemExit(4)
 
 
-@handler("rude.loop", retry=_ONCE)
+@handler("rude.loop", retry=_ONE_ATTEMPT)
 async def in_loop(payload: InLoop, ctx: Context) -> list[Child]:
     """Attack the event loop."""
     _record_start(ctx)
@@ -96,14 +96,14 @@ async def in_loop(payload: InLoop, ctx: Context) -> list[Child]:
     return []
 
 
-@handler("rude.thread", retry=_ONCE)
+@handler("rude.thread", retry=_ONE_ATTEMPT)
 def in_thread(payload: InThread, ctx: SyncContext) -> list[Child]:
     """Start children in a thread."""
     _record_start(ctx)
     return _attack_with_children(payload.attack)
 
 
-@handler("rude.process", retry=_ONCE, isolation="process")
+@handler("rude.process", retry=_ONE_ATTEMPT, isolation="process")
 def in_process(payload: InProcess, ctx: SyncContext) -> list[Child]:
     """Start children in a process, or close its file descriptors."""
     _record_start(ctx)
@@ -120,12 +120,12 @@ def in_process(payload: InProcess, ctx: SyncContext) -> list[Child]:
 def _attack_with_children(attack: Attack) -> list[Child]:
     match attack:
         case "pool":
-            with _fork.Pool(2) as pool:
+            with _FORK.Pool(2) as pool:
                 mapped = pool.map(abs, [-1, -2])
             if mapped != [1, 2]:
                 raise ValueError(f"the pool returned {mapped}")
         case "terminate":
-            child = _fork.Process(target=signal.pause)
+            child = _FORK.Process(target=signal.pause)
             child.start()
             child.terminate()
             child.join()
@@ -141,7 +141,7 @@ def _attack_with_children(attack: Attack) -> list[Child]:
 
 
 def _leave_forked_child() -> Child:
-    child = _fork.Process(target=signal.pause)
+    child = _FORK.Process(target=signal.pause)
     child.start()
     assert child.pid is not None
     return _describe_child(child.pid)

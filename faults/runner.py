@@ -27,7 +27,7 @@ from faults.verify import verify
 # The folder for the logs and evidence of failed trials, or of all trials with --keep.
 OUTPUT = Path("faults-output")
 # Longest error shown, in characters; an error may contain a whole log.
-_MAX_FAILURE = 2000
+_MAX_FAILURE_LENGTH = 2000
 
 
 async def run_trial(
@@ -79,8 +79,8 @@ async def run_trial(
             if task is not None and task.cancelling():
                 # The scenario may have turned Ctrl-C into a different error.
                 raise asyncio.CancelledError from error
-            failure = f"{type(error).__name__}: {error}"[:_MAX_FAILURE]
-            log(traceback.format_exc(limit=-3)[:_MAX_FAILURE])
+            failure = f"{type(error).__name__}: {error}"[:_MAX_FAILURE_LENGTH]
+            log(traceback.format_exc(limit=-3)[:_MAX_FAILURE_LENGTH])
         result = Result(
             scenario=scenario.id,
             title=scenario.title,

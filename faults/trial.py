@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from faults.cluster import Cluster, Service
 from faults.database import Records
-from faults.evidence import TENANT, EventRow, Evidence, JobRow, StreamLog, Usage, Wanted
-from faults.load import BURST, SHARDS, Load, Mix
+from faults.evidence import TENANT, EventRow, Evidence, JobRow, StreamFilter, StreamLog, Usage
+from faults.load import BURST_LABEL, SHARDS, Load, Mix
 from faults.measure import Figure, ends, recovery
 from faults.neighbor import submit_neighbor_jobs
 from faults.watchers import Watchers
@@ -20,8 +20,9 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.tasks import end_tasks
 
-# Timeouts after the load, in seconds: for all jobs to end, and for all streams to receive that.
+# Longest time from the end of the load until all jobs have ended, in seconds.
 _DRAIN_TIMEOUT_S = 90.0
+# Longest time from then until all streams have received the events, in seconds.
 _RECEIVE_TIMEOUT_S = 30.0
 # Grace period in which an unexpected event would arrive, in seconds.
 _GRACE_S = 0.5
@@ -139,12 +140,12 @@ class Trial:
         shard = {"load": name, "shard": str(self.chance.randrange(SHARDS))}
         watchers.follow("all 1")
         watchers.follow("all 2")
-        watchers.follow("load", Wanted(labels=label))
-        watchers.follow("side queue", Wanted(queues=("side",)))
-        watchers.follow("shard", Wanted(types=("work",), labels=shard))
-        watchers.follow("ends", Wanted(states=(JobState.SUCCEEDED, JobState.FAILED)))
-        watchers.follow_with_client("client's 1", Wanted(labels=label))
-        watchers.follow_with_client("client's 2", Wanted(types=("work",)))
+        watchers.follow("load", StreamFilter(labels=label))
+        watchers.follow("side queue", StreamFilter(queues=("side",)))
+        watchers.follow("shard", StreamFilter(types=("work",), labels=shard))
+        watchers.follow("ends", StreamFilter(states=(JobState.SUCCEEDED, JobState.FAILED)))
+        watchers.follow_with_client("client's 1", StreamFilter(labels=label))
+        watchers.follow_with_client("client's 2", StreamFilter(types=("work",)))
 
     # Faults and figures.
 
@@ -254,7 +255,7 @@ class Trial:
             self.log(f"{await self.records.unfinished()} jobs have not ended in time")
         jobs, events = await self._read_jobs(), await self.records.events()
         self.log(f"{len(jobs)} jobs with {len(events)} events; waiting for the streams")
-        wanted = counting(jobs, events)
+        wanted = count_expected_events(jobs, events)
         for watchers in self._watchers:
             await watchers.wait_for_events(wanted, within=_RECEIVE_TIMEOUT_S)
         await asyncio.sleep(_GRACE_S)
@@ -263,7 +264,7 @@ class Trial:
         """Return all evidence; call `finish` first."""
         jobs, events = await self._read_jobs(), await self.records.events()
         # Jobs in a burst are not part of the usual throughput.
-        steady = {j.id for j in jobs.values() if j.tenant == TENANT and BURST not in j.labels}
+        steady = {j.id for j in jobs.values() if j.tenant == TENANT and BURST_LABEL not in j.labels}
         times = ends(event for event in events if event.job_id in steady)
         recoveries = [
             recovery(
@@ -296,7 +297,9 @@ class Trial:
         await self._open.aclose()
 
 
-def counting(jobs: Mapping[str, JobRow], events: Sequence[EventRow]) -> Callable[[StreamLog], int]:
+def count_expected_events(
+    jobs: Mapping[str, JobRow], events: Sequence[EventRow]
+) -> Callable[[StreamLog], int]:
     """Return a function that counts the events a stream should receive."""
     counts: dict[str, int] = {}
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from headrace_core.domain.attempt import AttemptKey
 from support.server import Server
 
-_QUEUES = "headrace:*:queue:*"
+_QUEUE_KEYS = "headrace:*:queue:*"
 
 
 class Valkey:
@@ -61,7 +61,7 @@ class Valkey:
         """Return the deliveries that no worker has received."""
         found: set[AttemptKey] = set()
         async with self.client() as client:
-            async for key in client.scan_iter(match=_QUEUES):
+            async for key in client.scan_iter(match=_QUEUE_KEYS):
                 names = await client.zrange(key, 0, -1)
                 found.update(AttemptKey.parse(name.decode()) for name in names)
         return found

@@ -17,7 +17,7 @@ import grpc
 from grpc import aio
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
-from faults.evidence import Name, Shown, StreamLog, Wanted
+from faults.evidence import EventId, ReceivedEvent, StreamFilter, StreamLog
 from headrace import CallError, Client, JobEvent, JobWatch
 from headrace.v1 import data_pb2, job_pb2, job_service_pb2
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
@@ -63,10 +63,10 @@ class Follower:
         live: set once the current connection has received a response.
     """
 
-    def __init__(self, name: str, wanted: Wanted) -> None:
+    def __init__(self, name: str, wanted: StreamFilter) -> None:
         self.log = StreamLog(name=name, wanted=wanted)
         self.live = asyncio.Event()
-        self._seen: set[Name] = set()
+        self._seen: set[EventId] = set()
         self._grown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -103,7 +103,7 @@ class Follower:
     async def _follow(self) -> None:
         raise NotImplementedError
 
-    def _add_event(self, shown: Shown) -> None:
+    def _add_event(self, shown: ReceivedEvent) -> None:
         self.log.shown.append(shown)
         self._seen.add(shown.name)
         self._grown.set()
@@ -129,7 +129,7 @@ class RawFollower(Follower):
     def __init__(
         self,
         name: str,
-        wanted: Wanted,
+        wanted: StreamFilter,
         *,
         stubs: Sequence[JobServiceStub],
         start_call: StartCall,
@@ -187,7 +187,7 @@ class RawFollower(Follower):
             self.cursor = response.cursor or self.cursor
         for event in response.events:
             moment = event.event_time.seconds + event.event_time.nanos / 1e9
-            self._add_event(Shown(connection, event.job_id, event.seq, received, moment))
+            self._add_event(ReceivedEvent(connection, event.job_id, event.seq, received, moment))
             self.last_seq = max(self.last_seq, event.seq)
         return True
 
@@ -198,7 +198,7 @@ class ClientFollower(Follower):
     def __init__(
         self,
         name: str,
-        wanted: Wanted,
+        wanted: StreamFilter,
         events: Callable[[], AsyncGenerator[JobEvent, None] | JobWatch],
     ) -> None:
         super().__init__(name, wanted)
@@ -210,7 +210,7 @@ class ClientFollower(Follower):
             async with aclosing(self._events()) as events:
                 async for event in events:
                     moment = event.event_time.timestamp() if event.event_time else 0.0
-                    self._add_event(Shown(1, event.job_id, event.seq, time.time(), moment))
+                    self._add_event(ReceivedEvent(1, event.job_id, event.seq, time.time(), moment))
         except CallError as error:
             self.log.codes.append(error.refusal.code)
             raise
@@ -245,9 +245,11 @@ class Watchers:
             for turn in range(len(targets))
         ]
 
-    def follow(self, name: str, wanted: Wanted | None = None, *, cursor: str = "") -> RawFollower:
+    def follow(
+        self, name: str, wanted: StreamFilter | None = None, *, cursor: str = ""
+    ) -> RawFollower:
         """Follow all jobs that match, from now or from a cursor."""
-        wanted = wanted or Wanted()
+        wanted = wanted or StreamFilter()
         job_filter = job_service_pb2.JobFilter(
             queues=wanted.queues,
             types=wanted.types,
@@ -280,7 +282,7 @@ class Watchers:
             )
 
         return self._follow_raw(
-            f"job {job_id}", Wanted(job_ids=(job_id,)), start_call, endless=False
+            f"job {job_id}", StreamFilter(job_ids=(job_id,)), start_call, endless=False
         )
 
     def submit_and_follow(self, spec: job_pb2.JobSpec, request_id: str) -> RawFollower:
@@ -298,12 +300,12 @@ class Watchers:
 
         # No event can be checked before the job id is known.
         follower = self._follow_raw(
-            f"submit {request_id}", Wanted(job_ids=("",)), start_call, endless=False
+            f"submit {request_id}", StreamFilter(job_ids=("",)), start_call, endless=False
         )
         follower.job.add_done_callback(lambda job: _filter_by_job_id(follower, job))
         return follower
 
-    def follow_with_client(self, name: str, wanted: Wanted) -> ClientFollower:
+    def follow_with_client(self, name: str, wanted: StreamFilter) -> ClientFollower:
         """Follow all jobs that match with the client library, from now on."""
         client = self._clients[len(self.followers) % len(self._clients)]
 
@@ -326,11 +328,11 @@ class Watchers:
     def follow_job_with_client(self, job_id: str) -> ClientFollower:
         """Follow one job with the client library, from its first event."""
         client = self._clients[len(self.followers) % len(self._clients)]
-        name, wanted = f"client's job {job_id}", Wanted(job_ids=(job_id,))
+        name, wanted = f"client's job {job_id}", StreamFilter(job_ids=(job_id,))
         return self._add(ClientFollower(name, wanted, lambda: client.watch_job(job_id)))
 
     def _follow_raw(
-        self, name: str, wanted: Wanted, start_call: StartCall, *, endless: bool
+        self, name: str, wanted: StreamFilter, start_call: StartCall, *, endless: bool
     ) -> RawFollower:
         turn = len(self.followers) % len(self._stubs)
         stubs = [*self._stubs[turn:], *self._stubs[:turn]]
@@ -378,4 +380,4 @@ class Watchers:
 
 def _filter_by_job_id(follower: RawFollower, job: asyncio.Future[str]) -> None:
     if not job.cancelled():
-        follower.log.wanted = Wanted(job_ids=(job.result(),))
+        follower.log.wanted = StreamFilter(job_ids=(job.result(),))

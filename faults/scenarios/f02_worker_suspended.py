@@ -76,7 +76,7 @@ async def _have_all_started(trial: Trial, jobs: set[str]) -> bool:
     return jobs <= started
 
 
-OTHERS = {"worker_queues": ("default", "side")}
+LOAD_WORKER = {"worker_queues": ("default", "side")}
 
 SCENARIO = Scenario(
     id="F2",
@@ -86,10 +86,10 @@ SCENARIO = Scenario(
     usual=100,
     usual_short=90,
     plan=Plan(
-        settings_of={
+        settings_by_service={
             "worker-1": {"worker_queues": (QUEUE,)},
-            "worker-2": OTHERS,
-            "worker-3": OTHERS,
+            "worker-2": LOAD_WORKER,
+            "worker-3": LOAD_WORKER,
         }
     ),
 )

@@ -64,8 +64,8 @@ async def _has_restarted(trial: Trial) -> bool:
     return any(worker.restarts for worker in trial.cluster.workers)
 
 
-BLOCKING = {"worker_queues": (QUEUE,)}
-OTHERS = {"worker_queues": ("default", "side")}
+BLOCKABLE_WORKER = {"worker_queues": (QUEUE,)}
+LOAD_WORKER = {"worker_queues": ("default", "side")}
 
 SCENARIO = Scenario(
     id="F3",
@@ -76,11 +76,11 @@ SCENARIO = Scenario(
     usual_short=85,
     plan=Plan(
         workers=4,
-        settings_of={
-            "worker-1": BLOCKING,
-            "worker-2": BLOCKING,
-            "worker-3": OTHERS,
-            "worker-4": OTHERS,
+        settings_by_service={
+            "worker-1": BLOCKABLE_WORKER,
+            "worker-2": BLOCKABLE_WORKER,
+            "worker-3": LOAD_WORKER,
+            "worker-4": LOAD_WORKER,
         },
     ),
 )

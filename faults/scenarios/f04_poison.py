@@ -14,9 +14,9 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import LOSSES_BEFORE_OWN_PROCESS
 
 # The number of poison jobs of each kind, and the number of good jobs.
-OF_EACH = 3
-GOOD = 1000
-SHORT_GOOD = 500
+JOBS_PER_KIND = 3
+GOOD_JOBS = 1000
+SHORT_GOOD_JOBS = 500
 # Each poison job that runs alone in a worker costs two workers and their leases of 15 s.
 MAX_DRAIN_S = 240.0
 MAX_RECOVERY_S = 30.0
@@ -29,30 +29,30 @@ async def run(trial: Trial) -> None:
     async with trial.fault("poison", recovers_within=MAX_RECOVERY_S):
         async with Client(trial.cluster.targets) as client:
             jobs = [("poison", {"cause": cause}) for cause in get_args(Cause)] * (
-                1 if trial.short else OF_EACH
+                1 if trial.short else JOBS_PER_KIND
             )
             # The schema accepts these payloads, but the handler type rejects them.
-            jobs += [("picky", {"number": 2 * number + 1}) for number in range(OF_EACH)]
+            jobs += [("picky", {"number": 2 * number + 1}) for number in range(JOBS_PER_KIND)]
             trial.chance.shuffle(jobs)
             for job_type, payload in jobs:
                 await client.submit(job_type, payload)
                 await asyncio.sleep(trial.chance.uniform(0, 1))
         trial.figure(
             "time until all poison jobs ended",
-            await until(lambda: _all_poison_ended(trial), within=MAX_DRAIN_S),
+            await until(lambda: _have_poison_jobs_ended(trial), within=MAX_DRAIN_S),
             "s",
             at_most=MAX_DRAIN_S,
         )
-    while len(load.history) < (SHORT_GOOD if trial.short else GOOD):
+    while len(load.history) < (SHORT_GOOD_JOBS if trial.short else GOOD_JOBS):
         await asyncio.sleep(0.5)
     await asyncio.sleep(MAX_RECOVERY_S + 4)
     died = sum(worker.restarts for worker in workers)
     trial.figure("workers that died", died, at_least=LOSSES_BEFORE_OWN_PROCESS)
-    poison = len(jobs) - OF_EACH
+    poison = len(jobs) - JOBS_PER_KIND
     trial.on_evidence(lambda evidence: _measure(trial, evidence, poison))
 
 
-async def _all_poison_ended(trial: Trial) -> bool:
+async def _have_poison_jobs_ended(trial: Trial) -> bool:
     return await trial.records.unfinished(job_type="poison") == 0
 
 
@@ -84,9 +84,11 @@ def _measure(trial: Trial, evidence: Evidence, poison: int) -> None:
         # A poison job in the same worker may have interrupted it first.
         and not any(event.type is EventType.RETRY_SCHEDULED for event in histories[job.id])
     ]
-    trial.figure("undecodable jobs that FAILED without a retry", len(refused), at_least=OF_EACH)
+    trial.figure(
+        "undecodable jobs that FAILED without a retry", len(refused), at_least=JOBS_PER_KIND
+    )
     good = jobs_of("work")
-    trial.figure("good jobs", len(good), at_least=SHORT_GOOD if trial.short else GOOD)
+    trial.figure("good jobs", len(good), at_least=SHORT_GOOD_JOBS if trial.short else GOOD_JOBS)
     trial.figure(
         "good jobs that did not succeed",
         sum(job.state is not JobState.SUCCEEDED for job in good),

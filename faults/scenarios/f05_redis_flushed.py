@@ -18,7 +18,7 @@ SHORT_FLUSHES = 2
 INTERVAL_S = 10.0
 # The number of jobs submitted before each flush, and their shortest and longest duration in
 # seconds. There are more jobs than slots, so some deliveries wait in Redis.
-BURST = 600
+BURST_JOBS = 600
 DURATION_S = (0.5, 1.5)
 # Longest time from a lost delivery to the start of its attempt, in seconds.
 MAX_START_DELAY_S = 20.0
@@ -31,7 +31,7 @@ async def run(trial: Trial) -> None:
     flushes = SHORT_FLUSHES if trial.short else FLUSHES
     for number in range(1, flushes + 1):
         async with trial.fault(f"flush {number}", recovers_within=30):
-            load.burst(BURST, Mix(seconds=DURATION_S, watched=0, attached=0, scheduled=0))
+            load.burst(BURST_JOBS, Mix(seconds=DURATION_S, watched=0, attached=0, scheduled=0))
             waiting = await trial.waiting_deliveries()
             await valkey.flush()
             lost.append((time.time(), waiting))

@@ -17,15 +17,15 @@ from headrace import Client, JobSpec
 DOWN_S = 20.0
 SHORT_DOWN_S = 8.0
 # Empty jobs drained in each turn of a full and of a short trial.
-DRAINED = 2000
-SHORT_DRAINED = 1000
+DRAIN_JOBS = 2000
+SHORT_DRAIN_JOBS = 1000
 # Number of turns with Redis, and of turns without it.
 TURNS = 2
 # Lowest drain rate without Redis, as a share of the rate with Redis.
 MIN_SHARE = 0.5
 # The number of jobs before the snapshot, and their shortest and longest duration in seconds. There
 # are more jobs than slots, so the snapshot contains deliveries.
-BURST = 600
+BURST_JOBS = 600
 DURATION_S = (0.5, 1.5)
 # Longest time until workers use Redis again, and longest recovery, in seconds.
 MAX_REUSE_S = 10.0
@@ -38,7 +38,7 @@ async def run(trial: Trial) -> None:
     load = await trial.load()
     valkey = trial.cluster.valkey
     async with trial.fault("deliveries wait while a snapshot is written"):
-        load.burst(BURST, Mix(seconds=DURATION_S, watched=0, attached=0, scheduled=0))
+        load.burst(BURST_JOBS, Mix(seconds=DURATION_S, watched=0, attached=0, scheduled=0))
         held = await trial.waiting_deliveries()
         snapshot = await valkey.save()
         await asyncio.sleep(5)
@@ -85,7 +85,7 @@ async def _all_use_redis(trial: Trial) -> bool:
 
 async def _compare_rates(trial: Trial) -> None:
     """Measure the drain rate with and without Redis, in turns that average out noise."""
-    count = SHORT_DRAINED if trial.short else DRAINED
+    count = SHORT_DRAIN_JOBS if trial.short else DRAIN_JOBS
     # Warm up query plans and connection pools.
     await _drain(trial, count // 4)
     with_redis = without = 0.0

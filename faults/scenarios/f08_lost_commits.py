@@ -20,7 +20,7 @@ async def run(trial: Trial) -> None:
     links = [link for gateway in trial.cluster.gateways if (link := gateway.postgres)]
     cuts = 0
 
-    def dooms() -> bool:
+    def loses_reply() -> bool:
         nonlocal cuts
         lost = trial.chance.random() < SHARE
         cuts += lost
@@ -29,7 +29,7 @@ async def run(trial: Trial) -> None:
     before = len(load.history)
     async with trial.fault(f"{SHARE:.0%} of the commit replies are lost", recovers_within=30):
         for link in links:
-            link.dooms = dooms
+            link.dooms = loses_reply
         await asyncio.sleep(SHORT_DURATION_S if trial.short else DURATION_S)
         for link in links:
             link.dooms = lambda: False

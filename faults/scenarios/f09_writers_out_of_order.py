@@ -6,7 +6,7 @@ import asyncio
 import random
 
 from faults.cluster import Plan
-from faults.evidence import Wanted
+from faults.evidence import StreamFilter
 from faults.scenario import Scenario
 from faults.trial import Trial
 from headrace_core.domain.ids import JobId
@@ -75,8 +75,8 @@ async def run(trial: Trial) -> None:
     for number in range(6):
         watchers.follow(f"all {number + 1}")
     for shard in range(4):
-        watchers.follow(f"shard {shard}", Wanted(labels={"shard": str(shard)}))
-    watchers.follow_with_client("client's", Wanted(types=(TYPE,)))
+        watchers.follow(f"shard {shard}", StreamFilter(labels={"shard": str(shard)}))
+    watchers.follow_with_client("client's", StreamFilter(types=(TYPE,)))
     await watchers.wait_until_live()
     settings = trial.cluster.settings.model_copy(update={"database_pool_size": WRITERS + 4})
     database = Database(settings, application="writers")

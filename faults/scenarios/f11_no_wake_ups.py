@@ -13,8 +13,8 @@ from faults.scenario import Scenario
 from faults.trial import Trial, until
 from support.proxy import Proxy
 
-LOST_S = 60.0
-SHORT_LOST_S = 20.0
+BLACKHOLED_S = 60.0
+SHORT_BLACKHOLED_S = 20.0
 # Longest delay of an event, and longest time until a connection is replaced, in seconds.
 MAX_DELAY_S = 2.0
 MAX_RECONNECT_S = 15.0
@@ -25,7 +25,10 @@ async def run(trial: Trial) -> None:
     services = trial.cluster.services
     postgres = [link for service in services if (link := service.postgres)]
     redis = [link for service in services if (link := service.redis)]
-    listening, subscribed = _count(postgres, LISTEN), _count(redis, SUBSCRIBE)
+    listening, subscribed = (
+        _count_connections(postgres, LISTEN),
+        _count_connections(redis, SUBSCRIBE),
+    )
     # Each service has a LISTEN connection; some also receive wake-ups over Redis.
     trial.figure("LISTEN connections", sum(listening.values()), at_least=len(services))
     trial.figure("SUBSCRIBE connections", sum(subscribed.values()), at_least=1)
@@ -35,7 +38,7 @@ async def run(trial: Trial) -> None:
             link.hold(sent=LISTEN)
         for link in redis:
             link.hold(sent=SUBSCRIBE)
-        await asyncio.sleep(SHORT_LOST_S if trial.short else LOST_S)
+        await asyncio.sleep(SHORT_BLACKHOLED_S if trial.short else BLACKHOLED_S)
         end = time.time()
         for link in (*postgres, *redis):
             link.release()
@@ -46,7 +49,7 @@ async def run(trial: Trial) -> None:
     )
     trial.figure("time until LISTEN works again", back[0], "s", at_most=MAX_RECONNECT_S)
     trial.figure("time until SUBSCRIBE works again", back[1], "s", at_most=MAX_RECONNECT_S)
-    await _blackhole_old(trial, listening)
+    await _blackhole_existing_links(trial, listening)
     await asyncio.sleep(5)
 
     def measure(evidence: Evidence) -> None:
@@ -64,7 +67,7 @@ async def run(trial: Trial) -> None:
     trial.on_evidence(measure)
 
 
-async def _blackhole_old(trial: Trial, links: dict[Proxy, int]) -> None:
+async def _blackhole_existing_links(trial: Trial, links: dict[Proxy, int]) -> None:
     """Blackhole only the existing connections; new connections work."""
     trial.log("the existing LISTEN connections are blackholed, new ones work")
     since = time.monotonic()
@@ -76,7 +79,7 @@ async def _blackhole_old(trial: Trial, links: dict[Proxy, int]) -> None:
         link.release()
 
 
-def _count(links: Iterable[Proxy], mark: bytes) -> dict[Proxy, int]:
+def _count_connections(links: Iterable[Proxy], mark: bytes) -> dict[Proxy, int]:
     """Return the number of marked connections on each link."""
     return {link: sum(mark in each.sent for each in link.connections) for link in links}
 

@@ -17,10 +17,10 @@ from headrace_core.domain.lifecycle import EventType
 SUSPENDED_S = 30.0
 SHORT_SUSPENDED_S = 15.0
 # The number of jobs due while the leader is suspended, and at the moment it is resumed.
-DUE = 500
-DUE_AGAIN = 100
+DUE_JOBS = 500
+LATER_DUE_JOBS = 100
 # Time from the submit to the start of the fault, in seconds.
-AHEAD_S = 10.0
+LEAD_TIME_S = 10.0
 # Longest time until another scheduler leads, in seconds.
 MAX_TAKEOVER_S = 20.0
 
@@ -30,10 +30,10 @@ async def run(trial: Trial) -> None:
     [leader] = [one for one in trial.cluster.schedulers if await _is_leading(one)]
     [standby] = [one for one in trial.cluster.schedulers if one is not leader]
     first_term = await leader.metric("headrace_leader_term")
-    suspended = time.time() + AHEAD_S
+    suspended = time.time() + LEAD_TIME_S
     resumed = suspended + (SHORT_SUSPENDED_S if trial.short else SUSPENDED_S)
-    first = await _submit_due_jobs(trial, DUE, due=suspended + 1)
-    second = await _submit_due_jobs(trial, DUE_AGAIN, due=resumed)
+    first = await _submit_due_jobs(trial, DUE_JOBS, due=suspended + 1)
+    second = await _submit_due_jobs(trial, LATER_DUE_JOBS, due=resumed)
     await asyncio.sleep(suspended - time.time())
     async with trial.fault("the leader is suspended", recovers_within=30):
         leader.suspend()

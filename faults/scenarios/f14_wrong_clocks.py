@@ -22,12 +22,12 @@ OFFSETS_S = (-600.0, 600.0, 0.0)
 JUMP_S = 3600.0
 # Jobs that run during each jump, and their duration in seconds.
 LONG_JOBS = 20
-LONG_S = 20.0
+LONG_JOB_S = 20.0
 # Jobs that run past their deadline, and this deadline in seconds after the submit.
 DOOMED_JOBS = 20
 DEADLINE_S = 5.0
 # Longest time from a deadline to the end of its job, in seconds.
-MAX_LATE_S = 2.0
+MAX_LATENESS_S = 2.0
 
 
 async def run(trial: Trial) -> None:
@@ -69,7 +69,7 @@ async def _set_clocks(trial: Trial, offsets: dict[str, float], more: float) -> N
 
 
 async def _submit_long_jobs(client: Client) -> set[str]:
-    handles = [await client.submit("work", {"seconds": LONG_S}) for _ in range(LONG_JOBS)]
+    handles = [await client.submit("work", {"seconds": LONG_JOB_S}) for _ in range(LONG_JOBS)]
     return {handle.id for handle in handles}
 
 
@@ -111,14 +111,17 @@ def _measure(trial: Trial, evidence: Evidence, long: set[str], doomed: dict[str,
         if event.job_id in doomed
     ]
     trial.figure(
-        "latest end after the deadline", max(late, default=float("nan")), "s", at_most=MAX_LATE_S
+        "latest end after the deadline",
+        max(late, default=float("nan")),
+        "s",
+        at_most=MAX_LATENESS_S,
     )
     trial.figure(
         "earliest end after the deadline", min(late, default=float("nan")), "s", at_least=0.0
     )
 
 
-def _unsupported() -> str:
+def _unsupported_reason() -> str:
     with tempfile.TemporaryDirectory() as folder:
         return unsupported_reason(Path(folder))
 
@@ -129,7 +132,7 @@ SCENARIO = Scenario(
     shows=("I1", "I2", "I3", "I4", "I5", "I6", "I7", "I9", "I10"),
     run=run,
     plan=Plan(clocks=True),
-    unsupported=_unsupported,
+    unsupported=_unsupported_reason,
     usual=115,
     usual_short=110,
 )

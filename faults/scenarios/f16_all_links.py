@@ -9,16 +9,16 @@ from faults.scenario import Scenario
 from faults.trial import Trial
 
 # Pause after each link, in seconds.
-STEP_S = 2.0
-SHORT_STEP_S = 1.0
+PAUSE_S = 2.0
+SHORT_PAUSE_S = 1.0
 # Time without any link, in seconds.
-NONE_S = 15.0
+NO_LINKS_S = 15.0
 MAX_RECOVERY_S = 30.0
 
 
 async def run(trial: Trial) -> None:
     await trial.load()
-    step = SHORT_STEP_S if trial.short else STEP_S
+    step = SHORT_PAUSE_S if trial.short else PAUSE_S
     links = [item for service in trial.cluster.services for item in service.links.items()]
     trial.chance.shuffle(links)
     async with trial.fault(f"{len(links)} links are blackholed", recovers_within=MAX_RECOVERY_S):
@@ -26,7 +26,7 @@ async def run(trial: Trial) -> None:
             trial.log(f"blackholed: {name}")
             link.hold()
             await asyncio.sleep(step)
-        await asyncio.sleep(step if trial.short else NONE_S)
+        await asyncio.sleep(step if trial.short else NO_LINKS_S)
         trial.chance.shuffle(links)
         for name, link in links:
             trial.log(f"restored: {name}")

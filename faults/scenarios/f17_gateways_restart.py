@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from faults.cluster import Service
-from faults.evidence import StreamLog, Wanted
+from faults.evidence import StreamFilter, StreamLog
 from faults.measure import percentile
 from faults.scenario import Scenario
 from faults.trial import Trial
@@ -46,7 +46,7 @@ async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
     """Open streams with and without the client library; return them and the ids of the jobs."""
     watchers = trial.add_watchers(channels=5)
     for number in range(STREAMS // 2):
-        wanted = Wanted(labels={"crowd": str(number % JOBS)})
+        wanted = StreamFilter(labels={"crowd": str(number % JOBS)})
         watchers.follow(f"crowd {number}", wanted)
         if number < STREAMS // 4:
             watchers.follow_with_client(f"client's crowd {number}", wanted)

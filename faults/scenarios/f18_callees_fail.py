@@ -8,7 +8,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler
 
 from faults.evidence import Evidence
-from faults.handlers import LONGEST_RETRY_AFTER
+from faults.handlers import MAX_RETRY_AFTER
 from faults.load import Mix
 from faults.scenario import Scenario
 from faults.trial import Trial
@@ -19,7 +19,7 @@ DOWN_S = 120.0
 SHORT_DOWN_S = 40.0
 RATE = 30.0
 # Extra jobs at the start of the fault, the worst case for a thundering herd.
-BURST = 500
+BURST_JOBS = 500
 # Highest ratio of the retries in one second to the mean of the seconds around it.
 MAX_PEAK = 2.0
 # The number of these seconds before, and after.
@@ -35,7 +35,7 @@ async def run(trial: Trial) -> None:
         async with trial.fault(f"all calls fail for {duration:g} s"):
             began = time.time()
             service.answer = fails
-            load.burst(BURST, mix)
+            load.burst(BURST_JOBS, mix)
             await asyncio.sleep(duration)
             service.answer = reply(200)
             end = time.time()
@@ -52,7 +52,7 @@ async def run(trial: Trial) -> None:
 
 def _failing_responder() -> Answer:
     """Return the responder of a failing service: all kinds of failures in turn."""
-    longest = str(int(LONGEST_RETRY_AFTER.total_seconds()))
+    longest = str(int(MAX_RETRY_AFTER.total_seconds()))
     kinds = [
         reply(503),
         reply(503, Retry_After=longest),
@@ -62,12 +62,12 @@ def _failing_responder() -> Answer:
     ]
     calls = 0
 
-    def answer(request: BaseHTTPRequestHandler) -> None:
+    def respond(request: BaseHTTPRequestHandler) -> None:
         nonlocal calls
         calls += 1
         kinds[calls % len(kinds)](request)
 
-    return answer
+    return respond
 
 
 def _measure(trial: Trial, evidence: Evidence, *, began: float, end: float) -> None:
@@ -84,16 +84,16 @@ def _measure(trial: Trial, evidence: Evidence, *, began: float, end: float) -> N
             started[int(moment - began)] += 1
         if event.state in TERMINAL and event.job_id in failed:
             last = max(last, moment)
-    trial.figure("jobs that were retried", len(failed), at_least=BURST)
+    trial.figure("jobs that were retried", len(failed), at_least=BURST_JOBS)
     trial.figure("retries", sum(started.values()))
     duration = int(end - began)
-    trial.figure("peak of due retries to the mean", _peak(due, duration), at_most=MAX_PEAK)
+    trial.figure("peak of due retries to the mean", _peak_ratio(due, duration), at_most=MAX_PEAK)
     # The start times also depend on the load of the machine.
-    trial.figure("peak of started retries to the mean", _peak(started, duration))
+    trial.figure("peak of started retries to the mean", _peak_ratio(started, duration))
     trial.figure("time until all retried jobs ended", last - end, "s", at_most=2 * (end - began))
 
 
-def _peak(counts: Counter[int], duration: int) -> float:
+def _peak_ratio(counts: Counter[int], duration: int) -> float:
     """Return the highest ratio of one second's count to the mean of the seconds around it.
 
     The mean of the whole time would not do: the first retries are close together, and their number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from faults.evidence import Evidence, Wanted
+from faults.evidence import Evidence, StreamFilter
 from faults.load import Mix
 from faults.measure import percentile
 from faults.scenario import Scenario
@@ -21,14 +21,14 @@ STOPPED_S = 90.0
 MAX_GROWTH_MIB = 64.0
 MAX_OTHER_DELAY_S = 1.0
 # The flow-control window of a connection, in bytes.
-_WINDOW = 65_536
+_WINDOW_BYTES = 65_536
 
 
 async def run(trial: Trial) -> None:
     # One connection per reader, because the slowest reader blocks a shared connection.
-    watchers = trial.add_watchers(channels=READERS // 2, window=_WINDOW)
+    watchers = trial.add_watchers(channels=READERS // 2, window=_WINDOW_BYTES)
     slow = [
-        watchers.follow(f"slow {number}", Wanted(labels={"load": "load-1"}))
+        watchers.follow(f"slow {number}", StreamFilter(labels={"load": "load-1"}))
         for number in range(READERS)
     ]
     await trial.load(rate=JOBS_PER_S, mix=Mix(watched=0.05), steady=9)

@@ -21,16 +21,16 @@ from headrace import Client
 from headrace.v1 import job_service_pb2
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
-CANCELLED = 20_000
-VANISHED = 2_000
+CANCELLED_STREAMS = 20_000
+VANISHED_STREAMS = 2_000
 # The warm-up opens as many streams at once as the fault does, so any later growth is a leak.
-_WARM_UP = 2_000
-_AT_ONCE = 200
+_WARM_UP_STREAMS = 2_000
+_CONCURRENT_STREAMS = 200
 _CONNECTIONS = 4
 # Longest time until a gateway detects a lost client, in seconds: it pings every 30 s, waits 10 s.
 MAX_CLOSE_S = 60.0
 # Time until freed memory is returned to the system, in seconds.
-_REST_S = 10.0
+_MEMORY_RETURN_S = 10.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,32 +38,32 @@ async def run(trial: Trial) -> None:
     targets = [gateway.address for gateway in trial.cluster.gateways]
     async with Client(targets) as client:
         job = await client.submit("unhandled", queue="unserved")
-        await _churn(targets, job.id, _WARM_UP)
-        await _open_and_kill(targets, VANISHED // 2)
-        await _all_closed(trial, "warm-up streams")
-        await asyncio.sleep(_REST_S)
-        before = await _usage(trial)
-        cancelled = CANCELLED // 10 if trial.short else CANCELLED
+        await _churn(targets, job.id, _WARM_UP_STREAMS)
+        await _open_and_kill(targets, VANISHED_STREAMS // 2)
+        await _wait_until_all_closed(trial, "warm-up streams")
+        await asyncio.sleep(_MEMORY_RETURN_S)
+        before = await _resource_usage(trial)
+        cancelled = CANCELLED_STREAMS // 10 if trial.short else CANCELLED_STREAMS
         async with trial.fault(f"{cancelled} streams are opened and cancelled"):
             await _churn(targets, job.id, cancelled)
-        await _all_closed(trial, "cancelled streams")
-        async with trial.fault(f"{VANISHED} streams of clients that are killed"):
-            await _open_and_kill(targets, VANISHED // 2)
-            await _all_closed(trial, "streams of killed clients")
+        await _wait_until_all_closed(trial, "cancelled streams")
+        async with trial.fault(f"{VANISHED_STREAMS} streams of clients that are killed"):
+            await _open_and_kill(targets, VANISHED_STREAMS // 2)
+            await _wait_until_all_closed(trial, "streams of killed clients")
             entrances = [gateway.entrance for gateway in trial.cluster.gateways]
             through = [link.address for link in entrances if link]
-            async with _crowd(VANISHED // 2, through) as process:
+            async with _open_crowd(VANISHED_STREAMS // 2, through) as process:
                 # The gateways can see neither the end of the client nor closed connections.
                 for link in entrances:
                     if link:
                         link.hold()
                 process.kill()
-                await _all_closed(trial, "streams on a dead link")
+                await _wait_until_all_closed(trial, "streams on a dead link")
             for link in entrances:
                 if link:
                     link.release()
-        await asyncio.sleep(_REST_S)
-        after = await _usage(trial)
+        await asyncio.sleep(_MEMORY_RETURN_S)
+        after = await _resource_usage(trial)
         await client.cancel(job.id)
     for what, (earlier, unit, slack) in before.items():
         later = after[what][0]
@@ -91,7 +91,7 @@ async def _churn(targets: Sequence[str], job_id: str, count: int) -> None:
             call.cancel()
 
     try:
-        await asyncio.gather(*(open_in_turn() for _ in range(_AT_ONCE)))
+        await asyncio.gather(*(open_in_turn() for _ in range(_CONCURRENT_STREAMS)))
     finally:
         await asyncio.gather(*(channel.close(None) for channel in channels))
 
@@ -104,13 +104,15 @@ def _open(stub: JobServiceStub, number: int, job_id: str) -> Any:
 
 
 async def _open_and_kill(targets: Sequence[str], count: int) -> None:
-    async with _crowd(count, targets):
+    async with _open_crowd(count, targets):
         pass
 
 
 @asynccontextmanager
-async def _crowd(count: int, targets: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a client with open streams for the block, then kill it."""
+async def _open_crowd(
+    count: int, targets: Sequence[str]
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a client with open streams for the duration of the block, then kill it."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "faults.crowd", str(count), *targets),
         stdout=asyncio.subprocess.PIPE,
@@ -128,7 +130,7 @@ async def _crowd(count: int, targets: Sequence[str]) -> AsyncIterator[asyncio.su
         await process.wait()
 
 
-async def _all_closed(trial: Trial, what: str) -> None:
+async def _wait_until_all_closed(trial: Trial, what: str) -> None:
     """Wait until no gateway has an open stream."""
 
     async def none_open() -> bool:
@@ -143,7 +145,7 @@ async def _all_closed(trial: Trial, what: str) -> None:
     )
 
 
-async def _usage(trial: Trial) -> dict[str, tuple[float, str, float]]:
+async def _resource_usage(trial: Trial) -> dict[str, tuple[float, str, float]]:
     """Return amount, unit and tolerated noise of each resource, by name."""
     usage: dict[str, tuple[float, str, float]] = {}
     for gateway in trial.cluster.gateways:

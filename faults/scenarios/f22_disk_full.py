@@ -32,12 +32,12 @@ async def run(trial: Trial) -> None:
     async with _supervised(trial) as deaths:
         async with trial.fault("the disk is full", recovers_within=MAX_RECOVERY_S):
             await _keep_full(disk, trial, seconds, log=False)
-        await _recovery(trial)
+        await _wait_for_recovery(trial)
         async with trial.fault(
             "the disk is full, also for the log", recovers_within=MAX_RECOVERY_S
         ):
             await _keep_full(disk, trial, seconds, log=True)
-        await _recovery(trial)
+        await _wait_for_recovery(trial)
         trial.figure("PostgreSQL ended", len(deaths), "times")
         async with (
             trial.fault("Redis' memory is full", recovers_within=MAX_REDIS_RECOVERY_S),
@@ -75,7 +75,7 @@ async def _keep_full(disk: Disk, trial: Trial, seconds: float, *, log: bool) -> 
         disk.free()
 
 
-async def _recovery(trial: Trial) -> None:
+async def _wait_for_recovery(trial: Trial) -> None:
     """Wait for the recovery, which the running load measures."""
     await asyncio.sleep(25)
 
@@ -105,7 +105,7 @@ async def _supervised(trial: Trial) -> AsyncIterator[list[float]]:
         await asyncio.gather(supervising, return_exceptions=True)
 
 
-def _unsupported() -> str:
+def _unsupported_reason() -> str:
     with tempfile.TemporaryDirectory() as folder:
         return unsupported_reason(Path(folder))
 
@@ -116,7 +116,7 @@ SCENARIO = Scenario(
     shows=("I1", "I2", "I3", "I4", "I7", "I9", "I10"),
     run=run,
     plan=Plan(disk_mib=DISK_MIB),
-    unsupported=_unsupported,
+    unsupported=_unsupported_reason,
     usual=180,
     usual_short=150,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from faults.evidence import Evidence, Outcome, Wanted
+from faults.evidence import Evidence, Outcome, StreamFilter
 from faults.load import Mix
 from faults.scenario import Scenario
 from faults.trial import Trial, until
@@ -15,7 +15,7 @@ from headrace_core.domain.lifecycle import EventType
 STREAMS = 100
 # Extra jobs that start before each restart. They outlast the shutdown grace period.
 LONG_JOBS = 10
-LONG_S = 30.0
+LONG_JOB_S = 30.0
 # Longest time from the end of the grace period to the exit of a process, in seconds.
 MAX_EXIT_S = 2.0
 # Pause after each restart, in seconds.
@@ -26,8 +26,8 @@ MAX_RECOVERY_S = 30.0
 async def run(trial: Trial) -> None:
     watchers = trial.add_watchers(channels=4)
     for number in range(STREAMS // 2):
-        watchers.follow(f"crowd {number}", Wanted(labels={"shard": str(number % 4)}))
-        watchers.follow_with_client(f"client's crowd {number}", Wanted(queues=("side",)))
+        watchers.follow(f"crowd {number}", StreamFilter(labels={"shard": str(number % 4)}))
+        watchers.follow_with_client(f"client's crowd {number}", StreamFilter(queues=("side",)))
     await watchers.wait_until_live(within=60)
     # No job fails by itself, so only an interruption can cause another attempt.
     await trial.load(rate=40, mix=Mix(failing=0.0))
@@ -41,7 +41,7 @@ async def run(trial: Trial) -> None:
     ):
         for service in trial.cluster.services:
             for _ in range(LONG_JOBS):
-                job = await client.submit("work", {"seconds": LONG_S}, labels={"shard": "0"})
+                job = await client.submit("work", {"seconds": LONG_JOB_S}, labels={"shard": "0"})
                 jobs.add(job.id)
             await until(lambda: _have_all_started(trial, jobs), within=PAUSE_S)
             began = time.monotonic()
@@ -78,7 +78,8 @@ async def _have_all_started(trial: Trial, jobs: set[str]) -> bool:
 
 SCENARIO = Scenario(
     id="F23",
-    title=f"every process is restarted in turn, with {STREAMS} streams and jobs of {LONG_S:g} s",
+    title=f"every process is restarted in turn, with {STREAMS} streams and jobs of "
+    f"{LONG_JOB_S:g} s",
     shows=("I1", "I2", "I3", "I4", "I6", "I7", "I10"),
     run=run,
     usual=130,

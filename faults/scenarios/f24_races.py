@@ -25,9 +25,9 @@ from headrace_core.store.workers import register_worker, remove_worker, renew_le
 
 LOAD_PER_S = 20.0
 KEYS = 5
-SUBMITS = 200
-CONTESTED = 30
-PARKED = 20_000
+SUBMITS_PER_KEY = 200
+CONTESTED_JOBS = 30
+PARKED_JOBS = 20_000
 LEASE_S = 15.0
 HEARTBEAT_S = 5.0
 MAX_RECOVERY_S = 25.0
@@ -38,7 +38,7 @@ PARKED_SHARE_PER_S = 1 / 8
 # A job type for which the platform's workers have no handler.
 _TYPE = "parked"
 _PAGE = 500
-_LOSERS_CODES = frozenset({"FAILED_PRECONDITION"})
+_LOSER_CODES = frozenset({"FAILED_PRECONDITION"})
 
 
 async def run(trial: Trial) -> None:
@@ -47,13 +47,13 @@ async def run(trial: Trial) -> None:
     database = Database(trial.cluster.settings, application="faults")
     try:
         await trial.load(rate=LOAD_PER_S)
-        async with trial.fault(f"{SUBMITS} submits at once with one key, {KEYS} times"):
-            await _one_key(trial, clients)
-        async with trial.fault(f"cancels, requeues and ends of {CONTESTED} jobs at once"):
+        async with trial.fault(f"{SUBMITS_PER_KEY} submits at once with one key, {KEYS} times"):
+            await _race_for_keys(trial, clients)
+        async with trial.fault(f"cancels, requeues and ends of {CONTESTED_JOBS} jobs at once"):
             await _cancel_and_requeue(trial, clients, seconds=5 if trial.short else 20)
         async with trial.fault("the row of a live worker is deleted"):
             await _delete_worker_row(trial, clients[0])
-        parked = PARKED // 5 if trial.short else PARKED
+        parked = PARKED_JOBS // 5 if trial.short else PARKED_JOBS
         async with (
             _parked_jobs(clients[0], database, parked),
             trial.fault(f"a worker is lost while a live one runs {parked} jobs"),
@@ -67,7 +67,7 @@ async def run(trial: Trial) -> None:
     trial.on_evidence(lambda evidence: _check_results(trial, evidence))
 
 
-async def _one_key(trial: Trial, clients: Sequence[Client]) -> None:
+async def _race_for_keys(trial: Trial, clients: Sequence[Client]) -> None:
     ids: list[set[str]] = []
     refused = 0
     for number in range(KEYS):
@@ -89,7 +89,7 @@ async def _one_key(trial: Trial, clients: Sequence[Client]) -> None:
             trial.loads[0].history.append(submission)
             return handle.id
 
-        found = await asyncio.gather(*(submit(turn) for turn in range(SUBMITS)))
+        found = await asyncio.gather(*(submit(turn) for turn in range(SUBMITS_PER_KEY)))
         ids.append({job_id for job_id in found if job_id is not None})
         refused += found.count(None)
     trial.figure("jobs per key", max(map(len, ids)), at_most=1, at_least=1)
@@ -101,7 +101,7 @@ async def _cancel_and_requeue(trial: Trial, clients: Sequence[Client], *, second
     chance = trial.chance
     jobs = [
         await clients[0].submit("work", {"seconds": chance.uniform(0.1, 2)})
-        for _ in range(CONTESTED)
+        for _ in range(CONTESTED_JOBS)
     ]
     codes: list[str] = []
     won = 0
@@ -125,9 +125,9 @@ async def _cancel_and_requeue(trial: Trial, clients: Sequence[Client], *, second
             for act in (client.cancel, client.retry)
         )
     )
-    trial.figure("cancels and requeues accepted", won, at_least=CONTESTED)
+    trial.figure("cancels and requeues accepted", won, at_least=CONTESTED_JOBS)
     trial.figure("cancels and requeues rejected", len(codes), at_least=1)
-    others = set(codes) - _LOSERS_CODES
+    others = set(codes) - _LOSER_CODES
     trial.figure(f"other error codes {' '.join(others)}".strip(), len(others), at_most=0)
 
 
@@ -153,24 +153,27 @@ async def _delete_worker_row(trial: Trial, client: Client) -> None:
     async with trial.records.connection() as connection:
         await connection.execute("DELETE FROM workers WHERE id = $1", victim)
 
-    async def elsewhere() -> bool:
+    async def runs_elsewhere() -> bool:
         now = await holders()
         return all(now.get(job_id, victim) != victim for job_id in lost_jobs)
 
-    async def back() -> bool:
+    async def is_registered_again() -> bool:
         async with trial.records.connection() as connection:
             count = await connection.fetchval(
                 "SELECT count(*) FROM workers WHERE lease_expire_time > clock_timestamp()"
             )
         return bool(count >= len(trial.cluster.workers))
 
-    after = await until(elsewhere, within=MAX_RECOVERY_S * 2)
+    after = await until(runs_elsewhere, within=MAX_RECOVERY_S * 2)
     trial.figure(
-        "time until the jobs of a deleted worker run elsewhere", after, "s", at_most=MAX_RECOVERY_S
+        "time until the jobs of a deleted worker run elsewhere",
+        after,
+        "s",
+        at_most=MAX_RECOVERY_S,
     )
     trial.figure(
         "time until the deleted worker registers again",
-        await until(back, within=30),
+        await until(is_registered_again, within=30),
         "s",
         at_most=10,
     )
@@ -184,10 +187,10 @@ async def _metric(trial: Trial, name: str) -> float:
 
 @asynccontextmanager
 async def _parked_jobs(client: Client, database: Database, count: int) -> AsyncIterator[None]:
-    """Keep `count` jobs running on a live worker for the length of the block."""
+    """Keep `count` jobs running on a live worker for the duration of the block."""
     specs = (JobSpec(_TYPE) for _ in range(count))
     ids = [job.id async for batch in client.submit_in_batches(specs) for job in batch.jobs]
-    async with _worker(database, "parking", renews=True) as worker_id:
+    async with _registered_worker(database, "parking", renews=True) as worker_id:
         for page in _pages(ids):
             assert len(await _claim(database, worker_id, page)) == len(page)
         yield
@@ -205,17 +208,17 @@ async def _lose_worker(
         max_rows: the most rows of `jobs` that may be read per second until the job is recovered.
     """
     job = await client.submit(_TYPE)
-    async with _worker(database, "twin", renews=False) as first:
+    async with _registered_worker(database, "twin", renews=False) as first:
         assert await _claim(database, first, [job.id])
-        async with _worker(database, "twin", renews=True) as second:
+        async with _registered_worker(database, "twin", renews=True) as second:
             assert not await _end(database, second, [job.id])
             read = await _rows_read(trial)
             began = time.monotonic()
 
-            async def recovered() -> bool:
+            async def is_running_again() -> bool:
                 return bool(await _claim(database, second, [job.id], attempt=2))
 
-            after = await until(recovered, within=MAX_RECOVERY_S * 2)
+            after = await until(is_running_again, within=MAX_RECOVERY_S * 2)
             trial.figure("time until the lost job runs again", after, "s", at_most=MAX_RECOVERY_S)
             rate = (await _rows_read(trial) - read) / (time.monotonic() - began)
             trial.figure("rows of jobs read", rate, "/s", at_most=max_rows)
@@ -229,8 +232,10 @@ async def _lose_worker(
 
 
 @asynccontextmanager
-async def _worker(database: Database, name: str, *, renews: bool) -> AsyncIterator[WorkerId]:
-    """Register a worker that has no process, for the length of the block.
+async def _registered_worker(
+    database: Database, name: str, *, renews: bool
+) -> AsyncIterator[WorkerId]:
+    """Register a worker that has no process, for the duration of the block.
 
     The worker is draining, so dispatch does not count its running jobs, and the measurement covers
     only the recovery of lost jobs.
@@ -241,7 +246,7 @@ async def _worker(database: Database, name: str, *, renews: bool) -> AsyncIterat
         name=name,
         pool=name,
         queues=(),
-        slots=PARKED,
+        slots=PARKED_JOBS,
         handlers=(),
     )
     lease = timedelta(seconds=LEASE_S)

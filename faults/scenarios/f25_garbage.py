@@ -34,7 +34,7 @@ MAX_PEAK_MIB = 256.0
 MAX_LASTING_MIB = 128.0
 _PROBE_EVERY_S = 0.02
 # Duration of the measurement without garbage, in seconds.
-_USUAL_S = 5.0
+_BASELINE_S = 5.0
 
 # The codes allowed for each kind of garbage. Random messages may be valid.
 _RANDOM_CODES = frozenset(
@@ -64,7 +64,7 @@ _ALLOWED: Mapping[str, frozenset[str]] = {
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-class _Health:
+class _HealthChecks:
     """Response times of health checks in seconds, and the peak memory of each gateway in MiB."""
 
     def __init__(self) -> None:
@@ -79,12 +79,12 @@ async def run(trial: Trial) -> None:
     pids = [service.pid for service in trial.cluster.services]
     before = {gateway.name: gateway.memory_mib() for gateway in gateways}
     async with _probing(trial) as usual:
-        await asyncio.sleep(_USUAL_S)
+        await asyncio.sleep(_BASELINE_S)
     trial.figure("health check, p99 before", percentile(usual.waits, 0.99), "s")
     async with _probing(trial) as health, trial.fault("garbage"):
-        answers = await _send_garbage(trial, seconds=20 if trial.short else 90)
+        responses = await _send_garbage(trial, seconds=20 if trial.short else 90)
     trial.expect_codes(only=frozenset())
-    _check_responses(trial, answers)
+    _check_responses(trial, responses)
     trial.figure("health check, p99 during", percentile(health.waits, 0.99), "s", at_most=HEALTH_S)
     trial.figure("health checks that were not SERVING", health.not_serving, at_most=0)
     await _cancel_accepted(trial)
@@ -99,18 +99,18 @@ async def run(trial: Trial) -> None:
     trial.figure("processes without a restart", min(same, running), at_least=len(pids))
 
 
-def _check_responses(trial: Trial, answers: dict[str, Any]) -> None:
+def _check_responses(trial: Trial, responses: dict[str, Any]) -> None:
     """Check that every kind of garbage was sent and received only allowed codes."""
     total, others = 0, Counter[str]()
-    for kind, codes in sorted(answers["counts"].items()):
+    for kind, codes in sorted(responses["counts"].items()):
         total += sum(codes.values())
         trial.log(f"{kind}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
         for code in codes.keys() - _ALLOWED[kind]:
             others[f"{kind} {code}"] += codes[code]
     for name in others:
-        trial.log(f"{name}: {answers['examples'][name]}")
+        trial.log(f"{name}: {responses['examples'][name]}")
     trial.figure("messages of garbage", total, at_least=1000)
-    trial.figure("kinds of garbage", len(answers["counts"]), at_least=len(_ALLOWED))
+    trial.figure("kinds of garbage", len(responses["counts"]), at_least=len(_ALLOWED))
     trial.figure(
         f"responses with an unexpected code{': ' if others else ''}{', '.join(sorted(others))}",
         others.total(),
@@ -137,13 +137,13 @@ async def _send_garbage(trial: Trial, *, seconds: float) -> dict[str, Any]:
     finally:
         process.kill()
         process.wait()
-    answers: dict[str, Any] = json.loads(out)
-    return answers
+    responses: dict[str, Any] = json.loads(out)
+    return responses
 
 
 @asynccontextmanager
-async def _probing(trial: Trial) -> AsyncIterator[_Health]:
-    health = _Health()
+async def _probing(trial: Trial) -> AsyncIterator[_HealthChecks]:
+    health = _HealthChecks()
     probes = [
         asyncio.create_task(_probe(gateway, health), name=f"probe of {gateway.name}")
         for gateway in trial.cluster.gateways
@@ -158,7 +158,7 @@ async def _probing(trial: Trial) -> AsyncIterator[_Health]:
     assert not failed, f"a health probe failed: {failed[0]!r}"
 
 
-async def _probe(gateway: Service, health: _Health) -> None:
+async def _probe(gateway: Service, health: _HealthChecks) -> None:
     async with aio.insecure_channel(gateway.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         while True:

@@ -22,24 +22,24 @@ async def run(trial: Trial) -> None:
     await trial.load()
     async with trial.fault("the database is read-only", recovers_within=MAX_RECOVERY_S):
         await set_read_only(cluster.settings, read_only=True)
-        await _not_serving(trial)
+        await _measure_not_serving(trial)
         await asyncio.sleep(FAULT_S)
         # Sessions started during the fault stay open and read-only.
         await set_read_only(cluster.settings, read_only=False, end_sessions=False)
-    await _recovery(trial)
+    await _wait_for_recovery(trial)
     async with trial.fault("the primary is demoted", recovers_within=MAX_RECOVERY_S):
         await cluster.postgres.demote()
-        await _not_serving(trial)
+        await _measure_not_serving(trial)
         await asyncio.sleep(FAULT_S)
         await cluster.postgres.promote()
-    await _recovery(trial)
+    await _wait_for_recovery(trial)
     trial.expect_codes(only=frozenset({"UNAVAILABLE"}))
 
 
-async def _not_serving(trial: Trial) -> None:
+async def _measure_not_serving(trial: Trial) -> None:
     """Measure the time until every service reports NOT_SERVING."""
 
-    async def noticed() -> bool:
+    async def all_not_serving() -> bool:
         statuses = await asyncio.gather(
             *(
                 asyncio.to_thread(probe, service.address, service="", timeout=3)
@@ -48,11 +48,11 @@ async def _not_serving(trial: Trial) -> None:
         )
         return set(statuses) == {"NOT_SERVING"}
 
-    took = await until(noticed, within=MAX_NOTICE_S * 2)
+    took = await until(all_not_serving, within=MAX_NOTICE_S * 2)
     trial.figure("time until every service is NOT_SERVING", took, "s", at_most=MAX_NOTICE_S)
 
 
-async def _recovery(trial: Trial) -> None:
+async def _wait_for_recovery(trial: Trial) -> None:
     """Wait for the recovery, plus one window to measure it."""
     await asyncio.sleep(MAX_RECOVERY_S + 4)
 

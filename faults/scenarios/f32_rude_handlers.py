@@ -16,14 +16,14 @@ from faults.trial import Trial, until
 from headrace import Client
 from headrace_core.domain.lifecycle import EventType, JobState
 
-OF_EACH = 3
-GOOD = 1000
-SHORT_GOOD = 500
+JOBS_PER_KIND = 3
+GOOD_JOBS = 1000
+SHORT_GOOD_JOBS = 500
 MAX_DRAIN_S = 120.0
 MAX_RECOVERY_S = 10.0
-RUDE = {"rude.loop": LoopAttack, "rude.thread": Attack, "rude.process": ProcessAttack}
+ATTACKS_BY_TYPE = {"rude.loop": LoopAttack, "rude.thread": Attack, "rude.process": ProcessAttack}
 
-_read_children = msgspec.json.Decoder(list[Child]).decode
+_decode_children = msgspec.json.Decoder(list[Child]).decode
 
 
 async def run(trial: Trial) -> None:
@@ -35,9 +35,9 @@ async def run(trial: Trial) -> None:
         async with Client(trial.cluster.targets) as client:
             jobs = [
                 (job_type, attack)
-                for job_type, attacks in RUDE.items()
+                for job_type, attacks in ATTACKS_BY_TYPE.items()
                 for attack in _attack_names(attacks)
-                for _ in range(1 if trial.short else OF_EACH)
+                for _ in range(1 if trial.short else JOBS_PER_KIND)
             ]
             trial.chance.shuffle(jobs)
             for job_type, attack in jobs:
@@ -45,13 +45,13 @@ async def run(trial: Trial) -> None:
                 await asyncio.sleep(trial.chance.uniform(0, 0.5))
         trial.figure(
             "time until all rude jobs ended",
-            await until(lambda: _all_rude_ended(trial), within=MAX_DRAIN_S),
+            await until(lambda: _have_rude_jobs_ended(trial), within=MAX_DRAIN_S),
             "s",
             at_most=MAX_DRAIN_S,
         )
         left = [child for child in await _leftover_children(trial) if child.is_running]
         trial.figure("children that outlived their attempt", len(left), at_most=0)
-    while len(load.history) < (SHORT_GOOD if trial.short else GOOD):
+    while len(load.history) < (SHORT_GOOD_JOBS if trial.short else GOOD_JOBS):
         await asyncio.sleep(0.5)
     await asyncio.sleep(MAX_RECOVERY_S + 4)
     trial.figure("workers that ended", sum(worker.restarts for worker in workers), at_most=0)
@@ -62,8 +62,8 @@ def _attack_names(attacks: Any) -> list[str]:
     return list(get_args(attacks))
 
 
-async def _all_rude_ended(trial: Trial) -> bool:
-    waiting = [await trial.records.unfinished(job_type=job_type) for job_type in RUDE]
+async def _have_rude_jobs_ended(trial: Trial) -> bool:
+    waiting = [await trial.records.unfinished(job_type=job_type) for job_type in ATTACKS_BY_TYPE]
     return not any(waiting)
 
 
@@ -71,13 +71,13 @@ async def _leftover_children(trial: Trial) -> list[Child]:
     return [
         child
         for job in (await trial.records.jobs()).values()
-        if job.type in RUDE and job.result is not None
-        for child in _read_children(job.result)
+        if job.type in ATTACKS_BY_TYPE and job.result is not None
+        for child in _decode_children(job.result)
     ]
 
 
 def _measure(trial: Trial, evidence: Evidence, submitted: int) -> None:
-    rude = [job for job in evidence.jobs.values() if job.type in RUDE]
+    rude = [job for job in evidence.jobs.values() if job.type in ATTACKS_BY_TYPE]
     wrong = [
         f"{job.type} {job.labels['attack']}"
         for job in rude
@@ -90,7 +90,7 @@ def _measure(trial: Trial, evidence: Evidence, submitted: int) -> None:
         at_most=0,
     )
     good = [job for job in evidence.jobs.values() if job.type == "work"]
-    trial.figure("good jobs", len(good), at_least=SHORT_GOOD if trial.short else GOOD)
+    trial.figure("good jobs", len(good), at_least=SHORT_GOOD_JOBS if trial.short else GOOD_JOBS)
     trial.figure(
         "good jobs that did not succeed",
         sum(job.state is not JobState.SUCCEEDED for job in good),

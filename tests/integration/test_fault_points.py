@@ -30,11 +30,11 @@ from sqlalchemy import text
 
 from faults import handlers as fault_handlers
 from faults.database import Records
-from faults.evidence import Evidence, Wanted
+from faults.evidence import Evidence, StreamFilter
 from faults.invariants import judge
 from faults.ledger import LEDGER_VARIABLE, Ledger
 from faults.load import QUEUES, Load, Mix
-from faults.trial import counting
+from faults.trial import count_expected_events
 from faults.watchers import Watchers
 from headrace import CallError, Client, JobSpec
 from headrace_core.domain.errors import Unavailable
@@ -211,7 +211,7 @@ class FaultRun:
         ]
         assert ended, f"seed {SEED}: {left}"
         await self.watchers.wait_for_events(
-            counting(evidence.jobs, evidence.events), within=END_TIMEOUT_S
+            count_expected_events(evidence.jobs, evidence.events), within=END_TIMEOUT_S
         )
 
     async def evidence(self) -> Evidence:
@@ -284,8 +284,8 @@ async def fault_run(
             chance=chance,
         )
         watchers.follow("all")
-        watchers.follow("shard", Wanted(labels={"shard": "1"}))
-        watchers.follow_with_client("client's", Wanted(types=("work",)))
+        watchers.follow("shard", StreamFilter(labels={"shard": "1"}))
+        watchers.follow_with_client("client's", StreamFilter(types=("work",)))
         await watchers.wait_until_live()
         load.start()
         chores = [asyncio.create_task(chore) for chore in _chores(fault_run)]

@@ -12,16 +12,22 @@ from faults.evidence import (
     EventRow,
     Evidence,
     JobRow,
+    LedgerEntry,
     Outcome,
+    ReceivedEvent,
     Recovery,
-    Run,
-    Shown,
+    StreamFilter,
     StreamLog,
     Submission,
     Usage,
-    Wanted,
 )
-from faults.invariants import INVARIANTS, accepted_twice, judge, run_again, run_twice
+from faults.invariants import (
+    INVARIANTS,
+    count_later_attempts,
+    count_repeated_starts,
+    judge,
+    repeated_ends,
+)
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryPolicy
 
@@ -101,12 +107,14 @@ def submission(job_id: str) -> Submission:
     return Submission(request_id=f"key-{job_id}", invoked=0.0, outcome=Outcome.OK, job_id=job_id)
 
 
-def shown(event: EventRow, connection: int = 1) -> Shown:
-    return Shown(connection, event.job_id, event.seq, 0.0, 0.0)
+def shown(event: EventRow, connection: int = 1) -> ReceivedEvent:
+    return ReceivedEvent(connection, event.job_id, event.seq, 0.0, 0.0)
 
 
-def stream(*events: EventRow, wanted: Wanted | None = None) -> StreamLog:
-    return StreamLog(name="s", wanted=wanted or Wanted(), shown=[shown(event) for event in events])
+def stream(*events: EventRow, wanted: StreamFilter | None = None) -> StreamLog:
+    return StreamLog(
+        name="s", wanted=wanted or StreamFilter(), shown=[shown(event) for event in events]
+    )
 
 
 def valid_history() -> Evidence:
@@ -115,12 +123,12 @@ def valid_history() -> Evidence:
         submissions=[submission("a"), submission("b")],
         jobs={"a": job("a", 7), "b": job("b", 6), "n": NEIGHBOR_JOB},
         events=[*RETRIED, *REQUEUED, *NEIGHBOR_EVENTS],
-        ledger=[Run("a", 1), Run("a", 2), Run("b", 1), Run("b", 2)],
+        ledger=[LedgerEntry("a", 1), LedgerEntry("a", 2), LedgerEntry("b", 1), LedgerEntry("b", 2)],
         streams=[
             stream(*RETRIED, *REQUEUED),
-            stream(*RETRIED, wanted=Wanted(labels={"of": "a"})),
-            stream(RETRIED[6], REQUEUED[5], wanted=Wanted(states=(_S.SUCCEEDED,))),
-            stream(*REQUEUED, wanted=Wanted(job_ids=("b",))),
+            stream(*RETRIED, wanted=StreamFilter(labels={"of": "a"})),
+            stream(RETRIED[6], REQUEUED[5], wanted=StreamFilter(states=(_S.SUCCEEDED,))),
+            stream(*REQUEUED, wanted=StreamFilter(job_ids=("b",))),
         ],
         usages=[Usage(what="memory", before=100, after=109)],
         recoveries=[Recovery(what="crash", before=50, seconds=2.0)],
@@ -248,7 +256,9 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
     (
         "I4",
         "a stream shows an event outside its filter",
-        lambda e: replace(e, streams=[stream(*ALL_EVENTS, wanted=Wanted(labels={"of": "a"}))]),
+        lambda e: replace(
+            e, streams=[stream(*ALL_EVENTS, wanted=StreamFilter(labels={"of": "a"}))]
+        ),
     ),
     (
         "I4",
@@ -258,7 +268,7 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
             streams=[
                 StreamLog(
                     name="s",
-                    wanted=Wanted(job_ids=("a",)),
+                    wanted=StreamFilter(job_ids=("a",)),
                     shown=[
                         *(shown(event) for event in RETRIED[:3]),
                         *(shown(event, 2) for event in RETRIED[4:]),
@@ -275,7 +285,7 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
             streams=[
                 StreamLog(
                     name="s",
-                    wanted=Wanted(job_ids=("a",)),
+                    wanted=StreamFilter(job_ids=("a",)),
                     shown=[shown(event) for event in RETRIED],
                     failure="INTERNAL",
                 )
@@ -363,7 +373,7 @@ def test_every_invariant_has_a_falsified_history():
 def test_resumed_stream_may_repeat_events_after_the_last_cursor():
     resumed = StreamLog(
         name="s",
-        wanted=Wanted(job_ids=("a",)),
+        wanted=StreamFilter(job_ids=("a",)),
         shown=[
             *(shown(event) for event in RETRIED[:4]),
             *(shown(event, 2) for event in RETRIED[2:]),
@@ -390,8 +400,12 @@ def test_attempts_lost_with_workers_are_not_retries():
 
 def test_repeated_runs_and_outcomes_are_counted():
     evidence = valid_history()
-    assert (run_again(evidence), run_twice(evidence), accepted_twice(evidence)) == (2, 0, [])
-    again = replace(evidence, ledger=[*evidence.ledger, Run("a", 2)])
-    assert (run_again(again), run_twice(again)) == (3, 1)
+    assert (
+        count_later_attempts(evidence),
+        count_repeated_starts(evidence),
+        repeated_ends(evidence),
+    ) == (2, 0, [])
+    again = replace(evidence, ledger=[*evidence.ledger, LedgerEntry("a", 2)])
+    assert (count_later_attempts(again), count_repeated_starts(again)) == (3, 1)
     twice = with_events(*RETRIED, row(8, _E.FAILED, _S.FAILED, 2))(evidence)
-    assert len(accepted_twice(twice)) == 1
+    assert len(repeated_ends(twice)) == 1
