@@ -20,7 +20,7 @@ _FORK_SERVER.set_forkserver_preload(
     ["bench.streams.polling", "bench.streams.readers", "bench.streams.writer"]
 )
 # Longest time from the signal to a child until it exits, in seconds.
-_EXIT_S: Final = 10.0
+_EXIT_TIMEOUT_S: Final = 10.0
 
 # Longest time that a child waits for its next instruction, in seconds.
 IDLE_S: Final = 900.0
@@ -110,7 +110,7 @@ class Child:
             yield cls(Link(ours), process.pid)
         finally:
             process.terminate()
-            process.join(_EXIT_S)
+            process.join(_EXIT_TIMEOUT_S)
             if process.is_alive():
                 process.kill()
             ours.close()

@@ -9,10 +9,10 @@ from typing import Final
 from hdrh.histogram import HdrHistogram
 
 # The range in microseconds, from 1 µs to one minute, and the number of significant digits.
-_LOWEST: Final = 1
-_HIGHEST: Final = 60_000_000
+_MIN_US: Final = 1
+_MAX_US: Final = 60_000_000
 _DIGITS: Final = 3
-_MS: Final = 1000
+_US_PER_MS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +28,12 @@ class Latency:
     @classmethod
     def of(cls, microseconds: Iterable[int]) -> Latency:
         """Return the percentiles of latencies in microseconds; all are 0 if there are none."""
-        histogram = HdrHistogram(_LOWEST, _HIGHEST, _DIGITS)
+        histogram = HdrHistogram(_MIN_US, _MAX_US, _DIGITS)
         for value in microseconds:
-            histogram.record_value(min(max(value, _LOWEST), _HIGHEST))
+            histogram.record_value(min(max(value, _MIN_US), _MAX_US))
         count: int = histogram.get_total_count()
-        p50, p95, p99 = (histogram.get_value_at_percentile(p) / _MS for p in (50, 95, 99))
-        largest = histogram.get_max_value() / _MS if count else 0.0
+        p50, p95, p99 = (histogram.get_value_at_percentile(p) / _US_PER_MS for p in (50, 95, 99))
+        largest = histogram.get_max_value() / _US_PER_MS if count else 0.0
         return cls(count=count, p50=p50, p95=p95, p99=p99, max=largest)
 
     def document(self) -> dict[str, float]:

@@ -25,8 +25,8 @@ from headrace_standalone.supervised import SupervisedProgram
 
 # Seconds that a stopping service gives its open calls, and the longest shutdown. Short values are
 # safe: the shutdown is not measured, and all clients have disconnected.
-_CALLS_GRACE = 1.0
-_GRACE = 30.0
+_CALLS_GRACE_PERIOD_S = 1.0
+_SHUTDOWN_GRACE_PERIOD_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class Stack:
             environment |= {
                 "HEADRACE_DATABASE_URL": database_url,
                 "HEADRACE_REDIS_URL": redis_url,
-                "HEADRACE_SHUTDOWN_GRACE": str(_CALLS_GRACE),
+                "HEADRACE_SHUTDOWN_GRACE": str(_CALLS_GRACE_PERIOD_S),
             }
             stack = cls(folder=folder, environment=environment, servers=servers)
             await stack.migrate()
@@ -155,7 +155,9 @@ class Stack:
     ) -> AsyncIterator[Service]:
         address = f"127.0.0.1:{free_port()}"
         program = make(
-            address=address, environment={**self._environment, **(environment or {})}, grace=_GRACE
+            address=address,
+            environment={**self._environment, **(environment or {})},
+            grace=_SHUTDOWN_GRACE_PERIOD_S,
         )
         async with _running(program, self.folder) as pid:
             yield Service(address=address, pid=pid)

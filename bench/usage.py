@@ -54,7 +54,7 @@ class CpuMeter:
         return CpuSample(
             at=time.monotonic(),
             seconds={
-                name: sum(_seconds(process) for process in processes)
+                name: sum(_cpu_seconds(process) for process in processes)
                 for name, processes in self._processes.items()
             },
         )
@@ -76,7 +76,7 @@ def resident_kib(pid: int) -> float:
     return resident / KIB
 
 
-def _seconds(process: psutil.Process) -> float:
+def _cpu_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
     # The operating system adds an ended child's times once its parent has waited for it.
     total: float = times.user + times.system + times.children_user + times.children_system

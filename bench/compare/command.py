@@ -161,8 +161,8 @@ def _joined(numbers: Sequence[int]) -> str:
     return ",".join(map(str, numbers))
 
 
-_START: Final = time.monotonic()
+_STARTED_AT: Final = time.monotonic()
 
 
 def _announce(text: str) -> None:
-    sys.stderr.write(f"bench: {time.monotonic() - _START:4.0f} s  {text}\n")
+    sys.stderr.write(f"bench: {time.monotonic() - _STARTED_AT:4.0f} s  {text}\n")

@@ -14,7 +14,7 @@ HEADRACE: Final = "headrace"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keeps:
+class KeptData:
     """The data that a contestant keeps about a job, described in words."""
 
     row: str
@@ -45,7 +45,7 @@ class Contestant:
     servers: tuple[str, ...]
     durable: bool
     settings: str
-    keeps: Keeps
+    keeps: KeptData
     server: bool = False
     slow: bool = False
     python: str = ""
@@ -91,7 +91,7 @@ def read_contestant(file: Path) -> Contestant:
                 "name": file.parent.name,
                 "figures": tuple(fields["figures"]),
                 "servers": tuple(fields["servers"]),
-                "keeps": Keeps(**fields["keeps"]),
+                "keeps": KeptData(**fields["keeps"]),
             }
         )
     except (KeyError, TypeError) as error:

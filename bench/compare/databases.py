@@ -14,7 +14,7 @@ from bench.stack import Stack
 
 _PREFIX: Final = "headrace_bench"
 _TEMPLATE: Final = f"{_PREFIX}_template"
-_COMMAND_TIMEOUT: Final = 900.0
+_COMMAND_TIMEOUT_S: Final = 900.0
 
 
 class Databases:
@@ -43,12 +43,12 @@ class Databases:
             await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
-            yield named(self._url, name)
+            yield with_database(self._url, name)
         finally:
             async with self.connection() as connection:
                 await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    async def settle(self) -> None:
+    async def write_dirty_pages(self) -> None:
         """Write all dirty pages to disk, so that no checkpoint runs during the measurement."""
         async with self.connection() as connection:
             await connection.execute("CHECKPOINT")
@@ -58,7 +58,7 @@ class Databases:
         """Connect to the database `url`, by default the database of the stack."""
         connection = await asyncpg.connect(
             url or self._url,
-            command_timeout=_COMMAND_TIMEOUT,
+            command_timeout=_COMMAND_TIMEOUT_S,
             server_settings={"search_path": f"{self._stack.settings.database_schema}, public"},
         )
         try:
@@ -72,11 +72,13 @@ class Databases:
             async with self.connection() as connection:
                 await connection.execute(f"DROP DATABASE IF EXISTS {_TEMPLATE} WITH (FORCE)")
                 await connection.execute(f"CREATE DATABASE {_TEMPLATE}")
-            await self._stack.migrate({"HEADRACE_DATABASE_URL": named(self._url, _TEMPLATE)})
+            await self._stack.migrate(
+                {"HEADRACE_DATABASE_URL": with_database(self._url, _TEMPLATE)}
+            )
             self._template = _TEMPLATE
         return self._template
 
 
-def named(url: str, database: str) -> str:
-    """Return the URL of another database on the same server."""
+def with_database(url: str, database: str) -> str:
+    """Return the URL of a different database on the same server."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))

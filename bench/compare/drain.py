@@ -27,8 +27,8 @@ _COUNTERS_EVERY_S: Final = 0.01
 _UNFINISHED_EVERY_S: Final = 0.005
 # Longest wait for the first handled job, and for the records of all ends after the last one, in
 # seconds.
-_FIRST_S: Final = 60.0
-_RECORDED_S: Final = 60.0
+_FIRST_JOB_TIMEOUT_S: Final = 60.0
+_RECORD_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +105,10 @@ async def fill(stage: Stage, jobs: int, *, limit: float) -> int:
 
 async def _wait_for_first(stage: Stage) -> tuple[float, int]:
     """Wait for the first handled job; return its time and the number of jobs handled so far."""
-    deadline = time.monotonic() + _FIRST_S
+    deadline = time.monotonic() + _FIRST_JOB_TIMEOUT_S
     while not (count := stage.counters.read()).handled:
         if time.monotonic() > deadline:
-            raise PeerFailedError(f"the workers handled no job within {_FIRST_S:g} s")
+            raise PeerFailedError(f"the workers handled no job within {_FIRST_JOB_TIMEOUT_S:g} s")
         await asyncio.sleep(_COUNTERS_EVERY_S)
     return count.first, count.handled
 
@@ -122,7 +122,7 @@ async def _wait_for_end(stage: Stage, *, jobs: int, start: float, limit: float) 
             seconds = now - start
             return Drain(jobs=count.handled, handled_s=seconds, recorded_s=seconds, whole=False)
         await asyncio.sleep(_COUNTERS_EVERY_S)
-    deadline = time.monotonic() + _RECORDED_S
+    deadline = time.monotonic() + _RECORD_TIMEOUT_S
     while True:
         asked = time.monotonic()
         response = await stage.control.ask("unfinished", timeout=_REQUEST_TIMEOUT_S)
@@ -131,7 +131,7 @@ async def _wait_for_end(stage: Stage, *, jobs: int, start: float, limit: float) 
         if asked > deadline:
             raise PeerFailedError(
                 f"all {jobs:,} jobs were handled, but {response['jobs']:,} are still unfinished in "
-                f"the contestant's records after {_RECORDED_S:g} s"
+                f"the contestant's records after {_RECORD_TIMEOUT_S:g} s"
             )
         await asyncio.sleep(_UNFINISHED_EVERY_S)
     count = stage.counters.read()

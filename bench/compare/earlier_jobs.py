@@ -54,7 +54,7 @@ async def fill(databases: Databases, url: str, kind: EarlierJobs, count: int) ->
         kind: the kind of jobs.
         count: the number of jobs.
     """
-    statement = _FINISHED if kind is EarlierJobs.FINISHED else _WAITING[kind]
+    statement = _INSERT_FINISHED if kind is EarlierJobs.FINISHED else _INSERT_WAITING[kind]
     parts = iter(range(0, count, _JOBS_PER_TRANSACTION))
 
     async def insert() -> None:
@@ -70,7 +70,7 @@ async def fill(databases: Databases, url: str, kind: EarlierJobs, count: int) ->
             await asyncio.gather(*(insert() for _ in range(_CONCURRENT_TRANSACTIONS)))
         await connection.execute("VACUUM (ANALYZE)")
     await asyncio.to_thread(os.sync)
-    await databases.settle()
+    await databases.write_dirty_pages()
 
 
 @asynccontextmanager
@@ -116,7 +116,7 @@ async def _without_indexes(connection: asyncpg.Connection) -> AsyncIterator[None
 
 # Rows by number. Ids start with the milliseconds of their time, like the store's ids (RFC 9562,
 # version 7). $1: the first number, $2: the number of rows, $3: the total of all parts.
-_NUMBERED: Final = """
+_NUMBERED_ROWS: Final = """
     WITH numbered AS (
         SELECT n, moment, overlay(overlay(
                 lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0')
@@ -132,8 +132,8 @@ _NUMBERED: Final = """
     )
 """
 
-_WAITING_ROWS: Final = (
-    _NUMBERED
+_INSERT_WAITING_ROWS: Final = (
+    _NUMBERED_ROWS
     + """,
     created AS (
         INSERT INTO jobs (
@@ -151,11 +151,11 @@ _WAITING_ROWS: Final = (
 """
 )
 
-_WAITING: Final = {
-    EarlierJobs.UNSERVED: _WAITING_ROWS.format(
+_INSERT_WAITING: Final = {
+    EarlierJobs.UNSERVED: _INSERT_WAITING_ROWS.format(
         type="nobody", state="queued", due="moment", queued="moment", event_due="NULL"
     ),
-    EarlierJobs.SCHEDULED: _WAITING_ROWS.format(
+    EarlierJobs.SCHEDULED: _INSERT_WAITING_ROWS.format(
         type="noop",
         state="scheduled",
         due="moment + interval '30 days'",
@@ -164,8 +164,8 @@ _WAITING: Final = {
     ),
 }
 
-_FINISHED: Final = (
-    _NUMBERED
+_INSERT_FINISHED: Final = (
+    _NUMBERED_ROWS
     + """,
     ended AS (
         INSERT INTO jobs (

@@ -14,8 +14,8 @@ from typing import Final
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 FOLDER: Final = _ROOT / ".bench" / "envs"
-_TIMEOUT: Final = 600.0
-_STAMP: Final = ".made-of"
+_TIMEOUT_S: Final = 600.0
+_STAMP_NAME: Final = ".made-of"
 
 
 class EnvironmentFailedError(Exception):
@@ -44,13 +44,13 @@ async def environment(name: str, requirements: Path, python: str = "") -> Path:
         *("pip", "install", "--quiet", "--python", str(interpreter)),
         *("--require-hashes", "--requirements", str(requirements)),
     )
-    (folder / _STAMP).write_text(_stamp(requirements, python))
+    (folder / _STAMP_NAME).write_text(_stamp(requirements, python))
     return interpreter
 
 
 def is_current(name: str, requirements: Path, python: str = "") -> bool:
     """Return whether the environment exists with exactly these pins and this Python."""
-    stamp = FOLDER / name / _STAMP
+    stamp = FOLDER / name / _STAMP_NAME
     try:
         return stamp.exists() and stamp.read_text() == _stamp(requirements, python)
     except OSError:
@@ -92,14 +92,14 @@ async def _run_uv(*arguments: str) -> None:
     except OSError as error:
         raise EnvironmentFailedError(f"{command[0]} cannot be run: {error.strerror}") from None
     try:
-        async with asyncio.timeout(_TIMEOUT):
+        async with asyncio.timeout(_TIMEOUT_S):
             printed, _ = await process.communicate()
     except BaseException as error:
         if process.returncode is None:
             process.kill()
             await process.wait()
         if isinstance(error, TimeoutError):
-            raise EnvironmentFailedError(f"uv took more than {_TIMEOUT:g} s") from None
+            raise EnvironmentFailedError(f"uv took more than {_TIMEOUT_S:g} s") from None
         raise
     if process.returncode != 0:
         lines = printed.decode(errors="replace").strip().splitlines()[-4:]

@@ -55,7 +55,7 @@ async def measure_growth(
             await fill(resources.databases, url, kind, count)
             urls[name] = url
         for number in range(1, plan.rounds + 1):
-            cases = _measurements_of_a_round(plan, urls)
+            cases = _round_measurements(plan, urls)
             # Alternate the order, so that no case always runs first.
             for name, fields in cases if number % 2 else reversed(cases):
                 announce(f"E: {name}, round {number}")
@@ -67,9 +67,7 @@ async def measure_growth(
                     )
 
 
-def _measurements_of_a_round(
-    plan: Plan, filled: Iterable[str]
-) -> list[tuple[str, dict[str, object]]]:
+def _round_measurements(plan: Plan, filled: Iterable[str]) -> list[tuple[str, dict[str, object]]]:
     """Return the measurements of a round: their names and the additional request fields."""
     cases: list[tuple[str, dict[str, object]]] = [(EMPTY, {}), *((name, {}) for name in filled)]
     if plan.queues:

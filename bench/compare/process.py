@@ -17,8 +17,8 @@ from headrace_standalone.program import leashed_command
 
 # Longest time from the stop request until a process ends, and from its start until it is ready, in
 # seconds.
-_STOP_S: Final = 10.0
-_READY_S: Final = 60.0
+_STOP_TIMEOUT_S: Final = 10.0
+_READY_TIMEOUT_S: Final = 60.0
 # The maximum size of a response, in bytes.
 _MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 
@@ -85,7 +85,7 @@ class PeerProcess:
         Raises:
             PeerFailedError: the process failed or was not ready within a minute.
         """
-        await self._read_response("start", timeout=_READY_S)
+        await self._read_response("start", timeout=_READY_TIMEOUT_S)
 
     async def ask(self, do: str, *, timeout: float, **fields: object) -> dict[str, Any]:  # noqa: ASYNC109
         """Send a request to a control process and return the response.
@@ -144,7 +144,7 @@ async def _end(process: asyncio.subprocess.Process, janitor: Janitor, *, ask: bo
         with suppress(ProcessLookupError):
             process.terminate()
     with suppress(TimeoutError):
-        async with asyncio.timeout(_STOP_S):
+        async with asyncio.timeout(_STOP_TIMEOUT_S):
             await process.wait()
     kill_group(process.pid)
     await process.wait()

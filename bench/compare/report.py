@@ -151,7 +151,7 @@ class Report:
                 else _MISSING
                 for case in cases
             ]
-            table.rows.append([one.title, *cells, keeps(one)])
+            table.rows.append([one.title, *cells, kept_data(one)])
         return table
 
     def _cpu_table(self, figure: str, title: str, case: str = "") -> Table:
@@ -177,7 +177,7 @@ class Report:
             if case in found:
                 values = [f"{found[case].values[name]:.1f}" for name in _LATENCY]
                 cpu = f"{found[case].cpu_total:,.0f}"
-                table.rows.append([one.title, *values, cpu, keeps(one)])
+                table.rows.append([one.title, *values, cpu, kept_data(one)])
         return table
 
     def _growth_table(self) -> Table:
@@ -245,7 +245,7 @@ class Report:
         return found
 
 
-def keeps(contestant: Contestant) -> str:
+def kept_data(contestant: Contestant) -> str:
     """Return the data that a contestant keeps about a job, in a few words."""
     kept = contestant.keeps
     parts = [

@@ -119,7 +119,7 @@ class Stage:
             redis = Redis.from_url(resources.stack.settings.redis_url.get_secret_value())
             await redis.flushall()
             await redis.aclose()
-            await resources.databases.settle()
+            await resources.databases.write_dirty_pages()
             stage = cls(
                 resources, contestant, mode=mode, database_url=database_url, folder=Path(folder)
             )

@@ -12,14 +12,14 @@ from bench.compare.summary import Summary
 
 _RATE: Final = "jobs_per_s"
 # Ratios to the best and the second best peer, by the number of worker processes.
-DRAIN: Final = {1: (1.0, 2.5), 2: (0.7, 2.0)}
-BULK: Final = 0.8
+DRAIN_RATIOS: Final = {1: (1.0, 2.5), 2: (0.7, 2.0)}
+BULK_RATIO: Final = 0.8
 # The fastest peers do not persist jobs, so the target refers to a durable peer.
-SINGLE: Final = ("oban", 1.3)
-LATENCY_DURABLE: Final = 0.6
-LATENCY: Final = ("celery", 1.0)
-END_TO_END: Final = 30.0
-GROWTH: Final = 0.9
+SINGLE_RATIO: Final = ("oban", 1.3)
+DURABLE_LATENCY_RATIO: Final = 0.6
+LATENCY_RATIO: Final = ("celery", 1.0)
+END_TO_END_RATIO: Final = 30.0
+GROWTH_RATIO: Final = 0.9
 # The rank in CPU time per job that Headrace should reach.
 CPU_RANK: Final = 2
 
@@ -112,17 +112,17 @@ def target_results(
         if ours:
             found += (
                 result(f"A, {case}", peer, ours, wanted)
-                for peer, wanted in zip(ranked, DRAIN[workers], strict=False)
+                for peer, wanted in zip(ranked, DRAIN_RATIOS[workers], strict=False)
             )
     ours, peers = _ours_and_peers(summaries, "B", accept.BULK)
     if ours and peers:
         best = max(peers, key=lambda one: one.values[_RATE])
-        found.append(result("B, bulk", best, ours, BULK))
+        found.append(result("B, bulk", best, ours, BULK_RATIO))
     ours, peers = _ours_and_peers(summaries, "B", accept.SINGLE)
     found += (
-        result("B, single", peer, ours, SINGLE[1])
+        result("B, single", peer, ours, SINGLE_RATIO[1])
         for peer in peers
-        if ours and peer.contestant == SINGLE[0]
+        if ours and peer.contestant == SINGLE_RATIO[0]
     )
     for case in _cases_of(summaries, "C"):
         ours, peers = _ours_and_peers(summaries, "C", case)
@@ -133,16 +133,16 @@ def target_results(
             figure = f"C, {value.removesuffix('_ms')}"
             if kept:
                 best = min(kept, key=lambda one: one.values[value])
-                found.append(result(f"{figure}, durable", best, ours, LATENCY_DURABLE, value))
+                found.append(result(f"{figure}, durable", best, ours, DURABLE_LATENCY_RATIO, value))
             found += (
-                result(figure, peer, ours, LATENCY[1], value)
+                result(figure, peer, ours, LATENCY_RATIO[1], value)
                 for peer in peers
-                if peer.contestant == LATENCY[0]
+                if peer.contestant == LATENCY_RATIO[0]
             )
     ours, peers = _ours_and_peers(summaries, "D", end_to_end.ENDS)
     if ours and peers:
         best = max(peers, key=lambda one: one.values[_RATE])
-        found.append(result("D", best, ours, END_TO_END))
+        found.append(result("D", best, ours, END_TO_END_RATIO))
     return [*found, *_growth_results(summaries), *_cpu_results(summaries, titles)]
 
 
@@ -155,7 +155,7 @@ def _growth_results(summaries: Sequence[Summary]) -> list[TargetResult]:
             theirs=base.values[_RATE],
             ours=one.values[_RATE],
             unit="/s",
-            wanted=GROWTH,
+            wanted=GROWTH_RATIO,
             at_least=True,
         )
         for base in empty

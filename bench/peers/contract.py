@@ -5,11 +5,12 @@ pinned `requirements.txt`. `peer.py` runs in a separate environment, so this fil
 standard library, and the harness (`bench/compare`) communicates with it only by lines of JSON:
 
     python bench/peers/NAME/peer.py control     requests on stdin, responses on stdout (`serve`)
-    python bench/peers/NAME/peer.py worker      executes jobs (`ready`, `count`) until SIGTERM
+    python bench/peers/NAME/peer.py worker      executes jobs (`report_ready`, `count_job`) until
+                                                SIGTERM
     python bench/peers/NAME/peer.py server      only with `server = true` in peer.toml: serves at
-                                                BENCH_TARGET (`ready`) until SIGTERM
+                                                BENCH_TARGET (`report_ready`) until SIGTERM
 
-PYTHONPATH contains the repository root, so `from bench.peers.contract import ready, serve`
+PYTHONPATH contains the repository root, so `from bench.peers.contract import report_ready, serve`
 works in `peer.py`. This folder must not be on the path, because its subfolders have the names of
 installed packages. The harness ignores lines on stdout that are not JSON objects, so a library may
 print.
@@ -160,7 +161,7 @@ def _print(response: Mapping[str, Any]) -> None:
 # --- a worker
 
 
-def ready() -> None:
+def report_ready() -> None:
     """Report to the harness that this process serves or executes jobs."""
     _print({"ready": True})
 
@@ -188,7 +189,7 @@ _counter: _Counter | None = None
 _counter_lock = threading.Lock()
 
 
-def count() -> None:
+def count_job() -> None:
     """Count one handled job. Each contestant's no-op handler calls this function.
 
     Each process has a separate file, BENCH_COUNTER plus its process id, so a worker may fork.
@@ -212,7 +213,9 @@ os.register_at_fork(after_in_child=_reset)
 # --- load
 
 
-async def in_flight(count: int, limit: int, submit: Callable[[int], Awaitable[object]]) -> float:
+async def submit_concurrently(
+    count: int, limit: int, submit: Callable[[int], Awaitable[object]]
+) -> float:
     """Call `submit(n)` for n below `count`, `limit` at a time; return the elapsed seconds."""
     numbers = iter(range(count))
 
@@ -225,8 +228,10 @@ async def in_flight(count: int, limit: int, submit: Callable[[int], Awaitable[ob
     return time.perf_counter() - start
 
 
-def in_flight_in_threads(count: int, limit: int, submit: Callable[[int], object]) -> float:
-    """Call `submit(n)` like `in_flight`, with a blocking client."""
+def submit_concurrently_in_threads(
+    count: int, limit: int, submit: Callable[[int], object]
+) -> float:
+    """Call `submit(n)` like `submit_concurrently`, with a blocking client."""
     numbers = itertools.count()  # next() is atomic
 
     def submit_next() -> None:
@@ -246,12 +251,12 @@ def batches(count: int, batch: int) -> Iterator[range]:
     return (range(start, min(start + batch, count)) for start in range(0, count, batch))
 
 
-async def in_batches(
+async def submit_in_batches(
     count: int, batch: int, submit: Callable[[range], Awaitable[object]], *, at_once: int = 1
 ) -> float:
     """Call `submit(numbers)` per batch, `at_once` at a time; return the elapsed seconds."""
     ranges = list(batches(count, batch))
-    return await in_flight(len(ranges), at_once, lambda number: submit(ranges[number]))
+    return await submit_concurrently(len(ranges), at_once, lambda number: submit(ranges[number]))
 
 
 async def open_loop(

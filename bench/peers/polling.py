@@ -15,7 +15,7 @@ INTERVAL_S: Final = 0.005
 Id = TypeVar("Id")
 
 
-class Outstanding(Generic[Id]):
+class OutstandingJobs(Generic[Id]):
     """The jobs for which one client waits.
 
     Args:

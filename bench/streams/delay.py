@@ -14,9 +14,9 @@ from bench.latency import Latency
 from bench.stack import Stack
 from bench.streams.following import idle_subjects, streams, subjects
 from bench.streams.plan import Plan
-from bench.streams.readers import Collect, Opened, Read, read
+from bench.streams.readers import Collect, Opened, ReadResult, read
 from bench.streams.rounds import END_S, LEAD_S, PREPARE_S, by_round, sample_rounds
-from bench.streams.writer import Prepared, Schedule, Written, write
+from bench.streams.writer import Prepared, Schedule, WriteResult, write
 from bench.usage import CpuMeter
 
 
@@ -100,13 +100,13 @@ async def measure_delay(stack: Stack, plan: Plan, *, count: int, idle: int) -> D
         seconds = plan.warm_up + plan.rounds * plan.seconds
         writer.send(Schedule(start=start, rate=plan.rate, seconds=seconds))
         bounds, samples = await sample_rounds(CpuMeter(processes), plan, start)
-        written = await writer.receive(Written, timeout=END_S)
+        written = await writer.receive(WriteResult, timeout=END_S)
         readers.send(Collect(events=written.events))
-        received = await readers.receive(Read, timeout=END_S)
+        received = await readers.receive(ReadResult, timeout=END_S)
         marks = 0
         if idlers is not None:
             idlers.send(Collect(events=0))
-            marks = len(array("q", (await idlers.receive(Read, timeout=END_S)).marks))
+            marks = len(array("q", (await idlers.receive(ReadResult, timeout=END_S)).marks))
     rounds = by_round(received.times, received.latencies, bounds)
     return Delay(
         streams=count,

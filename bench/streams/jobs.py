@@ -23,7 +23,7 @@ LABEL: Final = "stream"
 # A started job has two events, submitted and started.
 STARTED_SEQ: Final = 2
 
-_BATCH: Final = 500
+_BATCH_SIZE: Final = 500
 _LEASE: Final = timedelta(days=1)
 
 T = TypeVar("T")
@@ -70,4 +70,4 @@ async def start(database: Database, ids: Sequence[JobId]) -> WorkerId:
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
+    return (items[start : start + _BATCH_SIZE] for start in range(0, len(items), _BATCH_SIZE))

@@ -13,7 +13,7 @@ from bench.stack import Stack
 from bench.streams.following import Kind, Subject, idle_subjects
 from bench.streams.jobs import submit
 from bench.streams.plan import Plan
-from bench.streams.readers import Collect, Opened, Read, read
+from bench.streams.readers import Collect, Opened, ReadResult, read
 from bench.streams.rounds import PREPARE_S
 from bench.usage import CpuMeter, resident_kib
 from headrace_core.store.sql.database import Database
@@ -77,7 +77,7 @@ async def measure_memory(stack: Stack, plan: Plan, *, kind: Kind, channels: int)
                 cpu = start.core_shares(meter.sample())["gateway"]
                 after = resident_kib(gateway.pid)
                 idle.link.send(Collect(events=0))
-                received = await idle.link.receive(Read, timeout=PREPARE_S)
+                received = await idle.link.receive(ReadResult, timeout=PREPARE_S)
     marks = Counter(mark // _MICROSECONDS for mark in array("q", received.marks))
     return Memory(
         kind=kind,

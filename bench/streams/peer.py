@@ -12,9 +12,9 @@ from bench.latency import Latency
 from bench.stack import Stack
 from bench.streams.following import Mix, streams
 from bench.streams.plan import Plan
-from bench.streams.polling import Polled, Started, Stop, poll
+from bench.streams.polling import PollingStarted, PollResult, Stop, poll
 from bench.streams.rounds import END_S, LEAD_S, PREPARE_S, by_round, sample_rounds
-from bench.streams.writer import Prepared, Schedule, Written, write
+from bench.streams.writer import Prepared, Schedule, WriteResult, write
 from bench.usage import CpuMeter
 
 
@@ -55,16 +55,16 @@ async def measure_polling(stack: Stack, plan: Plan, *, interval: float) -> Polli
                     "writer": writer.pid,
                     "readers": pollers.pid,
                 }
-                await pollers.link.receive(Started, timeout=PREPARE_S)
+                await pollers.link.receive(PollingStarted, timeout=PREPARE_S)
                 polling_since = time.monotonic()
                 start = time.time() + LEAD_S
                 seconds = plan.warm_up + plan.rounds * plan.seconds
                 writer.link.send(Schedule(start=start, rate=plan.rate, seconds=seconds))
                 bounds, samples = await sample_rounds(CpuMeter(processes), plan, start)
-                await writer.link.receive(Written, timeout=END_S)
+                await writer.link.receive(WriteResult, timeout=END_S)
                 pollers.link.send(Stop())
                 elapsed = time.monotonic() - polling_since
-                polled = await pollers.link.receive(Polled, timeout=END_S)
+                polled = await pollers.link.receive(PollResult, timeout=END_S)
     rounds = by_round(polled.times, polled.latencies, bounds)
     seen = len(array("q", polled.times))
     return Polling(

@@ -19,7 +19,7 @@ from headrace.v1 import job_pb2, job_service_pb2
 _CHANNELS = 4
 
 
-class Started:
+class PollingStarted:
     """The report that all clients are connected and polling."""
 
 
@@ -28,7 +28,7 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Polled:
+class PollResult:
     """The transitions that the clients received.
 
     Attributes:
@@ -50,13 +50,13 @@ async def poll(
     """Poll each job once per interval, with one client per job.
 
     Args:
-        link: sends Started; receives Stop, then sends Polled.
+        link: sends PollingStarted; receives Stop, then sends PollResult.
         address: the address of the gateway.
         job_ids: the jobs to poll.
         interval: seconds between two calls of a client; a longer call delays the next one.
         seed: the random seed for the phases of the clients.
     """
-    seen = _PollResults()
+    seen = _PollRecorder()
     phases = random.Random(seed)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         stubs = [await stack.enter_async_context(open_stub(address)) for _ in range(_CHANNELS)]
@@ -68,14 +68,14 @@ async def poll(
             )
             for number, job_id in enumerate(job_ids)
         ]
-        link.send(Started())
+        link.send(PollingStarted())
         await link.receive(Stop, timeout=IDLE_S)
         for task in tasks:
             task.cancel()
         link.send(seen.result())
 
 
-class _PollResults:
+class _PollRecorder:
     def __init__(self) -> None:
         self._times, self._latencies = array("q"), array("q")
         self._missed = self._calls = 0
@@ -96,8 +96,8 @@ class _PollResults:
                 last = job.seq
             due = max(due + interval, clock())
 
-    def result(self) -> Polled:
-        return Polled(
+    def result(self) -> PollResult:
+        return PollResult(
             times=self._times.tobytes(),
             latencies=self._latencies.tobytes(),
             missed=self._missed,

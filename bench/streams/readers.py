@@ -21,11 +21,11 @@ from headrace.v1 import event_pb2, job_service_pb2, job_service_pb2_grpc
 Stub: TypeAlias = "job_service_pb2_grpc.JobServiceAsyncStub"
 
 # Longest time to open all streams, in seconds.
-_OPEN_S: Final = 300.0
+_OPEN_TIMEOUT_S: Final = 300.0
 # Streams that a process opens concurrently.
 _CONCURRENT_OPENS: Final = 200
 # Longest wait for the last events, in seconds.
-_LAST_EVENTS_S: Final = 20.0
+_LAST_EVENTS_TIMEOUT_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,8 @@ class Collect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """The events and marks read since the previous `Read`.
+class ReadResult:
+    """The events and marks read since the previous `ReadResult`.
 
     Attributes:
         times: the times of the events, an array of microseconds (`q`).
@@ -79,7 +79,7 @@ async def read(link: Link, address: str, subjects: Sequence[Subject], channels: 
     """Open streams and read them until the process is stopped.
 
     Args:
-        link: sends Opened; then receives Collect any number of times and sends Read for each.
+        link: sends Opened; then receives Collect any number of times and sends ReadResult for each.
         address: the address of the gateway.
         subjects: the requests, one per stream.
         channels: the number of connections.
@@ -92,14 +92,14 @@ async def read(link: Link, address: str, subjects: Sequence[Subject], channels: 
         for number, subject in enumerate(subjects):
             stub = stubs[number % channels]
             group.create_task(_follow(stub, subject, record, opening, opened[number]))
-        async with asyncio.timeout(_OPEN_S):
+        async with asyncio.timeout(_OPEN_TIMEOUT_S):
             for event in opened:
                 await event.wait()
         link.send(Opened(cursor=record.cursor))
         while True:
             request = await link.receive(Collect, timeout=IDLE_S)
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_EVENTS_S):
+                async with asyncio.timeout(_LAST_EVENTS_TIMEOUT_S):
                     await record.wait_for(request.events)
             link.send(record.collect())
 
@@ -156,9 +156,9 @@ class Record:
             self._changed.clear()
             await self._changed.wait()
 
-    def collect(self) -> Read:
+    def collect(self) -> ReadResult:
         """Return the recorded events and clear the record."""
-        read = Read(
+        read = ReadResult(
             times=self._times.tobytes(),
             latencies=self._latencies.tobytes(),
             responses=self._responses,

@@ -9,9 +9,9 @@ from bench.child import Child
 from bench.stack import Stack
 from bench.streams.following import Kind, Mix, Subject, streams, subjects
 from bench.streams.plan import Plan
-from bench.streams.readers import Collect, Opened, Read, read
+from bench.streams.readers import Collect, Opened, ReadResult, read
 from bench.streams.rounds import PREPARE_S
-from bench.streams.writer import Burst, Prepared, Written, write
+from bench.streams.writer import Burst, Prepared, WriteResult, write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +41,14 @@ async def measure_throughput(stack: Stack, plan: Plan) -> Throughput:
             with Child.running("reader", read, gateway.address, following, 1) as reader:
                 opened = await reader.link.receive(Opened, timeout=PREPARE_S)
                 writer.link.send(Burst(events=plan.burst))
-                await writer.link.receive(Written, timeout=PREPARE_S)
+                await writer.link.receive(WriteResult, timeout=PREPARE_S)
                 reader.link.send(Collect(events=plan.burst))
-                live = await reader.link.receive(Read, timeout=PREPARE_S)
+                live = await reader.link.receive(ReadResult, timeout=PREPARE_S)
             again = Subject(kind=Kind.JOBS, label=stream.label, cursor=opened.cursor)
             with Child.running("reader", read, gateway.address, [again], 1) as reader:
                 await reader.link.receive(Opened, timeout=PREPARE_S)
                 reader.link.send(Collect(events=plan.burst))
-                caught_up = await reader.link.receive(Read, timeout=PREPARE_S)
+                caught_up = await reader.link.receive(ReadResult, timeout=PREPARE_S)
     seen = [array("q", run.times) for run in (live, caught_up)]
     return Throughput(
         events=plan.burst,
@@ -59,6 +59,6 @@ async def measure_throughput(stack: Stack, plan: Plan) -> Throughput:
     )
 
 
-def _rate(run: Read, *, since: int) -> float:
+def _rate(run: ReadResult, *, since: int) -> float:
     times, latencies = array("q", run.times), array("q", run.latencies)
     return len(times) / ((times[-1] + latencies[-1] - since) / 1e6)

@@ -60,7 +60,7 @@ class Burst:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class WriteResult:
     """The result of a request.
 
     Attributes:
@@ -80,7 +80,8 @@ async def write(link: Link, settings: Settings, streams: Sequence[Stream], seed:
     """Submit and start the streams' jobs, then write the requested events.
 
     Args:
-        link: sends Prepared; then receives Schedule or Burst requests and sends Written for each.
+        link: sends Prepared; then receives Schedule or Burst requests and sends a WriteResult for
+            each.
         settings: the settings with the addresses of the servers.
         streams: the streams that receive the events.
         seed: the random seed for the order of events and the sizes of commits.
@@ -141,7 +142,7 @@ class _Writer:
     def _reset(self) -> None:
         self._due, self._late, self._took = array("q"), array("q"), array("q")
 
-    async def write(self, schedule: Schedule) -> Written:
+    async def write(self, schedule: Schedule) -> WriteResult:
         """Write on schedule; a slow commit does not delay the next ones."""
         self._reset()
         total, events = round(schedule.rate * schedule.seconds), 0
@@ -154,7 +155,7 @@ class _Writer:
                 events += size
         return self._written(events)
 
-    async def burst(self, events: int) -> Written:
+    async def burst(self, events: int) -> WriteResult:
         """Write commits one after the other."""
         self._reset()
         for written in range(0, events, _REPORTS_PER_BURST_COMMIT):
@@ -172,8 +173,8 @@ class _Writer:
         self._late.append(round((started - due) * 1e6))
         self._took.append(round((time.time() - started) * 1e6))
 
-    def _written(self, events: int) -> Written:
-        return Written(
+    def _written(self, events: int) -> WriteResult:
+        return WriteResult(
             events=events,
             due=self._due.tobytes(),
             late=self._late.tobytes(),

@@ -15,7 +15,7 @@ BULK_SIZE = 1000
 
 # Sentences with the features that VADER evaluates: negation, emphasis and punctuation.
 SENTENCES = {
-    "The support answered within minutes and solved run_all. Wonderful!": "positive",
+    "The support answered within minutes and solved everything. Wonderful!": "positive",
     "I waited three weeks, and then the parcel arrived broken. Never again.": "negative",
     "The meeting takes place on Tuesday at ten.": "neutral",
 }

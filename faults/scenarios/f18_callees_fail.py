@@ -13,7 +13,7 @@ from faults.load import Mix
 from faults.scenario import Scenario
 from faults.trial import Trial
 from headrace_core.domain.lifecycle import TERMINAL, EventType
-from support.web import Answer, hang_up, reply, site
+from support.web import Responder, hang_up, reply, web_server
 
 DOWN_S = 120.0
 SHORT_DOWN_S = 40.0
@@ -27,17 +27,17 @@ NEIGHBORHOOD_S = 15
 
 
 async def run(trial: Trial) -> None:
-    with site() as service:
+    with web_server() as service:
         fails = _failing_responder()
         mix = Mix(url=service.url, scheduled=0, failing=0)
         load = await trial.load(rate=RATE, mix=mix)
         duration = SHORT_DOWN_S if trial.short else DOWN_S
         async with trial.fault(f"all calls fail for {duration:g} s"):
             began = time.time()
-            service.answer = fails
+            service.responder = fails
             load.burst(BURST_JOBS, mix)
             await asyncio.sleep(duration)
-            service.answer = reply(200)
+            service.responder = reply(200)
             end = time.time()
         # Later jobs call a working service.
         await asyncio.sleep(5)
@@ -50,7 +50,7 @@ async def run(trial: Trial) -> None:
         trial.on_evidence(measure)
 
 
-def _failing_responder() -> Answer:
+def _failing_responder() -> Responder:
     """Return the responder of a failing service: all kinds of failures in turn."""
     longest = str(int(MAX_RETRY_AFTER.total_seconds()))
     kinds = [

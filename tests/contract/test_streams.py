@@ -52,7 +52,7 @@ async def take(events: Any, count: int) -> list[Any]:
         return [await anext(events) for _ in range(count)]
 
 
-def names(events: list[Any]) -> list[tuple[str, int]]:
+def event_ids(events: list[Any]) -> list[tuple[str, int]]:
     return [(event.job_id, event.seq) for event in events]
 
 
@@ -112,7 +112,7 @@ async def test_watch_beyond_the_end_is_empty(jobs: JobServiceStub, client: Clien
 async def test_quiet_job_stream_sends_idle_marks(jobs: JobServiceStub, client: Client):
     job = await client.submit(IDLE)
     call = jobs.WatchJob(pb.WatchJobRequest(job_id=job.id, idle_interval=ONE_SECOND))
-    assert names(await read_events(call, 1)) == [(job.id, 1)]
+    assert event_ids(await read_events(call, 1)) == [(job.id, 1)]
     for _ in range(2):
         mark = await read(call)
         assert (mark.mark, len(mark.events)) == (pb.WATCH_MARK_IDLE, 0)
@@ -173,7 +173,7 @@ async def test_submit_and_watch_attaches_again(jobs: JobServiceStub, client: Cli
     request = pb.SubmitAndWatchRequest(job=spec, request_id=name, after_seq=1)
     call = jobs.SubmitAndWatch(request)
     assert (await read(call)).job.id == job.id
-    assert names(await read_events(call, 1)) == [(job.id, 2)]
+    assert event_ids(await read_events(call, 1)) == [(job.id, 2)]
 
 
 async def test_submit_and_watch_reports_violations(jobs: JobServiceStub):
@@ -192,7 +192,7 @@ async def test_watch_of_many_jobs_is_live_after_the_mark(client: Client, name: s
         second = await client.submit(IDLE, queue=name)
         await first.cancel()
         events = await take(watch, 3)
-    assert sorted(names(events)) == sorted([(first.id, 1), (second.id, 1), (first.id, 2)])
+    assert sorted(event_ids(events)) == sorted([(first.id, 1), (second.id, 1), (first.id, 2)])
     of_first = [event.seq for event in events if event.job_id == first.id]
     assert of_first == [1, 2]
 
@@ -208,7 +208,7 @@ async def test_marks_of_many_jobs_have_cursors(jobs: JobServiceStub, client: Cli
     job = await client.submit(IDLE, queue=name)
     while not (response := await read(call)).events:
         assert response.mark == pb.WATCH_MARK_IDLE
-    assert names(response.events) == [(job.id, 1)]
+    assert event_ids(response.events) == [(job.id, 1)]
     call.cancel()
     # A stream repeats the event after an earlier cursor, but not after the event's own cursor.
     for cursor, expected in ((idle.cursor, [(job.id, 1)]), (response.cursor, [])):
@@ -216,7 +216,7 @@ async def test_marks_of_many_jobs_have_cursors(jobs: JobServiceStub, client: Cli
         found: list[Any] = []
         while (response := await read(call)).mark != pb.WATCH_MARK_CAUGHT_UP:
             found += response.events
-        assert names(found) == expected
+        assert event_ids(found) == expected
         assert response.cursor
         call.cancel()
 
@@ -234,14 +234,14 @@ async def test_watch_resumed_after_the_mark_misses_no_event(
     call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, cursor=start))
     response = await read(call)
     late = await client.submit(IDLE, queue=name)
-    found = names(response.events)
+    found = event_ids(response.events)
     while response.mark != pb.WATCH_MARK_CAUGHT_UP:
         response = await read(call)
-        found += names(response.events)
+        found += event_ids(response.events)
     call.cancel()
     call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, cursor=response.cursor))
     while len(found) < 501:
-        found += names((await read(call)).events)
+        found += event_ids((await read(call)).events)
     assert sorted(found) == sorted((job.id, 1) for job in (*past, late))
     call.cancel()
 
@@ -298,4 +298,4 @@ async def test_cursor_before_deleted_events_expires(client: Client, driver: Driv
             pass
     async with client.watch(queues=[name], cursor=caught.value.oldest_cursor) as watch:
         other = await client.submit(IDLE, queue=name)
-        assert names(await take(watch, 1)) == [(other.id, 1)]
+        assert event_ids(await take(watch, 1)) == [(other.id, 1)]

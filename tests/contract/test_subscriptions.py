@@ -67,7 +67,7 @@ async def take(events: Any, count: int) -> list[tuple[str, int]]:
 async def receiving(
     subscriptions: SubscriptionServiceStub, name: str, consumer: str
 ) -> AsyncIterator[Any]:
-    """Open a subscription stream for the length of the block."""
+    """Open a subscription stream for the duration of the block."""
     request = pb.WatchSubscriptionRequest(name=name, consumer=consumer, idle_interval=ONE_SECOND)
     call = subscriptions.WatchSubscription(request)
     try:

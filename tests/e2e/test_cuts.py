@@ -22,7 +22,7 @@ from headrace_core.store.event_log import BEGINNING, Place
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
 from headrace_gateway.tokens import decode_cursor, encode_cursor
-from support.cuts import ClientWatcher, Cuts, JobsWatcher, JobWatcher, Name
+from support.cuts import ClientWatcher, Cuts, EventId, JobsWatcher, JobWatcher
 from support.event_load import EventLoad
 from support.processes import GatewayProcess, two_gateways
 from support.scraping import scrape
@@ -141,14 +141,14 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
     assert set(gaps) == {0}
 
 
-def check_cursors(watcher: JobsWatcher, places: dict[Name, Place]) -> None:
+def check_cursors(watcher: JobsWatcher, places: dict[EventId, Place]) -> None:
     """Assert that each cursor is after the events received so far and before the next one."""
     for place, count in watcher.cursors:
         assert count == 0 or places[watcher.seen[count - 1]] <= place
         assert count == len(watcher.seen) or place < places[watcher.seen[count]]
 
 
-async def read_events(database: Database, rows: str) -> dict[Name, Place]:
+async def read_events(database: Database, rows: str) -> dict[EventId, Place]:
     """Return the events that meet an SQL condition, in event log order."""
     async with database.transaction() as connection:
         found = await connection.execute(

@@ -25,10 +25,10 @@ SCRIPTED = "contract.scripted"
 IDLE = "contract.idle"
 
 _commands: dict[str, asyncio.Queue[tuple[Any, ...]]] = defaultdict(asyncio.Queue)
-_QUICK = RetryPolicy(max_attempts=2, initial_backoff=timedelta(), max_backoff=timedelta())
+_FAST_RETRIES = RetryPolicy(max_attempts=2, initial_backoff=timedelta(), max_backoff=timedelta())
 
 
-@handler(SCRIPTED, queue="contract", retry=_QUICK)
+@handler(SCRIPTED, queue="contract", retry=_FAST_RETRIES)
 async def scripted(payload: dict[str, Any], ctx: Context) -> Any:
     """Execute the commands of the test."""
     commands = _commands[str(ctx.attempt.job_id)]
@@ -167,7 +167,7 @@ class PlatformDriver(Driver):
 
 @asynccontextmanager
 async def real_driver(settings: Settings) -> AsyncIterator[Driver]:
-    """Run a gateway, a scheduler and a worker in this process for the length of the block."""
+    """Run a gateway, a scheduler and a worker in this process for the duration of the block."""
     handlers = Registry()
     registered = registry.get(SCRIPTED)
     assert registered is not None
@@ -184,7 +184,7 @@ async def real_driver(settings: Settings) -> AsyncIterator[Driver]:
 
 @asynccontextmanager
 async def fake_driver() -> AsyncIterator[Driver]:
-    """Run a gateway in memory for the length of the block."""
+    """Run a gateway in memory for the duration of the block."""
     async with FakeGateway() as gateway:
         driver = FakeDriver(gateway)
         # Makes the gateway list and validate the type. The test performs each transition.

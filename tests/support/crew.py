@@ -31,7 +31,7 @@ class Crew:
         found: the attempts that the next PostgreSQL query returns.
         queries: the limits of the queries so far.
         failed_claims: the number of claims that failed while `unavailable` was set.
-        skipped_claims: the number of coming claims that skip all deliveries.
+        skipped_claims: the number of further claims that skip all deliveries.
     """
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Crew:
 async def running_worker(
     settings: Settings, crew: Crew, *, pool: str = POOL
 ) -> AsyncIterator[BatchWorker[AttemptKey]]:
-    """Run a BatchWorker for the length of the block."""
+    """Run a BatchWorker for the duration of the block."""
     worker = BatchWorker(
         settings, pool=pool, claim=crew.claim, start=crew.start, find=crew.find, identify=identify
     )

@@ -18,7 +18,7 @@ from headrace_core.store.event_log import Place
 from support.processes import GatewayProcess
 
 # The job id and the number of an event.
-Name = tuple[str, int]
+EventId = tuple[str, int]
 
 # A stream is cut after one of these numbers of responses.
 _RESPONSES = (2, 10, 40, 160)
@@ -142,7 +142,7 @@ class JobsWatcher:
     def __init__(
         self, cuts: Cuts, job_filter: JobFilter, cursor: str, place_of: Callable[[str], Place]
     ) -> None:
-        self.seen: list[Name] = []
+        self.seen: list[EventId] = []
         self.cursors: list[tuple[Place, int]] = []
         self._cuts = cuts
         self._filter = job_filter
@@ -229,7 +229,7 @@ class ClientWatcher:
     """
 
     def __init__(self, targets: Sequence[str], **options: Any) -> None:
-        self.seen: list[Name] = []
+        self.seen: list[EventId] = []
         self.live = asyncio.Event()
         self._targets = targets
         self._options = options

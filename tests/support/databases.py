@@ -35,10 +35,10 @@ class Databases:
 
     @contextmanager
     def template(self) -> Iterator[None]:
-        """Create the template that `fresh` copies, for the length of the block."""
+        """Create the template that `fresh` copies, for the duration of the block."""
         self._execute(f"CREATE DATABASE {self._template}")
         try:
-            migrate(Settings(database_url=SecretStr(self._at(self._template))))
+            migrate(Settings(database_url=SecretStr(self._url_of(self._template))))
             yield
         finally:
             for name in (self._template, self._shared):
@@ -46,14 +46,14 @@ class Databases:
 
     @contextmanager
     def fresh(self, *, migrated: bool = True) -> Iterator[str]:
-        """Create a database for the length of the block; yield its URL."""
+        """Create a database for the duration of the block; yield its URL."""
         name = f"{self._prefix}_{next(self._numbers)}"
         source = self._template if migrated else "template0"
         # Statements in tests use unqualified table names. The template keeps the default path.
         path = f"ALTER DATABASE {name} SET search_path = headrace, public" if migrated else ""
         self._execute(f"CREATE DATABASE {name} TEMPLATE {source}", path)
         try:
-            yield self._at(name)
+            yield self._url_of(name)
         finally:
             self._execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -68,11 +68,11 @@ class Databases:
                 f"ALTER DATABASE {self._shared} SET search_path = headrace, public",
             )
             self._has_shared = True
-        url = self._at(self._shared)
+        url = self._url_of(self._shared)
         self._execute(_EMPTY_TABLES, url=url)
         return url
 
-    def _at(self, name: str) -> str:
+    def _url_of(self, name: str) -> str:
         return urlsplit(self._url)._replace(path=f"/{name}").geturl()
 
     def _execute(self, *statements: str, url: str | None = None) -> None:
@@ -104,9 +104,11 @@ def _execute(url: str, *statements: str) -> None:
     run_async(execute)
 
 
-# Tables with rows of the migrations.
-_KEPT = (installation, access_version, tenants)
-_TABLES = [f"headrace.{table.name}" for table in metadata.sorted_tables if table not in _KEPT]
+# Tables that contain rows from the migrations.
+_PERMANENT_TABLES = (installation, access_version, tenants)
+_TABLES = [
+    f"headrace.{table.name}" for table in metadata.sorted_tables if table not in _PERMANENT_TABLES
+]
 # A failed test may have left a session with an open transaction. For few rows DELETE is forty times
 # faster than TRUNCATE; for many rows TRUNCATE leaves no dead ones.
 _EMPTY_TABLES = f"""

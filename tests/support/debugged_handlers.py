@@ -20,10 +20,10 @@ structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
 _log = logging.getLogger(__name__)
 _structlog = structlog.get_logger()
 
-_ONCE = RetryPolicy(max_attempts=1)
+_ONE_ATTEMPT = RetryPolicy(max_attempts=1)
 _TWO_ATTEMPTS = RetryPolicy(max_attempts=2, initial_backoff=timedelta(milliseconds=1))
 
-HUGE = "x\x00\udcff" + "y" * 100_000
+HUGE_TEXT = "x\x00\udcff" + "y" * 100_000
 
 
 class Card(pydantic.BaseModel):
@@ -44,8 +44,8 @@ def charge(payload: dict[str, Any]) -> None:
 def hostile(payload: dict[str, Any]) -> None:
     """Raise an error that neither a log nor a database can store unchanged."""
     if payload["fail"]:
-        raise Fail(HUGE, type=HUGE)
-    raise type(f"E{'r' * 100_000}", (Exception,), {})(HUGE)
+        raise Fail(HUGE_TEXT, type=HUGE_TEXT)
+    raise type(f"E{'r' * 100_000}", (Exception,), {})(HUGE_TEXT)
 
 
 def many(payload: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ def speak(payload: dict[str, Any]) -> None:
         _log.info("flood %d", number)
 
 
-@handler("d.wait.loop", retry=_ONCE, timeout=0.2)
+@handler("d.wait.loop", retry=_ONE_ATTEMPT, timeout=0.2)
 async def wait_in_loop(payload: Any) -> None:
     """Exceed the timeout."""
     await wait_for_a_bank()
@@ -73,13 +73,13 @@ async def wait_for_a_bank() -> None:
     await asyncio.Event().wait()
 
 
-@handler("d.wait.thread", retry=_ONCE, timeout=0.2)
+@handler("d.wait.thread", retry=_ONE_ATTEMPT, timeout=0.2)
 def wait_in_thread(payload: Any, ctx: SyncContext) -> None:
     """Exceed the timeout, and stop when cancelled."""
     ctx.cancel_event.wait()
 
 
-@handler("d.cancelled.loop", retry=_ONCE)
+@handler("d.cancelled.loop", retry=_ONE_ATTEMPT)
 async def cancelled_from_within(payload: Any) -> None:
     """Raise CancelledError without a cancellation."""
     raise asyncio.CancelledError

@@ -107,7 +107,7 @@ class FaultPoints:
 
     @contextmanager
     def armed(self, methods: Collection[str], *, rate: float) -> Iterator[None]:
-        """Inject faults into calls of `methods` for the length of the block."""
+        """Inject faults into calls of `methods` for the duration of the block."""
         self.rate, self._armed, self._fresh = rate, methods, set(methods)
         try:
             yield

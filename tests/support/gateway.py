@@ -93,7 +93,7 @@ def read_error(error: grpc.aio.AioRpcError) -> RpcError:
 
 
 class FakeWorker:
-    """A worker whose steps a test performs; it takes job ids as the API shows them."""
+    """A worker that acts only when a test calls a method; jobs are given by their API ids."""
 
     id: WorkerId
 

@@ -26,14 +26,14 @@ import structlog
 from headrace_worker import Context, Fail, InvalidProgress, Retry, RetryPolicy, SyncContext
 from headrace_worker.api.registry import Registry, handler, registry
 
-_QUICK = RetryPolicy(
+_FAST_RETRIES = RetryPolicy(
     max_attempts=3,
     initial_backoff=timedelta(milliseconds=10),
     max_backoff=timedelta(milliseconds=20),
 )
 
 
-_ONCE = RetryPolicy(max_attempts=1)
+_ONE_ATTEMPT = RetryPolicy(max_attempts=1)
 
 
 class Number(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,7 +54,7 @@ async def double(payload: Number) -> Number:
     return Number(number=payload.number * 2)
 
 
-@handler("t.flaky", retry=_QUICK)
+@handler("t.flaky", retry=_FAST_RETRIES)
 async def flaky(payload: Number, ctx: Context) -> int:
     """Fail the given number of attempts, then succeed."""
     if ctx.fence <= payload.number:
@@ -62,13 +62,13 @@ async def flaky(payload: Number, ctx: Context) -> int:
     return ctx.fence
 
 
-@handler("t.picky", retry=replace(_QUICK, non_retryable_error_types=("ValueError",)))
+@handler("t.picky", retry=replace(_FAST_RETRIES, non_retryable_error_types=("ValueError",)))
 async def picky(payload: Number, ctx: Context) -> int:
     """Run `flaky` with errors that are not retryable."""
     return await flaky(payload, ctx)
 
 
-@handler("t.process_flaky", retry=_QUICK, isolation="process")
+@handler("t.process_flaky", retry=_FAST_RETRIES, isolation="process")
 def process_flaky(payload: Number, ctx: SyncContext) -> int:
     """Run `flaky` in a process."""
     if ctx.fence <= payload.number:
@@ -76,7 +76,7 @@ def process_flaky(payload: Number, ctx: SyncContext) -> int:
     return ctx.fence
 
 
-@handler("t.later", retry=_QUICK)
+@handler("t.later", retry=_FAST_RETRIES)
 async def later(payload: Number, ctx: Context) -> int:
     """Request another attempt once, after the given number of milliseconds."""
     if ctx.fence == 1:
@@ -84,7 +84,7 @@ async def later(payload: Number, ctx: Context) -> int:
     return ctx.fence
 
 
-@handler("t.hopeless", retry=_QUICK)
+@handler("t.hopeless", retry=_FAST_RETRIES)
 async def hopeless(payload: Any) -> None:
     """Fail without retry."""
     raise Fail("this job cannot succeed", type="Hopeless")
@@ -96,7 +96,7 @@ async def forever(payload: Any, ctx: Context) -> None:
     await asyncio.Event().wait()
 
 
-@handler("t.block", retry=_ONCE)
+@handler("t.block", retry=_ONE_ATTEMPT)
 async def block_the_loop(payload: Number) -> None:
     """Block the worker's event loop for the given number of seconds."""
     time.sleep(payload.number)
@@ -132,7 +132,7 @@ def sleep_in_process(payload: Number, ctx: SyncContext) -> None:
     time.sleep(payload.number / 1000)
 
 
-_kept: list[bytes] = []
+_ALLOCATED: list[bytes] = []
 
 
 @handler("t.keep_any_memory", isolation="process")
@@ -144,8 +144,8 @@ def keep_any_memory(payload: Number, ctx: SyncContext) -> None:
 @handler("t.keep_memory", isolation="process", memory_limit=lambda: 256 * 2**20)
 def keep_memory(payload: Number, ctx: SyncContext) -> None:
     """Allocate the given number of MiB, or all memory if the number is negative."""
-    while len(_kept) != payload.number:
-        _kept.append(b"x" * 2**20)
+    while len(_ALLOCATED) != payload.number:
+        _ALLOCATED.append(b"x" * 2**20)
     ctx.emit(os.getpid())
 
 
@@ -197,25 +197,25 @@ async def large_result(payload: Number) -> str:
     return "x" * payload.number
 
 
-@handler("t.nan", retry=_QUICK)
+@handler("t.nan", retry=_FAST_RETRIES)
 async def nan(payload: Any) -> dict[str, Any]:
     """Return NaN, which JSON cannot represent."""
     return {"mean": [1.0, math.nan], "none": None}
 
 
-@handler("t.nan_thread", retry=_QUICK)
+@handler("t.nan_thread", retry=_FAST_RETRIES)
 def nan_in_thread(payload: Any) -> float:
     """Return Infinity from a thread."""
     return math.inf
 
 
-@handler("t.nan_process", isolation="process", retry=_QUICK)
+@handler("t.nan_process", isolation="process", retry=_FAST_RETRIES)
 def nan_in_process(payload: Any) -> float:
     """Return -Infinity from a process."""
     return -math.inf
 
 
-@handler("t.nan_output", retry=_QUICK)
+@handler("t.nan_output", retry=_FAST_RETRIES)
 async def nan_output(payload: Any, ctx: Context) -> None:
     """Emit NaN."""
     await ctx.emit({"loss": math.nan})
@@ -224,7 +224,7 @@ async def nan_output(payload: Any, ctx: Context) -> None:
 _BAD_COUNTER: Any = "a" * 17_000_000
 
 
-@handler("t.bad_progress", retry=_QUICK)
+@handler("t.bad_progress", retry=_FAST_RETRIES)
 async def bad_progress(payload: Any, ctx: Context) -> str:
     """Report a counter that is not a number, catch the error, and report it again."""
     try:
@@ -245,8 +245,8 @@ def _bad_progress(payload: Any, ctx: SyncContext) -> str:
     return "not rejected"
 
 
-handler("t.bad_progress_thread", retry=_QUICK)(_bad_progress)
-handler("t.bad_progress_process", retry=_QUICK, isolation="process")(_bad_progress)
+handler("t.bad_progress_thread", retry=_FAST_RETRIES)(_bad_progress)
+handler("t.bad_progress_process", retry=_FAST_RETRIES, isolation="process")(_bad_progress)
 
 
 @handler("t.process", isolation="process")
@@ -297,19 +297,19 @@ def _pools(payload: int) -> dict[str, Any]:
     return {"mapped": mapped, "exit": child.exitcode, "left": [left.pid, program.pid]}
 
 
-@handler("t.pools", retry=_ONCE)
+@handler("t.pools", retry=_ONE_ATTEMPT)
 def pools(payload: int) -> dict[str, Any]:
     """Run `_pools` in a thread."""
     return _pools(payload)
 
 
-@handler("t.pools_process", isolation="process", retry=_ONCE)
+@handler("t.pools_process", isolation="process", retry=_ONE_ATTEMPT)
 def pools_in_process(payload: int) -> dict[str, Any]:
     """Run `_pools` in a process."""
     return {**_pools(payload), "pid": os.getpid()}
 
 
-@handler("t.pools_loop", retry=_ONCE)
+@handler("t.pools_loop", retry=_ONE_ATTEMPT)
 async def pools_in_loop(payload: int) -> dict[str, Any]:
     """Leave a forked child running, from a handler in the event loop."""
     left = multiprocessing.get_context("fork").Process(target=signal.pause)
@@ -322,13 +322,13 @@ def _returns_twice() -> int:
     return os.getpid()
 
 
-@handler("t.returns_twice", retry=_ONCE)
+@handler("t.returns_twice", retry=_ONE_ATTEMPT)
 def returns_twice(payload: Any) -> int:
     """Fork, so that the handler returns in the parent and in the child."""
     return _returns_twice()
 
 
-@handler("t.returns_twice_loop", retry=_ONCE)
+@handler("t.returns_twice_loop", retry=_ONE_ATTEMPT)
 async def returns_twice_in_loop(payload: Any) -> int:
     """Run `returns_twice` in the event loop, which the child would also continue."""
     pid = _returns_twice()
@@ -338,7 +338,7 @@ async def returns_twice_in_loop(payload: Any) -> int:
     return pid
 
 
-@handler("t.returns_twice_beside", retry=_ONCE)
+@handler("t.returns_twice_beside", retry=_ONE_ATTEMPT)
 async def returns_twice_beside(payload: Any) -> int:
     """Run `returns_twice_in_loop` in another task, and fork in a callback too."""
     asyncio.get_running_loop().call_soon(_returns_twice)
@@ -346,27 +346,27 @@ async def returns_twice_beside(payload: Any) -> int:
     return pid
 
 
-@handler("t.returns_twice_process", isolation="process", retry=_ONCE)
+@handler("t.returns_twice_process", isolation="process", retry=_ONE_ATTEMPT)
 def returns_twice_in_process(payload: Any) -> int:
     """Run `returns_twice` in a process."""
     return _returns_twice()
 
 
-@handler("t.closes", isolation="process", retry=_ONCE)
+@handler("t.closes", isolation="process", retry=_ONE_ATTEMPT)
 def closes(payload: list[int]) -> int:
     """Close a range of file descriptors."""
     os.closerange(*payload)
     return os.getpid()
 
 
-@handler("t.closes_loop", isolation="process", retry=_ONCE)
+@handler("t.closes_loop", isolation="process", retry=_ONE_ATTEMPT)
 async def closes_in_loop(payload: list[int]) -> int:
     """Run `closes` in the event loop of a process."""
     os.closerange(*payload)
     return os.getpid()
 
 
-@handler("t.terminates", retry=_ONCE)
+@handler("t.terminates", retry=_ONE_ATTEMPT)
 def terminates(payload: bool, ctx: SyncContext) -> int:
     """Send SIGTERM to the process or its parent, and wait until the worker cancels the attempt."""
     os.kill(os.getppid() if payload else os.getpid(), signal.SIGTERM)
@@ -395,7 +395,7 @@ def process_raises(payload: Any) -> None:
     raise KeyError("gone")
 
 
-@handler("t.crash_at_once", retry=_ONCE)
+@handler("t.crash_at_once", retry=_ONE_ATTEMPT)
 async def crash_at_once(payload: Number) -> None:
     """Exit the process at once with the given code."""
     os._exit(payload.number)
@@ -403,7 +403,7 @@ async def crash_at_once(payload: Number) -> None:
 
 _RUNS = itertools.count(1)
 _TICKS = [0]
-_KEPT: set[asyncio.Task[None]] = set()
+_TASKS: set[asyncio.Task[None]] = set()
 
 
 @handler("t.keeps", isolation="process")
@@ -416,8 +416,8 @@ async def keeps(payload: Any) -> dict[str, int]:
             _TICKS[0] += 1
 
     run, ticks = next(_RUNS), _TICKS[0]
-    if not _KEPT:
-        _KEPT.add(asyncio.create_task(tick()))
+    if not _TASKS:
+        _TASKS.add(asyncio.create_task(tick()))
     _TICKS[0] = 0
     return {"run": run, "ticks": ticks, "pid": os.getpid()}
 
@@ -434,7 +434,7 @@ async def leaves(payload: str, ctx: Context) -> str:
             await asyncio.sleep(0.001)
             await ctx.emit(f"{payload}, later")
 
-    _KEPT.add(asyncio.create_task(chatter()))
+    _TASKS.add(asyncio.create_task(chatter()))
     name = _NAME.get()
     _NAME.set(payload)
     await ctx.emit(payload)
@@ -449,7 +449,7 @@ async def logs(payload: str) -> None:
     logging.getLogger("its.library").warning(payload)
 
 
-@handler("t.memory", isolation="process", retry=_QUICK)
+@handler("t.memory", isolation="process", retry=_FAST_RETRIES)
 def memory(payload: Any, ctx: SyncContext) -> int:
     """Run out of memory in the first attempt; return the process id in the second."""
     ctx.emit(os.getpid())
@@ -458,19 +458,19 @@ def memory(payload: Any, ctx: SyncContext) -> int:
     return os.getpid()
 
 
-@handler("t.exits", retry=_ONCE)
+@handler("t.exits", retry=_ONE_ATTEMPT)
 async def exits(payload: Any) -> None:
     """Try to exit the whole process."""
     sys.exit("exits")
 
 
-@handler("t.exits_thread", retry=_ONCE)
+@handler("t.exits_thread", retry=_ONE_ATTEMPT)
 def exits_thread(payload: Any) -> None:
     """Try to exit the whole process from a thread."""
     sys.exit("exits")
 
 
-@handler("t.subtask", retry=_ONCE)
+@handler("t.subtask", retry=_ONE_ATTEMPT)
 async def subtask(way: str) -> None:
     """Raise SystemExit or KeyboardInterrupt outside the handler's own task."""
 
@@ -506,13 +506,13 @@ async def subtask(way: str) -> None:
             raise SystemExit
 
 
-@handler("t.subtask_process", retry=_ONCE, isolation="process")
+@handler("t.subtask_process", retry=_ONE_ATTEMPT, isolation="process")
 async def subtask_in_process(way: str) -> None:
     """Run `subtask` in a process."""
     await subtask(way)
 
 
-@handler("t.cancels_all", retry=_ONCE)
+@handler("t.cancels_all", retry=_ONE_ATTEMPT)
 async def cancels_all(payload: Any, ctx: Context) -> bool:
     """Cancel all other tasks; return whether a task of this handler was cancelled."""
     own = asyncio.create_task(asyncio.sleep(60))
@@ -522,7 +522,7 @@ async def cancels_all(payload: Any, ctx: Context) -> bool:
     return own.cancel()
 
 
-@handler("t.cancels_from_thread", retry=_ONCE)
+@handler("t.cancels_from_thread", retry=_ONE_ATTEMPT)
 async def cancels_from_thread(payload: Any, ctx: Context) -> None:
     """Cancel all tasks from a thread outside any attempt."""
     loop = asyncio.get_running_loop()
@@ -545,13 +545,13 @@ async def awaits_all(payload: Any, ctx: Context) -> None:
     await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
 
-@handler("t.stop_iteration", retry=_ONCE)
+@handler("t.stop_iteration", retry=_ONE_ATTEMPT)
 def stop_iteration(payload: Any) -> None:
     """Raise StopIteration, which a future cannot contain."""
     next(iter(()))
 
 
-class Unspeakable(Exception):
+class UnprintableError(Exception):
     """An exception whose text raises an error."""
 
     def __str__(self) -> str:
@@ -559,7 +559,7 @@ class Unspeakable(Exception):
         raise LookupError
 
 
-class Leaving(Exception):
+class ExitingTextError(Exception):
     """An exception whose text exits the process."""
 
     def __str__(self) -> str:
@@ -567,19 +567,19 @@ class Leaving(Exception):
         raise SystemExit(3)
 
 
-@handler("t.leaving", retry=_ONCE)
+@handler("t.leaving", retry=_ONE_ATTEMPT)
 async def leaving(payload: Any) -> None:
     """Raise an exception whose text exits the process."""
-    raise Leaving
+    raise ExitingTextError
 
 
-@handler("t.unspeakable", retry=_ONCE)
+@handler("t.unspeakable", retry=_ONE_ATTEMPT)
 async def unspeakable(payload: Any) -> None:
     """Raise an exception whose text raises an error."""
-    raise Unspeakable
+    raise UnprintableError
 
 
-@handler("t.no_utf8", retry=_ONCE)
+@handler("t.no_utf8", retry=_ONE_ATTEMPT)
 async def no_utf8(payload: bool, ctx: Context) -> None:
     """Fail with a file name that UTF-8 cannot represent; the payload can disable the retry."""
     await ctx.progress(0.5, "reading \udcff.csv")
@@ -587,7 +587,7 @@ async def no_utf8(payload: bool, ctx: Context) -> None:
     raise Fail(message, type="Miss\udcff") if payload else LookupError(message)
 
 
-@handler("t.no_json", retry=_ONCE)
+@handler("t.no_json", retry=_ONE_ATTEMPT)
 async def no_json(payload: Any) -> msgspec.Raw:
     """Return a result that the database rejects as JSON."""
     return msgspec.Raw(b"[")

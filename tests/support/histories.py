@@ -25,7 +25,7 @@ def rows_report(rows: Iterable[Row]) -> str:
 
 
 def assert_legal(job: Job, events: Sequence[JobEvent]) -> None:
-    """Assert that the events follow the lifecycle and lead to the job's current state."""
+    """Assert that the events follow the lifecycle and end in the job's current state."""
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     state, attempt, time = None, 0, None
     for event in events:

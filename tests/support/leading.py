@@ -1,4 +1,4 @@
-"""A scheduler's term, for tests that perform the steps of a scheduler."""
+"""A scheduler's term, for tests that act as the leading scheduler."""
 
 from __future__ import annotations
 

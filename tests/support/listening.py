@@ -40,7 +40,7 @@ async def listening(
 async def connected(
     bus: WakeBus, settings: Settings, database: Database, *topics: Topic, admin: str = ""
 ) -> AsyncIterator[WakeSubscription]:
-    """Start a bus for the length of the block; yield a subscription as `listening` does."""
+    """Start a bus for the duration of the block; yield a subscription as `listening` does."""
     wake = bus.subscribe(*topics)
     await bus.start()
     try:

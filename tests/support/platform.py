@@ -121,7 +121,7 @@ class Platform:
 async def platform(
     settings: Settings, handlers: Registry, *, workers: int = 1
 ) -> AsyncIterator[Platform]:
-    """Run a leading scheduler and registered workers for the length of the block."""
+    """Run a leading scheduler and registered workers for the duration of the block."""
     async with AsyncExitStack() as stack:
         database = Database(settings, application="test")
         stack.push_async_callback(database.close)

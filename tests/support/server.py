@@ -120,7 +120,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(program: Program, *, log: Path) -> Iterator[Server]:
-    """Run a server for the length of the block."""
+    """Run a server for the duration of the block."""
     server = Server(program, log=log)
     try:
         server.start()

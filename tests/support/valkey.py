@@ -30,7 +30,7 @@ class OwnValkey:
 
 @contextmanager
 def own_valkey(*options: str) -> Iterator[OwnValkey]:
-    """Run a Valkey server for the length of the block; `options` override its configuration."""
+    """Run a Valkey server for the duration of the block; `options` override its configuration."""
     with DataFolder.temporary() as folder:
         valkey = EmbeddedValkey(folder=folder)
         program = valkey.program()

@@ -31,10 +31,10 @@ T = TypeVar("T")
 DEADLINE_S = 20
 
 # The job id and the number of an event.
-Name = tuple[JobId, int]
+EventId = tuple[JobId, int]
 
 
-def names(events: list[JobEvent]) -> list[Name]:
+def event_ids(events: list[JobEvent]) -> list[EventId]:
     return [(event.job_id, event.seq) for event in events]
 
 
@@ -188,8 +188,8 @@ class Reader:
         return [event.seq for event in self.events]
 
     @property
-    def names(self) -> list[Name]:
-        return names(self.events)
+    def event_ids(self) -> list[EventId]:
+        return event_ids(self.events)
 
     async def until(self, met: Callable[[Reader], bool], *, within: float = DEADLINE_S) -> None:
         """Wait until the pages read so far meet a condition.

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
+Responder = Callable[[BaseHTTPRequestHandler], None]
 
 
 @dataclass
-class Received:
+class ReceivedRequest:
     """A received request, with header names in lower case."""
 
     method: str
@@ -25,22 +25,22 @@ class Received:
 
 
 @dataclass
-class Site:
-    """A server at 127.0.0.1. A test sets `answer` before the first request."""
+class WebServer:
+    """A web server at 127.0.0.1. A test sets `responder` before the first request."""
 
     port: int
-    answer: Answer
-    received: list[Received] = field(default_factory=list)
+    responder: Responder
+    received: list[ReceivedRequest] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
 
-def reply(status: int, body: bytes = b"", **headers: str) -> Answer:
+def reply(status: int, body: bytes = b"", **headers: str) -> Responder:
     """Return a responder with fixed content; `Retry_After="1"` becomes the header Retry-After."""
 
-    def answer(request: BaseHTTPRequestHandler) -> None:
+    def responder(request: BaseHTTPRequestHandler) -> None:
         request.send_response(status)
         for name, value in headers.items():
             request.send_header(name.replace("_", "-"), value)
@@ -49,7 +49,7 @@ def reply(status: int, body: bytes = b"", **headers: str) -> Answer:
         if request.command != "HEAD":
             request.wfile.write(body)
 
-    return answer
+    return responder
 
 
 def hang_up(request: BaseHTTPRequestHandler) -> None:
@@ -68,21 +68,21 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def site(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
-    """Run a server in a separate thread for the length of the block, with TLS if `tls` is given."""
+def web_server(tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
+    """Run a server in a thread for the duration of the block, with TLS if `tls` is given."""
 
     class Requests(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             running.received.append(
-                Received(
+                ReceivedRequest(
                     method=self.command,
                     path=self.path,
                     headers={name.lower(): value for name, value in self.headers.items()},
                     body=self.rfile.read(length),
                 )
             )
-            running.answer(self)
+            running.responder(self)
 
         do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
 
@@ -92,7 +92,7 @@ def site(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
     with _Server(("127.0.0.1", 0), Requests) as server:
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
-        running = Site(port=server.server_address[1], answer=reply(200))
+        running = WebServer(port=server.server_address[1], responder=reply(200))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -1,4 +1,4 @@
-"""Workers that exist only in the store; a test performs their steps."""
+"""Workers that exist only in the store; a test claims and ends their attempts."""
 
 from __future__ import annotations
 

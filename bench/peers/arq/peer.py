@@ -27,7 +27,7 @@ MAX_JOBS = 100
 
 async def noop(_context: dict[Any, Any], n: int) -> None:  # noqa: ARG001
     """The handler."""
-    contract.count()
+    contract.count_job()
 
 
 class Control:
@@ -50,7 +50,7 @@ class Control:
 
     async def accept(self, count: int, in_flight: int) -> contract.Response:
         """Submit jobs one at a time."""
-        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+        return {"seconds": await contract.submit_concurrently(count, in_flight, self._submit)}
 
     async def unfinished(self) -> contract.Response:
         """Count the ids in the queue. The transaction that stores a result removes the job's id."""
@@ -86,9 +86,9 @@ async def control() -> None:
     await redis.aclose()
 
 
-async def started(_context: dict[Any, Any]) -> None:
+async def on_startup(_context: dict[Any, Any]) -> None:
     """Report that the worker is polling."""
-    contract.ready()
+    contract.report_ready()
 
 
 def worker() -> None:
@@ -99,7 +99,7 @@ def worker() -> None:
     Worker(
         functions=[func(noop, name="noop")],
         redis_settings=REDIS,
-        on_startup=started,
+        on_startup=on_startup,
         poll_delay=POLL_S,
         max_jobs=MAX_JOBS,
         log_results=False,

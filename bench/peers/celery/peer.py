@@ -30,13 +30,13 @@ app.conf.update(
 @app.task(name="noop")
 def noop(n: int) -> None:  # noqa: ARG001
     """The handler."""
-    contract.count()
+    contract.count_job()
 
 
 @worker_ready.connect
-def started(**_: Any) -> None:
+def on_startup(**_: Any) -> None:
     """Report that the worker is receiving messages."""
-    contract.ready()
+    contract.report_ready()
 
 
 class Control:
@@ -52,7 +52,7 @@ class Control:
 
     def accept(self, count: int, in_flight: int) -> contract.Response:
         """Submit jobs one at a time."""
-        return {"seconds": contract.in_flight_in_threads(count, in_flight, self._submit)}
+        return {"seconds": contract.submit_concurrently_in_threads(count, in_flight, self._submit)}
 
     def unfinished(self) -> contract.Response:
         """Count the missing results, because a message is acknowledged before its job runs."""

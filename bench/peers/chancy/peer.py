@@ -34,7 +34,7 @@ UNFINISHED: Final = """
 @job(queue=QUEUE.name)
 async def noop(n: int) -> None:  # noqa: ARG001
     """The handler."""
-    contract.count()
+    contract.count_job()
 
 
 class Control:
@@ -49,15 +49,17 @@ class Control:
 
     async def fill(self, count: int) -> None:
         """Create jobs, then update the planner statistics; autovacuum would run too late."""
-        await contract.in_batches(count, 1000, self._submit_many, at_once=2)
+        await contract.submit_in_batches(count, 1000, self._submit_many, at_once=2)
         async with self._chancy.pool.connection() as connection:
             await connection.execute("ANALYZE chancy_jobs")
 
     async def accept(self, count: int, in_flight: int) -> contract.Response:
-        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+        return {"seconds": await contract.submit_concurrently(count, in_flight, self._submit)}
 
     async def bulk(self, count: int, batch: int) -> contract.Response:
-        return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
+        return {
+            "seconds": await contract.submit_in_batches(count, batch, self._submit_many, at_once=2)
+        }
 
     async def unfinished(self) -> contract.Response:
         async with self._chancy.pool.connection() as connection:
@@ -117,7 +119,7 @@ async def work() -> None:
         worker = Worker(chancy)
         worker.send_outgoing_interval = UPDATES_S
         async with worker:
-            contract.ready()
+            contract.report_ready()
             await worker.wait_for_shutdown()
 
 

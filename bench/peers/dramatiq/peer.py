@@ -29,7 +29,7 @@ dramatiq.set_broker(broker)
 @dramatiq.actor
 def noop(n: int) -> None:  # noqa: ARG001
     """The handler."""
-    contract.count()
+    contract.count_job()
 
 
 def fill(count: int) -> None:
@@ -47,7 +47,7 @@ def fill(count: int) -> None:
 
 def accept(count: int, in_flight: int) -> contract.Response:
     """Submit jobs one at a time."""
-    return {"seconds": contract.in_flight_in_threads(count, in_flight, noop.send)}
+    return {"seconds": contract.submit_concurrently_in_threads(count, in_flight, noop.send)}
 
 
 def unfinished() -> contract.Response:
@@ -72,7 +72,7 @@ def worker() -> None:
     # The environment variable dramatiq_queue_prefetch sets the same attribute.
     running.queue_prefetch = PREFETCH
     running.start()
-    contract.ready()
+    contract.report_ready()
     ended.wait()
     running.stop()
     broker.close()

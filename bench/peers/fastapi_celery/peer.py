@@ -59,11 +59,11 @@ class Control:
 
     async def accept(self, count: int, in_flight: int) -> contract.Response:
         """Submit jobs one at a time."""
-        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+        return {"seconds": await contract.submit_concurrently(count, in_flight, self._submit)}
 
     async def bulk(self, count: int, batch: int) -> contract.Response:
         """Submit jobs in bulk."""
-        return {"seconds": await contract.in_batches(count, batch, self._submit_many)}
+        return {"seconds": await contract.submit_in_batches(count, batch, self._submit_many)}
 
     async def unfinished(self) -> contract.Response:
         """Count the rows that have not succeeded."""
@@ -83,20 +83,20 @@ class Control:
 
         start = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            group.create_task(contract.in_batches(count, BATCH, submit))
+            group.create_task(contract.submit_in_batches(count, BATCH, submit))
             group.create_task(self._watch(count, outstanding))
         return {"seconds": time.perf_counter() - start}
 
     async def _watch(self, count: int, outstanding: deque[str]) -> None:
         while count:
             page = [outstanding.popleft() for _ in range(min(JOBS_PER_POLL, len(outstanding)))]
-            waiting = await self._waiting(page) if page else []
+            waiting = await self._unfinished_jobs(page) if page else []
             count -= len(page) - len(waiting)
             outstanding.extendleft(reversed(waiting))
             if waiting or not page:
                 await asyncio.sleep(POLL_S)
 
-    async def _waiting(self, ids: list[str]) -> list[str]:
+    async def _unfinished_jobs(self, ids: list[str]) -> list[str]:
         """Return the jobs among `ids` that have not ended."""
         async with self._http.get("/jobs", params=[("ids", job_id) for job_id in ids]) as response:
             jobs = await response.json()
@@ -155,7 +155,7 @@ class Server(uvicorn.Server):
     async def startup(self, *args: Any, **kwargs: Any) -> None:
         """Start listening, then report."""
         await super().startup(*args, **kwargs)
-        contract.ready()
+        contract.report_ready()
 
 
 def server() -> None:
@@ -174,9 +174,9 @@ def server() -> None:
 
 
 @worker_ready.connect
-def started(**_: Any) -> None:
+def on_startup(**_: Any) -> None:
     """Report that the worker is receiving messages."""
-    contract.ready()
+    contract.report_ready()
 
 
 def worker() -> None:

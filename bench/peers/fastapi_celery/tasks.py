@@ -26,7 +26,7 @@ _thread_local = threading.local()
 
 def noop(n: int) -> None:  # noqa: ARG001
     """The handler."""
-    contract.count()
+    contract.count_job()
 
 
 _HANDLERS = {"noop": noop}

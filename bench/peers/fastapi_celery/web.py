@@ -42,7 +42,7 @@ FROM unnest($1::uuid[], $3::text[], $4::jsonb[]) AS job (id, type, payload)
 SELECT: Final = "SELECT id, status FROM jobs WHERE owner = $2 AND id = ANY ($1::uuid[])"
 
 
-class Submitted(BaseModel):
+class JobRequest(BaseModel):
     """A job in a request."""
 
     type: str
@@ -81,7 +81,7 @@ Owner = Annotated[str, Depends(_owner)]
 
 
 @app.post("/jobs", status_code=status.HTTP_201_CREATED)
-async def submit(request: Request, owner: Owner, job: Submitted) -> Job:
+async def submit(request: Request, owner: Owner, job: JobRequest) -> Job:
     """Submit one job."""
     job_id = uuid4()
     await request.app.state.database.execute(
@@ -92,7 +92,7 @@ async def submit(request: Request, owner: Owner, job: Submitted) -> Job:
 
 
 @app.post("/jobs/bulk", status_code=status.HTTP_201_CREATED)
-async def submit_many(request: Request, owner: Owner, jobs: list[Submitted]) -> list[Job]:
+async def submit_many(request: Request, owner: Owner, jobs: list[JobRequest]) -> list[Job]:
     """Submit many jobs with one statement and one task per job."""
     ids = [uuid4() for _ in jobs]
     types = [job.type for job in jobs]
@@ -121,6 +121,6 @@ async def get_job(request: Request, owner: Owner, job_id: UUID) -> Job:
     return Job(id=row["id"], status=row["status"])
 
 
-def _send(ids: Sequence[UUID], jobs: Sequence[Submitted]) -> None:
+def _send(ids: Sequence[UUID], jobs: Sequence[JobRequest]) -> None:
     for job_id, job in zip(ids, jobs, strict=True):
         run.delay(str(job_id), job.type, job.payload)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from bench.peers.contract import count
+from bench.peers.contract import count_job
 from headrace_worker import handler
 
 
@@ -17,4 +17,4 @@ class Noop(Struct):
 @handler("noop")
 async def noop(payload: Noop) -> None:  # noqa: ARG001 - the handler does no work
     """Count one job."""
-    count()
+    count_job()

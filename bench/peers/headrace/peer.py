@@ -13,7 +13,7 @@ import asyncpg
 import uvloop
 
 from bench.peers import contract
-from bench.peers.contract import Environment, in_batches, open_loop, serving
+from bench.peers.contract import Environment, open_loop, serving, submit_in_batches
 from headrace import Client, JobSpec, JobState
 from headrace.watch import Watch
 
@@ -53,7 +53,7 @@ class Control:
 
     async def accept(self, count: int, in_flight: int) -> dict[str, float]:
         """Submit jobs one at a time."""
-        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+        return {"seconds": await contract.submit_concurrently(count, in_flight, self._submit)}
 
     async def bulk(self, count: int, batch: int) -> dict[str, float]:
         """Submit jobs in bulk."""
@@ -114,7 +114,7 @@ class Control:
                 async def submit(numbers: range) -> None:
                     ids.update(await self._submit_many(_specs(numbers, queues)))
 
-                await in_batches(count, _BATCH, submit, at_once=_AT_ONCE)
+                await submit_in_batches(count, _BATCH, submit, at_once=_AT_ONCE)
                 known = await ends.wait_for_all(ids | delayed_ids)
             finally:
                 following.cancel()
@@ -128,7 +128,7 @@ class Control:
         return {handle.id for handle in await self._client.submit_many(specs)}
 
     async def _bulk(self, count: int, batch: int) -> float:
-        return await in_batches(
+        return await submit_in_batches(
             count, batch, lambda numbers: self._submit_many(_specs(numbers, 0)), at_once=_AT_ONCE
         )
 

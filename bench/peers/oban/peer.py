@@ -13,7 +13,7 @@ from oban.schema import install
 from psycopg_pool import AsyncConnectionPool
 
 from bench.peers import contract
-from bench.peers.polling import Outstanding
+from bench.peers.polling import OutstandingJobs
 
 ENVIRONMENT: Final = contract.Environment.read()
 QUEUE: Final = "noop"
@@ -37,7 +37,7 @@ class Noop:
     """The handler."""
 
     async def process(self, _job: object) -> None:
-        contract.count()
+        contract.count_job()
 
 
 class Control:
@@ -46,22 +46,24 @@ class Control:
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
         self._oban = Oban(pool=pool)
-        self._outstanding = Outstanding(self._ended)
+        self._outstanding = OutstandingJobs(self._ended)
 
     async def setup(self) -> None:
         await install(self._pool)
 
     async def fill(self, count: int) -> None:
         """Create jobs, then update the planner statistics; autovacuum would run too late."""
-        await contract.in_batches(count, 1000, self._submit_many, at_once=2)
+        await contract.submit_in_batches(count, 1000, self._submit_many, at_once=2)
         async with self._pool.connection() as connection:
             await connection.execute("ANALYZE oban_jobs")
 
     async def accept(self, count: int, in_flight: int) -> contract.Response:
-        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+        return {"seconds": await contract.submit_concurrently(count, in_flight, self._submit)}
 
     async def bulk(self, count: int, batch: int) -> contract.Response:
-        return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
+        return {
+            "seconds": await contract.submit_in_batches(count, batch, self._submit_many, at_once=2)
+        }
 
     async def unfinished(self) -> contract.Response:
         async with self._pool.connection() as connection:
@@ -112,7 +114,7 @@ async def work() -> None:
         await Oban.create_pool(ENVIRONMENT.database_url) as pool,
         Oban(pool=pool, queues={QUEUE: LIMIT}),
     ):
-        contract.ready()
+        contract.report_ready()
         await stopped.wait()
 
 

@@ -43,14 +43,16 @@ class Control:
 
     async def fill(self, count: int) -> None:
         """Create jobs, then update the planner statistics; autovacuum would run too late."""
-        await contract.in_batches(count, 1000, self._submit_many)
+        await contract.submit_in_batches(count, 1000, self._submit_many)
         await self._pool.execute("ANALYZE pgqueuer")
 
     async def accept(self, count: int, in_flight: int) -> contract.Response:
-        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+        return {"seconds": await contract.submit_concurrently(count, in_flight, self._submit)}
 
     async def bulk(self, count: int, batch: int) -> contract.Response:
-        return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
+        return {
+            "seconds": await contract.submit_in_batches(count, batch, self._submit_many, at_once=2)
+        }
 
     async def unfinished(self) -> contract.Response:
         """Count the rows. The transaction that logs the end of a job deletes its row."""
@@ -109,10 +111,10 @@ async def work() -> None:
 
         @queuer.entrypoint(ENTRYPOINT)
         async def noop(_job: Job) -> None:
-            contract.count()
+            contract.count_job()
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, queuer.shutdown.set)
-        contract.ready()
+        contract.report_ready()
         await queuer.run(batch_size=BATCH)
 
 

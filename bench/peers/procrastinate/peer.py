@@ -10,7 +10,7 @@ from procrastinate import App, PsycopgConnector
 from psycopg_pool import AsyncConnectionPool
 
 from bench.peers import contract
-from bench.peers.polling import Outstanding
+from bench.peers.polling import OutstandingJobs
 
 ENVIRONMENT: Final = contract.Environment.read()
 # Concurrent jobs per worker.
@@ -30,7 +30,7 @@ app = App(connector=PsycopgConnector(conninfo=ENVIRONMENT.database_url))
 @app.task(name="noop")
 async def noop(n: int) -> None:  # noqa: ARG001
     """The handler."""
-    contract.count()
+    contract.count_job()
 
 
 class Control:
@@ -38,22 +38,24 @@ class Control:
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
-        self._outstanding = Outstanding(self._ended)
+        self._outstanding = OutstandingJobs(self._ended)
 
     async def setup(self) -> None:
         await app.schema_manager.apply_schema_async()
 
     async def fill(self, count: int) -> None:
         """Create jobs, then update the planner statistics; autovacuum would run too late."""
-        await contract.in_batches(count, 1000, self._submit_many, at_once=2)
+        await contract.submit_in_batches(count, 1000, self._submit_many, at_once=2)
         async with self._pool.connection() as connection:
             await connection.execute("ANALYZE procrastinate_jobs")
 
     async def accept(self, count: int, in_flight: int) -> contract.Response:
-        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+        return {"seconds": await contract.submit_concurrently(count, in_flight, self._submit)}
 
     async def bulk(self, count: int, batch: int) -> contract.Response:
-        return {"seconds": await contract.in_batches(count, batch, self._submit_many, at_once=2)}
+        return {
+            "seconds": await contract.submit_in_batches(count, batch, self._submit_many, at_once=2)
+        }
 
     async def unfinished(self) -> contract.Response:
         async with self._pool.connection() as connection:
@@ -97,7 +99,7 @@ async def control() -> None:
 async def work() -> None:
     """Execute jobs; NOTIFY announces new ones."""
     async with pool() as connections, app.open_async(connections):
-        contract.ready()
+        contract.report_ready()
         await app.run_worker_async(concurrency=CONCURRENCY)
 
 

@@ -22,7 +22,7 @@ LOST_MESSAGE_S = 5.0
 
 async def noop(_context: Any, *, n: int) -> None:  # noqa: ARG001
     """The handler."""
-    contract.count()
+    contract.count_job()
 
 
 class Control:
@@ -50,7 +50,7 @@ class Control:
 
     async def accept(self, count: int, in_flight: int) -> contract.Response:
         """Submit jobs one at a time."""
-        return {"seconds": await contract.in_flight(count, in_flight, self._submit)}
+        return {"seconds": await contract.submit_concurrently(count, in_flight, self._submit)}
 
     async def unfinished(self) -> contract.Response:
         """Count the incomplete ids. The transaction that stores a result removes the job's id."""
@@ -110,9 +110,9 @@ async def control() -> None:
     await queue.disconnect()
 
 
-async def started(_context: Any) -> None:
+async def on_startup(_context: Any) -> None:
     """Report that the worker executes jobs."""
-    contract.ready()
+    contract.report_ready()
 
 
 async def worker() -> None:
@@ -120,7 +120,7 @@ async def worker() -> None:
     logging.getLogger("saq").setLevel(logging.WARNING)
     queue = Queue.from_url(ENVIRONMENT.redis_url)
     functions = [("noop", noop)]
-    await Worker(queue, functions, concurrency=CONCURRENCY, startup=started).start()
+    await Worker(queue, functions, concurrency=CONCURRENCY, startup=on_startup).start()
     await queue.disconnect()
 
 

@@ -33,13 +33,13 @@ broker = (
 @broker.task(task_name="noop")
 async def noop(n: int) -> None:  # noqa: ARG001
     """The handler."""
-    contract.count()
+    contract.count_job()
 
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
-def started(_state: TaskiqState) -> None:
+def on_startup(_state: TaskiqState) -> None:
     """Report that the worker reads the stream."""
-    contract.ready()
+    contract.report_ready()
 
 
 async def fill(count: int) -> None:
@@ -62,7 +62,7 @@ async def fill(count: int) -> None:
 
 async def accept(count: int, in_flight: int) -> contract.Response:
     """Submit jobs one at a time."""
-    return {"seconds": await contract.in_flight(count, in_flight, noop.kiq)}
+    return {"seconds": await contract.submit_concurrently(count, in_flight, noop.kiq)}
 
 
 async def unfinished() -> contract.Response:

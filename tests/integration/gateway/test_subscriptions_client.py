@@ -53,7 +53,7 @@ def target(gateway: Gateway) -> str:
     return f"127.0.0.1:{gateway.port}"
 
 
-def names(events: Iterable[JobEvent]) -> list[tuple[str, int]]:
+def event_ids(events: Iterable[JobEvent]) -> list[tuple[str, int]]:
     return [(event.job_id, event.seq) for event in events]
 
 
@@ -68,17 +68,17 @@ async def test_acknowledged_events_are_never_sent_again(client: Client, worker: 
     await client.submit("square_sum", PAYLOAD, queue="other")
     job = await client.submit("square_sum", PAYLOAD)
     async with client.subscribe("billing") as events:
-        assert names(await read_events(events, 1)) == [(job.id, 1)]
+        assert event_ids(await read_events(events, 1)) == [(job.id, 1)]
         await worker.start_job(job.id)
-        assert names(await read_events(events, 1)) == [(job.id, 2)]
+        assert event_ids(await read_events(events, 1)) == [(job.id, 2)]
     async with client.subscribe("billing") as events:
-        assert names(await read_events(events, 2)) == [(job.id, 1), (job.id, 2)]
+        assert event_ids(await read_events(events, 2)) == [(job.id, 1), (job.id, 2)]
         assert await events.ack()
         receiving = await client.subscription("billing")
         assert receiving.consumer == events.consumer
     await worker.succeed(job.id)
     async with client.subscribe("billing") as events:
-        assert names(await read_events(events, 1)) == [(job.id, 3)]
+        assert event_ids(await read_events(events, 1)) == [(job.id, 3)]
 
     assert receiving.ack_time
     assert receiving.filter.queues == ("math",)
@@ -92,13 +92,13 @@ async def test_consumer_resumes_at_another_gateway(gateway: Gateway, other_gatew
         await client.create_subscription("billing")
         async with client.subscribe("billing", consumer="a") as events:
             first = await client.submit("square_sum", PAYLOAD)
-            seen = names(await read_events(events, 1))
+            seen = event_ids(await read_events(events, 1))
             ahead = asyncio.create_task(anext(events))
             await gateway.stop()
             assert await events.ack()
             second = await client.submit("square_sum", PAYLOAD)
             async with asyncio.timeout(TIMEOUT):
-                seen += names([await ahead])
+                seen += event_ids([await ahead])
             assert await events.ack()
 
             assert seen == [(first.id, 1), (second.id, 1)]
@@ -117,10 +117,10 @@ async def test_consumer_that_was_replaced_cannot_acknowledge(
     ):
         assert (first.standby, second.standby) == (False, True)
         job = await client.submit("square_sum", PAYLOAD)
-        assert names(await read_events(first, 1)) == [(job.id, 1)]
+        assert event_ids(await read_events(first, 1)) == [(job.id, 1)]
         await first.aclose()
 
-        assert names(await read_events(second, 1)) == [(job.id, 1)]
+        assert event_ids(await read_events(second, 1)) == [(job.id, 1)]
         assert not second.standby
         with pytest.raises(SubscriptionTaken):
             await first.ack()
@@ -140,7 +140,7 @@ async def test_pruned_events_are_reported_and_skipped(client: Client, database: 
     await client.ack_subscription("billing", caught.value.oldest_cursor)
 
     async with client.subscribe("billing") as events:
-        assert names(await read_events(events, 1)) == [(recent.id, 1)]
+        assert event_ids(await read_events(events, 1)) == [(recent.id, 1)]
 
 
 async def test_newer_watch_of_one_name_receives(client: Client):
@@ -150,7 +150,7 @@ async def test_newer_watch_of_one_name_receives(client: Client):
         client.subscribe("billing", consumer="a") as newer,
     ):
         job = await client.submit("square_sum", PAYLOAD)
-        assert names(await read_events(newer, 1)) == [(job.id, 1)]
+        assert event_ids(await read_events(newer, 1)) == [(job.id, 1)]
         with pytest.raises(SubscriptionTaken):
             await read_events(older, 2)
         assert await newer.ack()

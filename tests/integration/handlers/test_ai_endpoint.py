@@ -19,14 +19,14 @@ from headrace_handlers.ai_task import Task, ai_task
 from headrace_worker import Fail, Retry, Stopped
 from headrace_worker.api.payload import encode
 from support.recording import Recording, async_context
-from support.web import Answer, Site, hang_up, reply, site
+from support.web import Responder, WebServer, hang_up, reply, web_server
 
 SUMMARY = Task(task="summary", text="A long story.")
 
 
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    with site() as running:
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    with web_server() as running:
         monkeypatch.setenv("HEADRACE_AI_BASE_URL", f"{running.url}/v1")
         monkeypatch.setenv("HEADRACE_AI_API_KEY", "sk-secret")
         monkeypatch.setenv("HEADRACE_AI_MODEL", "small")
@@ -57,7 +57,7 @@ DONE_EVENT = b"data: [DONE]\n\n"
 END_EVENTS = (chunk(finish_reason="stop"), DONE_EVENT)
 
 
-def streaming(*events: bytes | threading.Event) -> Answer:
+def streaming(*events: bytes | threading.Event) -> Responder:
     """Return a handler that sends the byte strings, and waits for threading events in between."""
 
     def respond(request: BaseHTTPRequestHandler) -> None:
@@ -75,10 +75,10 @@ def streaming(*events: bytes | threading.Event) -> Answer:
     return respond
 
 
-async def test_response_is_emitted_while_it_arrives(endpoint: Site) -> None:
+async def test_response_is_emitted_while_it_arrives(endpoint: WebServer) -> None:
     resume = threading.Event()
     usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-    endpoint.answer = streaming(
+    endpoint.responder = streaming(
         chunk(""),
         chunk("A dog"),
         resume,
@@ -119,17 +119,17 @@ async def test_response_is_emitted_while_it_arrives(endpoint: Site) -> None:
     assert "temperature" not in sent
 
 
-async def test_tokens_are_emitted_in_few_outputs(endpoint: Site) -> None:
+async def test_tokens_are_emitted_in_few_outputs(endpoint: WebServer) -> None:
     words = [f"{number} " for number in range(500)]
-    endpoint.answer = streaming(*map(chunk, words), *END_EVENTS)
+    endpoint.responder = streaming(*map(chunk, words), *END_EVENTS)
     recording = Recording()
     done = await ai_task(SUMMARY, async_context(recording))
     assert "".join(recording.outputs) == done.output == "".join(words)
     assert len(recording.outputs) < 50
 
 
-async def test_prompt_passes_its_limits_to_the_model(endpoint: Site) -> None:
-    endpoint.answer = streaming(chunk("Leaves fall"), chunk(finish_reason="length"), DONE_EVENT)
+async def test_prompt_passes_its_limits_to_the_model(endpoint: WebServer) -> None:
+    endpoint.responder = streaming(chunk("Leaves fall"), chunk(finish_reason="length"), DONE_EVENT)
     task = Task(task="prompt", prompt="Write a haiku.", max_tokens=2, temperature=0.5)
     done = await ai_task(task, async_context())
     assert (done.output, done.finish_reason, done.label) == ("Leaves fall", "length", None)
@@ -138,8 +138,8 @@ async def test_prompt_passes_its_limits_to_the_model(endpoint: Site) -> None:
     assert (sent["max_tokens"], sent["temperature"]) == (2, 0.5)
 
 
-async def test_prompt_with_a_text_is_a_system_message(endpoint: Site) -> None:
-    endpoint.answer = streaming(chunk("Hund"), *END_EVENTS)
+async def test_prompt_with_a_text_is_a_system_message(endpoint: WebServer) -> None:
+    endpoint.responder = streaming(chunk("Hund"), *END_EVENTS)
     await ai_task(Task(task="prompt", prompt="Translate.", text="dog"), async_context())
     assert json.loads(endpoint.received[0].body)["messages"] == [
         {"role": "system", "content": "Translate."},
@@ -147,24 +147,26 @@ async def test_prompt_with_a_text_is_a_system_message(endpoint: Site) -> None:
     ]
 
 
-async def test_classification_returns_one_label(endpoint: Site) -> None:
-    endpoint.answer = streaming(chunk("Re"), chunk("fund."), *END_EVENTS)
+async def test_classification_returns_one_label(endpoint: WebServer) -> None:
+    endpoint.responder = streaming(chunk("Re"), chunk("fund."), *END_EVENTS)
     task = Task(task="classification", text="I want my money back", labels=["refund", "praise"])
     done = await ai_task(task, async_context())
     assert (done.label, done.output, done.score) == ("refund", "Refund.", None)
     assert "refund\npraise" in json.loads(endpoint.received[0].body)["messages"][0]["content"]
 
 
-async def test_classification_without_a_label_is_retried(endpoint: Site) -> None:
-    endpoint.answer = streaming(chunk("Hm."), *END_EVENTS)
+async def test_classification_without_a_label_is_retried(endpoint: WebServer) -> None:
+    endpoint.responder = streaming(chunk("Hm."), *END_EVENTS)
     with pytest.raises(Retry, match="0 of the labels"):
         await ai_task(Task(task="sentiment", text="Well"), async_context())
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
-async def test_busy_endpoint_is_retried_only_by_the_platform(endpoint: Site, status: int) -> None:
+async def test_busy_endpoint_is_retried_only_by_the_platform(
+    endpoint: WebServer, status: int
+) -> None:
     body = b'{"error": {"message": "slow down", "type": "busy"}}'
-    endpoint.answer = reply(status, body, Content_Type="application/json", Retry_After="7")
+    endpoint.responder = reply(status, body, Content_Type="application/json", Retry_After="7")
     with pytest.raises(Retry, match=f"returned {status}") as retry:
         await ai_task(SUMMARY, async_context())
     assert retry.value.after == timedelta(seconds=7)
@@ -173,10 +175,10 @@ async def test_busy_endpoint_is_retried_only_by_the_platform(endpoint: Site, sta
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 async def test_rejected_request_fails_without_the_key_in_its_error(
-    endpoint: Site, status: int
+    endpoint: WebServer, status: int
 ) -> None:
     body = b'{"error": {"message": "no such model", "type": "invalid"}}'
-    endpoint.answer = reply(status, body, Content_Type="application/json")
+    endpoint.responder = reply(status, body, Content_Type="application/json")
     with pytest.raises(Fail, match="no such model") as failure:
         await ai_task(SUMMARY, async_context())
     assert failure.value.type == "EndpointRefused"
@@ -194,16 +196,18 @@ async def test_rejected_request_fails_without_the_key_in_its_error(
         reply(200, b"<html>Welcome</html>", Content_Type="text/html"),
     ],
 )
-async def test_incomplete_response_is_retried(endpoint: Site, respond: Answer) -> None:
-    endpoint.answer = respond
+async def test_incomplete_response_is_retried(endpoint: WebServer, respond: Responder) -> None:
+    endpoint.responder = respond
     with pytest.raises(Retry):
         await ai_task(SUMMARY, async_context())
 
 
-async def test_silent_endpoint_is_retried(endpoint: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_endpoint_is_retried(
+    endpoint: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HEADRACE_AI_TIMEOUT", "0.2")
     release = threading.Event()
-    endpoint.answer = streaming(chunk("A dog"), release)
+    endpoint.responder = streaming(chunk("A dog"), release)
     try:
         with pytest.raises(Retry, match="timed out"):
             await ai_task(SUMMARY, async_context())
@@ -212,7 +216,7 @@ async def test_silent_endpoint_is_retried(endpoint: Site, monkeypatch: pytest.Mo
 
 
 async def test_unreachable_endpoint_is_retried(
-    endpoint: Site, monkeypatch: pytest.MonkeyPatch
+    endpoint: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
@@ -221,9 +225,9 @@ async def test_unreachable_endpoint_is_retried(
         await ai_task(SUMMARY, async_context())
 
 
-async def test_cancelled_job_stops_at_the_next_chunk(endpoint: Site) -> None:
+async def test_cancelled_job_stops_at_the_next_chunk(endpoint: WebServer) -> None:
     resume = threading.Event()
-    endpoint.answer = streaming(chunk("A dog"), resume, chunk(" runs"), *END_EVENTS)
+    endpoint.responder = streaming(chunk("A dog"), resume, chunk(" runs"), *END_EVENTS)
     recording = Recording()
     ctx = async_context(recording)
     job = asyncio.create_task(ai_task(SUMMARY, ctx))
@@ -236,17 +240,17 @@ async def test_cancelled_job_stops_at_the_next_chunk(endpoint: Site) -> None:
     assert recording.outputs == ["A dog"]
 
 
-async def test_endless_response_fails(endpoint: Site) -> None:
-    endpoint.answer = streaming(*[chunk("x" * 10_000)] * 11, *END_EVENTS)
+async def test_endless_response_fails(endpoint: WebServer) -> None:
+    endpoint.responder = streaming(*[chunk("x" * 10_000)] * 11, *END_EVENTS)
     with pytest.raises(Fail, match="max_tokens"):
         await ai_task(SUMMARY, async_context())
 
 
 async def test_response_that_grows_as_json_is_truncated_to_fit(
-    endpoint: Site, monkeypatch: pytest.MonkeyPatch
+    endpoint: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handler_module, "max_result_bytes", lambda: 30_000)
-    endpoint.answer = streaming(chunk("\x01" * 20_000), *END_EVENTS)
+    endpoint.responder = streaming(chunk("\x01" * 20_000), *END_EVENTS)
     recording = Recording()
     done = await ai_task(SUMMARY, async_context(recording))
     assert 29_990 < len(encode(done)) <= 30_000
@@ -254,8 +258,8 @@ async def test_response_that_grows_as_json_is_truncated_to_fit(
     assert "".join(recording.outputs) == "\x01" * 20_000
 
 
-async def test_character_in_two_chunks_is_joined(endpoint: Site) -> None:
-    endpoint.answer = streaming(
+async def test_character_in_two_chunks_is_joined(endpoint: WebServer) -> None:
+    endpoint.responder = streaming(
         chunk("a\ud83d"), chunk("\ude00b"), chunk("\ud83dc"), chunk("\ud83d"), *END_EVENTS
     )
     recording = Recording()
@@ -276,24 +280,26 @@ async def test_character_in_two_chunks_is_joined(endpoint: Site) -> None:
         {"model": "\ud83d" * 100_000},
     ],
 )
-async def test_malformed_chunk_is_ignored(endpoint: Site, odd: dict[str, Any]) -> None:
-    endpoint.answer = streaming(chunk("A dog"), chunk(**odd), *END_EVENTS)
+async def test_malformed_chunk_is_ignored(endpoint: WebServer, odd: dict[str, Any]) -> None:
+    endpoint.responder = streaming(chunk("A dog"), chunk(**odd), *END_EVENTS)
     done = await ai_task(SUMMARY, async_context())
     assert done.output == "A dog"
     assert len(encode(done)) < 2_000
 
 
 @pytest.mark.parametrize("broken", [b"data: \xff\n\n", b"data: {\n\n", b"data: [1]\n\n"])
-async def test_malformed_stream_is_retried(endpoint: Site, broken: bytes) -> None:
-    endpoint.answer = streaming(broken)
+async def test_malformed_stream_is_retried(endpoint: WebServer, broken: bytes) -> None:
+    endpoint.responder = streaming(broken)
     with pytest.raises(Retry):
         await ai_task(SUMMARY, async_context())
 
 
-async def test_oversized_response_fails(endpoint: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_oversized_response_fails(
+    endpoint: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ai_endpoint, "_MAX_RESPONSE_BYTES", 1000)
     for respond in (streaming(b"data: " + b"x" * 2000), reply(400, b"x" * 2000)):
-        endpoint.answer = respond
+        endpoint.responder = respond
         with pytest.raises(Fail, match="exceeds the limit of 1,000 bytes") as failure:
             await ai_task(SUMMARY, async_context())
         assert failure.value.type == "TooLong"
@@ -301,8 +307,8 @@ async def test_oversized_response_fails(endpoint: Site, monkeypatch: pytest.Monk
 
 
 async def test_endpoint_without_keys_is_called_without_one(
-    endpoint: Site, monkeypatch: pytest.MonkeyPatch
+    endpoint: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_AI_API_KEY", "")
-    endpoint.answer = streaming(chunk("A dog."), *END_EVENTS)
+    endpoint.responder = streaming(chunk("A dog."), *END_EVENTS)
     assert (await ai_task(SUMMARY, async_context())).output == "A dog."

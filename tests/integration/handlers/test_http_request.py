@@ -23,28 +23,28 @@ from headrace_handlers.http_request import Call, http_request
 from headrace_worker import Fail, Retry
 from headrace_worker.api.payload import encode
 from support.recording import async_context
-from support.web import Site, hang_up, reply, site
+from support.web import WebServer, hang_up, reply, web_server
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "127.0.0.1")
-    with site() as running:
+    with web_server() as running:
         yield running
 
 
-async def test_webhook_is_called_with_job_and_attempt(service: Site) -> None:
-    service.answer = reply(
+async def test_webhook_is_called_with_job_and_attempt(service: WebServer) -> None:
+    service.responder = reply(
         201, b'{"order": 7}', Content_Type="application/json", X_Request_Id="r1", Set_Cookie="a=b"
     )
     ctx = async_context(number=3)
-    answer = await http_request(
+    response = await http_request(
         Call(url=f"{service.url}/orders?shop=1", body={"order": 7}, headers={"X-Shop": "1"}), ctx
     )
-    assert (answer.status, answer.body, answer.truncated) == (201, '{"order": 7}', False)
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["x-request-id"] == "r1"
-    assert "set-cookie" not in answer.headers
+    assert (response.status, response.body, response.truncated) == (201, '{"order": 7}', False)
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"] == "r1"
+    assert "set-cookie" not in response.headers
     (request,) = service.received
     assert (request.method, request.path) == ("POST", "/orders?shop=1")
     assert json.loads(request.body) == {"order": 7}
@@ -66,7 +66,7 @@ async def test_webhook_is_called_with_job_and_attempt(service: Site) -> None:
     ],
 )
 async def test_body_is_sent_as_text_or_json(
-    service: Site, payload: dict[str, Any], body: bytes, content_type: str | None
+    service: WebServer, payload: dict[str, Any], body: bytes, content_type: str | None
 ) -> None:
     call = msgspec.convert({"url": service.url, "method": "PUT", **payload}, type=Call)
     await http_request(call, async_context())
@@ -76,23 +76,23 @@ async def test_body_is_sent_as_text_or_json(
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-async def test_busy_or_broken_service_is_retried(service: Site, status: int) -> None:
-    service.answer = reply(status)
+async def test_busy_or_broken_service_is_retried(service: WebServer, status: int) -> None:
+    service.responder = reply(status)
     with pytest.raises(Retry, match=f"returned {status}") as retry:
         await http_request(Call(url=service.url), async_context())
     assert retry.value.after is None
 
 
-async def test_retry_after_in_seconds_is_used(service: Site) -> None:
-    service.answer = reply(503, Retry_After="7")
+async def test_retry_after_in_seconds_is_used(service: WebServer) -> None:
+    service.responder = reply(503, Retry_After="7")
     with pytest.raises(Retry) as retry:
         await http_request(Call(url=service.url), async_context())
     assert retry.value.after == timedelta(seconds=7)
 
 
-async def test_retry_after_as_a_date_is_used(service: Site) -> None:
+async def test_retry_after_as_a_date_is_used(service: WebServer) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
-    service.answer = reply(429, Retry_After=date)
+    service.responder = reply(429, Retry_After=date)
     with pytest.raises(Retry) as retry:
         await http_request(Call(url=service.url), async_context())
     assert retry.value.after is not None
@@ -100,42 +100,44 @@ async def test_retry_after_as_a_date_is_used(service: Site) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422])
-async def test_other_error_status_fails(service: Site, status: int) -> None:
-    service.answer = reply(status, b"no")
+async def test_other_error_status_fails(service: WebServer, status: int) -> None:
+    service.responder = reply(status, b"no")
     with pytest.raises(Fail, match=f"returned {status}") as failure:
         await http_request(Call(url=service.url), async_context())
     assert failure.value.type == "HttpStatus"
 
 
-async def test_redirect_is_not_followed(service: Site) -> None:
-    service.answer = reply(302, Location="http://elsewhere.example/")
+async def test_redirect_is_not_followed(service: WebServer) -> None:
+    service.responder = reply(302, Location="http://elsewhere.example/")
     with pytest.raises(Fail, match=r"redirect to http://elsewhere\.example/"):
         await http_request(Call(url=service.url), async_context())
     assert len(service.received) == 1
 
 
-async def test_expected_status_is_the_only_success(service: Site) -> None:
-    service.answer = reply(404)
-    answer = await http_request(
+async def test_expected_status_is_the_only_success(service: WebServer) -> None:
+    service.responder = reply(404)
+    response = await http_request(
         Call(url=service.url, method="DELETE", expected_status=[204, 404]), async_context()
     )
-    assert answer.status == 404
-    service.answer = reply(200)
+    assert response.status == 404
+    service.responder = reply(200)
     with pytest.raises(Fail, match="returned 200"):
         await http_request(Call(url=service.url, expected_status=[204]), async_context())
 
 
-async def test_long_response_is_truncated(service: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_response_is_truncated(
+    service: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HEADRACE_HTTP_MAX_RESPONSE_BYTES", "10")
-    service.answer = reply(200, b"0123456789")
-    answer = await http_request(Call(url=service.url), async_context())
-    assert (answer.body, answer.truncated) == ("0123456789", False)
-    service.answer = reply(200, b"0123456789a")
-    answer = await http_request(Call(url=service.url), async_context())
-    assert (answer.body, answer.truncated) == ("0123456789", True)
+    service.responder = reply(200, b"0123456789")
+    response = await http_request(Call(url=service.url), async_context())
+    assert (response.body, response.truncated) == ("0123456789", False)
+    service.responder = reply(200, b"0123456789a")
+    response = await http_request(Call(url=service.url), async_context())
+    assert (response.body, response.truncated) == ("0123456789", True)
 
 
-async def test_endless_response_is_truncated(service: Site) -> None:
+async def test_endless_response_is_truncated(service: WebServer) -> None:
     disconnected = threading.Event()
 
     def send_endlessly(request: BaseHTTPRequestHandler) -> None:
@@ -148,10 +150,10 @@ async def test_endless_response_is_truncated(service: Site) -> None:
         except OSError:
             disconnected.set()
 
-    service.answer = send_endlessly
-    answer = await http_request(Call(url=service.url, timeout=20), async_context())
-    assert answer.truncated
-    assert len(answer.body) == 64 * 1024
+    service.responder = send_endlessly
+    response = await http_request(Call(url=service.url, timeout=20), async_context())
+    assert response.truncated
+    assert len(response.body) == 64 * 1024
     assert disconnected.wait(20)
 
 
@@ -169,25 +171,27 @@ async def test_endless_response_is_truncated(service: Site) -> None:
     ],
 )
 async def test_response_in_any_encoding_is_a_result(
-    service: Site, body: bytes, content_type: str, expected: tuple[str, str]
+    service: WebServer, body: bytes, content_type: str, expected: tuple[str, str]
 ) -> None:
-    service.answer = reply(200, body, Content_Type=content_type)
-    answer = await http_request(Call(url=service.url), async_context())
-    assert ((answer.body, answer.body_encoding), answer.truncated) == (expected, False)
+    service.responder = reply(200, body, Content_Type=content_type)
+    response = await http_request(Call(url=service.url), async_context())
+    assert ((response.body, response.body_encoding), response.truncated) == (expected, False)
 
 
 @pytest.mark.parametrize("body", [b"\x01" * 60_000, b'"' * 65_536, b"\0" * 65_536])
 async def test_response_that_grows_as_json_is_truncated_to_fit(
-    service: Site, monkeypatch: pytest.MonkeyPatch, body: bytes
+    service: WebServer, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     monkeypatch.setattr(handler_module, "max_result_bytes", lambda: 30_000)
     long = "\x7f" * 30_000
-    service.answer = reply(200, body, ETag=long, Location=long, X_Request_Id=long)
-    answer = await http_request(Call(url=service.url), async_context())
-    assert answer.truncated
-    assert 29_990 < len(encode(answer)) <= 30_000
+    service.responder = reply(200, body, ETag=long, Location=long, X_Request_Id=long)
+    response = await http_request(Call(url=service.url), async_context())
+    assert response.truncated
+    assert 29_990 < len(encode(response)) <= 30_000
     kept = (
-        base64.b64decode(answer.body) if answer.body_encoding == "base64" else answer.body.encode()
+        base64.b64decode(response.body)
+        if response.body_encoding == "base64"
+        else response.body.encode()
     )
     assert body.startswith(kept)
 
@@ -207,7 +211,7 @@ def incomplete_response(body: bytes, **headers: str) -> Callable[[BaseHTTPReques
 
 
 @pytest.mark.parametrize(
-    ("answer", "body"),
+    ("responder", "body"),
     [
         (incomplete_response(b"abc", Content_Length="10"), "abc"),
         (incomplete_response(b"3\r\nabc\r\nzz\r\n", Transfer_Encoding="chunked"), "abc"),
@@ -216,21 +220,21 @@ def incomplete_response(body: bytes, **headers: str) -> Callable[[BaseHTTPReques
     ids=["length", "chunks", "gzip"],
 )
 async def test_incomplete_response_is_marked_truncated(
-    service: Site, answer: Callable[[BaseHTTPRequestHandler], None], body: str
+    service: WebServer, responder: Callable[[BaseHTTPRequestHandler], None], body: str
 ) -> None:
-    service.answer = answer
+    service.responder = responder
     result = await http_request(Call(url=service.url), async_context())
     assert (result.status, result.body, result.truncated) == (200, body, True)
 
 
-async def test_slow_response_is_marked_truncated(service: Site) -> None:
+async def test_slow_response_is_marked_truncated(service: WebServer) -> None:
     release = threading.Event()
 
     def stall(request: BaseHTTPRequestHandler) -> None:
         incomplete_response(b"abc", Content_Length="10")(request)
         release.wait(30)
 
-    service.answer = stall
+    service.responder = stall
     try:
         result = await http_request(Call(url=service.url, timeout=2), async_context())
     finally:
@@ -238,14 +242,14 @@ async def test_slow_response_is_marked_truncated(service: Site) -> None:
     assert (result.status, result.body, result.truncated) == (200, "abc", True)
 
 
-async def test_response_with_false_gzip_is_unchanged(service: Site) -> None:
-    service.answer = reply(200, b"\xffhello", Content_Encoding="gzip")
-    answer = await http_request(Call(url=service.url), async_context())
-    assert base64.b64decode(answer.body) == b"\xffhello"
-    assert answer.headers["content-encoding"] == "gzip"
+async def test_response_with_false_gzip_is_unchanged(service: WebServer) -> None:
+    service.responder = reply(200, b"\xffhello", Content_Encoding="gzip")
+    response = await http_request(Call(url=service.url), async_context())
+    assert base64.b64decode(response.body) == b"\xffhello"
+    assert response.headers["content-encoding"] == "gzip"
 
 
-async def test_header_outside_latin_1_is_rejected(service: Site) -> None:
+async def test_header_outside_latin_1_is_rejected(service: WebServer) -> None:
     with pytest.raises(Fail, match="'X-Price' contains a character outside Latin-1") as failure:
         await http_request(Call(url=service.url, headers={"X-Price": "5 €"}), async_context())
     assert failure.value.type == "InvalidRequest"
@@ -280,7 +284,7 @@ def resolve_test_names(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) 
     ],
 )
 async def test_name_of_a_private_address_is_rejected(
-    service: Site, monkeypatch: pytest.MonkeyPatch, host: str
+    service: WebServer, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     resolve_test_names(
         monkeypatch, local=["127.0.0.1"], meta=["169.254.169.254"], mapped=["::ffff:127.0.0.1"]
@@ -292,14 +296,14 @@ async def test_name_of_a_private_address_is_rejected(
 
 
 async def test_name_in_an_allowed_network_is_called(
-    service: Site, monkeypatch: pytest.MonkeyPatch
+    service: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A second lookup would return another address.
     resolved = resolve_test_names(monkeypatch, inner=["127.0.0.1", "169.254.169.254"])
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.1/32")
     url = f"http://INNER.test:{service.port}/a?b=c"
-    answer = await http_request(Call(url=url), async_context())
-    assert answer.status == 200
+    response = await http_request(Call(url=url), async_context())
+    assert response.status == 200
     assert resolved == ["inner"]
     [request] = service.received
     assert (request.path, request.headers["host"]) == ("/a?b=c", f"inner.test:{service.port}")
@@ -309,7 +313,9 @@ async def test_name_in_an_allowed_network_is_called(
     assert len(service.received) == 1
 
 
-async def test_further_addresses_are_tried(service: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_further_addresses_are_tried(
+    service: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The service listens only at 127.0.0.1.
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.0/8")
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "two.test")
@@ -351,7 +357,7 @@ async def test_certificate_must_match_the_name(
     authority.issue_cert(certified).configure_cert(tls)
     requested: list[str | None] = []
     tls.sni_callback = lambda _, name, __: requested.append(name)
-    with site(tls) as service:
+    with web_server(tls) as service:
         call = Call(url=f"https://shop.test:{service.port}/")
         if is_right:
             assert (await http_request(call, async_context())).status == 200
@@ -362,28 +368,28 @@ async def test_certificate_must_match_the_name(
     assert requested == ["shop.test"]
 
 
-async def test_compressed_response_is_decompressed(service: Site) -> None:
-    service.answer = reply(200, gzip.compress(b"hello"), Content_Encoding="gzip")
+async def test_compressed_response_is_decompressed(service: WebServer) -> None:
+    service.responder = reply(200, gzip.compress(b"hello"), Content_Encoding="gzip")
     assert (await http_request(Call(url=service.url), async_context())).body == "hello"
     assert service.received[0].headers["accept-encoding"] == "identity"
 
 
-async def test_service_that_disconnects_is_retried(service: Site) -> None:
-    service.answer = hang_up
+async def test_service_that_disconnects_is_retried(service: WebServer) -> None:
+    service.responder = hang_up
     with pytest.raises(Retry, match="is unreachable"):
         await http_request(Call(url=service.url), async_context())
 
 
-async def test_unreachable_service_is_retried(service: Site) -> None:
+async def test_unreachable_service_is_retried(service: WebServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     with pytest.raises(Retry, match=r"127\.0\.0\.1 is unreachable"):
         await http_request(Call(url=f"http://127.0.0.1:{port}/secret-token"), async_context())
 
 
-async def test_service_that_times_out_is_retried(service: Site) -> None:
+async def test_service_that_times_out_is_retried(service: WebServer) -> None:
     release = threading.Event()
-    service.answer = lambda _: release.wait(20) and None
+    service.responder = lambda _: release.wait(20) and None
     try:
         with pytest.raises(Retry, match=r"did not respond within 0\.2 s"):
             await http_request(Call(url=service.url, timeout=0.2), async_context())
@@ -395,20 +401,20 @@ async def test_service_that_times_out_is_retried(service: Site) -> None:
     "headers",
     [{"Host": "a.example"}, {"Transfer-Encoding": "chunked"}, {"X-A": "b\n"}, {"X-A\n": "b"}],
 )
-async def test_connection_headers_are_rejected(service: Site, headers: dict[str, str]) -> None:
+async def test_connection_headers_are_rejected(service: WebServer, headers: dict[str, str]) -> None:
     with pytest.raises(Fail):
         await http_request(Call(url=service.url, headers=headers), async_context())
     assert service.received == []
 
 
-async def test_idempotency_key_of_the_job_is_used(service: Site) -> None:
+async def test_idempotency_key_of_the_job_is_used(service: WebServer) -> None:
     call = Call(url=service.url, headers={"idempotency-key": "order-7"})
     await http_request(call, async_context())
     assert service.received[0].headers["idempotency-key"] == "order-7"
 
 
 async def test_proxy_from_the_environment_is_not_used(
-    service: Site, monkeypatch: pytest.MonkeyPatch
+    service: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     assert (await http_request(Call(url=service.url), async_context())).status == 200

@@ -24,7 +24,7 @@ from headrace_core.store.jobs.end import end_attempts
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from support.jobs import submit, submit_many
-from support.watching import foreign_transaction, names, open_writer
+from support.watching import event_ids, foreign_transaction, open_writer
 from support.workers import ending, register, start
 
 NOTHING_SEEN = SeenEvents(top=BEGINNING, open={})
@@ -122,7 +122,7 @@ async def test_read_after_a_full_page_misses_no_event(
     await start(database, worker_id, job)
     page, seen = await unseen(database, NOTHING_SEEN)
     assert seen.open == {writer.xid: BEGINNING for writer in writers}
-    read, new = names(page.events), []
+    read, new = event_ids(page.events), []
     # The event has a higher xid than its writer, whose transaction ends last.
     ends = [ending(job.id, 1, EventType.SUCCEEDED)]
     raising = writers.pop(0)
@@ -132,7 +132,7 @@ async def test_read_after_a_full_page_misses_no_event(
     while not complete:
         page, seen = await unseen(database, seen, limit=2)
         complete = page.complete
-        new += names(page.events)
+        new += event_ids(page.events)
         if writers:
             await writers.pop().commit()
             await submit(database)
@@ -140,10 +140,10 @@ async def test_read_after_a_full_page_misses_no_event(
             await raising.commit()
             raising = None
     page, _ = await unseen(database, seen)
-    new += names(page.events)
+    new += event_ids(page.events)
     assert len(new) == 4 * 3 + 1 + 2
     everything, seen = await unseen(database, NOTHING_SEEN)
-    assert sorted(read + new) == sorted(names(everything.events))
+    assert sorted(read + new) == sorted(event_ids(everything.events))
     page, _ = await unseen(database, seen)
     assert page.events == []
 

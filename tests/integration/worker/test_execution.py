@@ -331,8 +331,8 @@ async def test_payload_mismatch_is_found_in_a_process(jobs: Platform) -> None:
         ("t.exits", "SystemExit"),
         ("t.exits_thread", "SystemExit"),
         ("t.stop_iteration", "StopIteration"),
-        ("t.unspeakable", "Unspeakable"),
-        ("t.leaving", "Leaving"),
+        ("t.unspeakable", "UnprintableError"),
+        ("t.leaving", "ExitingTextError"),
         ("t.no_json", "Unwritable"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from bench.compare.contestant import Contestant, Keeps
+from bench.compare.contestant import Contestant, KeptData
 from bench.compare.measurement import Measurement
 from bench.compare.plan import Plan
 from bench.compare.report import Report
@@ -55,7 +55,7 @@ def _contestant(name: str, title: str, *, durable: bool, keeps: str = "no") -> C
         servers=("postgresql",),
         durable=durable,
         settings="the best",
-        keeps=Keeps(row=keeps, history="no", result="no", flushall="all jobs", kill="never"),
+        keeps=KeptData(row=keeps, history="no", result="no", flushall="all jobs", kill="never"),
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from bench.compare.contestant import read_contestant, read_contestants
 from bench.compare.counters import Counters
-from bench.compare.databases import named
+from bench.compare.databases import with_database
 from bench.peers import contract
 
 
@@ -31,7 +31,8 @@ def test_counter_with_several_threads_counts_all_jobs(counters: Counters) -> Non
     assert counters.read().handled == 0
     before = time.monotonic()
     threads = [
-        threading.Thread(target=lambda: [contract.count() for _ in range(500)]) for _ in range(4)
+        threading.Thread(target=lambda: [contract.count_job() for _ in range(500)])
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -43,8 +44,8 @@ def test_counter_with_several_threads_counts_all_jobs(counters: Counters) -> Non
 
 
 async def test_counters_of_two_processes_are_added(counters: Counters) -> None:
-    contract.count()
-    code = "from bench.peers.contract import count; count(); count()"
+    contract.count_job()
+    code = "from bench.peers.contract import count_job; count_job(); count_job()"
     root = str(Path(contract.__file__).parents[2])
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, env={**os.environ, "PYTHONPATH": root}
@@ -64,11 +65,11 @@ async def test_submits_in_flight_are_limited() -> None:
         seen.append(number)
         running -= 1
 
-    await contract.in_flight(20, 4, submit)
+    await contract.submit_concurrently(20, 4, submit)
     assert sorted(seen) == list(range(20))
     assert peak == 4
     blocking: list[int] = []
-    contract.in_flight_in_threads(20, 4, blocking.append)
+    contract.submit_concurrently_in_threads(20, 4, blocking.append)
     assert sorted(blocking) == list(range(20))
 
 
@@ -78,7 +79,7 @@ async def test_batches_cover_all_numbers() -> None:
     async def submit(numbers: range) -> None:
         seen.extend(numbers)
 
-    await contract.in_batches(25, 10, submit, at_once=2)
+    await contract.submit_in_batches(25, 10, submit, at_once=2)
     assert sorted(seen) == list(range(25))
 
 
@@ -136,4 +137,7 @@ def test_incomplete_peer_toml_is_named_in_the_error(tmp_path: Path) -> None:
 
 
 def test_database_url_with_another_name_keeps_the_server() -> None:
-    assert named("postgresql://a:b@h:1/x?sslmode=off", "y") == "postgresql://a:b@h:1/y?sslmode=off"
+    assert (
+        with_database("postgresql://a:b@h:1/x?sslmode=off", "y")
+        == "postgresql://a:b@h:1/y?sslmode=off"
+    )

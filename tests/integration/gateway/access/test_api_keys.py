@@ -26,7 +26,7 @@ from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from support.access import Metadata, bearer, caller
-from support.gateway import TIMEOUT, refused
+from support.gateway import TIMEOUT, rpc_error
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def access(channel: grpc.aio.Channel) -> AccessServiceStub:
 
 
 async def test_call_without_credential_is_unauthenticated(jobs: JobServiceStub) -> None:
-    error = await refused(jobs.GetStats(GetStatsRequest()))
+    error = await rpc_error(jobs.GetStats(GetStatsRequest()))
     assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
 
 
@@ -72,7 +72,7 @@ async def test_viewer_cannot_submit(
     created = await access.CreateApiKey(
         CreateApiKeyRequest(principal="tv", role=ROLE_VIEWER), metadata=admin
     )
-    error = await refused(
+    error = await rpc_error(
         jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email")), metadata=bearer(created.secret))
     )
     assert (error.code, error.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
@@ -82,7 +82,7 @@ async def test_viewer_cannot_submit(
 async def test_admin_cannot_grant_more_than_its_own_rights(
     access: AccessServiceStub, admin: Metadata
 ) -> None:
-    error = await refused(
+    error = await rpc_error(
         access.CreateApiKey(CreateApiKeyRequest(principal="x", role=ROLE_PLATFORM), metadata=admin)
     )
     assert error.code is grpc.StatusCode.PERMISSION_DENIED
@@ -103,11 +103,11 @@ async def test_revocation_ends_calls_and_streams_of_the_key(
         while await stream.read() is not grpc.aio.EOF:
             pass
 
-    error = await refused(drain())
+    error = await rpc_error(drain())
     assert (error.code, error.reason) == (
         grpc.StatusCode.UNAUTHENTICATED,
         "CREDENTIAL_CHANGED",
     )
     assert error.metadata == {"cursor": first.cursor}
-    again = await refused(jobs.GetStats(GetStatsRequest(), metadata=bearer(created.secret)))
+    again = await rpc_error(jobs.GetStats(GetStatsRequest(), metadata=bearer(created.secret)))
     assert again.reason == "UNAUTHENTICATED"

@@ -23,12 +23,12 @@ from support.jobs import history, submit, submit_many
 from support.retention import prune
 from support.until import until
 from support.watching import (
+    EventId,
     ManualTail,
-    Name,
     Reader,
+    event_ids,
     follow_job,
     follow_jobs,
-    names,
     watching,
 )
 
@@ -53,10 +53,10 @@ async def cancel(database: Database, *jobs: Job) -> None:
             await cancel_job(connection, tenant=job.tenant, job_id=job.id)
 
 
-async def read_log_names(database: Database) -> list[Name]:
+async def read_log_names(database: Database) -> list[EventId]:
     async with database.transaction() as connection:
         page = await read_range(connection, after=BEGINNING, through=end_of(2**62), limit=10_000)
-    return names(list(page.events))
+    return event_ids(list(page.events))
 
 
 async def until_expired(reader: Reader) -> str:
@@ -90,7 +90,7 @@ async def test_pruned_cursor_expires_with_the_new_start(watch: Watch, database: 
     again = follow_jobs(watch, oldest)
     await until_caught_up(again)
     await again.has(1)
-    assert again.names == [(newer.id, 1)]
+    assert again.event_ids == [(newer.id, 1)]
     await again.cancel()
     with pytest.raises(JobNotFound):
         await follow_job(watch, old.id).end()
@@ -106,12 +106,12 @@ async def test_live_stream_survives_pruning(watch: Watch, database: Database):
     assert (await prune(database)).jobs == 5
     (new,) = await submit_many(database, 1)
     await reader.has(11)
-    assert reader.names[-1] == (new.id, 1)
+    assert reader.event_ids[-1] == (new.id, 1)
     assert watch.gauges.catch_ups == 0
     # All sent events are pruned, but the stream's cursor is still valid.
     again = follow_jobs(watch, reader.pages[-2].cursor)
     await again.has(1)
-    assert again.names == [(new.id, 1)]
+    assert again.event_ids == [(new.id, 1)]
     await again.cancel()
     await reader.cancel()
 
@@ -130,7 +130,7 @@ async def test_stream_continues_after_all_events_were_pruned(
         (new,) = await submit_many(database, 1)
         again = follow_jobs(other, now)
         await again.has(1)
-        assert again.names == [(new.id, 1)]
+        assert again.event_ids == [(new.id, 1)]
         await again.cancel()
 
 
@@ -142,7 +142,7 @@ async def test_pruned_events_of_another_tenant_leave_no_gap(watch: Watch, databa
     assert (await prune(database, tenant="other")).jobs == 1
     reader = follow_jobs(watch, before)
     await reader.has(1)
-    assert reader.names == [(ours.id, 1)]
+    assert reader.event_ids == [(ours.id, 1)]
     await reader.cancel()
 
 
@@ -180,7 +180,7 @@ async def test_stream_that_reads_during_pruning_has_no_gap(
         await asyncio.gather(read(), prune_all())
     for reader in readers:
         await until(lambda reader=reader: ended(reader))
-        assert reader.names == everything[: len(reader.events)]
+        assert reader.event_ids == everything[: len(reader.events)]
         if reader.task.done():
             await until_expired(reader)
         else:
@@ -209,7 +209,7 @@ async def test_page_pruned_during_its_read_is_not_sent(
         page = await read_range(*args, **options)
         if pruned == "behind":
             assert (await prune(database)).jobs == 3
-            assert names(list(page.events)) == everything
+            assert event_ids(list(page.events)) == everything
         return page
 
     monkeypatch.setattr(past, "read_range", read_and_prune)
@@ -219,7 +219,7 @@ async def test_page_pruned_during_its_read_is_not_sent(
     monkeypatch.undo()
     again = follow_jobs(watch, oldest)
     await again.has(1)
-    assert again.names == [(kept.id, 1)]
+    assert again.event_ids == [(kept.id, 1)]
     await again.cancel()
 
 
@@ -249,7 +249,7 @@ async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, dat
     await of_kept.has(2)
     await of_kept.end()
     await again.has(2)
-    assert again.names == [(later.id, 1), (kept.id, 2)]
+    assert again.event_ids == [(later.id, 1), (kept.id, 2)]
     assert watch.gauges.gaps == 0
     await again.cancel()
 
@@ -265,7 +265,7 @@ async def test_suspension_keeps_streams_of_unpruned_tenants(watch: Watch, databa
         (second,) = await submit_many(database, 1)
     (third,) = await submit_many(database, 1)
     await reader.has(3)
-    assert reader.names == [(first.id, 1), (second.id, 1), (third.id, 1)]
+    assert reader.event_ids == [(first.id, 1), (second.id, 1), (third.id, 1)]
     await reader.cancel()
 
 

@@ -43,7 +43,7 @@ from support.subscribing import (
     until_standby,
 )
 from support.until import until
-from support.watching import Name, Reader, names, subscriptions, watching
+from support.watching import EventId, Reader, event_ids, subscriptions, watching
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def test_only_unacknowledged_events_are_sent_again(watch: Watch, database:
     again = subscribe(watch, "one")
     await again.has(1)
     await until_receiving(again)
-    assert again.names == first.names[4:]
+    assert again.event_ids == first.event_ids[4:]
     await again.cancel()
 
 
@@ -148,7 +148,7 @@ async def test_consumer_at_another_gateway_takes_over_at_once(
     assert len(second.pages) == 1
     await one.cancel()
     await second.has(2, within=5)
-    assert second.names == one.names[3:]
+    assert second.event_ids == one.event_ids[3:]
     with pytest.raises(SubscriptionTaken):
         await ack(database, watch, one.pages[-1].cursor)
     await ack(database, watch, second.pages[-1].cursor)
@@ -456,7 +456,7 @@ async def test_subscription_continues_after_pruned_events(watch: Watch, database
     assert await ack(database, watch, caught.value.oldest_cursor)
     again = subscribe(watch, "one")
     await again.has(2)
-    assert again.names == everything.names[2:]
+    assert again.event_ids == everything.event_ids[2:]
     await again.cancel()
 
 
@@ -586,18 +586,18 @@ async def consume(
     database: Database,
     consumer: str,
     chance: random.Random,
-    acknowledged: list[Name],
+    acknowledged: list[EventId],
 ) -> None:
     """Watch, acknowledge, and resume after cuts, at random times."""
     while True:
         watch = chance.choice(gateways.watches)
-        received: list[Name] = []
+        received: list[EventId] = []
         left = chance.randint(1, 8)
         try:
             stream = watch.watch_subscription(DEFAULT_TENANT, NAME, consumer)
             async with aclosing(stream) as pages:
                 async for page in pages:
-                    received += names(page.events)
+                    received += event_ids(page.events)
                     if page.mark is Mark.STANDBY:
                         continue
                     if chance.random() < 0.6:
@@ -620,7 +620,7 @@ async def test_every_event_is_acknowledged_once_despite_restarts(
     await create(database, queues=frozenset(["yes"]))
     gateways = Gateways(settings, chance)
     await gateways.start()
-    acknowledged: list[Name] = []
+    acknowledged: list[EventId] = []
     consumers = [
         asyncio.create_task(
             consume(gateways, database, f"c{n}", random.Random(f"{seed} {n}"), acknowledged)

@@ -22,7 +22,7 @@ from headrace_core.store.sql.database import Database
 from support.jobs import submit, submit_many
 from support.proxy import Proxy
 from support.until import until
-from support.watching import ManualTail, OpenWriter, foreign_transaction, names, open_writer
+from support.watching import ManualTail, OpenWriter, event_ids, foreign_transaction, open_writer
 from support.workers import ending, register, start, write_ends
 
 NewTail = Callable[..., Awaitable[ManualTail]]
@@ -66,13 +66,13 @@ async def test_early_transaction_with_late_commit_is_not_missed(crowd: Database,
     (first,), (second,) = await early.submit(), await late.submit()
     await late.commit()
     await tail.run()
-    assert names(tail.visible) == [(second, 1)]
+    assert event_ids(tail.visible) == [(second, 1)]
     assert tail.settled == []
 
     await early.commit()
     await tail.run()
-    assert names(tail.visible) == [(second, 1), (first, 1)]
-    assert names(tail.settled) == [(first, 1), (second, 1)]
+    assert event_ids(tail.visible) == [(second, 1), (first, 1)]
+    assert event_ids(tail.settled) == [(first, 1), (second, 1)]
     await tail.run()
     assert len(tail.visible) == len(tail.settled) == 2
 
@@ -86,9 +86,9 @@ async def test_transaction_open_at_the_start_is_not_missed(crowd: Database, new_
     assert tail.visible == []
     await early.commit()
     await tail.run()
-    assert names(tail.visible) == [(first, 1)]
+    assert event_ids(tail.visible) == [(first, 1)]
     # The events were visible before the tail started, and settle later.
-    assert names(tail.settled) == [(first, 1), (before.id, 1)]
+    assert event_ids(tail.settled) == [(first, 1), (before.id, 1)]
 
 
 async def test_rolled_back_transaction_delays_nothing(crowd: Database, new_tail: NewTail):
@@ -98,7 +98,7 @@ async def test_rolled_back_transaction_delays_nothing(crowd: Database, new_tail:
     job = await submit(crowd)
     await writer.roll_back()
     await tail.run()
-    assert names(tail.visible) == names(tail.settled) == [(job.id, 1)]
+    assert event_ids(tail.visible) == event_ids(tail.settled) == [(job.id, 1)]
 
 
 async def test_foreign_transaction_delays_only_the_settled_view(crowd: Database, new_tail: NewTail):
@@ -201,7 +201,7 @@ async def test_postgresql_outage_loses_no_event(settings: Settings, database: Da
             return True
 
         await until(is_reachable)
-        assert names(tail.visible) == names(tail.settled) == [(first.id, 1), (second.id, 1)]
+        assert event_ids(tail.visible) == event_ids(tail.settled) == [(first.id, 1), (second.id, 1)]
     finally:
         await cut_off.close()
         await proxy.cut()

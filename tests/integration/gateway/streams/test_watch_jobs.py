@@ -106,7 +106,7 @@ async def test_every_cursor_resumes_at_any_gateway(
             again = follow_jobs(other, page.cursor)
             await until_live(again)
             await again.has(len(behind))
-            assert again.names == behind
+            assert again.event_ids == behind
             await again.cancel()
     await reader.cancel()
     cursors = await cursor_places(database, reader)
@@ -255,7 +255,7 @@ async def test_slow_stream_catches_up_from_the_store(
         await other.cancel()
         reader = Reader(stream)
         await reader.has(140)
-        assert len(set(reader.names)) == len(reader.names) == 140
+        assert len(set(reader.event_ids)) == len(reader.event_ids) == 140
         cursors = await cursor_places(database, reader)
         assert cursors == sorted(cursors)
         assert watch.gauges.catch_ups >= 1
