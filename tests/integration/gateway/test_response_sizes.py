@@ -29,15 +29,9 @@ from headrace_core.domain.limits import MAX_DOCUMENT_BYTES, MAX_LABELS
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_gateway.grpc.data import MAX_VALUE_BYTES
-from headrace_gateway.grpc.server import MAX_RESPONSE_BYTES
+from headrace_gateway.grpc.server import MAX_RESPONSE_BYTES, SERVICE_DESCRIPTORS
 from support.gateway import TIMEOUT, FakeWorker
 
-SERVICES = (
-    js.DESCRIPTOR.services_by_name["JobService"],
-    hs.DESCRIPTOR.services_by_name["HandlerService"],
-    ss.DESCRIPTOR.services_by_name["SubscriptionService"],
-    acs.DESCRIPTOR.services_by_name["AccessService"],
-)
 # A number takes eleven bytes in a Value. The first document is as large as a Value may be.
 # Responses show the second document as text.
 NUMBERS = "[" + ",".join("0" * (MAX_VALUE_BYTES // 11 - 2)) + "]"
@@ -419,7 +413,9 @@ SIZES_BY_RPC = {
 
 
 def test_every_rpc_has_a_row_in_the_size_table() -> None:
-    assert {method.name for service in SERVICES for method in service.methods} == set(SIZES_BY_RPC)
+    assert {method.name for service in SERVICE_DESCRIPTORS for method in service.methods} == set(
+        SIZES_BY_RPC
+    )
 
 
 async def test_every_response_fits_a_default_client(filled: FilledPlatform) -> None:

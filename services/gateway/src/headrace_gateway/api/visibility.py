@@ -22,9 +22,9 @@ from headrace_core.store.sql.connection import Connection
 from headrace_gateway.calls.call import Call
 from headrace_gateway.streams import WatchPage
 
-# The fields of a job and of an event that `payload:read` protects, by their names in the API.
+# The job fields that `payload:read` protects, by their names in the API. An event has the output or
+# the error message.
 WITHHELD_JOB_FIELDS: Final = ("payload", "result", "error.message", "error.stack_trace")
-WITHHELD_EVENT_FIELDS: Final = ("output", "error.message")
 
 
 def check_visible(call: Call, job: Job) -> None:
@@ -122,7 +122,7 @@ def visible_events(call: Call, events: Sequence[JobEvent]) -> Sequence[JobEvent]
             event,
             output=None,
             error=_withheld(event.error),
-            withheld=WITHHELD_EVENT_FIELDS,
+            withheld=("output",) if event.error is None else ("error.message",),
         )
         for event in events
     ]

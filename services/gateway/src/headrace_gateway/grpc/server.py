@@ -30,10 +30,9 @@ SUBSCRIPTIONS: Final = subscription_service_pb2.DESCRIPTOR.services_by_name["Sub
 ACCESS: Final = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"]
 _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
+SERVICE_DESCRIPTORS: Final = (JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS)
 # The full names of Headrace's services.
-SERVICES: Final = tuple(
-    str(service.full_name) for service in (JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS)
-)
+SERVICES: Final = tuple(str(service.full_name) for service in SERVICE_DESCRIPTORS)
 
 # gRPC clients reject larger messages by default. Every response is smaller, whatever it contains.
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
