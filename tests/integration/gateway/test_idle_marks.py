@@ -130,7 +130,7 @@ async def test_idle_interval_out_of_range_is_invalid(
 
 
 def test_longest_idle_setting_is_half_the_client_timeout():
-    longest = Timing().silence / 2
+    longest = Timing().max_silence / 2
     assert Settings(stream_idle=longest).stream_idle == longest
     with pytest.raises(ValidationError, match="stream_idle"):
         Settings(stream_idle=longest + 0.1)

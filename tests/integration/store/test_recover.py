@@ -214,7 +214,7 @@ async def test_waiting_job_expires_at_its_deadline(database: Database) -> None:
         assert job.state is JobState.FAILED
         assert job.error is not None
         assert (job.error.type, job.error.retryable) == ("DEADLINE_EXCEEDED", False)
-        assert job.error.message.endswith(f"while it was {state}")
+        assert job.error.message.endswith(f"while the job was {state}")
         assert_legal(job, await history(database, job.id))
 
 
