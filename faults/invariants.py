@@ -150,17 +150,17 @@ def _compare(stream: StreamLog, wanted: set[EventId]) -> Iterator[str]:
         if shown.name not in seen:
             before = max(before, highest.get(shown.job_id, 0))
         if shown.name in connection_seen:
-            yield f"{stream.name} showed {shown.name} twice on one connection"
+            yield f"{stream.name} delivered {shown.name} twice on one connection"
         elif shown.seq < before:
-            yield f"{stream.name} showed {shown.name} after number {before}"
+            yield f"{stream.name} delivered {shown.name} after number {before}"
         seen.add(shown.name)
         connection_seen.add(shown.name)
         for numbers in (highest, connection_highest):
             numbers[shown.job_id] = max(shown.seq, numbers.get(shown.job_id, 0))
     for name in sorted(wanted - seen):
-        yield f"{stream.name} did not show {name}"
+        yield f"{stream.name} did not deliver {name}"
     for name in sorted(seen - wanted):
-        yield f"{stream.name} showed {name}, which does not match its filter"
+        yield f"{stream.name} delivered {name}, which does not match its filter"
 
 
 def _never_early(evidence: Evidence) -> Verdict:
@@ -231,7 +231,7 @@ def _tenants_isolated(evidence: Evidence) -> Verdict:
         for shown in stream.shown:
             job = evidence.jobs.get(shown.job_id)
             if job is not None and job.tenant != stream.wanted.tenant:
-                broken.append(f"{stream.name} showed {shown.name} of tenant {job.tenant}")
+                broken.append(f"{stream.name} delivered {shown.name} of tenant {job.tenant}")
     return Verdict(looked_at, tuple(broken))
 
 

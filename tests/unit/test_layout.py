@@ -39,7 +39,7 @@ def test_short_file_is_imported_by_several_files() -> None:
             if target in importers and target != name:
                 importers[target].add(name)
     fragments = {
-        f"{name} ({lines} lines), imported_names by {importers[name]}"
+        f"{name} ({lines} lines), imported by {importers[name]}"
         for name, file in found.items()
         if file.stem not in {"__init__", "__main__"}
         and (lines := len(file.read_text().splitlines())) < MIN_LINES

@@ -27,7 +27,9 @@ from support.warm_cli import warm_cli
 PAGE_SIZES = {"ListHandlers": 1, "ListJobEvents": 2, "ListJobOutput": 1}
 
 
-def refusal(code, reason=None, *, message="rejected by the test", retry_ms=None, metadata=None):
+def rejection_status(
+    code, reason=None, *, message="rejected by the test", retry_ms=None, metadata=None
+):
     """Return the status of a rejected call; without a reason, it is like a proxy's."""
     return Refusal(
         code=code.name,
@@ -58,7 +60,7 @@ class Faults(Calls):
         if platform.unavailable:
             platform.unavailable -= 1
             raise CallError(
-                refusal(
+                rejection_status(
                     grpc.StatusCode.UNAVAILABLE,
                     "UNAVAILABLE",
                     message="postgresql is not available; try again",
@@ -67,11 +69,13 @@ class Faults(Calls):
                 )
             )
         if platform.reject_with is not None:
-            raise CallError(refusal(*platform.reject_with))
+            raise CallError(rejection_status(*platform.reject_with))
         while platform.silent:
             await platform.changed.wait()
             if platform.deadline_exceeded:
-                raise CallError(refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"))
+                raise CallError(
+                    rejection_status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+                )
 
     async def responses(self, call, stream):
         platform = self._platform
@@ -89,7 +93,7 @@ class Faults(Calls):
                     yield type(response)(mark=WATCH_MARK_IDLE)
                 yield response
                 if platform.cut_at_mark and response.mark == WATCH_MARK_CAUGHT_UP:
-                    raise CallError(refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"))
+                    raise CallError(rejection_status(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"))
 
     async def _counted(self, call, stream):
         """Yield the responses of a stream, and count its start and its end."""
@@ -98,7 +102,7 @@ class Faults(Calls):
         key = getattr(request, "job_id", "") or getattr(request, "name", "") or "*"
         submits = call.method == "SubmitAndWatch"
         if not submits:
-            platform.watchers[key] += 1
+            platform.started_streams[key] += 1
             # The stream reads its position first.
             asyncio.get_running_loop().call_soon(platform.wake)
         try:
@@ -107,11 +111,11 @@ class Faults(Calls):
             async for response in stream:
                 if submits and response.HasField("job"):
                     key = response.job.id
-                    platform.watchers[key] += 1
+                    platform.started_streams[key] += 1
                     platform.wake()
                 yield response
         finally:
-            platform.left[key] += 1
+            platform.ended_streams[key] += 1
             platform.wake()
 
 
@@ -133,8 +137,9 @@ class Platform(FakeGateway):
         reading: whether new streams wait before their first response, as if they read history.
         cut_at_mark: whether streams are cut after their caught-up mark.
         room: the number of messages with events that may still be sent; None means any number.
-        watchers: the number of started streams by job id or subscription name; `*` for WatchJobs.
-        left: the number of ended streams, with the same keys.
+        started_streams: the number of started streams, by job id or subscription name; `*` for
+            WatchJobs.
+        ended_streams: the number of ended streams, with the same keys.
     """
 
     def __init__(self):
@@ -153,8 +158,8 @@ class Platform(FakeGateway):
         self.reading = False
         self.cut_at_mark = False
         self.room = None
-        self.watchers = Counter()
-        self.left = Counter()
+        self.started_streams = Counter()
+        self.ended_streams = Counter()
 
     @property
     def seen(self):
@@ -186,10 +191,10 @@ class Platform(FakeGateway):
     def wake(self):
         self._jobs.notify()
 
-    def methods(self):
+    def called_methods(self):
         return [call.method for call in self.seen]
 
-    def last(self, method):
+    def last_request(self, method):
         return next(call.request for call in reversed(self.seen) if call.method == method)
 
     def acks(self):
@@ -201,13 +206,13 @@ class Platform(FakeGateway):
         """End every stream like a gateway that shuts down."""
         self.end(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_ms=0)
 
-    def slow(self):
+    def end_as_slow(self):
         """End every stream like a gateway whose client does not read."""
         self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER")
 
     def end(self, code, reason=None, *, retry_ms=None):
         """End every stream with a status (None: OK). Without a reason, it is like a proxy's."""
-        self._calls.cut(None if code is None else refusal(code, reason, retry_ms=retry_ms))
+        self._calls.cut(None if code is None else rejection_status(code, reason, retry_ms=retry_ms))
 
     async def until(self, condition):
         async with asyncio.timeout(30):

@@ -34,7 +34,7 @@ async def test_unavailable_call_fails_after_its_retries(server, platform):
             await client.stats()
 
     assert len(platform.seen) == 3
-    assert caught.value.refusal.metadata == {"dependency": "postgresql"}
+    assert caught.value.rejection_status.metadata == {"dependency": "postgresql"}
 
 
 async def test_call_cancelled_by_a_stopping_server_is_retried(server, platform):
@@ -63,7 +63,7 @@ async def test_retries_end_before_the_deadline(server, platform):
             await client.stats()
 
     assert time.monotonic() - start < 5
-    assert caught.value.refusal.retry_after.total_seconds() == 60
+    assert caught.value.rejection_status.retry_after.total_seconds() == 60
     assert len(platform.seen) == 1
 
 
@@ -107,7 +107,7 @@ async def test_client_uses_the_first_reachable_gateway(server, platform):
         await client.stats()
         await client.stats()
 
-    assert platform.methods() == ["GetStats", "GetStats"]
+    assert platform.called_methods() == ["GetStats", "GetStats"]
 
 
 async def test_call_switches_to_another_gateway(server, second_server, platform):
@@ -140,12 +140,12 @@ async def test_cut_watch_yields_each_event_once(server, platform):
 
         ahead = asyncio.create_task(anext(events))
         platform.cut()
-        await platform.until(lambda: platform.watchers[job.id] == 2)
+        await platform.until(lambda: platform.started_streams[job.id] == 2)
         platform.finish(job.id)
         seen += [await ahead, *[event async for event in events]]
 
     assert [event.seq for event in seen] == [1, 2, 3]
-    assert platform.last("WatchJob").after_seq == 1
+    assert platform.last_request("WatchJob").after_seq == 1
 
 
 async def test_watch_resumes_at_another_gateway(server, second_server, platform):
@@ -156,7 +156,7 @@ async def test_watch_resumes_at_another_gateway(server, second_server, platform)
 
         await server.stop()
         ahead = asyncio.create_task(anext(events))
-        await platform.until(lambda: platform.watchers[job.id] == 2)
+        await platform.until(lambda: platform.started_streams[job.id] == 2)
         platform.finish(job.id)
         seen += [await ahead, *[event async for event in events]]
 
@@ -172,7 +172,7 @@ async def test_watch_resumes_after_a_restart_of_the_gateway(server, platform):
         await server.stop()
         ahead = asyncio.create_task(anext(events))
         await server.start()
-        await platform.until(lambda: platform.watchers[job.id] == 2)
+        await platform.until(lambda: platform.started_streams[job.id] == 2)
         platform.finish(job.id)
         seen += [await ahead, *[event async for event in events]]
 
@@ -186,7 +186,7 @@ async def test_cut_submit_and_watch_attaches_to_the_same_job(server, platform):
 
         ahead = asyncio.create_task(anext(events))
         platform.cut()
-        await platform.until(lambda: platform.watchers[seen[0].job_id] == 2)
+        await platform.until(lambda: platform.started_streams[seen[0].job_id] == 2)
         platform.finish(seen[0].job_id)
         seen += [await ahead, *[event async for event in events]]
 
@@ -214,7 +214,7 @@ async def test_closed_watch_ends_its_stream(server, platform):
         await anext(events)
         await events.aclose()
 
-        await platform.until(lambda: platform.left[job.id] == 1)
+        await platform.until(lambda: platform.ended_streams[job.id] == 1)
 
 
 class RejectingInterceptor(grpc.aio.ServerInterceptor):
@@ -259,7 +259,7 @@ async def test_error_without_details_is_mapped_by_its_code(platform, code, error
     await server.stop(None)
 
     assert type(caught.value) is error
-    assert caught.value.refusal.code == code.name
+    assert caught.value.rejection_status.code == code.name
 
 
 async def test_request_rejected_by_grpc_raises_limit_exceeded(server):

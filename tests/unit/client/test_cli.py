@@ -44,7 +44,7 @@ async def test_submit_passes_all_options(run, platform):
         *("--no-retry-on", "ValueError", "--no-retry-on", "TIMEOUT", "--request-id", "order-17"),
     )
 
-    request = platform.last("SubmitJob")
+    request = platform.last_request("SubmitJob")
     spec = request.job
     assert (spec.type, spec.queue, spec.priority) == ("email", "mail", -5)
     assert (spec.payload.json, dict(spec.labels)) == (b"[1]", {"a": "b", "c": "d=e"})
@@ -61,7 +61,7 @@ async def test_submit_passes_all_options(run, platform):
 async def test_submit_with_at_sets_the_schedule_time(run, platform):
     await submit(run, "later", "--at", "2030-01-02T03:04:05+01:00")
 
-    at = platform.last("SubmitJob").job.schedule_time.ToDatetime(tzinfo=UTC)
+    at = platform.last_request("SubmitJob").job.schedule_time.ToDatetime(tzinfo=UTC)
     assert at == datetime(2030, 1, 2, 2, 4, 5, tzinfo=UTC)
 
 
@@ -69,11 +69,11 @@ async def test_submit_reads_the_payload_from_file_or_stdin(run, platform, tmp_pa
     file = tmp_path / "payload.json"
     file.write_text('{"from": "file"}')
     await submit(run, "wait", f"@{file}")
-    assert json.loads(platform.last("SubmitJob").job.payload.json) == {"from": "file"}
+    assert json.loads(platform.last_request("SubmitJob").job.payload.json) == {"from": "file"}
 
     ended = await run("submit", "wait", "-", stdin='{"from": "stdin"}')
     assert ended.code == 0
-    assert json.loads(platform.last("SubmitJob").job.payload.json) == {"from": "stdin"}
+    assert json.loads(platform.last_request("SubmitJob").job.payload.json) == {"from": "stdin"}
 
 
 async def test_submit_prints_the_job_as_json(run):
@@ -145,7 +145,7 @@ async def test_failed_job_has_exit_code_1(run):
 
 async def test_cancelled_job_has_exit_code_1(run, start, platform):
     process = await start("submit", "wait", "--wait")
-    await platform.until(lambda: sum(platform.watchers.values()))
+    await platform.until(lambda: sum(platform.started_streams.values()))
     ended = await run("cancel", next(iter(platform.jobs)))
     assert ended.code == 0
 
@@ -214,7 +214,9 @@ async def test_rejected_request_has_exit_code_2(run):
 async def test_watch_follows_given_jobs_to_their_ends(run, start, platform):
     first, second = await submit(run, "wait"), await submit(run, "wait")
     process = await start("watch", first, second)
-    await platform.until(lambda: platform.watchers[first] and platform.watchers[second])
+    await platform.until(
+        lambda: platform.started_streams[first] and platform.started_streams[second]
+    )
     platform.finish(first)
     platform.finish(second)
 
@@ -239,7 +241,7 @@ async def test_watch_follows_matching_jobs_until_ctrl_c(run, start, platform):
         *("watch", "--queue", "mail", "--label", "team=ops", "--type", "wait"),
         *("--state", "queued", "--state", "RUNNING", "-o", "jsonl"),
     )
-    await platform.until(lambda: platform.watchers["*"])
+    await platform.until(lambda: platform.started_streams["*"])
     job = await submit(run, "wait", "--queue", "mail", "--label", "team=ops")
     await submit(run, "wait", "--queue", "mail")
     async with asyncio.timeout(30):
@@ -256,13 +258,13 @@ async def test_watch_follows_matching_jobs_until_ctrl_c(run, start, platform):
     assert f"resume with --since {events[-1]['cursor']}".encode() in err
     assert b"Traceback" not in err
     assert events[-1]["cursor"]
-    states = platform.last("WatchJobs").filter.states
+    states = platform.last_request("WatchJobs").filter.states
     assert list(states) == [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_RUNNING]
 
 
 async def test_interrupted_json_watch_is_valid_json(run, start, platform):
     process = await start("watch", "-o", "json")
-    await platform.until(lambda: platform.watchers["*"])
+    await platform.until(lambda: platform.started_streams["*"])
     await submit(run, "fails")
     async with asyncio.timeout(30):
         lines = [await process.stdout.readline() for _ in range(4)]
@@ -348,7 +350,7 @@ async def test_summary_stays_below_the_board_after_ctrl_c(start, run, platform, 
     )
     os.close(theirs)
     async with asyncio.timeout(30):
-        await platform.until(lambda: sum(platform.watchers.values()))
+        await platform.until(lambda: sum(platform.started_streams.values()))
         platform.progress(job, 0.25, "a quarter")
         await asyncio.to_thread(read_until, ours, b"a quarter")
         process.send_signal(signal.SIGINT)
@@ -394,7 +396,7 @@ async def test_subscription_is_created_listed_shown_and_deleted(run, platform):
     again = await run(*create, *options, "-o", "json")
     assert (again.json["name"], again.json["created"]) == ("billing", False)
     assert "already exists" in again.err
-    request = platform.last("CreateSubscription")
+    request = platform.last_request("CreateSubscription")
     assert (request.filter.batch_id, request.cursor) == (batch, "0")
     assert (await run(*create)).code == 2
 
@@ -481,7 +483,7 @@ async def test_second_consumer_waits_on_standby(run, start, platform):
     assert "waiting on standby" in ended.err
 
     process = await start("subscription", "watch", "billing")
-    await platform.until(lambda: platform.watchers["billing"] == 2)
+    await platform.until(lambda: platform.started_streams["billing"] == 2)
     platform.release("billing")
     await submit(run, "fails")
     async with asyncio.timeout(30):
@@ -572,7 +574,7 @@ async def test_list_options_become_a_filter(run, platform):
         *("--queue", 'a"b', "--type", "email", "--label", "team=ml"),
     )
 
-    assert platform.last("ListJobs").filter == (
+    assert platform.last_request("ListJobs").filter == (
         "priority > 3 AND (state = FAILED OR state = CANCELLED)"
         ' AND queue = "a\\"b" AND type = "email" AND labels.team = "ml"'
     )

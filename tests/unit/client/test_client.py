@@ -84,7 +84,7 @@ async def test_submit_sends_all_fields_of_a_spec(client, platform):
         request_id="order-17",
     )
 
-    request = platform.last("SubmitJob")
+    request = platform.last_request("SubmitJob")
     assert request.request_id == "order-17"
     spec = request.job
     assert json.loads(spec.payload.json) == {"to": "ä@example.org", "big": 2**60}
@@ -123,7 +123,7 @@ async def test_delay_is_sent_as_schedule_time(client, platform):
     job = await client.submit("later", delay=timedelta(minutes=1))
 
     assert job.job.state is JobState.SCHEDULED
-    at = platform.last("SubmitJob").job.schedule_time.ToDatetime(tzinfo=UTC)
+    at = platform.last_request("SubmitJob").job.schedule_time.ToDatetime(tzinfo=UTC)
     assert before + timedelta(minutes=1) <= at <= datetime.now(UTC) + timedelta(minutes=1)
 
 
@@ -179,7 +179,7 @@ async def test_invalid_request_lists_every_violation(client):
         await client.submit("invalid type", priority=101)
 
     assert [v.field for v in caught.value.violations] == ["job.type", "job.priority"]
-    assert caught.value.refusal.code == "INVALID_ARGUMENT"
+    assert caught.value.rejection_status.code == "INVALID_ARGUMENT"
 
 
 async def test_unknown_job_is_not_found(client):
@@ -213,7 +213,7 @@ async def test_result_of_a_cancelled_job_raises_job_cancelled(client):
 async def test_result_returns_at_the_end_of_the_job(client, platform):
     job = await client.submit("wait")
     result = asyncio.create_task(job.result())
-    await platform.until(lambda: platform.watchers[job.id])
+    await platform.until(lambda: platform.started_streams[job.id])
 
     platform.finish(job.id, result={"ok": True})
 
@@ -242,7 +242,7 @@ async def test_result_of_a_requeued_job_waits_for_its_new_end(client, platform):
         await job.result()
     assert (await job.retry()).state is JobState.QUEUED
     result = asyncio.create_task(client.job(job.id).result())
-    await platform.until(lambda: platform.watchers[job.id] == 2)
+    await platform.until(lambda: platform.started_streams[job.id] == 2)
 
     platform.finish(job.id, result="better")
 
@@ -265,7 +265,7 @@ async def test_submit_many_sends_one_request(client, platform):
     assert len(batch) == len({job.id for job in batch}) == 1000
     assert batch.id
     assert batch[7].job.batch_id == batch.id
-    assert platform.methods() == ["BatchSubmitJobs"]
+    assert platform.called_methods() == ["BatchSubmitJobs"]
 
 
 @pytest.mark.parametrize("count", [0, 1001])
@@ -333,7 +333,7 @@ async def test_submit_and_watch_is_one_call(client, platform):
     events = [event async for event in client.submit_and_watch("square_sum", {"data": [3]})]
 
     assert [event.seq for event in events] == [1, 2, 3, 4, 5]
-    assert platform.methods() == ["SubmitAndWatch"]
+    assert platform.called_methods() == ["SubmitAndWatch"]
 
 
 async def test_list_yields_all_pages_of_jobs(client, platform):
@@ -342,8 +342,8 @@ async def test_list_yields_all_pages_of_jobs(client, platform):
     jobs = [job async for job in client.list(filter="type = wait", page_size=3)]
 
     assert len({job.id for job in jobs}) == 7
-    assert platform.methods().count("ListJobs") == 3
-    assert platform.last("ListJobs").filter == "type = wait"
+    assert platform.called_methods().count("ListJobs") == 3
+    assert platform.last_request("ListJobs").filter == "type = wait"
 
 
 async def test_events_yields_all_pages(client, platform):
@@ -351,7 +351,7 @@ async def test_events_yields_all_pages(client, platform):
 
     assert [event.seq async for event in client.events(job.id)] == [1, 2, 3, 4, 5]
     assert [event.seq async for event in client.events(job.id, after_seq=3)] == [4, 5]
-    assert platform.methods().count("ListJobEvents") == 4
+    assert platform.called_methods().count("ListJobEvents") == 4
 
 
 async def test_stats_and_handlers_are_returned(client, platform):
@@ -433,7 +433,7 @@ async def test_after_seq_beyond_the_end_yields_only_larger_numbers(server, platf
         assert [event async for event in client.events(job.id, after_seq=3)] == []
 
         first = asyncio.create_task(anext(watch))
-        await platform.until(lambda: platform.watchers[job.id])
+        await platform.until(lambda: platform.started_streams[job.id])
         # The watch skips number 3 and yields number 4.
         for _ in range(2):
             platform.emit(job.id, None)

@@ -20,7 +20,7 @@ def test_public_name_is_importable(name):
     assert getattr(headrace, name).__module__.startswith("headrace.") or name == "Duration"
 
 
-def test_version_is_that_of_the_package():
+def test_version_equals_the_package_version():
     assert headrace.__version__ == version("headrace")
 
 

@@ -19,7 +19,7 @@ from headrace.errors import DeadlineExceeded
 # Time limit for a program, in seconds. The tested operation either ends at once or never.
 TIME_LIMIT_S = 60
 
-FORK = """
+FORK_HELPERS = """
     import gc, os, signal, sys, threading
     import headrace
     from headrace import Client, SyncClient
@@ -69,7 +69,7 @@ async def test_forked_child_uses_a_client_that_never_connected(python):
         child(client.ping)
         print(call(client.ping))
     """
-    lines = await python(program, before=FORK)
+    lines = await python(program, before=FORK_HELPERS)
 
     assert lines == ["child: timedelta", "parent: 0", "timedelta"]
 
@@ -93,7 +93,7 @@ async def test_forked_child_of_a_connected_client_gets_an_error(python):
         job.cancel()
         print(next(watch).type, next(events).type)
     """
-    lines = await python(program, before=FORK)
+    lines = await python(program, before=FORK_HELPERS)
 
     assert lines == ["child: ForkedProcess", "parent: 0"] * 6 + [
         "timedelta",
@@ -119,7 +119,7 @@ async def test_forked_child_of_a_busy_client_ends_with_an_error(python):
             thread.join()
         client.close()
     """
-    lines = await python(program, before=FORK)
+    lines = await python(program, before=FORK_HELPERS)
 
     assert lines == ["child: ForkedProcess", "parent: 0"] * 5
 
@@ -143,7 +143,7 @@ async def test_forked_child_may_close_inherited_objects(python):
                 job.cancel()
                 print(next(watch).type)
     """
-    lines = await python(program, before=FORK)
+    lines = await python(program, before=FORK_HELPERS)
 
     assert lines == ["3", "CANCEL_REQUESTED"]
 
@@ -165,7 +165,7 @@ async def test_fork_in_a_coroutine_gets_an_error(python):
                 await client.ping()
         asyncio.run(main())
     """
-    assert await python(program, before=FORK) == ["4"]
+    assert await python(program, before=FORK_HELPERS) == ["4"]
 
 
 async def test_fork_after_grpc_aio_without_a_client_gets_an_error(python):
@@ -177,7 +177,7 @@ async def test_fork_after_grpc_aio_without_a_client_gets_an_error(python):
                 child(SyncClient().ping)
         asyncio.run(main())
     """
-    assert await python(program, before=FORK) == ["child: ForkedProcess", "parent: 0"]
+    assert await python(program, before=FORK_HELPERS) == ["child: ForkedProcess", "parent: 0"]
 
 
 async def test_multiprocessing_forks_get_an_error_and_spawns_work(python, tmp_path):

@@ -1,4 +1,4 @@
-"""Streams with cuts, silence, slow programs, stuck_target gateways and cancelled waits."""
+"""Streams with cuts, silence, slow programs, stuck gateways and cancelled waits."""
 
 import asyncio
 import socket
@@ -35,17 +35,17 @@ def waits():
 def recording_timing(waits):
     """Timing with a backoff that records its waits instead of waiting."""
 
-    class Recorded(Backoff):
+    class RecordingBackoff(Backoff):
         def next(self, requested=None):
             waits.append(self._base)
             super().next(requested)
             return 0.0
 
-    return Timing(backoff=Recorded)
+    return Timing(backoff=RecordingBackoff)
 
 
 @pytest.fixture
-async def impatient(server, recording_timing):
+async def impatient_client(server, recording_timing):
     """A client that resumes its streams at once and records the waits."""
     async with Client(server.target, _timing=recording_timing) as client:
         yield client
@@ -57,18 +57,18 @@ async def await_within(seconds, wait):
 
 
 async def until_called(platform, method, count):
-    await platform.until(lambda: platform.methods().count(method) >= count)
+    await platform.until(lambda: platform.called_methods().count(method) >= count)
 
 
 # A slow program
 
 
-async def test_slow_watch_resumes_without_waiting(impatient, platform, waits):
-    async with impatient.watch() as watch:
-        first = await impatient.submit("wait")
+async def test_slow_watch_resumes_without_waiting(impatient_client, platform, waits):
+    async with impatient_client.watch() as watch:
+        first = await impatient_client.submit("wait")
         seen = [await anext(watch), await anext(watch)]
         cursor = watch.cursor
-        platform.slow()
+        platform.end_as_slow()
         ahead = asyncio.create_task(anext(watch))
         await until_called(platform, "WatchJobs", 2)
         platform.finish(first.id)
@@ -76,14 +76,14 @@ async def test_slow_watch_resumes_without_waiting(impatient, platform, waits):
 
     assert [event.seq for event in seen] == [1, 2, 3]
     assert (watch.resumes, waits) == (1, [])
-    assert platform.last("WatchJobs").cursor == cursor
+    assert platform.last_request("WatchJobs").cursor == cursor
 
 
-async def test_slow_job_watch_resumes_without_waiting(impatient, platform, waits):
-    job = await impatient.submit("wait")
+async def test_slow_job_watch_resumes_without_waiting(impatient_client, platform, waits):
+    job = await impatient_client.submit("wait")
     async with job.watch() as watch:
         seen = [await anext(watch), await anext(watch)]
-        platform.slow()
+        platform.end_as_slow()
         ahead = asyncio.create_task(anext(watch))
         await until_called(platform, "WatchJob", 2)
         platform.finish(job.id)
@@ -175,19 +175,19 @@ async def test_watch_continues_after_an_error(server, platform):
 # Retries
 
 
-async def test_backoff_grows_until_a_new_event(impatient, platform, waits):
+async def test_backoff_grows_until_a_new_event(impatient_client, platform, waits):
     platform.cut_at_mark = True
-    async with impatient.watch() as watch:
+    async with impatient_client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
         await platform.until(lambda: len(waits) >= 4)
         platform.cut_at_mark = False
-        await impatient.submit("wait")
+        await impatient_client.submit("wait")
         await await_within(30, ahead)
         await await_within(30, anext(watch))
         grown = len(waits)
         platform.cut()
         ahead = asyncio.create_task(anext(watch))
-        await impatient.submit("wait")
+        await impatient_client.submit("wait")
         await await_within(30, ahead)
 
     assert waits[:4] == [0.25, 0.5, 1.0, 2.0]
@@ -251,7 +251,7 @@ async def test_watch_leaves_an_unresponsive_gateway(server, second_server, platf
         await anext(watch)
         server.health.responding.clear()
         ahead = asyncio.create_task(anext(watch))
-        await platform.until(lambda: platform.left[job.id] == 1)
+        await platform.until(lambda: platform.ended_streams[job.id] == 1)
         await until(lambda: second_server.health.checks)
         platform.finish(job.id)
 
@@ -267,11 +267,11 @@ async def test_watch_starts_while_the_gateway_reads_the_history(server, platform
         platform.reading = False
         platform.wake()
         ahead = asyncio.create_task(anext(watch))
-        await platform.until(lambda: platform.watchers["*"])
+        await platform.until(lambda: platform.started_streams["*"])
         await client.submit("wait")
 
         assert (await await_within(30, ahead)).seq == 1
-    assert platform.methods().count("WatchJobs") == 1
+    assert platform.called_methods().count("WatchJobs") == 1
 
 
 # Cancelled waits and closed watches
@@ -287,7 +287,11 @@ async def test_cancelled_wait_loses_no_event(client, platform):
 
         assert (await await_within(30, anext(watch))).seq == 3
         assert [event.seq async for event in one] == [3]
-    assert platform.methods().count("WatchJobs") == platform.methods().count("WatchJob") == 1
+    assert (
+        platform.called_methods().count("WatchJobs")
+        == platform.called_methods().count("WatchJob")
+        == 1
+    )
 
 
 async def test_cancelled_wait_without_a_gateway_loses_no_event(server, platform):
@@ -315,26 +319,26 @@ async def test_unreferenced_watch_ends(client, platform):
 
     # Neither watch is closed.
     tasks = [asyncio.create_task(follow(job.watch())), asyncio.create_task(follow(client.watch()))]
-    await platform.until(lambda: platform.watchers[job.id] and platform.watchers["*"])
+    await platform.until(lambda: platform.started_streams[job.id] and platform.started_streams["*"])
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     del task, tasks
 
-    await platform.until(lambda: platform.left[job.id] and platform.left["*"])
+    await platform.until(lambda: platform.ended_streams[job.id] and platform.ended_streams["*"])
 
 
 async def test_closed_watch_ends_the_wait_of_another_task(client, platform):
     job = await client.submit("wait")
     watch = job.watch(after_seq=2)
     ahead = asyncio.create_task(anext(watch, "the end"))
-    await platform.until(lambda: platform.watchers[job.id])
+    await platform.until(lambda: platform.started_streams[job.id])
 
     await watch.aclose()
 
     assert await await_within(30, ahead) == "the end"
     assert await anext(watch, "the end") == "the end"
-    await platform.until(lambda: platform.left[job.id])
+    await platform.until(lambda: platform.ended_streams[job.id])
 
 
 async def test_closed_watch_ends_the_wait_for_a_gateway(server):

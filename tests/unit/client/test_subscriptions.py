@@ -40,10 +40,10 @@ async def take(events, count):
 
 
 async def until_called(platform, method, count):
-    await platform.until(lambda: platform.methods().count(method) >= count)
+    await platform.until(lambda: platform.called_methods().count(method) >= count)
 
 
-def names(events):
+def event_ids(events):
     return [(event.job_id, event.seq) for event in events]
 
 
@@ -72,7 +72,7 @@ async def test_create_subscription_sends_filters_and_cursor(client, platform):
         "all", types=["email"], batch_id=batch, job_ids=jobs, cursor="0"
     )
 
-    request = platform.last("CreateSubscription")
+    request = platform.last_request("CreateSubscription")
     assert (list(request.filter.types), request.filter.batch_id) == (["email"], batch)
     assert (list(request.filter.job_ids), request.cursor) == (jobs, "0")
 
@@ -101,7 +101,7 @@ async def test_subscriptions_yields_all_pages(client, platform):
     found = [subscription.name async for subscription in client.subscriptions(page_size=3)]
 
     assert found == [f"s{n}" for n in range(7)]
-    assert platform.methods().count("ListSubscriptions") == 3
+    assert platform.called_methods().count("ListSubscriptions") == 3
 
 
 async def test_unknown_subscription_is_not_found(client):
@@ -128,13 +128,13 @@ async def test_deleted_subscription_ends_its_watch(client, billing):
 async def test_event_is_resent_until_acknowledged(client, billing):
     job = await client.submit("wait")
     async with client.subscribe("billing") as events:
-        assert names(await take(events, 2)) == [(job.id, 1), (job.id, 2)]
+        assert event_ids(await take(events, 2)) == [(job.id, 1), (job.id, 2)]
     async with client.subscribe("billing") as events:
-        assert names(await take(events, 2)) == [(job.id, 1), (job.id, 2)]
+        assert event_ids(await take(events, 2)) == [(job.id, 1), (job.id, 2)]
         assert await events.ack()
     other = await client.submit("wait")
     async with client.subscribe("billing") as events:
-        assert names(await take(events, 1)) == [(other.id, 1)]
+        assert event_ids(await take(events, 1)) == [(other.id, 1)]
 
 
 async def test_ack_covers_only_yielded_events(client, platform, billing):
@@ -160,7 +160,7 @@ async def test_ack_without_new_events_makes_no_call(client, platform, billing):
         for _ in range(3):
             assert await events.ack()
 
-    assert platform.methods().count("AckSubscription") == 1
+    assert platform.called_methods().count("AckSubscription") == 1
 
 
 async def test_failed_ack_can_be_repeated(server, platform, billing):
@@ -186,7 +186,7 @@ async def test_cut_subscription_yields_each_event_once(client, platform, billing
         second = await client.submit("wait")
         seen += await take(events, 2)
 
-        assert names(seen) == [(first.id, 1), (first.id, 2), (second.id, 1), (second.id, 2)]
+        assert event_ids(seen) == [(first.id, 1), (first.id, 2), (second.id, 1), (second.id, 2)]
         assert events.resumes == 1
         assert await events.ack()
     assert platform.acks() == [4]
@@ -239,7 +239,7 @@ async def test_subscription_resumes_at_another_gateway(server, second_server, pl
         seen += await take(events, 1)
         assert await events.ack()
 
-    assert names(seen) == [(job.id, 1), (job.id, 2), (job.id, 3)]
+    assert event_ids(seen) == [(job.id, 1), (job.id, 2), (job.id, 3)]
     assert platform.acks() == [3]
 
 
@@ -248,7 +248,7 @@ async def test_slow_consumer_resumes_without_backoff(server, platform, billing):
     async with client, client.subscribe("billing") as events:
         await client.submit("wait")
         seen = await take(events, 2)
-        platform.slow()
+        platform.end_as_slow()
         await client.submit("wait")
         seen += await take(events, 2)
 
@@ -264,7 +264,7 @@ async def test_cancelled_wait_for_a_subscription_loses_no_event(client, platform
         await client.submit("wait")
         assert (await take(events, 1))[0].seq == 1
 
-    assert platform.methods().count("WatchSubscription") == 1
+    assert platform.called_methods().count("WatchSubscription") == 1
 
 
 async def test_unmatched_events_are_acknowledged(client, platform):
@@ -319,7 +319,7 @@ async def test_second_consumer_stays_on_standby(server, client, platform, billin
         assert not second.standby
         assert await second.ack()
 
-    assert names(seen) == [(job.id, 1), (job.id, 2)]
+    assert event_ids(seen) == [(job.id, 1), (job.id, 2)]
     assert platform.acks() == [1, 2]
     assert billing.consumer == second.consumer != "a"
 
@@ -353,7 +353,7 @@ async def test_replaced_consumer_without_open_events_waits(client, platform, bil
         job = await client.submit("wait")
 
         async with asyncio.timeout(30):
-            assert names([await ahead, *await take(events, 1)]) == [(job.id, 1), (job.id, 2)]
+            assert event_ids([await ahead, *await take(events, 1)]) == [(job.id, 1), (job.id, 2)]
         assert not events.standby
         assert await events.ack()
 
@@ -364,7 +364,7 @@ async def test_newer_consumer_with_the_same_name_receives(client, billing):
         client.subscribe("billing", consumer="a") as newer,
     ):
         job = await client.submit("wait")
-        assert names(await take(newer, 1)) == [(job.id, 1)]
+        assert event_ids(await take(newer, 1)) == [(job.id, 1)]
         with pytest.raises(SubscriptionTaken):
             await anext(older)
         assert await newer.ack()
@@ -393,7 +393,7 @@ async def test_deleted_events_can_be_skipped_with_ack(client, platform, billing)
 
     job = await client.submit("wait")
     async with client.subscribe("billing") as events:
-        assert names(await take(events, 1)) == [(job.id, 1)]
+        assert event_ids(await take(events, 1)) == [(job.id, 1)]
 
 
 async def test_gateway_without_subscriptions_rejects_the_call(client, platform):

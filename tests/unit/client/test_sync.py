@@ -99,7 +99,7 @@ async def test_sync_subscription_is_received_and_acknowledged(use, platform):
         assert not client.queue_serving("unserved")
 
     await use(work)
-    assert platform.methods().count("AckSubscription") == 3
+    assert platform.called_methods().count("AckSubscription") == 3
 
 
 async def test_sync_wait_can_be_ended(use, platform):
@@ -168,7 +168,7 @@ async def test_ctrl_c_ends_a_wait_and_keeps_the_client(server, platform, wait):
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    await platform.until(lambda: sum(platform.watchers.values()))
+    await platform.until(lambda: sum(platform.started_streams.values()))
 
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(30):
@@ -213,4 +213,4 @@ async def test_ctrl_c_neither_loses_nor_acknowledges_events(server, platform):
         await process.wait()
 
     assert lines == [b"interrupted True\n"] * 3 + [b"1 True\n", b"2 True\n"]
-    assert platform.watchers["billing"] == 1
+    assert platform.started_streams["billing"] == 1

@@ -48,7 +48,7 @@ async def test_watch_sends_all_filters(client, platform):
     async with client.watch(batch_id=batch, job_ids=jobs, states=["QUEUED"]):
         pass
 
-    job_filter = platform.last("WatchJobs").filter
+    job_filter = platform.last_request("WatchJobs").filter
     assert (job_filter.batch_id, list(job_filter.job_ids)) == (batch, jobs)
     assert len(job_filter.states) == 1
 
@@ -91,7 +91,7 @@ async def test_cut_watch_of_many_jobs_yields_each_event_once(client, platform):
         events = await take(watch, 2)
         platform.cut()
         ahead = asyncio.create_task(anext(watch))
-        await platform.until(lambda: platform.methods().count("WatchJobs") == 2)
+        await platform.until(lambda: platform.called_methods().count("WatchJobs") == 2)
         second = await client.submit("wait")
         events += [await ahead, await anext(watch)]
 
@@ -127,7 +127,7 @@ async def test_silent_watch_resumes(server, platform):
     client = Client(server.target, _timing=Timing(max_silence=0.1))
     async with client, client.watch() as watch:
         ahead = asyncio.create_task(anext(watch))
-        await platform.until(lambda: platform.methods().count("WatchJobs") >= 2)
+        await platform.until(lambda: platform.called_methods().count("WatchJobs") >= 2)
         await client.submit("wait")
 
         assert (await ahead).seq == 1

@@ -21,7 +21,7 @@ FIELDS: dict[str, Any] = {
     "error": JobError(type="ValueError", message="it broke", retryable=True),
     "backoff": timedelta(seconds=1),
 }
-REQUIRED = {
+REQUIRED_FIELDS = {
     EventType.SUCCEEDED: {"result"},
     EventType.RETRY_SCHEDULED: {"error", "backoff"},
     EventType.FAILED: {"error"},
@@ -60,7 +60,7 @@ def test_end_requires_exactly_the_fields_of_its_event(event: EventType) -> None:
     for size in range(4):
         for names in itertools.combinations(FIELDS, size):
             fields = {name: FIELDS[name] for name in names}
-            if REQUIRED.get(event) == set(names):
+            if REQUIRED_FIELDS.get(event) == set(names):
                 AttemptEnd(key=KEY, event=event, **fields)
             else:
                 with pytest.raises(ValueError, match="cannot end"):
@@ -68,7 +68,7 @@ def test_end_requires_exactly_the_fields_of_its_event(event: EventType) -> None:
 
 
 def test_each_end_is_a_transition_from_running() -> None:
-    assert all(JobState.RUNNING in sources(event) for event in REQUIRED)
+    assert all(JobState.RUNNING in sources(event) for event in REQUIRED_FIELDS)
 
 
 @pytest.mark.parametrize("retryable", [True, False])

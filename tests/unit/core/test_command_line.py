@@ -17,7 +17,7 @@ MODULES = ("core", "gateway", "health", "scheduler", "worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CommandResult:
     """The exit code and the output of a command."""
 
     code: int
@@ -28,23 +28,25 @@ class Ended:
 @pytest.fixture
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Ended]:
+) -> Callable[..., CommandResult]:
     """A function that runs `python -m headrace_MODULE` in this process, which has imported it."""
 
-    def run(module: str, *arguments: str) -> Ended:
+    def run(module: str, *arguments: str) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["", *arguments])
         # runpy warns about a module that is already imported.
         monkeypatch.delitem(sys.modules, f"headrace_{module}.__main__", raising=False)
         with pytest.raises(SystemExit) as exit_:
             runpy.run_module(f"headrace_{module}", run_name="__main__", alter_sys=True)
         out, err = capsys.readouterr()
-        return Ended(exit_.value.code, out, err)
+        return CommandResult(exit_.value.code, out, err)
 
     return run
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_help_explains_settings_and_starts_nothing(run: Callable[..., Ended], module: str) -> None:
+def test_help_explains_settings_and_starts_nothing(
+    run: Callable[..., CommandResult], module: str
+) -> None:
     ended = run(module, "--help")
     assert (ended.code, ended.err) == (0, "")
     assert f"python -m headrace_{module}" in ended.out.partition("examples:")[2]
@@ -54,7 +56,7 @@ def test_help_explains_settings_and_starts_nothing(run: Callable[..., Ended], mo
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_unknown_argument_is_an_error(run: Callable[..., Ended], module: str) -> None:
+def test_unknown_argument_is_an_error(run: Callable[..., CommandResult], module: str) -> None:
     ended = run(module, "bogus")
     assert ended.code == 2
     assert "bogus" in ended.err

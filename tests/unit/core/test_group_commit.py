@@ -14,7 +14,7 @@ from headrace_core.store.sql import group_commit
 from headrace_core.store.sql.group_commit import GroupCommit, Overloaded
 
 
-class Store:
+class ControlledCommit:
     """A commit function that a test can hold, release and fail."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Store:
         self.gate.set()
 
 
-def group(store: Store, **bounds: object) -> GroupCommit[int, str]:
+def commits_to(store: ControlledCommit, **bounds: object) -> GroupCommit[int, str]:
     options: dict = {"max_batch": 100, "max_pending": 1000, **bounds}
     return GroupCommit(commit=store.commit, **options)
 
@@ -53,14 +53,14 @@ async def submit_all(commits: GroupCommit[int, str], items: Iterable[int]) -> li
 
 
 async def test_item_without_a_running_commit_is_committed_at_once():
-    store = Store()
-    assert await group(store).submit(1) == "done 1"
+    store = ControlledCommit()
+    assert await commits_to(store).submit(1) == "done 1"
     assert store.batches == [[1]]
 
 
 async def test_items_submitted_during_a_commit_form_one_ordered_batch():
-    store = Store()
-    commits = group(store)
+    store = ControlledCommit()
+    commits = commits_to(store)
     store.hold()
     first = asyncio.create_task(commits.submit(0))
     await store.started.wait()
@@ -71,29 +71,29 @@ async def test_items_submitted_during_a_commit_form_one_ordered_batch():
 
 
 async def test_items_of_one_loop_iteration_share_a_commit():
-    store = Store()
-    commits = group(store)
+    store = ControlledCommit()
+    commits = commits_to(store)
     await asyncio.gather(*(commits.submit(n) for n in range(10)))
     assert store.batches == [list(range(10))]
 
 
 async def test_batch_never_exceeds_its_maximum_length():
-    store = Store()
-    commits = group(store, max_batch=4)
+    store = ControlledCommit()
+    commits = commits_to(store, max_batch=4)
     await asyncio.gather(*(commits.submit(n) for n in range(10)))
     assert store.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 async def test_batch_weight_is_limited_except_for_a_heavy_item():
-    store = Store()
-    commits = group(store, weigh=lambda item: item, max_batch_weight=10)
+    store = ControlledCommit()
+    commits = commits_to(store, weigh=lambda item: item, max_batch_weight=10)
     await asyncio.gather(*(commits.submit(n) for n in (4, 6, 5, 25, 1, 2)))
     assert store.batches == [[4, 6], [5], [25], [1, 2]]
 
 
 async def test_failed_batch_fails_only_its_own_callers():
-    store = Store()
-    commits = group(store, max_batch=2)
+    store = ControlledCommit()
+    commits = commits_to(store, max_batch=2)
     store.failures[2] = Unavailable("postgresql")
     results = await asyncio.gather(*(commits.submit(n) for n in range(6)), return_exceptions=True)
     assert results[:2] == ["done 0", "done 1"]
@@ -102,8 +102,8 @@ async def test_failed_batch_fails_only_its_own_callers():
 
 
 async def test_commit_after_a_failed_one_succeeds():
-    store = Store()
-    commits = group(store)
+    store = ControlledCommit()
+    commits = commits_to(store)
     store.failures[1] = Unavailable("postgresql")
     with pytest.raises(Unavailable):
         await commits.submit(1)
@@ -120,8 +120,8 @@ async def test_missing_results_fail_their_callers():
 
 
 async def test_caller_cancelled_before_the_commit_withdraws_its_item():
-    store = Store()
-    commits = group(store)
+    store = ControlledCommit()
+    commits = commits_to(store)
     store.hold()
     first = asyncio.create_task(commits.submit(0))
     await store.started.wait()
@@ -135,8 +135,8 @@ async def test_caller_cancelled_before_the_commit_withdraws_its_item():
 
 
 async def test_caller_cancelled_during_the_commit_affects_no_other():
-    store = Store()
-    commits = group(store)
+    store = ControlledCommit()
+    commits = commits_to(store)
     store.hold()
     one, two = await submit_all(commits, (1, 2))
     await store.started.wait()
@@ -150,8 +150,8 @@ async def test_caller_cancelled_during_the_commit_affects_no_other():
 
 
 async def test_items_of_cancelled_callers_are_not_committed():
-    store = Store()
-    commits = group(store)
+    store = ControlledCommit()
+    commits = commits_to(store)
     store.hold()
     first = asyncio.create_task(commits.submit(0))
     await store.started.wait()
@@ -164,8 +164,8 @@ async def test_items_of_cancelled_callers_are_not_committed():
 
 
 async def test_item_beyond_the_pending_limit_is_rejected_until_room():
-    store = Store()
-    commits = group(store, max_pending=3)
+    store = ControlledCommit()
+    commits = commits_to(store, max_pending=3)
     store.hold()
     tasks = await submit_all(commits, (1, 2, 3))
     with pytest.raises(Overloaded) as caught:
@@ -178,8 +178,8 @@ async def test_item_beyond_the_pending_limit_is_rejected_until_room():
 
 
 async def test_excess_weight_is_rejected_except_for_a_lone_item():
-    store = Store()
-    commits = group(store, weigh=lambda item: item, max_pending_weight=10)
+    store = ControlledCommit()
+    commits = commits_to(store, weigh=lambda item: item, max_pending_weight=10)
     assert await commits.submit(25) == "done 25"
     store.hold()
     tasks = await submit_all(commits, (4, 6))
@@ -191,8 +191,8 @@ async def test_excess_weight_is_rejected_except_for_a_lone_item():
 
 
 async def test_withdrawn_item_frees_capacity():
-    store = Store()
-    commits = group(store, max_pending=2)
+    store = ControlledCommit()
+    commits = commits_to(store, max_pending=2)
     store.hold()
     first = asyncio.create_task(commits.submit(0))
     await store.started.wait()
@@ -204,8 +204,8 @@ async def test_withdrawn_item_frees_capacity():
 
 
 async def test_close_commits_waiting_items_and_rejects_new_ones():
-    store = Store()
-    commits = group(store, max_batch=1)
+    store = ControlledCommit()
+    commits = commits_to(store, max_batch=1)
     store.hold()
     tasks = await submit_all(commits, (1, 2))
     closing = asyncio.create_task(commits.close())
@@ -218,15 +218,15 @@ async def test_close_commits_waiting_items_and_rejects_new_ones():
 
 
 async def test_close_without_items_returns():
-    commits = group(Store())
+    commits = commits_to(ControlledCommit())
     await commits.close()
     with pytest.raises(ShuttingDown):
         await commits.submit(1)
 
 
 async def test_close_that_times_out_fails_the_waiting_callers():
-    store = Store()
-    commits = group(store, max_batch=1)
+    store = ControlledCommit()
+    commits = commits_to(store, max_batch=1)
     store.hold()
     tasks = await submit_all(commits, (1, 2))
     await store.started.wait()
@@ -243,8 +243,8 @@ async def test_close_that_times_out_fails_the_waiting_callers():
 )
 def test_every_item_is_committed_once_and_in_order(turns: list[list[int]], max_batch: int):
     async def scenario() -> None:
-        store = Store()
-        commits = group(store, max_batch=max_batch)
+        store = ControlledCommit()
+        commits = commits_to(store, max_batch=max_batch)
         tasks = []
         for turn in turns:
             tasks += await submit_all(commits, turn)
@@ -259,8 +259,8 @@ def test_every_item_is_committed_once_and_in_order(turns: list[list[int]], max_b
 async def test_items_that_keep_arriving_share_a_commit(monkeypatch: pytest.MonkeyPatch):
     # Long enough that a new item arrives even on a busy machine.
     monkeypatch.setattr(group_commit, "_POLL_S", 0.2)
-    store = Store()
-    commits = group(store, gather=60.0, max_batch=40)
+    store = ControlledCommit()
+    commits = commits_to(store, gather=60.0, max_batch=40)
     tasks = await submit_all(commits, range(10))
     await store.started.wait()
 
@@ -275,16 +275,16 @@ async def test_items_that_keep_arriving_share_a_commit(monkeypatch: pytest.Monke
 
 
 async def test_single_item_does_not_wait_for_others():
-    store = Store()
-    commits = group(store, gather=60.0)
+    store = ControlledCommit()
+    commits = commits_to(store, gather=60.0)
     for n in range(20):
         assert await commits.submit(n) == f"done {n}"
     assert store.batches == [[n] for n in range(20)]
 
 
 async def test_caller_that_times_out_withdraws_its_item():
-    store = Store()
-    commits = group(store)
+    store = ControlledCommit()
+    commits = commits_to(store)
     store.hold()
     first = asyncio.create_task(commits.submit(1))
     await store.started.wait()

@@ -15,7 +15,7 @@ from headrace_core.runtime.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
+def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

@@ -17,10 +17,10 @@ from headrace_core.runtime.metrics import LoopMetrics, registry_of
 
 # Longest wait of a test, in seconds.
 DEADLINE_S = 20
-NO_WAIT = Timing(retry=(0.0, 0.0))
+NO_RETRY_WAIT = Timing(retry=(0.0, 0.0))
 
 
-class Counting(Loop):
+class CountingLoop(Loop):
     """A loop that raises its faults first, and then waits."""
 
     name = "counting"
@@ -55,13 +55,13 @@ async def running(runner: LoopRunner) -> AsyncIterator[None]:
 
 
 async def test_loop_runs_again_after_its_wait() -> None:
-    runner = LoopRunner(Counting(wait=0.001))
+    runner = LoopRunner(CountingLoop(wait=0.001))
     async with running(runner):
         await runner.record.runs.wait_for_count(5)
 
 
 async def test_wake_up_ends_the_wait() -> None:
-    counting, wake = Counting(), Wake()
+    counting, wake = CountingLoop(), Wake()
     runner = LoopRunner(counting, wake=wake)
     async with running(runner):
         for runs in (1, 2, 3):
@@ -73,14 +73,14 @@ async def test_wake_up_ends_the_wait() -> None:
 async def test_wake_up_during_a_run_causes_one_more_run() -> None:
     wake = Wake()
 
-    class Busy(Counting):
+    class BusyLoop(CountingLoop):
         async def run_once(self) -> float:
             if self.runs == 0:
                 wake.set()
                 wake.set()
             return await super().run_once()
 
-    busy = Busy()
+    busy = BusyLoop()
     runner = LoopRunner(busy, wake=wake)
     async with running(runner):
         await runner.record.runs.wait_for_count(2)
@@ -89,7 +89,7 @@ async def test_wake_up_during_a_run_causes_one_more_run() -> None:
 
 
 async def test_pause_collects_wake_ups_for_one_run() -> None:
-    counting, wake = Counting(), Wake()
+    counting, wake = CountingLoop(), Wake()
     counting.pause = 0.2
     runner = LoopRunner(counting, wake=wake)
     clock = asyncio.get_running_loop().time
@@ -105,7 +105,7 @@ async def test_pause_collects_wake_ups_for_one_run() -> None:
 
 
 async def test_first_wait_delays_the_first_run() -> None:
-    counting, wake = Counting(), Wake()
+    counting, wake = CountingLoop(), Wake()
     counting.first_wait = 3600.0
     runner = LoopRunner(counting, wake=wake)
     async with running(runner):
@@ -120,8 +120,8 @@ async def test_any_fault_is_retried_and_logged_once() -> None:
         *(Unavailable("postgresql"), Unavailable("postgresql"), ValueError("a bug")),
         *(Unavailable("redis"), TimeoutError()),
     )
-    counting = Counting(*faults)
-    runner = LoopRunner(counting, timing=NO_WAIT)
+    counting = CountingLoop(*faults)
+    runner = LoopRunner(counting, timing=NO_RETRY_WAIT)
     with capture_logs() as logs:
         async with running(runner):
             await runner.record.runs.wait_for_count(1)
@@ -136,7 +136,7 @@ async def test_any_fault_is_retried_and_logged_once() -> None:
 
 
 async def test_loop_with_its_own_retry_ignores_the_timing() -> None:
-    loop = Counting(Unavailable("postgresql"))
+    loop = CountingLoop(Unavailable("postgresql"))
     loop.retry = (0.0, 0.0)
     runner = LoopRunner(loop, timing=Timing(retry=(3600.0, 3600.0)))
     async with running(runner):
@@ -150,13 +150,13 @@ async def test_outage_is_reported_after_the_patience() -> None:
     def clock() -> float:
         return now
 
-    class Slow(Counting):
+    class SlowLoop(CountingLoop):
         async def run_once(self) -> float:
             nonlocal now
             now += 4.0
             return await super().run_once()
 
-    counting = Slow(*(Unavailable("postgresql") for _ in range(4)))
+    counting = SlowLoop(*(Unavailable("postgresql") for _ in range(4)))
     runner = LoopRunner(counting, timing=Timing(retry=(0.0, 0.0), patience=10.0), clock=clock)
     with capture_logs() as logs:
         async with running(runner):
@@ -168,10 +168,10 @@ async def test_outage_is_reported_after_the_patience() -> None:
 
 
 async def test_outage_of_an_optional_dependency_is_a_warning() -> None:
-    class WithFallback(Counting):
+    class LoopWithFallback(CountingLoop):
         fallbacks = MappingProxyType({"redis": "polling"})
 
-    loop = WithFallback(*(Unavailable(name) for name in ("redis", "redis", "postgresql")))
+    loop = LoopWithFallback(*(Unavailable(name) for name in ("redis", "redis", "postgresql")))
     runner = LoopRunner(loop, timing=Timing(retry=(0.0, 0.0), patience=-1.0))
     with capture_logs() as logs:
         async with running(runner):
@@ -184,7 +184,7 @@ async def test_outage_of_an_optional_dependency_is_a_warning() -> None:
 
 
 async def test_fatal_error_ends_the_loop() -> None:
-    runner = LoopRunner(Counting(StaleTerm(1)), fatal=(StaleTerm,))
+    runner = LoopRunner(CountingLoop(StaleTerm(1)), fatal=(StaleTerm,))
     task = runner.start()
     async with asyncio.timeout(DEADLINE_S):
         with pytest.raises(StaleTerm):
@@ -194,7 +194,7 @@ async def test_fatal_error_ends_the_loop() -> None:
 
 async def test_metrics_contain_the_loop_records() -> None:
     records = LoopRecords()
-    runner = LoopRunner(Counting(ValueError()), timing=NO_WAIT, records=records)
+    runner = LoopRunner(CountingLoop(ValueError()), timing=NO_RETRY_WAIT, records=records)
     async with running(runner):
         await runner.record.runs.wait_for_count(1)
         text = generate_latest(registry_of(LoopMetrics(records))).decode()

@@ -16,11 +16,11 @@ def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "_CANCEL_INTERVAL_S", 0.01)
 
 
-class Stubborn:
+class StubbornTask:
     """A task that swallows a number of cancellations before it ends."""
 
-    def __init__(self, losses: int) -> None:
-        self.losses = losses
+    def __init__(self, swallowed: int) -> None:
+        self.swallowed = swallowed
         self.started = asyncio.Event()
 
     async def run(self) -> None:
@@ -29,12 +29,12 @@ class Stubborn:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                self.losses -= 1
-                if self.losses < 0:
+                self.swallowed -= 1
+                if self.swallowed < 0:
                     raise
 
 
-async def start(*works: Stubborn) -> list[asyncio.Task[None]]:
+async def start(*works: StubbornTask) -> list[asyncio.Task[None]]:
     tasks = [asyncio.create_task(work.run()) for work in works]
     for work in works:
         await work.started.wait()
@@ -42,20 +42,20 @@ async def start(*works: Stubborn) -> list[asyncio.Task[None]]:
 
 
 async def test_task_that_swallows_a_cancellation_is_cancelled_again():
-    tasks = await start(Stubborn(0), Stubborn(3))
+    tasks = await start(StubbornTask(0), StubbornTask(3))
     async with asyncio.timeout(10):
         await end_tasks(*tasks)
     assert all(task.cancelled() for task in tasks)
 
 
 async def test_task_that_never_ends_is_abandoned_after_the_timeout():
-    works = Stubborn(0), Stubborn(10**9)
+    works = StubbornTask(0), StubbornTask(10**9)
     ended, left = await start(*works)
     async with asyncio.timeout(10):
         await end_tasks(ended, left, within=0.05)
     assert ended.cancelled()
     assert not left.done()
-    works[1].losses = 0
+    works[1].swallowed = 0
     await end_tasks(left)
 
 
@@ -70,7 +70,7 @@ async def test_task_exception_is_not_raised():
 
 
 async def test_cancelled_end_tasks_leaves_no_task_running():
-    work = Stubborn(3)
+    work = StubbornTask(3)
     [task] = await start(work)
     ending = asyncio.create_task(end_tasks(task))
     await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from headrace_core.store import jobs
 from headrace_core.store.sql import transition
 from headrace_core.store.sql.transition import Creation, Lock, Selection, Transition
 
-DUE = Selection("due", "SELECT j.id FROM jobs j WHERE $guard $lock", Lock.SKIP)
+DUE_SELECTION = Selection("due", "SELECT j.id FROM jobs j WHERE $guard $lock", Lock.SKIP)
 
 
 def declared_transitions() -> Iterator[Transition | Creation]:
@@ -55,7 +55,7 @@ def test_transition_sets_state_seq_xid_and_time() -> None:
     sql = Transition(
         name="queued",
         events=[EventType.DUE],
-        rows=DUE,
+        rows=DUE_SELECTION,
         changes={"queue_time": "NULL"},
         result="SELECT",
     ).sql
@@ -88,13 +88,17 @@ def test_selection_without_guard_or_lock_is_rejected(sql: str) -> None:
 )
 def test_ambiguous_declaration_is_rejected(events: list[EventType], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Transition(name="changed", events=events, rows=DUE, changes={}, result="SELECT")
+        Transition(name="changed", events=events, rows=DUE_SELECTION, changes={}, result="SELECT")
 
 
 def test_change_to_a_builder_column_is_rejected() -> None:
     with pytest.raises(ValueError, match="the builder sets"):
         Transition(
-            name="queued", events=[EventType.DUE], rows=DUE, changes={"seq": "1"}, result="SELECT"
+            name="queued",
+            events=[EventType.DUE],
+            rows=DUE_SELECTION,
+            changes={"seq": "1"},
+            result="SELECT",
         )
 
 
@@ -104,7 +108,7 @@ def test_source_outside_the_lifecycle_is_rejected() -> None:
             name="queued",
             events=[EventType.DUE],
             sources=[JobState.RUNNING],
-            rows=DUE,
+            rows=DUE_SELECTION,
             changes={},
             result="SELECT",
         )

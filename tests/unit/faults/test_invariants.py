@@ -61,7 +61,7 @@ def row(
 
 
 # One job is scheduled, fails once and then succeeds. The other fails and is requeued.
-RETRIED = [
+RETRIED_EVENTS = [
     row(1, _E.SUBMITTED, _S.SCHEDULED, 0, due=1.5),
     row(2, _E.DUE, _S.QUEUED, 0),
     row(3, _E.STARTED, _S.RUNNING, 1),
@@ -70,7 +70,7 @@ RETRIED = [
     row(6, _E.STARTED, _S.RUNNING, 2),
     row(7, _E.SUCCEEDED, _S.SUCCEEDED, 2),
 ]
-REQUEUED = [
+REQUEUED_EVENTS = [
     row(1, _E.SUBMITTED, _S.QUEUED, 0, job_id="b"),
     row(2, _E.STARTED, _S.RUNNING, 1, job_id="b"),
     row(3, _E.FAILED, _S.FAILED, 1, job_id="b"),
@@ -107,13 +107,13 @@ def submission(job_id: str) -> Submission:
     return Submission(request_id=f"key-{job_id}", invoked=0.0, outcome=Outcome.OK, job_id=job_id)
 
 
-def shown(event: EventRow, connection: int = 1) -> ReceivedEvent:
+def received_event(event: EventRow, connection: int = 1) -> ReceivedEvent:
     return ReceivedEvent(connection, event.job_id, event.seq, 0.0, 0.0)
 
 
 def stream(*events: EventRow, wanted: StreamFilter | None = None) -> StreamLog:
     return StreamLog(
-        name="s", wanted=wanted or StreamFilter(), shown=[shown(event) for event in events]
+        name="s", wanted=wanted or StreamFilter(), shown=[received_event(event) for event in events]
     )
 
 
@@ -122,13 +122,15 @@ def valid_history() -> Evidence:
     return Evidence(
         submissions=[submission("a"), submission("b")],
         jobs={"a": job("a", 7), "b": job("b", 6), "n": NEIGHBOR_JOB},
-        events=[*RETRIED, *REQUEUED, *NEIGHBOR_EVENTS],
+        events=[*RETRIED_EVENTS, *REQUEUED_EVENTS, *NEIGHBOR_EVENTS],
         ledger=[LedgerEntry("a", 1), LedgerEntry("a", 2), LedgerEntry("b", 1), LedgerEntry("b", 2)],
         streams=[
-            stream(*RETRIED, *REQUEUED),
-            stream(*RETRIED, wanted=StreamFilter(labels={"of": "a"})),
-            stream(RETRIED[6], REQUEUED[5], wanted=StreamFilter(states=(_S.SUCCEEDED,))),
-            stream(*REQUEUED, wanted=StreamFilter(job_ids=("b",))),
+            stream(*RETRIED_EVENTS, *REQUEUED_EVENTS),
+            stream(*RETRIED_EVENTS, wanted=StreamFilter(labels={"of": "a"})),
+            stream(
+                RETRIED_EVENTS[6], REQUEUED_EVENTS[5], wanted=StreamFilter(states=(_S.SUCCEEDED,))
+            ),
+            stream(*REQUEUED_EVENTS, wanted=StreamFilter(job_ids=("b",))),
         ],
         usages=[Usage(what="memory", before=100, after=109)],
         recoveries=[Recovery(what="crash", before=50, seconds=2.0)],
@@ -163,8 +165,8 @@ def without_job(evidence: Evidence) -> Evidence:
     return replace(
         evidence,
         jobs={"b": evidence.jobs["b"]},
-        events=REQUEUED,
-        streams=[stream(*REQUEUED)],
+        events=REQUEUED_EVENTS,
+        streams=[stream(*REQUEUED_EVENTS)],
     )
 
 
@@ -178,9 +180,9 @@ def with_events(*events: EventRow) -> Falsify:
     def falsify(evidence: Evidence) -> Evidence:
         return replace(
             evidence,
-            events=[*events, *REQUEUED, *NEIGHBOR_EVENTS],
+            events=[*events, *REQUEUED_EVENTS, *NEIGHBOR_EVENTS],
             jobs={**evidence.jobs, "a": job("a", len(events), state=events[-1].state)},
-            streams=[stream(*events, *REQUEUED)],
+            streams=[stream(*events, *REQUEUED_EVENTS)],
         )
 
     return falsify
@@ -190,19 +192,19 @@ def with_stream(*events: EventRow) -> Falsify:
     return lambda evidence: replace(evidence, streams=[stream(*events)])
 
 
-ALL_EVENTS = (*RETRIED, *REQUEUED)
-EARLY_START = replace(RETRIED[2], time=at(1.4))
-OVERDUE_RETRY = replace(RETRIED[3], due_time=at(60))
+ALL_EVENTS = (*RETRIED_EVENTS, *REQUEUED_EVENTS)
+EARLY_START = replace(RETRIED_EVENTS[2], time=at(1.4))
+OVERDUE_RETRY = replace(RETRIED_EVENTS[3], due_time=at(60))
 # The policy allows only two attempts.
 THREE_ATTEMPTS = [
-    *RETRIED[:6],
+    *RETRIED_EVENTS[:6],
     row(7, _E.RETRY_SCHEDULED, _S.RETRYING, 2, due=8),
     row(8, _E.DUE, _S.QUEUED, 2),
     row(9, _E.STARTED, _S.RUNNING, 3),
     row(10, _E.SUCCEEDED, _S.SUCCEEDED, 3),
 ]
 
-FALSIFIED: list[tuple[str, str, Falsify]] = [
+FALSIFIED_HISTORIES: list[tuple[str, str, Falsify]] = [
     ("I1", "an acknowledged job is missing", without_job),
     ("I1", "a job has not ended", with_jobs(c=job("c", 0, state=_S.RUNNING))),
     (
@@ -219,43 +221,53 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
     (
         "I2",
         "two terminal events were accepted",
-        with_events(*RETRIED, row(8, _E.FAILED, _S.FAILED, 2)),
+        with_events(*RETRIED_EVENTS, row(8, _E.FAILED, _S.FAILED, 2)),
     ),
-    ("I2", "no terminal event was accepted", with_events(*RETRIED[:6])),
+    ("I2", "no terminal event was accepted", with_events(*RETRIED_EVENTS[:6])),
     (
         "I2",
         "an event follows the terminal event",
-        with_events(*RETRIED, row(8, _E.STARTED, _S.RUNNING, 3)),
+        with_events(*RETRIED_EVENTS, row(8, _E.STARTED, _S.RUNNING, 3)),
     ),
-    ("I3", "a number is missing", with_events(*RETRIED[:4], *RETRIED[5:])),
+    ("I3", "a number is missing", with_events(*RETRIED_EVENTS[:4], *RETRIED_EVENTS[5:])),
     (
         "I3",
         "a transition outside the lifecycle",
-        with_events(*RETRIED[:2], row(3, _E.SUCCEEDED, _S.SUCCEEDED, 0)),
+        with_events(*RETRIED_EVENTS[:2], row(3, _E.SUCCEEDED, _S.SUCCEEDED, 0)),
     ),
     (
         "I3",
         "an attempt number decreases",
-        with_events(*RETRIED[:5], replace(RETRIED[5], attempt=1), RETRIED[6]),
+        with_events(*RETRIED_EVENTS[:5], replace(RETRIED_EVENTS[5], attempt=1), RETRIED_EVENTS[6]),
     ),
     ("I3", "the row and its events differ", with_jobs(a=job("a", 8))),
-    ("I3", "the row is in another state", with_jobs(a=job("a", 7, state=_S.CANCELLED))),
-    ("I4", "a stream misses an event", with_stream(*RETRIED[:3], *RETRIED[4:], *REQUEUED)),
-    ("I4", "a stream misses the end", with_stream(*RETRIED, *REQUEUED[:5])),
-    ("I4", "a stream repeats an event", with_stream(*ALL_EVENTS, RETRIED[0])),
+    ("I3", "the row is in a different state", with_jobs(a=job("a", 7, state=_S.CANCELLED))),
+    (
+        "I4",
+        "a stream misses an event",
+        with_stream(*RETRIED_EVENTS[:3], *RETRIED_EVENTS[4:], *REQUEUED_EVENTS),
+    ),
+    ("I4", "a stream misses the end", with_stream(*RETRIED_EVENTS, *REQUEUED_EVENTS[:5])),
+    ("I4", "a stream repeats an event", with_stream(*ALL_EVENTS, RETRIED_EVENTS[0])),
     (
         "I4",
         "a stream mixes up two events",
-        with_stream(*RETRIED[:2], RETRIED[3], RETRIED[2], *RETRIED[4:], *REQUEUED),
+        with_stream(
+            *RETRIED_EVENTS[:2],
+            RETRIED_EVENTS[3],
+            RETRIED_EVENTS[2],
+            *RETRIED_EVENTS[4:],
+            *REQUEUED_EVENTS,
+        ),
     ),
     (
         "I4",
-        "a stream shows an event that does not exist",
-        with_stream(*ALL_EVENTS, replace(RETRIED[6], seq=8)),
+        "a stream delivers an event that does not exist",
+        with_stream(*ALL_EVENTS, replace(RETRIED_EVENTS[6], seq=8)),
     ),
     (
         "I4",
-        "a stream shows an event outside its filter",
+        "a stream delivers an event outside its filter",
         lambda e: replace(
             e, streams=[stream(*ALL_EVENTS, wanted=StreamFilter(labels={"of": "a"}))]
         ),
@@ -270,8 +282,8 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
                     name="s",
                     wanted=StreamFilter(job_ids=("a",)),
                     shown=[
-                        *(shown(event) for event in RETRIED[:3]),
-                        *(shown(event, 2) for event in RETRIED[4:]),
+                        *(received_event(event) for event in RETRIED_EVENTS[:3]),
+                        *(received_event(event, 2) for event in RETRIED_EVENTS[4:]),
                     ],
                 )
             ],
@@ -286,7 +298,7 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
                 StreamLog(
                     name="s",
                     wanted=StreamFilter(job_ids=("a",)),
-                    shown=[shown(event) for event in RETRIED],
+                    shown=[received_event(event) for event in RETRIED_EVENTS],
                     failure="INTERNAL",
                 )
             ],
@@ -295,26 +307,34 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
     (
         "I5",
         "a job is started before its time",
-        with_events(*RETRIED[:2], EARLY_START, *RETRIED[3:]),
+        with_events(*RETRIED_EVENTS[:2], EARLY_START, *RETRIED_EVENTS[3:]),
     ),
     (
         "I5",
         "a retry is due before its time",
-        with_events(*RETRIED[:4], replace(RETRIED[4], time=at(4.5)), *RETRIED[5:]),
+        with_events(
+            *RETRIED_EVENTS[:4], replace(RETRIED_EVENTS[4], time=at(4.5)), *RETRIED_EVENTS[5:]
+        ),
     ),
     ("I6", "a job has too many attempts", with_events(*THREE_ATTEMPTS)),
     (
         "I6",
         "a job fails for fewer workers than it may lose",
-        with_events(*RETRIED[:6], row(7, _E.WORKER_LOST, _S.FAILED, 2)),
+        with_events(*RETRIED_EVENTS[:6], row(7, _E.WORKER_LOST, _S.FAILED, 2)),
     ),
-    ("I6", "a retry waits too long", with_events(*RETRIED[:3], OVERDUE_RETRY, *RETRIED[4:])),
+    (
+        "I6",
+        "a retry waits too long",
+        with_events(*RETRIED_EVENTS[:3], OVERDUE_RETRY, *RETRIED_EVENTS[4:]),
+    ),
     (
         "I6",
         "a first retry waits as long as a later one may",
-        with_events(*RETRIED[:3], replace(RETRIED[3], due_time=at(4 + 5)), *RETRIED[4:]),
+        with_events(
+            *RETRIED_EVENTS[:3], replace(RETRIED_EVENTS[3], due_time=at(4 + 5)), *RETRIED_EVENTS[4:]
+        ),
     ),
-    ("I7", "a stream shows another tenant's job", with_stream(*ALL_EVENTS, *NEIGHBOR_EVENTS)),
+    ("I7", "a stream delivers another tenant's job", with_stream(*ALL_EVENTS, *NEIGHBOR_EVENTS)),
     (
         "I8",
         "memory is not released",
@@ -359,7 +379,7 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
     ("invariant", "falsify"),
     [
         pytest.param(invariant, falsify, id=f"{invariant}: {what}")
-        for invariant, what, falsify in FALSIFIED
+        for invariant, what, falsify in FALSIFIED_HISTORIES
     ],
 )
 def test_falsified_history_breaks_its_invariant(invariant: str, falsify: Falsify):
@@ -367,7 +387,7 @@ def test_falsified_history_breaks_its_invariant(invariant: str, falsify: Falsify
 
 
 def test_every_invariant_has_a_falsified_history():
-    assert {invariant for invariant, _, _ in FALSIFIED} == set(INVARIANTS)
+    assert {invariant for invariant, _, _ in FALSIFIED_HISTORIES} == set(INVARIANTS)
 
 
 def test_resumed_stream_may_repeat_events_after_the_last_cursor():
@@ -375,8 +395,8 @@ def test_resumed_stream_may_repeat_events_after_the_last_cursor():
         name="s",
         wanted=StreamFilter(job_ids=("a",)),
         shown=[
-            *(shown(event) for event in RETRIED[:4]),
-            *(shown(event, 2) for event in RETRIED[2:]),
+            *(received_event(event) for event in RETRIED_EVENTS[:4]),
+            *(received_event(event, 2) for event in RETRIED_EVENTS[2:]),
         ],
     )
     assert broken_invariants(replace(valid_history(), streams=[resumed])) == set()
@@ -390,7 +410,7 @@ def test_isolation_of_a_single_tenant_is_not_checked():
 
 def test_attempts_lost_with_workers_are_not_retries():
     lost = [
-        *RETRIED[:6],
+        *RETRIED_EVENTS[:6],
         row(7, _E.WORKER_LOST, _S.QUEUED, 2),
         row(8, _E.STARTED, _S.RUNNING, 3),
         row(9, _E.SUCCEEDED, _S.SUCCEEDED, 3),
@@ -407,5 +427,5 @@ def test_repeated_runs_and_outcomes_are_counted():
     ) == (2, 0, [])
     again = replace(evidence, ledger=[*evidence.ledger, LedgerEntry("a", 2)])
     assert (count_later_attempts(again), count_repeated_starts(again)) == (3, 1)
-    twice = with_events(*RETRIED, row(8, _E.FAILED, _S.FAILED, 2))(evidence)
+    twice = with_events(*RETRIED_EVENTS, row(8, _E.FAILED, _S.FAILED, 2))(evidence)
     assert len(repeated_ends(twice)) == 1

@@ -33,7 +33,7 @@ def scenario(number: int, *, seconds: float = 60.0) -> Scenario:
     )
 
 
-GOOD = Result(
+GOOD_RESULT = Result(
     scenario="F1",
     title="fault 1",
     seed=17,
@@ -54,7 +54,7 @@ GOOD = Result(
         "load": 0.5,
     },
 )
-BROKEN = Result(
+BROKEN_RESULT = Result(
     scenario="F1",
     title="fault 1",
     seed=18,
@@ -62,44 +62,46 @@ BROKEN = Result(
     figures=[Figure(name="slowest", value=math.nan, unit="s", at_most=2.0)],
     recoveries=[Recovery(what="crash", before=60.0, seconds=None)],
     audit=Verdict(30, ("job 7 has two ends",)),
-    circumstances=GOOD.circumstances,
+    circumstances=GOOD_RESULT.circumstances,
 )
-FAILED = Result(scenario="F2", title="fault 2", seed=3, failure="TimeoutError: \nnot in time")
-NOT_RUN = Result(scenario="F1", title="fault 1", seed=4, not_run="there is no compiler")
+FAILED_RESULT = Result(
+    scenario="F2", title="fault 2", seed=3, failure="TimeoutError: \nnot in time"
+)
+NOT_RUN_RESULT = Result(scenario="F1", title="fault 1", seed=4, not_run="there is no compiler")
 
 
 def test_each_kind_of_breach_is_a_problem() -> None:
-    assert GOOD.good
-    assert GOOD.problems() == []
-    assert not BROKEN.good
-    problems = "\n".join(BROKEN.problems())
+    assert GOOD_RESULT.good
+    assert GOOD_RESULT.problems() == []
+    assert not BROKEN_RESULT.good
+    problems = "\n".join(BROKEN_RESULT.problems())
     assert "I1" in problems
     assert "and 4 more" in problems
     assert "headrace verify: job 7 has two ends" in problems
     assert "figure: slowest nan s" in problems
     audited = Result(scenario="F1", title="", seed=1, audit=Verdict(1, ("an orphan",)))
     assert not audited.good
-    assert not FAILED.good
+    assert not FAILED_RESULT.good
 
 
 def test_json_restores_the_trials() -> None:
-    text = report.as_json([GOOD, BROKEN, FAILED])
+    text = report.as_json([GOOD_RESULT, BROKEN_RESULT, FAILED_RESULT])
     assert "NaN" not in text
     assert [trial["good"] for trial in json.loads(text)] == [True, False, False]
 
 
 def test_written_report_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "report.json"
-    report.write(report.as_json([GOOD, BROKEN, FAILED]), file)
+    report.write(report.as_json([GOOD_RESULT, BROKEN_RESULT, FAILED_RESULT]), file)
     good, broken, failed = report.read_json(file)
-    assert good.document() == GOOD.document()
-    assert broken.problems() == BROKEN.problems()
-    assert failed.problems() == FAILED.problems()
+    assert good.document() == GOOD_RESULT.document()
+    assert broken.problems() == BROKEN_RESULT.problems()
+    assert failed.problems() == FAILED_RESULT.problems()
     assert [one.name for one in file.parent.iterdir()] == ["report.json"]
 
 
 def test_markdown_lists_broken_trials() -> None:
-    text = report.as_markdown([GOOD, BROKEN, FAILED])
+    text = report.as_markdown([GOOD_RESULT, BROKEN_RESULT, FAILED_RESULT])
     assert "| F1 | 17 |" in text
     assert "| F1 **broken** | 18 |" in text
     assert "**slowest nan s (≤ 2)**" in text
@@ -112,7 +114,7 @@ def test_markdown_lists_broken_trials() -> None:
 def test_page_lists_scenarios_without_a_trial(tmp_path: Path) -> None:
     file = tmp_path / "page.md"
     file.write_text(f"# Words\n\n{page.BEGIN}\nwhat was\n{page.END}\n\nMore words.\n")
-    page.publish([scenario(1), scenario(2), scenario(3)], [GOOD, FAILED], file)
+    page.publish([scenario(1), scenario(2), scenario(3)], [GOOD_RESULT, FAILED_RESULT], file)
     text = file.read_text()
     assert text.startswith("# Words\n")
     assert text.endswith("More words.\n")
@@ -124,7 +126,7 @@ def test_page_lists_scenarios_without_a_trial(tmp_path: Path) -> None:
 
 
 def test_page_shows_the_worst_of_all_trials() -> None:
-    text = page.section([scenario(1)], [GOOD, BROKEN])
+    text = page.section([scenario(1)], [GOOD_RESULT, BROKEN_RESULT])
     assert "**broken in 1 of 2**" in text
     assert "≤ 2.2 s, 1 never" in text
     assert "**1 not clean**" in text
@@ -160,9 +162,9 @@ def test_all_scenarios_fit_into_their_time() -> None:
 
 
 def test_skipped_trial_is_neither_good_nor_broken() -> None:
-    assert not NOT_RUN.good
-    assert not NOT_RUN.broken
-    assert "F1 **not run**" in report.as_markdown([NOT_RUN])
-    assert "there is no compiler" in report.as_markdown([NOT_RUN])
-    assert "holds" not in page.section([scenario(1)], [NOT_RUN])
-    assert "**not run**, seed 4" in page.section([scenario(1)], [NOT_RUN])
+    assert not NOT_RUN_RESULT.good
+    assert not NOT_RUN_RESULT.broken
+    assert "F1 **not run**" in report.as_markdown([NOT_RUN_RESULT])
+    assert "there is no compiler" in report.as_markdown([NOT_RUN_RESULT])
+    assert "holds" not in page.section([scenario(1)], [NOT_RUN_RESULT])
+    assert "**not run**, seed 4" in page.section([scenario(1)], [NOT_RUN_RESULT])

@@ -21,7 +21,7 @@ from headrace_gateway.api.documents import Document, parse_json
 from headrace_gateway.grpc.data import read_data, write_data
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-PLAIN = st.recursive(
+JSON_VALUES = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**53), 2**53)
@@ -41,7 +41,7 @@ def document_of(data: Data) -> Document:
     return payload if isinstance(payload, Document) else parse_json(payload, "job.payload")
 
 
-def shown(text: str) -> object:
+def encoded_value(text: str) -> object:
     return json_format.MessageToDict(write_data(text, DATA_ENCODING_UNSPECIFIED).value)
 
 
@@ -79,8 +79,12 @@ def test_value_with_negative_zero_keeps_its_sign():
         sent.value.CopyFrom(write_data(text, DATA_ENCODING_VALUE).value)
         read = read_data(sent)
         assert read.text == text
-        shown = write_data(read.text, DATA_ENCODING_VALUE).value
-        number = shown.number_value if text == "-0.0" else shown.list_value.values[0].number_value
+        encoded_value = write_data(read.text, DATA_ENCODING_VALUE).value
+        number = (
+            encoded_value.number_value
+            if text == "-0.0"
+            else encoded_value.list_value.values[0].number_value
+        )
         assert (number, math.copysign(1, number)) == (0.0, -1.0)
 
 
@@ -93,7 +97,7 @@ def test_values_with_another_key_order_have_the_same_text():
 
 @pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 10**30])
 def test_integer_beyond_a_double_is_shown_as_a_string(number: int):
-    assert shown(f'{{"n": {number}}}') == {"n": str(number)}
+    assert encoded_value(f'{{"n": {number}}}') == {"n": str(number)}
 
 
 @pytest.mark.parametrize("level", ["[{}]", '{{"a": {}}}'])
@@ -105,7 +109,7 @@ def test_levels_too_deep_for_protobuf_are_shown_as_text(level: str):
     response.events.add().progress.counters.CopyFrom(write_data(text, DATA_ENCODING_UNSPECIFIED))
     # A client can decode the message, and no level is lost.
     WatchJobResponse.FromString(response.SerializeToString())
-    content = shown(text)
+    content = encoded_value(text)
     while not isinstance(content, str):
         content = content[0] if isinstance(content, list) else content["a"]
     assert json.loads(content) is not None
@@ -113,17 +117,17 @@ def test_levels_too_deep_for_protobuf_are_shown_as_text(level: str):
 
 @pytest.mark.parametrize("text", ["1e999", "[" * 100_000 + "]" * 100_000, "oops"])
 def test_stored_text_that_is_not_json_is_shown_as_text(text: str):
-    assert shown(text) == text
+    assert encoded_value(text) == text
 
 
-@given(PLAIN)
+@given(JSON_VALUES)
 def test_json_document_survives_a_round_trip(content: object):
     text = json.dumps(content)
     assert document_of(Data(json=text.encode())).content == content
-    assert shown(text) == json_format.MessageToDict(value(content))
+    assert encoded_value(text) == json_format.MessageToDict(value(content))
 
 
-@given(PLAIN)
+@given(JSON_VALUES)
 def test_value_document_survives_a_round_trip(content: object):
     document = document_of(Data(value=value(content)))
     assert msgspec.json.decode(document.text) == document.content == content

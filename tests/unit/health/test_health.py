@@ -32,7 +32,7 @@ class Dependency:
             raise ConnectionError
 
 
-class Served:
+class ServedHealth:
     def __init__(self) -> None:
         self.database = Dependency()
         self.cache = Dependency()
@@ -55,8 +55,8 @@ class Served:
 
 
 @pytest.fixture
-async def served() -> AsyncIterator[Served]:
-    served = Served()
+async def served() -> AsyncIterator[ServedHealth]:
+    served = ServedHealth()
     await served.server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.server.port}") as channel:
         served.channel, served.stub = channel, health_pb2_grpc.HealthStub(channel)
@@ -64,12 +64,12 @@ async def served() -> AsyncIterator[Served]:
     await served.server.stop()
 
 
-async def test_services_with_live_dependencies_are_serving(served: Served):
+async def test_services_with_live_dependencies_are_serving(served: ServedHealth):
     assert await served.status() == SERVING
     assert await served.status("headrace.v1.JobService") == SERVING
 
 
-async def test_services_are_not_serving_while_a_dependency_fails(served: Served):
+async def test_services_are_not_serving_while_a_dependency_fails(served: ServedHealth):
     served.database.alive = False
     await served.health.run_once()
     assert await served.status() == NOT_SERVING
@@ -79,13 +79,13 @@ async def test_services_are_not_serving_while_a_dependency_fails(served: Served)
     assert await served.status() == SERVING
 
 
-async def test_hanging_dependency_counts_as_failed(served: Served):
+async def test_hanging_dependency_counts_as_failed(served: ServedHealth):
     served.database.hangs = True
     await served.health.run_once()
     assert await served.status() == NOT_SERVING
 
 
-async def test_optional_dependency_affects_only_its_own_status(served: Served):
+async def test_optional_dependency_affects_only_its_own_status(served: ServedHealth):
     served.cache.alive = False
     await served.health.run_once()
     assert await served.status() == SERVING
@@ -93,7 +93,7 @@ async def test_optional_dependency_affects_only_its_own_status(served: Served):
     assert await served.status("redis") == NOT_SERVING
 
 
-async def test_unknown_service_is_not_found(served: Served):
+async def test_unknown_service_is_not_found(served: ServedHealth):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await served.status("unknown.Service")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -102,7 +102,7 @@ async def test_unknown_service_is_not_found(served: Served):
     stream.cancel()
 
 
-async def test_list_contains_all_services_and_checks(served: Served):
+async def test_list_contains_all_services_and_checks(served: ServedHealth):
     served.cache.alive = False
     await served.health.run_once()
     response = await served.stub.List(health_pb2.HealthListRequest())
@@ -125,7 +125,7 @@ async def test_list_contains_all_services_and_checks(served: Served):
     ids=["Check", "Watch", "reflection"],
 )
 async def test_malformed_request_is_an_invalid_argument(
-    served: Served, method: str, kind: str, raw: bytes
+    served: ServedHealth, method: str, kind: str, raw: bytes
 ):
     start_call = getattr(served.channel, kind)(f"/{method}")
     call = start_call(iter([raw])) if kind == "stream_stream" else start_call(raw)
@@ -133,14 +133,14 @@ async def test_malformed_request_is_an_invalid_argument(
 
 
 @pytest.mark.parametrize("method", ["Check", "List"])
-async def test_oversized_request_is_an_invalid_argument(served: Served, method: str):
+async def test_oversized_request_is_an_invalid_argument(served: ServedHealth, method: str):
     # protobuf may parse zeros as a message without fields, so only the size check can reject them.
     call = served.channel.unary_unary(f"/grpc.health.v1.Health/{method}")(bytes(100_000))
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "the limit is 65,536" in (await call.details() or "")
 
 
-async def test_watch_shows_every_change(served: Served):
+async def test_watch_shows_every_change(served: ServedHealth):
     stream = served.watch()
     assert (await stream.read()).status == SERVING
     served.database.alive = False
@@ -152,7 +152,7 @@ async def test_watch_shows_every_change(served: Served):
     stream.cancel()
 
 
-async def test_shutdown_sends_not_serving_and_ends_watches(served: Served):
+async def test_shutdown_sends_not_serving_and_ends_watches(served: ServedHealth):
     stream = served.watch()
     assert (await stream.read()).status == SERVING
     await served.server.enter_graceful_shutdown()
@@ -161,13 +161,13 @@ async def test_shutdown_sends_not_serving_and_ends_watches(served: Served):
     assert await served.status() == NOT_SERVING
 
 
-async def test_check_after_a_shutdown_stays_not_serving(served: Served):
+async def test_check_after_a_shutdown_stays_not_serving(served: ServedHealth):
     await served.server.enter_graceful_shutdown()
     await served.health.run_once()
     assert await served.status() == NOT_SERVING
 
 
-async def test_open_watch_does_not_delay_the_stop(served: Served):
+async def test_open_watch_does_not_delay_the_stop(served: ServedHealth):
     stream = served.watch()
     assert (await stream.read()).status == SERVING
     async with asyncio.timeout(30):
@@ -197,7 +197,7 @@ async def probe(*arguments: str) -> tuple[int | None, str]:
     return process.returncode, output.decode().strip()
 
 
-async def test_probe_exits_with_0_only_if_serving(served: Served):
+async def test_probe_exits_with_0_only_if_serving(served: ServedHealth):
     address = f"127.0.0.1:{served.server.port}"
     assert await probe(address) == (0, "SERVING")
     assert await probe(address, "--service", "headrace.v1.JobService") == (0, "SERVING")

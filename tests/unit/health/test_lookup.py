@@ -41,7 +41,7 @@ class Registry:
         self.notified.clear()
 
 
-class Served:
+class ServedLookup:
     def __init__(self, *, max_age: float, timeout: float = 5.0) -> None:
         self.registry = Registry()
         self.lookup = Lookup(
@@ -70,8 +70,8 @@ def max_age() -> float:
 
 
 @pytest.fixture
-async def served(max_age: float) -> AsyncIterator[Served]:
-    served = Served(max_age=max_age)
+async def served(max_age: float) -> AsyncIterator[ServedLookup]:
+    served = ServedLookup(max_age=max_age)
     await served.server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.server.port}") as channel:
         served.stub = health_pb2_grpc.HealthStub(channel)
@@ -79,13 +79,13 @@ async def served(max_age: float) -> AsyncIterator[Served]:
     await served.server.stop()
 
 
-async def test_name_is_serving_while_it_is_found(served: Served):
+async def test_name_is_serving_while_it_is_found(served: ServedLookup):
     assert await served.status("door/open") == SERVING
     assert await served.status("door/shut") == NOT_SERVING
 
 
 @pytest.mark.parametrize("name", ["door/", "door/7", "doors/open", "door/open/open"])
-async def test_malformed_name_is_unknown(served: Served, name: str):
+async def test_malformed_name_is_unknown(served: ServedLookup, name: str):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await served.status(name)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -95,19 +95,19 @@ async def test_malformed_name_is_unknown(served: Served, name: str):
     assert served.registry.readings == 0
 
 
-async def test_fixed_name_takes_precedence_over_a_lookup(served: Served):
+async def test_fixed_name_takes_precedence_over_a_lookup(served: ServedLookup):
     served.registry.names.clear()
     assert await served.status("door/fixed") == SERVING
     assert served.registry.readings == 0
 
 
-async def test_probes_of_any_name_share_a_valid_reading(served: Served):
+async def test_probes_of_any_name_share_a_valid_reading(served: ServedLookup):
     for name in ("door/open", "door/shut", "door/open"):
         await served.status(name)
     assert served.registry.readings == 1
 
 
-async def test_concurrent_probes_share_one_reading(served: Served):
+async def test_concurrent_probes_share_one_reading(served: ServedLookup):
     served.registry.gate.clear()
     probes = [asyncio.ensure_future(served.status("door/open")) for _ in range(20)]
     impatient = served.stub.Check(health_pb2.HealthCheckRequest(service="door/open"))
@@ -125,13 +125,13 @@ class TestWithoutValidReading:
     def max_age(self) -> float:
         return 0.0
 
-    async def test_probe_without_valid_reading_reads_again(self, served: Served):
+    async def test_probe_without_valid_reading_reads_again(self, served: ServedLookup):
         assert await served.status("door/open") == SERVING
         served.registry.names.clear()
         assert await served.status("door/open") == NOT_SERVING
         assert served.registry.readings == 2
 
-    async def test_name_is_not_serving_while_the_reading_fails(self, served: Served):
+    async def test_name_is_not_serving_while_the_reading_fails(self, served: ServedLookup):
         assert await served.status("door/open") == SERVING
         served.registry.alive = False
         assert await served.status("door/open") == NOT_SERVING
@@ -146,7 +146,7 @@ async def test_hanging_reading_counts_as_failed():
     assert not await lookup.serving("door/open")
 
 
-async def test_watch_shows_changed_names_and_failed_readings(served: Served):
+async def test_watch_shows_changed_names_and_failed_readings(served: ServedLookup):
     stream = served.watch("door/open")
     assert (await stream.read()).status == SERVING
     for change, status in (
@@ -162,7 +162,7 @@ async def test_watch_shows_changed_names_and_failed_readings(served: Served):
     stream.cancel()
 
 
-async def test_watches_share_one_reading(served: Served):
+async def test_watches_share_one_reading(served: ServedLookup):
     streams = [served.watch(name) for name in ("door/open", "door/shut") for _ in range(10)]
     for stream in streams:
         await stream.read()
@@ -176,7 +176,7 @@ async def test_watches_share_one_reading(served: Served):
         stream.cancel()
 
 
-async def test_names_are_not_read_without_a_watch(served: Served):
+async def test_names_are_not_read_without_a_watch(served: ServedLookup):
     stream = served.watch("door/open")
     await stream.read()
     stream.cancel()
@@ -193,7 +193,7 @@ async def test_names_are_not_read_without_a_watch(served: Served):
     assert served.registry.readings == 2
 
 
-async def test_notification_during_a_reading_causes_another_one(served: Served):
+async def test_notification_during_a_reading_causes_another_one(served: ServedLookup):
     served.registry.gate.clear()
     early = asyncio.create_task(served.lookup.serving("door/late"))
     while not served.registry.readings:
@@ -205,7 +205,7 @@ async def test_notification_during_a_reading_causes_another_one(served: Served):
     assert served.registry.readings == 2
 
 
-async def test_shutdown_sends_not_serving_and_ends_watches(served: Served):
+async def test_shutdown_sends_not_serving_and_ends_watches(served: ServedLookup):
     stream = served.watch("door/open")
     assert (await stream.read()).status == SERVING
     await served.server.enter_graceful_shutdown()
@@ -215,7 +215,7 @@ async def test_shutdown_sends_not_serving_and_ends_watches(served: Served):
     assert served.registry.readings == 1
 
 
-async def test_shutdown_does_not_wait_for_a_reading(served: Served):
+async def test_shutdown_does_not_wait_for_a_reading(served: ServedLookup):
     served.registry.gate.clear()
     probe = asyncio.ensure_future(served.status("door/open"))
     while not served.registry.readings:

@@ -19,7 +19,7 @@ from headrace_worker.lease import Lease
 from headrace_worker.metrics import Counts
 
 
-class Unreachable:
+class UnreachableDatabase:
     """A database with a dead connection, which TCP detects only after 15 minutes."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ async def test_hung_renewal_loses_the_lease(
         """Register the worker."""
 
     monkeypatch.setattr(lease, "register_worker", register)
-    database, lost, counts = Unreachable(), asyncio.Event(), Counts()
+    database, lost, counts = UnreachableDatabase(), asyncio.Event(), Counts()
     held = Lease(
         database=database,  # type: ignore[arg-type]
         describe=worker,
@@ -83,7 +83,7 @@ async def test_hung_renewal_loses_the_lease(
         await end_tasks(running)
 
 
-class Refusing:
+class UnavailableDatabase:
     """A database that is not available."""
 
     @asynccontextmanager
@@ -94,7 +94,7 @@ class Refusing:
     transaction = statement
 
 
-class ReadOnly(Refusing):
+class ReadOnlyDatabase(UnavailableDatabase):
     """A database that accepts the registration of a worker but no renewal."""
 
     @asynccontextmanager
@@ -113,7 +113,7 @@ async def test_lease_is_lost_one_heartbeat_before_it_lapses(
     monkeypatch.setattr(lease, "_now", lambda: now)
     calls: list[str] = []
     held = Lease(
-        database=ReadOnly(),  # type: ignore[arg-type]
+        database=ReadOnlyDatabase(),  # type: ignore[arg-type]
         describe=worker,
         lease_s=30.0,
         heartbeat_s=10.0,
@@ -139,7 +139,7 @@ async def test_lease_is_lost_one_heartbeat_before_it_lapses(
 async def test_failed_renewal_is_a_failed_run_of_the_loop() -> None:
     doubts: list[None] = []
     held = Lease(
-        database=Refusing(),  # type: ignore[arg-type]
+        database=UnavailableDatabase(),  # type: ignore[arg-type]
         describe=worker,
         lease_s=30.0,
         heartbeat_s=0.001,

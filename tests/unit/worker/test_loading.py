@@ -74,7 +74,7 @@ def load(missing: list[str], **environment: str) -> tuple[list[str], list[dict[s
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Path:
+def installed_package(tmp_path: Path) -> Path:
     """A folder with an installed package that contains handlers."""
     source, target = tmp_path / "source", tmp_path / "target"
     for name, text in PACKAGE.items():
@@ -93,8 +93,8 @@ def installed(tmp_path: Path) -> Path:
     return target
 
 
-def test_installed_package_registers_its_handlers(installed: Path) -> None:
-    types, [line] = load([], HEADRACE_BUILTIN_HANDLERS="numbers", PYTHONPATH=str(installed))
+def test_installed_package_registers_its_handlers(installed_package: Path) -> None:
+    types, [line] = load([], HEADRACE_BUILTIN_HANDLERS="numbers", PYTHONPATH=str(installed_package))
     assert types == ["acme.order", *NUMBERS]
     # The package's other module requires a missing package.
     assert (line["event"], line["level"], line["handler"]) == (

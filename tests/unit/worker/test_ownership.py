@@ -11,7 +11,7 @@ from headrace_worker.runners.ownership import OwnedTask, Owner, own_process, own
 
 
 @pytest.fixture(autouse=True)
-def _not_strict(monkeypatch: pytest.MonkeyPatch) -> None:
+def _lenient_ownership(monkeypatch: pytest.MonkeyPatch) -> None:
     # `own_process` changes the class for all tests of this process.
     monkeypatch.setattr(OwnedTask, "strict", False)
 
