@@ -38,7 +38,7 @@ async def read_rest(call: Any) -> list[Any]:
 
 
 async def read_events(call: Any, count: int) -> list[Any]:
-    """Return events of the next responses, and check that no response has both."""
+    """Read at least `count` events; assert that each response has either events or a mark."""
     events: list[Any] = []
     while len(events) < count:
         response = await read(call)
@@ -80,7 +80,7 @@ async def test_job_stream_ends_ok_after_the_terminal_event(
     assert await call.code() == StatusCode.OK
 
 
-async def test_late_watch_sees_the_same_as_an_early_one(client: Client, driver: Driver):
+async def test_late_watch_receives_the_events_of_an_early_one(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {})
     early = asyncio.create_task(collect(client, job.id))
     await driver.start(job.id)

@@ -20,7 +20,7 @@ from bench.compare.stage import Stage
 from support.until import until
 
 _ROOT = Path(__file__).parents[2]
-_TINY = (
+_TINY_RUN = (
     *("--quick", "--peers", "headrace", "--drain", "100", "--workers", "1", "--clients", "2"),
     *("--accept-seconds", "0.05", "--batch", "50", "--warm-up", "0.1", "--seconds", "0.2"),
     *("--jobs", "100", "--waiting", "0", "--finished", "100", "--queues", "0", "--delayed", "20"),
@@ -74,7 +74,7 @@ class SharedStage:
 
 
 @pytest.fixture
-def _sigterm() -> Iterator[None]:
+def _restored_sigterm() -> Iterator[None]:
     """Restore the signal handler that the command replaces."""
     handler = signal.getsignal(signal.SIGTERM)
     yield
@@ -82,13 +82,13 @@ def _sigterm() -> Iterator[None]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("_sigterm")
+@pytest.mark.usefixtures("_restored_sigterm")
 def test_tiny_comparison_measures_and_writes_every_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     SharedStage().patch(monkeypatch)
     document, page = tmp_path / "compare.json", tmp_path / "compare.md"
-    code = main([*_TINY, "--json", str(document), "--markdown", str(page)])
+    code = main([*_TINY_RUN, "--json", str(document), "--markdown", str(page)])
     assert code == 0, capsys.readouterr()
     figures = json.loads(document.read_text())
     assert figures["failures"] == []

@@ -29,8 +29,8 @@ from support.scraping import scrape
 from support.until import until
 
 WATCHERS = 50
-CUTS = 400
-EVENTS = 20 * CUTS
+MIN_CUTS = 400
+MIN_EVENTS = 20 * MIN_CUTS
 
 # The limit of each wait in seconds, generous because the machine may be busy.
 DEADLINE_S = 150
@@ -85,8 +85,8 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
 
         # Watchers that resume by themselves: a filter, the SQL condition for its events, and the
         # number of watchers.
-        batch, further = await load.submit_batch(CUTS), await load.submit_batch(CUTS)
-        chosen = [job.id for job in (*batch.jobs[: CUTS // 2], *further.jobs[: CUTS // 2])]
+        batch, further = await load.submit_batch(MIN_CUTS), await load.submit_batch(MIN_CUTS)
+        chosen = [job.id for job in (*batch.jobs[: MIN_CUTS // 2], *further.jobs[: MIN_CUTS // 2])]
         ends = [JOB_STATE_SUCCEEDED, JOB_STATE_FAILED]
         filters = [
             (JobFilter(), "true", 2),
@@ -111,11 +111,11 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
         loading = tasks.create_task(load.run())
         gaps = []
         for share, gateway, by in ((0.3, one, signal.SIGTERM), (0.6, other, signal.SIGKILL)):
-            await until(lambda s=share: load.has_caused(EVENTS * s), within=DEADLINE_S)
+            await until(lambda s=share: load.has_caused(MIN_EVENTS * s), within=DEADLINE_S)
             gaps.append(await read_gaps(gateway))
             await gateway.restart(by)
-        await until(lambda: load.has_caused(EVENTS), within=DEADLINE_S)
-        await until(lambda: cuts.count >= CUTS, within=DEADLINE_S)
+        await until(lambda: load.has_caused(MIN_EVENTS), within=DEADLINE_S)
+        await until(lambda: cuts.count >= MIN_CUTS, within=DEADLINE_S)
         cuts.end()
         load.stop()
         await loading

@@ -185,7 +185,9 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def live(commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]:
+def live_platform(
+    commands: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LivePlatform]:
     """`headrace up` with the handlers of the docs, as a reader would start it."""
     folder = tmp_path_factory.mktemp("docs")
     modules = []
@@ -277,7 +279,7 @@ def delete_subscription(request: pytest.FixtureRequest) -> None:
             client.delete_subscription("billing")
 
 
-def places(values: list[Block]) -> list[str]:
+def block_ids(values: list[Block]) -> list[str]:
     return [value.place for value in values]
 
 
@@ -290,23 +292,23 @@ PYTHON_BLOCKS = [
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=places(SHELL_BLOCKS))
-def test_shell_block_runs_unchanged(live: LivePlatform, block: Block) -> None:
+@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=block_ids(SHELL_BLOCKS))
+def test_shell_block_runs_unchanged(live_platform: LivePlatform, block: Block) -> None:
     for command in block.commands():
         if reason_of(command) is None:
-            live.run(
-                ["bash", "-euo", "pipefail", "-c", live.fill(command)],
+            live_platform.run(
+                ["bash", "-euo", "pipefail", "-c", live_platform.fill(command)],
                 endless=ENDLESS_PATTERN.search(command) is not None,
             )
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=places(PYTHON_BLOCKS))
-def test_python_block_runs_unchanged(live: LivePlatform, block: Block) -> None:
-    code = live.fill(block.text)
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=block_ids(PYTHON_BLOCKS))
+def test_python_block_runs_unchanged(live_platform: LivePlatform, block: Block) -> None:
+    code = live_platform.fill(block.text)
     if not is_program(code):
         code = PRELUDE.format(body=textwrap.indent(code, " " * 8))
-    live.run(
+    live_platform.run(
         [sys.executable, "-u", "-c", code], endless=ENDLESS_PATTERN.search(block.text) is not None
     )
 
@@ -321,14 +323,14 @@ def is_program(code: str) -> bool:
 
 
 @pytest.mark.timeout(300)
-def test_handlers_in_the_docs_are_loaded(live: LivePlatform) -> None:
+def test_handlers_in_the_docs_are_loaded(live_platform: LivePlatform) -> None:
     declared = {
         name
         for block in HANDLER_BLOCKS
         if block.reason is None
         for name in re.findall(r'@handler\(\s*"([^"]+)"', block.text)
     }
-    with SyncClient(live.environment["HEADRACE_TARGET"]) as client:
+    with SyncClient(live_platform.environment["HEADRACE_TARGET"]) as client:
         offered = {info.type for info in client.handlers()}
         assert declared
         assert declared <= offered

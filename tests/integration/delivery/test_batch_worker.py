@@ -1,4 +1,4 @@
-"""How workers receive deliveries."""
+"""Workers receive and claim deliveries, with and without Redis."""
 
 from __future__ import annotations
 

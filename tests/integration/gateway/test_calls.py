@@ -29,7 +29,7 @@ from headrace_core.runtime.settings import Settings
 from support.gateway import read_error, rpc_error
 
 REQUEST_ID = "x-request-id"
-PREFIX = "/headrace.v1.JobService/"
+METHOD_PREFIX = "/headrace.v1.JobService/"
 
 
 async def test_request_id_is_returned_in_metadata(jobs: JobServiceStub):
@@ -68,10 +68,10 @@ async def test_stream_returns_request_id_in_initial_metadata(jobs: JobServiceStu
 
 
 async def raw_call(channel: grpc.aio.Channel, method: str, raw: bytes) -> bytes:
-    return await channel.unary_unary(PREFIX + method)(raw)
+    return await channel.unary_unary(METHOD_PREFIX + method)(raw)
 
 
-NO_REQUESTS = {
+UNDECODABLE_REQUESTS = {
     "tag": b"\xff",
     "length": b"\x0a\xff\xff\xff\xff\x0f",
     "truncated": b"\x0a\x05ab",
@@ -81,7 +81,7 @@ NO_REQUESTS = {
 
 async def test_undecodable_request_is_invalid(channel: grpc.aio.Channel):
     for method in ("GetJob", "CancelJob", "RetryJob"):
-        for raw in NO_REQUESTS.values():
+        for raw in UNDECODABLE_REQUESTS.values():
             error = await rpc_error(raw_call(channel, method, raw))
             assert error.code is grpc.StatusCode.INVALID_ARGUMENT
             assert error.reason == "INVALID_ARGUMENT"
@@ -89,7 +89,7 @@ async def test_undecodable_request_is_invalid(channel: grpc.aio.Channel):
 
 
 async def test_undecodable_request_of_a_stream_is_invalid(channel: grpc.aio.Channel):
-    call = channel.unary_stream(PREFIX + "WatchJob")(b"\xff")
+    call = channel.unary_stream(METHOD_PREFIX + "WatchJob")(b"\xff")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     assert read_error(caught.value).reason == "INVALID_ARGUMENT"
@@ -215,7 +215,7 @@ async def test_depth_beyond_its_limit_is_invalid_in_each_form(
         ("SubmitJob", _length_delimited(1, job), "job.payload"),
         ("BatchSubmitJobs", good + _length_delimited(1, job), "jobs[1].payload"),
     ):
-        error = await rpc_error(channel.unary_unary(PREFIX + name)(raw))
+        error = await rpc_error(channel.unary_unary(METHOD_PREFIX + name)(raw))
         assert (error.code, error.reason) == (
             grpc.StatusCode.INVALID_ARGUMENT,
             "LIMIT_EXCEEDED",
@@ -267,7 +267,7 @@ async def test_rejected_request_is_released(channel: grpc.aio.Channel):
         for _ in range(10):
             for method, raw in (("BatchSubmitJobs", jobs), ("WatchJobs", filter_)):
                 kind = "unary_stream" if method == "WatchJobs" else "unary_unary"
-                call = getattr(channel, kind)(PREFIX + method)(raw)
+                call = getattr(channel, kind)(METHOD_PREFIX + method)(raw)
                 assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         held, _ = tracemalloc.get_traced_memory()
     finally:

@@ -40,7 +40,7 @@ async def submit_job(jobs: JobServiceStub) -> str:
 
 
 @pytest.fixture
-async def succeeded(worker: FakeWorker, jobs: JobServiceStub) -> str:
+async def succeeded_job(worker: FakeWorker, jobs: JobServiceStub) -> str:
     """A succeeded job with progress and output."""
     job_id = await submit_job(jobs)
     await worker.start_job(job_id)
@@ -54,9 +54,9 @@ async def succeeded(worker: FakeWorker, jobs: JobServiceStub) -> str:
 
 
 async def test_get_job_without_view_returns_the_full_job(
-    succeeded: str, worker: FakeWorker, jobs: JobServiceStub
+    succeeded_job: str, worker: FakeWorker, jobs: JobServiceStub
 ):
-    job = (await jobs.GetJob(GetJobRequest(job_id=succeeded))).job
+    job = (await jobs.GetJob(GetJobRequest(job_id=succeeded_job))).job
     assert job.state == JOB_STATE_SUCCEEDED
     shown = json_format.MessageToDict(job)
     assert shown["payload"] == {"value": {"data": [1.0, 2.0, 3.0]}}
@@ -71,15 +71,17 @@ async def test_get_job_without_view_returns_the_full_job(
         assert job.HasField(name)
 
 
-async def test_full_view_has_exact_documents(succeeded: str, jobs: JobServiceStub):
-    request = GetJobRequest(job_id=succeeded, view=JOB_VIEW_FULL, data_encoding=DATA_ENCODING_JSON)
+async def test_full_view_has_exact_documents(succeeded_job: str, jobs: JobServiceStub):
+    request = GetJobRequest(
+        job_id=succeeded_job, view=JOB_VIEW_FULL, data_encoding=DATA_ENCODING_JSON
+    )
     job = (await jobs.GetJob(request)).job
     assert job.payload.json == NUMBERS
     assert job.result.json == b"[12345678901234567890]"
 
 
-async def test_basic_view_has_no_documents(succeeded: str, jobs: JobServiceStub):
-    job = (await jobs.GetJob(GetJobRequest(job_id=succeeded, view=JOB_VIEW_BASIC))).job
+async def test_basic_view_has_no_documents(succeeded_job: str, jobs: JobServiceStub):
+    job = (await jobs.GetJob(GetJobRequest(job_id=succeeded_job, view=JOB_VIEW_BASIC))).job
     assert not job.HasField("payload")
     assert not job.HasField("result")
     assert job.progress.fraction == 0.5
@@ -157,12 +159,12 @@ async def test_job_keeps_correlation_id_of_its_submit(jobs: JobServiceStub):
     assert len(job.correlation_id) == 36
 
 
-async def test_output_is_paged(succeeded: str, jobs: JobServiceStub):
+async def test_output_is_paged(succeeded_job: str, jobs: JobServiceStub):
     found = []
     after_seq = 0
     while True:
         request = ListJobOutputRequest(
-            job_id=succeeded, after_seq=after_seq, page_size=1, data_encoding=DATA_ENCODING_JSON
+            job_id=succeeded_job, after_seq=after_seq, page_size=1, data_encoding=DATA_ENCODING_JSON
         )
         response = await jobs.ListJobOutput(request)
         (piece,) = response.pieces
@@ -172,7 +174,7 @@ async def test_output_is_paged(succeeded: str, jobs: JobServiceStub):
         if not after_seq:
             break
     assert found == [(4, 1, b'{"token": "a"}'), (5, 1, b'"b"')]
-    everything = await jobs.ListJobOutput(ListJobOutputRequest(job_id=succeeded))
+    everything = await jobs.ListJobOutput(ListJobOutputRequest(job_id=succeeded_job))
     assert [json_format.MessageToDict(piece.output) for piece in everything.pieces] == [
         {"value": {"token": "a"}},
         {"value": "b"},
@@ -180,8 +182,8 @@ async def test_output_is_paged(succeeded: str, jobs: JobServiceStub):
     assert everything.next_after_seq == 0
 
 
-async def test_events_are_numbered_without_a_gap(succeeded: str, jobs: JobServiceStub):
-    response = await jobs.ListJobEvents(ListJobEventsRequest(job_id=succeeded))
+async def test_events_are_numbered_without_a_gap(succeeded_job: str, jobs: JobServiceStub):
+    response = await jobs.ListJobEvents(ListJobEventsRequest(job_id=succeeded_job))
     assert [
         (event.seq, JobEventType.Name(event.type).removeprefix("JOB_EVENT_TYPE_"))
         for event in response.events
@@ -204,11 +206,11 @@ async def test_events_are_numbered_without_a_gap(succeeded: str, jobs: JobServic
     assert {event.queue for event in response.events} == {"math"}
 
 
-async def test_events_are_paged(succeeded: str, jobs: JobServiceStub):
+async def test_events_are_paged(succeeded_job: str, jobs: JobServiceStub):
     pages = []
     after_seq = 0
     while True:
-        request = ListJobEventsRequest(job_id=succeeded, after_seq=after_seq, page_size=2)
+        request = ListJobEventsRequest(job_id=succeeded_job, after_seq=after_seq, page_size=2)
         response = await jobs.ListJobEvents(request)
         pages.append([event.seq for event in response.events])
         after_seq = response.next_after_seq
@@ -235,9 +237,9 @@ async def test_large_output_events_fit_a_default_client(worker: FakeWorker, jobs
     assert seen == list(range(1, 103))
 
 
-async def test_page_after_the_last_event_is_empty(succeeded: str, jobs: JobServiceStub):
+async def test_page_after_the_last_event_is_empty(succeeded_job: str, jobs: JobServiceStub):
     for after_seq in (6, 7, 2**63 - 1):
-        request = ListJobEventsRequest(job_id=succeeded, after_seq=after_seq)
+        request = ListJobEventsRequest(job_id=succeeded_job, after_seq=after_seq)
         response = await jobs.ListJobEvents(request)
         assert not response.events
         assert response.next_after_seq == 0

@@ -49,7 +49,9 @@ async def hand_off(settings: Settings, database: Database, bus: WakeBus) -> Asyn
 
 
 @pytest.fixture
-async def scheduler(settings: Settings, database: Database) -> AsyncIterator[WakeSubscription]:
+async def scheduler_wake_ups(
+    settings: Settings, database: Database
+) -> AsyncIterator[WakeSubscription]:
     """The wake-ups that a scheduler would receive for waiting jobs."""
     async with listening(settings, database, Topic.JOBS) as wake:
         yield wake
@@ -64,7 +66,7 @@ def entry_names(*jobs: Job) -> list[str]:
 
 
 async def test_idle_pool_receives_a_job_directly(
-    database: Database, hand_off: HandOff, scheduler: WakeSubscription, redis: Redis
+    database: Database, hand_off: HandOff, scheduler_wake_ups: WakeSubscription, redis: Redis
 ) -> None:
     later, sooner = await submit(database), await submit(database, priority=10)
     for job in (later, sooner):
@@ -79,13 +81,13 @@ async def test_idle_pool_receives_a_job_directly(
     assert await redis.zscore(await queue_of(redis, POOL), entry_names(later)[0]) == pytest.approx(
         rank_of(later)
     )
-    assert not await scheduler.wait(QUIET_PERIOD_S)
+    assert not await scheduler_wake_ups.wait(QUIET_PERIOD_S)
 
 
 async def test_many_or_unserved_jobs_wake_the_scheduler(
     database: Database,
     hand_off: HandOff,
-    scheduler: WakeSubscription,
+    scheduler_wake_ups: WakeSubscription,
     redis: Redis,
     subtests: pytest.Subtests,
 ) -> None:
@@ -99,12 +101,12 @@ async def test_many_or_unserved_jobs_wake_the_scheduler(
     for name, jobs in cases.items():
         with subtests.test(name):
             hand_off.offer(jobs)
-            assert await scheduler.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
+            assert await scheduler_wake_ups.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
             assert await queue_entries(redis) == []
 
 
 async def test_pool_with_waiting_jobs_receives_nothing(
-    database: Database, hand_off: HandOff, scheduler: WakeSubscription, redis: Redis
+    database: Database, hand_off: HandOff, scheduler_wake_ups: WakeSubscription, redis: Redis
 ) -> None:
     first = await submit_many(database, 4)
     hand_off.offer(first)
@@ -114,7 +116,7 @@ async def test_pool_with_waiting_jobs_receives_nothing(
 
     await until(is_full)
     hand_off.offer([await submit(database)])
-    assert await scheduler.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
+    assert await scheduler_wake_ups.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
     assert await queue_entries(redis) == entry_names(*first)
 
 
@@ -122,14 +124,14 @@ async def test_pool_without_a_free_slot_receives_nothing(
     settings: Settings,
     database: Database,
     bus: WakeBus,
-    scheduler: WakeSubscription,
+    scheduler_wake_ups: WakeSubscription,
     redis: Redis,
 ) -> None:
     busy = await register(database, slots=1)
     await start(database, busy, await submit(database))
     async with hand_off_with_pools(settings, database, bus) as hand_off:
         hand_off.offer([await submit(database)])
-        assert await scheduler.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
+        assert await scheduler_wake_ups.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
     assert await queue_entries(redis) == []
 
 
@@ -149,7 +151,11 @@ async def test_pool_with_the_most_free_slots_receives_the_job(
 
 
 async def test_prefetch_of_zero_disables_the_hand_off(
-    settings: Settings, database: Database, bus: WakeBus, scheduler: WakeSubscription, redis: Redis
+    settings: Settings,
+    database: Database,
+    bus: WakeBus,
+    scheduler_wake_ups: WakeSubscription,
+    redis: Redis,
 ) -> None:
     # Without prefetch, the Redis queue of a busy pool may be empty.
     await register(database)
@@ -161,13 +167,13 @@ async def test_prefetch_of_zero_disables_the_hand_off(
         bus=bus,
     )
     hand_off.offer([await submit(database)])
-    assert await scheduler.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
+    assert await scheduler_wake_ups.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
     assert await queue_entries(redis) == []
     await hand_off.close()
 
 
 async def test_hand_off_without_redis_wakes_the_scheduler(
-    settings: Settings, database: Database, scheduler: WakeSubscription
+    settings: Settings, database: Database, scheduler_wake_ups: WakeSubscription
 ) -> None:
     without_redis = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
     bus = WakeBus(without_redis, database)
@@ -176,7 +182,7 @@ async def test_hand_off_without_redis_wakes_the_scheduler(
     async with hand_off_with_pools(without_redis, database, bus) as hand_off:
         for _ in range(2):
             hand_off.offer([await submit(database)])
-            assert await scheduler.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
+            assert await scheduler_wake_ups.wait(WAKE_UP_TIMEOUT_S) == {Topic.JOBS}
     await bus.stop()
 
 

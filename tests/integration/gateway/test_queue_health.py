@@ -85,10 +85,10 @@ async def test_queues_of_a_worker_are_serving(
 async def until_status(health: health_pb2_grpc.HealthStub, service: str, expected: int) -> None:
     """Wait until a service has a status."""
 
-    async def has() -> bool:
+    async def has_status() -> bool:
         return await status(health, service) == expected
 
-    await until(has)
+    await until(has_status)
 
 
 async def test_unknown_queue_of_a_worker_is_not_serving(
@@ -127,12 +127,12 @@ async def test_queue_with_only_unserved_types_is_not_serving(
     await until_status(health, "queue/fast", SERVING)
 
 
-async def remove(database: Database, worker_id: WorkerId) -> None:
+async def delete_worker(database: Database, worker_id: WorkerId) -> None:
     async with database.transaction() as connection:
         await remove_worker(connection, worker_id=worker_id)
 
 
-@pytest.mark.parametrize("end", [drain, lapse, remove])
+@pytest.mark.parametrize("end", [drain, lapse, delete_worker])
 async def test_watch_without_wake_up_follows_workers(
     health: health_pb2_grpc.HealthStub, database: Database, end
 ):

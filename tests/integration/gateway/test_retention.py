@@ -34,8 +34,8 @@ from support.gateway import TIMEOUT, rpc_error
 from support.jobs import set_column
 from support.retention import prune
 
-EXPIRED = (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
-INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
+CURSOR_EXPIRED = (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
+CURSOR_INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
 
 
 async def read_response(call: Any) -> Any:
@@ -89,7 +89,7 @@ async def test_expired_cursor_names_the_oldest_cursor(jobs: JobServiceStub, data
     assert (await prune(database)).jobs == 3
 
     error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
-    assert (error.code, error.reason) == EXPIRED
+    assert (error.code, error.reason) == CURSOR_EXPIRED
     assert set(error.metadata) == {"oldest_cursor"}
     oldest = error.metadata["oldest_cursor"]
     events, _ = await read_past(jobs, oldest)
@@ -113,7 +113,7 @@ async def test_oldest_cursor_is_valid(
     assert len((await read_past(jobs, at))[0]) == 2
     just_before = encode_cursor(installation, DEFAULT_TENANT, start[0], start[1] - 1)
     error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=just_before))))
-    assert (error.code, error.reason) == EXPIRED
+    assert (error.code, error.reason) == CURSOR_EXPIRED
     assert error.metadata["oldest_cursor"] == at
 
 
@@ -127,7 +127,7 @@ async def test_cursor_of_another_database_is_invalid(
     forger = Installation(id=installation.id, secret=bytes(32))
     good = encode_cursor(installation, DEFAULT_TENANT, 1, 1)
     error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=good))))
-    assert (error.code, error.reason) == EXPIRED
+    assert (error.code, error.reason) == CURSOR_EXPIRED
     for cursor in (
         encode_cursor(other_database, DEFAULT_TENANT, 1, 1),
         encode_cursor(forger, DEFAULT_TENANT, 1, 1),
@@ -137,7 +137,7 @@ async def test_cursor_of_another_database_is_invalid(
         "no cursor at all",
     ):
         error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=cursor))))
-        assert (error.code, error.reason) == INVALID
+        assert (error.code, error.reason) == CURSOR_INVALID
 
 
 async def test_pruned_job_is_not_found(jobs: JobServiceStub, database: Database):
@@ -202,7 +202,7 @@ async def test_remaining_job_keeps_events_before_the_log_start(
     only = JobFilter(job_ids=[kept])
     old = WatchJobsRequest(filter=only, cursor=begin)
     error = await rpc_error(read_response(jobs.WatchJobs(old)))
-    assert (error.code, error.reason) == EXPIRED
+    assert (error.code, error.reason) == CURSOR_EXPIRED
     await jobs.RetryJob(RetryJobRequest(job_id=kept))
     request = WatchJobsRequest(filter=only, cursor=error.metadata["oldest_cursor"])
     follower = jobs.WatchJobs(request)

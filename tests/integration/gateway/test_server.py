@@ -63,7 +63,7 @@ async def test_all_services_are_serving(health: health_pb2_grpc.HealthStub):
         assert await status(health, service) == SERVING
 
 
-async def reflected(channel: grpc.aio.Channel) -> list[str]:
+async def reflected_services(channel: grpc.aio.Channel) -> list[str]:
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     call = stub.ServerReflectionInfo(iter([request]))
@@ -72,7 +72,7 @@ async def reflected(channel: grpc.aio.Channel) -> list[str]:
 
 
 async def test_reflection_lists_the_services(channel: grpc.aio.Channel):
-    assert set(SERVICES) < set(await reflected(channel))
+    assert set(SERVICES) < set(await reflected_services(channel))
 
 
 async def test_reflection_v1_describes_itself_and_the_rest(channel: grpc.aio.Channel):
@@ -117,7 +117,7 @@ class TestWithoutReflection:
 
     async def test_reflection_is_served_only_when_enabled(self, channel: grpc.aio.Channel):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await reflected(channel)
+            await reflected_services(channel)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -276,10 +276,10 @@ async def test_port_in_use_is_an_error(gateway: Gateway, settings: Settings):
         await Gateway(taken).start()
 
 
-class Process:
+class GatewayProcess:
     """A gateway process that logs in JSON."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.GatewayProcess) -> None:
         self.process = process
         self.log: list[dict[str, Any]] = []
 
@@ -301,7 +301,7 @@ class Process:
 
 
 @pytest.fixture
-async def process(settings: Settings) -> AsyncIterator[Process]:
+async def process(settings: Settings) -> AsyncIterator[GatewayProcess]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -311,14 +311,16 @@ async def process(settings: Settings) -> AsyncIterator[Process]:
         stderr=asyncio.subprocess.PIPE,
         limit=16 * 1024 * 1024,
     )
-    yield Process(process)
+    yield GatewayProcess(process)
     if process.returncode is None:
         process.kill()
         await process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_process_logs_its_address_and_ends_cleanly(process: Process, number: signal.Signals):
+async def test_process_logs_its_address_and_ends_cleanly(
+    process: GatewayProcess, number: signal.Signals
+):
     started = await process.until("gateway_started")
     assert started["service"] == "gateway"
     spec = JobSpec(type="email", payload=Data(json=b'"secret words"'), labels={"a": "secret words"})
@@ -340,7 +342,9 @@ async def test_process_logs_its_address_and_ends_cleanly(process: Process, numbe
     assert (submitted["type"], submitted["queue"]) == ("email", "default")
 
 
-async def test_internal_error_is_logged_without_the_payload(process: Process, database: Database):
+async def test_internal_error_is_logged_without_the_payload(
+    process: GatewayProcess, database: Database
+):
     started = await process.until("gateway_started")
     async with database.transaction() as conn:
         await conn.execute(text("ALTER TABLE jobs ADD CHECK (payload::text NOT LIKE '%breaks%')"))

@@ -29,7 +29,7 @@ from support.gateway import TIMEOUT, FakeWorker, read_error
 from support.until import until
 
 # The time that a reader may stall in these tests, in seconds.
-PATIENCE = 0.5
+PATIENCE_S = 0.5
 
 # A client whose window does not grow with its throughput.
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
@@ -46,7 +46,7 @@ SPEC = JobSpec(type="square_sum", payload=Data(json=b'{"data": [1, 2, 3]}'))
 
 @pytest.fixture
 def patience() -> float:
-    return PATIENCE
+    return PATIENCE_S
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ async def until_ended(gateway: Gateway, *, slow_consumers: int = 0, resets: int 
     )
 
 
-def kept_calls() -> int:
+def count_kept_calls() -> int:
     """Return the number of calls that grpc.aio keeps."""
     return sum(task.get_name() == "rpc_task" for task in asyncio.all_tasks())
 
@@ -219,7 +219,7 @@ async def test_reader_that_never_returns_is_released(
     assert await read == list(range(3, last + 1))
     await until_ended(gateway, slow_consumers=3, resets=3)
     # Only the other stream is left. grpc.aio keeps the newest call until the next call arrives.
-    await until(lambda: kept_calls() == 1)
+    await until(lambda: count_kept_calls() == 1)
     await slow_jobs.GetStats(GetStatsRequest(), timeout=TIMEOUT)
     for call in away:
         _, error = await read_rest(call)
@@ -248,7 +248,7 @@ async def test_reader_that_disconnects_is_not_a_slow_consumer(
     with caplog.at_level(logging.WARNING):
         for call in away:
             call.cancel()
-        await until(lambda: kept_calls() == 0)
+        await until(lambda: count_kept_calls() == 0)
     assert gateway.gauges.filter_streams == gateway.gauges.job_streams == 0
     assert gateway.gauges.slow_consumers == gateway.gauges.resets == 0
     assert caplog.records == []
@@ -263,7 +263,7 @@ async def test_slow_but_active_reader_is_not_ended(
     await emit(worker, job_id)
     seqs: list[int] = []
     while seqs[-1:] != [2 + OUTPUTS]:
-        await asyncio.sleep(PATIENCE / 5)
+        await asyncio.sleep(PATIENCE_S / 5)
         async with asyncio.timeout(TIMEOUT):
             seqs += [event.seq for event in (await call.read()).events]
     assert gateway.gauges.slow_consumers == 0

@@ -106,7 +106,7 @@ class Consumer:
 
 
 async def submit(jobs: JobServiceStub, count: int = 1, queue: str = "q") -> list[tuple[str, int]]:
-    """Submit jobs that never run; return the names of their first events."""
+    """Submit jobs that never run; return the ids of their first events."""
     names = []
     for _ in range(count):
         spec = JobSpec(type="nobodys", queue=queue)

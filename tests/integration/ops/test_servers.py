@@ -1,4 +1,4 @@
-"""How the operator's commands choose their servers."""
+"""The servers that the operator's commands choose."""
 
 from __future__ import annotations
 

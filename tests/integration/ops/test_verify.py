@@ -354,7 +354,7 @@ async def test_breaches_above_the_limit_are_only_counted(database: Database) -> 
     assert len(found.breaches) == 5
 
 
-# StuckJob jobs.
+# Stuck jobs.
 
 
 async def test_running_job_without_a_live_worker_is_noticed(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""Dispatch: which jobs are delivered, and when deliveries are repeated."""
+"""Dispatch: the jobs that are delivered, and repeated deliveries."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def dispatch(database: Database, deliverer: Deliverer, term: int, clock: Clock) 
     )
 
 
-class Queues:
+class PoolQueues:
     """The entries in the pool queues."""
 
     def __init__(self, redis: Redis) -> None:
@@ -84,8 +84,8 @@ class Queues:
 
 
 @pytest.fixture
-def queues(redis: Redis) -> Queues:
-    return Queues(redis)
+def queues(redis: Redis) -> PoolQueues:
+    return PoolQueues(redis)
 
 
 def deliveries(*jobs: Job) -> list[AttemptKey]:
@@ -93,7 +93,7 @@ def deliveries(*jobs: Job) -> list[AttemptKey]:
 
 
 async def test_jobs_are_delivered_by_priority_within_free_slots(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     worker_id = await register(database, slots=3)
     low, first, second, high, highest = [
@@ -117,7 +117,7 @@ async def test_jobs_are_delivered_by_priority_within_free_slots(
 
 
 async def test_prefetch_keeps_every_worker_supplied(
-    database: Database, deliverer: Deliverer, queues: Queues, term: int
+    database: Database, deliverer: Deliverer, queues: PoolQueues, term: int
 ) -> None:
     dispatch = Dispatch(
         database=database, deliverer=deliverer, term=term, prefetch=4, redeliver_after=10
@@ -130,7 +130,7 @@ async def test_prefetch_keeps_every_worker_supplied(
 
 
 async def test_retry_is_delivered_as_the_next_attempt(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     worker_id = await register(database)
     job = await submit(database)
@@ -143,7 +143,7 @@ async def test_retry_is_delivered_as_the_next_attempt(
 
 
 async def test_unclaimed_delivery_is_repeated_after_the_interval(
-    database: Database, dispatch: Dispatch, queues: Queues, clock: Clock
+    database: Database, dispatch: Dispatch, queues: PoolQueues, clock: Clock
 ) -> None:
     worker_id = await register(database, slots=2)
     lost, claimed = await submit_many(database, 2)
@@ -167,7 +167,7 @@ async def test_unclaimed_delivery_is_repeated_after_the_interval(
 
 
 async def test_new_leader_repeats_unclaimed_deliveries(
-    database: Database, dispatch: Dispatch, deliverer: Deliverer, queues: Queues, term: int
+    database: Database, dispatch: Dispatch, deliverer: Deliverer, queues: PoolQueues, term: int
 ) -> None:
     await register(database)
     jobs = await submit_many(database, 5)
@@ -181,7 +181,7 @@ async def test_new_leader_repeats_unclaimed_deliveries(
 
 
 async def test_flushed_deliveries_are_repeated(
-    database: Database, dispatch: Dispatch, queues: Queues, clock: Clock, redis: Redis
+    database: Database, dispatch: Dispatch, queues: PoolQueues, clock: Clock, redis: Redis
 ) -> None:
     await register(database)
     jobs = await submit_many(database, 5)
@@ -193,7 +193,7 @@ async def test_flushed_deliveries_are_repeated(
 
 
 async def test_pool_without_live_workers_receives_nothing(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await lapse(database, await register(database, "a", pool="lapsed"))
     await drain(database, await register(database, "b", pool="draining"))
@@ -209,7 +209,7 @@ async def test_pool_without_live_workers_receives_nothing(
 
 
 async def test_unclaimed_delivery_of_a_lost_pool_moves_at_once(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     gone = await register(database, pool="gone")
     job = await submit(database)
@@ -222,7 +222,7 @@ async def test_unclaimed_delivery_of_a_lost_pool_moves_at_once(
 
 
 async def test_type_without_a_worker_blocks_no_other_type(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database, "served", queues=["fast"], slots=1)
     for fields in ({"type": "unserved"}, {"type": "served", "queue": "slow"}):
@@ -233,7 +233,7 @@ async def test_type_without_a_worker_blocks_no_other_type(
 
 
 async def test_jobs_of_a_full_pool_hide_no_other_pool_jobs(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     busy = await register(database, "slow", pool="full", slots=1)
     await start(database, busy, await submit(database, type="slow"))
@@ -246,7 +246,7 @@ async def test_jobs_of_a_full_pool_hide_no_other_pool_jobs(
 
 
 async def test_pool_that_becomes_full_hides_no_other_pool_jobs(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database, "slow", pool="small", slots=1)
     await register(database, "quick", pool="large", slots=50)
@@ -259,7 +259,7 @@ async def test_pool_that_becomes_full_hides_no_other_pool_jobs(
 
 
 async def test_many_free_slots_are_filled_in_one_run(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database, slots=2500)
     jobs = await submit_many(database, 2600)
@@ -268,7 +268,7 @@ async def test_many_free_slots_are_filled_in_one_run(
 
 
 async def test_pools_share_a_lane_by_their_free_slots(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database, "a", "b", pool="one", slots=6)
     await register(database, "a", pool="two", slots=2)
@@ -280,7 +280,7 @@ async def test_pools_share_a_lane_by_their_free_slots(
 
 
 async def test_jobs_are_delivered_only_to_workers_of_their_tenant(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database, pool="ours")
     await register(database, pool="theirs", tenant="another")
@@ -291,7 +291,7 @@ async def test_jobs_are_delivered_only_to_workers_of_their_tenant(
 
 
 async def test_unclaimed_delivery_of_an_ended_job_frees_its_slot(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database, slots=1)
     first, second = await submit_many(database, 2)
@@ -303,7 +303,7 @@ async def test_unclaimed_delivery_of_an_ended_job_frees_its_slot(
 
 
 async def test_scheduled_job_is_not_delivered(
-    database: Database, dispatch: Dispatch, queues: Queues
+    database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database)
     await submit(database, schedule_time=datetime.now(UTC) + timedelta(hours=1))
@@ -312,7 +312,7 @@ async def test_scheduled_job_is_not_delivered(
 
 
 async def test_failed_delivery_without_redis_is_repeated(
-    settings: Settings, database: Database, deliverer: Deliverer, queues: Queues, term: int
+    settings: Settings, database: Database, deliverer: Deliverer, queues: PoolQueues, term: int
 ) -> None:
     nowhere = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
     gone = Deliverer(nowhere, identify=database.installation_id)

@@ -1,4 +1,4 @@
-"""How a term ends."""
+"""The end of a term."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ async def test_program_is_stopped_with_its_own_stop_signal(stage: Stage) -> None
     assert stage.announced.empty()
 
 
-IGNORES_SIGTERM = """
+SIGTERM_IGNORING_PROGRAM = """
     import pathlib, signal, sys
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pathlib.Path(sys.argv[1]).write_text("1")
@@ -160,7 +160,9 @@ IGNORES_SIGTERM = """
 
 
 async def test_program_that_ignores_its_stop_is_killed(stage: Stage) -> None:
-    async with stage.supervise(stage.program(IGNORES_SIGTERM, stop_grace=0.3)) as supervised:
+    async with stage.supervise(
+        stage.program(SIGTERM_IGNORING_PROGRAM, stop_grace=0.3)
+    ) as supervised:
         await supervised.start()
         process = psutil.Process(pid(supervised))
     assert not process.is_running()
@@ -168,7 +170,9 @@ async def test_program_that_ignores_its_stop_is_killed(stage: Stage) -> None:
 
 
 async def test_kill_shortens_the_grace_period(stage: Stage) -> None:
-    async with stage.supervise(stage.program(IGNORES_SIGTERM, stop_grace=600)) as supervised:
+    async with stage.supervise(
+        stage.program(SIGTERM_IGNORING_PROGRAM, stop_grace=600)
+    ) as supervised:
         await supervised.start()
         process = psutil.Process(pid(supervised))
         stop = asyncio.create_task(supervised.stop())

@@ -11,7 +11,7 @@ from headrace_core.store.sql.database import Database
 
 
 @pytest.fixture
-async def crowd(settings: Settings) -> AsyncIterator[Database]:
+async def large_pool(settings: Settings) -> AsyncIterator[Database]:
     """The database, with enough connections for many concurrent transactions."""
     database = Database(
         settings.model_copy(update={"database_pool_size": 40}), application="test-crowd"

@@ -125,29 +125,31 @@ async def test_requeued_job_can_be_cancelled_again(database: Database) -> None:
     ],
 )
 async def test_waiting_request_sees_the_earlier_change(
-    crowd: Database,
+    large_pool: Database,
     state: JobState,
     first: Callable[..., Awaitable[Job]],
     second: Callable[..., Awaitable[Job]],
     end: JobState,
 ) -> None:
-    prepared = await prepare_job(crowd, state)
+    prepared = await prepare_job(large_pool, state)
     function = {cancel: cancel_job, requeue: requeue_job}[first]
-    async with crowd.transaction() as connection:
+    async with large_pool.transaction() as connection:
         await function(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
-        waiting = asyncio.ensure_future(second(crowd, prepared.job.id))
-        await until_blocked(crowd)
+        waiting = asyncio.ensure_future(second(large_pool, prepared.job.id))
+        await until_blocked(large_pool)
     async with asyncio.timeout(15):
         assert (await waiting).state is end
-    assert_legal(await read_job(crowd, prepared.job.id), await history(crowd, prepared.job.id))
+    assert_legal(
+        await read_job(large_pool, prepared.job.id), await history(large_pool, prepared.job.id)
+    )
 
 
-async def test_rejected_requeue_reports_the_current_state(crowd: Database) -> None:
-    prepared = await prepare_job(crowd, JobState.FAILED)
-    async with crowd.transaction() as connection:
+async def test_rejected_requeue_reports_the_current_state(large_pool: Database) -> None:
+    prepared = await prepare_job(large_pool, JobState.FAILED)
+    async with large_pool.transaction() as connection:
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
-        waiting = asyncio.ensure_future(requeue(crowd, prepared.job.id))
-        await until_blocked(crowd)
+        waiting = asyncio.ensure_future(requeue(large_pool, prepared.job.id))
+        await until_blocked(large_pool)
     with pytest.raises(StateConflict) as caught:
         async with asyncio.timeout(15):
             await waiting

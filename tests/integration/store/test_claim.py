@@ -155,11 +155,11 @@ async def test_claim_with_a_limit_takes_the_first_free_jobs(database: Database) 
 _LOCK_JOB = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE")
 
 
-async def test_racing_claims_give_each_job_to_one_worker(crowd: Database) -> None:
-    workers = [await register(crowd) for _ in range(32)]
+async def test_racing_claims_give_each_job_to_one_worker(large_pool: Database) -> None:
+    workers = [await register(large_pool) for _ in range(32)]
     rounds = random.Random(32)
     for _ in range(5):
-        jobs = await submit_many(crowd, 100)
+        jobs = await submit_many(large_pool, 100)
         barrier = asyncio.Barrier(32)
 
         async def race(
@@ -168,7 +168,7 @@ async def test_racing_claims_give_each_job_to_one_worker(crowd: Database) -> Non
             barrier: asyncio.Barrier = barrier,
         ) -> list[JobId]:
             await barrier.wait()
-            claimed = await claim(crowd, worker_id, offered)
+            claimed = await claim(large_pool, worker_id, offered)
             return [job.key.job_id for job in claimed]
 
         offers = [rounds.sample([delivery(job) for job in jobs], 100) for _ in workers]
@@ -177,6 +177,6 @@ async def test_racing_claims_give_each_job_to_one_worker(crowd: Database) -> Non
         assert Counter(job_id for ids in won for job_id in ids) == Counter(job.id for job in jobs)
         for worker_id, ids in zip(workers, won, strict=True):
             for job_id in ids[:2]:
-                job = await read_job(crowd, job_id)
+                job = await read_job(large_pool, job_id)
                 assert (job.worker_id, job.attempt) == (worker_id, 1)
-                assert_legal(job, await history(crowd, job_id))
+                assert_legal(job, await history(large_pool, job_id))

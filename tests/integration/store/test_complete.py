@@ -107,14 +107,14 @@ def by_sync_psycopg(url: str) -> Any:
         yield connection
 
 
-ASYNC: list[Opener] = [
+ASYNC_OPENERS: list[Opener] = [
     by_asyncpg,
     by_asyncpg_pool,
     by_sqlalchemy,
     by_sqlalchemy_session,
     by_psycopg,
 ]
-SYNC: list[SyncOpener] = [by_sync_sqlalchemy, by_sync_sqlalchemy_session, by_sync_psycopg]
+SYNC_OPENERS: list[SyncOpener] = [by_sync_sqlalchemy, by_sync_sqlalchemy_session, by_sync_psycopg]
 
 
 def _engine_url(url: str, driver: str) -> str:
@@ -130,32 +130,32 @@ class Rollback(Exception):
 
 
 @pytest.fixture
-async def running(database: Database) -> PreparedJob:
+async def running_job(database: Database) -> PreparedJob:
     """A job in its first attempt."""
     return await prepare_job(database, JobState.RUNNING)
 
 
-@pytest.mark.parametrize("opener", ASYNC, ids=_opener_name)
+@pytest.mark.parametrize("opener", ASYNC_OPENERS, ids=_opener_name)
 async def test_handler_ends_its_job_at_its_commit(
-    database: Database, settings: Settings, running: PreparedJob, opener: Opener
+    database: Database, settings: Settings, running_job: PreparedJob, opener: Opener
 ) -> None:
-    job_id = running.job.id
+    job_id = running_job.job.id
     with pytest.raises(Rollback):
         async with opener(settings.postgresql_url) as connection:
             await complete_attempt(connection, AttemptKey(job_id, 1), result="[0]")
             raise Rollback
-    await assert_untouched(database, running)
+    await assert_untouched(database, running_job)
     async with opener(settings.postgresql_url) as connection:
         await complete_attempt(connection, AttemptKey(job_id, 1), result='{"a":  1}')
         assert (await read_job(database, job_id)).state is JobState.RUNNING
     await assert_completed(database, job_id, '{"a":  1}')
 
 
-@pytest.mark.parametrize("opener", SYNC, ids=_opener_name)
+@pytest.mark.parametrize("opener", SYNC_OPENERS, ids=_opener_name)
 async def test_sync_handler_ends_its_job_at_its_commit(
-    database: Database, settings: Settings, running: PreparedJob, opener: SyncOpener
+    database: Database, settings: Settings, running_job: PreparedJob, opener: SyncOpener
 ) -> None:
-    job_id = running.job.id
+    job_id = running_job.job.id
 
     def handle(*, fail: bool, result: str) -> None:
         with opener(settings.postgresql_url) as connection:
@@ -165,33 +165,33 @@ async def test_sync_handler_ends_its_job_at_its_commit(
 
     with pytest.raises(Rollback):
         await asyncio.to_thread(handle, fail=True, result="[0]")
-    await assert_untouched(database, running)
+    await assert_untouched(database, running_job)
     await asyncio.to_thread(handle, fail=False, result='"\\u0000 %s :x ä"')
     await assert_completed(database, job_id, '"\\u0000 %s :x ä"')
 
 
-@pytest.mark.parametrize("opener", ASYNC, ids=_opener_name)
+@pytest.mark.parametrize("opener", ASYNC_OPENERS, ids=_opener_name)
 async def test_completion_of_a_stale_attempt_is_refused(
-    database: Database, settings: Settings, running: PreparedJob, opener: Opener
+    database: Database, settings: Settings, running_job: PreparedJob, opener: Opener
 ) -> None:
     with pytest.raises(AttemptNotCurrent) as caught:
         async with opener(settings.postgresql_url) as connection:
-            await complete_attempt(connection, AttemptKey(running.job.id, 2), result="[]")
-    assert (caught.value.job_id, caught.value.attempt) == (running.job.id, 2)
-    await assert_untouched(database, running)
+            await complete_attempt(connection, AttemptKey(running_job.job.id, 2), result="[]")
+    assert (caught.value.job_id, caught.value.attempt) == (running_job.job.id, 2)
+    await assert_untouched(database, running_job)
 
 
-@pytest.mark.parametrize("opener", SYNC, ids=_opener_name)
+@pytest.mark.parametrize("opener", SYNC_OPENERS, ids=_opener_name)
 async def test_stale_attempt_of_a_sync_handler_is_refused(
-    database: Database, settings: Settings, running: PreparedJob, opener: SyncOpener
+    database: Database, settings: Settings, running_job: PreparedJob, opener: SyncOpener
 ) -> None:
     def handle() -> None:
         with opener(settings.postgresql_url) as connection:
-            complete_attempt_sync(connection, AttemptKey(running.job.id, 2), result="[]")
+            complete_attempt_sync(connection, AttemptKey(running_job.job.id, 2), result="[]")
 
     with pytest.raises(AttemptNotCurrent):
         await asyncio.to_thread(handle)
-    await assert_untouched(database, running)
+    await assert_untouched(database, running_job)
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
@@ -207,50 +207,52 @@ async def test_completion_of_a_job_not_running_is_refused(
 
 
 async def test_job_with_a_cancel_request_may_succeed(
-    database: Database, settings: Settings, running: PreparedJob
+    database: Database, settings: Settings, running_job: PreparedJob
 ) -> None:
     async with by_asyncpg(settings.postgresql_url) as connection:
-        await complete_attempt(connection, AttemptKey(running.job.id, 1), result="null")
+        await complete_attempt(connection, AttemptKey(running_job.job.id, 1), result="null")
         # The worker's end of the attempt waits for the handler's transaction, and is then refused.
         late = asyncio.create_task(
-            write_ends(database, running.worker_id, ending(running.job.id, 1, EventType.CANCELLED))
+            write_ends(
+                database, running_job.worker_id, ending(running_job.job.id, 1, EventType.CANCELLED)
+            )
         )
         await asyncio.sleep(0)
     assert await late == {}
-    await assert_completed(database, running.job.id, "null")
+    await assert_completed(database, running_job.job.id, "null")
 
 
 async def test_rolled_back_completion_does_not_count(
-    database: Database, settings: Settings, running: PreparedJob
+    database: Database, settings: Settings, running_job: PreparedJob
 ) -> None:
     async def completed(attempt: int) -> bool:
         async with database.statement() as connection:
-            return await was_completed(connection, AttemptKey(running.job.id, attempt))
+            return await was_completed(connection, AttemptKey(running_job.job.id, attempt))
 
     async with by_asyncpg(settings.postgresql_url) as connection:
-        await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
+        await complete_attempt(connection, AttemptKey(running_job.job.id, 1), result="1")
         assert not await completed(1)
     assert await completed(1)
     assert not await completed(2)
 
 
 async def test_ended_transaction_does_not_hold_an_attempt_open(
-    database: Database, settings: Settings, running: PreparedJob
+    database: Database, settings: Settings, running_job: PreparedJob
 ) -> None:
     async def held_open(attempt: int) -> bool:
         async with database.statement() as connection:
-            return await is_held_open(connection, AttemptKey(running.job.id, attempt))
+            return await is_held_open(connection, AttemptKey(running_job.job.id, attempt))
 
     assert not await held_open(1)
     async with by_asyncpg(settings.postgresql_url) as connection:
-        await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
+        await complete_attempt(connection, AttemptKey(running_job.job.id, 1), result="1")
         assert await held_open(1)
         assert not await held_open(2)
     assert not await held_open(1)
 
 
 async def test_completion_wakes_gateways_at_its_commit(
-    database: Database, settings: Settings, running: PreparedJob
+    database: Database, settings: Settings, running_job: PreparedJob
 ) -> None:
     bus = WakeBus(settings, database, Topic.EVENTS)
     events = bus.subscribe(Topic.EVENTS)
@@ -261,7 +263,7 @@ async def test_completion_wakes_gateways_at_its_commit(
             while await events.wait(0.5):
                 pass
             async with by_asyncpg(settings.postgresql_url) as connection:
-                await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
+                await complete_attempt(connection, AttemptKey(running_job.job.id, 1), result="1")
                 assert not await events.wait(0.2)
             assert await events.wait(10) == {Topic.EVENTS}
     finally:
@@ -269,21 +271,21 @@ async def test_completion_wakes_gateways_at_its_commit(
 
 
 async def test_recovery_skips_a_job_that_is_being_completed(
-    database: Database, settings: Settings, running: PreparedJob
+    database: Database, settings: Settings, running_job: PreparedJob
 ) -> None:
-    await lapse(database, running.worker_id)
+    await lapse(database, running_job.worker_id)
     async with by_asyncpg(settings.postgresql_url) as connection:
-        await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
+        await complete_attempt(connection, AttemptKey(running_job.job.id, 1), result="1")
         async with database.transaction() as recovering:
             term = await lead(database)
             assert await recover_lost(recovering, term=term, limit=10, max_losses=3) == []
-    await assert_completed(database, running.job.id, "1")
+    await assert_completed(database, running_job.job.id, "1")
 
 
 async def test_connection_without_a_transaction_is_rejected(
-    database: Database, settings: Settings, running: PreparedJob
+    database: Database, settings: Settings, running_job: PreparedJob
 ) -> None:
-    key = AttemptKey(running.job.id, 1)
+    key = AttemptKey(running_job.job.id, 1)
     connection = await asyncpg.connect(settings.postgresql_url, timeout=10)
     with pytest.raises(ValueError, match="transaction"):
         await complete_attempt(connection, key, result="1")
@@ -293,27 +295,27 @@ async def test_connection_without_a_transaction_is_rejected(
     ) as alone:
         with pytest.raises(ValueError, match="transaction"):
             await complete_attempt(alone, key, result="1")
-    await assert_untouched(database, running)
+    await assert_untouched(database, running_job)
 
 
-@pytest.mark.parametrize("opener", SYNC, ids=_opener_name)
+@pytest.mark.parametrize("opener", SYNC_OPENERS, ids=_opener_name)
 async def test_blocking_connection_in_the_loop_is_rejected(
-    settings: Settings, running: PreparedJob, opener: SyncOpener
+    settings: Settings, running_job: PreparedJob, opener: SyncOpener
 ) -> None:
     with (
         opener(settings.postgresql_url) as connection,
         pytest.raises(TypeError, match=r"not (psycopg|sqlalchemy)"),
     ):
-        await complete_attempt(connection, AttemptKey(running.job.id, 1), result="1")
+        await complete_attempt(connection, AttemptKey(running_job.job.id, 1), result="1")
 
 
-@pytest.mark.parametrize("opener", ASYNC, ids=_opener_name)
+@pytest.mark.parametrize("opener", ASYNC_OPENERS, ids=_opener_name)
 async def test_async_connection_in_a_sync_handler_is_rejected(
-    settings: Settings, running: PreparedJob, opener: Opener
+    settings: Settings, running_job: PreparedJob, opener: Opener
 ) -> None:
     async with opener(settings.postgresql_url) as connection:
         with pytest.raises(TypeError, match=r"not (asyncpg|psycopg|sqlalchemy)"):
-            complete_attempt_sync(connection, AttemptKey(running.job.id, 1), result="1")
+            complete_attempt_sync(connection, AttemptKey(running_job.job.id, 1), result="1")
 
 
 async def assert_untouched(database: Database, prepared: PreparedJob) -> None:

@@ -281,18 +281,18 @@ async def test_retry_after_a_cancel_request_becomes_cancelled(
     assert_legal(job, await history(database, job_id))
 
 
-async def test_end_that_waited_for_a_cancel_request_obeys_it(crowd: Database) -> None:
-    prepared = await prepare_job(crowd, JobState.RUNNING)
+async def test_end_that_waited_for_a_cancel_request_obeys_it(large_pool: Database) -> None:
+    prepared = await prepare_job(large_pool, JobState.RUNNING)
     job_id = prepared.job.id
-    async with crowd.transaction() as connection:
+    async with large_pool.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         finishing = asyncio.create_task(
-            write_ends(crowd, prepared.worker_id, ending(job_id, 1, EventType.RETRY_SCHEDULED))
+            write_ends(large_pool, prepared.worker_id, ending(job_id, 1, EventType.RETRY_SCHEDULED))
         )
-        await until_blocked(crowd)
+        await until_blocked(large_pool)
     assert await finishing == {job_id: EventType.CANCELLED}
-    job = await read_job(crowd, job_id)
-    assert_legal(job, await history(crowd, job_id))
+    job = await read_job(large_pool, job_id)
+    assert_legal(job, await history(large_pool, job_id))
 
 
 async def test_cancel_requests_for_other_workers_are_left_out(database: Database) -> None:
@@ -328,19 +328,19 @@ async def test_empty_batch_writes_nothing(database: Database) -> None:
 
 
 async def test_ends_in_different_orders_cause_no_deadlock(
-    crowd: Database,
+    large_pool: Database,
 ) -> None:
-    worker_id = await register(crowd)
-    jobs = await submit_many(crowd, 100)
-    await start(crowd, worker_id, *jobs)
+    worker_id = await register(large_pool)
+    jobs = await submit_many(large_pool, 100)
+    await start(large_pool, worker_id, *jobs)
     ends = [ending(job.id, 1, EventType.SUCCEEDED) for job in jobs]
     async with asyncio.timeout(60):
         written = await asyncio.gather(
             *(
-                write_ends(crowd, worker_id, *(ends if number % 2 else reversed(ends)))
+                write_ends(large_pool, worker_id, *(ends if number % 2 else reversed(ends)))
                 for number in range(10)
             )
         )
     # Each end was written by one of the calls.
     assert sum(map(len, written)) == 100
-    assert await claim(crowd, worker_id, [delivery(job) for job in jobs]) == []
+    assert await claim(large_pool, worker_id, [delivery(job) for job in jobs]) == []

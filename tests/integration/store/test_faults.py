@@ -20,7 +20,7 @@ from support.until import until, until_blocked
 
 
 @pytest.fixture
-async def impatient(settings: Settings) -> AsyncIterator[Database]:
+async def impatient_database(settings: Settings) -> AsyncIterator[Database]:
     """The database with two connections and short timeouts."""
     changes = {"database_pool_size": 2, "database_timeout": 0.3}
     database = Database(settings.model_copy(update=changes), application="test-impatient")
@@ -43,11 +43,11 @@ async def test_session_ended_in_a_transaction_is_unavailable(database: Database)
 
 
 async def test_sessions_ended_while_idle_are_replaced(
-    database: Database, impatient: Database
+    database: Database, impatient_database: Database
 ) -> None:
     async with database.transaction() as one, database.transaction() as two:
         pids = [await c.scalar(text("SELECT pg_backend_pid()")) for c in (one, two)]
-    async with impatient.transaction() as connection:
+    async with impatient_database.transaction() as connection:
         for pid in pids:
             await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
 
@@ -69,11 +69,11 @@ async def test_server_statement_timeout_is_unavailable(database: Database) -> No
     await database.ping()
 
 
-async def test_client_statement_timeout_is_unavailable(impatient: Database) -> None:
+async def test_client_statement_timeout_is_unavailable(impatient_database: Database) -> None:
     with pytest.raises(Unavailable):
-        async with impatient.transaction() as connection:
+        async with impatient_database.transaction() as connection:
             await connection.execute(text("SELECT pg_sleep(10)"))
-    await impatient.ping()
+    await impatient_database.ping()
 
 
 async def test_idle_transaction_timeout_is_unavailable(database: Database) -> None:
@@ -129,11 +129,11 @@ async def test_deadlock_is_unavailable(database: Database) -> None:
     assert [type(outcome) for outcome in outcomes if outcome] == [Unavailable]
 
 
-async def test_exhausted_pool_is_unavailable(impatient: Database) -> None:
-    async with impatient.transaction(), impatient.transaction():
+async def test_exhausted_pool_is_unavailable(impatient_database: Database) -> None:
+    async with impatient_database.transaction(), impatient_database.transaction():
         with pytest.raises(Unavailable):
-            await impatient.ping()
-    await impatient.ping()
+            await impatient_database.ping()
+    await impatient_database.ping()
 
 
 async def test_missing_server_is_unavailable(settings: Settings) -> None:
@@ -228,12 +228,12 @@ async def test_idle_transaction_times_out_and_releases_its_locks(
 # Sessions outside the pool.
 
 
-async def test_session_closes_its_connection_at_its_end(impatient: Database) -> None:
+async def test_session_closes_its_connection_at_its_end(impatient_database: Database) -> None:
     for _ in range(10):
-        async with impatient.session() as raw:
+        async with impatient_database.session() as raw:
             assert await raw.fetchval("SELECT 1") == 1
     # Both pool connections are free.
-    async with impatient.transaction(), impatient.transaction() as connection:
+    async with impatient_database.transaction(), impatient_database.transaction() as connection:
         count = text(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
             "AND application_name = 'headrace-test-impatient'"

@@ -41,7 +41,7 @@ async def expire(database: Database) -> Sequence[JobId]:
 
 
 @pytest.fixture
-async def handler(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+async def handler_connection(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
     """A handler's connection, which is closed with its transaction at the end of the test."""
     connection = await asyncpg.connect(settings.postgresql_url, timeout=10, command_timeout=10)
     yield connection
@@ -49,46 +49,49 @@ async def handler(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-async def running(database: Database) -> PreparedJob:
+async def running_job(database: Database) -> PreparedJob:
     """A job in its first attempt."""
     return await prepare_job(database, JobState.RUNNING)
 
 
 async def test_recovery_skips_a_checked_job_until_its_commit(
-    database: Database, handler: asyncpg.Connection, running: PreparedJob
+    database: Database, handler_connection: asyncpg.Connection, running_job: PreparedJob
 ) -> None:
     other = await prepare_job(database, JobState.RUNNING)
-    for worker_id in (running.worker_id, other.worker_id):
+    for worker_id in (running_job.worker_id, other.worker_id):
         await lapse(database, worker_id)
-    async with handler.transaction():
-        await handler.execute(CHECK_FENCE, running.job.id, 1)
+    async with handler_connection.transaction():
+        await handler_connection.execute(CHECK_FENCE, running_job.job.id, 1)
         # The page continues after it.
         assert await recover(database, limit=1) == [(other.job.id, JobState.QUEUED)]
         assert await recover(database) == []
-    assert await recover(database) == [(running.job.id, JobState.QUEUED)]
+    assert await recover(database) == [(running_job.job.id, JobState.QUEUED)]
 
 
 async def test_expiry_skips_a_checked_job_until_its_commit(
-    database: Database, handler: asyncpg.Connection, running: PreparedJob
+    database: Database, handler_connection: asyncpg.Connection, running_job: PreparedJob
 ) -> None:
-    await set_column(database, running.job.id, "deadline = now() - interval '1 s'")
-    async with handler.transaction():
-        await handler.execute(CHECK_FENCE, running.job.id, 1)
+    await set_column(database, running_job.job.id, "deadline = now() - interval '1 s'")
+    async with handler_connection.transaction():
+        await handler_connection.execute(CHECK_FENCE, running_job.job.id, 1)
         assert await expire(database) == []
-    assert await expire(database) == [running.job.id]
+    assert await expire(database) == [running_job.job.id]
 
 
 @pytest.mark.parametrize("event", [EventType.INTERRUPTED, EventType.FAILED])
 async def test_claim_skips_a_checked_job_until_its_commit(
-    database: Database, handler: asyncpg.Connection, running: PreparedJob, event: EventType
+    database: Database,
+    handler_connection: asyncpg.Connection,
+    running_job: PreparedJob,
+    event: EventType,
 ) -> None:
-    job_id = running.job.id
+    job_id = running_job.job.id
     worker_id = await register(database)
     second = [AttemptKey(job_id, 2)]
-    async with handler.transaction():
-        await handler.execute(CHECK_FENCE, job_id, 1)
+    async with handler_connection.transaction():
+        await handler_connection.execute(CHECK_FENCE, job_id, 1)
         # The attempt may end: for example, its worker may have abandoned the handler.
-        assert await write_ends(database, running.worker_id, ending(job_id, 1, event))
+        assert await write_ends(database, running_job.worker_id, ending(job_id, 1, event))
         if event is EventType.FAILED:
             async with database.transaction() as connection:
                 await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
@@ -99,13 +102,13 @@ async def test_claim_skips_a_checked_job_until_its_commit(
 
 
 async def test_other_transitions_do_not_wait_for_a_checked_job(
-    settings: Settings, handler: asyncpg.Connection, running: PreparedJob
+    settings: Settings, handler_connection: asyncpg.Connection, running_job: PreparedJob
 ) -> None:
-    job_id, worker_id = running.job.id, running.worker_id
+    job_id, worker_id = running_job.job.id, running_job.worker_id
     # The time limit is short, because no call may wait for the handler.
     hasty = Database(settings.model_copy(update={"database_timeout": 5.0}), application="test")
-    async with handler.transaction():
-        await handler.execute(CHECK_FENCE, job_id, 1)
+    async with handler_connection.transaction():
+        await handler_connection.execute(CHECK_FENCE, job_id, 1)
         reports = [
             AttemptReport(key=AttemptKey(job_id, 1), progress=Progress(fraction=0.5)),
             AttemptReport(key=AttemptKey(job_id, 1), output='"half"'),
@@ -122,89 +125,93 @@ async def test_other_transitions_do_not_wait_for_a_checked_job(
 
 @pytest.mark.parametrize("attempt", [0, 2])
 async def test_check_of_another_attempt_is_refused(
-    handler: asyncpg.Connection, running: PreparedJob, attempt: int
+    handler_connection: asyncpg.Connection, running_job: PreparedJob, attempt: int
 ) -> None:
     with pytest.raises(asyncpg.PostgresError, match="is not running") as caught:
-        await handler.execute(CHECK_FENCE, running.job.id, attempt)
+        await handler_connection.execute(CHECK_FENCE, running_job.job.id, attempt)
     assert caught.value.sqlstate == "JF001"
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
 async def test_check_of_an_attempt_not_running_is_refused(
-    database: Database, handler: asyncpg.Connection, state: JobState
+    database: Database, handler_connection: asyncpg.Connection, state: JobState
 ) -> None:
     prepared = await prepare_job(database, state)
     with pytest.raises(asyncpg.PostgresError) as caught:
-        await handler.execute(CHECK_FENCE, prepared.job.id, prepared.job.attempt)
+        await handler_connection.execute(CHECK_FENCE, prepared.job.id, prepared.job.attempt)
     assert caught.value.sqlstate == "JF001"
 
 
 async def test_check_after_a_takeover_is_refused(
-    database: Database, handler: asyncpg.Connection, running: PreparedJob
+    database: Database, handler_connection: asyncpg.Connection, running_job: PreparedJob
 ) -> None:
-    async with handler.transaction():
+    async with handler_connection.transaction():
         # The transaction has an older snapshot.
-        await handler.execute("SELECT 1")
-        await lapse(database, running.worker_id)
+        await handler_connection.execute("SELECT 1")
+        await lapse(database, running_job.worker_id)
         assert await recover(database)
         with pytest.raises(asyncpg.PostgresError) as caught:
-            await handler.execute(CHECK_FENCE, running.job.id, 1)
+            await handler_connection.execute(CHECK_FENCE, running_job.job.id, 1)
     assert caught.value.sqlstate == "JF001"
 
 
 async def test_reports_are_counted_during_a_checked_transaction(
-    database: Database, handler: asyncpg.Connection, running: PreparedJob
+    database: Database, handler_connection: asyncpg.Connection, running_job: PreparedJob
 ) -> None:
-    job = running.job
-    async with handler.transaction():
-        await handler.execute(CHECK_FENCE, job.id, 1)
+    job = running_job.job
+    async with handler_connection.transaction():
+        await handler_connection.execute(CHECK_FENCE, job.id, 1)
         sent = AttemptReport(key=AttemptKey(job.id, 1), progress=Progress(fraction=0.5))
-        await report(database, running.worker_id, sent)
+        await report(database, running_job.worker_id, sent)
         # The handler waits for the response, so the response must not wait for the handler.
         async with asyncio.timeout(10), database.transaction() as connection:
             assert await count_reports(connection, AttemptKey(job.id, 1)) == 1
 
 
 async def test_handler_role_needs_only_usage_of_the_schema(
-    database: Database, handler: asyncpg.Connection, running: PreparedJob
+    database: Database, handler_connection: asyncpg.Connection, running_job: PreparedJob
 ) -> None:
     role = "headrace_test_handler"
-    arguments = (running.job.id, 1)
-    await handler.execute(f"""
+    arguments = (running_job.job.id, 1)
+    await handler_connection.execute(f"""
         DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$
     """)
     try:
-        await handler.execute(f"SET ROLE {role}")
+        await handler_connection.execute(f"SET ROLE {role}")
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="schema headrace"):
-            await handler.execute(CHECK_FENCE, *arguments)
-        await handler.execute(
+            await handler_connection.execute(CHECK_FENCE, *arguments)
+        await handler_connection.execute(
             f"RESET ROLE; GRANT USAGE ON SCHEMA headrace TO {role}; SET ROLE {role}"
         )
-        await handler.execute(CHECK_FENCE, *arguments)
+        await handler_connection.execute(CHECK_FENCE, *arguments)
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await handler.execute("SELECT FROM jobs")
+            await handler_connection.execute("SELECT FROM jobs")
         # The functions ignore the caller's objects with the same names as Headrace's tables.
-        await handler.execute("CREATE TEMP TABLE jobs (id uuid, attempt integer, state text)")
-        await handler.execute("INSERT INTO jobs VALUES ($1, 7, 'running')", running.job.id)
+        await handler_connection.execute(
+            "CREATE TEMP TABLE jobs (id uuid, attempt integer, state text)"
+        )
+        await handler_connection.execute(
+            "INSERT INTO jobs VALUES ($1, 7, 'running')", running_job.job.id
+        )
         with pytest.raises(asyncpg.PostgresError, match="is not running"):
-            await handler.execute(CHECK_FENCE, running.job.id, 7)
-        await handler.execute("SELECT headrace.complete($1, $2, '[1]')", *arguments)
+            await handler_connection.execute(CHECK_FENCE, running_job.job.id, 7)
+        await handler_connection.execute("SELECT headrace.complete($1, $2, '[1]')", *arguments)
     finally:
-        await handler.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
-    assert (await read_job(database, running.job.id)).result == "[1]"
+        await handler_connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
+    assert (await read_job(database, running_job.job.id)).result == "[1]"
 
 
 async def test_retry_is_written_during_a_checked_transaction(
-    database: Database, handler: asyncpg.Connection, running: PreparedJob
+    database: Database, handler_connection: asyncpg.Connection, running_job: PreparedJob
 ) -> None:
-    job_id = running.job.id
-    async with handler.transaction():
-        await handler.execute(CHECK_FENCE, job_id, 1)
+    job_id = running_job.job.id
+    async with handler_connection.transaction():
+        await handler_connection.execute(CHECK_FENCE, job_id, 1)
         retry = ending(job_id, 1, EventType.RETRY_SCHEDULED, backoff=timedelta())
-        assert await write_ends(database, running.worker_id, retry)
+        assert await write_ends(database, running_job.worker_id, retry)
         assert (await read_job(database, job_id)).state is JobState.RETRYING
         # The attempt has ended, so the handler can no longer write.
         with pytest.raises(asyncpg.PostgresError) as caught:
-            async with handler.transaction():
-                await handler.execute(CHECK_FENCE, job_id, 1)
+            async with handler_connection.transaction():
+                await handler_connection.execute(CHECK_FENCE, job_id, 1)
         assert caught.value.sqlstate == "JF001"

@@ -52,11 +52,11 @@ async def test_only_one_scheduler_becomes_leader(database: Database) -> None:
     assert await take_lead_as(database) is None
 
 
-async def test_concurrent_schedulers_get_one_leader(crowd: Database) -> None:
+async def test_concurrent_schedulers_get_one_leader(large_pool: Database) -> None:
     for term in (1, 2):
-        taken = await asyncio.gather(*(take_lead_as(crowd) for _ in range(20)))
+        taken = await asyncio.gather(*(take_lead_as(large_pool) for _ in range(20)))
         assert [one for one in taken if one is not None] == [term]
-        await lose_lead(crowd)
+        await lose_lead(large_pool)
 
 
 async def test_each_new_lead_starts_a_new_term(database: Database) -> None:

@@ -92,17 +92,19 @@ async def test_locked_job_does_not_delay_other_jobs(database: Database) -> None:
     assert (await read_job(database, held.id)).state is JobState.CANCELLED
 
 
-async def test_concurrent_promotions_queue_each_job_once(crowd: Database) -> None:
-    jobs = await submit_many(crowd, 300, **await scheduled_in(crowd, hours=1))
-    async with crowd.transaction() as connection:
+async def test_concurrent_promotions_queue_each_job_once(large_pool: Database) -> None:
+    jobs = await submit_many(large_pool, 300, **await scheduled_in(large_pool, hours=1))
+    async with large_pool.transaction() as connection:
         await connection.execute(text("UPDATE jobs SET due_time = now()"))
     promoted = 0
     async with asyncio.timeout(30):
         while promoted < 300:
-            promoted += sum(await asyncio.gather(*(promote(crowd, limit=50) for _ in range(8))))
+            promoted += sum(
+                await asyncio.gather(*(promote(large_pool, limit=50) for _ in range(8)))
+            )
     assert promoted == 300
     for job in jobs[:20]:
-        assert [event.type for event in await history(crowd, job.id)] == [
+        assert [event.type for event in await history(large_pool, job.id)] == [
             EventType.SUBMITTED,
             EventType.DUE,
         ]

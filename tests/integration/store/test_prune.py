@@ -112,7 +112,7 @@ async def subscribe(
         )
 
 
-# Which jobs are pruned.
+# The pruned jobs.
 
 
 @pytest.mark.parametrize("state", JobState)
@@ -417,38 +417,38 @@ async def test_concurrent_prunes_of_a_batch_remove_it(database: Database) -> Non
 
 @pytest.mark.parametrize("limit", [5, 300])
 async def test_concurrent_writers_and_prunes_keep_the_log_complete(
-    crowd: Database, limit: int
+    large_pool: Database, limit: int
 ) -> None:
     dice = random.Random(limit)
-    jobs = await submit_many(crowd, 300)
-    async with crowd.transaction() as connection:
+    jobs = await submit_many(large_pool, 300)
+    async with large_pool.transaction() as connection:
         for job in jobs:
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
         await connection.execute(text("UPDATE jobs SET end_time = end_time - interval '2 h'"))
-    await retention.until_settled(crowd)
+    await retention.until_settled(large_pool)
     gone: set[JobId] = set()
 
     async def requeue_unless_pruned(job: Job) -> None:
         try:
-            await requeue(crowd, job)
+            await requeue(large_pool, job)
         except JobNotFound:
             gone.add(job.id)
 
     back = dice.sample(jobs, 150)
     steps: list[Awaitable[object]] = [requeue_unless_pruned(job) for job in back]
-    steps += [prune_concurrently(crowd, limit=limit) for _ in range(20)]
+    steps += [prune_concurrently(large_pool, limit=limit) for _ in range(20)]
     dice.shuffle(steps)
     async with asyncio.timeout(60):
         await asyncio.gather(*steps)
-        while (await prune(crowd)).jobs:
+        while (await prune(large_pool)).jobs:
             pass
     # The requeued jobs are complete, and all others are removed.
-    assert await stored_ids(crowd) == {job.id for job in back} - gone
-    assert await stored_ids(crowd, "job_events", "job_id") == await stored_ids(crowd)
-    for job_id in await stored_ids(crowd):
-        job = await read_job(crowd, job_id)
+    assert await stored_ids(large_pool) == {job.id for job in back} - gone
+    assert await stored_ids(large_pool, "job_events", "job_id") == await stored_ids(large_pool)
+    for job_id in await stored_ids(large_pool):
+        job = await read_job(large_pool, job_id)
         assert job.state is JobState.QUEUED
-        assert_legal(job, await history(crowd, job_id))
+        assert_legal(job, await history(large_pool, job_id))
 
 
 # Many events.

@@ -62,20 +62,24 @@ async def promote(database: Database) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) -> None:
+async def test_racing_workers_leave_legal_histories(large_pool: Database, seed: int) -> None:
     dice = random.Random(seed)
     conflicts.clear()
-    workers = [await register(crowd) for _ in range(3)]
-    await submit_many(crowd, JOBS)
+    workers = [await register(large_pool) for _ in range(3)]
+    await submit_many(large_pool, JOBS)
     for number in range(ROUNDS):
-        now = await all_jobs(crowd)
+        now = await all_jobs(large_pool)
         if number == 2:
             # One of the workers is lost, and some jobs are overdue.
-            await lapse(crowd, workers[0])
-            workers[0] = await register(crowd)
+            await lapse(large_pool, workers[0])
+            workers[0] = await register(large_pool)
             for job in dice.sample(now, 5):
-                await set_column(crowd, job.id, "deadline = now() - interval '1 s'")
-        steps: list[Awaitable[object]] = [recover(crowd), promote(crowd), recover(crowd)]
+                await set_column(large_pool, job.id, "deadline = now() - interval '1 s'")
+        steps: list[Awaitable[object]] = [
+            recover(large_pool),
+            promote(large_pool),
+            recover(large_pool),
+        ]
         for job in now:
             attempt = max(1, job.attempt)
             owner = job.worker_id or dice.choice(workers)
@@ -83,15 +87,15 @@ async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) 
                 key=AttemptKey(job.id, attempt), progress=Progress(fraction=0.5)
             )
             possible: list[Awaitable[object]] = [
-                request(crowd, cancel_job, job),
-                request(crowd, requeue_job, job),
-                report(crowd, owner, progress),
+                request(large_pool, cancel_job, job),
+                request(large_pool, requeue_job, job),
+                report(large_pool, owner, progress),
                 *(
-                    claim(crowd, worker, [AttemptKey(job.id, job.attempt + 1)])
+                    claim(large_pool, worker, [AttemptKey(job.id, job.attempt + 1)])
                     for worker in workers
                 ),
                 *(
-                    write_ends(crowd, owner, ending(job.id, attempt, event, **backoff))
+                    write_ends(large_pool, owner, ending(job.id, attempt, event, **backoff))
                     for event, backoff in (
                         (EventType.SUCCEEDED, {}),
                         (EventType.RETRY_SCHEDULED, {"backoff": timedelta()}),
@@ -108,8 +112,8 @@ async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) 
         async with asyncio.timeout(60):
             await asyncio.gather(*steps)
     seen: Counter[EventType] = Counter()
-    for job in await all_jobs(crowd):
-        events = await history(crowd, job.id)
+    for job in await all_jobs(large_pool):
+        events = await history(large_pool, job.id)
         assert_legal(job, events)
         # Each requeue follows one end of a job.
         ends = sum(event.state in TERMINAL for event in events)
@@ -124,19 +128,21 @@ async def test_racing_workers_leave_legal_histories(crowd: Database, seed: int) 
 
 
 @pytest.mark.parametrize("event", [EventType.SUCCEEDED, EventType.RETRY_SCHEDULED])
-async def test_racing_cancel_and_end_have_one_winner(crowd: Database, event: EventType) -> None:
-    worker_id = await register(crowd)
-    jobs = await submit_many(crowd, JOBS)
-    await claim(crowd, worker_id, [AttemptKey(job.id, 1) for job in jobs])
+async def test_racing_cancel_and_end_have_one_winner(
+    large_pool: Database, event: EventType
+) -> None:
+    worker_id = await register(large_pool)
+    jobs = await submit_many(large_pool, JOBS)
+    await claim(large_pool, worker_id, [AttemptKey(job.id, 1) for job in jobs])
     conflicts.clear()
     async with asyncio.timeout(60):
         await asyncio.gather(
-            *(write_ends(crowd, worker_id, ending(job.id, 1, event)) for job in jobs),
-            *(request(crowd, cancel_job, job) for job in jobs),
+            *(write_ends(large_pool, worker_id, ending(job.id, 1, event)) for job in jobs),
+            *(request(large_pool, cancel_job, job) for job in jobs),
         )
     states = []
-    for ended in await all_jobs(crowd):
-        assert_legal(ended, await history(crowd, ended.id))
+    for ended in await all_jobs(large_pool):
+        assert_legal(ended, await history(large_pool, ended.id))
         states.append(ended.state)
     if event is EventType.SUCCEEDED:
         # The result is accepted in either order. The cancellation was rejected or recorded.

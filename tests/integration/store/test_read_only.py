@@ -106,7 +106,7 @@ async def test_probe_uses_temporary_space_and_writes_no_row(database: Database) 
 
 
 @dataclass(frozen=True)
-class Pair:
+class ServerPair:
     """A primary and its standby; `url` names the standby first."""
 
     primary: Server
@@ -117,7 +117,7 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def primary_and_standby() -> Iterator[Pair]:
+def primary_and_standby() -> Iterator[ServerPair]:
     with DataFolder.temporary() as one, DataFolder.temporary() as two:
         first = EmbeddedPostgres(folder=one, ephemeral=True)
         primary = Server(first.program(), log=one.logs / "postgres.log")
@@ -136,7 +136,7 @@ def primary_and_standby() -> Iterator[Pair]:
                 hosts = [urlsplit(url).netloc.rpartition("@")[2] for url in (second.url, first.url)]
                 url = first.url.replace(hosts[1], ",".join(hosts))
                 settings = Settings(database_url=SecretStr(url), database_timeout=5)
-                yield Pair(primary, standby, url, second.url, settings)
+                yield ServerPair(primary, standby, url, second.url, settings)
             finally:
                 standby.stop()
         finally:
@@ -152,7 +152,9 @@ def _copy_folder(one: DataFolder, two: DataFolder, name: str) -> None:
         shutil.chown(target / path.relative_to(source), owner.st_uid, owner.st_gid)
 
 
-async def test_url_with_several_hosts_connects_to_the_primary(primary_and_standby: Pair) -> None:
+async def test_url_with_several_hosts_connects_to_the_primary(
+    primary_and_standby: ServerPair,
+) -> None:
     database = Database(primary_and_standby.settings, application="test")
     try:
         await check_writes(database)
@@ -162,7 +164,7 @@ async def test_url_with_several_hosts_connects_to_the_primary(primary_and_standb
         await database.close()
 
 
-async def test_standby_is_unavailable_until_promoted(primary_and_standby: Pair) -> None:
+async def test_standby_is_unavailable_until_promoted(primary_and_standby: ServerPair) -> None:
     settings = primary_and_standby.settings.model_copy(
         update={"database_url": SecretStr(primary_and_standby.standby_url)}
     )

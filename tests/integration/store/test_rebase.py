@@ -67,7 +67,7 @@ def other_settings(settings: Settings, other_server: str) -> Settings:
 
 
 @pytest.fixture
-async def restored(other_settings: Settings) -> AsyncIterator[Database]:
+async def restored_database(other_settings: Settings) -> AsyncIterator[Database]:
     """The other cluster's database."""
     database = Database(other_settings, application="test-restored")
     try:
@@ -181,7 +181,7 @@ async def create_history(database: Database) -> None:
 
 
 async def test_dump_restored_in_another_cluster_continues(
-    database: Database, settings: Settings, other_settings: Settings, restored: Database
+    database: Database, settings: Settings, other_settings: Settings, restored_database: Database
 ) -> None:
     await count_transactions(settings.database_url.get_secret_value(), 20_000)
     await create_history(database)
@@ -189,35 +189,39 @@ async def test_dump_restored_in_another_cluster_continues(
     dump_and_restore(
         settings.database_url.get_secret_value(), other_settings.database_url.get_secret_value()
     )
-    assert await has_foreign_ids(restored)
+    assert await has_foreign_ids(restored_database)
     await migrate_async(other_settings)
 
-    assert not await has_foreign_ids(restored)
-    events = await read_log(restored)
+    assert not await has_foreign_ids(restored_database)
+    events = await read_log(restored_database)
     assert len(events) == len(before)
     job_ids = {event.job_id for event in events}
     for job_id in job_ids:
         in_log = [event.seq for event in events if event.job_id == job_id]
         assert in_log == list(range(1, len(in_log) + 1))
-        assert_legal(await read_job(restored, job_id), await history(restored, job_id))
+        assert_legal(
+            await read_job(restored_database, job_id), await history(restored_database, job_id)
+        )
     # All events have settled, and new ones follow them.
-    async with restored.transaction() as connection:
+    async with restored_database.transaction() as connection:
         settled = (await read_end(connection)).settled
     assert settled == place_of(events[-1])
-    job = await submit(restored)
+    job = await submit(restored_database)
     (waiting, *_) = [
-        job_id for job_id in job_ids if (await read_job(restored, job_id)).state is JobState.QUEUED
+        job_id
+        for job_id in job_ids
+        if (await read_job(restored_database, job_id)).state is JobState.QUEUED
     ]
-    async with restored.transaction() as connection:
+    async with restored_database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=waiting)
-    assert [(event.job_id, event.type) for event in await read_log(restored, settled)] == [
+    assert [(event.job_id, event.type) for event in await read_log(restored_database, settled)] == [
         (job.id, EventType.SUBMITTED),
         (waiting, EventType.CANCELLED),
     ]
     # The second migration does not rebase.
-    name = await installation(restored)
+    name = await installation(restored_database)
     await migrate_async(other_settings)
-    assert await installation(restored) == name
+    assert await installation(restored_database) == name
 
 
 async def test_cursors_from_before_a_rebase_are_rejected(

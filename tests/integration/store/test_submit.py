@@ -120,27 +120,27 @@ async def test_request_id_belongs_to_its_tenant(database: Database) -> None:
     assert one.id != other.id
 
 
-async def test_concurrent_submits_of_a_request_create_one_job(crowd: Database) -> None:
+async def test_concurrent_submits_of_a_request_create_one_job(large_pool: Database) -> None:
     new = [new_job(request_id="once") for _ in range(200)]
     async with asyncio.timeout(60):
-        results = await asyncio.gather(*(submit_all(crowd, job) for job in new))
+        results = await asyncio.gather(*(submit_all(large_pool, job) for job in new))
     ids = [result.id for [result] in results if isinstance(result, Job)]
     assert len(set(ids)) == 1
     assert len(ids) == 200
     assert ids[0] in {job.id for job in new}
-    assert await count(crowd) == await count(crowd, "job_events") == 1
+    assert await count(large_pool) == await count(large_pool, "job_events") == 1
 
 
 async def test_submits_in_different_orders_cause_no_deadlock(
-    crowd: Database,
+    large_pool: Database,
 ) -> None:
     one, other = [[new_job(request_id=key) for key in keys] for keys in ("xmz", "zmx")]
-    async with crowd.transaction() as holder:
+    async with large_pool.transaction() as holder:
         await submit_jobs(holder, [new_job(request_id="m")])
         # Both submits wait for the key in the middle, and must not hold a key that the other one
         # needs.
-        calls = [asyncio.create_task(submit_all(crowd, *call)) for call in (one, other)]
-        await until_blocked(crowd, sessions=2)
+        calls = [asyncio.create_task(submit_all(large_pool, *call)) for call in (one, other)]
+        await until_blocked(large_pool, sessions=2)
         await holder.rollback()
     async with asyncio.timeout(30):
         first, second = await asyncio.gather(*calls)
@@ -223,14 +223,14 @@ async def test_request_id_with_a_different_batch_is_a_conflict(database: Databas
     assert await count(database) == 50
 
 
-async def test_concurrent_submits_of_a_batch_create_one(crowd: Database) -> None:
+async def test_concurrent_submits_of_a_batch_create_one(large_pool: Database) -> None:
     async with asyncio.timeout(60):
         results = await asyncio.gather(
-            *(submit_new_batch(crowd, batch_of_fifty(request_id="once")) for _ in range(20))
+            *(submit_new_batch(large_pool, batch_of_fifty(request_id="once")) for _ in range(20))
         )
     assert sum(created for _, _, created in results) == 1
     assert len({tuple(job.id for job in jobs) for _, jobs, _ in results}) == 1
-    assert await count(crowd) == 50
+    assert await count(large_pool) == 50
 
 
 async def test_batch_is_stored_all_or_nothing(database: Database) -> None:

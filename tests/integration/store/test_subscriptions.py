@@ -210,12 +210,13 @@ async def test_creation_above_the_maximum_is_rejected(database: Database):
     assert (await create(database, "s2", maximum=2))[1]
 
 
-async def test_concurrent_creations_keep_the_maximum(crowd: Database):
-    same = await asyncio.gather(*(create(crowd) for _ in range(16)))
+async def test_concurrent_creations_keep_the_maximum(large_pool: Database):
+    same = await asyncio.gather(*(create(large_pool) for _ in range(16)))
     assert sum(created for _, created in same) == 1
     assert len({subscription.id for subscription, _ in same}) == 1
     others = await asyncio.gather(
-        *(create(crowd, f"s{number}", maximum=5) for number in range(16)), return_exceptions=True
+        *(create(large_pool, f"s{number}", maximum=5) for number in range(16)),
+        return_exceptions=True,
     )
     assert sum(not isinstance(other, BaseException) for other in others) == 4
     assert sum(isinstance(other, LimitExceeded) for other in others) == 12
@@ -390,19 +391,19 @@ async def test_lapsed_lease_without_a_successor_is_renewed(database: Database):
     assert await acquire(database, new_watch(), "b") is None
 
 
-async def test_concurrent_watches_get_one_holder(crowd: Database):
+async def test_concurrent_watches_get_one_holder(large_pool: Database):
     for round_number in range(5):
         name = f"s{round_number}"
-        await create(crowd, name)
+        await create(large_pool, name)
         answers = await asyncio.gather(
-            *(acquire(crowd, new_watch(name), f"c{number}") for number in range(16))
+            *(acquire(large_pool, new_watch(name), f"c{number}") for number in range(16))
         )
         (acquired,) = (answer for answer in answers if answer is not None)
         assert acquired.epoch == 1
         # The result is the same for sixteen watches that wait for the lease to lapse.
-        await let_leases_lapse(crowd)
+        await let_leases_lapse(large_pool)
         answers = await asyncio.gather(
-            *(acquire(crowd, new_watch(name), f"d{number}") for number in range(16))
+            *(acquire(large_pool, new_watch(name), f"d{number}") for number in range(16))
         )
         (acquired,) = (answer for answer in answers if answer is not None)
         assert acquired.epoch == 2
@@ -546,11 +547,11 @@ async def test_successor_starts_after_a_concurrent_acknowledgement(
     assert acknowledged_place(taken) == first
 
 
-async def test_concurrent_acknowledgements_keep_the_last_place(crowd: Database):
-    subscription, _ = await create(crowd)
-    new_places = await places(crowd, 12)
-    await asyncio.gather(*(ack(crowd, subscription, one) for one in reversed(new_places)))
-    assert acknowledged_place(await get(crowd)) == new_places[-1]
+async def test_concurrent_acknowledgements_keep_the_last_place(large_pool: Database):
+    subscription, _ = await create(large_pool)
+    new_places = await places(large_pool, 12)
+    await asyncio.gather(*(ack(large_pool, subscription, one) for one in reversed(new_places)))
+    assert acknowledged_place(await get(large_pool)) == new_places[-1]
 
 
 async def test_waiting_watch_does_not_replace_a_newer_one(

@@ -124,7 +124,7 @@ async def test_long_lapsed_workers_are_removed_with_their_handlers(
         assert left == [live]
 
 
-async def served(database: Database, tenant: str = DEFAULT_TENANT) -> ServedQueues:
+async def read_served_queues(database: Database, tenant: str = DEFAULT_TENANT) -> ServedQueues:
     async with database.transaction() as connection:
         return await served_queues(connection, tenant=tenant)
 
@@ -132,33 +132,35 @@ async def served(database: Database, tenant: str = DEFAULT_TENANT) -> ServedQueu
 async def test_worker_serves_its_queues_or_all(
     database: Database,
 ) -> None:
-    assert "fast" not in await served(database)
+    assert "fast" not in await read_served_queues(database)
     await register(database, pool="one", queues=["fast"])
     two = await register(database, pool="two", queues=["slow", "fast"])
-    assert [name in await served(database) for name in ("fast", "slow", "any")] == [
+    assert [name in await read_served_queues(database) for name in ("fast", "slow", "any")] == [
         True,
         True,
         False,
     ]
     await lapse(database, two)
-    assert "slow" not in await served(database)
+    assert "slow" not in await read_served_queues(database)
     await register(database, pool="all")
     await submit(database, queue="any")
-    assert [name in await served(database) for name in ("fast", "slow", "any")] == [True] * 3
-    assert "unheard" not in await served(database)
+    assert [name in await read_served_queues(database) for name in ("fast", "slow", "any")] == [
+        True
+    ] * 3
+    assert "unheard" not in await read_served_queues(database)
 
 
 async def test_draining_lapsed_or_removed_worker_serves_nothing(
     database: Database,
 ) -> None:
-    for end in (drain, lapse, remove):
+    for end in (drain, lapse, delete_worker):
         worker_id = await register(database)
-        assert "default" in await served(database)
+        assert "default" in await read_served_queues(database)
         await end(database, worker_id)
-        assert "default" not in await served(database)
+        assert "default" not in await read_served_queues(database)
 
 
-async def remove(database: Database, worker_id: WorkerId) -> None:
+async def delete_worker(database: Database, worker_id: WorkerId) -> None:
     async with database.transaction() as connection:
         await remove_worker(connection, worker_id=worker_id)
 
@@ -172,8 +174,8 @@ async def test_worker_without_matching_handlers_serves_nothing(
         await connection.execute(
             text("DELETE FROM worker_handlers WHERE worker_id = :id"), {"id": bare}
         )
-    assert "default" not in await served(database)
-    assert "default" in await served(database, "another")
+    assert "default" not in await read_served_queues(database)
+    assert "default" in await read_served_queues(database, "another")
 
 
 async def test_queue_is_served_if_its_jobs_would_be_dispatched(
@@ -206,5 +208,5 @@ async def test_queue_is_served_if_its_jobs_would_be_dispatched(
         async with database.transaction() as connection:
             ready = await ready_jobs(connection, pools=pools, limit=10)
         assert {job.lane.queue for job in ready} == expected
-        now = await served(database)
+        now = await read_served_queues(database)
         assert {name for name in names if name in now} == expected

@@ -69,15 +69,15 @@ async def run(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def completed(
+async def completed_run(
     module_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> CompletedRun:
     """A run of all jobs of this module on one worker."""
     return await run(module_settings, tmp_path_factory.mktemp("worker"), *SUBMITS)
 
 
-def test_failed_job_error_has_the_handlers_stack_trace(completed: CompletedRun) -> None:
-    jobs = completed.jobs_of("d.charge", "d.many")
+def test_failed_job_error_has_the_handlers_stack_trace(completed_run: CompletedRun) -> None:
+    jobs = completed_run.jobs_of("d.charge", "d.many")
     assert len(jobs) == 2 * len(MODES)
     for job in jobs:
         assert (job.state, job.attempt) == (JobState.FAILED, 2)
@@ -94,7 +94,7 @@ def test_failed_job_error_has_the_handlers_stack_trace(completed: CompletedRun) 
         else:
             assert "ValueError: first" in trace
             assert "KeyError: 'second'" in trace
-        failures = [line for line in completed.log_lines if line.get("job_id") == str(job.id)]
+        failures = [line for line in completed_run.log_lines if line.get("job_id") == str(job.id)]
         assert [(line["event"], line["level"]) for line in failures] == [
             ("job_retry_scheduled", "warning"),
             ("job_failed", "error"),
@@ -104,15 +104,17 @@ def test_failed_job_error_has_the_handlers_stack_trace(completed: CompletedRun) 
             assert line["correlation_id"] == f"trace {job.type}"
             assert "support/debugged_handlers.py" in line["stack_trace"]
         assert failures[-1]["stack_trace"] == trace
-        assert [event.error.stack_trace for event in completed.events[job.id] if event.error] == [
+        assert [
+            event.error.stack_trace for event in completed_run.events[job.id] if event.error
+        ] == [
             "",
             "",
         ]
-    assert CARD not in completed.log
+    assert CARD not in completed_run.log
 
 
-def test_timeout_shows_where_the_handler_was(completed: CompletedRun) -> None:
-    errors = {job.type: job.error for job in completed.jobs_of("d.wait", "d.cancelled")}
+def test_timeout_shows_where_the_handler_was(completed_run: CompletedRun) -> None:
+    errors = {job.type: job.error for job in completed_run.jobs_of("d.wait", "d.cancelled")}
     for job_type, kind, places in (
         ("d.wait.loop", "TIMEOUT", ["in wait_in_loop", "in wait_for_a_bank"]),
         ("d.wait.thread", "TIMEOUT", ["in wait_in_thread"]),
@@ -130,17 +132,17 @@ async def test_stack_traces_are_not_stored_when_turned_off(
     settings: Settings, tmp_path: Path
 ) -> None:
     off = settings.model_copy(update={"store_stack_traces": False})
-    completed = await run(off, tmp_path, ("d.charge.loop", {"card": CARD}))
-    [job] = completed.jobs
+    completed_run = await run(off, tmp_path, ("d.charge.loop", {"card": CARD}))
+    [job] = completed_run.jobs
     assert job.error is not None
     assert (job.error.type, job.error.stack_trace) == ("RuntimeError", "")
     assert any(
-        "debugged_handlers.py" in line.get("stack_trace", "") for line in completed.log_lines
+        "debugged_handlers.py" in line.get("stack_trace", "") for line in completed_run.log_lines
     )
 
 
-def test_hostile_error_texts_are_sanitized_in_every_mode(completed: CompletedRun) -> None:
-    jobs = completed.jobs_of("d.hostile")
+def test_hostile_error_texts_are_sanitized_in_every_mode(completed_run: CompletedRun) -> None:
+    jobs = completed_run.jobs_of("d.hostile")
     assert len(jobs) == 2 * len(MODES)
     for job in jobs:
         assert job.state is JobState.FAILED
@@ -151,18 +153,18 @@ def test_hostile_error_texts_are_sanitized_in_every_mode(completed: CompletedRun
         assert job.error.message.startswith("x??y")
         assert len(job.error.message) == 2000
         assert len(job.error.stack_trace.encode()) <= 16 * 1024
-    assert "\\u0000" not in completed.log
-    assert "\x00" not in completed.log
-    assert max(map(len, completed.log.splitlines())) < 40_000
+    assert "\\u0000" not in completed_run.log
+    assert "\x00" not in completed_run.log
+    assert max(map(len, completed_run.log.splitlines())) < 40_000
 
 
-def test_handler_log_lines_name_their_job(completed: CompletedRun) -> None:
-    jobs = completed.jobs_of("d.speak")
+def test_handler_log_lines_name_their_job(completed_run: CompletedRun) -> None:
+    jobs = completed_run.jobs_of("d.speak")
     assert len(jobs) == len(MODES)
     for job in jobs:
         # The handler returns a value from its context.
         assert (job.state, job.result) == (JobState.SUCCEEDED, f'"trace {job.type}"')
-        own = [line for line in completed.log_lines if line.get("job_id") == str(job.id)]
+        own = [line for line in completed_run.log_lines if line.get("job_id") == str(job.id)]
         for line in own:
             assert line["attempt"] == 1
             assert line["type"] == job.type

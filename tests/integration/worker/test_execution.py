@@ -1,4 +1,4 @@
-"""How a job ends, for each way in which its handler ends."""
+"""The end of a job, for each end of its handler."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ async def cancel(database: Database, *jobs: Job) -> None:
             await cancel_job(connection, tenant=job.tenant, job_id=job.id)
 
 
-async def read_log_names(database: Database) -> list[EventId]:
+async def read_log_ids(database: Database) -> list[EventId]:
     async with database.transaction() as connection:
         page = await read_range(connection, after=BEGINNING, through=end_of(2**62), limit=10_000)
     return event_ids(list(page.events))
@@ -94,7 +94,7 @@ async def test_pruned_cursor_expires_with_the_new_start(watch: Watch, database: 
     await again.cancel()
     with pytest.raises(JobNotFound):
         await follow_job(watch, old.id).end()
-    assert await read_log_names(database) == [(kept.id, 1), (newer.id, 1)]
+    assert await read_log_ids(database) == [(kept.id, 1), (newer.id, 1)]
 
 
 async def test_live_stream_survives_pruning(watch: Watch, database: Database):
@@ -157,7 +157,7 @@ async def test_stream_that_reads_during_pruning_has_no_gap(
             for job in jobs[number : number + 50]:
                 await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
     (kept,) = await submit_many(database, 1)
-    everything = await read_log_names(database)
+    everything = await read_log_ids(database)
     assert everything[-1] == (kept.id, 1)
 
     readers: list[Reader] = []
@@ -186,7 +186,7 @@ async def test_stream_that_reads_during_pruning_has_no_gap(
         else:
             await reader.cancel()
     await until_expired(follow_jobs(watch, before))
-    assert await read_log_names(database) == everything[-1:]
+    assert await read_log_ids(database) == everything[-1:]
 
 
 @pytest.mark.parametrize("pruned", ["before", "behind"])
@@ -197,7 +197,7 @@ async def test_page_pruned_during_its_read_is_not_sent(
     before = await current_cursor(watch)
     await cancel(database, *await submit_many(database, 3))
     (kept,) = await submit_many(database, 1)
-    everything = await read_log_names(database)
+    everything = await read_log_ids(database)
     # The new stream reads these events as past events.
     seen = follow_jobs(watch, before)
     await seen.has(len(everything))

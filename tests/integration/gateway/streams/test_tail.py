@@ -29,7 +29,7 @@ NewTail = Callable[..., Awaitable[ManualTail]]
 
 
 @pytest.fixture
-async def crowd(settings: Settings) -> AsyncIterator[Database]:
+async def large_pool(settings: Settings) -> AsyncIterator[Database]:
     """The database, with enough connections for many writers."""
     database = Database(
         settings.model_copy(update={"database_pool_size": 40}), application="test-crowd"
@@ -41,11 +41,11 @@ async def crowd(settings: Settings) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def new_tail(settings: Settings, crowd: Database) -> NewTail:
+def new_tail(settings: Settings, large_pool: Database) -> NewTail:
     """Return a factory of tails that start at the end of the log."""
 
     async def make(**bounds: int) -> ManualTail:
-        tail = ManualTail(settings, crowd, **bounds)
+        tail = ManualTail(settings, large_pool, **bounds)
         await tail.start()
         return tail
 
@@ -60,9 +60,11 @@ async def test_tail_routes_no_earlier_events(database: Database, new_tail: NewTa
     assert tail.tail.settled != (0, 0)
 
 
-async def test_early_transaction_with_late_commit_is_not_missed(crowd: Database, new_tail: NewTail):
+async def test_early_transaction_with_late_commit_is_not_missed(
+    large_pool: Database, new_tail: NewTail
+):
     tail = await new_tail()
-    early, late = await open_writer(crowd), await open_writer(crowd)
+    early, late = await open_writer(large_pool), await open_writer(large_pool)
     (first,), (second,) = await early.submit(), await late.submit()
     await late.commit()
     await tail.run()
@@ -77,10 +79,10 @@ async def test_early_transaction_with_late_commit_is_not_missed(crowd: Database,
     assert len(tail.visible) == len(tail.settled) == 2
 
 
-async def test_transaction_open_at_the_start_is_not_missed(crowd: Database, new_tail: NewTail):
-    early = await open_writer(crowd)
+async def test_transaction_open_at_the_start_is_not_missed(large_pool: Database, new_tail: NewTail):
+    early = await open_writer(large_pool)
     (first,) = await early.submit()
-    before = await submit(crowd)
+    before = await submit(large_pool)
     tail = await new_tail()
     await tail.run()
     assert tail.visible == []
@@ -91,20 +93,22 @@ async def test_transaction_open_at_the_start_is_not_missed(crowd: Database, new_
     assert event_ids(tail.settled) == [(first, 1), (before.id, 1)]
 
 
-async def test_rolled_back_transaction_delays_nothing(crowd: Database, new_tail: NewTail):
+async def test_rolled_back_transaction_delays_nothing(large_pool: Database, new_tail: NewTail):
     tail = await new_tail()
-    writer = await open_writer(crowd)
+    writer = await open_writer(large_pool)
     await writer.submit()
-    job = await submit(crowd)
+    job = await submit(large_pool)
     await writer.roll_back()
     await tail.run()
     assert event_ids(tail.visible) == event_ids(tail.settled) == [(job.id, 1)]
 
 
-async def test_foreign_transaction_delays_only_the_settled_view(crowd: Database, new_tail: NewTail):
+async def test_foreign_transaction_delays_only_the_settled_view(
+    large_pool: Database, new_tail: NewTail
+):
     tail = await new_tail()
-    async with foreign_transaction(crowd):
-        jobs = await submit_many(crowd, 5)
+    async with foreign_transaction(large_pool):
+        jobs = await submit_many(large_pool, 5)
         await tail.run()
         assert len(tail.visible) == 5
         assert tail.settled == []
@@ -116,12 +120,14 @@ async def test_foreign_transaction_delays_only_the_settled_view(crowd: Database,
     assert tail.gauges.settled_lag == 0
 
 
-async def test_long_foreign_transaction_does_not_slow_down_runs(crowd: Database, new_tail: NewTail):
+async def test_long_foreign_transaction_does_not_slow_down_runs(
+    large_pool: Database, new_tail: NewTail
+):
     """A run reads only new events, not all events that the open transaction delays."""
     tail = await new_tail(page=1000)
-    async with foreign_transaction(crowd):
+    async with foreign_transaction(large_pool):
         for _ in range(5):
-            await submit_many(crowd, 100)
+            await submit_many(large_pool, 100)
             await tail.run()
         assert tail.gauges.events == len(tail.visible) == 500
     await tail.run()
@@ -129,33 +135,35 @@ async def test_long_foreign_transaction_does_not_slow_down_runs(crowd: Database,
     assert tail.settled == sorted(tail.visible, key=place_of)
 
 
-async def test_overflowed_window_is_read_again_from_the_store(crowd: Database, new_tail: NewTail):
+async def test_overflowed_window_is_read_again_from_the_store(
+    large_pool: Database, new_tail: NewTail
+):
     tail = await new_tail(page=7, window=20)
-    async with foreign_transaction(crowd):
-        early = await open_writer(crowd)
+    async with foreign_transaction(large_pool):
+        early = await open_writer(large_pool)
         (late,) = await early.submit()
         for _ in range(5):
-            await submit_many(crowd, 10)
+            await submit_many(large_pool, 10)
             await tail.run()
         await early.commit()
-        await submit_many(crowd, 10)
+        await submit_many(large_pool, 10)
         await tail.run()
         assert len(tail.visible) == 61
         assert tail.settled == []
-    assert await submit_many(crowd, 3)
+    assert await submit_many(large_pool, 3)
     await tail.run()
     assert tail.settled[0].job_id == late
     assert tail.settled == sorted(tail.visible, key=place_of)
     assert len(tail.visible) == 64
     # Later events are in memory again.
-    await submit_many(crowd, 3)
+    await submit_many(large_pool, 3)
     await tail.run()
     assert tail.settled == sorted(tail.visible, key=place_of)
 
 
-async def test_run_of_several_pages_reads_one_snapshot(crowd: Database, new_tail: NewTail):
+async def test_run_of_several_pages_reads_one_snapshot(large_pool: Database, new_tail: NewTail):
     tail = await new_tail(page=3)
-    writers = [await open_writer(crowd) for _ in range(4)]
+    writers = [await open_writer(large_pool) for _ in range(4)]
     for writer in writers:
         await writer.submit(5)
     for writer in reversed(writers):
@@ -225,20 +233,20 @@ schedules = st.lists(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 async def test_both_views_have_every_event_once_in_order(
-    crowd: Database,
+    large_pool: Database,
     settings: Settings,
     schedule: list[tuple[int, str, bool]],
     page: int,
     window: int,
 ):
-    tail = ManualTail(settings, crowd, page=page, window=window)
+    tail = ManualTail(settings, large_pool, page=page, window=window)
     await tail.start()
-    seen_before = await _committed_places(crowd)
+    seen_before = await _committed_places(large_pool)
     writers: dict[int, OpenWriter] = {}
 
     async def run_and_check_views() -> None:
         await tail.run()
-        committed = sorted(await _committed_places(crowd) - seen_before)
+        committed = sorted(await _committed_places(large_pool) - seen_before)
         assert sorted(map(place_of, tail.visible)) == committed
         settled = [place_of(event) for event in tail.settled]
         assert settled == committed[: len(settled)]
@@ -249,7 +257,7 @@ async def test_both_views_have_every_event_once_in_order(
         for number, action, then_run in schedule:
             writer = writers.get(number)
             if writer is None:
-                writer = writers[number] = await open_writer(crowd)
+                writer = writers[number] = await open_writer(large_pool)
                 stack.push_async_callback(writer.commit)
                 await writer.submit(1 + number % 2)
             elif action == "write":
