@@ -75,6 +75,10 @@ bench-quick: $(STAMP) ## Run the comparison in three minutes, with fewer peers a
 bench-streams: $(STAMP) ## Measure latency, memory and throughput of streams; A=--quick or other options.
 	@"$(BIN)/python" bench/streams $(A)
 
+.PHONY: bench-access
+bench-access: $(STAMP) ## Measure the cost of access control.
+	@"$(BIN)/python" bench/access $(A)
+
 .PHONY: check
 check: lint $(STAMP) ## Run lint and the unit tests.
 	"$(BIN)/pytest" -q -n 2 tests/unit
