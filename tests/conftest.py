@@ -2,6 +2,8 @@
 
 `HEADRACE_TEST_DATABASE_URL` and `HEADRACE_TEST_REDIS_URL` select external servers instead: a
 PostgreSQL role that may create databases, and a Redis database that may be flushed.
+
+With `HEADRACE_TEST_ROLES=1` each service connects with a role that has only its own privileges.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 
 # The tests run services and start processes from one process. gRPC's fork handlers would stop its
 # threads at each fork, and might hang. A worker sets the same variable, which gRPC reads when it is
@@ -27,6 +30,7 @@ from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from headrace_standalone.embedded.valkey import EmbeddedValkey
 from support.databases import Databases, shorten_logins
+from support.roles import service_roles, use_roles
 from support.server import serving
 from support.settings import empty_redis, short_settings
 
@@ -82,7 +86,14 @@ def redis_server_url(data_folder: DataFolder) -> Iterator[str]:
 def databases(postgres_url: str) -> Iterator[Databases]:
     """A factory of fresh databases, with or without the schema."""
     databases = Databases(postgres_url)
-    with databases.template():
+    with ExitStack() as ending:
+        if os.environ.get("HEADRACE_TEST_ROLES"):
+            roles = ending.enter_context(service_roles(postgres_url, name="session"))
+            ending.enter_context(databases.template())
+            databases.grant(roles)
+            use_roles(ending.enter_context(pytest.MonkeyPatch.context()), roles)
+        else:
+            ending.enter_context(databases.template())
         yield databases
 
 

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import migrate
 from headrace_core.store.sql.tables import access_version, installation, metadata, tenants
+from support.roles import Roles
 from support.server import run_async
 
 
@@ -43,6 +44,10 @@ class Databases:
         finally:
             for name in (self._template, self._shared):
                 self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def grant(self, roles: Roles) -> None:
+        """Give roles their privileges on the template, and so on all later databases."""
+        roles.grant(self._at(self._template))
 
     @contextmanager
     def fresh(self, *, migrated: bool = True) -> Iterator[str]:

@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil
 
 from headrace_core.runtime.settings import Settings
+from headrace_core.store.grants import Client
 from headrace_standalone import services
 from headrace_standalone.embedded.port import free_port
 from support.proxy import Proxy
+from support.roles import settings_of
 from support.server import Server
 from support.settings import environment_of
 
@@ -52,13 +54,19 @@ class Processes:
 @contextmanager
 def three_services(settings: Settings, *, logs: Path) -> Iterator[Processes]:
     """Run a gateway, a scheduler and a worker with the handlers in `support.handlers`."""
-    environment = _environment(settings, HEADRACE_LOG_LEVEL="debug")
+    environments = {
+        client: _environment(settings, client, HEADRACE_LOG_LEVEL="debug") for client in Client
+    }
     grace = settings.shutdown_grace
     gateway, scheduler, worker = _address(), _address(), _address()
     programs = (
-        services.gateway(address=gateway, environment=environment, grace=grace),
-        services.scheduler(address=scheduler, environment=environment, grace=grace),
-        services.worker(number=1, address=worker, environment=environment, grace=grace),
+        services.gateway(address=gateway, environment=environments[Client.GATEWAY], grace=grace),
+        services.scheduler(
+            address=scheduler, environment=environments[Client.SCHEDULER], grace=grace
+        ),
+        services.worker(
+            number=1, address=worker, environment=environments[Client.WORKER], grace=grace
+        ),
     )
     servers = [Server(program, log=logs / f"{program.name}.log") for program in programs]
     with ExitStack() as ending:
@@ -84,7 +92,9 @@ async def worker_process(
     program = services.worker(
         number=1,
         address=_address(),
-        environment=_environment(settings, handlers=handlers, HEADRACE_LOG_FORMAT="json"),
+        environment=_environment(
+            settings, Client.WORKER, handlers=handlers, HEADRACE_LOG_FORMAT="json"
+        ),
         grace=settings.shutdown_grace,
     )
     server = Server(program, log=folder / "worker.log")
@@ -118,13 +128,14 @@ async def two_gateways(
     settings: Settings, *, logs: Path
 ) -> AsyncIterator[tuple[GatewayProcess, GatewayProcess]]:
     """Run two gateways, a scheduler and a worker with the handlers in `support.handlers`."""
-    environment = _environment(settings)
+    scheduler = _environment(settings, Client.SCHEDULER)
+    worker = _environment(settings, Client.WORKER)
     grace = settings.shutdown_grace
     async with AsyncExitStack() as ending:
         gateways = [await _gateway(settings, logs / f"{n}.log", ending) for n in (1, 2)]
         programs = (
-            services.scheduler(address=_address(), environment=environment, grace=grace),
-            services.worker(number=1, address=_address(), environment=environment, grace=grace),
+            services.scheduler(address=_address(), environment=scheduler, grace=grace),
+            services.worker(number=1, address=_address(), environment=worker, grace=grace),
         )
         servers = [
             *(gateway.server for gateway in gateways),
@@ -140,7 +151,7 @@ async def two_gateways(
 
 async def _gateway(settings: Settings, log: Path, ending: AsyncExitStack) -> GatewayProcess:
     address, metrics = _address(), _address()
-    environment = _environment(settings, HEADRACE_GATEWAY_METRICS_ADDRESS=metrics)
+    environment = _environment(settings, Client.GATEWAY, HEADRACE_GATEWAY_METRICS_ADDRESS=metrics)
     grace = settings.shutdown_grace
     program = services.gateway(address=address, environment=environment, grace=grace)
     proxy = Proxy(f"grpc://{address}")
@@ -151,9 +162,14 @@ async def _gateway(settings: Settings, log: Path, ending: AsyncExitStack) -> Gat
 
 
 def _environment(
-    settings: Settings, *, handlers: str = "support.handlers", **changes: str
+    settings: Settings, client: Client, *, handlers: str = "support.handlers", **changes: str
 ) -> dict[str, str]:
-    return environment_of(settings, HEADRACE_HANDLERS=handlers, PYTHONPATH=str(_TESTS), **changes)
+    return environment_of(
+        settings_of(settings, client),
+        HEADRACE_HANDLERS=handlers,
+        PYTHONPATH=str(_TESTS),
+        **changes,
+    )
 
 
 def _address() -> str:

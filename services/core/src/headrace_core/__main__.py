@@ -1,7 +1,8 @@
-"""`python -m headrace_core`: maintains the database and its signing keys."""
+"""`python -m headrace_core`: maintains the database, its roles and its signing keys."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import time
@@ -18,6 +19,7 @@ from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import BAD_CONFIGURATION
 from headrace_core.runtime.settings import Settings, problems
 from headrace_core.store.access.signing_keys import rotate_signing_key
+from headrace_core.store.grants import Client, Roles, apply_grants, check_role, grant_script
 from headrace_core.store.migrate import mend, migrate
 from headrace_core.store.schema import MigrationRejected
 from headrace_core.store.sql.database import Database, server_error
@@ -25,6 +27,7 @@ from headrace_core.store.sql.database import Database, server_error
 _EXAMPLES = (
     "python -m headrace_core migrate",
     "HEADRACE_DATABASE_URL=postgresql://me@127.0.0.1/jobs python -m headrace_core migrate",
+    "python -m headrace_core grants --gateway headrace_gateway --worker headrace_worker",
 )
 
 # sysexits.h: EX_TEMPFAIL.
@@ -33,6 +36,16 @@ BUSY = 75
 _BUSY_CODES = ("40P01", "53300", "57P03")
 _WAIT_S = 60.0
 _RETRY_S = 2.0
+
+
+_CLIENTS = {
+    Client.GATEWAY: "role of the gateways",
+    Client.SCHEDULER: "role of the schedulers, which cannot read payloads and results",
+    Client.WORKER: "role of the workers",
+    Client.OPS: "role of `headrace verify` and `headrace doctor`, which can only read",
+    Client.HANDLER: "role of handlers' own transactions, which can only call check_fence and "
+    "complete",
+}
 
 
 def main() -> int:
@@ -80,7 +93,11 @@ def main() -> int:
         help="remove the earlier keys now: within five seconds, tokens signed with them are "
         "rejected and their streams end. Users stay logged in",
     )
+    _add_grants(commands)
     arguments = parser.parse_args()
+    roles = {client: getattr(arguments, client, None) or () for client in Client}
+    if arguments.command == "grants" and not any(roles.values()):
+        parser.error("grants needs at least one role, such as --gateway headrace_gateway")
     try:
         settings = Settings()
     except pydantic.ValidationError as error:
@@ -90,7 +107,9 @@ def main() -> int:
     logs.configure(settings, service="migrate")
 
     def run() -> None:
-        if arguments.command == "mend":
+        if arguments.command == "grants":
+            _grant(settings, roles, applies=arguments.apply)
+        elif arguments.command == "mend":
             mended = mend(settings)
             structlog.get_logger().info(
                 "database_mended", times=mended.times, documents=mended.documents
@@ -119,6 +138,48 @@ async def _rotate_signing_key(settings: Settings, *, revoke: bool) -> str:
         await database.close()
 
 
+def _add_grants(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "grants",
+        help="give each service's database role exactly the privileges that it needs",
+        description="Print the SQL script that creates missing roles and gives each role exactly "
+        "the privileges of its service. Repeat an option to name several roles.",
+        allow_abbrev=False,
+    )
+    for client in Client:
+        parser.add_argument(
+            f"--{client}",
+            action="append",
+            type=_role,
+            metavar="ROLE",
+            help=_CLIENTS[client],
+        )
+    parser.add_argument(
+        "--apply",
+        action="store_true",
+        help="run the script on the database instead of printing it",
+    )
+
+
+def _role(name: str) -> str:
+    try:
+        return check_role(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}") from error
+
+
+def _grant(settings: Settings, roles: Roles, *, applies: bool) -> None:
+    if not applies:
+        sys.stdout.write(grant_script(roles, schema=settings.database_schema))
+        return
+    log = structlog.get_logger()
+    for warning in asyncio.run(apply_grants(settings, roles)):
+        log.warning("grant_incomplete", reason=warning)
+    log.info(
+        "privileges_granted", roles=sorted({name for group in roles.values() for name in group})
+    )
+
+
 def _run_once(run: Callable[[], None], settings: Settings, *, command: str) -> int:
     try:
         run()
@@ -134,7 +195,7 @@ def _run_once(run: Callable[[], None], settings: Settings, *, command: str) -> i
     ) as error:
         database_error = server_error(error)
         busy = database_error is not None and database_error.sqlstate in _BUSY_CODES
-        _report(command, _reason(error, settings))
+        _report(command, _reason(error, settings, command=command))
         return BUSY if busy else 1
     return 0
 
@@ -143,13 +204,18 @@ def _report(command: str, reason: str) -> None:
     sys.stderr.write(f"headrace {command}: {reason}\n")
 
 
-def _reason(error: BaseException, settings: Settings) -> str:
+def _reason(error: BaseException, settings: Settings, *, command: str) -> str:
     database_error = server_error(error)
     if database_error is None:
         # A driver's message can contain the URL and its password.
         return (
             "the database of HEADRACE_DATABASE_URL cannot be reached "
             f"({type(error).__name__}). Is it running, and are the host and port correct?"
+        )
+    if isinstance(database_error, asyncpg.InsufficientPrivilegeError) and command == "grants":
+        return (
+            f"{database_error.message}. The role of HEADRACE_DATABASE_URL must own the tables, and "
+            "needs CREATEROLE if a role is missing"
         )
     if isinstance(database_error, asyncpg.InsufficientPrivilegeError):
         return (

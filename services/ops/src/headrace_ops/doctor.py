@@ -87,7 +87,7 @@ async def _check(settings: Settings) -> list[Finding]:
         async with database.snapshot(statement_timeout=_STATEMENT_S) as connection:
             found += await _check_database(connection, settings)
         if any(one.topic == "schema" and one.level is Level.OK for one in found):
-            found.append(findings.check_writes(await write_fault(database, within=_WRITE_S)))
+            found.append(await _check_writes(database))
     finally:
         await database.close()
     try:
@@ -95,6 +95,13 @@ async def _check(settings: Settings) -> list[Finding]:
     except Unavailable:
         found.append(findings.redis_unreachable(describe_redis(settings)))
     return found
+
+
+async def _check_writes(database: Database) -> Finding:
+    async with database.statement() as connection:
+        if not await diagnosis.may_submit(connection):
+            return findings.writes_unchecked()
+    return findings.check_writes(await write_fault(database, within=_WRITE_S))
 
 
 async def _check_database(connection: Connection, settings: Settings) -> list[Finding]:

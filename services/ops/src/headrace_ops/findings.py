@@ -138,6 +138,15 @@ def check_writes(fault: str | None) -> Finding:
     )
 
 
+def writes_unchecked() -> Finding:
+    """Report that the role may only read, so the write check was skipped."""
+    return Finding(
+        "writes",
+        Level.OK,
+        "not checked, because this role may not store jobs; the health of each gateway checks them",
+    )
+
+
 def _check_settings(server: DatabaseServer) -> Iterator[Finding]:
     def value(name: str) -> str:
         return server.settings.get(name, "")

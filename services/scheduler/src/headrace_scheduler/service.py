@@ -42,7 +42,7 @@ class Scheduler:
             reflection=settings.reflection,
             health=Health(
                 checks=(
-                    Check(name="postgresql", ping=WriteProbe(self._database).run),
+                    Check(name="postgresql", ping=WriteProbe(self._database, submits=False).run),
                     Check(name="wake-ups", ping=self._bus.ping),
                     # Not required: without Redis, workers claim from PostgreSQL and the loops still
                     # run.

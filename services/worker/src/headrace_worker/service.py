@@ -241,7 +241,7 @@ class WorkerService:
             reflection=self._settings.reflection,
             health=Health(
                 checks=(
-                    Check(name="postgresql", ping=WriteProbe(self._database).run),
+                    Check(name="postgresql", ping=WriteProbe(self._database, submits=False).run),
                     Check(name="wake-ups", ping=self._bus.ping),
                     # Without Redis the worker claims directly from PostgreSQL.
                     Check(name="redis", ping=self._deliveries.ping, required=False),

@@ -18,7 +18,7 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.urls import database_options
 from headrace_core.store.sql.connection import Connection, Driver, Row
-from headrace_core.store.sql.installation import read_installation
+from headrace_core.store.sql.installation import read_installation_id
 
 # SQLSTATE classes and codes after which the same call may succeed: connection exceptions,
 # insufficient resources, operator intervention, system errors, serialization failure, deadlock,
@@ -170,7 +170,7 @@ class Database:
         """
         if self._installation_id is None:
             async with self.statement() as connection:
-                self._installation_id = (await read_installation(connection)).id
+                self._installation_id = await read_installation_id(connection)
         return self._installation_id
 
     @asynccontextmanager

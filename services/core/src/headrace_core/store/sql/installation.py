@@ -21,6 +21,13 @@ class Installation:
         return f"Installation(id={self.id})"
 
 
+async def read_installation_id(conn: Connection) -> UUID:
+    """Read the id, for services that may not read the secret."""
+    row = (await conn.execute(text("SELECT id FROM installation"))).one()
+    installation_id: UUID = row.id
+    return installation_id
+
+
 async def read_installation(conn: Connection) -> Installation:
     """Read the only row of the table `installation`."""
     row = (await conn.execute(text("SELECT id, secret FROM installation"))).one()

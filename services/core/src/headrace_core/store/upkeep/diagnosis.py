@@ -114,6 +114,11 @@ async def is_standby(conn: Connection) -> bool:
     return bool(await conn.scalar(_STANDBY))
 
 
+async def may_submit(conn: Connection) -> bool:
+    """Return whether this role may insert jobs."""
+    return bool(await conn.scalar(_MAY_SUBMIT))
+
+
 async def read_server(conn: Connection) -> DatabaseServer:
     """Read the state and the settings of the server."""
     row = (await conn.execute(_SERVER)).one()
@@ -193,6 +198,8 @@ async def unserved_lanes(conn: Connection) -> Sequence[UnservedLane]:
         for row in await conn.execute(_UNSERVED_LANES)
     ]
 
+
+_MAY_SUBMIT = text("SELECT has_table_privilege('jobs', 'INSERT')")
 
 _CLOCK = text("SELECT clock_timestamp()")
 
