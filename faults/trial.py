@@ -15,7 +15,7 @@ from faults.evidence import TENANT, EventRow, Evidence, JobRow, StreamFilter, St
 from faults.load import BURST_LABEL, SHARDS, Load, Mix
 from faults.measure import Figure, ends, recovery
 from faults.neighbor import submit_neighbor_jobs
-from faults.watchers import Watchers
+from faults.watchers import Metadata, Watchers
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.tasks import end_tasks
@@ -80,9 +80,17 @@ class Trial:
         self._watchers: list[Watchers] = []
         self.watchers = self.add_watchers()
 
-    def add_watchers(self, *, channels: int = 1, window: int | None = None) -> Watchers:
+    def add_watchers(
+        self,
+        *,
+        channels: int = 1,
+        window: int | None = None,
+        metadata: Callable[[], Metadata] | None = None,
+    ) -> Watchers:
         """Return new watchers with their own channels; for the arguments, see `Watchers`."""
-        watchers = Watchers(self.cluster.targets, channels=channels, window=window)
+        watchers = Watchers(
+            self.cluster.targets, channels=channels, window=window, metadata=metadata
+        )
         self._open.push_async_callback(watchers.close)
         self._watchers.append(watchers)
         return watchers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -50,7 +50,11 @@ _CUT_CODES = (
     grpc.StatusCode.CANCELLED,
 )
 
+_UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+
 _JSON = data_pb2.DATA_ENCODING_JSON
+
+Metadata = tuple[tuple[str, str], ...]
 
 F = TypeVar("F", bound="Follower")
 
@@ -119,6 +123,7 @@ class RawFollower(Follower):
         stubs: one stub per gateway. After a cut, the follower continues at the next gateway.
         start_call: starts the stream at a gateway, from the end of the log.
         endless: the stream never ends, and silence counts as a cut.
+        cut_codes: the codes after which the stream is restarted.
 
     Attributes:
         cursor, last_seq: the position at which the stream would resume.
@@ -134,8 +139,10 @@ class RawFollower(Follower):
         stubs: Sequence[JobServiceStub],
         start_call: StartCall,
         endless: bool,
+        cut_codes: Collection[grpc.StatusCode] = _CUT_CODES,
     ) -> None:
         super().__init__(name, wanted)
+        self._cut_codes = cut_codes
         self.cursor = ""
         self.last_seq = 0
         self.job: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -158,7 +165,7 @@ class RawFollower(Follower):
             except aio.AioRpcError as failure:
                 code = failure.code()
                 self.log.codes.append(code.name)
-                if code not in _CUT_CODES:
+                if code not in self._cut_codes:
                     self.log.failure = f"{code.name}: {failure.details()}"
                     self.job.cancel()
                     return
@@ -224,12 +231,20 @@ class Watchers:
         channels: number of connections to each gateway.
         window: bytes that a gateway may send ahead on a stream without a reader; None for gRPC's
             default.
+        metadata: returns the current credential for `follow`, as the metadata of a call. A stream
+            that ends because its credential changed is then restarted.
     """
 
     def __init__(
-        self, targets: Sequence[str], *, channels: int = 1, window: int | None = None
+        self,
+        targets: Sequence[str],
+        *,
+        channels: int = 1,
+        window: int | None = None,
+        metadata: Callable[[], Metadata] | None = None,
     ) -> None:
         self.followers: list[Follower] = []
+        self._metadata = metadata
         options: list[tuple[str, int]] = [*_OPTIONS]
         if window is not None:
             options += [("grpc.http2.lookahead_bytes", window), ("grpc.http2.bdp_probe", 0)]
@@ -264,7 +279,8 @@ class Watchers:
             return gateway.WatchJobs(
                 job_service_pb2.WatchJobsRequest(
                     filter=job_filter, cursor=follower.cursor, data_encoding=_JSON
-                )
+                ),
+                metadata=self._metadata() if self._metadata is not None else None,
             )
 
         follower = self._follow_raw(name, wanted, start_call, endless=True)
@@ -337,7 +353,14 @@ class Watchers:
         turn = len(self.followers) % len(self._stubs)
         stubs = [*self._stubs[turn:], *self._stubs[:turn]]
         return self._add(
-            RawFollower(name, wanted, stubs=stubs, start_call=start_call, endless=endless)
+            RawFollower(
+                name,
+                wanted,
+                stubs=stubs,
+                start_call=start_call,
+                endless=endless,
+                cut_codes=_CUT_CODES if self._metadata is None else (*_CUT_CODES, _UNAUTHENTICATED),
+            )
         )
 
     def _add(self, follower: F) -> F:

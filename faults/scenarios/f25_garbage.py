@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from faults.cluster import Service
+from faults.hostile import probing, run_hostile_client
 from faults.measure import percentile
 from faults.scenario import Scenario
 from faults.trial import Trial
 from headrace import CallError, Client
 from headrace_core.domain.lifecycle import TERMINAL
-from headrace_standalone.program import leashed_command
 
 LOAD_PER_S = 20.0
 HEALTH_S = 0.2
@@ -32,7 +22,6 @@ HEALTH_S = 0.2
 # growth that may remain because the allocator keeps freed memory.
 MAX_PEAK_MIB = 256.0
 MAX_LASTING_MIB = 128.0
-_PROBE_EVERY_S = 0.02
 # Duration of the measurement without garbage, in seconds.
 _BASELINE_S = 5.0
 
@@ -61,16 +50,6 @@ _ALLOWED: Mapping[str, frozenset[str]] = {
     "random message": _RANDOM_CODES,
     "mutated": _RANDOM_CODES,
 }
-_ROOT = Path(__file__).resolve().parents[2]
-
-
-class _HealthChecks:
-    """Response times of health checks in seconds, and the peak memory of each gateway in MiB."""
-
-    def __init__(self) -> None:
-        self.waits: list[float] = []
-        self.most: dict[str, float] = {}
-        self.not_serving = 0
 
 
 async def run(trial: Trial) -> None:
@@ -78,10 +57,10 @@ async def run(trial: Trial) -> None:
     await trial.load(rate=LOAD_PER_S)
     pids = [service.pid for service in trial.cluster.services]
     before = {gateway.name: gateway.memory_mib() for gateway in gateways}
-    async with _probing(trial) as usual:
+    async with probing(trial) as usual:
         await asyncio.sleep(_BASELINE_S)
     trial.figure("health check, p99 before", percentile(usual.waits, 0.99), "s")
-    async with _probing(trial) as health, trial.fault("garbage"):
+    async with probing(trial) as health, trial.fault("garbage"):
         responses = await _send_garbage(trial, seconds=20 if trial.short else 90)
     trial.expect_codes(only=frozenset())
     _check_responses(trial, responses)
@@ -119,56 +98,13 @@ def _check_responses(trial: Trial, responses: dict[str, Any]) -> None:
 
 
 async def _send_garbage(trial: Trial, *, seconds: float) -> dict[str, Any]:
-    """Send garbage from another process, so encoding it does not disturb the measurements."""
-    # Without asyncio, because uvloop forks, and a fork during gRPC calls may crash.
-    process = subprocess.Popen(
-        leashed_command(
-            (
-                *(sys.executable, "-m", "faults.garbage", str(trial.seed), str(seconds)),
-                *(gateway.address for gateway in trial.cluster.gateways),
-            ),
-            death_signal=signal.SIGKILL,
-        ),
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+    targets = [gateway.address for gateway in trial.cluster.gateways]
+    responses: dict[str, Any] = json.loads(
+        await run_hostile_client(
+            "faults.garbage", str(trial.seed), str(seconds), *targets, timeout=seconds + 60
+        )
     )
-    try:
-        out, _ = await asyncio.to_thread(process.communicate, timeout=seconds + 60)
-    finally:
-        process.kill()
-        process.wait()
-    responses: dict[str, Any] = json.loads(out)
     return responses
-
-
-@asynccontextmanager
-async def _probing(trial: Trial) -> AsyncIterator[_HealthChecks]:
-    health = _HealthChecks()
-    probes = [
-        asyncio.create_task(_probe(gateway, health), name=f"probe of {gateway.name}")
-        for gateway in trial.cluster.gateways
-    ]
-    try:
-        yield health
-    finally:
-        for probe in probes:
-            probe.cancel()
-        ended = await asyncio.gather(*probes, return_exceptions=True)
-    failed = [end for end in ended if not isinstance(end, asyncio.CancelledError)]
-    assert not failed, f"a health probe failed: {failed[0]!r}"
-
-
-async def _probe(gateway: Service, health: _HealthChecks) -> None:
-    async with aio.insecure_channel(gateway.address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        while True:
-            began = time.monotonic()
-            response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
-            health.not_serving += response.status != health_pb2.HealthCheckResponse.SERVING
-            health.waits.append(time.monotonic() - began)
-            most = health.most.get(gateway.name, 0.0)
-            health.most[gateway.name] = max(most, gateway.memory_mib())
-            await asyncio.sleep(_PROBE_EVERY_S)
 
 
 async def _cancel_accepted(trial: Trial) -> None:

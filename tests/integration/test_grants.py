@@ -52,17 +52,14 @@ from headrace.v1.subscription_service_pb2 import (
     WatchSubscriptionRequest,
 )
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
-from headrace_core.domain.access import Role, Scope
-from headrace_core.domain.api_key import new_api_key
+from headrace_core.domain.access import Role
 from headrace_core.domain.ids import uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.retention import Retention
 from headrace_core.runtime.settings import Settings
-from headrace_core.store.access.keys import create_api_key
 from headrace_core.store.grants import Client, apply_grants, grant_script
 from headrace_core.store.leadership import give_up_lead, take_lead
 from headrace_core.store.sql.database import Database
-from headrace_core.store.sql.installation import read_installation
 from headrace_core.store.sql.probe import check_writes
 from headrace_core.store.workers import remove_lapsed
 from headrace_gateway.service import Gateway
@@ -71,6 +68,8 @@ from headrace_scheduler.metrics import Gauges
 from headrace_scheduler.service import Scheduler
 from headrace_worker.api.registry import Registry
 from headrace_worker.service import WorkerService
+from support.access import Metadata
+from support.access import caller as caller_metadata
 from support.databases import Databases
 from support.effects import effect_handlers
 from support.handlers import handlers
@@ -104,8 +103,8 @@ def all_handlers() -> Registry:
 class Caller:
     """An admin of the default tenant, who calls the gateway."""
 
-    def __init__(self, channel: grpc.aio.Channel, key: str) -> None:
-        self._metadata = (("authorization", f"Bearer {key}"),)
+    def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+        self._metadata = metadata
         self.jobs = JobServiceStub(channel)
         self.subscriptions = SubscriptionServiceStub(channel)
         self.access = AccessServiceStub(channel)
@@ -118,7 +117,7 @@ class Caller:
         return method(request, metadata=self._metadata, timeout=DEADLINE_S)
 
     async def submit(self, job_type: str, payload: Any = None, **spec: Any) -> str:
-        job = JobSpec(type=job_type, payload=Data(json=json.dumps(payload or {})), **spec)
+        job = JobSpec(type=job_type, payload=Data(json=json.dumps(payload or {}).encode()), **spec)
         response = await self.call(self.jobs.SubmitJob, SubmitJobRequest(job=job))
         return str(response.job.id)
 
@@ -135,19 +134,7 @@ class Caller:
 async def platform(settings: Settings, roles: Roles, database: Database) -> AsyncIterator[Caller]:
     """Run each service with its role, and yield an admin."""
     settings = settings.model_copy(update={"access_control": True})
-    async with database.transaction() as conn:
-        key = new_api_key((await read_installation(conn)).secret)
-        await create_api_key(
-            conn,
-            key_id=key.id,
-            secret_hash=key.secret_hash,
-            tenant=DEFAULT_TENANT,
-            principal="ada",
-            role=Role.ADMIN,
-            scope=Scope(),
-            created_by="test",
-            expire_time=None,
-        )
+    admin = await caller_metadata(database, Role.ADMIN, "payload:read")
     async with AsyncExitStack() as stack:
         scheduler = Scheduler(roles.settings(settings, Client.SCHEDULER))
         worker = WorkerService(roles.settings(settings, Client.WORKER), all_handlers())
@@ -158,7 +145,7 @@ async def platform(settings: Settings, roles: Roles, database: Database) -> Asyn
         channel = await stack.enter_async_context(
             grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}")
         )
-        yield Caller(channel, key.text)
+        yield Caller(channel, admin)
 
 
 async def test_services_need_no_further_privileges(
@@ -192,7 +179,7 @@ async def run_jobs(caller: Caller) -> None:
     batch = await caller.call(
         jobs.BatchSubmitJobs,
         BatchSubmitJobsRequest(
-            jobs=[JobSpec(type="t.echo", payload=Data(json="{}"))] * 3, request_id="batch"
+            jobs=[JobSpec(type="t.echo", payload=Data(json=b"{}"))] * 3, request_id="batch"
         ),
     )
     for job in batch.jobs:
@@ -433,7 +420,7 @@ async def test_operator_role_runs_verify_and_doctor(settings: Settings, roles: R
     for command in ("verify", "doctor"):
         done = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "headrace.cli", command],
+            [sys.executable, "-m", "headrace", command],
             env=environment_of(limited),
             capture_output=True,
             text=True,

@@ -260,7 +260,7 @@ class PermissionDenied(HeadraceError):
 
     def __init__(self, right: str) -> None:
         self.right = right
-        super().__init__(f"this principal lacks the right {right!r}; ask an admin of the tenant")
+        super().__init__(f"this principal lacks the right '{right}'; ask an admin of the tenant")
 
 
 class TenantSuspended(PermissionDenied):

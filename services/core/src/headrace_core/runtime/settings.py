@@ -80,7 +80,12 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     max_labels: int = Field(32, ge=0, le=MAX_LABELS)
     max_batch_jobs: int = Field(1000, ge=1, le=1000)
+    max_connections: int = Field(10_000, ge=1, le=1_000_000)
     max_concurrent_streams: int = Field(20_000, ge=1)
+    # A connection without a call is closed after `connection_idle`, and one that does not finish
+    # its handshake after `handshake_timeout`.
+    connection_idle: float = Field(300.0, ge=1, le=86_400)
+    handshake_timeout: float = Field(10.0, ge=0.1, le=120)
     max_pending_submits: int = Field(20_000, ge=1)
     max_subscriptions: int = Field(1000, ge=0)
     stream_queue_events: int = Field(1000, ge=1)

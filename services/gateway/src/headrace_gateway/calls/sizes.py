@@ -1,4 +1,4 @@
-"""The link `sizes`: rejects calls whose request or metadata exceeds its limit."""
+"""The link `sizes`: decompresses requests, and rejects large ones and large metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from google.protobuf.message import Message
 
 from headrace_core.domain.errors import LimitExceeded
 from headrace_gateway.calls.call import Metadata
+from headrace_gateway.calls.compression import CorruptRequest, decompress, is_compressed
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+from headrace_gateway.calls.statuses import UndecodableRequest
 
 # Maximum size of a call's metadata, in bytes: keys, values, and 32 bytes for each key-value pair
 # (RFC 9113, section 6.5.2).
@@ -38,9 +40,15 @@ class Sizes:
             maximum, limit = _MAX_FOREIGN_BYTES, "health or reflection request"
 
         def check(raw: bytes) -> bytes:
-            if len(raw) > maximum:
+            size = len(raw)
+            if size <= maximum and is_compressed(raw):
+                try:
+                    raw, size = decompress(raw, maximum=maximum)
+                except CorruptRequest:
+                    raise UndecodableRequest(method.request_class.DESCRIPTOR.full_name) from None
+            if size > maximum:
                 raise LimitExceeded(
-                    "request", limit=limit, maximum=maximum, actual=len(raw), unit="bytes"
+                    "request", limit=limit, maximum=maximum, actual=size, unit="bytes"
                 )
             return raw
 
@@ -50,7 +58,7 @@ class Sizes:
 
         def check_unary(exchange: Exchange) -> Awaitable[Message | None]:
             _check_metadata(exchange.metadata)
-            check(exchange.raw)
+            exchange.raw = check(exchange.raw)
             return proceed(exchange)
 
         def check_stream(exchange: Exchange) -> Awaitable[Message | None]:

@@ -115,11 +115,16 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
     return [
         # By default, two processes can share a port. Two gateways on one port are a mistake.
         ("grpc.so_reuseport", 0),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_connection_idle_ms", round(settings.connection_idle * _SECOND_MS)),
+        ("grpc.server_handshake_timeout_ms", round(settings.handshake_timeout * _SECOND_MS)),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         # When clients reconnect at the same time, their calls wait in a queue. Beyond these limits
         # (a thousand by default), gRPC ends calls with CANCELLED, which clients do not retry.
         ("grpc.server.max_pending_requests", settings.max_concurrent_streams),
         ("grpc.server.max_pending_requests_hard_limit", settings.max_concurrent_streams),
+        # The link `sizes` decompresses requests, with a limit.
+        ("grpc.per_message_decompression", 0),
         ("grpc.max_receive_message_length", settings.max_request_bytes * _RECEIVE_LIMIT_FACTOR),
         # The soft and hard limits are equal: between them gRPC would reject calls at random.
         ("grpc.max_metadata_size", _MAX_RECEIVED_METADATA_BYTES),

@@ -1,0 +1,55 @@
+"""Requests are decompressed up to their limit."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+
+import pytest
+
+from headrace_gateway.calls.compression import CorruptRequest, decompress, is_compressed
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, MIB])
+def test_message_within_limit_is_decompressed(size: int) -> None:
+    message = b"x" * size
+    packed = gzip.compress(message)
+    assert is_compressed(packed)
+    assert decompress(packed, maximum=MIB) == (message, size)
+
+
+def test_bomb_is_not_decompressed_beyond_limit() -> None:
+    packed = gzip.compress(bytes(64 * MIB))
+    tracemalloc.start()
+    try:
+        assert decompress(packed, maximum=MIB) == (b"", 64 * MIB)
+        assert tracemalloc.get_traced_memory()[1] < 4 * MIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_false_size_of_a_bomb_is_not_believed() -> None:
+    packed = gzip.compress(bytes(2 * MIB))[:-4] + bytes(4)
+    assert decompress(packed, maximum=MIB) == (b"", MIB + 1)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"\x1f\x8b",
+        b"\x1f\x8b not gzip",
+        gzip.compress(b"x" * 1000)[:-1],
+        gzip.compress(b"x" * 1000)[:-8] + bytes(8),
+        gzip.compress(b"x") + b"more",
+    ],
+)
+def test_corrupt_message_is_rejected(packed: bytes) -> None:
+    with pytest.raises(CorruptRequest):
+        decompress(packed, maximum=MIB)
+
+
+def test_protobuf_is_not_compressed() -> None:
+    assert not is_compressed(b"")
+    assert not is_compressed(b"\x0a\x01x")
