@@ -128,6 +128,7 @@ _EMPTY_TABLES = f"""
         END IF;
         DELETE FROM headrace.tenants WHERE name <> 'default';
         UPDATE headrace.tenants SET state = 'active' WHERE state <> 'active';
+        UPDATE headrace.access_version SET version = 0 WHERE version <> 0;
         PERFORM setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false)
         FROM pg_sequences WHERE schemaname = 'headrace';
     END $$

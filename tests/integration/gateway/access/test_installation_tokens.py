@@ -25,6 +25,10 @@ from headrace_core.store.sql.installation import read_installation
 from headrace_gateway.access.signing import InstallationTokens
 
 
+# Tokens contain whole seconds.
+EXPIRE_TIME = float(int(time.time()) + 900)
+
+
 def user(**changes: object) -> Principal:
     principal = Principal.of(
         name="ada",
@@ -33,7 +37,7 @@ def user(**changes: object) -> Principal:
         role=Role.OPERATOR,
         scope=parse_scope(["queue:mail", "label:user=42"]),
         credential="session",
-        expire_time=float(int(time.time()) + 900),
+        expire_time=EXPIRE_TIME,
     )
     return replace(principal, **changes)
 
