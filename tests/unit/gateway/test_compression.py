@@ -35,14 +35,17 @@ def test_false_size_of_a_bomb_is_not_believed() -> None:
     assert decompress(packed, maximum=MIB) == (b"", MIB + 1)
 
 
+_PACKED = gzip.compress(b"x" * 1000, mtime=0)
+
+
 @pytest.mark.parametrize(
     "packed",
     [
-        b"\x1f\x8b",
-        b"\x1f\x8b not gzip",
-        gzip.compress(b"x" * 1000)[:-1],
-        gzip.compress(b"x" * 1000)[:-8] + bytes(8),
-        gzip.compress(b"x") + b"more",
+        pytest.param(b"\x1f\x8b", id="only the first bytes"),
+        pytest.param(b"\x1f\x8b not gzip", id="not gzip"),
+        pytest.param(_PACKED[:-1], id="incomplete"),
+        pytest.param(_PACKED[:-8] + bytes(8), id="wrong checksum"),
+        pytest.param(_PACKED + b"more", id="more bytes after the end"),
     ],
 )
 def test_corrupt_message_is_rejected(packed: bytes) -> None:
