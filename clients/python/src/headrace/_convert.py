@@ -195,6 +195,7 @@ def from_job(message: job_pb2.Job) -> Job:
         update_time=_time(message, "update_time"),
         correlation_id=message.correlation_id,
         unreadable_fields=tuple(message.unreadable_fields),
+        submitted_by=message.submitted_by,
     )
 
 
@@ -215,6 +216,8 @@ def from_event(message: event_pb2.JobEvent) -> JobEvent:
         output=from_data(message.output) if detail == "output" else None,
         schedule_time=_time(message, "schedule_time"),
         worker_id=message.worker_id,
+        principal=message.principal,
+        reason=message.reason,
     )
 
 

@@ -327,21 +327,30 @@ class Client(SubscriptionCalls):
         response = await self._calls.unary(lambda gateway: gateway.jobs.GetJob, request)
         return from_job(response.job)
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str, *, reason: str = "") -> Job:
         """Cancel a job: a waiting job at once, a running job through its worker.
 
         Cancelling a job twice has no further effect.
 
+        Args:
+            job_id: the id of the job.
+            reason: recorded in the event of the job; at most 500 characters.
+
         Returns:
             The job: CANCELLED, or RUNNING with `cancel_request_time`.
         """
-        request = job_service_pb2.CancelJobRequest(job_id=job_id)
+        request = job_service_pb2.CancelJobRequest(job_id=job_id, reason=reason)
         response = await self._calls.unary(lambda gateway: gateway.jobs.CancelJob, request)
         return from_job(response.job)
 
-    async def retry(self, job_id: str) -> Job:
-        """Requeue a FAILED or CANCELLED job, with a new retry budget."""
-        request = job_service_pb2.RetryJobRequest(job_id=job_id)
+    async def retry(self, job_id: str, *, reason: str = "") -> Job:
+        """Requeue a FAILED or CANCELLED job, with a new retry budget.
+
+        Args:
+            job_id: the id of the job.
+            reason: recorded in the event of the job; at most 500 characters.
+        """
+        request = job_service_pb2.RetryJobRequest(job_id=job_id, reason=reason)
         response = await self._calls.unary(lambda gateway: gateway.jobs.RetryJob, request)
         return from_job(response.job)
 

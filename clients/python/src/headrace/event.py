@@ -52,7 +52,8 @@ class JobEvent:
 
     The events of a job are numbered 1, 2, 3 … without a gap. `state` is the state after the event.
     `error`, `progress`, `output`, `schedule_time` and `worker_id` are set only for some event
-    types.
+    types. `principal` is the caller that submitted, cancelled or requeued the job, and `reason` is
+    the reason that it gave.
     """
 
     job_id: str
@@ -68,3 +69,5 @@ class JobEvent:
     output: Any = None
     schedule_time: datetime | None = None
     worker_id: str = ""
+    principal: str = ""
+    reason: str = ""

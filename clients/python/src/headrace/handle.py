@@ -104,13 +104,13 @@ class JobHandle:
         """Return the full job."""
         return await self._client.get(self.id)
 
-    async def cancel(self) -> Job:
+    async def cancel(self, *, reason: str = "") -> Job:
         """Cancel the job; see `Client.cancel`."""
-        return await self._client.cancel(self.id)
+        return await self._client.cancel(self.id, reason=reason)
 
-    async def retry(self) -> Job:
+    async def retry(self, *, reason: str = "") -> Job:
         """Requeue the job; see `Client.retry`."""
-        return await self._client.retry(self.id)
+        return await self._client.retry(self.id, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,8 @@ class Job:
     Only the full view (`get`, or `list` with `full`) contains `payload` and `result`, and only a
     SUCCEEDED job has a `result`. `Client.output` yields the output. `attempt` is the number of
     attempts so far, `seq` is the number of the newest event, and `error` is the newest failure. All
-    log lines about the job contain `correlation_id`. `unreadable_fields` lists fields that are
+    log lines about the job contain `correlation_id`. `submitted_by` is the principal that submitted
+    the job; it is empty without access control. `unreadable_fields` lists fields that are
     empty because their stored values cannot be read. Times are UTC, by the database's clock; None
     means not yet.
     """
@@ -218,3 +219,4 @@ class Job:
     update_time: datetime | None
     correlation_id: str = ""
     unreadable_fields: tuple[str, ...] = ()
+    submitted_by: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Annotated, TypeAlias
 
 from cyclopts import Parameter
@@ -14,16 +15,19 @@ from headrace.cli.session import Exit, Injected, Session, UsageError, exit_code_
 from headrace.cli.text import job_line
 
 _JobIds: TypeAlias = Annotated[str, Parameter(name="JOBS", help="Job ids.")]
+_Reason: TypeAlias = Annotated[
+    str, Parameter(help="The reason, which the event of each job records.", show_default=False)
+]
 
 
-async def cancel(*jobs: _JobIds, session: Injected) -> Exit:
+async def cancel(*jobs: _JobIds, reason: _Reason = "", session: Injected) -> Exit:
     async with session.client() as client:
-        return await _call_for_each(jobs, client.cancel, session)
+        return await _call_for_each(jobs, partial(client.cancel, reason=reason), session)
 
 
-async def retry(*jobs: _JobIds, session: Injected) -> Exit:
+async def retry(*jobs: _JobIds, reason: _Reason = "", session: Injected) -> Exit:
     async with session.client() as client:
-        return await _call_for_each(jobs, client.retry, session)
+        return await _call_for_each(jobs, partial(client.retry, reason=reason), session)
 
 
 async def _call_for_each(

@@ -54,7 +54,8 @@ _COMMANDS: Final = {
         "act:cancel",
         "Cancel jobs.",
         """
-  headrace cancel 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b""",
+  headrace cancel 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
+  headrace cancel 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b --reason 'wrong recipient'""",
     ),
     "retry": (
         "act:retry",

@@ -118,7 +118,7 @@ def _event_line(event: JobEvent, subject: str, state: str) -> Text:
         (f"{event.type:<16} ", style),
         (state, style),
         f"attempt {event.attempt} " if event.attempt else "",
-        _detail_text(event),
+        " ".join(filter(None, (_detail_text(event), _caller_text(event)))),
     )
     line.rstrip()
     return line
@@ -169,6 +169,7 @@ def _field_texts(job: Job, output: Sequence[Any]) -> Iterable[tuple[str, str]]:
     yield "timeout", span_text(job.timeout) if job.timeout else ""
     yield "deadline", time_text(job.deadline)
     yield "submitted", time_text(job.create_time)
+    yield "submitted by", plain(job.submitted_by)
     yield "due", time_text(job.schedule_time)
     yield "queued", time_text(job.queue_time)
     yield "started", time_text(job.start_time)
@@ -181,6 +182,11 @@ def _field_texts(job: Job, output: Sequence[Any]) -> Iterable[tuple[str, str]]:
 
 def _document_text(value: Any) -> str:
     return plain(json_text(value))
+
+
+def _caller_text(event: JobEvent) -> str:
+    parts = [f"by {event.principal}" if event.principal else "", event.reason]
+    return plain(": ".join(part for part in parts if part))
 
 
 def _detail_text(event: JobEvent) -> str:

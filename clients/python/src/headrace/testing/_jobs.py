@@ -222,6 +222,7 @@ class Jobs:
         output: bytes | None = None,
         result: bytes | None = None,
         due: datetime | None = None,
+        reason: str = "",
     ) -> Job:
         """Write a transition, and return the resulting job in the BASIC view.
 
@@ -251,29 +252,31 @@ class Jobs:
         for name, detail in (("error", error), ("progress", progress)):
             if detail is not None:
                 getattr(job, name).CopyFrom(detail)
-        self._append_event(job, event, state, error=error, progress=progress, output=output)
+        self._append_event(job, event, state, error=error, progress=progress, output=output, reason=reason)
         basic = without_documents(job)
         if state == "QUEUED":
             self._on_queued(job)
         return basic
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, *, reason: str = "") -> Job:
         """Cancel a waiting job, or request the cancellation of a running job."""
+        _check_reason(reason)
         job = self.find(job_id)
         state = state_of(job)
         if state == "CANCELLED" or (state == "RUNNING" and job.HasField("cancel_request_time")):
             return job
         if state == "RUNNING":
-            self.advance(job_id, "CANCEL_REQUESTED", "RUNNING")
+            self.advance(job_id, "CANCEL_REQUESTED", "RUNNING", reason=reason)
             self._on_cancel_request(job_id)
             return job
-        return self.advance(job_id, "CANCELLED", "CANCELLED")
+        return self.advance(job_id, "CANCELLED", "CANCELLED", reason=reason)
 
-    def requeue(self, job_id: str) -> Job:
+    def requeue(self, job_id: str, *, reason: str = "") -> Job:
         """Move a job to QUEUED, or to SCHEDULED if it never started and is not due."""
+        _check_reason(reason)
         job = self.find(job_id)
         later = "QUEUED" if job.attempt else _initial_state(job)
-        return self.advance(job_id, "REQUEUED", later)
+        return self.advance(job_id, "REQUEUED", later, reason=reason)
 
     def matching(self, start: int, job_filter: JobFilter) -> Iterator[tuple[int, JobEvent]]:
         """Yield matching events after the first `start` events, each with the cursor after it."""
@@ -298,6 +301,7 @@ class Jobs:
         error: JobError | None = None,
         progress: JobProgress | None = None,
         output: bytes | None = None,
+        reason: str = "",
     ) -> None:
         job.seq += 1
         job.state = JobState.Value(f"JOB_STATE_{state}")
@@ -312,6 +316,7 @@ class Jobs:
             error=error,
             progress=progress,
             worker_id=job.worker_id if kind == "STARTED" else "",
+            reason=reason,
         )
         if error is not None:
             event.error.ClearField("stack_trace")
@@ -371,3 +376,8 @@ def _content_key(spec: JobSpec) -> tuple[bytes, Any]:
     rest.CopyFrom(spec)
     rest.ClearField("payload")
     return rest.SerializeToString(deterministic=True), _payload_of(spec)
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > 500 or not reason.isprintable():
+        raise invalid(("reason", "must be 1 to 500 printable characters, or empty"))

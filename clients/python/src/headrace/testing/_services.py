@@ -86,11 +86,11 @@ class JobService(JobServiceServicer):
         return pb.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
-        job = self._jobs.cancel(request.job_id)
+        job = self._jobs.cancel(request.job_id, reason=request.reason)
         return pb.CancelJobResponse(job=without_documents(job))
 
     async def RetryJob(self, request: pb.RetryJobRequest, context: Any) -> pb.RetryJobResponse:
-        return pb.RetryJobResponse(job=self._jobs.requeue(request.job_id))
+        return pb.RetryJobResponse(job=self._jobs.requeue(request.job_id, reason=request.reason))
 
     async def ListJobEvents(
         self, request: pb.ListJobEventsRequest, context: Any

@@ -145,6 +145,8 @@ class Job:
     update_time: datetime
     # The x-request-id of the submit call.
     correlation_id: str | None = None
+    # The principal of the submit call; None if access control was off.
+    submitted_by: str | None = None
     unreadable: Sequence[str] = ()
     # The fields that were removed because the caller may not read them, by their names in the API.
     withheld: Sequence[str] = ()
@@ -181,6 +183,9 @@ class JobEvent:
     output: JsonText | None = None
     due_time: datetime | None = None
     worker_id: WorkerId | None = None
+    # The principal that submitted, cancelled or requeued the job, and its reason.
+    principal: str | None = None
+    reason: str | None = None
     # See Job.
     withheld: Sequence[str] = ()
     # The place of the event in the event log.

@@ -43,6 +43,9 @@ def is_label_value(text: str) -> bool:
 # Idempotency keys and correlation ids, in characters.
 MAX_REQUEST_ID: Final = 128
 
+# The reason of a cancellation or a requeue, in characters.
+MAX_REASON: Final = 500
+
 MIN_PRIORITY: Final = -100
 MAX_PRIORITY: Final = 100
 

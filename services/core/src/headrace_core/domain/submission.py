@@ -76,6 +76,7 @@ class NewJob:
         fingerprint: the fingerprint of `requested`; required with a request_id.
         requested: the spec as requested; required with a request_id.
         correlation_id: the x-request-id of the call. It is not part of the content.
+        submitted_by: the principal of the call. It is not part of the content.
     """
 
     id: JobId
@@ -86,6 +87,7 @@ class NewJob:
     fingerprint: bytes | None = None
     requested: JobSpec | None = None
     correlation_id: str | None = None
+    submitted_by: str | None = None
 
     def matches(self, stored: bytes) -> bool:
         """Return whether a stored fingerprint identifies the content of this job.
@@ -110,6 +112,7 @@ class NewBatch:
         fingerprint: the fingerprint of the batch; required with a request_id.
         requested: the specs as requested; required with a request_id.
         correlation_id: the x-request-id of the call. It is not part of the content.
+        submitted_by: the principal of the call. It is not part of the content.
     """
 
     id: BatchId
@@ -120,6 +123,7 @@ class NewBatch:
     fingerprint: bytes = b""
     requested: Repeated[JobSpec] | None = None
     correlation_id: str | None = None
+    submitted_by: str | None = None
 
     def matches(self, stored: bytes) -> bool:
         """Return whether a stored fingerprint identifies this batch, like `NewJob.matches`."""

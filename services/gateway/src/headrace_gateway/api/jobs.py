@@ -22,7 +22,7 @@ from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.api.filter import parse_filter
 from headrace_gateway.api.pages import Page, fill_page
-from headrace_gateway.api.validation import Violations, limit_after_seq, page_limit
+from headrace_gateway.api.validation import Violations, check_reason, limit_after_seq, page_limit
 from headrace_gateway.api.visibility import (
     check_visible,
     check_visible_id,
@@ -178,16 +178,39 @@ class Jobs:
             )
         return last or 0
 
-    async def cancel(self, call: Call, job_id: JobId) -> Job:
+    async def cancel(
+        self,
+        call: Call,
+        job_id: JobId,
+        *,
+        reason: str = "",
+        violations: Sequence[Violation] = (),
+    ) -> Job:
         """Cancel a waiting job, or ask the worker of a running job to end it.
 
+        Args:
+            call: the context of the request.
+            job_id: the job to cancel.
+            reason: the reason, for the event; empty for none.
+            violations: see the class.
+
         Raises:
+            InvalidRequest: the reason is invalid.
             JobNotFound: the tenant has no such job.
             StateConflict: the job has ended in another way.
         """
+        found = Violations(violations)
+        check_reason(reason, found)
+        found.check()
         async with self._database.transaction() as conn:
             await check_visible_id(conn, call, job_id)
-            job = await cancel_job(conn, tenant=call.tenant, job_id=job_id)
+            job = await cancel_job(
+                conn,
+                tenant=call.tenant,
+                job_id=job_id,
+                principal=call.author,
+                reason=reason or None,
+            )
         if job.state is JobState.RUNNING:
             self._bus.publish(Topic.CANCELS, Topic.EVENTS)
         else:
@@ -195,16 +218,39 @@ class Jobs:
         _log.info("job_cancel_requested", job_id=str(job_id), state=job.state.name)
         return visible_job(call, job)
 
-    async def requeue(self, call: Call, job_id: JobId) -> Job:
+    async def requeue(
+        self,
+        call: Call,
+        job_id: JobId,
+        *,
+        reason: str = "",
+        violations: Sequence[Violation] = (),
+    ) -> Job:
         """Queue a failed or cancelled job again.
 
+        Args:
+            call: the context of the request.
+            job_id: the job to requeue.
+            reason: the reason, for the event; empty for none.
+            violations: see the class.
+
         Raises:
+            InvalidRequest: the reason is invalid.
             JobNotFound: the tenant has no such job.
             StateConflict: the job has neither failed nor been cancelled.
         """
+        found = Violations(violations)
+        check_reason(reason, found)
+        found.check()
         async with self._database.transaction() as conn:
             await check_visible_id(conn, call, job_id)
-            job = await requeue_job(conn, tenant=call.tenant, job_id=job_id)
+            job = await requeue_job(
+                conn,
+                tenant=call.tenant,
+                job_id=job_id,
+                principal=call.author,
+                reason=reason or None,
+            )
         self._bus.publish(Topic.JOBS, Topic.EVENTS)
         _log.info("job_requeued", job_id=str(job_id))
         return visible_job(call, job)

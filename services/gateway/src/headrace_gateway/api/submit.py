@@ -272,6 +272,7 @@ class Submit:
             fingerprint=fingerprint(spec, canonical_text(texts[0])) if key else None,
             requested=spec,
             correlation_id=call.correlation_id,
+            submitted_by=call.author,
         )
 
     async def _new_batch(
@@ -305,6 +306,7 @@ class Submit:
             fingerprint=batch_fingerprint(specs, contents) if key else b"",
             requested=specs,
             correlation_id=call.correlation_id,
+            submitted_by=call.author,
         )
 
     async def _commit(self, jobs: list[NewJob]) -> list[Job | RequestIdConflict | Exception]:

@@ -20,6 +20,7 @@ from headrace_core.domain.limits import (
     LABEL_KEY_RULE,
     LABEL_VALUE_RULE,
     MAX_DURATION,
+    MAX_REASON,
     MAX_REQUEST_ID,
     NAME_RULE,
     is_label_key,
@@ -101,6 +102,11 @@ def check_principal(name: str, found: Violations) -> None:
     if not name:
         found.note("principal", "is required")
     _check_printable("principal", name, MAX_PRINCIPAL_LENGTH, found)
+
+
+def check_reason(reason: str, found: Violations) -> None:
+    """Check the reason of a cancellation or a requeue; it can be empty."""
+    _check_printable("reason", reason, MAX_REASON, found)
 
 
 def check_consumer(consumer: str, found: Violations) -> None:

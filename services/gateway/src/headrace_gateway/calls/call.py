@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from headrace_core.domain.access import Principal, Right
+from headrace_core.domain.access import Principal, PrincipalKind, Right
 from headrace_core.domain.errors import PermissionDenied
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
@@ -39,6 +39,16 @@ class Call:
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline, at least 0; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def author(self) -> str | None:
+        """The name of the principal, for jobs and events; None if access control is off."""
+        principal = self.principal
+        if principal.kind is PrincipalKind.ANONYMOUS:
+            return None
+        if principal.tenant == self.tenant:
+            return principal.name
+        return f"{principal.name} ({principal.tenant})"
 
     def require(self, right: Right) -> None:
         """Check that the principal has a right.

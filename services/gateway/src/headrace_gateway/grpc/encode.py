@@ -97,6 +97,7 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
         correlation_id=job.correlation_id or "",
         unreadable_fields=[_FIELD_NAMES.get(name, name) for name in job.unreadable],
         withheld_fields=job.withheld,
+        submitted_by=job.submitted_by or "",
     )
 
 
@@ -203,6 +204,10 @@ def _write_event(event: JobEvent, message: event_pb2.JobEvent, encoding: Encodin
         _write_time(event.due_time, message.schedule_time)
     if event.worker_id is not None:
         message.worker_id = str(event.worker_id)
+    if event.principal is not None:
+        message.principal = event.principal
+    if event.reason is not None:
+        message.reason = event.reason
     if event.withheld:
         message.withheld_fields.extend(event.withheld)
 

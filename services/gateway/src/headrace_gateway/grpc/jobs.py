@@ -13,7 +13,6 @@ from google.protobuf.message import Message
 
 from headrace.v1 import job_service_pb2
 from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
-from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.submit import Submit, ValidatedJobs
@@ -155,14 +154,18 @@ class JobServicer:
         self, request: job_service_pb2.CancelJobRequest, call: Call
     ) -> job_service_pb2.CancelJobResponse:
         """Cancel a waiting job, or ask the worker of a running job to end it."""
-        job = await self._jobs.cancel(call, _read_job_id(request))
+        found = Violations()
+        job_id = parse_job_id(request.job_id, found)
+        job = await self._jobs.cancel(call, job_id, reason=request.reason, violations=found)
         return job_service_pb2.CancelJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
 
     async def RetryJob(
         self, request: job_service_pb2.RetryJobRequest, call: Call
     ) -> job_service_pb2.RetryJobResponse:
         """Queue a failed or cancelled job again."""
-        job = await self._jobs.requeue(call, _read_job_id(request))
+        found = Violations()
+        job_id = parse_job_id(request.job_id, found)
+        job = await self._jobs.requeue(call, job_id, reason=request.reason, violations=found)
         return job_service_pb2.RetryJobResponse(job=job_message(job, DATA_ENCODING_VALUE))
 
     async def ListJobEvents(
@@ -268,15 +271,6 @@ class JobServicer:
             violations=found,
         )
         return page.messages, last
-
-
-def _read_job_id(
-    request: job_service_pb2.CancelJobRequest | job_service_pb2.RetryJobRequest,
-) -> JobId:
-    found = Violations()
-    job_id = parse_job_id(request.job_id, found)
-    found.check()
-    return job_id
 
 
 def _idle_interval(request: WatchRequest, found: Violations) -> float | None:

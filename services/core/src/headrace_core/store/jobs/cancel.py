@@ -15,13 +15,26 @@ from headrace_core.store.jobs.read import get_job, lock_job
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import job_columns, to_job
 from headrace_core.store.sql.tables import in_list
-from headrace_core.store.sql.transition import Transition
+from headrace_core.store.sql.transition import CALLER_COLUMNS, Transition
 
 _WAITING = tuple(s for s in sources(EventType.CANCELLED) if s is not JobState.RUNNING)
 
 
-async def cancel_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
+async def cancel_job(
+    conn: Connection,
+    *,
+    tenant: str,
+    job_id: JobId,
+    principal: str | None = None,
+    reason: str | None = None,
+) -> Job:
     """Cancel a waiting job, or record the request if the job is running.
+
+    Args:
+        conn: a connection, in a transaction.
+        tenant: the tenant of the job.
+        job_id: the job.
+        principal, reason: recorded in the event.
 
     Returns:
         The job in the BASIC view. It is unchanged if it was already cancelled, or if its
@@ -32,7 +45,8 @@ async def cancel_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
         StateConflict: the job has succeeded or failed.
     """
     await lock_job(conn, tenant=tenant, job_id=job_id)
-    row = (await conn.execute(_CANCEL.statement, {"id": job_id})).one_or_none()
+    cancel = {"id": job_id, "principal": principal, "reason": reason}
+    row = (await conn.execute(_CANCEL.statement, cancel)).one_or_none()
     if row is not None:
         return to_job(row)
     job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
@@ -61,6 +75,7 @@ _CANCEL = Transition(
     },
     returning="j.*",
     event_type="CASE WHEN e.state = 'cancelled' THEN 'cancelled' ELSE 'cancel_requested' END",
+    event_columns=CALLER_COLUMNS,
     result=f"SELECT {job_columns(full=False)} FROM changed",
 )
 

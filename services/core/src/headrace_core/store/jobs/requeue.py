@@ -9,14 +9,27 @@ from headrace_core.domain.lifecycle import EventType, sources
 from headrace_core.store.jobs.read import get_job, lock_job
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import RANK, job_columns, to_job
-from headrace_core.store.sql.transition import Transition
+from headrace_core.store.sql.transition import CALLER_COLUMNS, Transition
 
 
-async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
+async def requeue_job(
+    conn: Connection,
+    *,
+    tenant: str,
+    job_id: JobId,
+    principal: str | None = None,
+    reason: str | None = None,
+) -> Job:
     """Return a job to its queue, with fresh budgets.
 
     A job that never started keeps a schedule time in the future, and becomes SCHEDULED. A deadline
     that has passed is removed, because the caller knows that the job is late.
+
+    Args:
+        conn: a connection, in a transaction.
+        tenant: the tenant of the job.
+        job_id: the job.
+        principal, reason: recorded in the event.
 
     Returns:
         The job in the BASIC view.
@@ -26,7 +39,8 @@ async def requeue_job(conn: Connection, *, tenant: str, job_id: JobId) -> Job:
         StateConflict: the job is not FAILED or CANCELLED.
     """
     await lock_job(conn, tenant=tenant, job_id=job_id)
-    row = (await conn.execute(_REQUEUE.statement, {"id": job_id})).one_or_none()
+    requeue = {"id": job_id, "principal": principal, "reason": reason}
+    row = (await conn.execute(_REQUEUE.statement, requeue)).one_or_none()
     if row is not None:
         return to_job(row)
     job = await get_job(conn, tenant=tenant, job_id=job_id, full=False)
@@ -61,6 +75,9 @@ _REQUEUE = Transition(
     # `lock_job` has locked the row, so `m.now` is not earlier than the change.
     same_time=True,
     returning="j.*",
-    event_columns={"due_time": "CASE WHEN e.state = 'scheduled' THEN e.due_time END"},
+    event_columns={
+        "due_time": "CASE WHEN e.state = 'scheduled' THEN e.due_time END",
+        **CALLER_COLUMNS,
+    },
     result=f"SELECT {job_columns(full=False)} FROM changed",
 )

@@ -55,6 +55,7 @@ async def submit_jobs(conn: Connection, jobs: Sequence[NewJob]) -> list[Job | Re
                 tenant=job.tenant,
                 request_id=job.request_id,
                 correlation_id=job.correlation_id,
+                submitted_by=job.submitted_by,
             )
             results.append(made)
             continue
@@ -87,6 +88,7 @@ async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Initi
             "request_id": [job.request_id for job in jobs],
             "fingerprint": [job.fingerprint for job in jobs],
             "correlation_id": [job.correlation_id for job in jobs],
+            "submitted_by": [job.submitted_by for job in jobs],
         },
     )
     return {
@@ -115,6 +117,7 @@ _CALL_COLUMNS = {
     "request_id": "text",
     "fingerprint": "bytea",
     "correlation_id": "text",
+    "submitted_by": "text",
 }
 
 _INSERT = Creation(

@@ -51,6 +51,7 @@ async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
         "request_id": batch.request_id,
         "fingerprint": batch.fingerprint,
         "correlation_id": batch.correlation_id,
+        "submitted_by": batch.submitted_by,
         "jobs": len(ids),
         "id": ids,
         "payload": batch.payloads,
@@ -77,6 +78,7 @@ async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
             tenant=batch.tenant,
             batch_id=batch.id,
             correlation_id=batch.correlation_id,
+            submitted_by=batch.submitted_by,
         )
 
     return SubmittedBatch(batch.id, BatchJobs(ids, batch.specs.map(to_created)), True)
@@ -123,6 +125,7 @@ def _insert_batch(rows: str) -> Creation:
             "batch_id": "batch_id",
             "xid": "xid",
             "correlation_id": "CAST(:correlation_id AS text)",
+            "submitted_by": "CAST(:submitted_by AS text)",
             **COMMON_VALUES,
         },
         first="input",

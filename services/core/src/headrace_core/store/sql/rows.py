@@ -97,7 +97,9 @@ _EVENT = (
     ),
     *("j.type AS job_type", "j.queue", "j.labels::text AS labels", "j.batch_id", "e.tenant"),
     *("e.error::text AS error", _progress_column("e."), "e.output::text AS output"),
-    *(f"{readable_time_sql('e.due_time')} AS due_time", "e.worker_id", "e.xid", "e.position"),
+    *(f"{readable_time_sql('e.due_time')} AS due_time", "e.worker_id"),
+    *("CASE WHEN e.seq = 1 THEN j.submitted_by ELSE e.principal END AS principal", "e.reason"),
+    *("e.xid", "e.position"),
 )
 EVENT_COLUMNS = ", ".join(_EVENT)
 _EVENT_WIDTH = len(_EVENT)
@@ -197,6 +199,8 @@ def to_event(row: Row) -> JobEvent:
         output,
         due_time,
         worker_id,
+        principal,
+        reason,
         xid,
         position,
     ) = row[:_EVENT_WIDTH]
@@ -218,6 +222,8 @@ def to_event(row: Row) -> JobEvent:
             output=output,
             due_time=None if due_time is None else to_time(due_time),
             worker_id=worker_id,
+            principal=principal,
+            reason=reason,
             xid=xid,
             position=position,
         )
@@ -251,6 +257,8 @@ def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
         output=row["output"],
         due_time=found.read("due_time", to_time, row["due_time"], None),
         worker_id=row["worker_id"],
+        principal=row["principal"],
+        reason=row["reason"],
         xid=row["xid"],
         position=row["position"],
     )
@@ -330,6 +338,7 @@ def created_job(
     request_id: str | None = None,
     batch_id: BatchId | None = None,
     correlation_id: str | None = None,
+    submitted_by: str | None = None,
 ) -> Job:
     """Return an inserted job without reading it."""
     state, create_time, due_time, queue_time = start
@@ -354,6 +363,7 @@ def created_job(
         queue_time=queue_time,
         update_time=create_time,
         correlation_id=correlation_id,
+        submitted_by=submitted_by,
     )
 
 

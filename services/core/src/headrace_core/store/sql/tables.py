@@ -192,6 +192,8 @@ jobs = Table(
     # Consecutive interruptions. Every end of an attempt resets the count, except interrupted and
     # worker lost.
     Column("interruptions", Integer, nullable=False, server_default=text("0")),
+    # The principal of the submit. The event `submitted` does not repeat it.
+    Column("submitted_by", Text),
     CheckConstraint(f"state IN ({in_list(JobState)})", name="state"),
     CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
     CheckConstraint(
@@ -289,6 +291,9 @@ job_events = Table(
     # `position`, so a transaction has an id before it takes a position.
     Column("writer", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("position", BigInteger, Identity(always=True), nullable=False),
+    # The principal that cancelled or requeued the job, and its reason.
+    Column("principal", Text),
+    Column("reason", Text),
     CheckConstraint("seq >= 1 AND attempt >= 0", name="counters"),
     # The lifecycle events, each with the states that it can lead to.
     CheckConstraint(_TRANSITIONS, name="step"),

@@ -248,6 +248,12 @@ _BUILDER_COLUMNS: Final = frozenset({"state", "seq", "xid", "update_time"})
 # The columns of a changed row that its event copies.
 EVENT_SOURCE: Final = "j.id, j.seq, j.xid, j.tenant, j.state, j.attempt, j.update_time"
 
+# The columns of an event that a caller causes.
+CALLER_COLUMNS: Final = {
+    "principal": "CAST(:principal AS text)",
+    "reason": "CAST(:reason AS text)",
+}
+
 # The xid of a job never decreases, so its events have the same order by place and by `seq`.
 _EVENT_XID: Final = "greatest(j.xid, pg_current_xact_id())"
 
