@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 from sqlalchemy.types import UserDefinedType
 
-from headrace_core.domain.access import Role, TenantState
+from headrace_core.domain.access import PrincipalKind, Role, TenantState
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, JobState
 from headrace_core.domain.limits import MAX_PRIORITY, MIN_PRIORITY
 from headrace_core.store.sql.times import (
@@ -82,6 +82,7 @@ TIME_COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "tenants": ("create_time",),
     "api_keys": ("create_time", "expire_time", "last_use_time", "revoke_time"),
     "access_changes": ("time",),
+    "audit_log": ("time",),
     "signing_keys": ("create_time", "expire_time"),
 }
 
@@ -424,6 +425,8 @@ tenants = Table(
         nullable=False,
         server_default=text("clock_timestamp()"),
     ),
+    # Whether the audit log records each call that reads payloads.
+    Column("audit_payload_reads", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint(f"state IN ({in_list(TenantState)})", name="state"),
     CheckConstraint(READABLE["tenants"], name="times"),
 )
@@ -502,4 +505,50 @@ signing_keys = Table(
     _time_column("expire_time"),
     CheckConstraint("length(seed) = 32", name="seed"),
     CheckConstraint(READABLE["signing_keys"], name="times"),
+)
+
+_NO_HASH: Final = text("decode(repeat('00', 32), 'hex')")
+
+# The bounds of each tenant's part of the audit log. Only the triggers and `prune_audit` write here;
+# see migration 0012.
+audit_chains = Table(
+    "audit_chains",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    # The newest event.
+    Column("seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("hash", LargeBinary, nullable=False, server_default=_NO_HASH),
+    # The newest pruned event.
+    Column("start_seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("start_hash", LargeBinary, nullable=False, server_default=_NO_HASH),
+    CheckConstraint("start_seq >= 0 AND seq >= start_seq", name="seq"),
+    CheckConstraint("length(hash) = 32 AND length(start_hash) = 32", name="hash"),
+)
+
+# Append-only. A trigger sets `seq`, `time` and `hash`.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    # Empty for calls without a tenant.
+    Column("tenant", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    _time_column("time", nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("principal_tenant", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("credential", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("allowed", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    # SHA-256 of the previous hash and of the other columns.
+    Column("hash", LargeBinary, nullable=False),
+    CheckConstraint(f"kind IN ({in_list(PrincipalKind)})", name="kind"),
+    CheckConstraint("seq > 0 AND count > 0", name="counters"),
+    CheckConstraint("length(hash) = 32", name="hash"),
+    CheckConstraint(READABLE["audit_log"], name="times"),
+    Index("audit_log_time_idx", "tenant", "time", "seq"),
+    Index("audit_log_principal_idx", "tenant", "principal", "seq"),
 )
