@@ -279,6 +279,17 @@ async def test_waiting_job_is_cancelled_at_once(client: Client):
     assert await history(client, job.id) == [T.SUBMITTED, T.CANCELLED]
 
 
+async def test_events_contain_reasons(client: Client):
+    job = await client.submit(IDLE)
+    await job.cancel(reason="wrong recipient")
+    await job.retry(reason="recipient corrected")
+    events = [event async for event in client.events(job.id)]
+    assert [event.reason for event in events] == ["", "wrong recipient", "recipient corrected"]
+    with pytest.raises(InvalidRequest) as caught:
+        await job.cancel(reason="r" * 501)
+    assert [violation.field for violation in caught.value.violations] == ["reason"]
+
+
 async def test_running_job_ends_as_cancelled(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {})
     await driver.start(job.id)

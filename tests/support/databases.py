@@ -121,6 +121,8 @@ _EMPTY_TABLES = f"""
     BEGIN
         PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid();
+        -- Disable the triggers that protect the audit log.
+        PERFORM set_config('session_replication_role', 'replica', true);
         IF pg_relation_size('headrace.job_events') > 1000000 THEN
             TRUNCATE {", ".join(_TABLES)};
         ELSE

@@ -77,6 +77,24 @@ async def test_cancellation_of_running_job_is_requested(
     assert await history(jobs, job_id) == ["SUBMITTED", "STARTED", "CANCEL_REQUESTED"]
 
 
+async def test_events_contain_the_reasons_of_callers(jobs: JobServiceStub):
+    job_id = await submit(jobs)
+    await jobs.CancelJob(CancelJobRequest(job_id=job_id, reason="wrong recipient"))
+    await jobs.RetryJob(RetryJobRequest(job_id=job_id, reason="recipient corrected"))
+    events = (await jobs.ListJobEvents(ListJobEventsRequest(job_id=job_id))).events
+    assert [event.reason for event in events] == ["", "wrong recipient", "recipient corrected"]
+    # Access control is off, so the callers are unknown.
+    assert [event.principal for event in events] == ["", "", ""]
+
+
+async def test_malformed_reason_is_rejected_with_all_violations(jobs: JobServiceStub):
+    for request in (CancelJobRequest, RetryJobRequest):
+        for reason in ("r" * 501, "two\nlines"):
+            call = jobs.CancelJob if request is CancelJobRequest else jobs.RetryJob
+            error = await rpc_error(call(request(job_id="x", reason=reason)))
+            assert set(error.violations) == {"job_id", "reason"}
+
+
 async def test_second_cancel_changes_nothing(worker: FakeWorker, jobs: JobServiceStub):
     waiting, running = await submit(jobs), await submit(jobs)
     await worker.start_job(running)

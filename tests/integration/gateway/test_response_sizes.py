@@ -14,19 +14,23 @@ from google.protobuf.message import Message
 from sqlalchemy import text
 
 from headrace.v1 import access_service_pb2 as acs
+from headrace.v1 import audit_service_pb2 as aus
 from headrace.v1 import handler_service_pb2 as hs
 from headrace.v1 import job_service_pb2 as js
 from headrace.v1 import subscription_service_pb2 as ss
 from headrace.v1.access_service_pb2_grpc import AccessServiceStub
+from headrace.v1.audit_service_pb2_grpc import AuditServiceStub
 from headrace.v1.data_pb2 import DATA_ENCODING_JSON, DATA_ENCODING_VALUE, Data
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_pb2 import JOB_STATE_SUCCEEDED, JOB_VIEW_FULL, JobSpec, RetryPolicy
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
+from headrace_core.domain.audit import AuditEntry
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.job import Progress
 from headrace_core.domain.limits import MAX_DOCUMENT_BYTES, MAX_LABELS
 from headrace_core.runtime.settings import Settings
+from headrace_core.store.access.audit import record_audit
 from headrace_core.store.sql.database import Database
 from headrace_gateway.grpc.data import MAX_VALUE_BYTES
 from headrace_gateway.grpc.server import MAX_RESPONSE_BYTES, SERVICE_DESCRIPTORS
@@ -73,6 +77,7 @@ class FilledPlatform:
     handlers: HandlerServiceStub
     subscriptions: SubscriptionServiceStub
     access: AccessServiceStub
+    audit: AuditServiceStub
     job_ids: list[str]
     cursor: str
     sizes: dict[str, list[int]] = field(default_factory=dict)
@@ -81,7 +86,7 @@ class FilledPlatform:
         """Make a unary call and record the size of its response."""
         stub = next(
             stub
-            for stub in (self.jobs, self.handlers, self.subscriptions, self.access)
+            for stub in (self.jobs, self.handlers, self.subscriptions, self.access, self.audit)
             if hasattr(stub, name)
         )
         response = await getattr(stub, name)(request, timeout=TIMEOUT)
@@ -125,6 +130,7 @@ async def filled(
         HandlerServiceStub(channel),
         SubscriptionServiceStub(channel),
         AccessServiceStub(channel),
+        AuditServiceStub(channel),
         [],
         "",
     )
@@ -333,6 +339,29 @@ async def api_keys(filled: FilledPlatform) -> None:
     await filled.call("RevokeApiKey", acs.RevokeApiKeyRequest(id=made[0]))
 
 
+async def audit_log(filled: FilledPlatform) -> None:
+    entry = AuditEntry(
+        tenant="default",
+        **dict.fromkeys(("principal", "credential", "method", "target"), "\U00010000" * 500),
+    )
+    async with filled.database.transaction() as connection:
+        await record_audit(connection, *[entry] * 600)
+    seen, token = [], ""
+    while True:
+        page = await filled.call(
+            "ListAuditEvents", aus.ListAuditEventsRequest(page_size=1000, page_token=token)
+        )
+        seen += [event.seq for event in page.events]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == list(range(len(seen), 0, -1))
+    await filled.call("GetAuditSettings", aus.GetAuditSettingsRequest())
+    await filled.call(
+        "UpdateAuditSettings", aus.UpdateAuditSettingsRequest(settings=aus.AuditSettings())
+    )
+
+
 async def subscriptions(filled: FilledPlatform) -> None:
     largest = js.JobFilter(
         queues=[f"{number:0100}" for number in range(1000)],
@@ -409,6 +438,9 @@ SIZES_BY_RPC = {
     "CreateApiKey": RpcSizes(api_keys, 60_000),
     "ListApiKeys": RpcSizes(api_keys, 2 * MIB),
     "RevokeApiKey": RpcSizes(api_keys, 60_000),
+    "ListAuditEvents": RpcSizes(audit_log, 2 * MIB),
+    "GetAuditSettings": RpcSizes(audit_log),
+    "UpdateAuditSettings": RpcSizes(audit_log),
 }
 
 

@@ -12,9 +12,11 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from headrace_core.domain.attempt import AttemptKey, AttemptReport
+from headrace_core.domain.audit import AuditEntry
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.runtime.settings import Settings
+from headrace_core.store.access.audit import record_audit
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.jobs.submit_batch import submit_batch
 from headrace_core.store.sql.connection import Connection
@@ -44,6 +46,9 @@ async def populate(database: Database) -> None:
         database, prepared.worker_id, AttemptReport(key=AttemptKey(job.id, 2), output='{"line": 1}')
     )
     await write_ends(database, prepared.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
+    async with database.transaction() as connection:
+        entries = [AuditEntry(tenant=DEFAULT_TENANT, method=f"m{number}") for number in range(4)]
+        await record_audit(connection, *entries)
 
 
 async def audit(
@@ -187,6 +192,12 @@ DAMAGE_BY_CHECK: list[tuple[str, Sequence[str]]] = [
         ],
     ),
     ("row", [f"UPDATE jobs SET seq = 4 WHERE id = {ENDED_ID}"]),
+    ("audit", ["UPDATE audit_log SET principal = 'eve' WHERE seq = 2"]),
+    ("audit", ["DELETE FROM audit_log WHERE seq = 1"]),
+    ("audit", ["DELETE FROM audit_log WHERE seq = 3"]),
+    ("audit", ["DELETE FROM audit_log WHERE seq = 4"]),
+    ("audit", ["DELETE FROM audit_log"]),
+    ("audit", ["DELETE FROM audit_chains"]),
     ("row", [f"UPDATE jobs SET attempt = 2 WHERE id = {ENDED_ID}"]),
     ("row", ["UPDATE jobs SET state = 'retrying', error = '{}' WHERE state = 'queued'"]),
     ("place", [f"UPDATE jobs SET xid = pg_current_xact_id() WHERE id = {ENDED_ID}"]),

@@ -33,6 +33,7 @@ async def prune(database: Database, **options: Any) -> float:
         "gauges": Gauges(),
         "retention": Retention(default=DAY),
         "subscription_retention": 2 * DAY,
+        "audit_retention": 3 * DAY,
     }
     loop = Prune(database=database, term=await lead(database), **{**defaults, **options})
     return await loop.run_once()

@@ -108,6 +108,24 @@ CHANGE: dict[str, str] = {
 }
 SIGNING_KEY: dict[str, str] = {"id": "'k'", "seed": "decode(repeat('00', 32), 'hex')"}
 
+AUDIT_CHAIN: dict[str, str] = {"tenant": "'default'"}
+AUDIT_EVENT: dict[str, str] = {
+    "tenant": "'default'",
+    "seq": "1",
+    "time": "now()",
+    "principal": "'ada'",
+    "principal_tenant": "'default'",
+    "kind": "'api_key'",
+    "credential": "'k'",
+    "address": "'::1'",
+    "method": "'AccessService/CreateApiKey'",
+    "target": "''",
+    "allowed": "true",
+    "reason": "''",
+    "count": "1",
+    "hash": "decode(repeat('00', 32), 'hex')",
+}
+
 # Each table with a valid row and its time columns.
 TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
     (
@@ -130,6 +148,7 @@ TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
         ("create_time", "expire_time", "last_use_time", "revoke_time"),
     ),
     ("access_changes", CHANGE, ("time",)),
+    ("audit_log", AUDIT_EVENT, ("time",)),
     ("signing_keys", SIGNING_KEY, ("create_time", "expire_time")),
 ]
 UNREADABLE_TIMES = (
@@ -246,6 +265,16 @@ INVALID_ROWS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     *(("access_changes", CHANGE, {name: "NULL"}, f'"{name}"') for name in CHANGE),
     ("signing_keys", SIGNING_KEY, {"seed": "'a'"}, "signing_keys_seed_check"),
     *(("signing_keys", SIGNING_KEY, {name: "NULL"}, f'"{name}"') for name in SIGNING_KEY),
+    ("audit_chains", AUDIT_CHAIN, {"seq": "-1"}, "audit_chains_seq_check"),
+    ("audit_chains", AUDIT_CHAIN, {"start_seq": "1"}, "audit_chains_seq_check"),
+    ("audit_chains", AUDIT_CHAIN, {"hash": "'a'"}, "audit_chains_hash_check"),
+    ("audit_chains", AUDIT_CHAIN, {"start_hash": "'a'"}, "audit_chains_hash_check"),
+    ("audit_chains", AUDIT_CHAIN, {"tenant": "NULL"}, '"tenant"'),
+    ("audit_log", AUDIT_EVENT, {"kind": "'root'"}, "audit_log_kind_check"),
+    ("audit_log", AUDIT_EVENT, {"seq": "0"}, "audit_log_counters_check"),
+    ("audit_log", AUDIT_EVENT, {"count": "0"}, "audit_log_counters_check"),
+    ("audit_log", AUDIT_EVENT, {"hash": "'a'"}, "audit_log_hash_check"),
+    *(("audit_log", AUDIT_EVENT, {name: "NULL"}, f'"{name}"') for name in AUDIT_EVENT),
     (
         "access_version",
         {"version": "0"},
@@ -290,12 +319,17 @@ VALID_ROWS = [
     ("api_keys", API_KEY),
     ("access_changes", CHANGE),
     ("signing_keys", SIGNING_KEY),
+    ("audit_chains", AUDIT_CHAIN),
+    ("audit_log", AUDIT_EVENT),
 ]
 
 
 async def insert(database: Database, table: str, row: dict[str, str]) -> None:
     statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(row.values())})"
     async with database.transaction() as connection:
+        if table == "audit_log":
+            # Its trigger sets the time and the hash.
+            await connection.execute(text("SET LOCAL session_replication_role = replica"))
         await connection.execute(text(statement))
 
 

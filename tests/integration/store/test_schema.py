@@ -64,14 +64,17 @@ CATALOG_QUERIES = {
         SELECT relname, seqstart, seqincrement, seqmax, seqmin, seqcache, seqcycle
         FROM pg_sequence JOIN pg_class ON pg_class.oid = seqrelid WHERE {ours}
     """,
+    # Only the migrations declare the triggers of the audit log.
     "triggers": """
         SELECT relname, pg_get_triggerdef(pg_trigger.oid)
-        FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE {ours} AND NOT tgisinternal
+        FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+        WHERE {ours} AND NOT tgisinternal AND tgname NOT LIKE '%audit%'
     """,
-    # test_transition compares the body of `complete`; only the migrations declare `check_fence`.
+    # test_transition compares the body of `complete`; only the migrations declare `check_fence` and
+    # the functions of the audit log.
     "functions": """
         SELECT proname FROM pg_proc WHERE pronamespace = 'headrace'::regnamespace
-            AND proname NOT IN ('check_fence', 'complete')
+            AND proname NOT IN ('check_fence', 'complete') AND proname NOT LIKE '%audit%'
     """,
     "types": """
         SELECT typname FROM pg_type

@@ -7,6 +7,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headrace.audit import AuditEvent
 from headrace.errors import (
     CallError,
     CursorExpired,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 __all__ = [
+    "AuditEvent",
     "Batch",
     "CallError",
     "Client",

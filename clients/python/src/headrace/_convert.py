@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration as PbDuration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from headrace.audit import AuditEvent
 from headrace.event import JobEvent, JobEventType
 from headrace.job import (
     Duration,
@@ -27,6 +28,8 @@ from headrace.job import (
 from headrace.stats import HandlerInfo, QueueStats, Stats, TypeStats
 from headrace.subscription import JobFilter, Subscription
 from headrace.v1 import (
+    access_service_pb2,
+    audit_service_pb2,
     data_pb2,
     event_pb2,
     handler_service_pb2,
@@ -155,6 +158,19 @@ def _to_duration(duration: Duration, name: str) -> PbDuration:
     return message
 
 
+def to_timestamp(time: datetime | None, name: str) -> Timestamp | None:
+    """Convert the argument `name`; None if it is None.
+
+    Raises:
+        ValueError: the time has no time zone.
+    """
+    if time is None:
+        return None
+    if time.tzinfo is None:
+        raise ValueError(f"{name} is {time}; it must have a time zone")
+    return _to_timestamp(time)
+
+
 def _to_timestamp(time: datetime) -> Timestamp:
     message = Timestamp()
     message.FromDatetime(time)
@@ -278,6 +294,24 @@ def from_subscription(
         lag=_duration(message, "lag"),
         created=created,
         unreadable_fields=tuple(message.unreadable_fields),
+    )
+
+
+def from_audit_event(message: audit_service_pb2.AuditEvent) -> AuditEvent:
+    return AuditEvent(
+        seq=message.seq,
+        event_time=_time(message, "event_time"),
+        principal=message.principal,
+        principal_tenant=message.principal_tenant,
+        kind=access_service_pb2.PrincipalKind.Name(message.kind).removeprefix("PRINCIPAL_KIND_"),
+        credential=message.credential,
+        address=message.address,
+        method=message.method,
+        target=message.target,
+        denied=message.denied,
+        reason=message.reason,
+        count=message.count,
+        hash=message.hash.hex(),
     )
 
 

@@ -15,6 +15,7 @@ from headrace import __version__, _process
 from headrace._messages import message_class
 from headrace._proxy import is_loopback, proxy_for
 from headrace.errors import WrongEventLoop
+from headrace.v1.audit_service_pb2_grpc import AuditServiceStub
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
@@ -99,6 +100,7 @@ class Gateway:
         self.jobs = JobServiceStub(self.channel)
         self.handlers = HandlerServiceStub(self.channel)
         self.subscriptions = SubscriptionServiceStub(self.channel)
+        self.audit = AuditServiceStub(self.channel)
         self.health: aio.UnaryUnaryMultiCallable[Any, Any] = self.channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=_HealthCheckRequest.SerializeToString,

@@ -16,6 +16,7 @@ from typing import Any, Final, Self, Unpack
 from grpc.aio import UnaryStreamCall
 
 from headrace import _process
+from headrace._audit import AuditCalls
 from headrace._batches import MAX_BATCH_JOBS, batches
 from headrace._calls import Calls, Metadata
 from headrace._convert import (
@@ -49,7 +50,7 @@ _MAX_SEQ: Final = 2**63 - 1
 _MAX_CORRELATION_ID: Final = 128
 
 
-class Client(SubscriptionCalls):
+class Client(SubscriptionCalls, AuditCalls):
     """The asynchronous client: submits jobs and follows them.
 
     Every call is retried while no gateway is available. Retrying a submit is safe, because each

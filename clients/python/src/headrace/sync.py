@@ -205,6 +205,9 @@ class SyncClient(Blocking[Client]):
     subscriptions = iterating(Client.subscriptions)
     delete_subscription = blocking(Client.delete_subscription)
     ack_subscription = blocking(Client.ack_subscription)
+    audit_events = iterating(Client.audit_events)
+    records_payload_reads = blocking(Client.records_payload_reads)
+    record_payload_reads = blocking(Client.record_payload_reads)
 
     def submit_in_batches(
         self,

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
+from headrace_gateway.access.audit import AuditWriter
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.gauges import AGE_BOUNDS
 
@@ -68,14 +69,29 @@ _COUNTERS: Final[dict[str, tuple[str, _Read]]] = {
 }
 
 
-def gateway_metrics(watch: Watch, records: LoopRecords) -> CollectorRegistry:
+def gateway_metrics(
+    watch: Watch, records: LoopRecords, audit: AuditWriter | None
+) -> CollectorRegistry:
     """Return the gateway's metrics.
 
     Args:
         watch: the streams.
         records: the records of the gateway's loops.
+        audit: the writer of the audit log; None if access control is off.
     """
-    return registry_of(_StreamMetrics(watch), LoopMetrics(records))
+    return registry_of(_StreamMetrics(watch), LoopMetrics(records), _AuditMetrics(audit))
+
+
+class _AuditMetrics(Collector):
+    def __init__(self, audit: AuditWriter | None) -> None:
+        self._audit = audit
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "headrace_audit_events_dropped",
+            "Denied calls and payload reads that the audit log does not contain.",
+            value=0 if self._audit is None else self._audit.dropped,
+        )
 
 
 class _StreamMetrics(Collector):

@@ -17,9 +17,11 @@ from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.api_keys import ApiKeys
+from headrace_gateway.access.audit import AuditWriter
 from headrace_gateway.access.identities import Identities
 from headrace_gateway.access.signing import InstallationTokens
 from headrace_gateway.api.access import Access
+from headrace_gateway.api.audit import AuditLog
 from headrace_gateway.api.handlers import Handlers
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.jobs import Jobs
@@ -31,6 +33,7 @@ from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.order import build_chain
 from headrace_gateway.grpc.access import AccessServicer
+from headrace_gateway.grpc.audit import AuditServicer
 from headrace_gateway.grpc.handlers import HandlerServicer, queue_health
 from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.server import SERVICES, build_server
@@ -45,7 +48,7 @@ _log = structlog.get_logger()
 # Longest wait for PostgreSQL at startup, and the interval between tries, in seconds.
 _START_PATIENCE: Final = 30.0
 _START_INTERVAL: Final = 0.5
-# Longest wait for the registrations loop to end, in seconds.
+# Longest wait for a loop to end, and for its last write, in seconds.
 _LOOP_STOP_TIMEOUT: Final = 5.0
 
 
@@ -147,12 +150,14 @@ class Gateway:
         drain = Drain()
         sessions = Sessions()
         tokens = InstallationTokens(database=database, installation=installation)
-        identities = None
+        identities = audit = None
         if settings.access_control:
+            audit = _start_audit(on_stop, database=database, records=records)
             identities = Identities(
                 database=database,
                 verifiers=[ApiKeys(database=database, installation=installation), tokens],
                 sessions=sessions,
+                audit=audit,
             )
             await identities.run_once()
             changes = LoopRunner(
@@ -168,6 +173,7 @@ class Gateway:
                 counts=watch.gauges,
                 authenticator=identities,
                 sessions=sessions,
+                audit=audit,
             ),
             jobs=JobServicer(
                 submit=submit,
@@ -185,13 +191,15 @@ class Gateway:
                 )
             ),
             access=AccessServicer(Access(database=database, installation=installation, bus=bus)),
+            audit=AuditServicer(AuditLog(database=database, installation=installation, bus=bus)),
             health=health.servicer,
         )
         self._port = server.add_insecure_port(settings.gateway_address)
         on_stop.push_async_callback(server.stop, settings.shutdown_grace)
         on_stop.push_async_callback(_end_calls, watch, drain)
         metrics = MetricsServer(
-            address=settings.gateway_metrics_address, registry=gateway_metrics(watch, records)
+            address=settings.gateway_metrics_address,
+            registry=gateway_metrics(watch, records, audit),
         )
         await metrics.start()
         on_stop.push_async_callback(metrics.stop)
@@ -217,6 +225,27 @@ async def _commit_submits(submit: Submit, timeout: float) -> None:  # noqa: ASYN
             await submit.close()
     except TimeoutError:
         _log.warning("submits_abandoned")
+
+
+def _start_audit(
+    on_stop: AsyncExitStack, *, database: Database, records: LoopRecords
+) -> AuditWriter:
+    """Start the writer of the audit log."""
+    writer = AuditWriter(database=database)
+    on_stop.push_async_callback(_write_audit, writer)
+    loop = LoopRunner(writer, wake=writer.wake, records=records)
+    on_stop.push_async_callback(loop.stop, within=_LOOP_STOP_TIMEOUT)
+    loop.start()
+    return writer
+
+
+async def _write_audit(writer: AuditWriter) -> None:
+    """Write the last events of the audit log."""
+    try:
+        async with asyncio.timeout(_LOOP_STOP_TIMEOUT):
+            await writer.run_once()
+    except (TimeoutError, Unavailable):
+        _log.warning("audit_events_lost")
 
 
 async def _wait_for_installation(database: Database) -> Installation:

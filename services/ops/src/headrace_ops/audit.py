@@ -17,6 +17,7 @@ from headrace_core.store.upkeep.audit import (
     FIRST_ID,
     Breach,
     audit_batches,
+    audit_chains,
     audit_jobs,
     audit_small_tables,
     estimate_jobs,
@@ -24,8 +25,8 @@ from headrace_core.store.upkeep.audit import (
 from headrace_core.store.upkeep.diagnosis import is_standby
 from headrace_core.store.upkeep.stuck import StuckJob, find_stuck
 
-# The number of jobs, and of batches, that one statement reads in a fraction of a second.
-_JOBS, _BATCHES = 10_000, 100
+# The numbers of jobs, batches and audit events that one statement reads in a fraction of a second.
+_JOBS, _BATCHES, _AUDIT_EVENTS = 10_000, 100, 5_000
 # Time limit of a statement, in seconds.
 _STATEMENT_S = 120.0
 # Seconds between two searches for stuck jobs.
@@ -125,6 +126,7 @@ class Auditor:
         if revision != expected:
             raise SchemaMismatch(revision, expected)
         self._add(*await audit_small_tables(connection))
+        self._add(*await audit_chains(connection, limit=_AUDIT_EVENTS))
         estimate = await estimate_jobs(connection)
         for audit, size in ((audit_jobs, self._page), (audit_batches, _BATCHES)):
             after: UUID | None = FIRST_ID

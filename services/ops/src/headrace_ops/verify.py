@@ -37,6 +37,7 @@ RULES: Final[Mapping[str, str]] = {
     "handler": "every handler has a worker",
     "log": "no place is beyond the events of this cluster",
     "installation": "the database has exactly one installation id",
+    "audit": "the audit log of each tenant is one unbroken chain",
     "unreadable": "every row can be read",
     "lease": "a RUNNING job has a worker with a lease",
     "due": "due jobs are queued",

@@ -82,6 +82,7 @@ class Term:
                 gauges=gauges,
                 retention=settings.retention_policy,
                 subscription_retention=timedelta(seconds=settings.subscription_retention),
+                audit_retention=timedelta(seconds=settings.audit_retention),
                 timing=timing,
             ),
         )

@@ -146,12 +146,28 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
+def moment_or_age(text: str) -> datetime:
+    """Parse an ISO 8601 time, or a duration before now.
+
+    Raises:
+        ValueError: `text` is neither a time nor a duration.
+    """
+    try:
+        return datetime.now(UTC) - duration(text)
+    except ValueError:
+        return moment(text)
+
+
 def _duration(_: Any, tokens: Sequence[Token]) -> timedelta:
     return duration(tokens[0].value)
 
 
 def _moment(_: Any, tokens: Sequence[Token]) -> datetime:
     return moment(tokens[0].value)
+
+
+def _moment_or_age(_: Any, tokens: Sequence[Token]) -> datetime:
+    return moment_or_age(tokens[0].value)
 
 
 def _moment_or_duration(_: Any, tokens: Sequence[Token]) -> datetime:
@@ -166,6 +182,9 @@ MomentOption: TypeAlias = Annotated[
 ]
 MomentOrDurationOption: TypeAlias = Annotated[
     datetime | None, Parameter(converter=_moment_or_duration, n_tokens=1, metavar="TIME|DURATION")
+]
+PastMomentOption: TypeAlias = Annotated[
+    datetime | None, Parameter(converter=_moment_or_age, n_tokens=1, metavar="TIME|AGE")
 ]
 # A repeatable option.
 Repeated: TypeAlias = list[str] | None

@@ -70,6 +70,14 @@ _COMMANDS: Final = {
         """
   headrace events 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b""",
     ),
+    "audit": (
+        "audit:audit",
+        "List the audit log: who changed keys, users and settings, and which calls were denied.",
+        """
+  headrace audit --since 1d
+  headrace audit --denied
+  headrace audit --principal billing --method AccessService/ -o jsonl""",
+    ),
     "stats": (
         "show:stats",
         "Count jobs by state, queue and type.",

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from headrace import HandlerInfo, Job, JobState, Stats, Subscription
+from headrace import AuditEvent, HandlerInfo, Job, JobState, Stats, Subscription
 from headrace.cli.text import (
     error_text,
     filter_text,
@@ -165,6 +165,23 @@ def subscriptions_table(subscriptions: Iterable[Subscription]) -> Table:
             span_text(subscription.lag) if subscription.lag is not None else "-",
             time_text(subscription.ack_time) or "never",
             filter_text(subscription),
+        )
+    return rows
+
+
+def audit_table(events: Iterable[AuditEvent]) -> Table:
+    rows = _table("TIME", "PRINCIPAL", "METHOD", "TARGET", "RESULT", "ADDRESS")
+    for event in events:
+        result = f"denied: {event.reason}" if event.denied else "allowed"
+        if event.count > 1:
+            result += f" ({event.count} times)"
+        rows.add_row(
+            time_text(event.event_time),
+            plain(event.principal) or "-",
+            plain(event.method),
+            plain(event.target) or "-",
+            plain(result),
+            plain(event.address) or "-",
         )
     return rows
 

@@ -252,7 +252,9 @@ class Jobs:
         for name, detail in (("error", error), ("progress", progress)):
             if detail is not None:
                 getattr(job, name).CopyFrom(detail)
-        self._append_event(job, event, state, error=error, progress=progress, output=output, reason=reason)
+        self._append_event(
+            job, event, state, error=error, progress=progress, output=output, reason=reason
+        )
         basic = without_documents(job)
         if state == "QUEUED":
             self._on_queued(job)

@@ -99,6 +99,8 @@ class Settings(BaseSettings):
     retention: float = Field(7 * 86_400.0, gt=0)
     retention_rules: str = ""
     subscription_retention: float = Field(30 * 86_400.0, gt=0)
+    # Retention of the audit log.
+    audit_retention: float = Field(400 * 86_400.0, gt=0)
 
     # Scheduler.
     dispatch_prefetch: int = Field(400, ge=0)

@@ -14,11 +14,13 @@ import structlog
 from headrace_core.domain.access import AccessChange, Principal, PrincipalKind, TenantState
 from headrace_core.domain.errors import TenantSuspended, Unauthenticated
 from headrace_core.runtime.loop import Loop
+from headrace_core.store.access.audit import read_reader_tenants
 from headrace_core.store.access.changes import read_changes, read_version
 from headrace_core.store.access.keys import note_uses
 from headrace_core.store.access.tenants import read_tenant_states
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic
+from headrace_gateway.access.audit import AuditWriter
 from headrace_gateway.access.cache import TimedCache
 from headrace_gateway.calls.authenticate import Evidence
 from headrace_gateway.calls.authorize import Sessions
@@ -65,6 +67,7 @@ class Identities(Loop):
         database: the store of the changes.
         verifiers: verify credentials; the first one that accepts a credential decides.
         sessions: the open streams.
+        audit: learns which tenants record the reads of payloads.
         clock: returns monotonic seconds.
     """
 
@@ -77,11 +80,13 @@ class Identities(Loop):
         database: Database,
         verifiers: Sequence[Verifier],
         sessions: Sessions,
+        audit: AuditWriter,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._verifiers = tuple(verifiers)
         self._sessions = sessions
+        self._audit = audit
         self._clock = clock
         # By the hash of the credential, because a memory dump should not contain secrets.
         self._known: TimedCache[bytes, Principal] = TimedCache(size=_REMEMBERED, clock=clock)
@@ -148,12 +153,14 @@ class Identities(Loop):
             if self._version is None:
                 self._version = await read_version(conn)
                 self._tenants = await read_tenant_states(conn)
+                self._audit.readers = await read_reader_tenants(conn)
             else:
                 changes = await read_changes(conn, after=self._version)
                 if changes is None:
                     self._version = await read_version(conn)
                 if changes is None or changes:
                     self._tenants = await read_tenant_states(conn)
+                    self._audit.readers = await read_reader_tenants(conn)
                     self._apply(changes)
             if self._used and started - self._uses_written > _USES_INTERVAL:
                 used, self._used = self._used, set()

@@ -15,6 +15,7 @@ from headrace_core.store.access.keys import create_api_key, list_api_keys, revok
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
+from headrace_gateway.access.audit import record_audit
 from headrace_gateway.api.pages import Page, fill_page
 from headrace_gateway.api.validation import Violations, check_principal, page_limit
 from headrace_gateway.calls.call import Call
@@ -78,7 +79,7 @@ class Access:
         found.check()
         check_grant(call, role, parsed)
         new = new_api_key(self._installation.secret)
-        async with self._database.statement() as conn:
+        async with self._database.transaction() as conn:
             key = await create_api_key(
                 conn,
                 key_id=new.id,
@@ -90,6 +91,7 @@ class Access:
                 created_by=call.principal.name,
                 expire_time=expire_time,
             )
+            await record_audit(conn, call, target=f"api key {key.id} of {principal}")
         _log.info("api_key_created", key=key.id, principal=principal, role=role)
         return IssuedKey(key, new.text)
 
@@ -132,6 +134,7 @@ class Access:
         """
         async with self._database.transaction() as conn:
             key = await revoke_api_key(conn, tenant=call.tenant, key_id=key_id)
+            await record_audit(conn, call, target=f"api key {key.id} of {key.principal}")
         self._bus.publish(Topic.ACCESS)
         _log.info("api_key_revoked", key=key_id)
         return key

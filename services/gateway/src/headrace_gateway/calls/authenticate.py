@@ -13,7 +13,7 @@ from headrace_core.domain.access import Principal, PrincipalKind, Right, Role
 from headrace_core.domain.errors import PermissionDenied, Unauthenticated
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_gateway.calls.call import Call
-from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+from headrace_gateway.calls.exchange import Exchange, Method, Proceed, short_name
 from headrace_gateway.calls.permissions import Need, Open
 
 # The header with a credential, and the header with which a principal of the platform names the
@@ -100,8 +100,9 @@ class Authenticate:
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
         """Return a function that creates the Call and calls `proceed`."""
         authenticator = self._authenticator
+        name = short_name(method.path)
         if authenticator is None:
-            return _unchecked(proceed)
+            return _unchecked(name, proceed)
         open_to_anyone = self._needs.get(method.path) is Open.TO_ANYONE
 
         def authenticate(exchange: Exchange) -> Awaitable[Message | None]:
@@ -109,7 +110,7 @@ class Authenticate:
             if bearer:
                 principal = authenticator.recognize(bearer)
                 if principal is not None:
-                    _set_call(exchange, principal, tenant, authenticator.check_tenant)
+                    _set_call(exchange, name, principal, tenant, authenticator.check_tenant)
                     return proceed(exchange)
             return identify(exchange, bearer, tenant)
 
@@ -125,19 +126,19 @@ class Authenticate:
                         address=exchange.context.peer(),
                     )
                 )
-            _set_call(exchange, principal, tenant, authenticator.check_tenant)
+            _set_call(exchange, name, principal, tenant, authenticator.check_tenant)
             return await proceed(exchange)
 
         return authenticate
 
 
-def _unchecked(proceed: Proceed) -> Proceed:
+def _unchecked(method: str, proceed: Proceed) -> Proceed:
     def accept(exchange: Exchange) -> Awaitable[Message | None]:
         tenant = ""
         for key, value in exchange.metadata:
             if key == TENANT:
                 tenant = str(value)
-        _set_call(exchange, ANONYMOUS, tenant, None)
+        _set_call(exchange, method, ANONYMOUS, tenant, None)
         return proceed(exchange)
 
     return accept
@@ -163,6 +164,7 @@ def _read_headers(exchange: Exchange) -> tuple[str, str]:
 
 def _set_call(
     exchange: Exchange,
+    method: str,
     principal: Principal,
     tenant: str,
     check_tenant: Callable[[str], None] | None,
@@ -173,22 +175,25 @@ def _set_call(
         PermissionDenied: the principal may not act in this tenant.
         TenantSuspended: the tenant is not active.
     """
-    if tenant and tenant != principal.tenant:
-        if Right.TENANTS_MANAGE not in principal.rights:
-            raise PermissionDenied(Right.TENANTS_MANAGE)
-    else:
+    is_foreign = bool(tenant) and tenant != principal.tenant
+    is_denied = is_foreign and Right.TENANTS_MANAGE not in principal.rights
+    if is_denied or not is_foreign:
         tenant = principal.tenant
-    if check_tenant is not None:
-        check_tenant(tenant)
     remaining = exchange.context.time_remaining()
+    # The audit log needs the call even if the call is denied.
     exchange.call = Call(
         correlation_id=exchange.request_id,
         principal=principal,
         tenant=tenant,
         address=exchange.context.peer(),
+        method=method,
         deadline=None if remaining is None else time.monotonic() + remaining,
         metadata=exchange.metadata,
     )
+    if is_denied:
+        raise PermissionDenied(Right.TENANTS_MANAGE)
+    if check_tenant is not None:
+        check_tenant(tenant)
 
 
 def _properties(context: Mapping[str, object]) -> dict[str, tuple[bytes, ...]]:

@@ -24,6 +24,7 @@ class Call:
         tenant: the tenant whose data the call reads and changes. It differs from the tenant of a
             principal of the platform that named another tenant.
         address: the network address of the caller, such as `ipv4:10.0.0.7:41234`; empty for none.
+        method: the method, such as `JobService/GetJob`.
         deadline: the time at which the caller gives up, by `time.monotonic()`; None for no limit.
         metadata: the headers, in order. Keys are lowercase; values of keys that end with `-bin` are
             bytes.
@@ -33,6 +34,7 @@ class Call:
     principal: Principal
     tenant: str
     address: str = ""
+    method: str = ""
     deadline: float | None = None
     metadata: Metadata = ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn, Protocol
 
 import grpc
 import grpc.aio
@@ -23,13 +23,25 @@ _MAX_LINES: Final = 10
 _PERIOD_S: Final = 10.0
 
 
+class DeniedCalls(Protocol):
+    """Receives denied calls."""
+
+    def note_denied(self, path: str, exchange: Exchange, error: Exception) -> None:
+        """Record that a call was denied, if the error says so."""
+
+
 class Errors:
-    """Ends a call with the status of the error that a link or the servicer raised."""
+    """Ends a call with the status of the error that a link or the servicer raised.
+
+    Args:
+        denied: receives the calls that ended with an error; None if they are not recorded.
+    """
 
     name: ClassVar[str] = "errors"
     needs: ClassVar[tuple[str, ...]] = ("request id",)
 
-    def __init__(self) -> None:
+    def __init__(self, denied: DeniedCalls | None = None) -> None:
+        self._denied = denied
         self._failures = FailureLog()
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
@@ -46,6 +58,8 @@ class Errors:
             except Exception as error:  # noqa: BLE001 - every error becomes a status
                 status = to_call_error(error, request_id=identify(exchange))
                 self._log(method.path, status, error)
+                if self._denied is not None:
+                    self._denied.note_denied(method.path, exchange, error)
             return await _abort(exchange, status)
 
         return proceed_or_abort

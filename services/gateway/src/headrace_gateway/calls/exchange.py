@@ -34,6 +34,11 @@ class Method:
     foreign: bool = False
 
 
+def short_name(path: str) -> str:
+    """Return a path without the package, such as `JobService/GetJob`."""
+    return path.rpartition(".")[2]
+
+
 class Exchange:
     """The state of one request in the chain; each link adds its part.
 

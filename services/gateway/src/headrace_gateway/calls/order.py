@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.calls.authenticate import Authenticate, Authenticator
@@ -10,7 +10,8 @@ from headrace_gateway.calls.authorize import Authorize, Sessions
 from headrace_gateway.calls.chain import Chain
 from headrace_gateway.calls.decode import Decode
 from headrace_gateway.calls.drain import Drain
-from headrace_gateway.calls.errors import Errors
+from headrace_gateway.calls.errors import DeniedCalls, Errors
+from headrace_gateway.calls.payload_reads import PayloadReads, ReadLog
 from headrace_gateway.calls.permissions import NEEDS
 from headrace_gateway.calls.request_ids import RequestIds
 from headrace_gateway.calls.resets import Counts
@@ -24,10 +25,14 @@ _SELF_LIMITED_METHODS: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 # The links that Headrace's servicers need. A gateway that lacks one does not start.
 SERVICER_NEEDS: Final = (
     *("request id", "errors", "drain", "sizes", "authenticate", "authorize"),
-    *("decode", "timeout", "slow readers"),
+    *("decode", "payload reads", "timeout", "slow readers"),
 )
 # The links around health and reflection. Probes are anonymous, and must still work during a drain.
 FOREIGN_LINKS: Final = ("request id", "errors", "sizes", "decode")
+
+
+class Audit(DeniedCalls, ReadLog, Protocol):
+    """Receives denied calls and reads of payloads."""
 
 
 def build_chain(
@@ -37,6 +42,7 @@ def build_chain(
     counts: Counts,
     authenticator: Authenticator | None,
     sessions: Sessions,
+    audit: Audit | None = None,
 ) -> Chain:
     """Return the chain of a gateway, outermost link first.
 
@@ -46,6 +52,7 @@ def build_chain(
         counts: the counters of slow readers.
         authenticator: identifies principals; None if access control is off.
         sessions: receives the open streams.
+        audit: receives denied calls and reads of payloads; None if access control is off.
 
     Raises:
         ChainError: the links do not fit together.
@@ -53,12 +60,13 @@ def build_chain(
     return Chain(
         (
             RequestIds(),
-            Errors(),
+            Errors(audit),
             drain,
             Sizes(max_request_bytes=settings.max_request_bytes),
             Authenticate(authenticator, NEEDS),
             Authorize(NEEDS, sessions),
             Decode(),
+            PayloadReads(audit),
             Timeouts(seconds=settings.call_timeout, bounded=_SELF_LIMITED_METHODS),
             SlowReaders(patience=settings.stream_patience, counts=counts),
         ),

@@ -28,6 +28,7 @@ _JOBS: Final = "/headrace.v1.JobService/"
 _HANDLERS: Final = "/headrace.v1.HandlerService/"
 _SUBSCRIPTIONS: Final = "/headrace.v1.SubscriptionService/"
 _ACCESS: Final = "/headrace.v1.AccessService/"
+_AUDIT: Final = "/headrace.v1.AuditService/"
 
 NEEDS: Final[Mapping[str, Need]] = {
     f"{_JOBS}SubmitJob": Right.JOBS_SUBMIT,
@@ -49,6 +50,9 @@ NEEDS: Final[Mapping[str, Need]] = {
     f"{_SUBSCRIPTIONS}DeleteSubscription": Right.SUBSCRIPTIONS_WRITE,
     f"{_SUBSCRIPTIONS}WatchSubscription": Right.SUBSCRIPTIONS_WRITE,
     f"{_SUBSCRIPTIONS}AckSubscription": Right.SUBSCRIPTIONS_WRITE,
+    f"{_AUDIT}ListAuditEvents": Right.AUDIT_READ,
+    f"{_AUDIT}GetAuditSettings": Right.AUDIT_READ,
+    f"{_AUDIT}UpdateAuditSettings": Right.ACCESS_MANAGE,
     f"{_ACCESS}WhoAmI": Open.TO_PRINCIPALS,
     f"{_ACCESS}CreateApiKey": Right.ACCESS_MANAGE,
     f"{_ACCESS}ListApiKeys": Right.ACCESS_MANAGE,

@@ -25,7 +25,7 @@ _ROLES: Final[Mapping[int, Role]] = {
     messages.ROLE_PLATFORM: Role.PLATFORM,
 }
 _ROLE_VALUES: Final = {role: messages.Role.Value(f"ROLE_{role.name}") for role in Role}
-_KINDS: Final = {
+KINDS: Final = {
     kind: messages.PrincipalKind.Value(f"PRINCIPAL_KIND_{kind.name}") for kind in PrincipalKind
 }
 
@@ -99,7 +99,7 @@ def principal_message(principal: Principal) -> messages.Principal:
     return messages.Principal(
         name=principal.name,
         tenant=principal.tenant,
-        kind=_KINDS[principal.kind],
+        kind=KINDS[principal.kind],
         role=_ROLE_VALUES[principal.role],
         scope=principal.scope.entries(),
         rights=sorted(principal.rights),

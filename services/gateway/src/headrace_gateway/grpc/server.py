@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2
 
 from headrace.v1 import (
     access_service_pb2,
+    audit_service_pb2,
     handler_service_pb2,
     job_service_pb2,
     subscription_service_pb2,
@@ -19,6 +20,7 @@ from headrace_gateway.calls.chain import Chain
 from headrace_gateway.calls.order import FOREIGN_LINKS
 from headrace_gateway.calls.services import Service, add_services
 from headrace_gateway.grpc.access import AccessServicer
+from headrace_gateway.grpc.audit import AuditServicer
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
@@ -28,9 +30,10 @@ JOBS: Final = job_service_pb2.DESCRIPTOR.services_by_name["JobService"]
 HANDLERS: Final = handler_service_pb2.DESCRIPTOR.services_by_name["HandlerService"]
 SUBSCRIPTIONS: Final = subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"]
 ACCESS: Final = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"]
+AUDIT: Final = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
 _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
-SERVICE_DESCRIPTORS: Final = (JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS)
+SERVICE_DESCRIPTORS: Final = (JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS, AUDIT)
 # The full names of Headrace's services.
 SERVICES: Final = tuple(str(service.full_name) for service in SERVICE_DESCRIPTORS)
 
@@ -64,6 +67,7 @@ def build_server(
     handlers: HandlerServicer,
     subscriptions: SubscriptionServicer,
     access: AccessServicer,
+    audit: AuditServicer,
     health: HealthServicer,
 ) -> grpc.aio.Server:
     """Return a server that passes each call through the chain.
@@ -75,6 +79,7 @@ def build_server(
         handlers: serves HandlerService.
         subscriptions: serves SubscriptionService.
         access: serves AccessService.
+        audit: serves AuditService.
         health: serves grpc.health.v1.
 
     Raises:
@@ -87,6 +92,7 @@ def build_server(
         HANDLERS: handlers,
         SUBSCRIPTIONS: subscriptions,
         ACCESS: access,
+        AUDIT: audit,
     }
     services = [
         Service(descriptor=descriptor, servicer=servicer, chain=chain)

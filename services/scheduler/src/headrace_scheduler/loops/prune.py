@@ -14,6 +14,7 @@ import structlog
 from headrace_core.domain.lifecycle import TERMINAL, JobState
 from headrace_core.domain.retention import Retention
 from headrace_core.runtime.loop import Loop
+from headrace_core.store.access.audit import list_audit_chains, prune_audit
 from headrace_core.store.jobs.prune import list_tenants, prune_jobs, remove_leftovers
 from headrace_core.store.sql.database import Database
 from headrace_scheduler.metrics import Gauges
@@ -26,7 +27,7 @@ _PAGE_SIZE: Final = 500
 
 
 class Prune(Loop):
-    """Prune jobs and their events, page by page, by tenant and state.
+    """Prune jobs and their events, page by page, by tenant and state, and the audit log.
 
     Args:
         database: the store.
@@ -34,6 +35,7 @@ class Prune(Loop):
         gauges: counts pruned jobs.
         retention: the retention of ended jobs.
         subscription_retention: the maximum time to keep an unacknowledged job for a subscription.
+        audit_retention: the age after which events of the audit log are removed.
         timing: the interval of the loop, and the pause between transactions.
         page: jobs per transaction.
         clock: monotonic seconds.
@@ -50,6 +52,7 @@ class Prune(Loop):
         gauges: Gauges,
         retention: Retention,
         subscription_retention: timedelta,
+        audit_retention: timedelta,
         timing: Timing = DEFAULT,
         page: int = _PAGE_SIZE,
         clock: Callable[[], float] = time.monotonic,
@@ -60,6 +63,7 @@ class Prune(Loop):
         self._gauges = gauges
         self._retention = retention
         self._subscription_retention = subscription_retention
+        self._audit_retention = audit_retention
         self._timing = timing
         self._page = page
         self._clock = clock
@@ -73,6 +77,7 @@ class Prune(Loop):
             for state in sorted(TERMINAL):
                 await self._prune(tenant, state)
         await self._remove_leftovers()
+        await self._prune_audit()
         return self._timing.prune
 
     async def _prune(self, tenant: str, state: JobState) -> None:
@@ -120,6 +125,29 @@ class Prune(Loop):
                 if not await remove_leftovers(connection, term=self._term):
                     break
             await self._pause_after(start)
+
+    async def _prune_audit(self) -> None:
+        """Remove the events of the audit log that are older than their retention."""
+        async with self._database.statement() as connection:
+            chains = await list_audit_chains(connection)
+        for chain in chains:
+            events = 0
+            while True:
+                start = self._clock()
+                async with self._database.statement() as connection:
+                    removed = await prune_audit(
+                        connection,
+                        term=self._term,
+                        tenant=chain.tenant,
+                        older_than=self._audit_retention,
+                        limit=self._page,
+                    )
+                if not removed:
+                    break
+                events += removed
+                await self._pause_after(start)
+            if events:
+                _log.info("audit_events_pruned", tenant=chain.tenant, events=events)
 
     async def _pause_after(self, start: float) -> None:
         """Wait as long as the transaction took.

@@ -12,7 +12,9 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from headrace_core.domain.audit import ChainCheck
 from headrace_core.domain.lifecycle import LIFECYCLE, TERMINAL, EventType, JobState
+from headrace_core.store.access.audit import list_audit_chains, read_audit_chain
 from headrace_core.store.sql.connection import Connection, Row
 from headrace_core.store.sql.documents import MAX_PROGRESS_BYTES
 from headrace_core.store.sql.tables import in_list
@@ -100,6 +102,32 @@ async def audit_small_tables(conn: Connection) -> Sequence[Breach]:
             for row in await other_unreadable_rows(conn)
         ),
     ]
+
+
+async def audit_chains(conn: Connection, *, limit: int) -> Sequence[Breach]:
+    """Recompute the hashes of the audit logs of all tenants.
+
+    Args:
+        conn: a connection in a snapshot.
+        limit: the maximum number of events of a statement.
+    """
+    breaches: list[Breach] = []
+    for chain in await list_audit_chains(conn):
+        check = ChainCheck(chain)
+        problems: list[str] = []
+        while events := await read_audit_chain(
+            conn, tenant=chain.tenant, after=check.seq, limit=limit
+        ):
+            problems += check.check(events)
+        problems += check.end()
+        owner = f"tenant {chain.tenant}" if chain.tenant else "the installation"
+        breaches += [Breach("audit", f"audit log of {owner}", problem) for problem in problems]
+    orphans = await conn.scalars(_LOGS_WITHOUT_CHAIN, {"most": _MAX_BREACHES})
+    breaches += [
+        Breach("audit", f"audit log of tenant {tenant}", "its chain is missing")
+        for tenant in orphans
+    ]
+    return breaches
 
 
 def _breaches(rows: Sequence[Row]) -> list[Breach]:
@@ -302,5 +330,11 @@ _INSTALLATION = text("""
     SELECT 'installation' AS broken, 'the database' AS subject,
         count(*) || ' identities instead of one' AS detail
     FROM installation HAVING count(*) <> 1
+    LIMIT :most
+""")
+
+_LOGS_WITHOUT_CHAIN = text("""
+    SELECT DISTINCT l.tenant FROM audit_log l
+    WHERE NOT EXISTS (SELECT 1 FROM audit_chains c WHERE c.tenant = l.tenant)
     LIMIT :most
 """)

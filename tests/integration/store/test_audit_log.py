@@ -1,0 +1,169 @@
+"""The audit log: appended in a chain, protected by triggers, and pruned with an anchor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from headrace_core.domain.audit import (
+    AuditChain,
+    AuditEntry,
+    AuditEvent,
+    AuditFilter,
+    ChainCheck,
+)
+from headrace_core.domain.errors import StaleTerm
+from headrace_core.store.access.audit import (
+    list_audit,
+    list_audit_chains,
+    prune_audit,
+    read_audit_chain,
+    record_audit,
+)
+from headrace_core.store.sql.database import Database
+from support.leading import lead
+
+
+def entry(number: int, tenant: str = "acme", **fields: object) -> AuditEntry:
+    return AuditEntry(tenant=tenant, principal="ada", method=f"Service/M{number}", **fields)
+
+
+async def append(database: Database, *entries: AuditEntry) -> None:
+    async with database.transaction() as conn:
+        await record_audit(conn, *entries)
+
+
+async def chain(database: Database, tenant: str = "acme") -> AuditChain:
+    async with database.statement() as conn:
+        return {one.tenant: one for one in await list_audit_chains(conn)}[tenant]
+
+
+async def read(database: Database, tenant: str = "acme") -> Sequence[AuditEvent]:
+    async with database.statement() as conn:
+        return await read_audit_chain(conn, tenant=tenant, after=0, limit=1000)
+
+
+async def problems(database: Database, tenant: str = "acme") -> list[str]:
+    """Return the breaches of a chain."""
+    check = ChainCheck(await chain(database, tenant))
+    return [*check.check(await read(database, tenant)), *check.end()]
+
+
+async def test_database_computes_the_hashes_of_the_domain(database: Database) -> None:
+    await append(
+        database,
+        entry(1, target="api key \u00e4\U0001f600 x:1", credential="k", address="::1"),
+        entry(2, allowed=False, reason="jobs:submit", count=3),
+    )
+    await append(database, entry(3))
+    assert [event.seq for event in await read(database)] == [1, 2, 3]
+    assert await problems(database) == []
+
+
+async def test_tenants_have_chains_of_their_own(database: Database) -> None:
+    await append(database, entry(1, "b"), entry(2, "a"), entry(3, "b"))
+    assert [event.entry.method for event in await read(database, "b")] == [
+        "Service/M1",
+        "Service/M3",
+    ]
+    assert [event.seq for event in await read(database, "a")] == [1]
+    assert await problems(database, "a") == await problems(database, "b") == []
+
+
+async def test_concurrent_writers_append_to_one_chain(crowd: Database) -> None:
+    await asyncio.gather(*(append(crowd, entry(number), entry(number)) for number in range(20)))
+    found = await read(crowd)
+    assert [event.seq for event in found] == list(range(1, 41))
+    assert [event.time for event in found] == sorted(event.time for event in found)
+    assert await problems(crowd) == []
+
+
+async def test_rolled_back_event_leaves_no_gap(database: Database) -> None:
+    await append(database, entry(1))
+    async with database.transaction() as conn:
+        await record_audit(conn, entry(2))
+        await conn.rollback()
+    await append(database, entry(3))
+    assert [event.entry.method for event in await read(database)] == ["Service/M1", "Service/M3"]
+    assert await problems(database) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_log SET principal = 'eve'",
+        "DELETE FROM audit_log",
+        "TRUNCATE audit_log",
+        "DELETE FROM audit_chains",
+        "TRUNCATE audit_chains",
+        "UPDATE audit_chains SET seq = 0",
+        "UPDATE audit_chains SET hash = start_hash",
+        "UPDATE audit_chains SET tenant = 'other'",
+    ],
+)
+async def test_change_of_the_log_is_rejected(database: Database, statement: str) -> None:
+    await append(database, entry(1), entry(2))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        async with database.statement() as conn:
+            await conn.execute(text(statement))
+    assert len(await read(database)) == 2
+
+
+async def test_pruned_chain_continues_from_its_anchor(database: Database) -> None:
+    await append(database, *(entry(number) for number in range(5)))
+    term = await lead(database)
+    async with database.statement() as conn:
+        first = await prune_audit(conn, term=term, tenant="acme", older_than=timedelta(0), limit=3)
+        young = await prune_audit(
+            conn, term=term, tenant="acme", older_than=timedelta(days=1), limit=3
+        )
+    assert (first, young) == (3, 0)
+    assert [event.seq for event in await read(database)] == [4, 5]
+    assert (await chain(database)).start_seq == 3
+    assert await problems(database) == []
+    async with database.statement() as conn:
+        assert (
+            await prune_audit(conn, term=term, tenant="acme", older_than=timedelta(0), limit=3) == 2
+        )
+    await append(database, entry(6))
+    assert [event.seq for event in await read(database)] == [6]
+    assert await problems(database) == []
+
+
+async def test_prune_of_an_earlier_term_is_refused(database: Database) -> None:
+    await append(database, entry(1))
+    term = await lead(database)
+    with pytest.raises(StaleTerm):
+        async with database.statement() as conn:
+            await prune_audit(conn, term=term + 1, tenant="acme", older_than=timedelta(0), limit=3)
+    assert len(await read(database)) == 1
+
+
+async def test_filters_select_events(database: Database) -> None:
+    await append(database, entry(1), entry(2, allowed=False))
+    await append(database, AuditEntry(tenant="acme", principal="bob", method="Other/M3"))
+    times = [event.time for event in await read(database)]
+
+    async def select(before: int | None = None, **fields: object) -> list[int]:
+        async with database.statement() as conn:
+            found = await list_audit(
+                conn, tenant="acme", wanted=AuditFilter(**fields), before=before, limit=10
+            )
+        return [event.seq for event in found]
+
+    assert await select() == [3, 2, 1]
+    assert await select(before=3) == [2, 1]
+    assert await select(principal="bob") == [3]
+    assert await select(method="Service/M1") == [1]
+    assert await select(method="Service/") == [2, 1]
+    assert await select(method="Service") == []
+    assert await select(only_denied=True) == [2]
+    assert await select(start=times[2]) == [3]
+    assert await select(end=times[2]) == [2, 1]
+    assert await select(start=times[2] + timedelta(days=1)) == []
+    assert await select(end=times[0] - timedelta(days=1)) == []
