@@ -620,6 +620,17 @@ async def test_cancel_and_retry_continue_after_an_error(run):
     assert (await run("cancel")).code == 2
 
 
+async def test_reasons_are_listed_with_their_events(run):
+    job = await submit(run, "wait")
+
+    assert (await run("cancel", job, "--reason", "wrong recipient")).code == 0
+    assert (await run("retry", job, "--reason", "recipient corrected")).code == 0
+    lines = (await run("events", job)).out.splitlines()
+    assert lines[-2].endswith("wrong recipient")
+    assert lines[-1].endswith("recipient corrected")
+    assert (await run("cancel", job, "--reason", "r" * 501)).code == 2
+
+
 async def test_events_and_output_are_listed(run):
     job = await submit(run, "square_sum", '{"data": []}')
 
@@ -687,6 +698,7 @@ async def test_help_of_each_command_has_examples(run, platform):
             "output",
             "stats",
             "handlers",
+            "audit",
         ),
         "subscription",
     ):

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from headrace import JobState, QueueStats, Stats, TypeStats
+from headrace import AuditEvent, JobState, QueueStats, Stats, TypeStats
 from headrace._convert import from_job
 from headrace.cli.stream import Board
-from headrace.cli.tables import JobsTable, stats_view
+from headrace.cli.tables import JobsTable, audit_table, stats_view
+from headrace.cli.text import history_text
 from headrace.event import JobEvent, JobEventType
 from headrace.job import Progress
 from headrace.v1 import job_pb2
@@ -48,6 +49,50 @@ def test_list_keeps_ids_states_and_errors_at_any_width(width):
     ]
     assert any("ValueError: line one and line two" in line for line in lines)
     assert lines[0].split()[:2] == ["ID", "STATE"]
+
+
+def test_audit_table_shows_denied_calls_and_strangers():
+    denied = AuditEvent(
+        seq=2,
+        event_time=None,
+        principal="",
+        principal_tenant="",
+        kind="ANONYMOUS",
+        credential="",
+        address="10.0.0.7",
+        method="JobService/GetJob",
+        target="job \x1b[31m",
+        denied=True,
+        reason="jobs:read",
+        count=3,
+        hash="00",
+    )
+    allowed = replace(denied, principal="ada", denied=False, count=1, address="", target="")
+
+    lines = printed_lines(audit_table([denied, allowed]), 200)
+
+    assert lines[0].split() == ["TIME", "PRINCIPAL", "METHOD", "TARGET", "RESULT", "ADDRESS"]
+    assert "denied: jobs:read (3 times)" in lines[1]
+    assert "\x1b" not in lines[1]
+    assert lines[2].split() == ["ada", "JobService/GetJob", "-", "allowed", "-"]
+
+
+def test_event_line_shows_the_caller_and_its_reason():
+    event = JobEvent(
+        job_id=IDS[0],
+        seq=2,
+        type=JobEventType.CANCELLED,
+        state=JobState.CANCELLED,
+        attempt=0,
+        event_time=None,
+        job_type="email",
+        queue="default",
+        principal="ada",
+        reason="wrong\x1b recipient",
+    )
+
+    assert history_text(event).plain.endswith("CANCELLED  by ada: wrong\\x1b recipient")
+    assert history_text(replace(event, principal="")).plain.endswith("wrong\\x1b recipient")
 
 
 def test_list_shortens_ids_in_a_very_narrow_terminal():
