@@ -120,6 +120,8 @@ class JobEvent(_message.Message):
     SCHEDULE_TIME_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELDS_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job id."""
     seq: _builtins.int
@@ -136,6 +138,15 @@ class JobEvent(_message.Message):
     """The job's queue."""
     worker_id: _builtins.str
     """The worker id. Set for started."""
+    principal: _builtins.str
+    """The name of the principal that caused the event, as `submitted_by` in Job. Set for submitted,
+    requeued, cancel requested, and cancelled without an earlier cancel requested; empty if access
+    control was off.
+    """
+    reason: _builtins.str
+    """The reason that the caller of CancelJob or RetryJob gave. Set for the same events, except for
+    submitted.
+    """
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """The time of the event, by the database's clock."""
@@ -177,10 +188,12 @@ class JobEvent(_message.Message):
         schedule_time: _timestamp_pb2.Timestamp | None = ...,
         worker_id: _builtins.str = ...,
         withheld_fields: _abc.Iterable[_builtins.str] | None = ...,
+        principal: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "event_time", b"event_time", "output", b"output", "progress", b"progress", "schedule_time", b"schedule_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "error", b"error", "event_time", b"event_time", "job_id", b"job_id", "job_type", b"job_type", "output", b"output", "progress", b"progress", "queue", b"queue", "schedule_time", b"schedule_time", "seq", b"seq", "state", b"state", "type", b"type", "withheld_fields", b"withheld_fields", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "error", b"error", "event_time", b"event_time", "job_id", b"job_id", "job_type", b"job_type", "output", b"output", "principal", b"principal", "progress", b"progress", "queue", b"queue", "reason", b"reason", "schedule_time", b"schedule_time", "seq", b"seq", "state", b"state", "type", b"type", "withheld_fields", b"withheld_fields", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_detail: _TypeAlias = _typing.Literal["error", "progress", "output"]  # noqa: Y015
     _WhichOneofArgType_detail: _TypeAlias = _typing.Literal["detail", b"detail"]  # noqa: Y015

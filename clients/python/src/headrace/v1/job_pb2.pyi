@@ -382,6 +382,7 @@ class Job(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     UNREADABLE_FIELDS_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELDS_FIELD_NUMBER: _builtins.int
+    SUBMITTED_BY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job id, a UUIDv7."""
     tenant: _builtins.str
@@ -409,6 +410,11 @@ class Job(_message.Message):
     correlation_id: _builtins.str
     """The x-request-id of the submit, or the id that the gateway generated for that call. Log lines
     of the gateway, the worker and the handler contain this id. At most 128 characters.
+    """
+    submitted_by: _builtins.str
+    """The name of the principal that submitted the job; empty if access control was off. The name of
+    a principal of another tenant ends with that tenant in parentheses. Events contain the
+    principals that cancelled or requeued the job.
     """
     @_builtins.property
     def payload(self) -> _data_pb2.Data:
@@ -516,10 +522,11 @@ class Job(_message.Message):
         correlation_id: _builtins.str = ...,
         unreadable_fields: _abc.Iterable[_builtins.str] | None = ...,
         withheld_fields: _abc.Iterable[_builtins.str] | None = ...,
+        submitted_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "payload", b"payload", "progress", b"progress", "queue_time", b"queue_time", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start_time", b"start_time", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "cancel_request_time", b"cancel_request_time", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "id", b"id", "labels", b"labels", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "queue_time", b"queue_time", "request_id", b"request_id", "result", b"result", "retries_used", b"retries_used", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "seq", b"seq", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "timeout", b"timeout", "type", b"type", "unreadable_fields", b"unreadable_fields", "update_time", b"update_time", "withheld_fields", b"withheld_fields", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "cancel_request_time", b"cancel_request_time", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "id", b"id", "labels", b"labels", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "queue_time", b"queue_time", "request_id", b"request_id", "result", b"result", "retries_used", b"retries_used", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "seq", b"seq", "start_time", b"start_time", "state", b"state", "submitted_by", b"submitted_by", "tenant", b"tenant", "timeout", b"timeout", "type", b"type", "unreadable_fields", b"unreadable_fields", "update_time", b"update_time", "withheld_fields", b"withheld_fields", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
