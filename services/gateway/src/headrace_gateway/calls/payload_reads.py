@@ -14,13 +14,11 @@ from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
 
 class ReadLog(Protocol):
-    """Receives the reads of payloads.
+    """Receives the reads of payloads."""
 
-    Attributes:
-        readers: the tenants that record them.
-    """
-
-    readers: Collection[str]
+    @property
+    def readers(self) -> Collection[str]:
+        """The tenants that record them."""
 
     def note_read(self, call: Call, target: str) -> None:
         """Record that a call reads the payloads of `target`."""
