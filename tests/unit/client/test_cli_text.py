@@ -91,7 +91,7 @@ def test_event_line_shows_the_caller_and_its_reason():
         reason="wrong\x1b recipient",
     )
 
-    assert history_text(event).plain.endswith("CANCELLED  by ada: wrong\\x1b recipient")
+    assert history_text(event).plain.endswith("CANCELLED by ada: wrong\\x1b recipient")
     assert history_text(replace(event, principal="")).plain.endswith("wrong\\x1b recipient")
 
 

@@ -18,6 +18,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
 from headrace.v1 import access_service_pb2 as acs
+from headrace.v1 import audit_service_pb2 as aus
 from headrace.v1 import handler_service_pb2 as hs
 from headrace.v1 import job_service_pb2 as js
 from headrace.v1 import subscription_service_pb2 as ss
@@ -205,6 +206,24 @@ CASES = [
         INVALID,
     ),
     Case("AccessService.WhoAmI", "", lambda _: acs.WhoAmIRequest()),
+    Case("AuditService.GetAuditSettings", "", lambda _: aus.GetAuditSettingsRequest()),
+    Case("AuditService.ListAuditEvents", "", lambda _: aus.ListAuditEventsRequest()),
+    Case(
+        "AuditService.ListAuditEvents",
+        "principal",
+        lambda _: aus.ListAuditEventsRequest(principal=MARKER),
+    ),
+    Case(
+        "AuditService.ListAuditEvents",
+        "method",
+        lambda _: aus.ListAuditEventsRequest(method="AccessService/"),
+    ),
+    Case(
+        "AuditService.ListAuditEvents",
+        "page_token",
+        lambda f: aus.ListAuditEventsRequest(page_token=f.page_token),
+        INVALID,
+    ),
     # The tenant of a new key is the tenant of the call; no field names another one.
     Case(
         "AccessService.CreateApiKey",
@@ -217,6 +236,7 @@ CASES = [
 PLAIN = {
     *("SubmitJob.job", "SubmitAndWatch.job", "BatchSubmitJobs.jobs"),
     *("CreateSubscription.filter", "CreateApiKey.principal", "WatchSubscription.consumer"),
+    *("CancelJob.reason", "RetryJob.reason", "UpdateAuditSettings.settings"),
 }
 
 

@@ -45,11 +45,11 @@ PLAIN = {
         *("retry_policy", "request_id", "batch_id", "state", "attempt", "retries_used", "seq"),
         *("progress", "worker_id", "create_time", "schedule_time", "queue_time", "start_time"),
         *("cancel_request_time", "end_time", "update_time", "correlation_id"),
-        *("unreadable_fields", "withheld_fields"),
+        *("unreadable_fields", "withheld_fields", "submitted_by"),
     },
     "JobEvent": {
         *("job_id", "seq", "type", "state", "attempt", "event_time", "job_type", "queue"),
-        *("progress", "schedule_time", "worker_id", "withheld_fields"),
+        *("progress", "schedule_time", "worker_id", "withheld_fields", "principal", "reason"),
     },
     "JobOutput": {"seq", "attempt", "output_time"},
     "JobError": {"type", "retryable"},

@@ -9,7 +9,7 @@ from typing import ClassVar, Final, Protocol
 
 from google.protobuf.message import Message
 
-from headrace_core.domain.access import Principal, PrincipalKind, Right, Role
+from headrace_core.domain.access import Principal, PrincipalKind, Right, Role, Scope
 from headrace_core.domain.errors import PermissionDenied, Unauthenticated
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_gateway.calls.call import Call
@@ -28,7 +28,11 @@ _MAX_CREDENTIAL: Final = 8192
 
 # Everything is allowed while access control is off.
 ANONYMOUS: Final = Principal.of(
-    name="anonymous", tenant=DEFAULT_TENANT, kind=PrincipalKind.ANONYMOUS, role=Role.PLATFORM
+    name="anonymous",
+    tenant=DEFAULT_TENANT,
+    kind=PrincipalKind.ANONYMOUS,
+    role=Role.PLATFORM,
+    scope=Scope(rights=frozenset({Right.PAYLOAD_READ})),
 )
 # A caller without a credential, in the RPCs that are open to anyone.
 _STRANGER: Final = Principal(
