@@ -42,6 +42,7 @@ SKIP_REASONS = {
     "docker": "needs a container engine",
     "async def run(trial": "an excerpt of a scenario in faults/scenarios",
     "require_packages(": "tests/unit/worker/test_loading.py installs such a package",
+    "headrace login": "asks for a password; test_users_client.py logs in",
     "UPDATE accounts SET": "an excerpt of examples/payments.py, which has its own test",
 }
 # The SQL blocks use the reader's own tables.
@@ -200,6 +201,8 @@ def live_platform(
         "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT / "examples"))),
         "HEADRACE_HANDLERS": ",".join(("handlers", *modules)),
         "HEADRACE_LOG_LEVEL": "debug",
+        # Contexts must not change the configuration of the user who runs the tests.
+        "XDG_CONFIG_HOME": str(folder / "config"),
     }
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(

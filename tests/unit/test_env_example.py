@@ -19,6 +19,13 @@ EXAMPLE = Path(__file__).parents[2] / ".env.example"
 # Variables that the client, the command line and docker compose read.
 OTHER_VARIABLES = {
     "HEADRACE_TARGET",
+    "HEADRACE_TOKEN",
+    "HEADRACE_API_KEY",
+    "HEADRACE_TLS",
+    "HEADRACE_TLS_CA",
+    "HEADRACE_TLS_CERT",
+    "HEADRACE_TLS_KEY",
+    "HEADRACE_CONTEXT",
     "HEADRACE_DATA",
     "HEADRACE_POSTGRES_PASSWORD",
     "HEADRACE_REDIS_PASSWORD",

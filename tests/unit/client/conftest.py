@@ -69,7 +69,9 @@ class Faults(Calls):
                 )
             )
         if platform.reject_with is not None:
-            raise CallError(rejection_status(*platform.reject_with))
+            raise CallError(
+                rejection_status(*platform.reject_with, metadata=platform.reject_metadata)
+            )
         while platform.silent:
             await platform.changed.wait()
             if platform.deadline_exceeded:
@@ -134,6 +136,7 @@ class Platform(FakeGateway):
         deadline_exceeded: whether silent calls end with DEADLINE_EXCEEDED at the next `wake`.
         keeps_running: whether a cancelled job continues to run.
         reject_with: the status and reason with which every call is rejected; None to reject none.
+        reject_metadata: the metadata of that rejection.
         reading: whether new streams wait before their first response, as if they read history.
         cut_at_mark: whether streams are cut after their caught-up mark.
         room: the number of messages with events that may still be sent; None means any number.
@@ -155,6 +158,7 @@ class Platform(FakeGateway):
         self.deadline_exceeded = False
         self.keeps_running = False
         self.reject_with = None
+        self.reject_metadata = None
         self.reading = False
         self.cut_at_mark = False
         self.room = None
@@ -370,6 +374,8 @@ def start(server, cli):
                 "HEADRACE_TARGET": server.target,
                 "PATH": "/usr/bin:/bin",
                 "LC_ALL": "C.UTF-8",
+                # The commands must not read the configuration of the user who runs the tests.
+                "XDG_CONFIG_HOME": "/nonexistent",
                 **(env or {}),
             },
             stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
@@ -383,8 +389,8 @@ def start(server, cli):
 def run(start):
     """A function that runs the CLI to its end."""
 
-    async def run(*args, stdin=None):
-        process = await start(*args, stdin=stdin)
+    async def run(*args, stdin=None, env=None):
+        process = await start(*args, stdin=stdin, env=env)
         async with asyncio.timeout(30):
             out, err = await process.communicate(stdin.encode() if stdin is not None else None)
         return CommandResult(process.returncode, out.decode(), err.decode())

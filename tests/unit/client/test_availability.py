@@ -7,7 +7,16 @@ import time
 import grpc
 import pytest
 
-from headrace import CallError, Client, DeadlineExceeded, InternalError, LimitExceeded, Unavailable
+from headrace import (
+    CallError,
+    Client,
+    DeadlineExceeded,
+    InternalError,
+    LimitExceeded,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
 
 
 def unused_target():
@@ -34,7 +43,7 @@ async def test_unavailable_call_fails_after_its_retries(server, platform):
             await client.stats()
 
     assert len(platform.seen) == 3
-    assert caught.value.rejection_status.metadata == {"dependency": "postgresql"}
+    assert caught.value.refusal.metadata == {"dependency": "postgresql"}
 
 
 async def test_call_cancelled_by_a_stopping_server_is_retried(server, platform):
@@ -63,7 +72,7 @@ async def test_retries_end_before_the_deadline(server, platform):
             await client.stats()
 
     assert time.monotonic() - start < 5
-    assert caught.value.rejection_status.retry_after.total_seconds() == 60
+    assert caught.value.refusal.retry_after.total_seconds() == 60
     assert len(platform.seen) == 1
 
 
@@ -243,7 +252,8 @@ class RejectingInterceptor(grpc.aio.ServerInterceptor):
         (grpc.StatusCode.UNKNOWN, InternalError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, LimitExceeded),
         (grpc.StatusCode.UNAVAILABLE, Unavailable),
-        (grpc.StatusCode.PERMISSION_DENIED, CallError),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
+        (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
         (grpc.StatusCode.UNIMPLEMENTED, CallError),
     ],
 )
@@ -259,7 +269,7 @@ async def test_error_without_details_is_mapped_by_its_code(platform, code, error
     await server.stop(None)
 
     assert type(caught.value) is error
-    assert caught.value.rejection_status.code == code.name
+    assert caught.value.refusal.code == code.name
 
 
 async def test_request_rejected_by_grpc_raises_limit_exceeded(server):

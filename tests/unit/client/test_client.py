@@ -179,7 +179,7 @@ async def test_invalid_request_lists_every_violation(client):
         await client.submit("invalid type", priority=101)
 
     assert [v.field for v in caught.value.violations] == ["job.type", "job.priority"]
-    assert caught.value.rejection_status.code == "INVALID_ARGUMENT"
+    assert caught.value.refusal.code == "INVALID_ARGUMENT"
 
 
 async def test_unknown_job_is_not_found(client):

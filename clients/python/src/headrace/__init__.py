@@ -7,9 +7,23 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headrace.access import (
+    ApiKey,
+    Login,
+    NewApiKey,
+    NewUser,
+    Principal,
+    PrincipalKind,
+    Role,
+    SessionTokens,
+    User,
+)
 from headrace.audit import AuditEvent
 from headrace.errors import (
+    AccessConflict,
+    AccessNotFound,
     CallError,
+    CredentialChanged,
     CursorExpired,
     CursorInvalid,
     DeadlineExceeded,
@@ -21,9 +35,11 @@ from headrace.errors import (
     JobFailed,
     JobNotFound,
     LimitExceeded,
+    LoginThrottled,
     MonkeyPatched,
     PageTokenInvalid,
     PayloadInvalid,
+    PermissionDenied,
     Refusal,
     RequestIdConflict,
     SlowConsumer,
@@ -31,6 +47,8 @@ from headrace.errors import (
     SubscriptionConflict,
     SubscriptionNotFound,
     SubscriptionTaken,
+    TenantSuspended,
+    Unauthenticated,
     Unavailable,
     Violation,
     WrongEventLoop,
@@ -51,6 +69,7 @@ from headrace.job import (
 )
 from headrace.stats import HandlerInfo, QueueStats, Stats, TypeStats
 from headrace.subscription import JobFilter, Subscription
+from headrace.tls import TLS
 
 if TYPE_CHECKING:
     from headrace.client import Client
@@ -72,10 +91,15 @@ if TYPE_CHECKING:
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 __all__ = [
+    "TLS",
+    "AccessConflict",
+    "AccessNotFound",
+    "ApiKey",
     "AuditEvent",
     "Batch",
     "CallError",
     "Client",
+    "CredentialChanged",
     "CursorExpired",
     "CursorInvalid",
     "DeadlineExceeded",
@@ -100,15 +124,24 @@ __all__ = [
     "JobState",
     "JobWatch",
     "LimitExceeded",
+    "Login",
+    "LoginThrottled",
     "MonkeyPatched",
+    "NewApiKey",
+    "NewUser",
     "Omitted",
     "PageTokenInvalid",
     "PayloadInvalid",
+    "PermissionDenied",
+    "Principal",
+    "PrincipalKind",
     "Progress",
     "QueueStats",
     "Refusal",
     "RequestIdConflict",
     "RetryPolicy",
+    "Role",
+    "SessionTokens",
     "SlowConsumer",
     "StateConflict",
     "Stats",
@@ -123,8 +156,11 @@ __all__ = [
     "SyncJobHandle",
     "SyncSubscriptionWatch",
     "SyncWatch",
+    "TenantSuspended",
     "TypeStats",
+    "Unauthenticated",
     "Unavailable",
+    "User",
     "Violation",
     "Watch",
     "WrongEventLoop",

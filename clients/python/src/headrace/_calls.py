@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from grpc import aio
 
 from headrace._gateways import Gateway, Gateways
+from headrace._headers import Headers, Metadata
 from headrace._status import call_error
 from headrace._stream import Stream
 from headrace._timing import DEFAULT, Backoff, Timing, check_seconds
-from headrace.errors import DeadlineExceeded, Refusal, Unavailable
+from headrace.errors import CallError, DeadlineExceeded, Refusal, Unauthenticated, Unavailable
 
 Q = TypeVar("Q")
 R = TypeVar("R")
-
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Calls:
@@ -28,6 +27,7 @@ class Calls:
         timeout: the deadline of a unary call including all retries, in seconds.
         retries: maximum number of retries of a unary call that fails with UNAVAILABLE.
         resume_timeout: maximum time to resume a stream after its last response, in seconds.
+        headers: the headers of all calls; None for none.
         timing: the durations of calls and streams.
 
     Attributes:
@@ -41,12 +41,14 @@ class Calls:
         timeout: float,
         retries: int,
         resume_timeout: float,
+        headers: Headers | None = None,
         timing: Timing = DEFAULT,
     ) -> None:
         self.timeout = timeout
         self._gateways = gateways
         self._retries = retries
         self._resume_timeout = resume_timeout
+        self._headers = headers or Headers()
         self._timing = timing
 
     async def unary(
@@ -55,7 +57,8 @@ class Calls:
         request: Q,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - sent to the server
-        metadata: Metadata | None = None,
+        metadata: Metadata = (),
+        authenticated: bool = True,
     ) -> R:
         """Call a unary method.
 
@@ -63,10 +66,12 @@ class Calls:
             method: returns the stub method of a gateway.
             request: the request message.
             timeout: the deadline, in seconds, instead of the default.
-            metadata: the call metadata.
+            metadata: further headers of the call.
+            authenticated: whether to send the credential.
 
         Raises:
             CallError: the call was rejected or failed.
+            Exception: an error of the token provider.
             ValueError: the deadline is not a positive, finite number.
             ForkedProcess, MonkeyPatched, WrongEventLoop: gRPC does not work here.
         """
@@ -79,12 +84,18 @@ class Calls:
         backoff: Backoff | None = None
         retries = 0
         unavailable: Unavailable | None = None
+        headers = self._headers.current if authenticated else self._headers.anonymous
+        if headers is None:
+            headers = await self._renew_headers(end)
+        renewable = authenticated and self._headers.renewable
         while True:
             try:
                 # gRPC ends the call at its deadline. If gRPC is stuck, the event loop cancels it.
                 async with asyncio.timeout_at(end + self._timing.grace_period):
                     return await method(gateway)(
-                        request, timeout=max(0.001, end - clock()), metadata=metadata
+                        request,
+                        timeout=max(0.001, end - clock()),
+                        metadata=(*headers, *metadata) or None,
                     )
             except TimeoutError:
                 late = self._timing.grace_period
@@ -96,6 +107,10 @@ class Calls:
                     # The last attempt had only the remaining time, so the earlier error is the
                     # cause.
                     raise unavailable from failure
+                if isinstance(error, Unauthenticated) and renewable:
+                    renewable = False
+                    headers = await self._renew_headers(end, headers)
+                    continue
                 if not isinstance(error, Unavailable):
                     raise error from failure
                 unavailable = error
@@ -106,6 +121,32 @@ class Calls:
             retries += 1
             await asyncio.sleep(wait)
             gateway = self._gateways.current()
+
+    async def confidential(
+        self,
+        secret: str,
+        method: Callable[[Gateway], aio.UnaryUnaryMultiCallable[Q, R]],
+        request: Q,
+        *,
+        authenticated: bool = True,
+    ) -> R:
+        """Call a unary method with a secret in the request; see `unary`.
+
+        Args:
+            secret: the name of the secret, for the error message.
+            method, request, authenticated: see `unary`.
+
+        Raises:
+            ValueError: the secret would be sent to another machine in plaintext.
+        """
+        try:
+            self._headers.check_secrecy(secret)
+            return await self.unary(method, request, authenticated=authenticated)
+        except (CallError, ValueError) as error:
+            # A report of the error can contain the local variables of each frame, so it must
+            # contain no frame with the request.
+            del request
+            raise error.with_traceback(None) from None
 
     def stream(self, *, endless: bool) -> Stream[Any]:
         """Return a stream, which starts when the caller first waits for a response.
@@ -122,8 +163,22 @@ class Calls:
             first_retries=self._retries if endless else None,
             resume_timeout=self._resume_timeout,
             accept_timeout=self.timeout / targets if targets > 1 else None,
+            headers=self._headers,
             timing=self._timing,
         )
+
+    async def _renew_headers(self, end: float, rejected: Metadata | None = None) -> Metadata:
+        """Return new headers for a call that ends at `end`; see `Headers.renew`."""
+        limit = asyncio.timeout_at(end)
+        try:
+            async with limit:
+                return await self._headers.renew(rejected)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            message = "token_provider returned no token before the deadline of the call"
+            refusal = Refusal(code="DEADLINE_EXCEEDED", message=message)
+            raise DeadlineExceeded(refusal) from error
 
     def _switch_gateway(self, gateway: Gateway, error: Unavailable, backoff: Backoff) -> float:
         """Switch to the next gateway, and return the wait before the retry, in seconds."""

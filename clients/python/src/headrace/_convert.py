@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration as PbDuration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from headrace.access import ApiKey, Principal, PrincipalKind, Role, SessionTokens, User
 from headrace.audit import AuditEvent
 from headrace.event import JobEvent, JobEventType
 from headrace.job import (
@@ -35,24 +36,32 @@ from headrace.v1 import (
     handler_service_pb2,
     job_pb2,
     job_service_pb2,
+    session_service_pb2,
     subscription_service_pb2,
+    user_service_pb2,
 )
 
 JSON: Final = data_pb2.DATA_ENCODING_JSON
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-E = TypeVar("E", JobState, JobEventType, SubmitOutcome)
+E = TypeVar("E", JobState, JobEventType, SubmitOutcome, Role, PrincipalKind)
 
 
 def _by_number(wrapper: Any, members: Iterable[E], prefix: str) -> dict[int, E]:
     return {
-        wrapper.Value(prefix + member.name): member for member in members if member != "UNKNOWN"
+        wrapper.Value(prefix + member.name): member
+        for member in members
+        if member.name != "UNKNOWN"
     }
 
 
 _STATES: Final = _by_number(job_pb2.JobState, JobState, "JOB_STATE_")
 _EVENT_TYPES: Final = _by_number(event_pb2.JobEventType, JobEventType, "JOB_EVENT_TYPE_")
+_ROLES: Final = _by_number(access_service_pb2.Role, Role, "ROLE_")
+_PRINCIPAL_KINDS: Final = _by_number(
+    access_service_pb2.PrincipalKind, PrincipalKind, "PRINCIPAL_KIND_"
+)
 _OUTCOMES: Final = _by_number(job_service_pb2.SubmitOutcome, SubmitOutcome, "SUBMIT_OUTCOME_")
 
 
@@ -158,6 +167,18 @@ def _to_duration(duration: Duration, name: str) -> PbDuration:
     return message
 
 
+def to_role(role: Role | str) -> access_service_pb2.Role.ValueType:
+    """Convert a role to a protobuf value.
+
+    Raises:
+        ValueError: `role` is not a role.
+    """
+    known = [known for known in Role if known is not Role.UNKNOWN]
+    if role not in known:
+        raise ValueError(f"{role!r} is not a role; use one of {', '.join(known)}")
+    return access_service_pb2.Role.Value(f"ROLE_{Role(role).name}")
+
+
 def to_timestamp(time: datetime | None, name: str) -> Timestamp | None:
     """Convert the argument `name`; None if it is None.
 
@@ -212,6 +233,7 @@ def from_job(message: job_pb2.Job) -> Job:
         correlation_id=message.correlation_id,
         unreadable_fields=tuple(message.unreadable_fields),
         submitted_by=message.submitted_by,
+        withheld_fields=tuple(message.withheld_fields),
     )
 
 
@@ -234,6 +256,7 @@ def from_event(message: event_pb2.JobEvent) -> JobEvent:
         worker_id=message.worker_id,
         principal=message.principal,
         reason=message.reason,
+        withheld_fields=tuple(message.withheld_fields),
     )
 
 
@@ -312,6 +335,56 @@ def from_audit_event(message: audit_service_pb2.AuditEvent) -> AuditEvent:
         reason=message.reason,
         count=message.count,
         hash=message.hash.hex(),
+    )
+
+
+def from_principal(message: access_service_pb2.Principal, *, acting_tenant: str) -> Principal:
+    return Principal(
+        name=message.name,
+        tenant=message.tenant,
+        acting_tenant=acting_tenant,
+        kind=_PRINCIPAL_KINDS.get(message.kind, PrincipalKind.UNKNOWN),
+        role=_ROLES.get(message.role, Role.UNKNOWN),
+        scope=tuple(message.scope),
+        rights=tuple(message.rights),
+        credential=message.credential,
+        expire_time=_time(message, "expire_time"),
+    )
+
+
+def from_api_key(message: access_service_pb2.ApiKey) -> ApiKey:
+    return ApiKey(
+        id=message.id,
+        principal=message.principal,
+        role=_ROLES.get(message.role, Role.UNKNOWN),
+        scope=tuple(message.scope),
+        created_by=message.created_by,
+        create_time=_time(message, "create_time"),
+        expire_time=_time(message, "expire_time"),
+        last_use_time=_time(message, "last_use_time"),
+        revoke_time=_time(message, "revoke_time"),
+    )
+
+
+def from_user(message: user_service_pb2.User) -> User:
+    return User(
+        name=message.name,
+        role=_ROLES.get(message.role, Role.UNKNOWN),
+        scope=tuple(message.scope),
+        disabled=message.disabled,
+        created_by=message.created_by,
+        create_time=_time(message, "create_time"),
+        last_login_time=_time(message, "last_login_time"),
+        password_time=_time(message, "password_time"),
+    )
+
+
+def from_tokens(message: session_service_pb2.SessionTokens) -> SessionTokens:
+    return SessionTokens(
+        access_token=message.access_token,
+        access_expire_time=_time(message, "access_expire_time"),
+        refresh_token=message.refresh_token,
+        session_expire_time=_time(message, "session_expire_time"),
     )
 
 

@@ -14,6 +14,7 @@ from grpc import aio
 from headrace._calls import Calls
 from headrace._convert import from_event
 from headrace._gateways import Gateway
+from headrace._headers import Metadata
 from headrace.errors import DeadlineExceeded, Refusal
 from headrace.event import JobEvent
 from headrace.v1 import event_pb2, job_service_pb2, subscription_service_pb2
@@ -126,7 +127,7 @@ class EventStream(ABC):
         return bool(self.cursor)
 
     @abstractmethod
-    def _start(self, gateway: Gateway) -> aio.UnaryStreamCall[Any, Any]:
+    def _start(self, gateway: Gateway, headers: Metadata) -> aio.UnaryStreamCall[Any, Any]:
         """Start the stream after `cursor`."""
 
     def _on_response(self, response: Response, *, has_new_events: bool) -> None:  # noqa: B027  # may do nothing

@@ -9,16 +9,21 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
+import grpc
 from grpc import aio
 
 from headrace import __version__, _process
 from headrace._messages import message_class
 from headrace._proxy import is_loopback, proxy_for
 from headrace.errors import WrongEventLoop
+from headrace.tls import TLS
+from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.audit_service_pb2_grpc import AuditServiceStub
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.session_service_pb2_grpc import SessionServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
+from headrace.v1.user_service_pb2_grpc import UserServiceStub
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
 _MEBIBYTE: Final = 1024 * 1024
@@ -85,27 +90,52 @@ def _keep_completion_queue() -> None:
 class Gateway:
     """A channel to one gateway, and its stubs.
 
+    Args:
+        target: the address of the gateway.
+        tls: the certificates of the channel; None for plaintext.
+
     Attributes:
         proxy: the channel's HTTP proxy, as `http_proxy=host:port`; empty without a proxy.
 
     Raises:
         ForkedProcess, MonkeyPatched: gRPC cannot work in this process.
+        OSError: a certificate cannot be read.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tls: TLS | None = None) -> None:
         _process.record_connection()
         _keep_completion_queue()
         self.proxy = proxy_for(target)
-        self.channel = aio.insecure_channel(target, options=_channel_options(target))
+        self._tls = tls
+        self._versions: object = ()
+        options = _channel_options(target)
+        if tls is None:
+            self.channel = aio.insecure_channel(target, options=options)
+        else:
+            self._versions = tls.versions()
+            ca, cert, key = tls.read()
+            self.channel = aio.secure_channel(
+                target, grpc.ssl_channel_credentials(ca, key, cert), options=options
+            )
         self.jobs = JobServiceStub(self.channel)
         self.handlers = HandlerServiceStub(self.channel)
         self.subscriptions = SubscriptionServiceStub(self.channel)
         self.audit = AuditServiceStub(self.channel)
+        self.access = AccessServiceStub(self.channel)
+        self.sessions = SessionServiceStub(self.channel)
+        self.users = UserServiceStub(self.channel)
         self.health: aio.UnaryUnaryMultiCallable[Any, Any] = self.channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=_HealthCheckRequest.SerializeToString,
             response_deserializer=_HealthCheckResponse.FromString,
         )
+
+    def has_new_certificates(self) -> bool:
+        """Return whether the certificates of this channel have changed since it was created."""
+        try:
+            return self._tls is not None and self._tls.versions() != self._versions
+        except OSError:
+            return False
 
 
 class Gateways:
@@ -113,10 +143,15 @@ class Gateways:
 
     The client uses the first gateway until that gateway fails, then the next gateway, round robin.
     All gateways belong to the event loop that first uses them.
+
+    Args:
+        targets: the addresses of the gateways.
+        tls: the certificates of the connections; None for plaintext.
     """
 
-    def __init__(self, targets: Sequence[str]) -> None:
+    def __init__(self, targets: Sequence[str], tls: TLS | None = None) -> None:
         self.targets = tuple(targets)
+        self._tls = tls
         self._open: dict[int, Gateway] = {}
         self._index = 0
         self._closed = False
@@ -138,6 +173,9 @@ class Gateways:
             Whether a different gateway is in use now.
         """
         if self._open.get(self._index) is gateway:
+            if gateway.has_new_certificates():
+                # Calls on the old channel continue; it is closed when they have ended.
+                del self._open[self._index]
             self._index = (self._index + 1) % len(self.targets)
         return self._open.get(self._index) is not gateway
 
@@ -171,7 +209,7 @@ class Gateways:
             raise RuntimeError("this client is closed")
         self.check()
         if self._index not in self._open:
-            self._open[self._index] = Gateway(self.targets[self._index])
+            self._open[self._index] = Gateway(self.targets[self._index], self._tls)
         return self._open[self._index]
 
     async def close(self) -> None:

@@ -11,7 +11,10 @@ from grpc.aio import AioRpcError
 
 from headrace._messages import message_class
 from headrace.errors import (
+    AccessConflict,
+    AccessNotFound,
     CallError,
+    CredentialChanged,
     CursorExpired,
     CursorInvalid,
     DeadlineExceeded,
@@ -19,8 +22,10 @@ from headrace.errors import (
     InvalidRequest,
     JobNotFound,
     LimitExceeded,
+    LoginThrottled,
     PageTokenInvalid,
     PayloadInvalid,
+    PermissionDenied,
     Refusal,
     RequestIdConflict,
     SlowConsumer,
@@ -28,6 +33,8 @@ from headrace.errors import (
     SubscriptionConflict,
     SubscriptionNotFound,
     SubscriptionTaken,
+    TenantSuspended,
+    Unauthenticated,
     Unavailable,
     Violation,
 )
@@ -58,6 +65,13 @@ _BY_REASON: Final[dict[str, type[CallError]]] = {
     "SUBSCRIPTION_NOT_FOUND": SubscriptionNotFound,
     "SUBSCRIPTION_CONFLICT": SubscriptionConflict,
     "SUBSCRIPTION_TAKEN": SubscriptionTaken,
+    "UNAUTHENTICATED": Unauthenticated,
+    "CREDENTIAL_CHANGED": CredentialChanged,
+    "PERMISSION_DENIED": PermissionDenied,
+    "TENANT_SUSPENDED": TenantSuspended,
+    "ACCESS_NOT_FOUND": AccessNotFound,
+    "ACCESS_CONFLICT": AccessConflict,
+    "LOGIN_THROTTLED": LoginThrottled,
     "UNAVAILABLE": Unavailable,
     "SHUTTING_DOWN": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
@@ -67,6 +81,8 @@ _BY_REASON: Final[dict[str, type[CallError]]] = {
 # For transport errors, and for reasons that this version does not know.
 _BY_CODE: Final[dict[str, type[CallError]]] = {
     "INVALID_ARGUMENT": InvalidRequest,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": PermissionDenied,
     "UNAVAILABLE": Unavailable,
     # The code of a call that arrives while the server is stopping.
     "CANCELLED": Unavailable,

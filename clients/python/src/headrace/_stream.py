@@ -12,14 +12,23 @@ from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
 from headrace import _process
 from headrace._gateways import Gateway, Gateways, health_request
+from headrace._headers import Headers, Metadata
 from headrace._status import call_error
 from headrace._timing import Timing
-from headrace.errors import CallError, Refusal, SlowConsumer, Unavailable
+from headrace.errors import (
+    CallError,
+    CredentialChanged,
+    Refusal,
+    SlowConsumer,
+    Unauthenticated,
+    Unavailable,
+)
 
 R = TypeVar("R")
 
-# Starts the call on a gateway; the call continues after the last received response.
-Start: TypeAlias = Callable[[Gateway], aio.UnaryStreamCall[Any, R]]
+# Starts the call on a gateway with the given headers; the call continues after the last received
+# response.
+Start: TypeAlias = Callable[[Gateway, Metadata], aio.UnaryStreamCall[Any, R]]
 
 # Status codes with which proxies and transports end a stream. A status from a gateway also has a
 # reason.
@@ -40,6 +49,7 @@ class Stream(Generic[R]):
         resume_timeout: maximum time to resume after the last response, in seconds.
         accept_timeout: longest wait for a gateway to accept the stream before the client tries the
             next gateway, in seconds. None: no limit.
+        headers: the headers of the call.
         timing: the durations of streams.
 
     Attributes:
@@ -54,6 +64,7 @@ class Stream(Generic[R]):
         first_retries: int | None,
         resume_timeout: float,
         accept_timeout: float | None,
+        headers: Headers,
         timing: Timing,
     ) -> None:
         self.resumes = 0
@@ -62,6 +73,12 @@ class Stream(Generic[R]):
         self._first_retries = self._retries_left = first_retries
         self._resume_timeout = resume_timeout
         self._accept_timeout = accept_timeout
+        self._headers = headers
+        # The headers of the current call; the headers that a gateway has rejected; and whether
+        # they were renewed since the last response.
+        self._sent: Metadata = ()
+        self._rejected: Metadata | None = None
+        self._has_renewed = False
         self._timing = timing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._backoff = timing.stream_backoff()
@@ -98,6 +115,7 @@ class Stream(Generic[R]):
 
         Raises:
             CallError: the stream was rejected, or could not be resumed in time.
+            Exception: an error of the token provider; the next call calls the provider again.
             ForkedProcess, WrongEventLoop: the stream cannot continue here.
             RuntimeError: another task is already waiting for the stream, or the client is
                 closed.
@@ -153,13 +171,28 @@ class Stream(Generic[R]):
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._next_attempt_time):
                 await self._closing.wait()
+        headers = self._headers.current
+        if headers is None or self._rejected is not None:
+            headers = await self._renew_headers()
         if self._closing.is_set():
             return
+        self._sent, self._rejected = headers, None
         self._gateway = self._gateways.current()
-        self._call = start(self._gateway)
+        self._call = start(self._gateway, headers)
         timeout = self._accept_timeout
         if timeout is not None and not await _accepts(self._call, timeout):
             raise _unavailable(f"the gateway did not accept the stream within {timeout:g} s")
+
+    async def _renew_headers(self) -> Metadata:
+        """Return new headers, or the rejected headers if the stream is closed first."""
+        renewal = asyncio.ensure_future(self._headers.renew(self._rejected))
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait({renewal, closing}, return_when=asyncio.FIRST_COMPLETED)
+            return renewal.result() if renewal.done() else self._sent
+        finally:
+            closing.cancel()
+            renewal.cancel()
 
     async def _read(self) -> object:
         """Return the next response, or EOF.
@@ -203,6 +236,7 @@ class Stream(Generic[R]):
 
     def _record_response(self) -> None:
         self._give_up_time = self._retries_left = None
+        self._has_renewed = False
         if self._first_response_time is None:
             self._first_response_time = asyncio.get_running_loop().time()
             self.resumes += self._has_responded
@@ -228,6 +262,11 @@ class Stream(Generic[R]):
         if first_response_time is not None and _was_slow(error, was_stable=was_stable):
             # The gateway is healthy, but this program was slow.
             wait = 0.0
+        elif self._may_renew(error):
+            self._rejected = self._sent
+            self._has_renewed = True
+            changed = isinstance(error, CredentialChanged)
+            wait = self._backoff.next() if changed and not was_stable else 0.0
         elif _is_disconnect(error) and gateway is not None:
             moved = self._gateways.switch_from(gateway)
             # The wait that a gateway requests applies only to that gateway.
@@ -249,7 +288,19 @@ class Stream(Generic[R]):
         self._retries_left = None if self._has_responded else self._first_retries
         self._give_up_time = None
         self._next_attempt_time = 0.0
+        self._has_renewed = False
         self._backoff.reset()
+
+    def _may_renew(self, error: CallError) -> bool:
+        """Return whether the stream may continue with a renewed credential.
+
+        A credential that changed may still be valid, with other rights, so the stream tries it
+        again even if the credential cannot be renewed.
+        """
+        if isinstance(error, CredentialChanged):
+            return True
+        renewable = self._headers.renewable and not self._has_renewed
+        return isinstance(error, Unauthenticated) and renewable
 
     def _end_call(self, do: Callable[[Callable[[], object]], object]) -> None:
         """End the current call, if any.

@@ -16,9 +16,10 @@ from typing import Any, Final, Self, Unpack
 from grpc.aio import UnaryStreamCall
 
 from headrace import _process
+from headrace._access import AccessCalls
 from headrace._audit import AuditCalls
 from headrace._batches import MAX_BATCH_JOBS, batches
-from headrace._calls import Calls, Metadata
+from headrace._calls import Calls
 from headrace._convert import (
     JSON,
     from_event,
@@ -32,13 +33,17 @@ from headrace._convert import (
     write_spec,
 )
 from headrace._gateways import Gateway, Gateways, health_request, parse_targets
+from headrace._headers import Metadata, Secret, TokenProvider, resolve_headers
+from headrace._sessions import SessionCalls
 from headrace._subscriptions import SubscriptionCalls
 from headrace._timing import DEFAULT, Timing, check_seconds
+from headrace._users import UserCalls
 from headrace.errors import CallError, Refusal, Unavailable
 from headrace.event import JobEvent
 from headrace.handle import Batch, JobHandle
 from headrace.job import Job, JobOptions, JobOutput, JobSpec, JobState
 from headrace.stats import HandlerInfo, Stats
+from headrace.tls import TLS, resolve_tls
 from headrace.v1 import handler_service_pb2, job_pb2, job_service_pb2
 from headrace.watch import JobWatch, Watch
 
@@ -50,7 +55,7 @@ _MAX_SEQ: Final = 2**63 - 1
 _MAX_CORRELATION_ID: Final = 128
 
 
-class Client(SubscriptionCalls, AuditCalls):
+class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, UserCalls):
     """The asynchronous client: submits jobs and follows them.
 
     Every call is retried while no gateway is available. Retrying a submit is safe, because each
@@ -67,12 +72,26 @@ class Client(SubscriptionCalls, AuditCalls):
         target: the address of a gateway as `host:port`, or several addresses in a list or separated
             by commas. The client uses the first reachable gateway, and the next gateway if that
             gateway fails. None: the value of HEADRACE_TARGET, or 127.0.0.1:50051.
+        token: an access token. Without `token`, `api_key` and `token_provider`, the credential is
+            the value of HEADRACE_TOKEN or HEADRACE_API_KEY, or the client certificate.
+        api_key: an API key, `hr_…`.
+        token_provider: returns an access token or an API key. The client calls it before its first
+            call, and again when a gateway rejects the credential. Then the client repeats the call
+            once, and streams resume. Errors of the provider are passed on.
+        tls: the certificates of the connection; True for TLS with the public authorities; False for
+            plaintext. None: the values of HEADRACE_TLS_CA, HEADRACE_TLS_CERT and HEADRACE_TLS_KEY,
+            or TLS with the public authorities if HEADRACE_TLS is true, or plaintext.
+        insecure: send the credential in plaintext even to another machine; others can read it.
+        tenant: the tenant of all calls, for a principal that may act in other tenants than its own.
+        metadata: further headers of all calls.
         timeout: the deadline of a unary call including all retries, in seconds.
         retries: maximum number of retries of a unary call while no gateway is available.
         resume_timeout: maximum time to resume a stream, in seconds.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range or malformed, several credentials are given, or a
+            credential would be sent to another machine in plaintext.
+        OSError: a certificate cannot be read.
         MonkeyPatched: gevent or eventlet has replaced threads, sockets or select in this process.
 
     Every call raises a `CallError` if it is rejected or fails.
@@ -82,6 +101,13 @@ class Client(SubscriptionCalls, AuditCalls):
         self,
         target: str | Sequence[str] | None = None,
         *,
+        token: str | None = None,
+        api_key: str | None = None,
+        token_provider: TokenProvider | None = None,
+        tls: TLS | bool | None = None,
+        insecure: bool = False,
+        tenant: str | None = None,
+        metadata: Mapping[str, str] | Iterable[tuple[str, str]] = (),
         timeout: float = 10.0,
         retries: int = 5,
         resume_timeout: float = 60.0,
@@ -92,12 +118,28 @@ class Client(SubscriptionCalls, AuditCalls):
         if not 0 <= retries < inf:
             raise ValueError(f"retries is {retries}; it must be 0 or more")
         _process.check_monkey_patches()
-        self._gateways = Gateways(parse_targets(target))
+        # A report of an error below may contain the local variables.
+        token = Secret(token) if isinstance(token, str) else token
+        api_key = Secret(api_key) if isinstance(api_key, str) else api_key
+        targets, certificates = parse_targets(target), resolve_tls(tls)
+        headers = resolve_headers(
+            targets=targets,
+            encrypted=certificates is not None,
+            insecure=insecure,
+            token=token,
+            api_key=api_key,
+            provider=token_provider,
+            tenant=tenant,
+            metadata=metadata,
+            timeout=timeout,
+        )
+        self._gateways = Gateways(targets, certificates)
         self._calls = Calls(
             gateways=self._gateways,
             timeout=timeout,
             retries=retries,
             resume_timeout=resume_timeout,
+            headers=headers,
             timing=_timing,
         )
 
@@ -258,7 +300,7 @@ class Client(SubscriptionCalls, AuditCalls):
         request_id: str,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - sent to the server
-        metadata: Metadata | None = None,
+        metadata: Metadata = (),
     ) -> Batch:
         request.request_id = request_id
         request.data_encoding = JSON
@@ -304,12 +346,12 @@ class Client(SubscriptionCalls, AuditCalls):
         key = request_id or _random_key()
         metadata = _correlation_metadata(correlation_id)
 
-        def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
+        def start(gateway: Gateway, headers: Metadata, seq: int) -> UnaryStreamCall[Any, Any]:
             return gateway.jobs.SubmitAndWatch(
                 job_service_pb2.SubmitAndWatchRequest(
                     job=spec, request_id=key, after_seq=seq, data_encoding=JSON
                 ),
-                metadata=metadata,
+                metadata=(*headers, *metadata),
             )
 
         return JobWatch(self._calls, start=start, after_seq=after_seq)
@@ -413,13 +455,14 @@ class Client(SubscriptionCalls, AuditCalls):
         """
         _check_after_seq(after_seq)
 
-        def start(gateway: Gateway, seq: int) -> UnaryStreamCall[Any, Any]:
+        def start(gateway: Gateway, headers: Metadata, seq: int) -> UnaryStreamCall[Any, Any]:
             # Request the last event again, so the gateway responds at once. Without this response,
             # a quiet job would look the same as a stuck gateway.
             return gateway.jobs.WatchJob(
                 job_service_pb2.WatchJobRequest(
                     job_id=job_id, after_seq=max(0, seq - 1), data_encoding=JSON
-                )
+                ),
+                metadata=headers,
             )
 
         return JobWatch(self._calls, start=start, after_seq=after_seq)
@@ -529,14 +572,14 @@ class Client(SubscriptionCalls, AuditCalls):
         return bool(response.status == _SERVING)
 
 
-def _correlation_metadata(correlation_id: str | None) -> Metadata | None:
-    """Return the call metadata for a correlation id.
+def _correlation_metadata(correlation_id: str | None) -> Metadata:
+    """Return the header of a correlation id.
 
     Raises:
         ValueError: metadata cannot contain the id, or the gateway would replace it.
     """
     if correlation_id is None:
-        return None
+        return ()
     printable = correlation_id.isascii() and correlation_id.isprintable()
     if not (printable and 0 < len(correlation_id) <= _MAX_CORRELATION_ID):
         raise ValueError(

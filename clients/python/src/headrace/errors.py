@@ -15,6 +15,13 @@ HeadraceError
 │   ├── SubscriptionNotFound
 │   ├── SubscriptionConflict  a subscription with this name has a different filter
 │   ├── SubscriptionTaken     another consumer holds the subscription
+│   ├── Unauthenticated       the credential is missing, malformed, expired or revoked
+│   │   └── CredentialChanged the credential of a stream changed, and the stream could not resume
+│   ├── PermissionDenied      the credential lacks a right
+│   │   └── TenantSuspended   the tenant is suspended or does not exist
+│   ├── AccessNotFound        the API key, user or similar object does not exist
+│   ├── AccessConflict        an object with this name exists
+│   ├── LoginThrottled        too many logins have failed; a later login may succeed
 │   ├── Unavailable           no gateway could serve the call; a retry may succeed
 │   ├── DeadlineExceeded      the call took too long; also a TimeoutError
 │   └── InternalError         a bug in the server
@@ -202,6 +209,58 @@ class SubscriptionTaken(_SubscriptionError):
 
     That consumer also receives all unacknowledged events. To wait on standby, subscribe again.
     """
+
+
+class Unauthenticated(CallError):
+    """The credential is missing, malformed, expired or revoked.
+
+    Create the client with `token`, `api_key`, `token_provider` or a client certificate.
+    """
+
+
+class CredentialChanged(Unauthenticated):
+    """A stream ended because its credential expired, was revoked, or has other rights now.
+
+    The client raises this only if the stream could not resume.
+    """
+
+
+class PermissionDenied(CallError):
+    """The credential lacks `right`, such as `jobs:submit`, or an entry of its scope."""
+
+    @property
+    def right(self) -> str:
+        return self.refusal.metadata.get("right", "")
+
+
+class TenantSuspended(PermissionDenied):
+    """The tenant is suspended or does not exist."""
+
+    @property
+    def tenant(self) -> str:
+        return self.refusal.metadata.get("tenant", "")
+
+
+class _AccessError(CallError):
+    @property
+    def kind(self) -> str:
+        return self.refusal.metadata.get("kind", "")
+
+    @property
+    def name(self) -> str:
+        return self.refusal.metadata.get("name", "")
+
+
+class AccessNotFound(_AccessError):
+    """The tenant does not have the object `name` of this `kind`, such as `api key`."""
+
+
+class AccessConflict(_AccessError):
+    """An object `name` of this `kind` exists; choose another name, or delete it first."""
+
+
+class LoginThrottled(CallError):
+    """Too many logins have failed; `refusal.retry_after` is the wait."""
 
 
 class Unavailable(CallError):

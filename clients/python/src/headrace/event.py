@@ -53,7 +53,8 @@ class JobEvent:
     The events of a job are numbered 1, 2, 3 … without a gap. `state` is the state after the event.
     `error`, `progress`, `output`, `schedule_time` and `worker_id` are set only for some event
     types. `principal` is the caller that submitted, cancelled or requeued the job, and `reason` is
-    the reason that it gave.
+    the reason that it gave. `withheld_fields` lists fields that are empty because the credential
+    lacks the right `payload:read`.
     """
 
     job_id: str
@@ -71,3 +72,4 @@ class JobEvent:
     worker_id: str = ""
     principal: str = ""
     reason: str = ""
+    withheld_fields: tuple[str, ...] = ()

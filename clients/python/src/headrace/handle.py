@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace._convert import from_job
 from headrace._timing import check_seconds
-from headrace.errors import JobCancelled, JobFailed
+from headrace.errors import JobCancelled, JobFailed, PermissionDenied, Refusal
 from headrace.job import Job, JobOutput, JobState, SubmitOutcome
 from headrace.v1 import job_pb2
 from headrace.watch import JobWatch
@@ -69,6 +69,7 @@ class JobHandle:
         Raises:
             JobFailed: the job ended as FAILED.
             JobCancelled: the job ended as CANCELLED.
+            PermissionDenied: the job SUCCEEDED, but the credential lacks the right `payload:read`.
             TimeoutError: the job did not end in time. The job continues.
             ValueError: `timeout` is NaN or negative.
             CallError: the job does not exist, or no gateway was reachable in time.
@@ -81,6 +82,17 @@ class JobHandle:
             raise JobFailed(job)
         if job.state is JobState.CANCELLED:
             raise JobCancelled(job)
+        if "result" in job.withheld_fields:
+            message = f"the result of job {job.id} is withheld; the right 'payload:read' is missing"
+            metadata = {"right": "payload:read"}
+            raise PermissionDenied(
+                Refusal(
+                    code="PERMISSION_DENIED",
+                    reason="PERMISSION_DENIED",
+                    message=message,
+                    metadata=metadata,
+                )
+            )
         return job.result
 
     async def finished(self) -> Job:

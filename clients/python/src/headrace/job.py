@@ -186,8 +186,9 @@ class Job:
     attempts so far, `seq` is the number of the newest event, and `error` is the newest failure. All
     log lines about the job contain `correlation_id`. `submitted_by` is the principal that submitted
     the job; it is empty without access control. `unreadable_fields` lists fields that are
-    empty because their stored values cannot be read. Times are UTC, by the database's clock; None
-    means not yet.
+    empty because their stored values cannot be read. `withheld_fields` lists fields that are empty
+    because the credential lacks the right `payload:read`. Times are UTC, by the database's clock;
+    None means not yet.
     """
 
     id: str
@@ -220,3 +221,4 @@ class Job:
     correlation_id: str = ""
     unreadable_fields: tuple[str, ...] = ()
     submitted_by: str = ""
+    withheld_fields: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from headrace._calls import Calls
 from headrace._convert import JSON
 from headrace._event_stream import EventStream, Response
 from headrace._gateways import Gateway
+from headrace._headers import Metadata
 from headrace.errors import CallError, SubscriptionTaken
 from headrace.v1 import job_service_pb2, subscription_service_pb2
 
@@ -102,11 +103,11 @@ class SubscriptionWatch(EventStream):
         # The server stores the position.
         return True
 
-    def _start(self, gateway: Gateway) -> aio.UnaryStreamCall[Any, Any]:
+    def _start(self, gateway: Gateway, headers: Metadata) -> aio.UnaryStreamCall[Any, Any]:
         request = subscription_service_pb2.WatchSubscriptionRequest(
             name=self.name, consumer=self.consumer, data_encoding=JSON
         )
-        return gateway.subscriptions.WatchSubscription(request)
+        return gateway.subscriptions.WatchSubscription(request, metadata=headers)
 
     async def _receive(self) -> bool:
         try:

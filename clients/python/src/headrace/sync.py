@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
 from headrace._batches import MAX_BATCH_JOBS
 from headrace._blocking import Blocking, LoopThread, blocking, iterating, wrapping
 from headrace._event_stream import EventStream
+from headrace._headers import Secret, TokenProvider
 from headrace.client import Client
 from headrace.event import JobEvent
 from headrace.handle import Batch, JobHandle
 from headrace.job import Job, JobSpec, JobState, SubmitOutcome
 from headrace.subscription_watch import SubscriptionWatch
+from headrace.tls import TLS
 from headrace.watch import Watch
 
 F = TypeVar("F", bound=EventStream)
@@ -155,18 +158,41 @@ class SyncClient(Blocking[Client]):
                 print(event.state)
             print(job.result())
 
-    Several threads can share a client. Ctrl-C interrupts a waiting call at once.
+    Several threads can share a client. Ctrl-C interrupts a waiting call at once. `token_provider`
+    is a synchronous function, which is called in another thread.
     """
 
     def __init__(
         self,
         target: str | Sequence[str] | None = None,
         *,
+        token: str | None = None,
+        api_key: str | None = None,
+        token_provider: Callable[[], str] | None = None,
+        tls: TLS | bool | None = None,
+        insecure: bool = False,
+        tenant: str | None = None,
+        metadata: Mapping[str, str] | Iterable[tuple[str, str]] = (),
         timeout: float = 10.0,
         retries: int = 5,
         resume_timeout: float = 60.0,
     ) -> None:
-        inner = Client(target, timeout=timeout, retries=retries, resume_timeout=resume_timeout)
+        # A report of an error below may contain the local variables.
+        token = Secret(token) if isinstance(token, str) else token
+        api_key = Secret(api_key) if isinstance(api_key, str) else api_key
+        inner = Client(
+            target,
+            token=token,
+            api_key=api_key,
+            token_provider=None if token_provider is None else _in_thread(token_provider),
+            tls=tls,
+            insecure=insecure,
+            tenant=tenant,
+            metadata=metadata,
+            timeout=timeout,
+            retries=retries,
+            resume_timeout=resume_timeout,
+        )
         super().__init__(inner, LoopThread())
 
     def __enter__(self) -> Self:
@@ -208,6 +234,19 @@ class SyncClient(Blocking[Client]):
     audit_events = iterating(Client.audit_events)
     records_payload_reads = blocking(Client.records_payload_reads)
     record_payload_reads = blocking(Client.record_payload_reads)
+    whoami = blocking(Client.whoami)
+    create_api_key = blocking(Client.create_api_key)
+    api_keys = iterating(Client.api_keys)
+    revoke_api_key = blocking(Client.revoke_api_key)
+    login = blocking(Client.login)
+    refresh_session = blocking(Client.refresh_session)
+    logout = blocking(Client.logout)
+    change_password = blocking(Client.change_password)
+    create_user = blocking(Client.create_user)
+    users = iterating(Client.users)
+    update_user = blocking(Client.update_user)
+    reset_password = blocking(Client.reset_password)
+    delete_user = blocking(Client.delete_user)
 
     def submit_in_batches(
         self,
@@ -259,3 +298,12 @@ class SyncClient(Blocking[Client]):
     def subscribe(self, name: str, *, consumer: str | None = None) -> SyncSubscriptionWatch:
         """Receive the events of a subscription; see `Client.subscribe`."""
         return SyncSubscriptionWatch(self._inner.subscribe(name, consumer=consumer), self._thread)
+
+
+def _in_thread(token_provider: Callable[[], str]) -> TokenProvider:
+    """Return the asynchronous form of a synchronous token provider."""
+
+    async def provide() -> str:
+        return await asyncio.to_thread(token_provider)
+
+    return provide

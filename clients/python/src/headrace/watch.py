@@ -13,11 +13,13 @@ from headrace._calls import Calls
 from headrace._convert import JSON, from_event
 from headrace._event_stream import EventStream
 from headrace._gateways import Gateway
+from headrace._headers import Metadata
 from headrace.event import JobEvent
 from headrace.v1 import event_pb2, job_service_pb2
 
-# Starts the stream of one job at a gateway, after the event with the given number.
-JobStart: TypeAlias = Callable[[Gateway, int], aio.UnaryStreamCall[Any, Any]]
+# Starts the stream of one job at a gateway with the given headers, after the event with the given
+# number.
+JobStart: TypeAlias = Callable[[Gateway, Metadata, int], aio.UnaryStreamCall[Any, Any]]
 
 
 class Watch(EventStream):
@@ -38,11 +40,11 @@ class Watch(EventStream):
         super().__init__(calls, cursor=cursor)
         self._filter = job_filter
 
-    def _start(self, gateway: Gateway) -> aio.UnaryStreamCall[Any, Any]:
+    def _start(self, gateway: Gateway, headers: Metadata) -> aio.UnaryStreamCall[Any, Any]:
         request = job_service_pb2.WatchJobsRequest(
             filter=self._filter, cursor=self.cursor, data_encoding=JSON
         )
-        return gateway.jobs.WatchJobs(request)
+        return gateway.jobs.WatchJobs(request, metadata=headers)
 
 
 class JobWatch:
@@ -98,5 +100,5 @@ class JobWatch:
         self.seq = event.seq
         return event
 
-    def _start(self, gateway: Gateway) -> aio.UnaryStreamCall[Any, Any]:
-        return self._start_at(gateway, self.seq)
+    def _start(self, gateway: Gateway, headers: Metadata) -> aio.UnaryStreamCall[Any, Any]:
+        return self._start_at(gateway, headers, self.seq)

@@ -24,7 +24,6 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
 from headrace_gateway.access.signing import InstallationTokens
 
-
 # Tokens contain whole seconds.
 EXPIRE_TIME = float(int(time.time()) + 900)
 

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from headrace import CallError, Job, Unavailable
 from headrace.cli.output import summary
-from headrace.cli.session import Exit, Injected, Session, UsageError, exit_code_for
+from headrace.cli.session import Exit, Injected, Session, exit_code_for
 from headrace.cli.text import job_line
+from headrace.cli.usage import UsageError
 
 _JobIds: TypeAlias = Annotated[str, Parameter(name="JOBS", help="Job ids.")]
 _Reason: TypeAlias = Annotated[

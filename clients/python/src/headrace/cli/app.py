@@ -10,6 +10,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -17,18 +18,20 @@ from rich.console import Console
 from rich.text import Text
 
 import headrace
-from headrace.cli.arguments import STDIN
+from headrace.cli.arguments import STDIN, Flag
 from headrace.cli.commands import add_commands
+from headrace.cli.connection import Options
 from headrace.cli.output import Format, Output
-from headrace.cli.session import Exit, Session, UsageError, exit_code_for
+from headrace.cli.session import Exit, Session, exit_code_for
+from headrace.cli.usage import UsageError
 
 _OPTIONS: Final = Group("Options", sort_key=1)
 _GLOBAL: Final = Group("Global options", sort_key=2)
 
 _HELP: Final = "Submit jobs to Headrace and follow each of their transitions live."
 _EPILOGUE: Final = """\
-Exit codes: 0 ok, 1 a job failed, 2 usage, 3 not found, 5 unavailable, 124 timed out, \
-130 interrupted.
+Exit codes: 0 ok, 1 a job failed, 2 usage, 3 not found, 4 denied, 5 unavailable, \
+124 timed out, 130 interrupted.
 
 Examples:
   headrace up
@@ -81,10 +84,56 @@ def _build_app(arguments: Sequence[str], *, errors: Console) -> App:
             str | None,
             Parameter(
                 group=_GLOBAL,
-                env_var="HEADRACE_TARGET",
                 help="The gateway as host:port, or several separated by commas; "
-                "default 127.0.0.1:50051.",
+                "default HEADRACE_TARGET or 127.0.0.1:50051.",
             ),
+        ] = None,
+        context: Annotated[
+            str | None,
+            Parameter(
+                group=_GLOBAL,
+                help="The context with the gateway and the credential; default HEADRACE_CONTEXT, "
+                "or the current context if no target is set.",
+            ),
+        ] = None,
+        tls: Annotated[
+            Flag,
+            Parameter(group=_GLOBAL, help="Use TLS with the public authorities, or with --tls-ca."),
+        ] = False,
+        tls_ca: Annotated[
+            Path | None,
+            Parameter(
+                group=_GLOBAL,
+                metavar="FILE",
+                help="Authorities of the gateway's certificate; default HEADRACE_TLS_CA.",
+            ),
+        ] = None,
+        tls_cert: Annotated[
+            Path | None,
+            Parameter(
+                group=_GLOBAL,
+                metavar="FILE",
+                help="Certificate of the client; default HEADRACE_TLS_CERT.",
+            ),
+        ] = None,
+        tls_key: Annotated[
+            Path | None,
+            Parameter(
+                group=_GLOBAL,
+                metavar="FILE",
+                help="Private key of --tls-cert; default HEADRACE_TLS_KEY.",
+            ),
+        ] = None,
+        insecure: Annotated[
+            Flag,
+            Parameter(
+                group=_GLOBAL,
+                help="Send the credential to another machine without TLS; others can read it.",
+            ),
+        ] = False,
+        tenant: Annotated[
+            str | None,
+            Parameter(group=_GLOBAL, help="Act in this tenant, with a credential of the platform."),
         ] = None,
         output: Annotated[
             Format,
@@ -96,7 +145,17 @@ def _build_app(arguments: Sequence[str], *, errors: Console) -> App:
         ] = "text",
     ) -> object:
         command, bound, injected = app.parse_args(tokens)
-        session = Session(target=target, output=Output(format=output))
+        options = Options(
+            target=target,
+            context=context,
+            tls=tls,
+            tls_ca=tls_ca,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            insecure=insecure,
+            tenant=tenant,
+        )
+        session = Session(options=options, output=Output(format=output))
         result = command(*bound.args, **bound.kwargs, **dict.fromkeys(injected, session))
         return asyncio.run(_run_interruptible(result)) if inspect.iscoroutine(result) else result
 
@@ -138,6 +197,8 @@ def _print_error(error: headrace.HeadraceError | TimeoutError, errors: Console) 
             errors.print(Text(f"  {violation.field}: {violation.description}"))
     if isinstance(error, headrace.Unavailable) and not error.refusal.reason:
         errors.print("try: headrace up, or --target with the address of a gateway")
+    if isinstance(error, headrace.Unauthenticated):
+        errors.print("try: headrace login, --context, or set HEADRACE_API_KEY or HEADRACE_TOKEN")
 
 
 def _usage_text(error: CycloptsError) -> Text:

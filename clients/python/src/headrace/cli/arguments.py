@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, TypeAlias
 from cyclopts import Parameter, Token
 
 from headrace import JobState
-from headrace.cli.session import UsageError
+from headrace.cli.usage import UsageError
 
 # curl's syntax for stdin. `run` replaces a lone hyphen with this, because the parser would read the
 # hyphen as an option.

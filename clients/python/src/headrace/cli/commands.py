@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from headrace.cli.session import UsageError
+from headrace.cli.usage import UsageError
 
 # name: (module and function, summary, examples). A command's module is imported when it is used.
 _COMMANDS: Final = {
@@ -85,6 +85,33 @@ _COMMANDS: Final = {
   headrace stats
   headrace stats -o json | jq .states""",
     ),
+    "whoami": (
+        "access:whoami",
+        "Show the principal of the credential, with its tenant, role and rights.",
+        """
+  headrace whoami
+  headrace whoami -o json | jq -r .tenant""",
+    ),
+    "login": (
+        "login:login",
+        "Log in with a password, from a prompt or stdin, and store the session in the context.",
+        """
+  headrace login ada
+  headrace login ada --context prod --target gateway.example.com:50051 --tls""",
+    ),
+    "logout": (
+        "login:logout",
+        "End the session, and remove its tokens from the context.",
+        """
+  headrace logout
+  headrace logout --context prod""",
+    ),
+    "password": (
+        "login:change_password",
+        "Change the own password; prompts, or two lines of stdin, contain the passwords.",
+        """
+  headrace password""",
+    ),
     "handlers": (
         "show:handlers",
         "List the job types of all live workers.",
@@ -147,6 +174,122 @@ _SUBSCRIPTION_COMMANDS: Final = {
     ),
 }
 
+_KEYS: Final = (
+    "Manage the API keys of the tenant.",
+    """
+  headrace keys create billing --role operator --scope queue:invoices > billing.key
+  headrace keys list
+  headrace keys revoke k3vbq6zq5t2m7wjx4n2a""",
+)
+_KEYS_COMMANDS: Final = {
+    "create": (
+        "access:create_key",
+        "Create an API key and print it; it cannot be shown again.",
+        """
+  headrace keys create billing --role operator --scope queue:invoices > billing.key
+  headrace keys create dashboard --expires 90d
+  headrace keys create auditor --scope payload:read --scope label:team=ml""",
+    ),
+    "list": (
+        "access:list_keys",
+        "List API keys, revoked and expired ones included.",
+        """
+  headrace keys list
+  headrace keys list -o jsonl | jq 'select(.last_use_time == null)'""",
+    ),
+    "revoke": (
+        "access:revoke_keys",
+        "Revoke API keys: their calls and streams end within five seconds.",
+        """
+  headrace keys revoke k3vbq6zq5t2m7wjx4n2a""",
+    ),
+}
+
+_USERS: Final = (
+    "Manage the users of the tenant: people who log in with a password.",
+    """
+  headrace users create ada --role operator
+  headrace users update ada --disable
+  headrace users list""",
+)
+_USERS_COMMANDS: Final = {
+    "create": (
+        "users:create",
+        "Create a user and print its random password.",
+        """
+  headrace users create ada --role operator
+  headrace users create grace --role admin --scope payload:read --choose-password""",
+    ),
+    "list": (
+        "users:list_all",
+        "List users.",
+        """
+  headrace users list
+  headrace users list -o jsonl | jq 'select(.disabled)'""",
+    ),
+    "update": (
+        "users:update",
+        "Change the role or the scope of a user, or disable the user.",
+        """
+  headrace users update ada --role viewer
+  headrace users update ada --disable""",
+    ),
+    "reset-password": (
+        "users:reset_password",
+        "Set a random password and print it; the sessions of the user end.",
+        """
+  headrace users reset-password ada""",
+    ),
+    "delete": (
+        "users:delete",
+        "Delete a user and end its sessions.",
+        """
+  headrace users delete ada""",
+    ),
+}
+
+_CONTEXT: Final = (
+    "Contexts: named gateways with their credentials, in ~/.config/headrace/config.toml.",
+    """
+  headrace context add prod --target gateway.example.com:50051 --tls --api-key-file -
+  headrace context use prod
+  headrace context list""",
+)
+_CONTEXT_COMMANDS: Final = {
+    "add": (
+        "contexts:add",
+        "Add a context with the gateway and the TLS options of the global options.",
+        """
+  headrace context add local --target 127.0.0.1:50051
+  headrace context add prod --target gateway.example.com:50051 --tls --api-key-file -""",
+    ),
+    "list": (
+        "contexts:list_all",
+        "List contexts, without their secrets.",
+        """
+  headrace context list""",
+    ),
+    "use": (
+        "contexts:use",
+        "Make a context the current one.",
+        """
+  headrace context use prod""",
+    ),
+    "remove": (
+        "contexts:remove",
+        "Remove a context with its credential, without ending its session.",
+        """
+  headrace context remove prod""",
+    ),
+}
+
+_GROUPS: Final = {
+    "subscription": (_SUBSCRIPTION, _SUBSCRIPTION_COMMANDS),
+    "keys": (_KEYS, _KEYS_COMMANDS),
+    "users": (_USERS, _USERS_COMMANDS),
+    "context": (_CONTEXT, _CONTEXT_COMMANDS),
+}
+
 _ENTRY_POINT_GROUP: Final = "headrace.commands"
 # Commands of packages that might be missing: the package and the summary.
 _OPTIONAL_COMMANDS: Final = {
@@ -169,10 +312,10 @@ def add_commands(app: App, arguments: Sequence[str]) -> None:
         UsageError: the command in `arguments` cannot be imported.
     """
     _add_own_commands(app, _COMMANDS)
-    summary, examples = _SUBSCRIPTION
-    subscription = App(name="subscription", help=summary, help_epilogue=f"Examples:{examples}")
-    _add_own_commands(subscription, _SUBSCRIPTION_COMMANDS)
-    app.command(subscription)
+    for name, ((summary, examples), commands) in _GROUPS.items():
+        group = App(name=name, help=summary, help_epilogue=f"Examples:{examples}")
+        _add_own_commands(group, commands)
+        app.command(group)
 
     installed = {point.name: point for point in entry_points(group=_ENTRY_POINT_GROUP)}
     for name, point in sorted(installed.items()):

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Parameter
 
 import headrace
+from headrace.cli.connection import Options, connection
 from headrace.cli.output import Output
 
 if TYPE_CHECKING:
     from headrace import Client
-
-# Fewer retries than in a program, because a user is waiting and can repeat the command.
-_MAX_RETRIES: Final = 2
-
-
-class UsageError(Exception):
-    """The command line is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +25,20 @@ class Session:
     """The global options of a command.
 
     Args:
-        target: the address of the gateway, or several addresses separated by commas. None: the
-            default.
+        options: the global options of the connection.
         output: writes data and messages.
     """
 
-    target: str | None
+    options: Options
     output: Output
 
     def client(self) -> Client:
-        """Return a client, to use in `async with`."""
-        # Without this, gRPC would log lost connections to the terminal. gRPC reads the variable
-        # when it is imported.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        try:
-            return headrace.Client(self.target, retries=_MAX_RETRIES)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        """Return a client, to use in `async with`.
+
+        Raises:
+            UsageError: an option, a setting or the configuration is not valid.
+        """
+        return connection(self.options).client()
 
 
 # The app passes the session to each command parameter of this type.
@@ -64,6 +54,8 @@ class Exit(IntEnum):
     # The command line or the request is not valid.
     USAGE = 2
     NOT_FOUND = 3
+    # The credential is not valid, or lacks a right.
+    DENIED = 4
     UNAVAILABLE = 5
     # The exit code of the command `timeout`.
     TIMED_OUT = 124
@@ -79,12 +71,15 @@ def exit_code_for(error: Exception) -> Exit:
             return Exit.TIMED_OUT
         case headrace.Unavailable():
             return Exit.UNAVAILABLE
-        case headrace.JobNotFound() | headrace.SubscriptionNotFound():
+        case headrace.JobNotFound() | headrace.SubscriptionNotFound() | headrace.AccessNotFound():
             return Exit.NOT_FOUND
+        case headrace.Unauthenticated() | headrace.PermissionDenied():
+            return Exit.DENIED
         case (
             headrace.InvalidRequest()
             | headrace.RequestIdConflict()
             | headrace.SubscriptionConflict()
+            | headrace.AccessConflict()
             | headrace.CursorExpired()
         ):
             return Exit.USAGE

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 from cyclopts import Parameter, validators
 from rich.text import Text
 
-from headrace import Job
+from headrace import Job, PermissionDenied
 from headrace.cli.arguments import (
     LabelsOption,
     QueuesOption,
@@ -23,6 +23,9 @@ from headrace.cli.session import Injected
 from headrace.cli.tables import JobsTable, handlers_table, stats_view
 from headrace.cli.text import history_text, job_view, plain
 
+if TYPE_CHECKING:
+    from headrace import Client
+
 _MAX_PAGE_SIZE: Final = 1000
 
 _JobId: TypeAlias = Annotated[str, Parameter(name="JOB", help="The job id.")]
@@ -31,8 +34,20 @@ _JobId: TypeAlias = Annotated[str, Parameter(name="JOB", help="The job id.")]
 async def get(job: _JobId, /, *, session: Injected) -> None:
     async with session.client() as client:
         found = await client.get(job)
-        pieces = [piece.output async for piece in client.output(job)] if found.attempt else []
+        pieces = await _read_output(client, found)
     session.output.value({**document(found), "output": pieces}, job_view(found, pieces))
+
+
+async def _read_output(client: Client, job: Job) -> list[Any]:
+    """Return the output of a job; nothing if the credential lacks the right `payload:read`."""
+    if not job.attempt:
+        return []
+    try:
+        return [piece.output async for piece in client.output(job.id)]
+    except PermissionDenied:
+        if not job.withheld_fields:
+            raise
+        return []
 
 
 async def output(

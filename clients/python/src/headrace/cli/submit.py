@@ -27,9 +27,10 @@ from headrace.cli.arguments import (
 )
 from headrace.cli.arguments import payload as read_payload
 from headrace.cli.output import document, json_text, summary
-from headrace.cli.session import Exit, Injected, Session, UsageError, time_limit
+from headrace.cli.session import Exit, Injected, Session, time_limit
 from headrace.cli.stream import EventWriter, follow
 from headrace.cli.text import plain
+from headrace.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from headrace import Client, JobHandle

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from headrace import AuditEvent, HandlerInfo, Job, JobState, Stats, Subscription
+from headrace import (
+    ApiKey,
+    AuditEvent,
+    HandlerInfo,
+    Job,
+    JobState,
+    Stats,
+    Subscription,
+    User,
+)
 from headrace.cli.text import (
     error_text,
     filter_text,
@@ -22,6 +31,9 @@ from headrace.cli.text import (
     state_text,
     time_text,
 )
+
+if TYPE_CHECKING:
+    from headrace.cli.contexts import ContextSummary
 
 # The gap between two columns of the job list.
 _GAP: Final = "  "
@@ -182,6 +194,59 @@ def audit_table(events: Iterable[AuditEvent]) -> Table:
             plain(event.target) or "-",
             plain(result),
             plain(event.address) or "-",
+        )
+    return rows
+
+
+def keys_table(keys: Iterable[ApiKey], now: datetime) -> Table:
+    """Return a table of API keys, with their states at `now`."""
+    rows = _table("ID", "PRINCIPAL", "ROLE", "STATE", "CREATED", "LAST USED", "SCOPE")
+    for key in keys:
+        rows.add_row(
+            key.id,
+            plain(key.principal),
+            key.role,
+            _key_state(key, now),
+            time_text(key.create_time),
+            time_text(key.last_use_time) or "never",
+            plain(" ".join(key.scope)) or "-",
+        )
+    return rows
+
+
+def _key_state(key: ApiKey, now: datetime) -> str:
+    if key.revoke_time is not None:
+        return f"revoked {time_text(key.revoke_time)}"
+    if key.expire_time is None:
+        return "valid"
+    state = "expired" if key.expire_time <= now else "valid until"
+    return f"{state} {time_text(key.expire_time)}"
+
+
+def users_table(users: Iterable[User]) -> Table:
+    rows = _table("NAME", "ROLE", "STATE", "CREATED", "LAST LOGIN", "SCOPE")
+    for user in users:
+        rows.add_row(
+            plain(user.name),
+            user.role,
+            "disabled" if user.disabled else "enabled",
+            time_text(user.create_time),
+            time_text(user.last_login_time) or "never",
+            plain(" ".join(user.scope)) or "-",
+        )
+    return rows
+
+
+def contexts_table(contexts: Iterable[ContextSummary]) -> Table:
+    rows = _table("", "NAME", "TARGET", "TLS", "TENANT", "CREDENTIAL")
+    for context in contexts:
+        rows.add_row(
+            "*" if context.current else "",
+            plain(context.name),
+            plain(context.target),
+            "yes" if context.tls else "no",
+            plain(context.tenant) or "-",
+            plain(context.credential),
         )
     return rows
 

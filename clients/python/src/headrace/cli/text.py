@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headrace import Job, JobError, JobEvent, JobState, Progress, Subscription
+from headrace import Job, JobError, JobEvent, JobState, Principal, Progress, Subscription
 from headrace.cli.output import json_line, json_text
 
 _STYLES: Final = {
@@ -139,6 +139,28 @@ def subscription_view(subscription: Subscription) -> RenderableType:
     return grid
 
 
+def principal_view(principal: Principal) -> RenderableType:
+    """Return all fields of a principal."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    acting = principal.acting_tenant
+    for name, value in (
+        ("name", principal.name),
+        ("tenant", principal.tenant),
+        ("acting in", acting if acting != principal.tenant else ""),
+        ("kind", principal.kind),
+        ("role", principal.role),
+        ("scope", " ".join(principal.scope)),
+        ("rights", " ".join(principal.rights)),
+        ("credential", principal.credential),
+        ("expires", time_text(principal.expire_time)),
+    ):
+        if value:
+            grid.add_row(name, Text(plain(value)))
+    return grid
+
+
 def filter_text(subscription: Subscription) -> Text:
     if "filter" in subscription.unreadable_fields:
         return Text("unreadable")
@@ -162,6 +184,7 @@ def _field_texts(job: Job, output: Sequence[Any]) -> Iterable[tuple[str, str]]:
     yield "error", error_text(job.error) if job.error else ""
     yield "stack trace", plain(job.error.stack_trace) if job.error else ""
     yield "unreadable", plain(" ".join(job.unreadable_fields))
+    yield "withheld", plain(" ".join(job.withheld_fields))
     yield "worker", job.worker_id
     yield "request id", plain(job.request_id)
     yield "correlation id", plain(job.correlation_id)

@@ -18,8 +18,9 @@ from headrace.cli.arguments import (
     labels,
     states,
 )
-from headrace.cli.session import Exit, Injected, Session, UsageError, time_limit
+from headrace.cli.session import Exit, Injected, Session, time_limit
 from headrace.cli.stream import MAX_WATCHED_JOBS, EventWriter, follow
+from headrace.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from headrace import Client, Watch

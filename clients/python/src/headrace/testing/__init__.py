@@ -25,6 +25,9 @@ Inject faults: `gateway.refuse(3)` makes the next three calls fail with UNAVAILA
 ends all open streams as a gateway that is shutting down does, and `gateway.prune()` deletes all
 past events, so older cursors expire. `gateway.calls` lists all received calls.
 
+The fake accepts every credential, and calls without one. `gateway.allow(…)` makes it accept only
+the given tokens and API keys. `gateway.revoke(…)` rejects one and ends its streams.
+
 The fake keeps the guarantees of the contract; the same test suite runs on the fake and on the
 platform. The fake differs from the platform in these points:
 
@@ -34,7 +37,7 @@ platform. The fake differs from the platform in these points:
 - Timeouts, deadlines, retry policies and priorities have no effect.
 - ListJobs supports `=`, AND and OR in parentheses; other filters are UNIMPLEMENTED.
 - Documents are always sent as `Data.json`; `data_encoding` has no effect.
-- There is one tenant, and no reflection.
+- There is one tenant. There are no roles, no AccessService and no reflection.
 """
 
 from __future__ import annotations
@@ -202,6 +205,14 @@ class FakeGateway:
     def cut(self) -> None:
         """End all open streams, as a gateway that is shutting down does."""
         self._run_in_server_thread(lambda: self._calls.cut(_SHUTTING_DOWN))
+
+    def allow(self, *credentials: str) -> None:
+        """From now on, accept only calls with one of these tokens or API keys."""
+        self._calls.allowed = frozenset(credentials)
+
+    def revoke(self, credential: str) -> None:
+        """Reject a token or an API key, and end its streams with CREDENTIAL_CHANGED."""
+        self._run_in_server_thread(lambda: self._calls.revoke(credential))
 
     def prune(self) -> None:
         """Delete all past events from streams over many jobs, so older cursors expire."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, NoReturn
 
@@ -13,19 +13,34 @@ import grpc
 from grpc import aio
 
 from headrace._messages import message_class
-from headrace.errors import CallError, Refusal, Unavailable
+from headrace.errors import CallError, Refusal, Unauthenticated, Unavailable
 
 _STATUS_TRAILER: Final = "grpc-status-details-bin"
 _END: Final = object()
 
+_CREDENTIAL_CHANGED: Final = Refusal(
+    code="UNAUTHENTICATED",
+    reason="CREDENTIAL_CHANGED",
+    message="the credential of this stream has expired or changed; resume where it stopped, with a "
+    "valid credential",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A received call: the name of the RPC, such as `SubmitJob`, its request and its time left."""
+    """A received call.
+
+    Args:
+        method: the name of the RPC, such as `SubmitJob`.
+        request: the request message.
+        seconds_left: the time until the deadline; None without a deadline.
+        credential: the token or API key; empty without one.
+    """
 
     method: str
     request: Any
     seconds_left: float | None
+    credential: str = field(default="", repr=False)
 
 
 class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -34,12 +49,33 @@ class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptab
     Attributes:
         received: all calls so far.
         unavailable: the number of calls to reject with UNAVAILABLE.
+        allowed: the accepted credentials; None to accept every call.
+        revoked: the credentials to reject.
     """
 
     def __init__(self) -> None:
         self.received: list[Call] = []
         self.unavailable = 0
-        self._streams: set[asyncio.Future[Refusal | None]] = set()
+        self.allowed: frozenset[str] | None = None
+        self.revoked: set[str] = set()
+        # The open streams, each with its credential.
+        self._streams: dict[asyncio.Future[Refusal | None], str] = {}
+
+    def revoke(self, credential: str) -> None:
+        """Reject a credential, and end its streams."""
+        self.revoked.add(credential)
+        for ending, used in self._streams.items():
+            if used == credential and not ending.done():
+                ending.set_result(_CREDENTIAL_CHANGED)
+
+    def authenticate(self, call: Call) -> None:
+        """Raise Unauthenticated if the credential of a call is not valid."""
+        allowed = self.allowed is None or call.credential in self.allowed
+        if call.credential in self.revoked or not allowed:
+            message = "the credential is not valid"
+            raise Unauthenticated(
+                Refusal(code="UNAUTHENTICATED", reason="UNAUTHENTICATED", message=message)
+            )
 
     def cut(self, refusal: Refusal | None) -> None:
         """End all open streams with `refusal`, or with OK if it is None."""
@@ -64,26 +100,30 @@ class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptab
 
     async def responses(
         self,
-        call: Call,  # noqa: ARG002  # for tests that script a stream
+        call: Call,
         stream: AsyncIterator[Any],
     ) -> AsyncGenerator[Any, None]:
         """Yield the responses of a stream until its end or a cut."""
         ending = asyncio.get_running_loop().create_future()
-        self._streams.add(ending)
+        self._streams[ending] = call.credential
         pending: asyncio.Future[Any] | None = None
+        place: dict[str, str] = {}
         try:
             while True:
                 pending = asyncio.ensure_future(_next_or_end(stream))
                 await asyncio.wait({pending, ending}, return_when=asyncio.FIRST_COMPLETED)
                 if ending.done():
                     if (refusal := ending.result()) is not None:
+                        if refusal is _CREDENTIAL_CHANGED:
+                            refusal = replace(refusal, metadata=place)
                         raise CallError(refusal)
                     return
                 if (response := pending.result()) is _END:
                     return
                 yield response
+                place = _place_after(response) or place
         finally:
-            self._streams.discard(ending)
+            del self._streams[ending]
             if pending is not None:
                 pending.cancel()
                 await asyncio.wait({pending})
@@ -100,15 +140,18 @@ class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptab
 
         async def unary(request: Any, context: Any) -> Any:
             try:
-                await self.admit(Call(method, request, context.time_remaining()))
+                call = Call(method, request, context.time_remaining(), _credential(context))
+                await self.admit(call)
+                self.authenticate(call)
                 return await handler.unary_unary(request, context)
             except CallError as error:
                 await _abort(context, error.refusal)
 
         async def streaming(request: Any, context: Any) -> AsyncGenerator[Any, None]:
-            call = Call(method, request, context.time_remaining())
+            call = Call(method, request, context.time_remaining(), _credential(context))
             try:
                 await self.admit(call)
+                self.authenticate(call)
                 await context.send_initial_metadata((("x-request-id", request_id(context)),))
                 async with (
                     aclosing(handler.unary_stream(request, context)) as stream,
@@ -128,6 +171,18 @@ class Calls(aio.ServerInterceptor):  # type: ignore[type-arg]  # not subscriptab
 def request_id(context: Any) -> str:
     """Return the x-request-id of a call."""
     return str(dict(context.invocation_metadata() or ()).get("x-request-id", "fake"))
+
+
+def _credential(context: Any) -> str:
+    header = str(dict(context.invocation_metadata() or ()).get("authorization", ""))
+    return header.removeprefix("Bearer ")
+
+
+def _place_after(response: Any) -> dict[str, str]:
+    """Return the request field that resumes a stream after a response, and its value."""
+    if cursor := getattr(response, "cursor", ""):
+        return {"cursor": cursor}
+    return {"after_seq": str(response.events[-1].seq)} if response.events else {}
 
 
 async def _next_or_end(stream: AsyncIterator[Any]) -> Any:

@@ -14,8 +14,15 @@ _PREFIX: Final = "HEADRACE_"
 _OTHER_VARIABLES: Final = frozenset(
     {
         # The client, its command line, and `headrace up`.
+        "HEADRACE_API_KEY",
+        "HEADRACE_CONTEXT",
         "HEADRACE_DATA",
         "HEADRACE_TARGET",
+        "HEADRACE_TLS",
+        "HEADRACE_TLS_CA",
+        "HEADRACE_TLS_CERT",
+        "HEADRACE_TLS_KEY",
+        "HEADRACE_TOKEN",
         # Docker Compose.
         "HEADRACE_POSTGRES_PASSWORD",
         "HEADRACE_REDIS_PASSWORD",
