@@ -17,14 +17,18 @@ from headrace.v1 import access_service_pb2 as acs
 from headrace.v1 import audit_service_pb2 as aus
 from headrace.v1 import handler_service_pb2 as hs
 from headrace.v1 import job_service_pb2 as js
+from headrace.v1 import session_service_pb2 as ses
 from headrace.v1 import subscription_service_pb2 as ss
+from headrace.v1 import user_service_pb2 as us
 from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.audit_service_pb2_grpc import AuditServiceStub
 from headrace.v1.data_pb2 import DATA_ENCODING_JSON, DATA_ENCODING_VALUE, Data
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_pb2 import JOB_STATE_SUCCEEDED, JOB_VIEW_FULL, JobSpec, RetryPolicy
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.session_service_pb2_grpc import SessionServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
+from headrace.v1.user_service_pb2_grpc import UserServiceStub
 from headrace_core.domain.audit import AuditEntry
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.job import Progress
@@ -78,6 +82,8 @@ class FilledPlatform:
     subscriptions: SubscriptionServiceStub
     access: AccessServiceStub
     audit: AuditServiceStub
+    sessions: SessionServiceStub
+    users: UserServiceStub
     job_ids: list[str]
     cursor: str
     sizes: dict[str, list[int]] = field(default_factory=dict)
@@ -86,7 +92,10 @@ class FilledPlatform:
         """Make a unary call and record the size of its response."""
         stub = next(
             stub
-            for stub in (self.jobs, self.handlers, self.subscriptions, self.access, self.audit)
+            for stub in (
+                *(self.jobs, self.handlers, self.subscriptions),
+                *(self.access, self.audit, self.sessions, self.users),
+            )
             if hasattr(stub, name)
         )
         response = await getattr(stub, name)(request, timeout=TIMEOUT)
@@ -131,6 +140,8 @@ async def filled(
         SubscriptionServiceStub(channel),
         AccessServiceStub(channel),
         AuditServiceStub(channel),
+        SessionServiceStub(channel),
+        UserServiceStub(channel),
         [],
         "",
     )
@@ -362,6 +373,29 @@ async def audit_log(filled: FilledPlatform) -> None:
     )
 
 
+async def users(filled: FilledPlatform) -> None:
+    scope = [f"label:{number:063}={LONGEST_LABEL}" for number in range(64)]
+    names = [f"{number:0128}" for number in range(60)]
+    for name in names:
+        await filled.call("CreateUser", us.CreateUserRequest(name=name, scope=scope))
+    seen, token = [], ""
+    while True:
+        page = await filled.call("ListUsers", us.ListUsersRequest(page_size=1000, page_token=token))
+        seen += [user.name for user in page.users]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == names
+    request = us.UpdateUserRequest(name=names[0], password="")
+    password = (await filled.call("UpdateUser", request)).password
+    login = ses.LoginRequest(username=names[0], password=password)
+    tokens = (await filled.call("Login", login)).tokens
+    refresh = ses.RefreshSessionRequest(refresh_token=tokens.refresh_token)
+    tokens = (await filled.call("RefreshSession", refresh)).tokens
+    await filled.call("Logout", ses.LogoutRequest(refresh_token=tokens.refresh_token))
+    await filled.call("DeleteUser", us.DeleteUserRequest(name=names[0]))
+
+
 async def subscriptions(filled: FilledPlatform) -> None:
     largest = js.JobFilter(
         queues=[f"{number:0100}" for number in range(1000)],
@@ -441,6 +475,13 @@ SIZES_BY_RPC = {
     "ListAuditEvents": RpcSizes(audit_log, 2 * MIB),
     "GetAuditSettings": RpcSizes(audit_log),
     "UpdateAuditSettings": RpcSizes(audit_log),
+    "CreateUser": RpcSizes(users, 60_000),
+    "ListUsers": RpcSizes(users, 2 * MIB),
+    "UpdateUser": RpcSizes(users, 60_000),
+    "DeleteUser": RpcSizes(users),
+    "Login": RpcSizes(users, 60_000),
+    "RefreshSession": RpcSizes(users),
+    "Logout": RpcSizes(users),
 }
 
 

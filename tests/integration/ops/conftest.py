@@ -22,7 +22,7 @@ def database_url(own_database_url: str) -> str:
 @pytest.fixture(scope="session")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
     """The command `headrace`, in a process that has imported its modules."""
-    modules = ("headrace_ops.doctor", "headrace_ops.verify")
+    modules = ("headrace_ops.admin", "headrace_ops.doctor", "headrace_ops.verify")
     with warm_cli(tmp_path_factory.mktemp("cli"), *modules) as command:
         yield command
 

@@ -125,6 +125,23 @@ AUDIT_EVENT: dict[str, str] = {
     "count": "1",
     "hash": "decode(repeat('00', 32), 'hex')",
 }
+USER: dict[str, str] = {
+    "tenant": "'default'",
+    "name": "'ada'",
+    "role": "'admin'",
+    "scope": "'{}'",
+    "password_hash": "'$argon2id$'",
+    "created_by": "'ada'",
+}
+SESSION: dict[str, str] = {
+    "id": "gen_random_uuid()",
+    "tenant": "'default'",
+    "username": "'ada'",
+    "token_hash": "decode(repeat('00', 32), 'hex')",
+    "address": "'10.0.0.7'",
+    "expire_time": "now()",
+}
+REFRESHED = {**SESSION, "previous_hash": SESSION["token_hash"], "replace_time": "now()"}
 
 # Each table with a valid row and its time columns.
 TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
@@ -150,6 +167,8 @@ TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
     ("access_changes", CHANGE, ("time",)),
     ("audit_log", AUDIT_EVENT, ("time",)),
     ("signing_keys", SIGNING_KEY, ("create_time", "expire_time")),
+    ("users", USER, ("create_time", "last_login_time", "password_time")),
+    ("sessions", REFRESHED, ("create_time", "replace_time", "expire_time", "end_time")),
 ]
 UNREADABLE_TIMES = (
     *("'infinity'", "'-infinity'", "'10000-01-01'", "'0001-01-01 BC'"),
@@ -275,6 +294,14 @@ INVALID_ROWS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("audit_log", AUDIT_EVENT, {"count": "0"}, "audit_log_counters_check"),
     ("audit_log", AUDIT_EVENT, {"hash": "'a'"}, "audit_log_hash_check"),
     *(("audit_log", AUDIT_EVENT, {name: "NULL"}, f'"{name}"') for name in AUDIT_EVENT),
+    ("users", USER, {"role": "'owner'"}, "users_role_check"),
+    ("users", USER, {"password_hash": "'secret'"}, "users_hash_check"),
+    *(("users", USER, {name: "NULL"}, f'"{name}"') for name in USER),
+    ("sessions", SESSION, {"token_hash": "'a'"}, "sessions_hash_check"),
+    ("sessions", REFRESHED, {"previous_hash": "'a'"}, "sessions_hash_check"),
+    ("sessions", SESSION, {"replace_time": "now()"}, "sessions_refresh_check"),
+    ("sessions", SESSION, {}, "sessions_user_fkey"),
+    *(("sessions", SESSION, {name: "NULL"}, f'"{name}"') for name in SESSION),
     (
         "access_version",
         {"version": "0"},
@@ -321,6 +348,9 @@ VALID_ROWS = [
     ("signing_keys", SIGNING_KEY),
     ("audit_chains", AUDIT_CHAIN),
     ("audit_log", AUDIT_EVENT),
+    ("users", USER),
+    ("sessions", SESSION),
+    ("sessions", REFRESHED),
 ]
 
 

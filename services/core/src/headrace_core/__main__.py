@@ -1,4 +1,4 @@
-"""`python -m headrace_core`: maintains the database, its roles and its signing keys."""
+"""`python -m headrace_core`: maintains the database, its roles, signing keys and first admin."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ import pydantic
 import sqlalchemy.exc
 import structlog
 
+from headrace_core.domain.access import Role
 from headrace_core.domain.errors import Unavailable
+from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.runtime import logs
 from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import BAD_CONFIGURATION
 from headrace_core.runtime.settings import Settings, problems
+from headrace_core.store.access.bootstrap import (
+    BootstrapRejected,
+    bootstrap_key,
+    bootstrap_user,
+)
 from headrace_core.store.access.signing_keys import rotate_signing_key
 from headrace_core.store.grants import Client, Roles, apply_grants, check_role, grant_script
 from headrace_core.store.migrate import mend, migrate
@@ -28,6 +35,7 @@ _EXAMPLES = (
     "python -m headrace_core migrate",
     "HEADRACE_DATABASE_URL=postgresql://me@127.0.0.1/jobs python -m headrace_core migrate",
     "python -m headrace_core grants --gateway headrace_gateway --worker headrace_worker",
+    "python -m headrace_core bootstrap --key ci",
 )
 
 # sysexits.h: EX_TEMPFAIL.
@@ -94,6 +102,7 @@ def main() -> int:
         "rejected and their streams end. Users stay logged in",
     )
     _add_grants(commands)
+    _add_bootstrap(commands)
     arguments = parser.parse_args()
     roles = {client: getattr(arguments, client, None) or () for client in Client}
     if arguments.command == "grants" and not any(roles.values()):
@@ -117,6 +126,8 @@ def main() -> int:
         elif arguments.command == "rotate-signing-key":
             key = asyncio.run(_rotate_signing_key(settings, revoke=arguments.revoke))
             structlog.get_logger().info("signing_key_rotated", key=key, revoked=arguments.revoke)
+        elif arguments.command == "bootstrap":
+            asyncio.run(_bootstrap(settings, arguments))
         else:
             migrate(settings, restored=arguments.restored)
             structlog.get_logger().info("database_migrated")
@@ -129,6 +140,31 @@ def main() -> int:
     return code
 
 
+async def _bootstrap(settings: Settings, arguments: argparse.Namespace) -> None:
+    database = Database(settings, application="migrate")
+    try:
+        async with database.transaction() as conn:
+            if arguments.key is None:
+                secret = await bootstrap_user(
+                    conn,
+                    tenant=arguments.tenant,
+                    name=arguments.user,
+                    role=Role(arguments.role),
+                    force=arguments.force,
+                )
+            else:
+                secret = await bootstrap_key(
+                    conn,
+                    tenant=arguments.tenant,
+                    principal=arguments.key,
+                    role=Role(arguments.role),
+                    force=arguments.force,
+                )
+    finally:
+        await database.close()
+    sys.stdout.write(f"{secret}\n")
+
+
 async def _rotate_signing_key(settings: Settings, *, revoke: bool) -> str:
     database = Database(settings, application="migrate")
     try:
@@ -136,6 +172,34 @@ async def _rotate_signing_key(settings: Settings, *, revoke: bool) -> str:
             return await rotate_signing_key(conn, revoke=revoke)
     finally:
         await database.close()
+
+
+def _add_bootstrap(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "bootstrap",
+        help="create the first admin of a tenant, and print the password or the API key",
+        description="Create the first admin of a tenant, and print the random password or the API "
+        "key to stdout. It cannot be read again.",
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--user", metavar="NAME", default="admin", help="create this user (default: admin)"
+    )
+    kind.add_argument("--key", metavar="NAME", help="create an API key of this principal instead")
+    parser.add_argument(
+        "--tenant", default=DEFAULT_TENANT, help="the tenant (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--role",
+        choices=[str(Role.ADMIN), str(Role.PLATFORM)],
+        default=str(Role.PLATFORM),
+        help="admin of the tenant, or of the platform with all its tenants (default: platform)",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="continue if the tenant has an admin; an existing user gets a new password",
+    )
 
 
 def _add_grants(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -183,7 +247,7 @@ def _grant(settings: Settings, roles: Roles, *, applies: bool) -> None:
 def _run_once(run: Callable[[], None], settings: Settings, *, command: str) -> int:
     try:
         run()
-    except MigrationRejected as error:
+    except (MigrationRejected, BootstrapRejected) as error:
         _report(command, f"{error}")
         return 1
     except (

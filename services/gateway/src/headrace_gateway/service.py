@@ -19,6 +19,8 @@ from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.api_keys import ApiKeys
 from headrace_gateway.access.audit import AuditWriter
 from headrace_gateway.access.identities import Identities
+from headrace_gateway.access.login_throttle import LoginThrottle
+from headrace_gateway.access.password_threads import PasswordThreads
 from headrace_gateway.access.signing import InstallationTokens
 from headrace_gateway.api.access import Access
 from headrace_gateway.api.audit import AuditLog
@@ -26,8 +28,10 @@ from headrace_gateway.api.handlers import Handlers
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.registrations import Registrations
+from headrace_gateway.api.sessions import UserSessions
 from headrace_gateway.api.submit import Submit
 from headrace_gateway.api.subscriptions import Subscriptions
+from headrace_gateway.api.users import Users
 from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.drain import Drain
@@ -37,7 +41,9 @@ from headrace_gateway.grpc.audit import AuditServicer
 from headrace_gateway.grpc.handlers import HandlerServicer, queue_health
 from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.server import SERVICES, build_server
+from headrace_gateway.grpc.sessions import SessionServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
+from headrace_gateway.grpc.users import UserServicer
 from headrace_gateway.metrics import gateway_metrics
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.timing import DEFAULT, Timing
@@ -165,6 +171,8 @@ class Gateway:
             )
             on_stop.push_async_callback(changes.stop, within=_LOOP_STOP_TIMEOUT)
             changes.start()
+        threads = PasswordThreads()
+        on_stop.callback(threads.close)
         server = build_server(
             settings,
             chain=build_chain(
@@ -192,6 +200,20 @@ class Gateway:
             ),
             access=AccessServicer(Access(database=database, installation=installation, bus=bus)),
             audit=AuditServicer(AuditLog(database=database, installation=installation, bus=bus)),
+            sessions=SessionServicer(
+                UserSessions(
+                    database=database,
+                    installation=installation,
+                    tokens=tokens,
+                    threads=threads,
+                    throttle=LoginThrottle(),
+                    bus=bus,
+                    lifetime=settings.session_lifetime,
+                )
+            ),
+            users=UserServicer(
+                Users(database=database, installation=installation, threads=threads, bus=bus)
+            ),
             health=health.servicer,
         )
         self._port = server.add_insecure_port(settings.gateway_address)

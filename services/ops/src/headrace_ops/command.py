@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from cyclopts import Parameter, validators
+from cyclopts import App, Parameter, validators
 
 from headrace.cli.session import Injected
 
@@ -68,3 +68,47 @@ def doctor(*, data: _Data = None, json: bool = False, session: Injected) -> int:
     from headrace_ops.doctor import run  # noqa: PLC0415
 
     return run(data=data, output=session.output, json=json or session.output.format != "text")
+
+
+admin = App(name="admin", help="Create the first admin, with access to the database.")
+
+
+@admin.command(help_epilogue="")
+def bootstrap(
+    *,
+    user: str = "admin",
+    key: str | None = None,
+    tenant: str = "default",
+    role: Literal["admin", "platform"] = "platform",
+    force: bool = False,
+    data: _Data = None,
+    session: Injected,
+) -> int:
+    """Create the first admin of a tenant, and print the password or the API key.
+
+    The command writes to the database of HEADRACE_DATABASE_URL, or of `headrace up`.
+    The secret is the only line on stdout, and cannot be read again.
+    Exit codes: 0 created, 1 rejected, 2 the database cannot be used.
+
+    Args:
+        user: Name of the user to create.
+        key: Create an API key of this principal instead of a user.
+        tenant: Tenant of the admin.
+        role: Admin of the tenant, or of the platform with all its tenants.
+        force: Continue if the tenant has an admin; an existing user gets a new password.
+        data: Data folder of the `headrace up` to use; default .headrace.
+
+    Returns:
+        The exit code.
+    """
+    from headrace_ops.admin import run  # noqa: PLC0415
+
+    return run(
+        data=data,
+        output=session.output,
+        user=user,
+        key=key,
+        tenant=tenant,
+        role=role,
+        force=force,
+    )

@@ -21,12 +21,15 @@ from headrace.v1 import access_service_pb2 as acs
 from headrace.v1 import audit_service_pb2 as aus
 from headrace.v1 import handler_service_pb2 as hs
 from headrace.v1 import job_service_pb2 as js
+from headrace.v1 import session_service_pb2 as ses
 from headrace.v1 import subscription_service_pb2 as ss
+from headrace.v1 import user_service_pb2 as us
 from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.data_pb2 import Data
 from headrace.v1.job_pb2 import JOB_VIEW_FULL, JobSpec
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
+from headrace.v1.user_service_pb2_grpc import UserServiceStub
 from headrace_core.domain.access import Role
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.runtime.settings import Settings
@@ -44,6 +47,7 @@ REQUEST_ID = f"{MARKER}-order-17"
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 DENIED = grpc.StatusCode.PERMISSION_DENIED
+UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 
 
 @dataclass
@@ -57,9 +61,10 @@ class Foreign:
     subscription_cursor: str = ""
     page_token: str = ""
     key_id: str = ""
+    password: str = ""
 
     def values(self) -> list[str]:
-        return [self.job_id, self.ended_job_id, self.batch_id, self.key_id]
+        return [self.job_id, self.ended_job_id, self.batch_id, self.key_id, self.password]
 
 
 @dataclass(frozen=True)
@@ -230,6 +235,32 @@ CASES = [
         "scope",
         lambda f: acs.CreateApiKeyRequest(principal="p", scope=[f"job:{f.job_id}"]),
     ),
+    # A user exists only in its own tenant.
+    *(
+        Case(
+            "SessionService.Login",
+            field,
+            lambda f: ses.LoginRequest(username=MARKER, password=f.password, tenant=OURS),
+            UNAUTHENTICATED,
+        )
+        for field in ("username", "password", "tenant")
+    ),
+    # Names belong to a tenant, so the name of a foreign user is free.
+    Case("UserService.CreateUser", "name", lambda _: us.CreateUserRequest(name=MARKER)),
+    Case("UserService.ListUsers", "", lambda _: us.ListUsersRequest()),
+    Case(
+        "UserService.ListUsers",
+        "page_token",
+        lambda f: us.ListUsersRequest(page_token=f.page_token),
+        INVALID,
+    ),
+    Case(
+        "UserService.UpdateUser",
+        "name",
+        lambda _: us.UpdateUserRequest(name=MARKER, disabled=True),
+        NOT_FOUND,
+    ),
+    Case("UserService.DeleteUser", "name", lambda _: us.DeleteUserRequest(name=MARKER), NOT_FOUND),
 ]
 
 # Fields of requests that name nothing stored: new values, or names within the tenant of the call.
@@ -237,6 +268,10 @@ PLAIN = {
     *("SubmitJob.job", "SubmitAndWatch.job", "BatchSubmitJobs.jobs"),
     *("CreateSubscription.filter", "CreateApiKey.principal", "WatchSubscription.consumer"),
     *("CancelJob.reason", "RetryJob.reason", "UpdateAuditSettings.settings"),
+    *("CreateUser.scope", "CreateUser.password", "UpdateUser.scope", "UpdateUser.password"),
+    # The credential of a session names its own tenant.
+    *("RefreshSession.refresh_token", "Logout.refresh_token"),
+    *("ChangePassword.current_password", "ChangePassword.new_password"),
 }
 
 
@@ -336,6 +371,10 @@ async def foreign(channel: grpc.aio.Channel, database: Database) -> Foreign:
     foreign.subscription_cursor = response.cursor
     created = await access.CreateApiKey(acs.CreateApiKeyRequest(principal=MARKER), metadata=theirs)
     foreign.key_id = created.api_key.id
+    user = await UserServiceStub(channel).CreateUser(
+        us.CreateUserRequest(name=MARKER), metadata=theirs
+    )
+    foreign.password = user.password
     return foreign
 
 

@@ -17,7 +17,18 @@ PATHS = {
     for service in SERVICE_DESCRIPTORS
     for method in service.methods
 }
-CHANGES = {"Submit", "Batch", "Cancel", "Retry", "Create", "Delete", "Revoke", "Ack", "Mint"}
+CHANGES = {
+    "Submit",
+    "Batch",
+    "Cancel",
+    "Retry",
+    "Create",
+    "Delete",
+    "Revoke",
+    "Ack",
+    "Mint",
+    "Update",
+}
 
 
 def test_table_has_exactly_the_rpcs_of_the_contract() -> None:
@@ -46,6 +57,7 @@ def test_operator_manages_jobs_but_no_access() -> None:
     allowed = {path.rpartition("/")[2] for path, need in NEEDS.items() if need in operator}
     assert {"SubmitJob", "BatchSubmitJobs", "CancelJob", "RetryJob"} <= allowed
     assert not allowed & {"CreateApiKey", "ListApiKeys", "RevokeApiKey"}
+    assert not allowed & {"CreateUser", "ListUsers", "UpdateUser", "DeleteUser"}
 
 
 def test_only_the_platform_manages_tenants() -> None:
@@ -54,5 +66,5 @@ def test_only_the_platform_manages_tenants() -> None:
 
 def test_only_reviewed_rpcs_are_open_to_anyone() -> None:
     assert {path.rpartition("/")[2] for path, need in NEEDS.items() if need is Open.TO_ANYONE} <= {
-        *("Login", "RefreshSession"),
+        *("Login", "RefreshSession", "Logout"),
     }

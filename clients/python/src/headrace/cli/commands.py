@@ -293,6 +293,7 @@ _GROUPS: Final = {
 _ENTRY_POINT_GROUP: Final = "headrace.commands"
 # Commands of packages that might be missing: the package and the summary.
 _OPTIONAL_COMMANDS: Final = {
+    "admin": ("headrace-ops", "Create the first admin, with access to the database."),
     "up": ("headrace-standalone", "Start the whole platform on this machine."),
     "doctor": ("headrace-ops", "Check the servers and services, and print advice."),
     "verify": ("headrace-ops", "Audit the database against the invariants."),
@@ -338,7 +339,11 @@ def _add_own_commands(app: App, commands: dict[str, tuple[str, str, str]]) -> No
 def _add_installed_command(app: App, point: EntryPoint, *, used: bool) -> None:
     try:
         # Without the empty epilogue, the command's help would end with the application's examples.
-        app.command(point.load(), name=point.name, help_epilogue="")
+        command = point.load()
+        if isinstance(command, App):
+            app.command(command)
+        else:
+            app.command(command, name=point.name, help_epilogue="")
     except Exception as error:
         if used:
             raise UsageError(

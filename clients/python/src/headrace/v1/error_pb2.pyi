@@ -92,6 +92,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_ACCESS_CONFLICT: _ErrorReason.ValueType  # 23
     """ALREADY_EXISTS. An object of this kind with this name exists. {"kind": "user", "name": "ada"}"""
+    ERROR_REASON_LOGIN_THROTTLED: _ErrorReason.ValueType  # 24
+    """RESOURCE_EXHAUSTED. Too many logins have failed, or are waiting. A RetryInfo contains the time
+    until the next try.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo in every error, without the prefix `ERROR_REASON_`. The
@@ -168,4 +172,8 @@ ERROR_REASON_ACCESS_NOT_FOUND: ErrorReason.ValueType  # 22
 """
 ERROR_REASON_ACCESS_CONFLICT: ErrorReason.ValueType  # 23
 """ALREADY_EXISTS. An object of this kind with this name exists. {"kind": "user", "name": "ada"}"""
+ERROR_REASON_LOGIN_THROTTLED: ErrorReason.ValueType  # 24
+"""RESOURCE_EXHAUSTED. Too many logins have failed, or are waiting. A RetryInfo contains the time
+until the next try.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

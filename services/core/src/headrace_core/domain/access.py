@@ -30,6 +30,8 @@ T = TypeVar("T")
 # The maximum number of entries of a scope, and of characters of an entry.
 MAX_SCOPE_ENTRIES: Final = 64
 MAX_SCOPE_ENTRY: Final = 400
+# The longest name of a principal, in characters.
+MAX_PRINCIPAL_NAME: Final = 128
 
 
 class Right(StrEnum):

@@ -19,7 +19,10 @@ HeadraceError
 ├── SubscriptionTaken         another watch has taken over the subscription
 ├── StaleTerm                 the scheduler's term is over
 ├── Unauthenticated           the credential is missing, malformed, expired or revoked
-│   └── CredentialChanged     a stream ended because its credential expired or changed
+│   ├── CredentialChanged     a stream ended because its credential expired or changed
+│   ├── LoginRejected         the user name or the password is wrong
+│   └── SessionEnded          the session of a user has ended
+├── LoginThrottled            too many logins have failed, or are waiting
 ├── PermissionDenied          the principal lacks a right, or its scope excludes the object
 │   └── TenantSuspended
 ├── AccessNotFound            the tenant does not have this key, user or similar object
@@ -30,6 +33,7 @@ HeadraceError
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -247,6 +251,34 @@ class CredentialChanged(Unauthenticated):
             self,
             "the credential of this stream has expired or changed; resume where it stopped, with "
             f"the {place[0]} of this error and a valid credential",
+        )
+
+
+class LoginRejected(Unauthenticated):
+    """The tenant, the user name or the password is wrong, or the user is disabled."""
+
+    def __init__(self) -> None:
+        HeadraceError.__init__(self, "the tenant, the user name or the password is wrong")
+
+
+class SessionEnded(Unauthenticated):
+    """A refresh token is not valid, or its session has ended."""
+
+    def __init__(self) -> None:
+        HeadraceError.__init__(self, "the session has ended; log in again")
+
+
+class LoginThrottled(HeadraceError):
+    """Too many logins have failed, or too many wait for the verification of their passwords.
+
+    Args:
+        retry_after: the seconds until the next try.
+    """
+
+    def __init__(self, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(
+            f"too many logins have failed or are waiting; try again in {math.ceil(retry_after)} s"
         )
 
 

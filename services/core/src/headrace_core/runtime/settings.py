@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from headrace_core.domain.limits import MAX_DOCUMENT_BYTES, MAX_LABELS
+from headrace_core.domain.limits import MAX_DOCUMENT_BYTES, MAX_DURATION, MAX_LABELS
 from headrace_core.domain.retention import Retention, parse_rules
 from headrace_core.domain.retry import INTERRUPTIONS_BEFORE_OWN_PROCESS
 from headrace_core.runtime.urls import check_database_url, check_redis_url, driver_url
@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     allow_insecure: bool = False
     # Whether each call needs a credential.
     access_control: bool = False
+    # From a login to the end of the session.
+    session_lifetime: float = Field(30 * 86_400.0, gt=0, le=MAX_DURATION.total_seconds())
     # Addresses at which metrics are served over HTTP; empty for none.
     gateway_metrics_address: str = ""
     scheduler_metrics_address: str = ""

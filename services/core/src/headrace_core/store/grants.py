@@ -172,6 +172,25 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
         Client.GATEWAY: (_SELECT, _INSERT),
         Client.OPS: (_select_except("signing_keys", "seed"),),
     },
+    "users": {
+        Client.GATEWAY: (
+            _SELECT,
+            _INSERT,
+            _update("role", "scope", "disabled"),
+            _update("password_hash", "password_time", "last_login_time"),
+            _DELETE,
+        ),
+        Client.OPS: (_select_except("users", "password_hash"),),
+    },
+    "sessions": {
+        Client.GATEWAY: (
+            _SELECT,
+            _INSERT,
+            _update("token_hash", "previous_hash", "replace_time", "end_time"),
+            _DELETE,
+        ),
+        Client.OPS: (_select_except("sessions", "token_hash", "previous_hash"),),
+    },
     "access_version": {
         Client.GATEWAY: (_SELECT, _update("version")),
         Client.OPS: (_SELECT,),

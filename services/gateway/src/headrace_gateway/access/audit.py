@@ -10,7 +10,7 @@ import structlog
 
 from headrace_core.domain.access import Principal, PrincipalKind
 from headrace_core.domain.audit import INSTALLATION_CHAIN, AuditEntry
-from headrace_core.domain.errors import PermissionDenied, Unauthenticated
+from headrace_core.domain.errors import LoginRejected, PermissionDenied, Unauthenticated
 from headrace_core.runtime.loop import Loop, Wake
 from headrace_core.store.access import audit as store
 from headrace_core.store.sql.connection import Connection
@@ -39,7 +39,12 @@ _TARGET_FIELDS: Final = {
 
 
 async def record_audit(
-    conn: Connection, call: Call, *, target: str, principal: Principal | None = None
+    conn: Connection,
+    call: Call,
+    *,
+    target: str,
+    principal: Principal | None = None,
+    reason: str = "",
 ) -> None:
     """Record a call in the transaction of its change.
 
@@ -51,6 +56,7 @@ async def record_audit(
         call: the call.
         target: the object of the change, such as `api key 7hq2`; never a secret.
         principal: the principal of a call without one, such as the user of a login.
+        reason: the reason why the call was denied; empty if it was allowed.
     """
     entry = AuditEntry.by(
         principal or call.principal,
@@ -58,6 +64,8 @@ async def record_audit(
         address=host_of(call.address),
         method=call.method,
         target=target,
+        allowed=not reason,
+        reason=reason,
     )
     await store.record_audit(conn, entry)
 
@@ -97,6 +105,8 @@ class AuditWriter(Loop):
         match error:
             case PermissionDenied():
                 reason = error.right or "the tenant is not active"
+            case LoginRejected():
+                reason = str(error)
             case Unauthenticated() if type(error) is Unauthenticated:
                 reason = str(error).partition(";")[0]
             case _:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import msgspec
 
+from headrace_core.domain.access import MAX_PRINCIPAL_NAME
 from headrace_core.domain.errors import InvalidRequest, Violation
 from headrace_core.domain.ids import BatchId, JobId, parse_id
 from headrace_core.domain.lifecycle import JobState
@@ -28,6 +29,7 @@ from headrace_core.domain.limits import (
     is_name,
 )
 from headrace_core.domain.query import JobFilter
+from headrace_core.domain.user import password_problem
 from headrace_gateway.calls.call import Call
 
 DEFAULT_PAGE_SIZE: Final = 100
@@ -36,7 +38,6 @@ MAX_FILTER_JOBS: Final = 10_000
 # A stream holds its filter in memory until the stream ends.
 MAX_FILTER_VALUES: Final = 1000
 MAX_CONSUMER_LENGTH: Final = 128
-MAX_PRINCIPAL_LENGTH: Final = 128
 # Limits of the idle interval, in seconds. One mark is cheap, but many streams send them.
 MIN_IDLE_INTERVAL: Final = 1
 MAX_IDLE_INTERVAL: Final = 60
@@ -101,7 +102,14 @@ def check_principal(name: str, found: Violations) -> None:
     """Check the name of a principal."""
     if not name:
         found.note("principal", "is required")
-    _check_printable("principal", name, MAX_PRINCIPAL_LENGTH, found)
+    _check_printable("principal", name, MAX_PRINCIPAL_NAME, found)
+
+
+def check_new_password(field: str, password: str, found: Violations, *, user: str) -> None:
+    """Check a password that a caller chose for a user."""
+    problem = password_problem(password, user=user)
+    if problem is not None:
+        found.note(field, problem)
 
 
 def check_reason(reason: str, found: Violations) -> None:

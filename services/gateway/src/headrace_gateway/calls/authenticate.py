@@ -34,7 +34,7 @@ ANONYMOUS: Final = Principal.of(
     role=Role.PLATFORM,
     scope=Scope(rights=frozenset({Right.PAYLOAD_READ})),
 )
-# A caller without a credential, in the RPCs that are open to anyone.
+# The caller of the RPCs that are open to anyone.
 _STRANGER: Final = Principal(
     name="anonymous",
     tenant=DEFAULT_TENANT,
@@ -107,7 +107,8 @@ class Authenticate:
         name = short_name(method.path)
         if authenticator is None:
             return _unchecked(name, proceed)
-        open_to_anyone = self._needs.get(method.path) is Open.TO_ANYONE
+        if self._needs.get(method.path) is Open.TO_ANYONE:
+            return _open(name, proceed)
 
         def authenticate(exchange: Exchange) -> Awaitable[Message | None]:
             bearer, tenant = _read_headers(exchange)
@@ -120,20 +121,25 @@ class Authenticate:
 
         async def identify(exchange: Exchange, bearer: str, tenant: str) -> Message | None:
             certificate = exchange.context.auth_context()
-            if not bearer and open_to_anyone:
-                principal = _STRANGER
-            else:
-                principal = await authenticator.identify(
-                    Evidence(
-                        bearer=bearer,
-                        certificate=_properties(certificate),
-                        address=exchange.context.peer(),
-                    )
+            principal = await authenticator.identify(
+                Evidence(
+                    bearer=bearer,
+                    certificate=_properties(certificate),
+                    address=exchange.context.peer(),
                 )
+            )
             _set_call(exchange, name, principal, tenant, authenticator.check_tenant)
             return await proceed(exchange)
 
         return authenticate
+
+
+def _open(method: str, proceed: Proceed) -> Proceed:
+    def accept(exchange: Exchange) -> Awaitable[Message | None]:
+        _set_call(exchange, method, _STRANGER, "", None)
+        return proceed(exchange)
+
+    return accept
 
 
 def _unchecked(method: str, proceed: Proceed) -> Proceed:

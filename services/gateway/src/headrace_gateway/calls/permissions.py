@@ -16,7 +16,7 @@ from headrace_core.domain.access import Right
 class Open(Enum):
     """RPCs without a right of their own."""
 
-    # Callers without a credential may call it.
+    # Everyone may call it. The credential of the call is ignored, because it may have expired.
     TO_ANYONE = "to anyone"
     # Every principal may call it.
     TO_PRINCIPALS = "to principals"
@@ -29,6 +29,8 @@ _HANDLERS: Final = "/headrace.v1.HandlerService/"
 _SUBSCRIPTIONS: Final = "/headrace.v1.SubscriptionService/"
 _ACCESS: Final = "/headrace.v1.AccessService/"
 _AUDIT: Final = "/headrace.v1.AuditService/"
+_SESSIONS: Final = "/headrace.v1.SessionService/"
+_USERS: Final = "/headrace.v1.UserService/"
 
 NEEDS: Final[Mapping[str, Need]] = {
     f"{_JOBS}SubmitJob": Right.JOBS_SUBMIT,
@@ -57,4 +59,12 @@ NEEDS: Final[Mapping[str, Need]] = {
     f"{_ACCESS}CreateApiKey": Right.ACCESS_MANAGE,
     f"{_ACCESS}ListApiKeys": Right.ACCESS_MANAGE,
     f"{_ACCESS}RevokeApiKey": Right.ACCESS_MANAGE,
+    f"{_SESSIONS}Login": Open.TO_ANYONE,
+    f"{_SESSIONS}RefreshSession": Open.TO_ANYONE,
+    f"{_SESSIONS}Logout": Open.TO_ANYONE,
+    f"{_SESSIONS}ChangePassword": Open.TO_PRINCIPALS,
+    f"{_USERS}CreateUser": Right.ACCESS_MANAGE,
+    f"{_USERS}ListUsers": Right.ACCESS_MANAGE,
+    f"{_USERS}UpdateUser": Right.ACCESS_MANAGE,
+    f"{_USERS}DeleteUser": Right.ACCESS_MANAGE,
 }

@@ -6,6 +6,7 @@ never see driver messages, SQL or host names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,6 +27,7 @@ from headrace_core.domain.errors import (
     InvalidRequest,
     JobNotFound,
     LimitExceeded,
+    LoginThrottled,
     PageTokenInvalid,
     PayloadInvalid,
     PermissionDenied,
@@ -215,6 +217,17 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 grpc.StatusCode.UNAUTHENTICATED,
                 _reason(error_pb2.ERROR_REASON_UNAUTHENTICATED),
                 text,
+            )
+        case LoginThrottled():
+            return CallError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                _reason(error_pb2.ERROR_REASON_LOGIN_THROTTLED),
+                text,
+                details=[
+                    error_details_pb2.RetryInfo(
+                        retry_delay=Duration(seconds=math.ceil(error.retry_after))
+                    )
+                ],
             )
         case TenantSuspended():
             return CallError(

@@ -91,6 +91,11 @@ def read_role(value: int, found: Violations, field: str = "role") -> Role:
     return role
 
 
+def role_value(role: Role) -> messages.Role.ValueType:
+    """Return the value of a role in a message."""
+    return _ROLE_VALUES[role]
+
+
 def principal_message(principal: Principal) -> messages.Principal:
     """Return the message of a principal."""
     expire_time = None
@@ -100,7 +105,7 @@ def principal_message(principal: Principal) -> messages.Principal:
         name=principal.name,
         tenant=principal.tenant,
         kind=KINDS[principal.kind],
-        role=_ROLE_VALUES[principal.role],
+        role=role_value(principal.role),
         scope=principal.scope.entries(),
         rights=sorted(principal.rights),
         credential=principal.credential,
@@ -112,7 +117,7 @@ def _key_message(key: ApiKey) -> messages.ApiKey:
     return messages.ApiKey(
         id=key.id,
         principal=key.principal,
-        role=_ROLE_VALUES[key.role],
+        role=role_value(key.role),
         scope=key.scope.entries(),
         created_by=key.created_by,
         create_time=timestamp(key.create_time),

@@ -13,7 +13,9 @@ from headrace.v1 import (
     audit_service_pb2,
     handler_service_pb2,
     job_service_pb2,
+    session_service_pb2,
     subscription_service_pb2,
+    user_service_pb2,
 )
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.calls.chain import Chain
@@ -23,7 +25,9 @@ from headrace_gateway.grpc.access import AccessServicer
 from headrace_gateway.grpc.audit import AuditServicer
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
+from headrace_gateway.grpc.sessions import SessionServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
+from headrace_gateway.grpc.users import UserServicer
 from headrace_health import HealthServicer, keep_completion_queue, reflections
 
 JOBS: Final = job_service_pb2.DESCRIPTOR.services_by_name["JobService"]
@@ -31,9 +35,11 @@ HANDLERS: Final = handler_service_pb2.DESCRIPTOR.services_by_name["HandlerServic
 SUBSCRIPTIONS: Final = subscription_service_pb2.DESCRIPTOR.services_by_name["SubscriptionService"]
 ACCESS: Final = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"]
 AUDIT: Final = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
+SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
+USERS: Final = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
-SERVICE_DESCRIPTORS: Final = (JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS, AUDIT)
+SERVICE_DESCRIPTORS: Final = (JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS, AUDIT, SESSIONS, USERS)
 # The full names of Headrace's services.
 SERVICES: Final = tuple(str(service.full_name) for service in SERVICE_DESCRIPTORS)
 
@@ -68,6 +74,8 @@ def build_server(
     subscriptions: SubscriptionServicer,
     access: AccessServicer,
     audit: AuditServicer,
+    sessions: SessionServicer,
+    users: UserServicer,
     health: HealthServicer,
 ) -> grpc.aio.Server:
     """Return a server that passes each call through the chain.
@@ -80,6 +88,8 @@ def build_server(
         subscriptions: serves SubscriptionService.
         access: serves AccessService.
         audit: serves AuditService.
+        sessions: serves SessionService.
+        users: serves UserService.
         health: serves grpc.health.v1.
 
     Raises:
@@ -93,6 +103,8 @@ def build_server(
         SUBSCRIPTIONS: subscriptions,
         ACCESS: access,
         AUDIT: audit,
+        SESSIONS: sessions,
+        USERS: users,
     }
     services = [
         Service(descriptor=descriptor, servicer=servicer, chain=chain)

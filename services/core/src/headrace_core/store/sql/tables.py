@@ -13,6 +13,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -84,6 +85,8 @@ TIME_COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "access_changes": ("time",),
     "audit_log": ("time",),
     "signing_keys": ("create_time", "expire_time"),
+    "users": ("create_time", "last_login_time", "password_time"),
+    "sessions": ("create_time", "replace_time", "expire_time", "end_time"),
 }
 
 # The condition, by table, under which all times and numbers of a row are readable. CHECKs enforce
@@ -551,4 +554,72 @@ audit_log = Table(
     CheckConstraint(READABLE["audit_log"], name="times"),
     Index("audit_log_time_idx", "tenant", "time", "seq"),
     Index("audit_log_principal_idx", "tenant", "principal", "seq"),
+)
+
+# People who log in with a password.
+users = Table(
+    "users",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("role", Text, nullable=False),
+    # The entries of the scope.
+    Column("scope", ARRAY(Text), nullable=False),
+    # The Argon2id hash with its parameters and salt.
+    Column("password_hash", Text, nullable=False),
+    Column("disabled", Boolean, nullable=False, server_default=text("false")),
+    Column("created_by", Text, nullable=False),
+    Column(
+        "create_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    _time_column("last_login_time"),
+    Column(
+        "password_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    CheckConstraint(f"role IN ({in_list(Role)})", name="role"),
+    CheckConstraint("password_hash LIKE '$argon2id$%'", name="hash"),
+    CheckConstraint(READABLE["users"], name="times"),
+)
+
+# The sessions of users: the family of refresh tokens that follows a login. Ended sessions are kept
+# until they expire, because they show from which addresses a user has logged in.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("username", Text, nullable=False),
+    # SHA-256 of the secrets of the newest refresh token and of the one before.
+    Column("token_hash", LargeBinary, nullable=False),
+    Column("previous_hash", LargeBinary),
+    # The network address of the login.
+    Column("address", Text, nullable=False),
+    Column(
+        "create_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    # The time of the last refresh.
+    _time_column("replace_time"),
+    Column("expire_time", DateTime(timezone=True), nullable=False),
+    _time_column("end_time"),
+    ForeignKeyConstraint(
+        ["tenant", "username"],
+        ["users.tenant", "users.name"],
+        name="sessions_user_fkey",
+        ondelete="CASCADE",
+    ),
+    CheckConstraint(
+        "length(token_hash) = 32 AND coalesce(length(previous_hash), 32) = 32", name="hash"
+    ),
+    CheckConstraint("(previous_hash IS NULL) = (replace_time IS NULL)", name="refresh"),
+    CheckConstraint(READABLE["sessions"], name="times"),
+    Index("sessions_user_idx", "tenant", "username"),
 )

@@ -1,0 +1,88 @@
+"""Token buckets: limits of rates that allow short bursts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A rate.
+
+    Attributes:
+        burst: the number of tokens in a full bucket.
+        seconds: the seconds until a bucket gets its next token.
+    """
+
+    burst: int
+    seconds: float
+
+
+class Buckets(Generic[K]):
+    """A bounded number of token buckets.
+
+    Args:
+        rate: the rate of each bucket.
+        size: the maximum number of buckets. A full bucket is as good as a new one, so only others
+            count. Beyond the maximum, all new keys share one bucket.
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(
+        self, rate: Rate, *, size: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate = rate
+        self._size = size
+        self._clock = clock
+        # By key: the time at which the bucket is full. The oldest use is first.
+        self._full: dict[K | _Shared, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._full)
+
+    def take(self, key: K) -> float:
+        """Take a token from a bucket.
+
+        Returns:
+            0 if there was one; otherwise the seconds until there is one.
+        """
+        now = self._clock()
+        place = self._place(key, now)
+        full = max(self._full.get(place, now), now) + self._rate.seconds
+        wait = full - now - self._rate.burst * self._rate.seconds
+        # Sums of floats may differ in the last digits.
+        if wait > _EPSILON:
+            return wait
+        self._full.pop(place, None)
+        self._full[place] = full
+        return 0.0
+
+    def give_back(self, key: K) -> None:
+        """Return a token to a bucket."""
+        place = key if key in self._full else _SHARED
+        if place in self._full:
+            self._full[place] -= self._rate.seconds
+
+    def _place(self, key: K, now: float) -> K | _Shared:
+        """Return the key of the bucket; drop full buckets if there are too many."""
+        if key in self._full or len(self._full) < self._size:
+            return key
+        while self._full:
+            oldest = next(iter(self._full))
+            if self._full[oldest] > now:
+                break
+            del self._full[oldest]
+        return key if len(self._full) < self._size else _SHARED
+
+
+class _Shared:
+    """The key of the bucket that new keys share while there are too many buckets."""
+
+
+_SHARED: Final = _Shared()
+_EPSILON: Final = 1e-6
