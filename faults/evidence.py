@@ -32,14 +32,14 @@ class Outcome(StrEnum):
 class Submission:
     """One submit, including its repeated calls.
 
-    `invoked` and `answered` are seconds since 1970; `codes` are the status codes of failed calls.
+    `invoked` and `responded` are seconds since 1970; `codes` are the status codes of failed calls.
     """
 
     request_id: str
     invoked: float
     outcome: Outcome = Outcome.INVOKED
     job_id: str = ""
-    answered: float = 0.0
+    responded: float = 0.0
     codes: list[str] = field(default_factory=list)
 
 

@@ -288,13 +288,13 @@ def _scalar(each: FieldDescriptor, chance: random.Random) -> Any:
     return chance.choice(_DOUBLES)
 
 
-async def send(target: str, source: Iterator[Garbage], answers: Responses, until: float) -> None:
+async def send(target: str, source: Iterator[Garbage], responses: Responses, until: float) -> None:
     """Send garbage until a time on the monotonic clock.
 
     Args:
         target: the address of a gateway.
         source: the messages to send.
-        answers: collects the responses.
+        responses: collects the responses.
         until: when to stop, in seconds of the monotonic clock.
     """
     options = [
@@ -310,7 +310,7 @@ async def send(target: str, source: Iterator[Garbage], answers: Responses, until
                 code, text = await _send(channel, garbage)
             except aio.AioRpcError as error:
                 code, text = error.code().name, error.details() or ""
-            answers.add(garbage, code, text)
+            responses.add(garbage, code, text)
 
 
 async def _send(channel: aio.Channel, garbage: Garbage) -> tuple[str, str]:
@@ -335,16 +335,18 @@ async def _send(channel: aio.Channel, garbage: Garbage) -> tuple[str, str]:
 
 async def main(seed: int, seconds: float, targets: Sequence[str]) -> None:
     """Send garbage to all targets, and print the responses as JSON."""
-    answers = Responses()
+    responses = Responses()
     until = time.monotonic() + seconds
     await asyncio.gather(
         *(
-            send(target, kind(random.Random(seed)), answers, until)
+            send(target, kind(random.Random(seed)), responses, until)
             for target in targets
             for kind in (handmade_messages, random_messages)
         )
     )
-    sys.stdout.write(json.dumps({"counts": answers.counts, "examples": answers.examples}) + "\n")
+    sys.stdout.write(
+        json.dumps({"counts": responses.counts, "examples": responses.examples}) + "\n"
+    )
 
 
 if __name__ == "__main__":

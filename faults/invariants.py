@@ -51,11 +51,11 @@ def _acknowledged_jobs_end(evidence: Evidence) -> Verdict:
         for job in evidence.jobs.values()
         if job.state not in TERMINAL
     ]
-    refused = {s.request_id for s in evidence.submissions if s.outcome is Outcome.FAILED}
+    rejected = {s.request_id for s in evidence.submissions if s.outcome is Outcome.FAILED}
     broken += [
         f"{job.request_id} was rejected, but job {job.id} exists"
         for job in evidence.jobs.values()
-        if job.request_id in refused
+        if job.request_id in rejected
     ]
     return Verdict(len(evidence.jobs) + len(acknowledged), tuple(broken))
 

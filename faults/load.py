@@ -181,7 +181,7 @@ class Load:
                 )
             except CallError as error:
                 submission.codes.append(error.refusal.code)
-                submission.answered = time.time()
+                submission.responded = time.time()
                 if error.refusal.code not in _UNKNOWN_OUTCOME_CODES:
                     # An earlier call may have submitted the job nevertheless.
                     unknown_before = any(
@@ -195,7 +195,7 @@ class Load:
                 await asyncio.sleep(random.uniform(wait / 2, wait))
                 wait = min(_MAX_WAIT_S, wait * 2)
                 continue
-            submission.answered = time.time()
+            submission.responded = time.time()
             submission.outcome, submission.job_id = Outcome.OK, handle.id
             if watched and self._chance.random() < _CLIENT_SHARE:
                 self._watchers.follow_job_with_client(handle.id)
@@ -211,4 +211,4 @@ class Load:
                 submission.job_id = await asyncio.shield(follower.job)
                 submission.outcome = Outcome.OK
         submission.codes += follower.log.codes
-        submission.answered = time.time()
+        submission.responded = time.time()

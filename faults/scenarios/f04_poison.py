@@ -77,7 +77,7 @@ def _measure(trial: Trial, evidence: Evidence, poison: int) -> None:
     trial.figure("losses charged to each poison job, at most", max(charged), at_most=limit + 1)
     # If another job kills the worker, a job loses an attempt but none of its crash budget.
     trial.figure("workers lost by each poison job, at most", max(map(losses, ended)))
-    refused = [
+    undecodable_ends = [
         job
         for job in jobs_of("picky")
         if histories[job.id][-1].type is EventType.FAILED
@@ -85,7 +85,9 @@ def _measure(trial: Trial, evidence: Evidence, poison: int) -> None:
         and not any(event.type is EventType.RETRY_SCHEDULED for event in histories[job.id])
     ]
     trial.figure(
-        "undecodable jobs that FAILED without a retry", len(refused), at_least=JOBS_PER_KIND
+        "undecodable jobs that FAILED without a retry",
+        len(undecodable_ends),
+        at_least=JOBS_PER_KIND,
     )
     good = jobs_of("work")
     trial.figure("good jobs", len(good), at_least=SHORT_GOOD_JOBS if trial.short else GOOD_JOBS)

@@ -66,7 +66,7 @@ async def _lose_redis(trial: Trial, what: str, snapshot: Path | None) -> None:
 
     def measure(evidence: Evidence) -> None:
         accepted = sum(
-            submission.outcome is Outcome.OK and began <= submission.answered < end
+            submission.outcome is Outcome.OK and began <= submission.responded < end
             for submission in evidence.submissions
         )
         times = ends(evidence.events)

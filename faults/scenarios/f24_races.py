@@ -69,7 +69,7 @@ async def run(trial: Trial) -> None:
 
 async def _race_for_keys(trial: Trial, clients: Sequence[Client]) -> None:
     ids: list[set[str]] = []
-    refused = 0
+    rejected = 0
     for number in range(KEYS):
         key = f"race-{trial.seed}-{number}"
 
@@ -85,15 +85,15 @@ async def _race_for_keys(trial: Trial, clients: Sequence[Client]) -> None:
                     raise
                 return None
             submission.outcome, submission.job_id = Outcome.OK, handle.id
-            submission.answered = time.time()
+            submission.responded = time.time()
             trial.loads[0].history.append(submission)
             return handle.id
 
         found = await asyncio.gather(*(submit(turn) for turn in range(SUBMITS_PER_KEY)))
         ids.append({job_id for job_id in found if job_id is not None})
-        refused += found.count(None)
+        rejected += found.count(None)
     trial.figure("jobs per key", max(map(len, ids)), at_most=1, at_least=1)
-    trial.figure("rejected submits with different content", refused, at_least=KEYS)
+    trial.figure("rejected submits with different content", rejected, at_least=KEYS)
 
 
 async def _cancel_and_requeue(trial: Trial, clients: Sequence[Client], *, seconds: float) -> None:

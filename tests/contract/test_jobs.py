@@ -68,13 +68,13 @@ async def test_payload_forms_have_the_same_content(jobs: JobServiceStub, name: s
     exact = Data(json=b'{"n": 1.0}')
     plain = Data()
     plain.value.struct_value["n"] = 1
-    answers = [
+    responses = [
         await jobs.SubmitJob(
             pb.SubmitJobRequest(job=Spec(type=IDLE, payload=payload), request_id=name)
         )
         for payload in (exact, plain)
     ]
-    assert answers[0].job.id == answers[1].job.id
+    assert responses[0].job.id == responses[1].job.id
 
 
 async def test_same_request_id_with_different_content_conflicts(client: Client, name: str):

@@ -146,15 +146,15 @@ async def test_stalled_reader_receives_its_cursor(
     await until_ended(gateway, slow_consumers=1)
     assert gateway.gauges.filter_streams == 1
     seen, error = await read_rest(away)
-    refused = read_error(error)
-    assert (refused.code, refused.reason) == (
+    ended = read_error(error)
+    assert (ended.code, ended.reason) == (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "SLOW_CONSUMER",
     )
-    assert "0.5 s" in refused.message
+    assert "0.5 s" in ended.message
     assert seen
     assert last not in seen
-    resumed = await read_seqs(watch_jobs(slow_jobs, refused.metadata["cursor"]), through=last)
+    resumed = await read_seqs(watch_jobs(slow_jobs, ended.metadata["cursor"]), through=last)
     # No event is missing, and only events that were read late are sent again.
     assert resumed[0] <= seen[-1] + 1
     assert sorted({*seen, *resumed} - PRECEDING_SEQS) == list(range(3, last + 1))
@@ -170,9 +170,9 @@ async def test_stalled_reader_of_one_job_resumes_by_number(
     await emit(worker, job_id)
     await until_ended(gateway, slow_consumers=1)
     seen, error = await read_rest(away)
-    refused = read_error(error)
-    assert refused.reason == "SLOW_CONSUMER"
-    after_seq = int(refused.metadata["after_seq"])
+    ended = read_error(error)
+    assert ended.reason == "SLOW_CONSUMER"
+    after_seq = int(ended.metadata["after_seq"])
     assert begun <= after_seq <= seen[-1]
     assert seen == list(range(begun + 1, seen[-1] + 1))
     last = 2 + OUTPUTS

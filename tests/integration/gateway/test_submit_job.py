@@ -461,8 +461,8 @@ async def test_concurrent_different_contents_with_one_key_conflict(
             return error.code().name
         return "OK"
 
-    answers = await asyncio.gather(*(attempt(number) for number in range(200)))
-    assert Counter(answers) == {"OK": 1, "ALREADY_EXISTS": 199}
+    outcomes = await asyncio.gather(*(attempt(number) for number in range(200)))
+    assert Counter(outcomes) == {"OK": 1, "ALREADY_EXISTS": 199}
     assert await count(jobs) == 1
 
 
@@ -537,8 +537,8 @@ class TestOverload:
             calls = [asyncio.ensure_future(submit_outcome(jobs)) for _ in range(12)]
             finished = asyncio.as_completed(calls, timeout=10)
             assert [await next(finished) for _ in range(7)] == ["UNAVAILABLE"] * 7
-        answers = await asyncio.gather(*calls)
-        assert len(set(answers) - {"UNAVAILABLE"}) == 5
+        outcomes = await asyncio.gather(*calls)
+        assert len(set(outcomes) - {"UNAVAILABLE"}) == 5
         assert await count(jobs) == 5
 
 

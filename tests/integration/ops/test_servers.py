@@ -65,9 +65,9 @@ def test_folder_without_servers_is_rejected(
 
 def test_invalid_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_DATABASE_URL", "mysql://me:pa55word@db/jobs")
-    with pytest.raises(ServersNotFound, match="HEADRACE_DATABASE_URL") as refused:
+    with pytest.raises(ServersNotFound, match="HEADRACE_DATABASE_URL") as rejected:
         find_settings(None)
-    assert "pa55word" not in str(refused.value)
+    assert "pa55word" not in str(rejected.value)
 
 
 def test_place_contains_no_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,6 @@ def test_files_of_a_killed_server_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "secrets" / "postgres").write_text("secret")
     # This process id exceeds the maximum.
     (tmp_path / "postgres" / "postmaster.pid").write_text("99999999\n/data\n1\n5432\n\n*\n")
-    with pytest.raises(NoRunningServers) as refused:
+    with pytest.raises(NoRunningServers) as rejected:
         running_servers(tmp_path)
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(rejected.value)

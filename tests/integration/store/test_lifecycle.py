@@ -98,13 +98,13 @@ def requesting(function: Callable[..., Awaitable[Job]]) -> Performer:
     async def perform(database: Database, prepared: PreparedJob) -> bool:
         try:
             async with database.transaction() as connection:
-                answer = await function(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
+                returned = await function(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
         except StateConflict as conflict:
             return assert_conflict(conflict, prepared)
         # The function returns the current job.
         now = await read_job(database, prepared.job.id)
-        assert answer == type(now)(**{**field_values(now), "payload": None, "result": None})
-        return answer.seq > prepared.job.seq
+        assert returned == type(now)(**{**field_values(now), "payload": None, "result": None})
+        return returned.seq > prepared.job.seq
 
     return perform
 

@@ -240,8 +240,8 @@ class LifecycleMachine(RuleBasedStateMachine):
                 self._in_transaction(call)
             assert caught.value.state is before
             return
-        answer = self._in_transaction(call)
-        assert (answer.state, answer.seq) == (job.state, len(job.events))
+        returned = self._in_transaction(call)
+        assert (returned.state, returned.seq) == (job.state, len(job.events))
 
     # Workers.
 

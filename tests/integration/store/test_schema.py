@@ -292,7 +292,7 @@ def test_migrate_without_privilege_names_the_database(databases: Databases) -> N
         try:
             host = url.rpartition("@")[2]
             guest = f"postgresql://headrace_test_guest:pa55word@{host}"
-            refused = subprocess.run(
+            rejected = subprocess.run(
                 [sys.executable, "-m", "headrace_core", "migrate"],
                 env=environment_of(settings_for(guest)),
                 capture_output=True,
@@ -300,10 +300,10 @@ def test_migrate_without_privilege_names_the_database(databases: Databases) -> N
                 timeout=60,
                 check=False,
             )
-            assert refused.returncode == 1
-            assert f"permission denied for database {name}" in refused.stderr
-            assert "CREATE SCHEMA headrace" in refused.stderr
-            assert "pa55word" not in refused.stderr
+            assert rejected.returncode == 1
+            assert f"permission denied for database {name}" in rejected.stderr
+            assert "CREATE SCHEMA headrace" in rejected.stderr
+            assert "pa55word" not in rejected.stderr
             # If an administrator creates the schema, the role needs no other privilege.
             run_all(url, "CREATE SCHEMA headrace AUTHORIZATION headrace_test_guest")
             migrate(settings_for(guest))

@@ -395,17 +395,17 @@ async def test_concurrent_watches_get_one_holder(large_pool: Database):
     for round_number in range(5):
         name = f"s{round_number}"
         await create(large_pool, name)
-        answers = await asyncio.gather(
+        results = await asyncio.gather(
             *(acquire(large_pool, new_watch(name), f"c{number}") for number in range(16))
         )
-        (acquired,) = (answer for answer in answers if answer is not None)
+        (acquired,) = (result for result in results if result is not None)
         assert acquired.epoch == 1
         # The result is the same for sixteen watches that wait for the lease to lapse.
         await let_leases_lapse(large_pool)
-        answers = await asyncio.gather(
+        results = await asyncio.gather(
             *(acquire(large_pool, new_watch(name), f"d{number}") for number in range(16))
         )
-        (acquired,) = (answer for answer in answers if answer is not None)
+        (acquired,) = (result for result in results if result is not None)
         assert acquired.epoch == 2
 
 

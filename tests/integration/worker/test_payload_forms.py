@@ -37,7 +37,7 @@ async def test_accepted_payload_is_decoded_by_the_worker(settings: Settings) -> 
         2**53 + 2: value_payload(2.0**53 + 2),
         7: value_payload(7.0),
     }
-    refused = [
+    rejected = [
         Data(json=b'{"number": 1.5}'),
         Data(json=b'{"number": 5, "number": "x"}'),
         value_payload(0.5),
@@ -54,7 +54,7 @@ async def test_accepted_payload_is_decoded_by_the_worker(settings: Settings) -> 
                     job = await jobs.ended(JobId(UUID(response.job.id)))
                     assert job.state is JobState.SUCCEEDED, job.error
                     assert json.loads(job.result or "") == {"number": 2 * number}
-                for payload in refused:
+                for payload in rejected:
                     request = SubmitJobRequest(job=JobSpec(type="t.double", payload=payload))
                     with pytest.raises(grpc.aio.AioRpcError) as error:
                         await stub.SubmitJob(request, timeout=TIMEOUT)

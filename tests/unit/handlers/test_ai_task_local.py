@@ -84,7 +84,7 @@ def test_incomplete_task_is_rejected(payload: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "label"),
+    ("response", "label"),
     [
         ("refund", "refund"),
         (" **Refund**.\n", "refund"),
@@ -92,11 +92,11 @@ def test_incomplete_task_is_rejected(payload: dict[str, Any]) -> None:
         ("c++", "C++"),
     ],
 )
-def test_label_is_found_in_a_response(answer: str, label: str) -> None:
-    assert chosen_label(answer, ["refund", "order status", "C++"]) == label
+def test_label_is_found_in_a_response(response: str, label: str) -> None:
+    assert chosen_label(response, ["refund", "order status", "C++"]) == label
 
 
-@pytest.mark.parametrize("answer", ["", "none of them", "refund or order status", "refunded"])
-def test_response_without_a_single_label_is_retried(answer: str) -> None:
+@pytest.mark.parametrize("response", ["", "none of them", "refund or order status", "refunded"])
+def test_response_without_a_single_label_is_retried(response: str) -> None:
     with pytest.raises(Retry):
-        chosen_label(answer, ["refund", "order status"])
+        chosen_label(response, ["refund", "order status"])
