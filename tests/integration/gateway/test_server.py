@@ -279,7 +279,7 @@ async def test_port_in_use_is_an_error(gateway: Gateway, settings: Settings):
 class GatewayProcess:
     """A gateway process that logs in JSON."""
 
-    def __init__(self, process: asyncio.subprocess.GatewayProcess) -> None:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.log: list[dict[str, Any]] = []
 

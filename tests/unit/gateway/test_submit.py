@@ -55,7 +55,7 @@ async def submit() -> AsyncIterator[Submit]:
 @pytest.fixture
 def servicer(submit: Submit) -> JobServicer:
     nothing = cast(Any, None)
-    return JobServicer(submit=submit, jobs=nothing, watch=nothing)
+    return JobServicer(submit=submit, jobs=nothing, streams=nothing)
 
 
 class Case(NamedTuple):
