@@ -47,6 +47,55 @@ def test_conflicting_settings_exit_with_78(
     assert "HEADRACE_ALLOW_INSECURE=true" in output
 
 
+REFUSED_PROGRAM = textwrap.dedent(
+    """
+    import sys
+    from headrace_core.runtime.process import run_service
+    from headrace_core.runtime.settings import StartRefused
+
+    class Refusing:
+        def __init__(self, settings): ...
+        async def start(self):
+            raise StartRefused("the certificate cannot be used")
+        async def stop(self): ...
+
+    sys.exit(run_service("tester", Refusing))
+    """
+)
+
+
+def test_refused_start_exits_with_78_and_the_reason() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED_PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 78
+    [line] = done.stderr.splitlines()
+    assert "start_refused" in line
+    assert "the certificate cannot be used" in line
+
+
+def test_allowed_exposure_is_announced_loudly() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED_PROGRAM],
+        env=os.environ
+        | {"HEADRACE_GATEWAY_ADDRESS": "0.0.0.0:0", "HEADRACE_ALLOW_INSECURE": "true"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    rule, title, reason, end, *logs = done.stderr.splitlines()
+    assert set(rule) == set(end) == {"!"}
+    assert title == "headrace tester is INSECURE (HEADRACE_ALLOW_INSECURE=true):"
+    assert reason.startswith("- HEADRACE_GATEWAY_ADDRESS=0.0.0.0:0 is not a loopback address")
+    assert '"event": "insecure"' in logs[0]
+    assert '"level": "warning"' in logs[0]
+
+
 PROGRAM = textwrap.dedent(
     """
     import sys

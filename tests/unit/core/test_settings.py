@@ -44,6 +44,74 @@ def test_nonloopback_address_needs_allow_insecure(name: str, address: str) -> No
     assert getattr(Settings(**{name: address}, allow_insecure=True), name) == address
 
 
+SECURE = {"tls_cert": "server.pem", "tls_key": "server.key", "access_control": True}
+
+
+def test_gateway_beyond_loopback_needs_tls_and_access_control() -> None:
+    address = {"gateway_address": "0.0.0.0:50051"}
+    for missing, advice in (
+        (("tls_cert", "tls_key"), "HEADRACE_TLS_CERT"),
+        (("access_control",), "HEADRACE_ACCESS_CONTROL=true"),
+    ):
+        partial = {name: value for name, value in SECURE.items() if name not in missing}
+        with pytest.raises(ValidationError, match=f"0.0.0.0:50051 .* needs .*{advice}"):
+            Settings(**address, **partial)
+    assert Settings(**address, **SECURE).exposures() == []
+
+
+@pytest.mark.parametrize("name", ["scheduler_address", "worker_address"])
+def test_health_beyond_loopback_needs_tls_or_plain_health(name: str) -> None:
+    address = {name: "0.0.0.0:50052"}
+    with pytest.raises(ValidationError, match="HEADRACE_PLAIN_HEALTH=true"):
+        Settings(**address)
+    assert Settings(**address, plain_health=True).exposures() == []
+    assert Settings(**address, tls_cert="a", tls_key="b").exposures() == []
+
+
+def test_metrics_beyond_loopback_need_plain_metrics() -> None:
+    address = {"worker_metrics_address": "0.0.0.0:9464"}
+    with pytest.raises(ValidationError, match="HEADRACE_PLAIN_METRICS=true"):
+        Settings(**address, **SECURE)
+    assert Settings(**address, plain_metrics=True).exposures() == []
+
+
+def test_allowed_exposures_are_still_listed() -> None:
+    settings = Settings(
+        gateway_address="0.0.0.0:1", gateway_metrics_address="[::]:2", allow_insecure=True
+    )
+    assert [line.split()[0] for line in settings.exposures()] == [
+        "HEADRACE_GATEWAY_ADDRESS=0.0.0.0:1",
+        "HEADRACE_GATEWAY_METRICS_ADDRESS=[::]:2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"tls_cert": "a"}, "must be set together"),
+        ({"tls_key": "a"}, "must be set together"),
+        ({"tls_client_certs": "required"}, "HEADRACE_TLS_CLIENT_CERTS=required needs"),
+        ({"gateway_mtls_address": "127.0.0.1:1"}, "HEADRACE_GATEWAY_MTLS_ADDRESS needs"),
+        ({"tls_cert": "a", "tls_key": "b", "tls_client_ca": "c"}, "has no effect without"),
+    ],
+)
+def test_incomplete_tls_is_rejected(fields: dict[str, str], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Settings(**fields)  # type: ignore[arg-type]
+
+
+def test_health_hides_queues_from_strangers_by_default() -> None:
+    assert Settings().health_names == "queues"
+    assert Settings(access_control=True).health_names == "services"
+    assert Settings(access_control=True, health="queues").health_names == "queues"
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "a:b", "*", "-a", "a" * 65])
+def test_unusual_redis_prefix_is_rejected(prefix: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(redis_prefix=prefix)
+
+
 def test_heartbeat_above_a_third_of_the_lease_is_rejected() -> None:
     Settings(worker_lease=15, worker_beat=5)
     with pytest.raises(ValidationError, match=r"HEADRACE_WORKER_BEAT .* at most a third"):

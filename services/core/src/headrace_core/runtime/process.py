@@ -20,7 +20,7 @@ import uvloop
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.retry import RetryPolicy
 from headrace_core.runtime import logs
-from headrace_core.runtime.settings import Settings, problems
+from headrace_core.runtime.settings import Settings, StartRefused, problems
 from headrace_core.runtime.tasks import run_to_end
 from headrace_core.runtime.variables import misspelled_variables
 
@@ -65,7 +65,8 @@ def run_service(
         task_factory: creates the tasks of the event loop.
 
     Returns:
-        The exit code: 0 after a clean stop, 78 for invalid settings, 1 after a failure.
+        The exit code: 0 after a clean stop, 78 for invalid settings or a refused start, 1 after a
+        failure.
     """
     try:
         settings = Settings()
@@ -76,6 +77,7 @@ def run_service(
     logs.configure(settings, service=name)
     for variable, suggestion in misspelled_variables(os.environ).items():
         _log.warning("unknown_setting", name=variable, did_you_mean=suggestion)
+    _warn_of_exposures(name, settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
         if task_factory is not asyncio.Task:
@@ -85,10 +87,28 @@ def run_service(
         return run_to_end(loop, loop.create_task(_run(create, settings), name="service"))
 
 
+def _warn_of_exposures(name: str, settings: Settings) -> None:
+    """Warn of addresses that only HEADRACE_ALLOW_INSECURE allows, in the log and on stderr."""
+    exposures = settings.exposures()
+    if not exposures:
+        return
+    lines = [
+        f"headrace {name} is INSECURE (HEADRACE_ALLOW_INSECURE=true):",
+        *(f"- {exposure}" for exposure in exposures),
+    ]
+    rule = "!" * max(len(line) for line in lines)
+    sys.stderr.write("\n".join((rule, *lines, rule, "")))
+    for exposure in exposures:
+        _log.warning("insecure", reason=exposure)
+
+
 async def _run(create: Callable[[Settings], Service], settings: Settings) -> int:
     code = 0
     try:
         await _serve(create, settings)
+    except StartRefused as refused:
+        structlog.get_logger().error("start_refused", reason=str(refused))
+        code = BAD_CONFIGURATION
     except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the last place that can log it
         structlog.get_logger().exception("service_failed")
         code = 1

@@ -23,6 +23,15 @@ from headrace_core.runtime.urls import check_database_url, check_redis_url, driv
 BUILTIN_HANDLERS = ("ai_task", "data_cleaning", "email", "http_request", "numbers")
 
 _SERVICES = ("gateway", "scheduler", "worker")
+_TLS = "TLS (HEADRACE_TLS_CERT, HEADRACE_TLS_KEY)"
+_PLAIN_HEALTH = "HEADRACE_PLAIN_HEALTH=true"
+_PLAIN_METRICS = "HEADRACE_PLAIN_METRICS=true"
+
+DEFAULT_REDIS_PREFIX = "headrace"
+
+
+class StartRefused(Exception):
+    """A service cannot run as configured; the message names the reason and the remedy."""
 
 
 class Settings(BaseSettings):
@@ -51,13 +60,17 @@ class Settings(BaseSettings):
     database_timeout: float = Field(15.0, gt=0)
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     redis_timeout: float = Field(5.0, gt=0)
+    # The first part of each key and channel in Redis.
+    redis_prefix: str = Field(DEFAULT_REDIS_PREFIX, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
-    # Addresses of the services. Only loopback is allowed, because Headrace has no access control.
+    # Addresses of the services; see `exposures`.
     gateway_address: str = "127.0.0.1:50051"
+    # An additional address of the API, whose clients need a certificate; empty for none.
+    gateway_mtls_address: str = ""
     scheduler_address: str = "127.0.0.1:50052"
     worker_address: str = "127.0.0.1:50053"
     allow_insecure: bool = False
@@ -69,7 +82,21 @@ class Settings(BaseSettings):
     gateway_metrics_address: str = ""
     scheduler_metrics_address: str = ""
     worker_metrics_address: str = ""
+    # The PEM files of this process's certificate and its key; empty for no TLS.
+    tls_cert: str = ""
+    tls_key: str = ""
+    # The PEM file with the certificate authorities of clients.
+    tls_client_ca: str = ""
+    # Whether clients at `gateway_address` need a certificate.
+    tls_client_certs: Literal["off", "required"] = "off"
     reflection: bool = False
+    # The names whose health the gateway reports to anyone. Empty: `services` with access control,
+    # because a queue can belong to a tenant, and otherwise `queues`.
+    health: Literal["", "off", "services", "queues"] = ""
+    # Whether the health of schedulers and workers is served without TLS, at any address.
+    plain_health: bool = False
+    # Whether metrics may be served at any address. They have no TLS.
+    plain_metrics: bool = False
     # Less than the clients' deadline of 10 s, so calls fail with UNAVAILABLE if a database hangs.
     call_timeout: float = Field(6.0, gt=0)
     shutdown_grace: float = Field(10.0, ge=0)
@@ -193,18 +220,63 @@ class Settings(BaseSettings):
                 f"HEADRACE_SUBSCRIPTION_RETENTION ({self.subscription_retention:g} s) must be "
                 f"at least HEADRACE_RETENTION ({self.retention:g} s)"
             )
-        if not self.allow_insecure:
-            names = [f"{service}_address" for service in _SERVICES]
-            metrics = [f"{service}_metrics_address" for service in _SERVICES]
-            for name in (*names, *(name for name in metrics if getattr(self, name))):
-                address = getattr(self, name)
-                if not _is_loopback(address):
-                    raise ValueError(
-                        f"HEADRACE_{name.upper()}={address} is not a loopback address. "
-                        "There is no access control yet: set HEADRACE_ALLOW_INSECURE=true to serve "
-                        "every client that can reach it."
-                    )
+        self._check_tls()
+        if not self.allow_insecure and (exposures := self.exposures()):
+            raise ValueError(
+                f"{exposures[0]}. HEADRACE_ALLOW_INSECURE=true starts the service regardless"
+            )
         return self
+
+    def _check_tls(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("HEADRACE_TLS_CERT and HEADRACE_TLS_KEY must be set together")
+        asking = {
+            "HEADRACE_TLS_CLIENT_CERTS=required": self.tls_client_certs == "required",
+            "HEADRACE_GATEWAY_MTLS_ADDRESS": bool(self.gateway_mtls_address),
+        }
+        for name, is_set in asking.items():
+            if is_set and not (self.tls_cert and self.tls_client_ca):
+                raise ValueError(
+                    f"{name} needs HEADRACE_TLS_CERT, HEADRACE_TLS_KEY and HEADRACE_TLS_CLIENT_CA"
+                )
+        if self.tls_client_ca and not any(asking.values()):
+            raise ValueError(f"HEADRACE_TLS_CLIENT_CA has no effect without {' or '.join(asking)}")
+
+    def exposures(self) -> list[str]:
+        """Return a sentence for each address beyond loopback that anyone can use or read."""
+        calls = []
+        if not self.tls_cert:
+            calls.append(_TLS)
+        if not self.access_control:
+            calls.append("access control (HEADRACE_ACCESS_CONTROL=true)")
+        health = [] if self.tls_cert or self.plain_health else [f"{_TLS} or {_PLAIN_HEALTH}"]
+        metrics = [] if self.plain_metrics else [_PLAIN_METRICS]
+        missing = {
+            "gateway_address": calls,
+            "gateway_mtls_address": calls,
+            "scheduler_address": health,
+            "worker_address": health,
+            **{f"{service}_metrics_address": metrics for service in _SERVICES},
+        }
+        return [
+            f"HEADRACE_{name.upper()}={getattr(self, name)} is not a loopback address and needs "
+            + " and ".join(needs)
+            for name, needs in missing.items()
+            if needs and self._is_exposed(name)
+        ]
+
+    def _is_exposed(self, name: str) -> bool:
+        """Return whether an address is beyond loopback."""
+        address: str = getattr(self, name)
+        # Without these addresses, nothing listens; other empty addresses listen everywhere.
+        if not address and name.endswith(("_metrics_address", "_mtls_address")):
+            return False
+        return not _is_loopback(address)
+
+    @property
+    def health_names(self) -> Literal["off", "services", "queues"]:
+        """Return the names whose health the gateway reports."""
+        return self.health or ("services" if self.access_control else "queues")
 
     @property
     def builtins(self) -> tuple[str, ...] | None:
