@@ -12,12 +12,12 @@ from headrace_core.delivery.keys import queue_key
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import JobId, uuid7
-from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.settings import DEFAULT_REDIS_PREFIX, Settings
 from headrace_core.runtime.tasks import end_tasks
 
 POOL = "pool"
 INSTALLATION = UUID(int=1)
-QUEUE = queue_key(INSTALLATION, POOL)
+QUEUE = queue_key(DEFAULT_REDIS_PREFIX, INSTALLATION, POOL)
 
 
 async def identify() -> UUID:

@@ -8,9 +8,10 @@ from uuid import UUID
 
 import msgspec
 from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
 
 from headrace_core.runtime.redis_client import connection_pool, key
-from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.settings import DEFAULT_REDIS_PREFIX, Settings
 
 # The only arq function. Its argument is the name of the delivery.
 FUNCTION_NAME = "run"
@@ -22,9 +23,17 @@ EXPIRE_MS = 3_600_000
 ReadInstallationId = Callable[[], Awaitable[UUID]]
 
 
-def queue_key(installation: UUID, pool: str) -> str:
+def queue_key(prefix: str, installation: UUID, pool: str) -> str:
     """Return the key of a pool's arq queue, a sorted set of delivery names by rank."""
-    return key(installation, "queue", pool)
+    return key(prefix, installation, "queue", pool)
+
+
+def record_prefix(prefix: str) -> str:
+    """Return the first part of the keys of arq's job records.
+
+    arq itself always uses `arq:job:`, so only the default prefix is compatible with its own worker.
+    """
+    return job_key_prefix if prefix == DEFAULT_REDIS_PREFIX else f"{prefix}:{job_key_prefix}"
 
 
 def serialize(value: dict[str, Any]) -> bytes:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 
 from arq.connections import ArqRedis
-from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
 
 from headrace_core.delivery.keys import (
@@ -15,6 +14,7 @@ from headrace_core.delivery.keys import (
     ReadInstallationId,
     connect,
     queue_key,
+    record_prefix,
     serialize,
 )
 from headrace_core.domain.attempt import AttemptKey
@@ -24,10 +24,10 @@ from headrace_core.runtime.settings import Settings
 
 # Writes the record and the queue entry of each delivery in arq's format. Writes nothing if the
 # queue already has ARGV[2] entries. The queue expires, because its pool may have no workers left.
-_DELIVER = f"""
+_DELIVER = """
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
-for i = 3, #ARGV, 3 do
-    redis.call('SET', '{job_key_prefix}' .. ARGV[i], ARGV[i + 2], 'PX', ARGV[1])
+for i = 4, #ARGV, 3 do
+    redis.call('SET', ARGV[3] .. ARGV[i], ARGV[i + 2], 'PX', ARGV[1])
     redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
@@ -46,6 +46,7 @@ class Deliverer:
 
     def __init__(self, settings: Settings, *, identify: ReadInstallationId) -> None:
         self._identify = identify
+        self._prefix = settings.redis_prefix
         self._redis: ArqRedis = connect(settings)
         self._script = self._redis.register_script(_DELIVER)
 
@@ -80,9 +81,13 @@ class Deliverer:
     async def _deliver(
         self, pool: str, deliveries: Sequence[tuple[AttemptKey, float]], most: int
     ) -> bool:
-        queue = queue_key(await self._identify(), pool)
+        queue = queue_key(self._prefix, await self._identify(), pool)
         now_ms = int(time.time() * 1000)
-        arguments: list[str | bytes | int | float] = [EXPIRE_MS, most]
+        arguments: list[str | bytes | int | float] = [
+            EXPIRE_MS,
+            most,
+            record_prefix(self._prefix),
+        ]
         for delivery, rank in deliveries:
             name = str(delivery)
             record = serialize_job(FUNCTION_NAME, (name,), {}, None, now_ms, serializer=serialize)
@@ -100,7 +105,7 @@ class Deliverer:
         """
         installation = await self._identify()
         try:
-            await check_writes(self._redis, installation)
+            await check_writes(self._redis, self._prefix, installation)
         except RedisFault as fault:
             raise Unavailable("redis") from fault
 

@@ -13,8 +13,6 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.redis_client import RedisFault, connection_pool
 from headrace_core.runtime.settings import Settings
 
-_PROBE_KEY = "headrace:probe"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisServer:
@@ -52,7 +50,7 @@ async def read_redis(settings: Settings) -> RedisServer:
         info = await client.info("everything")
         write_error = ""
         try:
-            await client.set(_PROBE_KEY, b"", px=1000)
+            await client.set(f"{settings.redis_prefix}:probe", b"", px=1000)
         except ResponseError as error:
             write_error = str(error)
         return _to_server(info, write_error)

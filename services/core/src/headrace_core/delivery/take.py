@@ -17,7 +17,6 @@ from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 import structlog
-from arq.constants import job_key_prefix
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
@@ -28,6 +27,7 @@ from headrace_core.delivery.keys import (
     connect,
     deserialize,
     queue_key,
+    record_prefix,
     serialize,
 )
 from headrace_core.domain.attempt import AttemptKey
@@ -59,8 +59,6 @@ _READ_FACTOR = 8
 _MAX_FOUND = 1000
 # The name and the rank of a delivery, as Redis returns them.
 _Entry = tuple[bytes, bytes]
-# The key prefix of arq's job records.
-_RECORD = job_key_prefix.encode()
 
 
 class RedisTooOldError(RedisError):
@@ -100,6 +98,8 @@ class BatchWorker(Worker, Generic[Claimed]):
         )
         self._pool_name = pool
         self._identify = identify
+        self._prefix = settings.redis_prefix
+        self._record_prefix = record_prefix(self._prefix).encode()
         # The name of this worker's connections in CLIENT LIST.
         self._name = name
         # The record keys of the last batch, which the next pop deletes.
@@ -155,7 +155,7 @@ class BatchWorker(Worker, Generic[Claimed]):
                     await self._put_back(entries)
                     await _back_off(fault)
                     continue
-                self._records = [_RECORD + name for name, _ in entries]
+                self._records = [self._record_prefix + name for name, _ in entries]
             too_few = len(entries) < wanted
             if too_few and (self._found_undelivered or self.loop.time() >= self._poll_at):
                 await self._poll()
@@ -175,7 +175,7 @@ class BatchWorker(Worker, Generic[Claimed]):
             if command is None:
                 raise RedisTooOldError
             self._too_old = False
-        await check_writes(self.pool, await self._identify())
+        await check_writes(self.pool, self._prefix, await self._identify())
 
     def pause(self) -> None:
         """Stop popping. Popped deliveries are started or put back."""
@@ -264,7 +264,7 @@ class BatchWorker(Worker, Generic[Claimed]):
     async def _name_queue(self) -> None:
         while True:
             try:
-                self.queue_name = queue_key(await self._identify(), self._pool_name)
+                self.queue_name = queue_key(self._prefix, await self._identify(), self._pool_name)
             except Unavailable as fault:
                 await _back_off(fault)
             else:

@@ -49,18 +49,18 @@ def fault_to_log(fault: Exception) -> Exception | None:
     return None if isinstance(fault, _EXPECTED_ERRORS) else fault
 
 
-def key(installation: UUID, *parts: str) -> str:
-    """Return the name of a key: `headrace:{installation}:…`.
+def key(prefix: str, installation: UUID, *parts: str) -> str:
+    """Return the name of a key: `{prefix}:{installation}:…`.
 
     Several installations can share a Redis database.
     """
-    return ":".join(("headrace", installation.hex, *parts))
+    return ":".join((prefix, installation.hex, *parts))
 
 
-async def check_writes(client: Redis, installation: UUID) -> None:
+async def check_writes(client: Redis, prefix: str, installation: UUID) -> None:
     """Check that Redis accepts writes; a full server or a replica still responds to a PING.
 
     Raises:
         Exception: Redis rejected the write or did not respond.
     """
-    await client.set(key(installation, "probe"), b"", px=_PROBE_MS)
+    await client.set(key(prefix, installation, "probe"), b"", px=_PROBE_MS)

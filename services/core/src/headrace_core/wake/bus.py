@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from redis.asyncio import Redis
 
@@ -13,7 +13,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake.publisher import Publisher
 from headrace_core.wake.receiver import Receiver
-from headrace_core.wake.topic import Timing, Topic
+from headrace_core.wake.topic import Channels, Timing, Topic
 
 
 class WakeSubscription(Wake):
@@ -71,6 +71,7 @@ class WakeBus:
     ) -> None:
         timing = Timing() if timing is None else timing
         self._redis = Redis(connection_pool=connection_pool(settings))
+        self._prefix = settings.redis_prefix
         self._database = database
         self._subscriptions: dict[Topic, dict[WakeSubscription, None]] = {
             topic: {} for topic in topics
@@ -149,16 +150,16 @@ class WakeBus:
         Raises:
             Exception: Redis rejected the write or did not respond.
         """
-        await check_writes(self._redis, await self._database.installation_id())
+        await check_writes(self._redis, self._prefix, await self._database.installation_id())
 
     def _deliver(self, topics: Iterable[Topic]) -> None:
         for topic in topics:
             for subscription in self._subscriptions[topic]:
                 subscription.notify(topic)
 
-    async def _channels(self, topics: Iterable[Topic]) -> Mapping[str, Topic]:
+    async def _channels(self, topics: Iterable[Topic]) -> Channels:
         installation = await self._database.installation_id()
-        return {topic.channel(installation): topic for topic in topics}
+        return Channels.of(topics, prefix=self._prefix, installation=installation)
 
-    async def _channels_received(self) -> Mapping[str, Topic]:
+    async def _channels_received(self) -> Channels:
         return await self._channels(self._subscriptions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
 import structlog
@@ -13,7 +13,7 @@ from headrace_core.runtime.redis_client import RedisFault, fault_to_log
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.notify import notify
-from headrace_core.wake.topic import Timing, Topic
+from headrace_core.wake.topic import Channels, Timing, Topic
 
 _log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ class Publisher:
         *,
         redis: Redis,
         database: Database,
-        channels: Callable[[Iterable[Topic]], Awaitable[Mapping[str, Topic]]],
+        channels: Callable[[Iterable[Topic]], Awaitable[Channels]],
         timing: Timing,
     ) -> None:
         self._redis = redis
@@ -76,7 +76,7 @@ class Publisher:
         if not topics:
             return
         try:
-            await self._send(list(await self._channels(sorted(topics))))
+            await self._send(await self._channels(sorted(topics)))
         except asyncio.CancelledError:
             # `stop` publishes these topics: a repeated wake-up is harmless, a lost one is not.
             self._pending |= topics
@@ -84,7 +84,7 @@ class Publisher:
         except Exception as fault:  # noqa: BLE001 - subscribers also run at intervals
             _log.warning("wake_up_lost", error=type(fault).__name__)
 
-    async def _send(self, channels: Sequence[str]) -> None:
+    async def _send(self, channels: Channels) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._avoid_redis_until:
             try:
@@ -92,7 +92,7 @@ class Publisher:
                     asyncio.timeout(self._timing.publish),
                     self._redis.pipeline(transaction=False) as pipeline,
                 ):
-                    for channel in channels:
+                    for channel in channels.redis:
                         pipeline.publish(channel, b"")
                     await pipeline.execute()
                 return
@@ -104,4 +104,4 @@ class Publisher:
                     exc_info=fault_to_log(fault),
                 )
         async with self._database.statement() as connection:
-            await notify(connection, channels)
+            await notify(connection, list(channels.postgresql))

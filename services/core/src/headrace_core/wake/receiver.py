@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NoReturn
 
 import structlog
@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.notify import listen
-from headrace_core.wake.topic import Timing, Topic
+from headrace_core.wake.topic import Channels, Timing, Topic
 
 _log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ class Receiver:
         *,
         redis: Redis,
         database: Database,
-        channels: Callable[[], Awaitable[Mapping[str, Topic]]],
+        channels: Callable[[], Awaitable[Channels]],
         deliver: Callable[[Iterable[Topic]], None],
         timing: Timing,
     ) -> None:
@@ -82,9 +82,7 @@ class Receiver:
     async def _receive(
         self,
         transport: str,
-        read: Callable[
-            [Mapping[str, Topic], Callable[[Iterable[Topic]], None]], Awaitable[NoReturn]
-        ],
+        read: Callable[[Channels, Callable[[Iterable[Topic]], None]], Awaitable[NoReturn]],
     ) -> None:
         lost = False
 
@@ -109,8 +107,9 @@ class Receiver:
             await asyncio.sleep(random.uniform(*self._timing.reconnect))
 
     async def _receive_redis(
-        self, topics: Mapping[str, Topic], received: Callable[[Iterable[Topic]], None]
+        self, channels: Channels, received: Callable[[Iterable[Topic]], None]
     ) -> NoReturn:
+        topics = channels.redis
         async with self._redis.pubsub() as subscription:
             await subscription.subscribe(*topics)
             received(topics.values())
@@ -128,8 +127,9 @@ class Receiver:
                     probed = True
 
     async def _receive_postgresql(
-        self, topics: Mapping[str, Topic], received: Callable[[Iterable[Topic]], None]
+        self, channels: Channels, received: Callable[[Iterable[Topic]], None]
     ) -> NoReturn:
+        topics = channels.postgresql
         await listen(
             self._database,
             list(topics),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 
@@ -27,12 +29,31 @@ class Topic(StrEnum):
     ACCESS = "headrace_access"
 
     def channel(self, installation: UUID) -> str:
-        """Return the channel of an installation, for Redis and for NOTIFY.
+        """Return the channel of an installation for NOTIFY.
 
-        Installations can share a Redis database or a PostgreSQL database. A name has at most 63
-        characters, the limit of NOTIFY.
+        Installations can share a PostgreSQL database. A name has at most 63 characters.
         """
         return f"{self}_{installation.hex}"
+
+    def redis_channel(self, prefix: str, installation: UUID) -> str:
+        """Return the channel of an installation in Redis: `{prefix}_{topic}_{installation}`."""
+        return f"{prefix}{self.removeprefix('headrace')}_{installation.hex}"
+
+
+class Channels(NamedTuple):
+    """The channels of some topics, in Redis and in PostgreSQL."""
+
+    redis: Mapping[str, Topic]
+    postgresql: Mapping[str, Topic]
+
+    @classmethod
+    def of(cls, topics: Iterable[Topic], *, prefix: str, installation: UUID) -> Channels:
+        """Return the channels of topics."""
+        topics = tuple(topics)
+        return cls(
+            redis={topic.redis_channel(prefix, installation): topic for topic in topics},
+            postgresql={topic.channel(installation): topic for topic in topics},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
