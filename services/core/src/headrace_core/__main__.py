@@ -25,6 +25,7 @@ from headrace_core.store.access.bootstrap import (
     bootstrap_key,
     bootstrap_user,
 )
+from headrace_core.runtime.settings import Settings, StartRefused, problems
 from headrace_core.store.access.signing_keys import rotate_signing_key
 from headrace_core.store.grants import Client, Roles, apply_grants, check_role, grant_script
 from headrace_core.store.migrate import mend, migrate
@@ -248,6 +249,7 @@ def _run_once(run: Callable[[], None], settings: Settings, *, command: str) -> i
     try:
         run()
     except (MigrationRejected, BootstrapRejected) as error:
+    except (MigrationRejected, StartRefused) as error:
         _report(command, f"{error}")
         return 1
     except (

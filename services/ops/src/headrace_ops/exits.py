@@ -11,7 +11,7 @@ from rich.text import Text
 
 from headrace.cli.output import Output, json_text
 from headrace_core.domain.errors import Unavailable
-from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.settings import Settings, StartRefused
 from headrace_ops.audit import SchemaMismatch
 from headrace_ops.servers import (
     ServersNotFound,
@@ -55,6 +55,8 @@ def check_servers(
             return check(settings)
         except SchemaMismatch as error:
             reason = f"{describe_database(settings)}: {error}"
+        except StartRefused as error:
+            reason = str(error)
         except Unavailable as error:
             fault = type(error.__cause__ or error).__name__
             reason = (

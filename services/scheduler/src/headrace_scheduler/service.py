@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from typing import Final
 
 import structlog
 
 from headrace_core.delivery import Deliverer
+from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings
@@ -14,11 +17,14 @@ from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
-from headrace_health import Check, Health, HealthServer
+from headrace_health import CertificateFiles, Check, Health, HealthServer
 from headrace_scheduler.leader import Leader
 from headrace_scheduler.metrics import Gauges, scheduler_metrics
 from headrace_scheduler.term import Term
 from headrace_scheduler.timing import DEFAULT, Timing
+
+# Longest wait for PostgreSQL at startup, in seconds. A scheduler also starts without it.
+_PING_S: Final = 2.0
 
 _log = structlog.get_logger()
 
@@ -40,6 +46,7 @@ class Scheduler:
         self._health = HealthServer(
             address=settings.scheduler_address,
             reflection=settings.reflection,
+            certificate=None if settings.plain_health else CertificateFiles.of(settings),
             health=Health(
                 checks=(
                     Check(name="postgresql", ping=WriteProbe(self._database, submits=False).run),
@@ -76,7 +83,14 @@ class Scheduler:
         return self._metrics.port
 
     async def start(self) -> None:
-        """Start as a standby, and start to serve health and metrics."""
+        """Start as a standby, and start to serve health and metrics.
+
+        Raises:
+            StartRefused: the database URL names a pooler that shares sessions.
+        """
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_PING_S):
+                await self._database.ping()
         await self._metrics.start()
         await self._bus.start()
         await self._health.start()

@@ -14,6 +14,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import LOCK
 from headrace_core.store.schema import VERSION_TABLE, prepare_schema
 from headrace_core.store.sql.database import server_arguments
+from headrace_core.store.sql.pooler import check_pooler
 from headrace_core.store.sql.tables import metadata
 
 _settings: Settings = context.config.attributes["settings"]
@@ -37,11 +38,20 @@ async def _connect() -> asyncpg.Connection:
     return await asyncpg.connect(**server_arguments(_settings))
 
 
+async def _check_pooler() -> None:
+    connection = await _connect()
+    try:
+        await check_pooler(connection, _connect)
+    finally:
+        connection.terminate()
+
+
 async def _main() -> None:
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=_connect, poolclass=NullPool
     )
     try:
+        await _check_pooler()
         async with engine.connect() as connection:
             await connection.run_sync(_run)
             await connection.commit()

@@ -19,6 +19,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.urls import database_options
 from headrace_core.store.sql.connection import Connection, Driver, Row
 from headrace_core.store.sql.installation import read_installation_id
+from headrace_core.store.sql.pooler import SHARED_SESSION_ERRORS, SharedSession, check_pooler
 
 # SQLSTATE classes and codes after which the same call may succeed: connection exceptions,
 # insufficient resources, operator intervention, system errors, serialization failure, deadlock,
@@ -201,6 +202,16 @@ class Database:
     async def _set_up_session(self, driver: Any) -> None:
         await driver.execute(self._session, timeout=self._timeout)
 
+    async def _check_pooler(self, pooled: Any) -> None:
+        async def connect() -> asyncpg.Connection:
+            return await asyncpg.connect(**self._connect)
+
+        try:
+            await check_pooler(pooled, connect)
+        except BaseException:
+            pooled.terminate()
+            raise
+
     @asynccontextmanager
     async def _driver(self) -> AsyncIterator[Driver]:
         pool = self._pool
@@ -218,8 +229,12 @@ class Database:
             # Initializes the pool at the first use.
             await pool
             pooled = await pool.acquire(timeout=self._timeout)
+            if not self._connected:
+                await self._check_pooler(pooled)
         except asyncpg.PostgresError as error:
             if not self._connected:
+                if isinstance(error, SHARED_SESSION_ERRORS):
+                    raise SharedSession from error
                 # If the first connection is rejected, the settings are wrong: report the reason.
                 raise
             # A password change or a failover may be in progress.
