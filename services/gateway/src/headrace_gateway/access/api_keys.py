@@ -43,6 +43,8 @@ class ApiKeys:
         self._keys: TimedCache[str, tuple[Principal, bytes] | None] = TimedCache(
             size=_REMEMBERED, clock=clock
         )
+        # Increases with each change of a key.
+        self._changes = 0
 
     def accepts(self, bearer: str) -> bool:
         """Return whether a credential has the form of an API key."""
@@ -62,10 +64,13 @@ class ApiKeys:
         try:
             known = self._keys[key_id]
         except KeyError:
+            changes = self._changes
             async with self._database.statement() as conn:
                 stored = await find_api_key(conn, key_id=key_id)
             known = None if stored is None else (_principal(stored[0]), stored[1])
-            self._keys.put(key_id, known, seconds=_MAX_AGE)
+            # A change during the query may concern this key.
+            if changes == self._changes:
+                self._keys.put(key_id, known, seconds=_MAX_AGE)
         if known is None or not hmac.compare_digest(known[1], secret_hash):
             raise Unauthenticated
         principal = known[0]
@@ -76,8 +81,10 @@ class ApiKeys:
     def forget(self, change: AccessChange | None) -> None:
         """Drop the key that changed; all keys if the change is None."""
         if change is None:
+            self._changes += 1
             self._keys.clear()
         elif change.kind == PrincipalKind.API_KEY:
+            self._changes += 1
             self._keys.remove(change.subject)
 
 
