@@ -394,6 +394,28 @@ async def users(filled: FilledPlatform) -> None:
     tokens = (await filled.call("RefreshSession", refresh)).tokens
     await filled.call("Logout", ses.LogoutRequest(refresh_token=tokens.refresh_token))
     await filled.call("DeleteUser", us.DeleteUserRequest(name=names[0]))
+async def certificate_bindings(filled: FilledPlatform) -> None:
+    request = acs.CreateCertificateBindingRequest(
+        principal="\U00010000" * 128,
+        scope=[f"label:{number:063}={LONGEST_LABEL}" for number in range(64)],
+    )
+    made = []
+    for number in range(60):
+        request.san = f"uri:test:{number:02}".ljust(2052, "x")
+        response = await filled.call("CreateCertificateBinding", request)
+        made.append(response.certificate_binding.san)
+    seen, token = [], ""
+    while True:
+        page = await filled.call(
+            "ListCertificateBindings",
+            acs.ListCertificateBindingsRequest(page_size=1000, page_token=token),
+        )
+        seen += [binding.san for binding in page.certificate_bindings]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == made
+    await filled.call("DeleteCertificateBinding", acs.DeleteCertificateBindingRequest(san=made[0]))
 
 
 async def subscriptions(filled: FilledPlatform) -> None:
@@ -482,6 +504,9 @@ SIZES_BY_RPC = {
     "Login": RpcSizes(users, 60_000),
     "RefreshSession": RpcSizes(users),
     "Logout": RpcSizes(users),
+    "CreateCertificateBinding": RpcSizes(certificate_bindings, 60_000),
+    "ListCertificateBindings": RpcSizes(certificate_bindings, 2 * MIB),
+    "DeleteCertificateBinding": RpcSizes(certificate_bindings, 60_000),
 }
 
 

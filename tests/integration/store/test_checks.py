@@ -100,6 +100,14 @@ API_KEY: dict[str, str] = {
     "secret_hash": "decode(repeat('00', 32), 'hex')",
     "created_by": "'ada'",
 }
+BINDING: dict[str, str] = {
+    "san": "'dns:example.com'",
+    "tenant": "'default'",
+    "principal": "'ada'",
+    "role": "'viewer'",
+    "scope": "'{}'",
+    "created_by": "'ada'",
+}
 CHANGE: dict[str, str] = {
     "version": "1",
     "tenant": "'default'",
@@ -166,6 +174,7 @@ TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
     ),
     ("access_changes", CHANGE, ("time",)),
     ("audit_log", AUDIT_EVENT, ("time",)),
+    ("certificate_bindings", BINDING, ("create_time",)),
     ("signing_keys", SIGNING_KEY, ("create_time", "expire_time")),
     ("users", USER, ("create_time", "last_login_time", "password_time")),
     ("sessions", REFRESHED, ("create_time", "replace_time", "expire_time", "end_time")),
@@ -281,6 +290,14 @@ INVALID_ROWS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("api_keys", API_KEY, {"role": "'owner'"}, "api_keys_role_check"),
     ("api_keys", API_KEY, {"secret_hash": "'a'"}, "api_keys_hash_check"),
     *(("api_keys", API_KEY, {name: "NULL"}, f'"{name}"') for name in API_KEY),
+    ("certificate_bindings", BINDING, {"role": "'owner'"}, "certificate_bindings_role_check"),
+    (
+        "certificate_bindings",
+        BINDING,
+        {"san": "repeat('a', 2053)"},
+        "certificate_bindings_san_check",
+    ),
+    *(("certificate_bindings", BINDING, {name: "NULL"}, f'"{name}"') for name in BINDING),
     *(("access_changes", CHANGE, {name: "NULL"}, f'"{name}"') for name in CHANGE),
     ("signing_keys", SIGNING_KEY, {"seed": "'a'"}, "signing_keys_seed_check"),
     *(("signing_keys", SIGNING_KEY, {name: "NULL"}, f'"{name}"') for name in SIGNING_KEY),
@@ -345,6 +362,7 @@ VALID_ROWS = [
     ("tenants", TENANT),
     ("api_keys", API_KEY),
     ("access_changes", CHANGE),
+    ("certificate_bindings", BINDING),
     ("signing_keys", SIGNING_KEY),
     ("audit_chains", AUDIT_CHAIN),
     ("audit_log", AUDIT_EVENT),

@@ -12,7 +12,10 @@ _SETTINGS = {
     **SERVERS,
     "gateway_address": "host:port of the API",
     "gateway_metrics_address": "host:port of the Prometheus metrics",
-    "allow_insecure": "whether non-loopback addresses are allowed",
+    "tls_cert": "PEM file with the certificate of the API; empty for no TLS",
+    "tls_key": "PEM file with the key of that certificate",
+    "access_control": "whether each call needs a credential",
+    "allow_insecure": "whether addresses beyond loopback need neither TLS nor access control",
     "reflection": "whether grpcurl and similar tools can read the contract",
     "max_payload_bytes": "the maximum size of a job's payload, in bytes",
 }

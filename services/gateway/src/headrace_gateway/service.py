@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Final
 
+import grpc.aio
 import structlog
 
 from headrace_core.domain.errors import Unavailable
@@ -18,12 +19,14 @@ from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.api_keys import ApiKeys
 from headrace_gateway.access.audit import AuditWriter
+from headrace_gateway.access.certificates import Certificates
 from headrace_gateway.access.identities import Identities
 from headrace_gateway.access.login_throttle import LoginThrottle
 from headrace_gateway.access.password_threads import PasswordThreads
 from headrace_gateway.access.signing import InstallationTokens
 from headrace_gateway.api.access import Access
 from headrace_gateway.api.audit import AuditLog
+from headrace_gateway.api.certificates import CertificateBindings
 from headrace_gateway.api.handlers import Handlers
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.jobs import Jobs
@@ -47,7 +50,7 @@ from headrace_gateway.grpc.users import UserServicer
 from headrace_gateway.metrics import gateway_metrics
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.timing import DEFAULT, Timing
-from headrace_health import Check, Health
+from headrace_health import CertificateFiles, Check, Health, add_port
 
 _log = structlog.get_logger()
 
@@ -71,8 +74,7 @@ class Gateway:
         self._timing = timing
         # The steps of `stop`; the last step runs first.
         self._on_stop = AsyncExitStack()
-        self._port = 0
-        self._metrics_port = 0
+        self._port = self._mtls_port = self._metrics_port = 0
         # The gauges of the streams; `start` replaces this empty set.
         self.gauges = Gauges()
 
@@ -80,6 +82,11 @@ class Gateway:
     def port(self) -> int:
         """The port of the API; 0 before the gateway starts."""
         return self._port
+
+    @property
+    def mtls_port(self) -> int:
+        """The port of the API for clients with a certificate; 0 before the start, or without it."""
+        return self._mtls_port
 
     @property
     def metrics_port(self) -> int:
@@ -92,6 +99,7 @@ class Gateway:
         Raises:
             Unavailable: PostgreSQL was not available within half a minute.
             RuntimeError: the address of the API is in use.
+        StartRefused: the TLS certificate cannot be used.
             OSError: the address of the metrics is in use.
         """
         async with AsyncExitStack() as on_stop:
@@ -107,6 +115,7 @@ class Gateway:
 
     async def _start(self, on_stop: AsyncExitStack) -> None:
         settings = self._settings
+        certificate = CertificateFiles.of(settings)
         database = Database(settings, application="gateway", timeout=settings.call_timeout)
         on_stop.callback(_log.info, "gateway_stopped")
         on_stop.push_async_callback(database.close)
@@ -143,16 +152,7 @@ class Gateway:
             timing=self._timing,
         )
         self.gauges = watch.gauges
-        health = Health(
-            services=SERVICES,
-            checks=[
-                Check(name="postgresql", ping=WriteProbe(database, checks_disk=True).run),
-                Check(name="wake-ups", ping=bus.ping),
-                # Without Redis, wake-ups travel through PostgreSQL.
-                Check(name="redis", ping=bus.ping_redis, required=False),
-            ],
-            lookups=[queue_health(registrations=registrations, wake=bus.subscribe(Topic.WORKERS))],
-        )
+        health = self._make_health(database, bus, registrations)
         drain = Drain()
         sessions = Sessions()
         tokens = InstallationTokens(database=database, installation=installation)
@@ -164,6 +164,7 @@ class Gateway:
                 verifiers=[ApiKeys(database=database, installation=installation), tokens],
                 sessions=sessions,
                 audit=audit,
+                certificates=Certificates(database=database),
             )
             await identities.run_once()
             changes = LoopRunner(
@@ -198,7 +199,6 @@ class Gateway:
                     max_subscriptions=settings.max_subscriptions,
                 )
             ),
-            access=AccessServicer(Access(database=database, installation=installation, bus=bus)),
             audit=AuditServicer(AuditLog(database=database, installation=installation, bus=bus)),
             sessions=SessionServicer(
                 UserSessions(
@@ -213,10 +213,13 @@ class Gateway:
             ),
             users=UserServicer(
                 Users(database=database, installation=installation, threads=threads, bus=bus)
+            access=AccessServicer(
+                Access(database=database, installation=installation, bus=bus),
+                CertificateBindings(database=database, installation=installation, bus=bus),
             ),
             health=health.servicer,
         )
-        self._port = server.add_insecure_port(settings.gateway_address)
+        self._listen(server, certificate)
         on_stop.push_async_callback(server.stop, settings.shutdown_grace)
         on_stop.push_async_callback(_end_calls, watch, drain)
         metrics = MetricsServer(
@@ -232,7 +235,41 @@ class Gateway:
         await server.start()
         host = settings.gateway_address.rpartition(":")[0]
         on_stop.callback(_log.info, "gateway_stopping")
-        _log.info("gateway_started", address=f"{host}:{self._port}")
+        _log.info("gateway_started", address=f"{host}:{self._port}", tls=certificate is not None)
+
+    def _make_health(
+        self, database: Database, bus: WakeBus, registrations: Registrations
+    ) -> Health:
+        lookups = []
+        if self._settings.health_names == "queues":
+            wake = bus.subscribe(Topic.WORKERS)
+            lookups.append(queue_health(registrations=registrations, wake=wake))
+        return Health(
+            services=SERVICES,
+            checks=[
+                Check(name="postgresql", ping=WriteProbe(database, checks_disk=True).run),
+                Check(name="wake-ups", ping=bus.ping),
+                # Without Redis, wake-ups travel through PostgreSQL.
+                Check(name="redis", ping=bus.ping_redis, required=False),
+            ],
+            lookups=lookups,
+        )
+
+    def _listen(self, server: grpc.aio.Server, certificate: CertificateFiles | None) -> None:
+        settings = self._settings
+        self._port = add_port(
+            server,
+            settings.gateway_address,
+            certificate,
+            requires_client_certificate=settings.tls_client_certs == "required",
+        )
+        if settings.gateway_mtls_address:
+            self._mtls_port = add_port(
+                server,
+                settings.gateway_mtls_address,
+                certificate,
+                requires_client_certificate=True,
+            )
 
 
 async def _end_calls(watch: Watch, drain: Drain) -> None:

@@ -8,14 +8,17 @@ from headrace_health.lookup import Lookup
 from headrace_health.reflection import Reflection, enable_reflection, reflections
 from headrace_health.server import HealthServer, keep_completion_queue
 from headrace_health.servicer import HealthServicer
+from headrace_health.tls import CertificateFiles, add_port
 
 __all__ = [
+    "CertificateFiles",
     "Check",
     "Health",
     "HealthServer",
     "HealthServicer",
     "Lookup",
     "Reflection",
+    "add_port",
     "enable_reflection",
     "keep_completion_queue",
     "reflections",

@@ -12,6 +12,7 @@ from grpc_health.v1.health import SERVICE_NAME
 from headrace_health.health import Health
 from headrace_health.reflection import enable_reflection
 from headrace_health.strict import StrictRequests
+from headrace_health.tls import CertificateFiles, add_port
 
 
 @cache
@@ -32,10 +33,19 @@ class HealthServer:
         address: `host:port`; port 0 selects a free port.
         health: the checks; started and stopped with the server.
         reflection: whether to serve gRPC reflection, for grpcurl and similar tools.
+        certificate: the certificate of the server; None for no TLS.
     """
 
-    def __init__(self, *, address: str, health: Health, reflection: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        address: str,
+        health: Health,
+        reflection: bool = False,
+        certificate: CertificateFiles | None = None,
+    ) -> None:
         self._address = address
+        self._certificate = certificate
         self._reflection = reflection
         self._health = health
         self._server: grpc.aio.Server | None = None
@@ -60,7 +70,7 @@ class HealthServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if self._reflection:
             enable_reflection(server, [SERVICE_NAME])
-        self._port = server.add_insecure_port(self._address)
+        self._port = add_port(server, self._address, self._certificate)
         await self._health.start()
         await server.start()
         self._server = server

@@ -17,7 +17,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
-from headrace_health import Check, Health, HealthServer
+from headrace_health import CertificateFiles, Check, Health, HealthServer
 from headrace_worker.api.registry import Registry
 from headrace_worker.attempt.environment import Environment
 from headrace_worker.attempt.execution import Execution, StopReason
@@ -239,6 +239,9 @@ class WorkerService:
         return HealthServer(
             address=self._settings.worker_address,
             reflection=self._settings.reflection,
+            certificate=None
+            if self._settings.plain_health
+            else CertificateFiles.of(self._settings),
             health=Health(
                 checks=(
                     Check(name="postgresql", ping=WriteProbe(self._database, submits=False).run),

@@ -31,8 +31,10 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace.v1.user_service_pb2_grpc import UserServiceStub
 from headrace_core.domain.access import Role
+from headrace_core.domain.access import Role, Scope
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.runtime.settings import Settings
+from headrace_core.store.access.certificates import create_binding
 from headrace_core.store.sql.database import Database
 from headrace_gateway.grpc.server import SERVICE_DESCRIPTORS
 from headrace_gateway.service import Gateway
@@ -44,6 +46,7 @@ OURS, THEIRS = "ours", "theirs"
 # A text in everything that belongs to the other tenant: payload, labels, queue, names.
 MARKER = "foreign-secret"
 REQUEST_ID = f"{MARKER}-order-17"
+SAN = f"dns:{MARKER}"
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -229,6 +232,28 @@ CASES = [
         lambda f: aus.ListAuditEventsRequest(page_token=f.page_token),
         INVALID,
     ),
+    # Only principals of the platform bind certificates.
+    Case(
+        "AccessService.CreateCertificateBinding",
+        "san",
+        lambda _: acs.CreateCertificateBindingRequest(san=SAN, principal="p"),
+        DENIED,
+    ),
+    Case(
+        "AccessService.DeleteCertificateBinding",
+        "san",
+        lambda _: acs.DeleteCertificateBindingRequest(san=SAN),
+        DENIED,
+    ),
+    Case(
+        "AccessService.ListCertificateBindings", "", lambda _: acs.ListCertificateBindingsRequest()
+    ),
+    Case(
+        "AccessService.ListCertificateBindings",
+        "page_token",
+        lambda f: acs.ListCertificateBindingsRequest(page_token=f.page_token),
+        INVALID,
+    ),
     # The tenant of a new key is the tenant of the call; no field names another one.
     Case(
         "AccessService.CreateApiKey",
@@ -272,6 +297,7 @@ PLAIN = {
     # The credential of a session names its own tenant.
     *("RefreshSession.refresh_token", "Logout.refresh_token"),
     *("ChangePassword.current_password", "ChangePassword.new_password"),
+    *("CreateCertificateBinding.principal", "CreateCertificateBinding.scope"),
 }
 
 
@@ -375,6 +401,16 @@ async def foreign(channel: grpc.aio.Channel, database: Database) -> Foreign:
         us.CreateUserRequest(name=MARKER), metadata=theirs
     )
     foreign.password = user.password
+    async with database.transaction() as conn:
+        await create_binding(
+            conn,
+            san=SAN,
+            tenant=THEIRS,
+            principal=MARKER,
+            role=Role.VIEWER,
+            scope=Scope(),
+            created_by="test",
+        )
     return foreign
 
 

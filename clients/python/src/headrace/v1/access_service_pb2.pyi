@@ -426,3 +426,216 @@ class RevokeApiKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeApiKeyResponse: _TypeAlias = RevokeApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class CertificateBinding(_message.Message):
+    """A binding of client certificates to a principal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAN_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    san: _builtins.str
+    """The subject alternative name of the certificates: `uri:URI`, such as
+    `uri:spiffe://example.com/billing`, or `dns:HOST`. It is unique in the installation.
+    """
+    principal: _builtins.str
+    """The principal that the certificates identify."""
+    role: Global___Role.ValueType
+    """The role."""
+    created_by: _builtins.str
+    """The principal that created the binding."""
+    @_builtins.property
+    def scope(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The entries of the scope."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """The time of creation."""
+
+    def __init__(
+        self,
+        *,
+        san: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+        scope: _abc.Iterable[_builtins.str] | None = ...,
+        created_by: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "principal", b"principal", "role", b"role", "san", b"san", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertificateBinding: _TypeAlias = CertificateBinding  # noqa: Y015
+
+@_typing.final
+class CreateCertificateBindingRequest(_message.Message):
+    """The request of CreateCertificateBinding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAN_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    san: _builtins.str
+    """The subject alternative name, `uri:URI` or `dns:HOST`, at most 2,052 characters. Names are compared
+    literally. If a certificate has several names with bindings, the first URI decides, then the first
+    host name. Required.
+    """
+    principal: _builtins.str
+    """The principal, 1 to 128 printable characters. Required."""
+    role: Global___Role.ValueType
+    """The role. The binding cannot grant rights that the caller lacks."""
+    @_builtins.property
+    def scope(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The entries of the scope, at most 64."""
+
+    def __init__(
+        self,
+        *,
+        san: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+        scope: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "role", b"role", "san", b"san", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCertificateBindingRequest: _TypeAlias = CreateCertificateBindingRequest  # noqa: Y015
+
+@_typing.final
+class CreateCertificateBindingResponse(_message.Message):
+    """The response of CreateCertificateBinding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_BINDING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificate_binding(self) -> Global___CertificateBinding:
+        """The new binding."""
+
+    def __init__(
+        self,
+        *,
+        certificate_binding: Global___CertificateBinding | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_binding", b"certificate_binding"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_binding", b"certificate_binding"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCertificateBindingResponse: _TypeAlias = CreateCertificateBindingResponse  # noqa: Y015
+
+@_typing.final
+class ListCertificateBindingsRequest(_message.Message):
+    """The request of ListCertificateBindings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The maximum number of bindings; 0 means 100, more than 1,000 means 1,000. Negative values are
+    rejected.
+    """
+    page_token: _builtins.str
+    """`next_page_token` of the previous page; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCertificateBindingsRequest: _TypeAlias = ListCertificateBindingsRequest  # noqa: Y015
+
+@_typing.final
+class ListCertificateBindingsResponse(_message.Message):
+    """A page of certificate bindings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_BINDINGS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty only on the last page."""
+    @_builtins.property
+    def certificate_bindings(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateBinding]:
+        """The bindings, ordered by name."""
+
+    def __init__(
+        self,
+        *,
+        certificate_bindings: _abc.Iterable[Global___CertificateBinding] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_bindings", b"certificate_bindings", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCertificateBindingsResponse: _TypeAlias = ListCertificateBindingsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCertificateBindingRequest(_message.Message):
+    """The request of DeleteCertificateBinding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAN_FIELD_NUMBER: _builtins.int
+    san: _builtins.str
+    """The subject alternative name of the binding. Required."""
+    def __init__(
+        self,
+        *,
+        san: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["san", b"san"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCertificateBindingRequest: _TypeAlias = DeleteCertificateBindingRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCertificateBindingResponse(_message.Message):
+    """The response of DeleteCertificateBinding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_BINDING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificate_binding(self) -> Global___CertificateBinding:
+        """The deleted binding."""
+
+    def __init__(
+        self,
+        *,
+        certificate_binding: Global___CertificateBinding | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_binding", b"certificate_binding"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_binding", b"certificate_binding"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCertificateBindingResponse: _TypeAlias = DeleteCertificateBindingResponse  # noqa: Y015

@@ -63,6 +63,21 @@ class AccessServiceStub:
                 request_serializer=headrace_dot_v1_dot_access__service__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_access__service__pb2.RevokeApiKeyResponse.FromString,
                 _registered_method=True)
+        self.CreateCertificateBinding = channel.unary_unary(
+                '/headrace.v1.AccessService/CreateCertificateBinding',
+                request_serializer=headrace_dot_v1_dot_access__service__pb2.CreateCertificateBindingRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_access__service__pb2.CreateCertificateBindingResponse.FromString,
+                _registered_method=True)
+        self.ListCertificateBindings = channel.unary_unary(
+                '/headrace.v1.AccessService/ListCertificateBindings',
+                request_serializer=headrace_dot_v1_dot_access__service__pb2.ListCertificateBindingsRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_access__service__pb2.ListCertificateBindingsResponse.FromString,
+                _registered_method=True)
+        self.DeleteCertificateBinding = channel.unary_unary(
+                '/headrace.v1.AccessService/DeleteCertificateBinding',
+                request_serializer=headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer:
@@ -105,6 +120,29 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateCertificateBinding(self, request, context):
+        """Binds the client certificates with a name to a principal of the tenant. Certificates belong to no
+        tenant, so this needs the right `tenants:manage`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCertificateBindings(self, request, context):
+        """Lists the certificate bindings of the tenant by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCertificateBinding(self, request, context):
+        """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
+        their streams. Needs the right `tenants:manage`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -127,6 +165,21 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.RevokeApiKey,
                     request_deserializer=headrace_dot_v1_dot_access__service__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_access__service__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
+            'CreateCertificateBinding': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCertificateBinding,
+                    request_deserializer=headrace_dot_v1_dot_access__service__pb2.CreateCertificateBindingRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_access__service__pb2.CreateCertificateBindingResponse.SerializeToString,
+            ),
+            'ListCertificateBindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCertificateBindings,
+                    request_deserializer=headrace_dot_v1_dot_access__service__pb2.ListCertificateBindingsRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_access__service__pb2.ListCertificateBindingsResponse.SerializeToString,
+            ),
+            'DeleteCertificateBinding': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCertificateBinding,
+                    request_deserializer=headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -246,6 +299,87 @@ class AccessService:
             '/headrace.v1.AccessService/RevokeApiKey',
             headrace_dot_v1_dot_access__service__pb2.RevokeApiKeyRequest.SerializeToString,
             headrace_dot_v1_dot_access__service__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCertificateBinding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.AccessService/CreateCertificateBinding',
+            headrace_dot_v1_dot_access__service__pb2.CreateCertificateBindingRequest.SerializeToString,
+            headrace_dot_v1_dot_access__service__pb2.CreateCertificateBindingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCertificateBindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.AccessService/ListCertificateBindings',
+            headrace_dot_v1_dot_access__service__pb2.ListCertificateBindingsRequest.SerializeToString,
+            headrace_dot_v1_dot_access__service__pb2.ListCertificateBindingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCertificateBinding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.AccessService/DeleteCertificateBinding',
+            headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingRequest.SerializeToString,
+            headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,16 @@ class AccessServiceStub:
     """Lists the API keys of the tenant by id, revoked and expired ones included."""
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RevokeApiKeyRequest, _access_service_pb2.RevokeApiKeyResponse]
     """Revokes an API key. Within five seconds, all gateways reject it and end its streams."""
+    CreateCertificateBinding: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreateCertificateBindingRequest, _access_service_pb2.CreateCertificateBindingResponse]
+    """Binds the client certificates with a name to a principal of the tenant. Certificates belong to no
+    tenant, so this needs the right `tenants:manage`.
+    """
+    ListCertificateBindings: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListCertificateBindingsRequest, _access_service_pb2.ListCertificateBindingsResponse]
+    """Lists the certificate bindings of the tenant by name."""
+    DeleteCertificateBinding: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeleteCertificateBindingRequest, _access_service_pb2.DeleteCertificateBindingResponse]
+    """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
+    their streams. Needs the right `tenants:manage`.
+    """
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
@@ -73,6 +83,16 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """Lists the API keys of the tenant by id, revoked and expired ones included."""
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RevokeApiKeyRequest, _access_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """Revokes an API key. Within five seconds, all gateways reject it and end its streams."""
+    CreateCertificateBinding: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateCertificateBindingRequest, _access_service_pb2.CreateCertificateBindingResponse]  # type: ignore[assignment]
+    """Binds the client certificates with a name to a principal of the tenant. Certificates belong to no
+    tenant, so this needs the right `tenants:manage`.
+    """
+    ListCertificateBindings: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListCertificateBindingsRequest, _access_service_pb2.ListCertificateBindingsResponse]  # type: ignore[assignment]
+    """Lists the certificate bindings of the tenant by name."""
+    DeleteCertificateBinding: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteCertificateBindingRequest, _access_service_pb2.DeleteCertificateBindingResponse]  # type: ignore[assignment]
+    """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
+    their streams. Needs the right `tenants:manage`.
+    """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages the API keys of a tenant.
@@ -117,5 +137,33 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.RevokeApiKeyResponse, _abc.Awaitable[_access_service_pb2.RevokeApiKeyResponse]]:
         """Revokes an API key. Within five seconds, all gateways reject it and end its streams."""
+
+    @_abc_1.abstractmethod
+    def CreateCertificateBinding(
+        self,
+        request: _access_service_pb2.CreateCertificateBindingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.CreateCertificateBindingResponse, _abc.Awaitable[_access_service_pb2.CreateCertificateBindingResponse]]:
+        """Binds the client certificates with a name to a principal of the tenant. Certificates belong to no
+        tenant, so this needs the right `tenants:manage`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCertificateBindings(
+        self,
+        request: _access_service_pb2.ListCertificateBindingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListCertificateBindingsResponse, _abc.Awaitable[_access_service_pb2.ListCertificateBindingsResponse]]:
+        """Lists the certificate bindings of the tenant by name."""
+
+    @_abc_1.abstractmethod
+    def DeleteCertificateBinding(
+        self,
+        request: _access_service_pb2.DeleteCertificateBindingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.DeleteCertificateBindingResponse, _abc.Awaitable[_access_service_pb2.DeleteCertificateBindingResponse]]:
+        """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
+        their streams. Needs the right `tenants:manage`.
+        """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

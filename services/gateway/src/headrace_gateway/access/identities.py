@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from math import inf
 from typing import Final, Protocol
@@ -22,6 +23,7 @@ from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic
 from headrace_gateway.access.audit import AuditWriter
 from headrace_gateway.access.cache import TimedCache
+from headrace_gateway.access.certificates import PEM, Certificates
 from headrace_gateway.calls.authenticate import Evidence
 from headrace_gateway.calls.authorize import Sessions
 
@@ -68,6 +70,7 @@ class Identities(Loop):
         verifiers: verify credentials; the first one that accepts a credential decides.
         sessions: the open streams.
         audit: learns which tenants record the reads of payloads.
+        certificates: identifies callers without a bearer credential by their client certificates.
         clock: returns monotonic seconds.
     """
 
@@ -81,12 +84,14 @@ class Identities(Loop):
         verifiers: Sequence[Verifier],
         sessions: Sessions,
         audit: AuditWriter,
+        certificates: Certificates | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._verifiers = tuple(verifiers)
         self._sessions = sessions
         self._audit = audit
+        self._certificates = certificates
         self._clock = clock
         # By the hash of the credential, because a memory dump should not contain secrets.
         self._known: TimedCache[bytes, Principal] = TimedCache(size=_REMEMBERED, clock=clock)
@@ -112,26 +117,41 @@ class Identities(Loop):
         """Verify a credential; see `Authenticator`."""
         bearer = evidence.bearer
         if not bearer:
-            raise Unauthenticated("the call has no credential")
+            return await self._identify_certificate(evidence.certificate)
         for verifier in self._verifiers:
             if verifier.accepts(bearer):
                 break
         else:
             raise Unauthenticated
+        principal = await self._verify(_digest(bearer), lambda: verifier.verify(bearer))
+        if principal.kind is PrincipalKind.API_KEY:
+            self._used.add(principal.credential)
+        return principal
+
+    async def _identify_certificate(self, properties: Mapping[str, tuple[bytes, ...]]) -> Principal:
+        certificates = self._certificates
+        if certificates is None or not properties:
+            raise Unauthenticated("the call has no credential")
+        digest = hashlib.sha256(b"certificate\0" + properties[PEM][0]).digest()
+        if self._clock() <= self._fresh_until:
+            with suppress(KeyError):
+                return self._known[digest]
+        return await self._verify(digest, lambda: certificates.verify(properties))
+
+    async def _verify(self, digest: bytes, verify: Callable[[], Awaitable[Principal]]) -> Principal:
+        """Verify a credential against the current state, and remember its principal."""
         if self._clock() > self._fresh_until:
             await self.run_once()
         while True:
             version = self._version
-            principal = await verifier.verify(bearer)
+            principal = await verify()
             # A change during the verification may concern this principal.
             if version == self._version:
                 break
         seconds = _MAX_AGE
         if principal.expire_time is not None:
             seconds = min(seconds, principal.expire_time - time.time())
-        self._known.put(_digest(bearer), principal, seconds=seconds)
-        if principal.kind is PrincipalKind.API_KEY:
-            self._used.add(principal.credential)
+        self._known.put(digest, principal, seconds=seconds)
         return principal
 
     def check_tenant(self, tenant: str) -> None:
@@ -173,17 +193,21 @@ class Identities(Loop):
         """Drop the principals that changes concern, and end their streams; None: of all."""
         if changes is None:
             self._known.clear()
-            for verifier in self._verifiers:
-                verifier.forget(None)
+            self._forget(None)
             self._sessions.end(lambda *_: True)
             return
         for change in changes:
             self._version = change.version
-            for verifier in self._verifiers:
-                verifier.forget(change)
+            self._forget(change)
             self._known.remove_if(lambda known: change.concerns(known, known.tenant))  # noqa: B023 - called at once
             ended = self._sessions.end(change.concerns)
             _log.info("access_changed", kind=change.kind, tenant=change.tenant, streams_ended=ended)
+
+    def _forget(self, change: AccessChange | None) -> None:
+        for verifier in self._verifiers:
+            verifier.forget(change)
+        if self._certificates is not None:
+            self._certificates.forget(change)
 
 
 def _digest(bearer: str) -> bytes:

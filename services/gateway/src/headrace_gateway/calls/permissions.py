@@ -67,4 +67,8 @@ NEEDS: Final[Mapping[str, Need]] = {
     f"{_USERS}ListUsers": Right.ACCESS_MANAGE,
     f"{_USERS}UpdateUser": Right.ACCESS_MANAGE,
     f"{_USERS}DeleteUser": Right.ACCESS_MANAGE,
+    # Client certificates belong to no tenant, so an admin could bind those of another tenant.
+    f"{_ACCESS}CreateCertificateBinding": Right.TENANTS_MANAGE,
+    f"{_ACCESS}ListCertificateBindings": Right.ACCESS_MANAGE,
+    f"{_ACCESS}DeleteCertificateBinding": Right.TENANTS_MANAGE,
 }

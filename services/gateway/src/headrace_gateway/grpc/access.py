@@ -10,7 +10,9 @@ from typing import Final
 
 from headrace.v1 import access_service_pb2 as messages
 from headrace_core.domain.access import ApiKey, Principal, PrincipalKind, Role
+from headrace_core.domain.certificate import CertificateBinding
 from headrace_gateway.api.access import Access
+from headrace_gateway.api.certificates import CertificateBindings
 from headrace_gateway.api.validation import Violations
 from headrace_gateway.calls.call import Call
 from headrace_gateway.grpc.decode import read_time
@@ -31,14 +33,16 @@ KINDS: Final = {
 
 
 class AccessServicer:
-    """Tells callers who they are, and manages API keys.
+    """Returns the principals of callers, and manages API keys and certificate bindings.
 
     Args:
-        access: the use cases.
+        access: the use cases of API keys.
+        certificates: the use cases of certificate bindings.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, certificates: CertificateBindings) -> None:
         self._access = access
+        self._certificates = certificates
 
     async def WhoAmI(self, _request: messages.WhoAmIRequest, call: Call) -> messages.WhoAmIResponse:
         """Return the principal of the call."""
@@ -81,6 +85,44 @@ class AccessServicer:
         key = await self._access.revoke_key(call, request.id)
         return messages.RevokeApiKeyResponse(api_key=_key_message(key))
 
+    async def CreateCertificateBinding(
+        self, request: messages.CreateCertificateBindingRequest, call: Call
+    ) -> messages.CreateCertificateBindingResponse:
+        """Bind the client certificates with a name to a principal."""
+        found = Violations()
+        binding = await self._certificates.bind(
+            call,
+            san=request.san,
+            principal=request.principal,
+            role=read_role(request.role, found),
+            scope=request.scope,
+            violations=found,
+        )
+        return messages.CreateCertificateBindingResponse(
+            certificate_binding=_binding_message(binding)
+        )
+
+    async def ListCertificateBindings(
+        self, request: messages.ListCertificateBindingsRequest, call: Call
+    ) -> messages.ListCertificateBindingsResponse:
+        """List certificate bindings by name."""
+        page = MessagePage(_binding_message)
+        token = await self._certificates.list_bound(
+            call, page, size=request.page_size, token=request.page_token
+        )
+        return messages.ListCertificateBindingsResponse(
+            certificate_bindings=page.messages, next_page_token=token
+        )
+
+    async def DeleteCertificateBinding(
+        self, request: messages.DeleteCertificateBindingRequest, call: Call
+    ) -> messages.DeleteCertificateBindingResponse:
+        """Delete a certificate binding."""
+        binding = await self._certificates.unbind(call, request.san)
+        return messages.DeleteCertificateBindingResponse(
+            certificate_binding=_binding_message(binding)
+        )
+
 
 def read_role(value: int, found: Violations, field: str = "role") -> Role:
     """Return a role; after a violation, the role with the fewest rights."""
@@ -110,6 +152,17 @@ def principal_message(principal: Principal) -> messages.Principal:
         rights=sorted(principal.rights),
         credential=principal.credential,
         expire_time=timestamp(expire_time),
+    )
+
+
+def _binding_message(binding: CertificateBinding) -> messages.CertificateBinding:
+    return messages.CertificateBinding(
+        san=binding.san,
+        principal=binding.principal,
+        role=_ROLE_VALUES[binding.role],
+        scope=binding.scope.entries(),
+        created_by=binding.created_by,
+        create_time=timestamp(binding.create_time),
     )
 
 

@@ -81,7 +81,7 @@ def build_server(
     """Return a server that passes each call through the chain.
 
     Args:
-        settings: the limits, and whether to serve reflection.
+        settings: the limits, and whether to serve health and reflection.
         chain: the links; calls to health and reflection pass only through FOREIGN_LINKS.
         jobs: serves JobService.
         handlers: serves HandlerService.
@@ -111,7 +111,8 @@ def build_server(
         for descriptor, servicer in servicers.items()
     ]
     foreign = chain.only(*FOREIGN_LINKS)
-    services.append(Service(descriptor=_HEALTH, servicer=health, chain=foreign, foreign=True))
+    if settings.health_names != "off":
+        services.append(Service(descriptor=_HEALTH, servicer=health, chain=foreign, foreign=True))
     if settings.reflection:
         names = [service.full_name for service in services]
         services += [

@@ -72,6 +72,12 @@ async def find_api_key(conn: Connection, *, key_id: str) -> tuple[ApiKey, bytes]
     return None if row is None else (_to_key(row), bytes(row.secret_hash))
 
 
+async def has_valid_key(conn: Connection, *, role: Role) -> bool:
+    """Return whether a key with this role exists that is neither expired nor revoked."""
+    found: bool = await conn.scalar(_HAS_VALID, {"role": role})
+    return found
+
+
 async def note_uses(conn: Connection, uses: Mapping[str, datetime]) -> None:
     """Store the times of the last uses of keys, by id."""
     await conn.execute(_NOTE_USES, {"ids": list(uses), "times": list(uses.values())})
@@ -118,6 +124,14 @@ _FIND = text(f"""
     SELECT {_COLUMNS}, secret_hash FROM api_keys
     WHERE id = :id AND revoke_time IS NULL
         AND (expire_time IS NULL OR expire_time > clock_timestamp())
+""")
+
+_HAS_VALID = text("""
+    SELECT EXISTS (
+        SELECT FROM api_keys
+        WHERE role = :role AND revoke_time IS NULL
+            AND (expire_time IS NULL OR expire_time > clock_timestamp())
+    )
 """)
 
 _NOTE_USES = text("""

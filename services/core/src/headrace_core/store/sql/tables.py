@@ -84,6 +84,7 @@ TIME_COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "api_keys": ("create_time", "expire_time", "last_use_time", "revoke_time"),
     "access_changes": ("time",),
     "audit_log": ("time",),
+    "certificate_bindings": ("create_time",),
     "signing_keys": ("create_time", "expire_time"),
     "users": ("create_time", "last_login_time", "password_time"),
     "sessions": ("create_time", "replace_time", "expire_time", "end_time"),
@@ -461,6 +462,30 @@ api_keys = Table(
     CheckConstraint("length(secret_hash) = 32", name="hash"),
     CheckConstraint(READABLE["api_keys"], name="times"),
     Index("api_keys_tenant_idx", "tenant", "id"),
+)
+
+# The principals of client certificates.
+certificate_bindings = Table(
+    "certificate_bindings",
+    metadata,
+    # The subject alternative name, such as uri:spiffe://example.com/billing.
+    Column("san", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    # The entries of the scope.
+    Column("scope", ARRAY(Text), nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column(
+        "create_time",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    CheckConstraint(f"role IN ({in_list(Role)})", name="role"),
+    CheckConstraint("length(san) <= 2052", name="san"),
+    CheckConstraint(READABLE["certificate_bindings"], name="times"),
+    Index("certificate_bindings_tenant_idx", "tenant", "san"),
 )
 
 # The version of all credentials and tenants. Each change locks this row until its commit, so the

@@ -1,0 +1,101 @@
+"""Identifies the principals of client certificates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from cryptography import x509
+
+from headrace_core.domain.access import AccessChange, Principal, PrincipalKind
+from headrace_core.domain.certificate import parse_san
+from headrace_core.domain.errors import Unauthenticated
+from headrace_core.store.access.certificates import find_binding
+from headrace_core.store.sql.database import Database
+from headrace_gateway.access.cache import TimedCache
+
+# The names of gRPC's properties of a verified client certificate.
+PEM: Final = "x509_pem_cert"
+_URIS: Final = "peer_uri"
+_HOSTS: Final = "peer_dns"
+
+# A certificate can have thousands of names; only the first ones count.
+_MAX_NAMES: Final = 20
+# The number of remembered certificates without a binding, and for how long in seconds.
+_REMEMBERED: Final = 1000
+_MAX_AGE: Final = 10.0
+
+
+class Certificates:
+    """Identifies the principal of a client certificate by its subject alternative names.
+
+    URIs take precedence over host names, in the order of the certificate.
+
+    Args:
+        database: the store of the bindings.
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(self, *, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        # The names of certificates without a binding.
+        self._unbound: TimedCache[tuple[str, ...], None] = TimedCache(size=_REMEMBERED, clock=clock)
+        # Increases with each change of a binding.
+        self._changes = 0
+
+    async def verify(self, properties: Mapping[str, tuple[bytes, ...]]) -> Principal:
+        """Return the principal of a verified certificate.
+
+        Args:
+            properties: gRPC's properties of the connection.
+
+        Raises:
+            Unauthenticated: no name of the certificate has a binding, or the certificate expired.
+            Unavailable: PostgreSQL did not answer.
+        """
+        # The connection can be older than the end of the certificate.
+        certificate = x509.load_pem_x509_certificate(properties[PEM][0])
+        expire_time = certificate.not_valid_after_utc.timestamp()
+        if expire_time <= time.time():
+            raise Unauthenticated("the client certificate has expired")
+        names = _names(properties)
+        if names in self._unbound:
+            raise Unauthenticated(_UNBOUND)
+        changes = self._changes
+        async with self._database.statement() as conn:
+            binding = await find_binding(conn, names)
+        if binding is None:
+            if changes == self._changes:
+                self._unbound.put(names, None, seconds=_MAX_AGE)
+            raise Unauthenticated(_UNBOUND)
+        return Principal.of(
+            name=binding.principal,
+            tenant=binding.tenant,
+            kind=PrincipalKind.CERTIFICATE,
+            role=binding.role,
+            scope=binding.scope,
+            credential=binding.san,
+            expire_time=expire_time,
+        )
+
+    def forget(self, change: AccessChange | None) -> None:
+        """Drop what a change concerns; everything if the change is None."""
+        if change is None or change.kind == PrincipalKind.CERTIFICATE:
+            self._changes += 1
+            self._unbound.clear()
+
+
+_UNBOUND: Final = "no name of the client certificate is bound to a principal"
+
+
+def _names(properties: Mapping[str, tuple[bytes, ...]]) -> tuple[str, ...]:
+    """Return the names of a certificate that can have a binding."""
+    found = []
+    for kind, values in (("uri", properties.get(_URIS, ())), ("dns", properties.get(_HOSTS, ()))):
+        for value in values:
+            try:
+                found.append(parse_san(f"{kind}:{value.decode('ascii')}"))
+            except ValueError:
+                continue
+    return tuple(found[:_MAX_NAMES])
