@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -18,12 +19,17 @@ from typing import IO
 from urllib.request import urlopen
 
 import asyncpg
+import grpc
+import grpc.aio
 import psutil
 import pytest
 
+from headrace.v1.access_service_pb2 import ROLE_PLATFORM, WhoAmIRequest, WhoAmIResponse
+from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace_health.__main__ import probe
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port
+from support.access import bearer
 from support.databases import Databases
 from support.server import run_async
 
@@ -126,6 +132,42 @@ def test_stack_starts_restarts_killed_processes_and_stops(tmp_path: Path) -> Non
         assert "Traceback" not in (data / "logs" / f"{name}.log").read_text()
     with DataFolder.hold(data):
         pass  # The folder is free again.
+
+
+async def who_am_i(address: str, ca: Path, key: str) -> WhoAmIResponse:
+    credentials = grpc.ssl_channel_credentials(ca.read_bytes())
+    async with grpc.aio.secure_channel(address, credentials) as channel:
+        response: WhoAmIResponse = await AccessServiceStub(channel).WhoAmI(
+            WhoAmIRequest(), metadata=bearer(key), timeout=DEADLINE_S
+        )
+        return response
+
+
+@pytest.mark.timeout(240)
+def test_secure_stack_prints_its_admin_key_once(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    arguments = ("--secure", "--data", str(data), "--gateway-port", "0")
+    with up(*arguments) as stack:
+        address = re.search(r"127\.0\.0\.1:\d+", stack.until("API"))[0]
+        ca = Path(stack.until("  CA ").split()[-1])
+        key = re.search(r"hr_\w+", stack.until("  Key "))[0]
+        stack.until("Ctrl-C stops it")
+        me = run_async(lambda: who_am_i(address, ca, key))
+        assert (me.principal.name, me.principal.role) == ("admin", ROLE_PLATFORM)
+        assert "payload:read" in me.principal.rights
+        assert probe(address, service="", timeout=10) == "UNAVAILABLE"
+        assert stack.service("worker").environ()["HEADRACE_TLS_CA"] == str(ca)
+    for private in (ca.with_name("ca.key"), ca.with_name("server.key")):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    for log in (data / "logs").iterdir():
+        assert key not in log.read_text()
+    certificate = ca.with_name("server.pem").read_bytes()
+    with up(*arguments) as stack:
+        address = re.search(r"127\.0\.0\.1:\d+", stack.until("API"))[0]
+        stack.until("Ctrl-C stops it")
+        assert run_async(lambda: who_am_i(address, ca, key)).principal.name == "admin"
+    assert "hr_" not in "".join(stack.printed)
+    assert ca.with_name("server.pem").read_bytes() == certificate
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")

@@ -15,8 +15,23 @@ from headrace_standalone.stack import Plan, reachable_address
 _DEFAULT_TARGET = "127.0.0.1:50051"
 
 
-def banner(plan: Plan, *, folder: DataFolder, files: Path) -> str:
-    """Return the addresses, the folders, and example commands that run as printed."""
+def banner(
+    plan: Plan,
+    *,
+    folder: DataFolder,
+    files: Path,
+    ca: Path | None = None,
+    admin_key: str | None = None,
+) -> str:
+    """Return the addresses, the folders, and example commands that run as printed.
+
+    Args:
+        plan: the options.
+        folder: the data folder.
+        files: the folder for job files.
+        ca: the authority of the gateway's certificate; None without TLS.
+        admin_key: a new API key, which is shown once.
+    """
     workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
     rows = [("API", f"{plan.gateway_address} (gRPC)")]
     rows += [
@@ -28,6 +43,10 @@ def banner(plan: Plan, *, folder: DataFolder, files: Path) -> str:
         ("Files", str(files)),
         ("Logs", str(folder.logs)),
     ]
+    if ca is not None:
+        rows.append(("CA", str(ca)))
+    if admin_key is not None:
+        rows.append(("Key", f"{admin_key} (for administrators; it is not shown again)"))
     return "\n".join(
         (
             f"Headrace is up, with {workers}.",
@@ -36,7 +55,7 @@ def banner(plan: Plan, *, folder: DataFolder, files: Path) -> str:
             "",
             "Try it:",
             "",
-            *(f"  {line}" for line in _commands(reachable_address(plan.gateway_address))),
+            *(f"  {line}" for line in _commands(reachable_address(plan.gateway_address), ca)),
             "",
             "Ctrl-C stops it.",
             "",
@@ -62,14 +81,24 @@ def command_path(name: str) -> str | None:
     return shlex.quote(str(beside))
 
 
-def _commands(address: str) -> list[str]:
+def _commands(address: str, ca: Path | None) -> list[str]:
     headrace = command_path("headrace") or f"{shlex.quote(sys.executable)} -m headrace"
     target = "" if address == _DEFAULT_TARGET else f"HEADRACE_TARGET={address} "
-    commands = [f"{target}{headrace} submit square_sum '{{\"data\": [1, 2, 3]}}' --watch"]
+    secured = "-plaintext"
+    commands = []
+    if ca is not None:
+        # The commands read the key from the terminal, and keep it off their command lines.
+        secured = "-cacert $HEADRACE_TLS_CA -expand-headers \\\n"
+        secured += "    -H 'authorization: Bearer ${HEADRACE_API_KEY}'"
+        commands += [
+            f"export HEADRACE_TLS_CA={shlex.quote(str(ca))}",
+            "read -rs HEADRACE_API_KEY && export HEADRACE_API_KEY   # paste the key",
+        ]
+    commands += [f"{target}{headrace} submit square_sum '{{\"data\": [1, 2, 3]}}' --watch"]
     if grpcurl := command_path("grpcurl"):
         job = {"type": "square_sum", "payload": {"value": {"data": [1, 2, 3]}}}
         commands += [
-            f"{grpcurl} -plaintext -d '{json.dumps({'job': job})}' \\",
+            f"{grpcurl} {secured} -d '{json.dumps({'job': job})}' \\",
             f"  {address} headrace.v1.JobService/SubmitAndWatch",
         ]
     return commands

@@ -27,6 +27,7 @@ def up(
     handlers: tuple[str, ...] = (),
     log_format: Literal["console", "json"] = "console",
     show_logs: bool = False,
+    secure: bool = False,
 ) -> int:
     """Start the whole platform on this machine and keep it running until Ctrl-C.
 
@@ -44,6 +45,8 @@ def up(
         handlers: Module with your own handlers; repeatable.
         log_format: Log format of the services.
         show_logs: Also print the logs to the terminal.
+        secure: Serve the API with TLS and access control.
+            The first start prints an API key for administrators, once.
 
     Returns:
         The exit code: 0 after a clean stop, 1 if the platform could not start.
@@ -71,6 +74,7 @@ def up(
             log_format=log_format,
             ephemeral=ephemeral,
             show_logs=show_logs,
+            secure=secure,
         )
         with _folder(data, ephemeral=ephemeral) as folder:
             return run(plan=plan, folder=folder)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
-from headrace_health.__main__ import probe
+from cryptography import x509
+
+from headrace_health.__main__ import ProbeTls, probe
 from headrace_standalone.program import Program
 
 _PROBE_TIMEOUT = 2.0
+# The spellings of true in pydantic.
+_TRUE = {"1", "on", "t", "true", "y", "yes"}
 # Python's imports are slow on a busy machine.
 _START_TIMEOUT = 60.0
 
@@ -61,6 +66,21 @@ def worker(
     )
 
 
+def _probe_tls(service: str, environment: Mapping[str, str]) -> ProbeTls | None:
+    """Return the TLS options for a probe of a service; None for no TLS."""
+    cert = environment.get("HEADRACE_TLS_CERT")
+    plain = environment.get("HEADRACE_PLAIN_HEALTH", "").lower() in _TRUE
+    if not cert or (plain and service != "gateway"):
+        return None
+    file = Path(cert)
+    certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    host = next(iter(names.get_values_for_type(x509.DNSName)), "")
+    key = environment.get("HEADRACE_TLS_KEY")
+    # The certificate itself is trusted, whatever signed it, under its own name.
+    return ProbeTls(ca=file, cert=file, key=Path(key) if key else None, name=host)
+
+
 def _service(
     service: str,
     name: str,
@@ -75,8 +95,15 @@ def _service(
         addresses[f"HEADRACE_{service.upper()}_METRICS_ADDRESS"] = metrics_address
 
     async def serves() -> bool:
-        status = await asyncio.to_thread(probe, address, service="", timeout=_PROBE_TIMEOUT)
-        return status == "SERVING"
+        status = await asyncio.to_thread(
+            probe,
+            address,
+            service="",
+            timeout=_PROBE_TIMEOUT,
+            tls=_probe_tls(service, environment),
+        )
+        # A gateway can be configured not to serve health.
+        return status in {"SERVING", "UNIMPLEMENTED"}
 
     return Program(
         name=name,

@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.variables import misspelled_variables
 from headrace_standalone import services
+from headrace_standalone.admin_key import create_first_admin_key, settings_of
+from headrace_standalone.certificates import Certificates, ensure_certificates
 from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.embedded.port import free_port, is_free
@@ -36,6 +39,7 @@ class Plan:
         log_format: `json` or `console`.
         ephemeral: whether the data folder is deleted at the end.
         show_logs: whether to print the output of the processes.
+        secure: whether the API has TLS and access control.
     """
 
     workers: int = 1
@@ -45,6 +49,7 @@ class Plan:
     log_format: str = "console"
     ephemeral: bool = False
     show_logs: bool = False
+    secure: bool = False
 
 
 class Stack:
@@ -59,13 +64,26 @@ class Stack:
 
     Attributes:
         files: the folder for job files.
+        certificates: the certificates of the API; None unless the plan is secure.
+        admin_key: the new API key of the platform; None if this start created none.
     """
 
     def __init__(self, *, plan: Plan, folder: DataFolder, announce: Callable[[str], None]) -> None:
         self._plan = plan
         self._folder = folder
         self._announce = announce
-        settings = Settings()
+        self.certificates: Certificates | None = None
+        self.admin_key: str | None = None
+        secured: dict[str, Any] = {}
+        if plan.secure:
+            host = plan.gateway_address.rpartition(":")[0]
+            self.certificates = ensure_certificates(folder, host=host)
+            secured = {
+                "tls_cert": str(self.certificates.cert),
+                "tls_key": str(self.certificates.key),
+                "access_control": True,
+            }
+        settings = Settings(**secured)
         self._grace = settings.shutdown_grace
         # After the shutdown grace, running jobs are cancelled. They must then end within
         # the cancel grace period.
@@ -80,6 +98,11 @@ class Stack:
             # A client in a handler connects to this platform, regardless of the environment.
             "HEADRACE_TARGET": reachable_address(plan.gateway_address),
         }
+        if self.certificates is not None:
+            self._environment |= {
+                "HEADRACE_ACCESS_CONTROL": "true",
+                "HEADRACE_TLS_CA": str(self.certificates.ca),
+            }
         # The stages in start order. The programs of a stage start and stop together.
         self._stages: list[list[SupervisedProgram]] = []
 
@@ -103,7 +126,7 @@ class Stack:
         gateway = services.gateway(
             address=self._plan.gateway_address,
             metrics_address=metrics.get("gateway", ""),
-            environment=environment,
+            environment=environment | self._gateway_variables(),
             grace=self._grace,
         )
         scheduler = services.scheduler(
@@ -123,6 +146,18 @@ class Stack:
             for number in range(1, self._plan.workers + 1)
         ]
         await self._start_stages([gateway], [scheduler], workers)
+        if self._plan.secure:
+            # At the end, because the key is shown only once.
+            self.admin_key = await create_first_admin_key(settings_of(self._environment))
+
+    def _gateway_variables(self) -> dict[str, str]:
+        if self.certificates is None:
+            return {}
+        return {
+            "HEADRACE_GATEWAY_ADDRESS": self._plan.gateway_address,
+            "HEADRACE_TLS_CERT": str(self.certificates.cert),
+            "HEADRACE_TLS_KEY": str(self.certificates.key),
+        }
 
     async def stop(self) -> None:
         """Stop all programs, in the reverse order of their start."""

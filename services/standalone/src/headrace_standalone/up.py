@@ -42,7 +42,7 @@ async def _run(*, plan: Plan, folder: DataFolder) -> int:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            sys.stdout.write(banner(plan, folder=folder, files=stack.files))
+            sys.stdout.write(_banner(stack, plan, folder))
             sys.stdout.flush()
             await stopping
         else:
@@ -60,6 +60,11 @@ async def _run(*, plan: Plan, folder: DataFolder) -> int:
     finally:
         stopping.cancel()
         await stack.stop()
+
+
+def _banner(stack: Stack, plan: Plan, folder: DataFolder) -> str:
+    ca = None if stack.certificates is None else stack.certificates.ca
+    return banner(plan, folder=folder, files=stack.files, ca=ca, admin_key=stack.admin_key)
 
 
 def _stop_event(stack: Stack) -> asyncio.Event:
