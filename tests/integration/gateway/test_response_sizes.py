@@ -394,6 +394,8 @@ async def users(filled: FilledPlatform) -> None:
     tokens = (await filled.call("RefreshSession", refresh)).tokens
     await filled.call("Logout", ses.LogoutRequest(refresh_token=tokens.refresh_token))
     await filled.call("DeleteUser", us.DeleteUserRequest(name=names[0]))
+
+
 async def certificate_bindings(filled: FilledPlatform) -> None:
     request = acs.CreateCertificateBindingRequest(
         principal="\U00010000" * 128,

@@ -19,13 +19,12 @@ from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.runtime import logs
 from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import BAD_CONFIGURATION
-from headrace_core.runtime.settings import Settings, problems
+from headrace_core.runtime.settings import Settings, StartRefused, problems
 from headrace_core.store.access.bootstrap import (
     BootstrapRejected,
     bootstrap_key,
     bootstrap_user,
 )
-from headrace_core.runtime.settings import Settings, StartRefused, problems
 from headrace_core.store.access.signing_keys import rotate_signing_key
 from headrace_core.store.grants import Client, Roles, apply_grants, check_role, grant_script
 from headrace_core.store.migrate import mend, migrate
@@ -248,8 +247,7 @@ def _grant(settings: Settings, roles: Roles, *, applies: bool) -> None:
 def _run_once(run: Callable[[], None], settings: Settings, *, command: str) -> int:
     try:
         run()
-    except (MigrationRejected, BootstrapRejected) as error:
-    except (MigrationRejected, StartRefused) as error:
+    except (MigrationRejected, BootstrapRejected, StartRefused) as error:
         _report(command, f"{error}")
         return 1
     except (

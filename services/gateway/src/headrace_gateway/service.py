@@ -213,6 +213,7 @@ class Gateway:
             ),
             users=UserServicer(
                 Users(database=database, installation=installation, threads=threads, bus=bus)
+            ),
             access=AccessServicer(
                 Access(database=database, installation=installation, bus=bus),
                 CertificateBindings(database=database, installation=installation, bus=bus),

@@ -30,7 +30,6 @@ from headrace.v1.job_pb2 import JOB_VIEW_FULL, JobSpec
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace.v1.user_service_pb2_grpc import UserServiceStub
-from headrace_core.domain.access import Role
 from headrace_core.domain.access import Role, Scope
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.runtime.settings import Settings

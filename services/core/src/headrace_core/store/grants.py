@@ -190,6 +190,7 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
             _DELETE,
         ),
         Client.OPS: (_select_except("sessions", "token_hash", "previous_hash"),),
+    },
     "certificate_bindings": {
         Client.GATEWAY: (_SELECT, _INSERT, _DELETE),
         Client.OPS: (_SELECT,),
