@@ -45,7 +45,6 @@ SKIP_REASONS = {
     "docker": "needs a container engine",
     "async def run(trial": "an excerpt of a scenario in faults/scenarios",
     "require_packages(": "tests/unit/worker/test_loading.py installs such a package",
-    "headrace login": "asks for a password; test_users_client.py logs in",
     "UPDATE accounts SET": "an excerpt of examples/payments.py, which has its own test",
 }
 # The SQL blocks use the reader's own tables.

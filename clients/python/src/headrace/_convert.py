@@ -240,6 +240,8 @@ def from_job(message: job_pb2.Job) -> Job:
 def from_event(message: event_pb2.JobEvent) -> JobEvent:
     # Most events have no detail, and one check is faster than a check for each field.
     detail = message.WhichOneof("detail")
+    # Only events with an error or with output, which may be missing, have withheld fields.
+    may_withhold = detail == "error" or message.type == event_pb2.JOB_EVENT_TYPE_OUTPUT
     return JobEvent(
         job_id=message.job_id,
         seq=message.seq,
@@ -256,7 +258,7 @@ def from_event(message: event_pb2.JobEvent) -> JobEvent:
         worker_id=message.worker_id,
         principal=message.principal,
         reason=message.reason,
-        withheld_fields=tuple(message.withheld_fields),
+        withheld_fields=tuple(message.withheld_fields) if may_withhold else (),
     )
 
 
