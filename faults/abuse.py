@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -48,7 +49,6 @@ class Counts:
         closed: connections that the gateway closed.
         sent: frames, calls or bytes, by kind of abuse.
         open: connections that were open at the end.
-        codes: statuses of calls, by number.
     """
 
     connections: int = 0
@@ -223,9 +223,14 @@ async def slow_writer(connection: Connection, counts: Counts) -> None:
         counts.sent += len(streams)
 
 
+@cache
+def _bomb() -> bytes:
+    return gzip.compress(bytes(2**24), 9)
+
+
 async def decompression_bomb(connection: Connection, counts: Counts) -> None:
-    """Send messages of a few kilobytes that decompress to 64 MiB."""
-    packed = gzip.compress(bytes(2**26), 9)
+    """Send messages of 16 KiB that decompress to 16 MiB."""
+    packed = _bomb()
     message = b"\1" + len(packed).to_bytes(4) + packed
     block = header_block(_SUBMIT_JOB, ("grpc-encoding", "gzip"))
     parts = [message[at : at + _MAX_FRAME] for at in range(0, len(message), _MAX_FRAME)]

@@ -50,7 +50,9 @@ _CUT_CODES = (
     grpc.StatusCode.CANCELLED,
 )
 
-_UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+# Codes after which a stream with a credential is restarted too: its credential has changed, or its
+# tenant is suspended.
+_REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 _JSON = data_pb2.DATA_ENCODING_JSON
 
@@ -232,7 +234,7 @@ class Watchers:
         window: bytes that a gateway may send ahead on a stream without a reader; None for gRPC's
             default.
         metadata: returns the current credential for `follow`, as the metadata of a call. A stream
-            that ends because its credential changed is then restarted.
+            that is refused is then restarted.
     """
 
     def __init__(
@@ -359,7 +361,7 @@ class Watchers:
                 stubs=stubs,
                 start_call=start_call,
                 endless=endless,
-                cut_codes=_CUT_CODES if self._metadata is None else (*_CUT_CODES, _UNAUTHENTICATED),
+                cut_codes=_CUT_CODES if self._metadata is None else (*_CUT_CODES, *_REFUSALS),
             )
         )
 

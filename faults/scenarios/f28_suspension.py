@@ -1,0 +1,217 @@
+"""F28: a tenant is suspended and resumed under load, while another tenant asks for its jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+from grpc import aio
+from sqlalchemy import text
+
+from faults.cluster import Plan
+from faults.evidence import StreamFilter
+from faults.principals import CALL_S, Gateway, Principal, bearer
+from faults.scenario import Scenario
+from faults.trial import Trial
+from headrace.v1 import job_service_pb2
+from headrace_core.domain.access import TENANT_CHANGE, Role, TenantState
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.access.changes import record_change
+from headrace_core.store.sql.database import Database
+from support.access import add_api_key, add_tenant
+
+OTHER = "beta"
+SERVICES = 3
+CHANGED_WITHIN_S = 5.0
+_STEADY_S = 5.0
+# The limit of a wait for a change of state, in seconds.
+_PATIENCE_S = 30.0
+_SUSPENDED = "TENANT_SUSPENDED"
+
+
+async def run(trial: Trial) -> None:
+    async with AsyncExitStack() as stack:
+        database = Database(trial.cluster.settings, application="trial")
+        stack.push_async_callback(database.close)
+        await add_tenant(database, OTHER)
+        await _change_state(database, OTHER, TenantState.ACTIVE)
+        gateways = [
+            Gateway(await stack.enter_async_context(aio.insecure_channel(target)))
+            for target in trial.cluster.targets
+        ]
+        own, others = [
+            [
+                Principal(
+                    f"{tenant}-{number}",
+                    await add_api_key(database, Role.OPERATOR, "payload:read", tenant=tenant),
+                    gateways,
+                )
+                for number in range(SERVICES)
+            ]
+            for tenant in (DEFAULT_TENANT, OTHER)
+        ]
+        for tenant, principals in ((DEFAULT_TENANT, own), (OTHER, others)):
+            await _until_accepted(gateways, principals[0].credential)
+            for principal in principals:
+                watchers = trial.add_watchers(metadata=principal.metadata)
+                # The streams of both tenants have the same filter.
+                watchers.follow(principal.name, StreamFilter(tenant=tenant, types=("work",)))
+                await watchers.wait_until_live()
+                principal.start()
+                stack.push_async_callback(principal.stop)
+        spy = _Spy(trial, gateways, own[0].credential)
+        spying = asyncio.create_task(spy.run(), name="spy")
+        stack.push_async_callback(end_tasks, spying)
+        await asyncio.sleep(_STEADY_S)
+        times: dict[TenantState, list[float]] = {
+            TenantState.SUSPENDED: [],
+            TenantState.ACTIVE: [],
+        }
+        for _ in range(2 if trial.short else 5):
+            async with trial.fault(f"{OTHER} is suspended"):
+                began = time.monotonic()
+                await _change_state(database, OTHER, TenantState.SUSPENDED)
+                await _until(gateways, others[0].credential, _SUSPENDED)
+                times[TenantState.SUSPENDED].append(time.monotonic() - began)
+                await asyncio.sleep(_STEADY_S)
+                began = time.monotonic()
+                await _change_state(database, OTHER, TenantState.ACTIVE)
+                await _until_accepted(gateways, others[0].credential)
+                times[TenantState.ACTIVE].append(time.monotonic() - began)
+            await asyncio.sleep(_STEADY_S)
+        await end_tasks(spying)
+        for state, seconds in times.items():
+            trial.figure(
+                f"slowest change of a tenant to {state}",
+                max(seconds),
+                "s",
+                at_most=CHANGED_WITHIN_S,
+            )
+        trial.figure("calls of the other tenant", sum(one.calls for one in own), at_least=500)
+        trial.figure("failed calls of the other tenant", _failures(own).total(), at_most=0)
+        refused = _failures(others)
+        trial.figure("refused calls of the suspended tenant", refused.total(), at_least=10)
+        trial.figure(
+            "its calls with a code except PERMISSION_DENIED",
+            refused.total() - refused["PERMISSION_DENIED"],
+            at_most=0,
+        )
+        trial.figure("calls about jobs of another tenant", spy.calls, at_least=100)
+        trial.figure(
+            f"responses that were not NOT_FOUND: {dict(spy.leaks) or 'none'}",
+            spy.leaks.total(),
+            at_most=0,
+        )
+
+
+class _Spy:
+    """A principal that calls each RPC with the ids of another tenant's jobs.
+
+    Attributes:
+        calls: the number of calls.
+        leaks: the calls that were not answered NOT_FOUND, by method and code.
+    """
+
+    def __init__(self, trial: Trial, gateways: Sequence[Gateway], credential: str) -> None:
+        self.calls = 0
+        self.leaks: Counter[str] = Counter()
+        self._trial = trial
+        self._gateways = itertools.cycle(gateways)
+        self._metadata = bearer(credential)
+
+    async def run(self) -> None:
+        """Call until cancelled."""
+        while True:
+            jobs = await self._trial.records.jobs()
+            foreign = [job.id for job in jobs.values() if job.tenant == OTHER]
+            for job_id in self._trial.chance.sample(foreign, min(len(foreign), 5)):
+                stubs = next(self._gateways).jobs
+                for name, request in _requests(job_id):
+                    await self._call(name, getattr(stubs, name), request)
+            await asyncio.sleep(0.5)
+
+    async def _call(self, name: str, method: Callable[..., Any], request: Any) -> None:
+        self.calls += 1
+        call = method(request, metadata=self._metadata, timeout=CALL_S)
+        try:
+            await (call.read() if name == "WatchJob" else call)
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                self.leaks[f"{name} {error.code().name}"] += 1
+        else:
+            self.leaks[f"{name} OK"] += 1
+        finally:
+            call.cancel()
+
+
+def _requests(job_id: str) -> list[tuple[str, Any]]:
+    return [
+        ("GetJob", job_service_pb2.GetJobRequest(job_id=job_id)),
+        ("CancelJob", job_service_pb2.CancelJobRequest(job_id=job_id)),
+        ("RetryJob", job_service_pb2.RetryJobRequest(job_id=job_id)),
+        ("ListJobEvents", job_service_pb2.ListJobEventsRequest(job_id=job_id)),
+        ("ListJobOutput", job_service_pb2.ListJobOutputRequest(job_id=job_id)),
+        ("WatchJob", job_service_pb2.WatchJobRequest(job_id=job_id)),
+    ]
+
+
+def _failures(principals: Sequence[Principal]) -> Counter[str]:
+    return sum((principal.failures for principal in principals), start=Counter[str]())
+
+
+async def _change_state(database: Database, tenant: str, state: TenantState) -> None:
+    async with database.transaction() as conn:
+        await conn.execute(
+            text("UPDATE tenants SET state = :state WHERE name = :name"),
+            {"name": tenant, "state": state},
+        )
+        await record_change(conn, tenant=tenant, kind=TENANT_CHANGE, subject=tenant)
+
+
+async def _until_accepted(gateways: Sequence[Gateway], credential: str) -> None:
+    await _until(gateways, credential, "")
+
+
+async def _until(gateways: Sequence[Gateway], credential: str, reason: str) -> None:
+    """Wait until each gateway answers with an error with this reason; an empty one is no error.
+
+    Raises:
+        TimeoutError: a gateway did not do so within `_PATIENCE_S`.
+    """
+    async with asyncio.timeout(_PATIENCE_S):
+        for gateway in gateways:
+            while await _reason(gateway, credential) != reason:
+                await asyncio.sleep(0.05)
+
+
+async def _reason(gateway: Gateway, credential: str) -> str:
+    try:
+        await gateway.jobs.GetStats(
+            job_service_pb2.GetStatsRequest(), metadata=bearer(credential), timeout=CALL_S
+        )
+    except aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+            return _SUSPENDED
+        return error.code().name
+    return ""
+
+
+SCENARIO = Scenario(
+    id="F28",
+    title="a tenant is suspended and resumed under load, and another one asks for its jobs",
+    shows=("I1", "I2", "I3", "I4", "I7"),
+    run=run,
+    plan=Plan(
+        settings={"access_control": True},
+        settings_of={"worker-3": {"worker_tenant": OTHER}},
+    ),
+    usual=90,
+    usual_short=50,
+)
