@@ -15,6 +15,9 @@ SECRETS = {
     ("signing_keys", "seed"),
 }
 
+# The hash of an event of the audit log.
+NO_SECRETS = {("audit_chains", "start_hash")}
+
 
 def test_every_table_has_a_decision_about_privileges() -> None:
     """Add the table to PRIVILEGES in store/grants.py with the least privileges of each service."""
@@ -51,7 +54,7 @@ def test_columns_with_secrets_are_known() -> None:
         for column in table.columns
         if any(word in column.name for word in ("secret", "_hash", "seed", "password", "private"))
     }
-    assert suspicious == SECRETS
+    assert suspicious - NO_SECRETS == SECRETS
 
 
 def test_scheduler_reads_no_payload() -> None:
@@ -62,7 +65,8 @@ def test_scheduler_reads_no_payload() -> None:
 
 def test_handler_has_functions_and_no_tables() -> None:
     assert not [table for table, clients in PRIVILEGES.items() if Client.HANDLER in clients]
-    assert all(callers == (Client.HANDLER,) for callers in FUNCTIONS.values())
+    functions = [name for name, callers in FUNCTIONS.items() if Client.HANDLER in callers]
+    assert functions == ["check_fence(uuid, integer)", "complete(uuid, integer, json)"]
 
 
 def test_operator_only_reads() -> None:

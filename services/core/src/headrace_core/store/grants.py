@@ -203,6 +203,15 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
         Client.GATEWAY: (_SELECT, _INSERT, _DELETE),
         Client.OPS: (_SELECT,),
     },
+    # The triggers of the audit log write as the owner of the tables.
+    "audit_log": {
+        Client.GATEWAY: (_SELECT, _INSERT),
+        Client.OPS: (_SELECT,),
+    },
+    "audit_chains": {
+        Client.SCHEDULER: (_SELECT,),
+        Client.OPS: (_SELECT,),
+    },
     VERSION_TABLE: {
         Client.OPS: (_SELECT,),
     },
@@ -212,6 +221,7 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
 FUNCTIONS: Final[Mapping[str, Sequence[Client]]] = {
     "check_fence(uuid, integer)": (Client.HANDLER,),
     "complete(uuid, integer, json)": (Client.HANDLER,),
+    "prune_audit(text, timestamptz, integer)": (Client.SCHEDULER,),
 }
 
 # Maximum time for a connection to close, in seconds.
