@@ -210,7 +210,7 @@ SCENARIO = Scenario(
     run=run,
     plan=Plan(
         settings={"access_control": True},
-        settings_of={"worker-3": {"worker_tenant": OTHER}},
+        settings_by_service={"worker-3": {"worker_tenant": OTHER}},
     ),
     usual=90,
     usual_short=50,

@@ -261,6 +261,7 @@ async def test_scheduler_role_can_prune(
             gauges=gauges,
             retention=Retention(default=timedelta()),
             subscription_retention=timedelta(),
+            audit_retention=timedelta(),
         ).run_once()
         assert gauges.pruned == 3
         async with scheduler.statement() as conn:
