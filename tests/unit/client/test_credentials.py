@@ -9,6 +9,7 @@ import pytest
 from headrace import (
     Client,
     DeadlineExceeded,
+    JobFailed,
     PermissionDenied,
     SyncClient,
     TenantSuspended,
@@ -454,6 +455,19 @@ async def test_suspended_tenant_is_reported(server, platform):
             await client.stats()
 
     assert caught.value.tenant == "acme"
+
+
+async def test_withheld_error_is_marked(server, platform, run):
+    async with Client(server.target) as client:
+        job = await client.submit("fails")
+        for message in (platform.jobs[job.id], platform.events(job.id)[-1]):
+            message.error.message = ""
+            message.withheld_fields.append("error.message")
+        with pytest.raises(JobFailed, match="failed: ValueError: the message is withheld"):
+            await job.result()
+
+    assert (await run("events", job.id)).out.rstrip().endswith("ValueError: withheld")
+    assert "withheld error.message" in " ".join((await run("get", job.id)).out.split())
 
 
 async def test_withheld_result_raises_permission_denied(server, platform):

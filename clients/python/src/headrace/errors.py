@@ -286,7 +286,9 @@ class JobFailed(HeadraceError):
         self.job = job
         self.error = job.error or JobError(type="", message="no error was stored", retryable=False)
         kind = f"{self.error.type}: " if self.error.type else ""
-        super().__init__(f"job {job.id} failed: {kind}{self.error.message}")
+        withheld = "error.message" in job.withheld_fields
+        message = "the message is withheld" if withheld else self.error.message
+        super().__init__(f"job {job.id} failed: {kind}{message}")
 
 
 class JobCancelled(HeadraceError):

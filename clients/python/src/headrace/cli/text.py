@@ -213,6 +213,9 @@ def _caller_text(event: JobEvent) -> str:
 
 
 def _detail_text(event: JobEvent) -> str:
+    if event.withheld_fields:
+        kind = f"{event.error.type}: " if event.error and event.error.type else ""
+        return plain(f"{kind}withheld")
     if event.error:
         due = f", again {time_text(event.schedule_time)}" if event.schedule_time else ""
         return error_text(event.error) + due
