@@ -41,19 +41,19 @@ def charge(payload: dict[str, Any]) -> None:
         raise RuntimeError("the card was declined") from error
 
 
-def hostile(payload: dict[str, Any]) -> None:
+def raise_hostile_error(payload: dict[str, Any]) -> None:
     """Raise an error that neither a log nor a database can store unchanged."""
     if payload["fail"]:
         raise Fail(HUGE_TEXT, type=HUGE_TEXT)
     raise type(f"E{'r' * 100_000}", (Exception,), {})(HUGE_TEXT)
 
 
-def many(payload: dict[str, Any]) -> None:
+def raise_group(payload: dict[str, Any]) -> None:
     """Raise a group of exceptions."""
     raise ExceptionGroup("two", [ValueError("first"), KeyError("second")])
 
 
-def speak(payload: dict[str, Any]) -> None:
+def log_lines(payload: dict[str, Any]) -> None:
     """Log more lines than the limit."""
     _log.info("by %s", "logging")
     _structlog.info("by_structlog", rows=3)
@@ -104,5 +104,5 @@ def _register(name: str, work: Callable[[dict[str, Any]], None]) -> None:
     handler(f"d.{name}.process", retry=_TWO_ATTEMPTS, isolation="process")(in_process)
 
 
-for _work in (charge, hostile, many, speak):
+for _work in (charge, raise_hostile_error, raise_group, log_lines):
     _register(_work.__name__, _work)

@@ -122,5 +122,5 @@ class FakeWorker:
         await self._write_end(job_id, attempt, EventType.FAILED, error=error)
 
     async def _write_end(self, job_id: str, attempt: int, event: EventType, **fields: Any) -> None:
-        end = workers.ending(JobId(UUID(job_id)), attempt, event, **fields)
+        end = workers.attempt_end(JobId(UUID(job_id)), attempt, event, **fields)
         assert await workers.write_ends(self._database, self.id, end)

@@ -103,11 +103,11 @@ class Platform:
                         return seen
                 await self._wake.wait(1)
 
-    async def wait(self) -> None:
+    async def wait_for_wake_up(self) -> None:
         """Wait for a wake-up, for at most a second."""
         await self._wake.wait(1)
 
-    async def ended(self, job_id: JobId) -> Job:
+    async def until_ended(self, job_id: JobId) -> Job:
         """Wait until a job has ended; return it."""
         async with asyncio.timeout(DEADLINE_S):
             while True:

@@ -11,7 +11,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
 from support.jobs import read_job, submit
-from support.workers import ending, register, start, write_ends
+from support.workers import attempt_end, register, start, write_ends
 
 _ENDS = {
     JobState.RETRYING: EventType.RETRY_SCHEDULED,
@@ -39,7 +39,7 @@ async def prepare_job(database: Database, state: JobState) -> PreparedJob:
     elif state is JobState.RUNNING or state in _ENDS:
         await start(database, worker_id, job)
         if state in _ENDS:
-            await write_ends(database, worker_id, ending(job.id, 1, _ENDS[state]))
+            await write_ends(database, worker_id, attempt_end(job.id, 1, _ENDS[state]))
     job = await read_job(database, job.id)
     assert job.state is state
     return PreparedJob(job, worker_id)

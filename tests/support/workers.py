@@ -102,7 +102,7 @@ async def start(database: Database, worker_id: WorkerId, *jobs: Job) -> list[Cla
     return claimed
 
 
-def ending(job_id: JobId, attempt: int, event: EventType, **fields: Any) -> AttemptEnd:
+def attempt_end(job_id: JobId, attempt: int, event: EventType, **fields: Any) -> AttemptEnd:
     """Return the end of an attempt; `fields` override the defaults of the event."""
     return AttemptEnd(
         key=AttemptKey(job_id, attempt), event=event, **{**_FIELDS.get(event, {}), **fields}

@@ -138,9 +138,9 @@ async def test_worker_fails_unreadable_jobs_and_runs_readable_ones(
     assert echo is not None
     async with platform(settings, _registry(echo, *ids), workers=1) as jobs:
         for name in ("sound.one", "sound.two", "queue.never", "due.always"):
-            assert (await jobs.ended(JobId(ids[name]))).state is JobState.SUCCEEDED
+            assert (await jobs.until_ended(JobId(ids[name]))).state is JobState.SUCCEEDED
         for name in UNSTARTABLE:
-            job = await jobs.ended(JobId(ids[name]))
+            job = await jobs.until_ended(JobId(ids[name]))
             assert (job.state, job.attempt) == (JobState.FAILED, 1)
             assert job.error is not None
             assert job.error.type == "UNREADABLE"

@@ -30,7 +30,7 @@ from support.jobs import new_batch, new_job, read_job, set_column, submit, submi
 from support.retention import prune
 from support.server import run_async
 from support.states import prepare_job
-from support.workers import ending, lapse, register, report, start, write_ends
+from support.workers import attempt_end, lapse, register, report, start, write_ends
 
 
 async def populate(database: Database) -> None:
@@ -45,7 +45,7 @@ async def populate(database: Database) -> None:
     await report(
         database, prepared.worker_id, AttemptReport(key=AttemptKey(job.id, 2), output='{"line": 1}')
     )
-    await write_ends(database, prepared.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
+    await write_ends(database, prepared.worker_id, attempt_end(job.id, 2, EventType.SUCCEEDED))
     async with database.transaction() as connection:
         entries = [AuditEntry(tenant=DEFAULT_TENANT, method=f"m{number}") for number in range(4)]
         await record_audit(connection, *entries)

@@ -22,7 +22,7 @@ from headrace_scheduler.loops.dispatch import Dispatch
 from support.jobs import read_job, submit, submit_many
 from support.leading import lead
 from support.queues import queue_of
-from support.workers import delivery, drain, ending, lapse, register, start, write_ends
+from support.workers import attempt_end, delivery, drain, lapse, register, start, write_ends
 
 
 class Clock:
@@ -108,10 +108,10 @@ async def test_jobs_are_delivered_by_priority_within_free_slots(
     await dispatch.run_once()
     assert await queues.entries("pool") == []
     # A slot is free again.
-    await write_ends(database, worker_id, ending(high.id, 1, EventType.SUCCEEDED))
+    await write_ends(database, worker_id, attempt_end(high.id, 1, EventType.SUCCEEDED))
     await dispatch.run_once()
     assert await queues.empty("pool") == deliveries(second)
-    await write_ends(database, worker_id, ending(first.id, 1, EventType.SUCCEEDED))
+    await write_ends(database, worker_id, attempt_end(first.id, 1, EventType.SUCCEEDED))
     await dispatch.run_once()
     assert await queues.empty("pool") == deliveries(low)
 
@@ -137,7 +137,7 @@ async def test_retry_is_delivered_as_the_next_attempt(
     await dispatch.run_once()
     assert await queues.empty("pool") == deliveries(job)
     await start(database, worker_id, job)
-    await write_ends(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
+    await write_ends(database, worker_id, attempt_end(job.id, 1, EventType.INTERRUPTED))
     await dispatch.run_once()
     assert await queues.empty("pool") == [AttemptKey(job.id, 2)]
 

@@ -21,7 +21,7 @@ from support.jobs import history, read_job, set_column, submit
 from support.leading import lead
 from support.states import prepare_job
 from support.until import until_blocked
-from support.workers import ending, lapse, start, write_ends
+from support.workers import attempt_end, lapse, start, write_ends
 
 
 async def cancel(database: Database, job_id: JobId, tenant: str = DEFAULT_TENANT) -> Job:
@@ -105,9 +105,9 @@ async def test_requeued_job_can_be_cancelled_again(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     job_id, worker_id = prepared.job.id, prepared.worker_id
     await cancel(database, job_id)
-    await write_ends(database, worker_id, ending(job_id, 1, EventType.CANCELLED))
+    await write_ends(database, worker_id, attempt_end(job_id, 1, EventType.CANCELLED))
     await start(database, worker_id, await requeue(database, job_id))
-    await write_ends(database, worker_id, ending(job_id, 2, EventType.RETRY_SCHEDULED))
+    await write_ends(database, worker_id, attempt_end(job_id, 2, EventType.RETRY_SCHEDULED))
     assert (await cancel(database, job_id)).state is JobState.CANCELLED
     assert_legal(await read_job(database, job_id), await history(database, job_id))
 

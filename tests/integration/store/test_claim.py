@@ -19,7 +19,7 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job, set_column, submit, submit_many
-from support.workers import claim, delivery, ending, lapse, register, start, write_ends
+from support.workers import attempt_end, claim, delivery, lapse, register, start, write_ends
 
 
 async def test_claim_returns_all_that_a_worker_needs(database: Database) -> None:
@@ -83,7 +83,7 @@ async def test_stale_delivery_does_not_hide_a_current_one(
     worker_id = await register(database)
     job = await submit(database)
     await start(database, worker_id, job)
-    await write_ends(database, worker_id, ending(job.id, 1, EventType.INTERRUPTED))
+    await write_ends(database, worker_id, attempt_end(job.id, 1, EventType.INTERRUPTED))
     deliveries = [AttemptKey(job.id, number) for number in (1, 2, 3)]
     claimed = await claim(database, worker_id, deliveries)
     assert [each.key for each in claimed] == [(job.id, 2)]

@@ -38,7 +38,7 @@ from support.histories import assert_legal
 from support.jobs import history, read_job
 from support.leading import lead
 from support.states import PreparedJob, prepare_job
-from support.workers import ending, lapse, write_ends
+from support.workers import attempt_end, lapse, write_ends
 
 # Open a connection with a transaction that is committed at the end of the block.
 Opener = Callable[[str], AbstractAsyncContextManager[Any]]
@@ -214,7 +214,9 @@ async def test_job_with_a_cancel_request_may_succeed(
         # The worker's end of the attempt waits for the handler's transaction, and is then refused.
         late = asyncio.create_task(
             write_ends(
-                database, running_job.worker_id, ending(running_job.job.id, 1, EventType.CANCELLED)
+                database,
+                running_job.worker_id,
+                attempt_end(running_job.job.id, 1, EventType.CANCELLED),
             )
         )
         await asyncio.sleep(0)

@@ -29,7 +29,7 @@ from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from support.jobs import new_job
 from support.leading import lead
-from support.workers import ending, register
+from support.workers import attempt_end, register
 
 JOBS = 20_000
 # The maximum number of job rows that a statement below may read.
@@ -110,7 +110,7 @@ def statements_for(
     queued: list[JobId], running: list[JobId], worker_id: WorkerId, term: int
 ) -> dict[str, Execute]:
     deliveries = [AttemptKey(job_id, 1) for job_id in queued]
-    ends = [ending(job_id, 1, EventType.SUCCEEDED) for job_id in running]
+    ends = [attempt_end(job_id, 1, EventType.SUCCEEDED) for job_id in running]
     reports = [AttemptReport(key=AttemptKey(job_id, 1), output="1") for job_id in running]
     one: dict[str, Any] = {"tenant": DEFAULT_TENANT, "job_id": (queued or [worker_id])[0]}
     label = (Comparison(field="labels", operator="=", key="user", value="u100"),)

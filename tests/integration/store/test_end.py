@@ -22,9 +22,9 @@ from support.states import prepare_job
 from support.until import until_blocked
 from support.workers import (
     ERROR,
+    attempt_end,
     claim,
     delivery,
-    ending,
     lapse,
     register,
     report,
@@ -47,7 +47,7 @@ async def test_different_ends_are_written_in_one_statement(database: Database) -
     worker_id = await register(database)
     jobs = await submit_many(database, len(ENDS))
     await start(database, worker_id, *jobs)
-    ends = [ending(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
+    ends = [attempt_end(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
     written = await write_ends(database, worker_id, *ends)
     assert written == {job.id: event for job, event in zip(jobs, ENDS, strict=True)}
     ended = [await read_job(database, job.id) for job in jobs]
@@ -73,10 +73,13 @@ async def test_written_ends_can_be_read(database: Database) -> None:
     await start(database, worker_id, *jobs, dropped, running)
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=dropped.id)
-    ended = [ending(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
-    ended.append(ending(dropped.id, 1, EventType.INTERRUPTED))
+    ended = [attempt_end(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
+    ended.append(attempt_end(dropped.id, 1, EventType.INTERRUPTED))
     await write_ends(database, worker_id, *ended)
-    others = [ending(running.id, 1, EventType.SUCCEEDED), ending(jobs[0].id, 1, EventType.FAILED)]
+    others = [
+        attempt_end(running.id, 1, EventType.SUCCEEDED),
+        attempt_end(jobs[0].id, 1, EventType.FAILED),
+    ]
     async with database.statement() as connection:
         written = await written_ends(connection, ends=[*ended, *others])
     assert written == {
@@ -88,7 +91,7 @@ async def test_written_ends_can_be_read(database: Database) -> None:
 async def test_result_is_stored_exactly(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     result = '{"b":  1, "a": 9007199254740993, "b": 2}'
-    end = ending(prepared.job.id, 1, EventType.SUCCEEDED, result=result)
+    end = attempt_end(prepared.job.id, 1, EventType.SUCCEEDED, result=result)
     assert await write_ends(database, prepared.worker_id, end)
     assert (await read_job(database, prepared.job.id)).result == result
 
@@ -96,7 +99,7 @@ async def test_result_is_stored_exactly(database: Database) -> None:
 async def test_backoff_follows_the_database_clock(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     backoff = timedelta(minutes=7)
-    end = ending(prepared.job.id, 1, EventType.RETRY_SCHEDULED, backoff=backoff)
+    end = attempt_end(prepared.job.id, 1, EventType.RETRY_SCHEDULED, backoff=backoff)
     await write_ends(database, prepared.worker_id, end)
     job = await read_job(database, prepared.job.id)
     assert abs(job.due_time - job.update_time - backoff) < timedelta(milliseconds=10)
@@ -107,7 +110,7 @@ async def test_interruption_spends_an_attempt_but_no_retry(database: Database) -
     job = await submit(database)
     for attempt in (1, 2, 3):
         await start(database, worker_id, await read_job(database, job.id))
-        await write_ends(database, worker_id, ending(job.id, attempt, EventType.INTERRUPTED))
+        await write_ends(database, worker_id, attempt_end(job.id, attempt, EventType.INTERRUPTED))
     job = await read_job(database, job.id)
     assert (job.attempt, job.retries_used, job.state) == (3, 0, JobState.QUEUED)
 
@@ -128,7 +131,7 @@ async def test_consecutive_interruptions_are_counted(
     for attempt in (1, 2, 3):
         [claimed] = await start(database, worker_id, await read_job(database, job.id))
         assert claimed.interruptions == attempt - 1
-        end = ending(job.id, attempt, EventType.INTERRUPTED if attempt < 3 else event)
+        end = attempt_end(job.id, attempt, EventType.INTERRUPTED if attempt < 3 else event)
         await write_ends(database, worker_id, end)
     async with database.statement() as connection:
         assert await connection.scalar(text("SELECT interruptions FROM jobs")) == left
@@ -142,11 +145,11 @@ async def test_dead_process_counts_as_a_loss_but_not_a_retry(
     for attempt in (1, 2, 3):
         [claimed] = await start(database, worker_id, await read_job(database, job.id))
         assert claimed.worker_losses == attempt - 1
-        end = ending(job.id, attempt, EventType.WORKER_LOST)
+        end = attempt_end(job.id, attempt, EventType.WORKER_LOST)
         assert await write_ends(database, worker_id, end) == {job.id: EventType.WORKER_LOST}
     await start(database, worker_id, await read_job(database, job.id))
     last = JobError(type="WORKER_LOST", message="one loss too many", retryable=False)
-    await write_ends(database, worker_id, ending(job.id, 4, EventType.WORKER_LOST, error=last))
+    await write_ends(database, worker_id, attempt_end(job.id, 4, EventType.WORKER_LOST, error=last))
     job = await read_job(database, job.id)
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
     assert job.error == last
@@ -168,7 +171,7 @@ async def test_stack_trace_stays_with_the_newest_error(database: Database) -> No
     ):
         await set_column(database, job.id, "state = 'queued', queue_time = now()")
         await start(database, worker_id, await read_job(database, job.id))
-        await write_ends(database, worker_id, ending(job.id, attempt, event, **fields))
+        await write_ends(database, worker_id, attempt_end(job.id, attempt, event, **fields))
         ended = await read_job(database, job.id)
         seen.append(ended.error and ended.error.stack_trace)
     assert seen == ['File "a.py"', 'File "a.py"', "", 'File "a.py"', None]
@@ -188,7 +191,7 @@ async def test_success_clears_the_error_of_an_earlier_attempt(database: Database
     assert job.error == ERROR
     await start(database, prepared.worker_id, job)
     assert (await read_job(database, job.id)).error == ERROR
-    await write_ends(database, prepared.worker_id, ending(job.id, 2, EventType.SUCCEEDED))
+    await write_ends(database, prepared.worker_id, attempt_end(job.id, 2, EventType.SUCCEEDED))
     job = await read_job(database, job.id)
     assert (job.error, job.retries_used, job.attempt) == (None, 1, 2)
 
@@ -200,12 +203,13 @@ async def test_end_of_another_workers_attempt_is_refused(
     prepared = await prepare_job(database, JobState.RUNNING)
     before = await read_job(database, prepared.job.id)
     other_worker = await register(database)
-    assert await write_ends(database, other_worker, ending(before.id, 1, event)) == {}
+    assert await write_ends(database, other_worker, attempt_end(before.id, 1, event)) == {}
     for attempt in (0, 2):
         assert (
-            await write_ends(database, prepared.worker_id, ending(before.id, attempt, event)) == {}
+            await write_ends(database, prepared.worker_id, attempt_end(before.id, attempt, event))
+            == {}
         )
-    assert await write_ends(database, WorkerId(uuid7()), ending(before.id, 1, event)) == {}
+    assert await write_ends(database, WorkerId(uuid7()), attempt_end(before.id, 1, event)) == {}
     assert await read_job(database, before.id) == before
 
 
@@ -213,15 +217,15 @@ async def test_late_result_of_a_lost_worker_is_refused(database: Database) -> No
     prepared = await prepare_job(database, JobState.RUNNING)
     lost, job = prepared.worker_id, prepared.job
     # The worker with the newer attempt writes first, then the lost worker.
-    await write_ends(database, lost, ending(job.id, 1, EventType.INTERRUPTED))
+    await write_ends(database, lost, attempt_end(job.id, 1, EventType.INTERRUPTED))
     other = await register(database)
     await start(database, other, await read_job(database, job.id))
     for event in ENDS:
-        assert await write_ends(database, lost, ending(job.id, 1, event)) == {}
-        assert await write_ends(database, lost, ending(job.id, 2, event)) == {}
+        assert await write_ends(database, lost, attempt_end(job.id, 1, event)) == {}
+        assert await write_ends(database, lost, attempt_end(job.id, 2, event)) == {}
     progress = Progress(fraction=1)
     for attempt in (1, 2):
-        end = ending(job.id, attempt, EventType.SUCCEEDED)
+        end = attempt_end(job.id, attempt, EventType.SUCCEEDED)
         assert await write_ends(database, other, end) == (
             {} if attempt == 1 else {job.id: EventType.SUCCEEDED}
         )
@@ -232,7 +236,7 @@ async def test_second_end_of_an_attempt_is_refused(database: Database) -> None:
     # A worker repeats a write if the response to its commit was lost.
     prepared = await prepare_job(database, JobState.RUNNING)
     for event in ENDS:
-        end = ending(prepared.job.id, 1, event)
+        end = attempt_end(prepared.job.id, 1, event)
         written = await write_ends(database, prepared.worker_id, end)
         assert written == ({prepared.job.id: event} if event is ENDS[0] else {})
 
@@ -243,7 +247,7 @@ async def test_end_between_lapse_and_recovery_is_accepted(
     # The job is not recovered yet, so its attempt is still current.
     prepared = await prepare_job(database, JobState.RUNNING)
     await lapse(database, prepared.worker_id)
-    end = ending(prepared.job.id, 1, EventType.SUCCEEDED)
+    end = attempt_end(prepared.job.id, 1, EventType.SUCCEEDED)
     assert await write_ends(database, prepared.worker_id, end)
 
 
@@ -271,7 +275,7 @@ async def test_retry_after_a_cancel_request_becomes_cancelled(
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         requests = await cancel_requests(connection, worker_id=prepared.worker_id)
     assert requests == [(job_id, 1)]
-    assert await write_ends(database, prepared.worker_id, ending(job_id, 1, event)) == {
+    assert await write_ends(database, prepared.worker_id, attempt_end(job_id, 1, event)) == {
         job_id: written
     }
     job = await read_job(database, job_id)
@@ -287,7 +291,9 @@ async def test_end_that_waited_for_a_cancel_request_obeys_it(large_pool: Databas
     async with large_pool.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         finishing = asyncio.create_task(
-            write_ends(large_pool, prepared.worker_id, ending(job_id, 1, EventType.RETRY_SCHEDULED))
+            write_ends(
+                large_pool, prepared.worker_id, attempt_end(job_id, 1, EventType.RETRY_SCHEDULED)
+            )
         )
         await until_blocked(large_pool)
     assert await finishing == {job_id: EventType.CANCELLED}
@@ -304,7 +310,7 @@ async def test_cancel_requests_for_other_workers_are_left_out(database: Database
         for prepared in (mine, other):
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
         assert await cancel_requests(connection, worker_id=mine.worker_id) == [(mine.job.id, 1)]
-    await write_ends(database, mine.worker_id, ending(mine.job.id, 1, EventType.CANCELLED))
+    await write_ends(database, mine.worker_id, attempt_end(mine.job.id, 1, EventType.CANCELLED))
     async with database.transaction() as connection:
         assert await cancel_requests(connection, worker_id=mine.worker_id) == []
 
@@ -312,7 +318,7 @@ async def test_cancel_requests_for_other_workers_are_left_out(database: Database
 async def test_error_message_may_contain_any_text(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     error = JobError(type="Ünfall", message='"\\ \x00 \udcff \U0001f600 </script>', retryable=False)
-    end = ending(prepared.job.id, 1, EventType.FAILED, error=error)
+    end = attempt_end(prepared.job.id, 1, EventType.FAILED, error=error)
     assert await write_ends(database, prepared.worker_id, end)
     stored = (await read_job(database, prepared.job.id)).error
     assert stored == JobError(
@@ -333,7 +339,7 @@ async def test_ends_in_different_orders_cause_no_deadlock(
     worker_id = await register(large_pool)
     jobs = await submit_many(large_pool, 100)
     await start(large_pool, worker_id, *jobs)
-    ends = [ending(job.id, 1, EventType.SUCCEEDED) for job in jobs]
+    ends = [attempt_end(job.id, 1, EventType.SUCCEEDED) for job in jobs]
     async with asyncio.timeout(60):
         written = await asyncio.gather(
             *(

@@ -25,7 +25,7 @@ from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.database import Database
 from support.jobs import submit, submit_many
 from support.watching import event_ids, foreign_transaction, open_writer
-from support.workers import ending, register, start
+from support.workers import attempt_end, register, start
 
 NOTHING_SEEN = SeenEvents(top=BEGINNING, open={})
 
@@ -124,7 +124,7 @@ async def test_read_after_a_full_page_misses_no_event(
     assert seen.open == {writer.xid: BEGINNING for writer in writers}
     read, new = event_ids(page.events), []
     # The event has a higher xid than its writer, whose transaction ends last.
-    ends = [ending(job.id, 1, EventType.SUCCEEDED)]
+    ends = [attempt_end(job.id, 1, EventType.SUCCEEDED)]
     raising = writers.pop(0)
     await end_attempts(raising.connection, worker_id=worker_id, ends=ends)
     await writers.pop(1).commit()

@@ -23,7 +23,7 @@ from support.histories import assert_legal
 from support.jobs import history, read_job, set_column
 from support.leading import lead
 from support.states import PreparedJob, prepare_job
-from support.workers import claim, ending, lapse, register, report, write_ends
+from support.workers import attempt_end, claim, lapse, register, report, write_ends
 
 CHECK_FENCE = "SELECT headrace.check_fence($1, $2)"
 
@@ -91,7 +91,7 @@ async def test_claim_skips_a_checked_job_until_its_commit(
     async with handler_connection.transaction():
         await handler_connection.execute(CHECK_FENCE, job_id, 1)
         # The attempt may end: for example, its worker may have abandoned the handler.
-        assert await write_ends(database, running_job.worker_id, ending(job_id, 1, event))
+        assert await write_ends(database, running_job.worker_id, attempt_end(job_id, 1, event))
         if event is EventType.FAILED:
             async with database.transaction() as connection:
                 await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
@@ -117,7 +117,7 @@ async def test_other_transitions_do_not_wait_for_a_checked_job(
         async with hasty.transaction() as connection:
             asked = await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         assert asked.cancel_request_time is not None
-        written = await write_ends(hasty, worker_id, ending(job_id, 1, EventType.SUCCEEDED))
+        written = await write_ends(hasty, worker_id, attempt_end(job_id, 1, EventType.SUCCEEDED))
         assert written == {job_id: EventType.SUCCEEDED}
     assert_legal(await read_job(hasty, job_id), await history(hasty, job_id))
     await hasty.close()
@@ -207,7 +207,7 @@ async def test_retry_is_written_during_a_checked_transaction(
     job_id = running_job.job.id
     async with handler_connection.transaction():
         await handler_connection.execute(CHECK_FENCE, job_id, 1)
-        retry = ending(job_id, 1, EventType.RETRY_SCHEDULED, backoff=timedelta())
+        retry = attempt_end(job_id, 1, EventType.RETRY_SCHEDULED, backoff=timedelta())
         assert await write_ends(database, running_job.worker_id, retry)
         assert (await read_job(database, job_id)).state is JobState.RETRYING
         # The attempt has ended, so the handler can no longer write.

@@ -30,7 +30,7 @@ from support.histories import ROWS, Row, assert_legal, rows_report
 from support.jobs import history, new_job, read_job, set_column, submit
 from support.leading import lead
 from support.states import PreparedJob, prepare_job
-from support.workers import claim, delivery, ending, lapse, report, write_ends
+from support.workers import attempt_end, claim, delivery, lapse, report, write_ends
 
 # Calls one function for a job, and returns whether the function reports a change.
 Performer = Callable[[Database, PreparedJob], Awaitable[bool]]
@@ -64,7 +64,7 @@ def reporting(**content: Any) -> Performer:
 
 def ending_with(event: EventType) -> Performer:
     async def perform(database: Database, prepared: PreparedJob) -> bool:
-        end = ending(prepared.job.id, prepared.job.attempt, event)
+        end = attempt_end(prepared.job.id, prepared.job.attempt, event)
         written = await write_ends(database, prepared.worker_id, end)
         assert written in ({}, {prepared.job.id: event})
         return bool(written)

@@ -52,7 +52,7 @@ from support.jobs import history, new_job, set_column
 from support.leading import lead
 from support.lifecycle_model import LifecycleModel, ModelBatch, ModelJob, ModelWorker
 from support.retention import prune
-from support.workers import claim, ending, lapse, register, report, write_ends
+from support.workers import attempt_end, claim, lapse, register, report, write_ends
 
 T = TypeVar("T")
 
@@ -322,7 +322,9 @@ class LifecycleMachine(RuleBasedStateMachine):
         values = {"backoff": timedelta() if soon else _LONG_DELAY} if event is _RETRY else {}
         by_worker = self._by_worker(chosen, other)
         for worker, owned in by_worker:
-            batch = [ending(job.id, max(1, job.attempt + shift), event, **values) for job in owned]
+            batch = [
+                attempt_end(job.id, max(1, job.attempt + shift), event, **values) for job in owned
+            ]
             allowed = [
                 job
                 for job, end in zip(owned, batch, strict=True)

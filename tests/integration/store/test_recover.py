@@ -22,7 +22,7 @@ from support.jobs import history, read_job, set_column, submit, submit_many
 from support.leading import lead
 from support.states import prepare_job
 from support.until import until, until_blocked
-from support.workers import ending, lapse, register, start, write_ends
+from support.workers import attempt_end, lapse, register, start, write_ends
 
 
 async def recover(
@@ -196,7 +196,7 @@ async def test_slow_worker_loses_its_recovered_job(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     await lapse(database, prepared.worker_id)
     await recover(database)
-    end = ending(prepared.job.id, 1, EventType.SUCCEEDED)
+    end = attempt_end(prepared.job.id, 1, EventType.SUCCEEDED)
     assert await write_ends(database, prepared.worker_id, end) == {}
 
 

@@ -14,7 +14,7 @@ from headrace_core.store.sql.database import Database
 from support.histories import assert_legal
 from support.jobs import history, read_job
 from support.states import prepare_job
-from support.workers import ending, register, report, start, write_ends
+from support.workers import attempt_end, register, report, start, write_ends
 
 
 def progress(job_id: JobId, fraction: float, *, attempt: int = 1) -> AttemptReport:
@@ -84,7 +84,7 @@ async def test_new_attempt_resets_progress_and_keeps_output(
     prepared = await prepare_job(database, JobState.RUNNING)
     job_id, worker_id = prepared.job.id, prepared.worker_id
     await report(database, worker_id, progress(job_id, 0.9), output(job_id, '"one"'))
-    await write_ends(database, worker_id, ending(job_id, 1, EventType.INTERRUPTED))
+    await write_ends(database, worker_id, attempt_end(job_id, 1, EventType.INTERRUPTED))
     await start(database, worker_id, await read_job(database, job_id))
     assert (await read_job(database, job_id)).progress is None
     await report(database, worker_id, output(job_id, '{"two":   2}', attempt=2))

@@ -34,7 +34,7 @@ def pooled(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Setti
 async def test_session_mode_runs_jobs(pooled: Settings) -> None:
     async with platform(pooled, handlers()) as jobs:
         ids = await jobs.submit_many(20, "t.echo")
-        assert {(await jobs.ended(job_id)).state for job_id in ids} == {JobState.SUCCEEDED}
+        assert {(await jobs.until_ended(job_id)).state for job_id in ids} == {JobState.SUCCEEDED}
         await jobs.bus.ping()
 
 

@@ -92,7 +92,7 @@ async def test_platform_runs_jobs_over_tls_alone(
     await migrate_async(secured)
     async with platform(secured, handlers()) as jobs:
         ids = await jobs.submit_many(20, "t.echo")
-        assert {(await jobs.ended(job_id)).state for job_id in ids} == {JobState.SUCCEEDED}
+        assert {(await jobs.until_ended(job_id)).state for job_id in ids} == {JobState.SUCCEEDED}
         await jobs.bus.ping()
         await jobs.bus.ping_redis()
         async with jobs.database.transaction() as connection:

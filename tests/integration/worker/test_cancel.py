@@ -56,7 +56,7 @@ async def test_stubborn_handler_releases_its_slot(
 ) -> None:
     if job_type == "t.spin":
         # Start the process first: the timeout would otherwise include its start.
-        await jobs.ended(await jobs.submit("t.process", '{"number": 1}'))
+        await jobs.until_ended(await jobs.submit("t.process", '{"number": 1}'))
     timeout = timedelta(seconds=60 if how == "cancel" else 1)
     job_id = await jobs.submit(job_type, timeout=timeout, retry=RetryOverrides(max_attempts=1))
     is_busy = how == "cancel" and job_type == "t.spin"
@@ -65,8 +65,8 @@ async def test_stubborn_handler_releases_its_slot(
     waiting = await jobs.submit("t.echo")
     if how == "cancel":
         await jobs.cancel(job_id)
-    ended = await jobs.ended(job_id)
-    after = await jobs.ended(waiting)
+    ended = await jobs.until_ended(job_id)
+    after = await jobs.until_ended(waiting)
     assert ended.state is (JobState.CANCELLED if how == "cancel" else JobState.FAILED)
     requested = ended.cancel_request_time
     if requested is None:
@@ -86,7 +86,7 @@ async def test_cancel_does_not_affect_the_next_attempt(
         job_id = await jobs.submit("t.stubborn")
         first = await jobs.until(job_id, E.STARTED)
         await jobs.cancel(job_id)
-        assert (await jobs.ended(job_id)).state is JobState.CANCELLED
+        assert (await jobs.until_ended(job_id)).state is JobState.CANCELLED
         # The abandoned handler is still running.
         async with jobs.database.transaction() as connection:
             await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
@@ -95,13 +95,13 @@ async def test_cancel_does_not_affect_the_next_attempt(
         # A late wake-up for the first cancellation makes the worker query again.
         for _ in range(3):
             jobs.bus.publish(Topic.CANCELS)
-            await jobs.ended(await jobs.submit("t.echo"))
+            await jobs.until_ended(await jobs.submit("t.echo"))
         job = await jobs.job(job_id)
         assert (job.state, job.attempt, job.cancel_request_time) == (JobState.RUNNING, 2, None)
         second = await jobs.until(job_id, E.STARTED)
         assert second.worker_id == first.worker_id
         await jobs.cancel(job_id)
-        await jobs.ended(job_id)
+        await jobs.until_ended(job_id)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ async def test_cancel_without_wake_up_arrives_at_a_heartbeat(
         async with jobs.database.transaction() as connection:
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         # The test sends no wake-up.
-        assert (await jobs.ended(job_id)).state is JobState.CANCELLED
+        assert (await jobs.until_ended(job_id)).state is JobState.CANCELLED
 
 
 async def _has_started(jobs: Platform, job_id: JobId, *, times: int) -> bool:

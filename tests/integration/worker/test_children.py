@@ -39,7 +39,7 @@ async def worker(jobs: Platform, tmp_path_factory: pytest.TempPathFactory) -> As
 
 
 async def _run_to_result(jobs: Platform, job_type: str, payload: str = "{}") -> object:
-    job = await jobs.ended(await jobs.submit(job_type, payload))
+    job = await jobs.until_ended(await jobs.submit(job_type, payload))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1), (job_type, job.error)
     assert job.result is not None
     return json.loads(job.result)
@@ -62,7 +62,7 @@ async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -
     assert len(pids) == 2
     assert await jobs.history(neighbor) == [E.SUBMITTED, E.STARTED]
     await jobs.cancel(neighbor)
-    await jobs.ended(neighbor)
+    await jobs.until_ended(neighbor)
     assert worker.running
 
 
@@ -92,7 +92,7 @@ async def test_closed_channel_fails_its_own_job_only(
     assert await _run_to_result(jobs, job_type, "[0, 2]") == first
     for first_closed, last_closed in ((3, 256), (0, 256)):
         payload = f"[{first_closed}, {last_closed}]"
-        job = await jobs.ended(await jobs.submit(job_type, payload))
+        job = await jobs.until_ended(await jobs.submit(job_type, payload))
         assert (job.state, job.retries_used) == (JobState.FAILED, 0)
         assert job.error is not None
         assert job.error.type == "WORKER_LOST"

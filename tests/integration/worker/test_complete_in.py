@@ -68,18 +68,18 @@ async def attempts_with_effects(jobs: Platform, job_id: JobId) -> list[int]:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_effect_and_end_are_committed_together(jobs: Platform, mode: str) -> None:
-    job = await jobs.ended(await submit(jobs, mode))
+    job = await jobs.until_ended(await submit(jobs, mode))
     assert (job.state, job.result, job.attempt) == (JobState.SUCCEEDED, '"x"', 1)
     # Earlier reports precede the end in the history.
     assert await jobs.history(job.id) == [E.SUBMITTED, E.STARTED, E.PROGRESSED, E.SUCCEEDED]
     assert await attempts_with_effects(jobs, job.id) == [1]
     # The next job runs in the same slot.
-    assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
+    assert (await jobs.until_ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_return_without_commit_is_retried(jobs: Platform, mode: str) -> None:
-    job = await jobs.ended(await submit(jobs, mode, commit=False))
+    job = await jobs.until_ended(await submit(jobs, mode, commit=False))
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 2, 1)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("NotCommitted", True)
@@ -92,16 +92,16 @@ async def test_return_without_commit_is_retried(jobs: Platform, mode: str) -> No
 async def test_exception_after_the_commit_changes_nothing(
     jobs: Platform, mode: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    job = await jobs.ended(await submit(jobs, mode, fail=True))
+    job = await jobs.until_ended(await submit(jobs, mode, fail=True))
     assert (job.state, job.result, job.attempt) == (JobState.SUCCEEDED, '"x"', 1)
     assert await attempts_with_effects(jobs, job.id) == [1]
-    assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
+    assert (await jobs.until_ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
     assert "handler_failed_after_completion" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_exception_without_commit_ends_the_attempt(jobs: Platform, mode: str) -> None:
-    job = await jobs.ended(await submit(jobs, mode, commit=False, fail=True))
+    job = await jobs.until_ended(await submit(jobs, mode, commit=False, fail=True))
     assert (job.state, job.attempt) == (JobState.FAILED, 2)
     assert job.error is not None
     assert job.error.type == "LookupError"
@@ -116,15 +116,15 @@ async def test_attempt_with_an_unknown_commit_still_ends(
         raise asyncpg.InsufficientPrivilegeError
 
     monkeypatch.setattr(completion, "was_completed", deny)
-    job = await jobs.ended(await submit(jobs, "e.loop", commit=commit))
+    job = await jobs.until_ended(await submit(jobs, "e.loop", commit=commit))
     assert job.state is (JobState.SUCCEEDED if commit else JobState.FAILED)
-    assert (await jobs.ended(await submit(jobs, "e.loop"))).state is JobState.SUCCEEDED
+    assert (await jobs.until_ended(await submit(jobs, "e.loop"))).state is JobState.SUCCEEDED
     assert "completion_unknown" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_report_after_complete_in_rolls_back(jobs: Platform, mode: str) -> None:
-    job = await jobs.ended(await submit(jobs, mode, report=True))
+    job = await jobs.until_ended(await submit(jobs, mode, report=True))
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert job.error.type == "RuntimeError"
@@ -134,7 +134,7 @@ async def test_report_after_complete_in_rolls_back(jobs: Platform, mode: str) ->
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_second_complete_in_raises_already_completed(jobs: Platform, mode: str) -> None:
-    job = await jobs.ended(await submit(jobs, mode, twice=True))
+    job = await jobs.until_ended(await submit(jobs, mode, twice=True))
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert job.error.type == "AlreadyCompleted"
@@ -144,7 +144,7 @@ async def test_second_complete_in_raises_already_completed(jobs: Platform, mode:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_oversized_result_rolls_back(jobs: Platform, mode: str) -> None:
-    job = await jobs.ended(await submit(jobs, mode, size=jobs.settings.max_result_bytes))
+    job = await jobs.until_ended(await submit(jobs, mode, size=jobs.settings.max_result_bytes))
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
     assert job.error is not None
     assert job.error.type == "LimitExceeded"
@@ -155,7 +155,7 @@ async def test_oversized_result_rolls_back(jobs: Platform, mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 async def test_timeout_after_the_commit_releases_the_slot(jobs: Platform, mode: str) -> None:
     # Start the process first: the timeout would otherwise include its start.
-    assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
+    assert (await jobs.until_ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
     job_id = await jobs.submit(
         mode,
         json.dumps({"url": jobs.settings.postgresql_url, "hang": True}),
@@ -163,10 +163,10 @@ async def test_timeout_after_the_commit_releases_the_slot(jobs: Platform, mode: 
         # On a busy machine an attempt may time out before its commit.
         retry=RetryOverrides(max_attempts=4),
     )
-    job = await jobs.ended(job_id)
+    job = await jobs.until_ended(job_id)
     assert (job.state, job.result) == (JobState.SUCCEEDED, '"x"')
     # The timeout of the committed attempt frees the only slot.
-    assert (await jobs.ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
+    assert (await jobs.until_ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
     assert await jobs.job(job_id) == job
     assert await attempts_with_effects(jobs, job_id) == [job.attempt]
 
@@ -201,7 +201,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
         await until(lambda: worker.counts.left_behind == len(hanging), within=DEADLINE_S)
         [before] = await execute(jobs, "SELECT clock_timestamp() AS time")
         other = await submit(jobs, "e.loop")
-        assert (await jobs.ended(other)).state is JobState.SUCCEEDED
+        assert (await jobs.until_ended(other)).state is JobState.SUCCEEDED
         # Wait longer than the lease.
         await _until_row(
             jobs,
@@ -209,7 +209,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
             f"+ interval '{hasty.worker_lease} s'",
         )
         other = await submit(jobs, "e.loop", commit=False)
-        assert (await jobs.ended(other)).state is JobState.FAILED
+        assert (await jobs.until_ended(other)).state is JobState.FAILED
         assert (worker.counts.lease_losses, worker.running) == (0, len(hanging))
         await execute(
             jobs,
@@ -262,7 +262,7 @@ async def test_effects_match_succeeded_jobs_after_kills(
             )
             await asyncio.sleep(chance.uniform(0, 0.3))
             worker.kill()
-        ended = [await jobs.ended(job_id) for job_id in ids]
+        ended = [await jobs.until_ended(job_id) for job_id in ids]
         rows = await execute(jobs, "SELECT job_id, attempt FROM effects")
         succeeded = [job for job in ended if job.state is JobState.SUCCEEDED]
         assert sorted((row.job_id, row.attempt) for row in rows) == sorted(
@@ -293,7 +293,7 @@ async def _until_row(jobs: Platform, query: str) -> None:
     """Wait until a query returns a row."""
     async with asyncio.timeout(3 * DEADLINE_S):
         while not await execute(jobs, query):
-            await jobs.wait()
+            await jobs.wait_for_wake_up()
 
 
 @pytest.mark.parametrize("mode", ["e.time_left", "e.thread_time_left", "e.process_time_left"])
@@ -303,7 +303,7 @@ async def test_handler_can_read_its_time_left(jobs: Platform, mode: str) -> None
     soon = datetime.now(UTC) + timedelta(seconds=20)
     by_deadline = await jobs.submit(mode, payload, deadline=soon)
     for job_id, most in ((by_timeout, 30), (by_deadline, 20)):
-        job = await jobs.ended(job_id)
+        job = await jobs.until_ended(job_id)
         before, after = json.loads(job.result or "")
         assert most - 15 < after < before <= most
         assert 0.05 <= before - after < 5

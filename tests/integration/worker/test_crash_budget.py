@@ -43,7 +43,7 @@ async def submit_suspect(jobs: Platform, job_type: str, payload: str = "{}") -> 
 async def test_suspect_does_not_end_its_worker(jobs: Platform) -> None:
     beside = await jobs.submit("t.forever")
     await jobs.until(beside, E.STARTED)
-    job = await jobs.ended(await submit_suspect(jobs, "t.crash_at_once", '{"number": 3}'))
+    job = await jobs.until_ended(await submit_suspect(jobs, "t.crash_at_once", '{"number": 3}'))
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("WORKER_LOST", False)
@@ -53,11 +53,11 @@ async def test_suspect_does_not_end_its_worker(jobs: Platform) -> None:
     assert (await jobs.job(beside)).state is JobState.RUNNING
     assert (await jobs.job(beside)).attempt == 1
     await jobs.cancel(beside)
-    await jobs.ended(beside)
+    await jobs.until_ended(beside)
 
 
 async def test_suspect_that_does_not_crash_succeeds(jobs: Platform) -> None:
-    job = await jobs.ended(await submit_suspect(jobs, "t.echo", '{"a": 1}'))
+    job = await jobs.until_ended(await submit_suspect(jobs, "t.echo", '{"a": 1}'))
     assert (job.state, job.result) == (JobState.SUCCEEDED, '{"a":1,"attempt":3}')
 
 
@@ -65,18 +65,18 @@ async def test_suspect_with_requested_cancellation_is_cancelled(jobs: Platform) 
     job_id = await submit_suspect(jobs, "t.forever")
     await jobs.until(job_id, E.STARTED)
     await jobs.cancel(job_id)
-    assert (await jobs.ended(job_id)).state is JobState.CANCELLED
+    assert (await jobs.until_ended(job_id)).state is JobState.CANCELLED
 
 
 async def test_process_event_loop_survives_between_runs(
     jobs: Platform,
 ) -> None:
-    first = json.loads((await jobs.ended(await jobs.submit("t.keeps"))).result or "")
+    first = json.loads((await jobs.until_ended(await jobs.submit("t.keeps"))).result or "")
     second = first
     async with asyncio.timeout(DEADLINE_S):
         # The loop may have had no time to run between two jobs.
         while second["ticks"] == 0:
-            second = json.loads((await jobs.ended(await jobs.submit("t.keeps"))).result or "")
+            second = json.loads((await jobs.until_ended(await jobs.submit("t.keeps"))).result or "")
     assert second["pid"] == first["pid"]
     assert second["run"] > first["run"]
 
@@ -85,21 +85,23 @@ async def test_leftover_code_cannot_report_for_the_next_run(
     jobs: Platform,
 ) -> None:
     for name in ("one", "two", "three"):
-        job = await jobs.ended(await jobs.submit("t.leaves", f'"{name}"'))
+        job = await jobs.until_ended(await jobs.submit("t.leaves", f'"{name}"'))
         assert (job.state, job.result) == (JobState.SUCCEEDED, '"none"')
         outputs = [event.output for event in await jobs.events(job.id) if event.output]
         assert set(outputs) <= {f'"{name}"', f'"{name}, later"'}
 
 
 async def test_process_after_memory_error_is_not_reused(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.memory"))
+    job = await jobs.until_ended(await jobs.submit("t.memory"))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
     first, second = [event.output for event in await jobs.events(job.id) if event.output]
     assert first != second == job.result
 
 
 async def test_huge_message_is_not_read_by_the_worker(jobs: Platform) -> None:
-    job = await jobs.ended(await submit_suspect(jobs, "t.large_result", '{"number": 30000000}'))
+    job = await jobs.until_ended(
+        await submit_suspect(jobs, "t.large_result", '{"number": 30000000}')
+    )
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("LimitExceeded", False)
@@ -113,7 +115,7 @@ async def test_process_logs_as_its_worker_does(
     # A process inherits its standard error, so it must start after the capture.
     one_process = settings.model_copy(update={"worker_processes": 1, "log_format": "json"})
     async with platform(one_process, handlers()) as jobs:
-        job = await jobs.ended(await jobs.submit("t.logs", '"a word"'))
+        job = await jobs.until_ended(await jobs.submit("t.logs", '"a word"'))
     assert job.state is JobState.SUCCEEDED
     lines = [line for line in capfd.readouterr().err.splitlines() if "a word" in line]
     line, library = map(json.loads, lines)

@@ -24,9 +24,13 @@ CARD = "4111-1111"
 
 
 SUBMITS: list[tuple[str, dict[str, Any]]] = [
-    *((f"d.{name}.{mode}", {"card": CARD}) for name in ("charge", "many") for mode in MODES),
-    *((f"d.hostile.{mode}", {"fail": fail}) for mode in MODES for fail in (True, False)),
-    *((f"d.speak.{mode}", {}) for mode in MODES),
+    *((f"d.{name}.{mode}", {"card": CARD}) for name in ("charge", "raise_group") for mode in MODES),
+    *(
+        (f"d.raise_hostile_error.{mode}", {"fail": fail})
+        for mode in MODES
+        for fail in (True, False)
+    ),
+    *((f"d.log_lines.{mode}", {}) for mode in MODES),
     *((name, {}) for name in ("d.wait.loop", "d.wait.thread", "d.cancelled.loop")),
 ]
 
@@ -61,7 +65,7 @@ async def run(
             await running.submit(job_type, json.dumps(payload), correlation_id=f"trace {job_type}")
             for job_type, payload in submits
         ]
-        jobs = [await running.ended(job_id) for job_id in ids]
+        jobs = [await running.until_ended(job_id) for job_id in ids]
         events = {job_id: await running.events(job_id) for job_id in ids}
         await asyncio.to_thread(worker.stop)
         log = worker.log.read_text()
@@ -77,7 +81,7 @@ async def completed_run(
 
 
 def test_failed_job_error_has_the_handlers_stack_trace(completed_run: CompletedRun) -> None:
-    jobs = completed_run.jobs_of("d.charge", "d.many")
+    jobs = completed_run.jobs_of("d.charge", "d.raise_group")
     assert len(jobs) == 2 * len(MODES)
     for job in jobs:
         assert (job.state, job.attempt) == (JobState.FAILED, 2)
@@ -142,7 +146,7 @@ async def test_stack_traces_are_not_stored_when_turned_off(
 
 
 def test_hostile_error_texts_are_sanitized_in_every_mode(completed_run: CompletedRun) -> None:
-    jobs = completed_run.jobs_of("d.hostile")
+    jobs = completed_run.jobs_of("d.raise_hostile_error")
     assert len(jobs) == 2 * len(MODES)
     for job in jobs:
         assert job.state is JobState.FAILED
@@ -159,7 +163,7 @@ def test_hostile_error_texts_are_sanitized_in_every_mode(completed_run: Complete
 
 
 def test_handler_log_lines_name_their_job(completed_run: CompletedRun) -> None:
-    jobs = completed_run.jobs_of("d.speak")
+    jobs = completed_run.jobs_of("d.log_lines")
     assert len(jobs) == len(MODES)
     for job in jobs:
         # The handler returns a value from its context.

@@ -37,7 +37,7 @@ async def jobs(
 
 
 async def test_job_succeeds_and_keeps_its_result(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.echo", '{"a": 1}'))
+    job = await jobs.until_ended(await jobs.submit("t.echo", '{"a": 1}'))
     assert job.state is JobState.SUCCEEDED
     assert job.result == '{"a":1,"attempt":1}'
     assert await jobs.history(job.id) == [E.SUBMITTED, E.STARTED, E.SUCCEEDED]
@@ -48,12 +48,12 @@ async def test_job_succeeds_and_keeps_its_result(jobs: Platform) -> None:
 
 
 async def test_typed_payload_reaches_the_handler(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.double", '{"number": 21}'))
+    job = await jobs.until_ended(await jobs.submit("t.double", '{"number": 21}'))
     assert job.result == '{"number":42}'
 
 
 async def test_mismatched_payload_fails_without_retry(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.double", '{"number": "x"}'))
+    job = await jobs.until_ended(await jobs.submit("t.double", '{"number": "x"}'))
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert job.error.type == "PayloadMismatch"
@@ -63,7 +63,7 @@ async def test_mismatched_payload_fails_without_retry(jobs: Platform) -> None:
 
 @pytest.mark.parametrize("job_type", ["t.nan", "t.nan_thread", "t.nan_process", "t.nan_output"])
 async def test_result_that_is_not_json_fails_without_retry(jobs: Platform, job_type: str) -> None:
-    job = await jobs.ended(await jobs.submit(job_type))
+    job = await jobs.until_ended(await jobs.submit(job_type))
     assert (job.state, job.attempt, job.result) == (JobState.FAILED, 1, None)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("NotJson", False)
@@ -73,7 +73,7 @@ async def test_result_that_is_not_json_fails_without_retry(jobs: Platform, job_t
     "job_type", ["t.bad_progress", "t.bad_progress_thread", "t.bad_progress_process"]
 )
 async def test_bad_progress_raises_in_the_handler(jobs: Platform, job_type: str) -> None:
-    job = await jobs.ended(await jobs.submit(job_type))
+    job = await jobs.until_ended(await jobs.submit(job_type))
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("InvalidProgress", False)
@@ -83,21 +83,21 @@ async def test_bad_progress_raises_in_the_handler(jobs: Platform, job_type: str)
 
 
 async def test_failure_is_retried_until_success(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.flaky", '{"number": 2}'))
+    job = await jobs.until_ended(await jobs.submit("t.flaky", '{"number": 2}'))
     assert (job.state, job.attempt, job.retries_used) == (JobState.SUCCEEDED, 3, 2)
     once = [E.STARTED, E.RETRY_SCHEDULED, E.DUE]
     assert await jobs.history(job.id) == [E.SUBMITTED, *once, *once, E.STARTED, E.SUCCEEDED]
 
 
 async def test_spent_retries_fail_the_job(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.flaky", '{"number": 9}'))
+    job = await jobs.until_ended(await jobs.submit("t.flaky", '{"number": 9}'))
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 3, 2)
     assert job.error is not None
     assert (job.error.type, job.error.message) == ("ValueError", "attempt 3 fails")
 
 
 async def test_submitted_retry_policy_overrides_the_handlers(jobs: Platform) -> None:
-    job = await jobs.ended(
+    job = await jobs.until_ended(
         await jobs.submit("t.flaky", '{"number": 9}', retry=RetryOverrides(max_attempts=1))
     )
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
@@ -115,7 +115,7 @@ async def test_submitted_retry_policy_overrides_the_handlers(jobs: Platform) -> 
 async def test_error_type_in_the_submit_is_not_retried(
     jobs: Platform, job_type: str, payload: str, named: str
 ) -> None:
-    job = await jobs.ended(
+    job = await jobs.until_ended(
         await jobs.submit(
             job_type,
             payload,
@@ -131,10 +131,10 @@ async def test_error_type_in_the_submit_is_not_retried(
 async def test_error_type_in_the_handler_is_not_retried(
     jobs: Platform,
 ) -> None:
-    picky = await jobs.ended(await jobs.submit("t.picky", '{"number": 9}'))
+    picky = await jobs.until_ended(await jobs.submit("t.picky", '{"number": 9}'))
     assert (picky.state, picky.attempt) == (JobState.FAILED, 1)
     # The error types in the submit replace those of the handler.
-    other = await jobs.ended(
+    other = await jobs.until_ended(
         await jobs.submit(
             "t.picky",
             '{"number": 2}',
@@ -145,7 +145,7 @@ async def test_error_type_in_the_handler_is_not_retried(
 
 
 async def test_retry_after_sets_the_wait(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.later", '{"number": 300}'))
+    job = await jobs.until_ended(await jobs.submit("t.later", '{"number": 300}'))
     assert job.state is JobState.SUCCEEDED
     scheduled = next(e for e in await jobs.events(job.id) if e.type is E.RETRY_SCHEDULED)
     due = next(e for e in await jobs.events(job.id) if e.type is E.DUE)
@@ -155,7 +155,7 @@ async def test_retry_after_sets_the_wait(jobs: Platform) -> None:
 
 
 async def test_fail_is_not_retried(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.hopeless"))
+    job = await jobs.until_ended(await jobs.submit("t.hopeless"))
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("Hopeless", False)
@@ -169,7 +169,7 @@ async def test_running_job_is_cancelled(jobs: Platform, job_type: str) -> None:
     asked = await jobs.cancel(job_id)
     assert asked.state is JobState.RUNNING
     assert asked.cancel_request_time is not None
-    job = await jobs.ended(job_id)
+    job = await jobs.until_ended(job_id)
     assert job.state is JobState.CANCELLED
     assert (await jobs.history(job_id))[-2:] == [E.CANCEL_REQUESTED, E.CANCELLED]
 
@@ -179,7 +179,7 @@ async def test_cancel_kills_the_handler_process(jobs: Platform) -> None:
     pid = int((await jobs.until(job_id, E.OUTPUT)).output or "")
     assert psutil.pid_exists(pid)
     await jobs.cancel(job_id)
-    await jobs.ended(job_id)
+    await jobs.until_ended(job_id)
     assert not psutil.pid_exists(pid)
 
 
@@ -187,12 +187,12 @@ async def test_handler_that_ignores_cancellation_is_abandoned(jobs: Platform) ->
     job_id = await jobs.submit("t.stubborn")
     await jobs.until(job_id, E.STARTED)
     await jobs.cancel(job_id)
-    assert (await jobs.ended(job_id)).state is JobState.CANCELLED
+    assert (await jobs.until_ended(job_id)).state is JobState.CANCELLED
 
 
 @pytest.mark.parametrize("job_type", ["t.forever", "t.patient_thread", "t.spin"])
 async def test_timeout_fails_the_attempt(jobs: Platform, job_type: str) -> None:
-    job = await jobs.ended(
+    job = await jobs.until_ended(
         await jobs.submit(
             job_type,
             timeout=timedelta(milliseconds=200),
@@ -205,7 +205,7 @@ async def test_timeout_fails_the_attempt(jobs: Platform, job_type: str) -> None:
 
 
 async def test_deadline_ends_a_running_job(jobs: Platform) -> None:
-    job = await jobs.ended(
+    job = await jobs.until_ended(
         await jobs.submit("t.forever", deadline=datetime.now(UTC) + timedelta(seconds=1))
     )
     assert job.state is JobState.FAILED
@@ -215,7 +215,7 @@ async def test_deadline_ends_a_running_job(jobs: Platform) -> None:
 
 
 async def test_thread_reports_progress_and_output_in_order(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.thread", '{"number": 4}'))
+    job = await jobs.until_ended(await jobs.submit("t.thread", '{"number": 4}'))
     assert job.state is JobState.SUCCEEDED
     outputs = [event.output for event in await jobs.events(job.id) if event.output is not None]
     assert outputs == [f'"chunk {number}"' for number in range(4)]
@@ -224,7 +224,7 @@ async def test_thread_reports_progress_and_output_in_order(jobs: Platform) -> No
 
 
 async def test_progress_is_merged_and_the_last_is_kept(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.progress", '{"number": 5000}'))
+    job = await jobs.until_ended(await jobs.submit("t.progress", '{"number": 5000}'))
     written = (await jobs.history(job.id)).count(E.PROGRESSED)
     assert job.start_time is not None
     assert job.end_time is not None
@@ -236,7 +236,7 @@ async def test_progress_is_merged_and_the_last_is_kept(jobs: Platform) -> None:
 
 
 async def test_output_is_kept_in_order_without_a_gap(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.output", '{"number": 30}'))
+    job = await jobs.until_ended(await jobs.submit("t.output", '{"number": 30}'))
     events = await jobs.events(job.id)
     assert [e.output for e in events if e.type is E.OUTPUT] == [
         f'{{"n":{number}}}' for number in range(30)
@@ -254,7 +254,7 @@ async def test_output_is_kept_in_order_without_a_gap(jobs: Platform) -> None:
 async def test_oversized_output_or_result_names_its_limit(
     jobs: Platform, job_type: str, limit: str
 ) -> None:
-    job = await jobs.ended(await jobs.submit(job_type, '{"number": 300000}'))
+    job = await jobs.until_ended(await jobs.submit(job_type, '{"number": 300000}'))
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert limit in job.error.message
@@ -263,8 +263,8 @@ async def test_oversized_output_or_result_names_its_limit(
 async def test_process_reports_and_runs_the_next_job(
     jobs: Platform,
 ) -> None:
-    first = await jobs.ended(await jobs.submit("t.process", '{"number": 1}'))
-    second = await jobs.ended(await jobs.submit("t.process", '{"number": 2}'))
+    first = await jobs.until_ended(await jobs.submit("t.process", '{"number": 1}'))
+    second = await jobs.until_ended(await jobs.submit("t.process", '{"number": 2}'))
     assert first.state is second.state is JobState.SUCCEEDED
     assert first.result is not None
     assert second.result is not None
@@ -278,13 +278,13 @@ async def test_process_reports_and_runs_the_next_job(
 async def test_handler_that_kills_its_process_fails_alone(
     jobs: Platform, signum: signal.Signals
 ) -> None:
-    job = await jobs.ended(await jobs.submit("t.crash", f'{{"number": {int(signum)}}}'))
+    job = await jobs.until_ended(await jobs.submit("t.crash", f'{{"number": {int(signum)}}}'))
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("WORKER_LOST", False)
     assert await jobs.history(job.id) == [E.SUBMITTED, *[E.STARTED, E.WORKER_LOST] * 4]
     assert signum.name in job.error.message
-    after = await jobs.ended(await jobs.submit("t.process", '{"number": 1}'))
+    after = await jobs.until_ended(await jobs.submit("t.process", '{"number": 1}'))
     assert after.state is JobState.SUCCEEDED
 
 
@@ -302,25 +302,25 @@ async def test_waiting_for_a_process_counts_only_for_the_deadline(
         unwanted = await jobs.submit("t.process", '{"number": 1}')
         await jobs.until(unwanted, E.STARTED)
         await jobs.cancel(unwanted)
-        assert (await jobs.ended(unwanted)).state is JobState.CANCELLED
-        ended = await jobs.ended(late)
+        assert (await jobs.until_ended(unwanted)).state is JobState.CANCELLED
+        ended = await jobs.until_ended(late)
         assert (await jobs.history(late))[-1] is E.EXPIRED
         assert ended.state is JobState.FAILED
         assert (await jobs.job(first)).state is JobState.RUNNING
-        ended = await jobs.ended(patient)
+        ended = await jobs.until_ended(patient)
         assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1)
         await jobs.cancel(first)
-        await jobs.ended(first)
+        await jobs.until_ended(first)
 
 
 async def test_exception_in_a_process_keeps_type_and_message(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.process_raises"))
+    job = await jobs.until_ended(await jobs.submit("t.process_raises"))
     assert job.error is not None
     assert (job.error.type, job.error.message) == ("KeyError", "'gone'")
 
 
 async def test_payload_mismatch_is_found_in_a_process(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.process", '{"number": []}'))
+    job = await jobs.until_ended(await jobs.submit("t.process", '{"number": []}'))
     assert job.error is not None
     assert job.error.type == "PayloadMismatch"
 
@@ -340,18 +340,18 @@ async def test_handler_with_an_unusual_end_fails_alone(
     jobs: Platform, job_type: str, error: str
 ) -> None:
     others = await jobs.submit_many(20, "t.echo")
-    job = await jobs.ended(await jobs.submit(job_type))
+    job = await jobs.until_ended(await jobs.submit(job_type))
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert job.error.type == error
-    assert {(await jobs.ended(other)).state for other in others} == {JobState.SUCCEEDED}
+    assert {(await jobs.until_ended(other)).state for other in others} == {JobState.SUCCEEDED}
 
 
 @pytest.mark.parametrize(("is_final", "error"), [("true", "Miss?"), ("false", "LookupError")])
 async def test_text_beyond_utf8_loses_only_a_character(
     jobs: Platform, is_final: str, error: str
 ) -> None:
-    job = await jobs.ended(await jobs.submit("t.no_utf8", is_final))
+    job = await jobs.until_ended(await jobs.submit("t.no_utf8", is_final))
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
     assert job.error is not None
     assert (job.error.type, job.error.message) == (error, "no such file: ?.csv")
@@ -366,7 +366,7 @@ async def test_retry_wait_is_limited_to_seven_days(jobs: Platform) -> None:
 
 
 async def test_many_outputs_emitted_at_once_are_kept(jobs: Platform) -> None:
-    job = await jobs.ended(await jobs.submit("t.talkative", '{"number": 500}'))
+    job = await jobs.until_ended(await jobs.submit("t.talkative", '{"number": 500}'))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
     outputs = [event.output for event in await jobs.events(job.id) if event.output is not None]
     assert outputs == [str(number) for number in range(500)]
@@ -374,7 +374,7 @@ async def test_many_outputs_emitted_at_once_are_kept(jobs: Platform) -> None:
 
 async def test_delayed_job_never_starts_early(jobs: Platform) -> None:
     due = datetime.now(UTC) + timedelta(seconds=1)
-    job = await jobs.ended(await jobs.submit("t.echo", schedule_time=due))
+    job = await jobs.until_ended(await jobs.submit("t.echo", schedule_time=due))
     assert job.start_time is not None
     assert job.start_time >= due
     assert await jobs.history(job.id) == [E.SUBMITTED, E.DUE, E.STARTED, E.SUCCEEDED]

@@ -56,9 +56,9 @@ async def test_suspended_worker_returns_under_a_new_id(jobs: Platform, tmp_path:
         os.kill(worker.pid, signal.SIGCONT)
         async with asyncio.timeout(DEADLINE_S):
             while (again := await jobs.until(job_id, E.STARTED)).attempt == 1:
-                await jobs.wait()
+                await jobs.wait_for_wake_up()
         assert again.worker_id != first.worker_id
         assert worker.running
         await jobs.cancel(job_id)
-        assert (await jobs.ended(job_id)).state is JobState.CANCELLED
+        assert (await jobs.until_ended(job_id)).state is JobState.CANCELLED
     assert [e.attempt for e in await jobs.events(job_id) if e.type is E.STARTED] == [1, 2]

@@ -61,7 +61,7 @@ async def test_job_that_always_stops_its_worker_fails(jobs: Platform, tmp_path: 
 
 async def test_interrupted_job_cannot_stop_its_worker(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
-        job = await jobs.ended(await submit_interrupted_job(jobs, "false"))
+        job = await jobs.until_ended(await submit_interrupted_job(jobs, "false"))
         assert worker.running
         assert job.result not in {None, str(worker.pid)}
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, INTERRUPTIONS + 1)

@@ -65,11 +65,11 @@ async def test_worker_without_postgresql_returns_its_deliveries(
         await until(lambda: not worker.running)
         await until(lambda: redis.keys("headrace:*:queue:*"))
         proxy.release()
-        assert (await jobs.ended(waiting)).state is JobState.SUCCEEDED
+        assert (await jobs.until_ended(waiting)).state is JobState.SUCCEEDED
         again = await until_started_again(jobs, held)
         assert again != first.worker_id
         await jobs.cancel(held)
-        await jobs.ended(held)
+        await jobs.until_ended(held)
 
 
 async def test_short_postgresql_outage_keeps_the_lease(jobs: Platform, proxy: Proxy) -> None:
@@ -79,15 +79,15 @@ async def test_short_postgresql_outage_keeps_the_lease(jobs: Platform, proxy: Pr
         await proxy.cut()
         await proxy.start()
         ids = await jobs.submit_many(5, "t.echo")
-        assert {(await jobs.ended(job_id)).state for job_id in ids} == {JobState.SUCCEEDED}
+        assert {(await jobs.until_ended(job_id)).state for job_id in ids} == {JobState.SUCCEEDED}
         assert worker.counts.lease_losses == 0
         assert (await jobs.job(held)).attempt == 1
         await jobs.cancel(held)
-        await jobs.ended(held)
+        await jobs.until_ended(held)
 
 
 async def until_started_again(jobs: Platform, job_id: JobId) -> object:
     async with asyncio.timeout(DEADLINE_S):
         while (event := await jobs.until(job_id, E.STARTED)).attempt == 1:
-            await jobs.wait()
+            await jobs.wait_for_wake_up()
     return event.worker_id

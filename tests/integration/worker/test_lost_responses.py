@@ -32,7 +32,7 @@ async def test_output_with_a_lost_response_is_written_once(
     monkeypatch.setattr(reports, "write_reports", write_and_lose_response)
     async with platform(settings, handlers()) as jobs:
         job_id = await jobs.submit("t.output", '{"number": 4}')
-        assert (await jobs.ended(job_id)).state is JobState.SUCCEEDED
+        assert (await jobs.until_ended(job_id)).state is JobState.SUCCEEDED
         outputs = [event.output for event in await jobs.events(job_id) if event.type is E.OUTPUT]
     assert outputs == ['{"n":0}', '{"n":1}', '{"n":2}', '{"n":3}']
     assert len(lost) == 2
@@ -55,7 +55,7 @@ async def test_end_with_a_lost_response_is_not_refused(
         worker = WorkerService(settings, handlers())
         await worker.start()
         job_id = await jobs.submit("t.echo")
-        assert (await jobs.ended(job_id)).state is JobState.SUCCEEDED
+        assert (await jobs.until_ended(job_id)).state is JobState.SUCCEEDED
         await worker.stop()
         assert worker.counts.ended[E.SUCCEEDED] == 1
         assert worker.counts.ends_refused == 0

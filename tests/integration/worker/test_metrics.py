@@ -43,9 +43,9 @@ async def test_attempts_are_counted_by_end(jobs: Platform, worker: WorkerService
     before = await scrape(worker.metrics_port)
     assert before['headrace_attempts_ended_total{event="succeeded"}'] == 0
     assert before["headrace_slots"] == jobs.settings.worker_slots
-    await asyncio.gather(*(jobs.ended(i) for i in await jobs.submit_many(3, "t.echo")))
-    await jobs.ended(await jobs.submit("t.hopeless"))
-    await jobs.ended(
+    await asyncio.gather(*(jobs.until_ended(i) for i in await jobs.submit_many(3, "t.echo")))
+    await jobs.until_ended(await jobs.submit("t.hopeless"))
+    await jobs.until_ended(
         await jobs.submit("t.flaky", '{"number": 1}', retry=RetryOverrides(max_attempts=2))
     )
     after = await scrape_until(
@@ -68,7 +68,7 @@ async def test_abandoned_handler_is_counted(jobs: Platform, worker: WorkerServic
     await jobs.until(job_id, E.STARTED)
     assert (await scrape(worker.metrics_port))["headrace_attempts_running"] == 1
     await jobs.cancel(job_id)
-    await jobs.ended(job_id)
+    await jobs.until_ended(job_id)
     assert (await scrape(worker.metrics_port))["headrace_handlers_left_behind_total"] == 1
 
 

@@ -50,12 +50,12 @@ async def test_exit_in_a_task_fails_its_own_job_only(jobs: Platform, worker: Ser
     }
     for job_type in ("t.subtask", "t.subtask_process"):
         for way, errors in ways.items():
-            job = await jobs.ended(await jobs.submit(job_type, json.dumps(way)))
+            job = await jobs.until_ended(await jobs.submit(job_type, json.dumps(way)))
             assert (job.state, job.attempt) == (JobState.FAILED, 1), (job_type, way)
             assert job.error is not None
             assert job.error.type in errors, (job_type, way)
     await jobs.cancel(neighbor)
-    assert (await jobs.ended(neighbor)).attempt == 1
+    assert (await jobs.until_ended(neighbor)).attempt == 1
     await _assert_clean_stop(worker)
 
 
@@ -65,19 +65,19 @@ async def test_cancel_of_foreign_tasks_is_ignored(jobs: Platform, worker: Server
         await jobs.until(neighbor, E.STARTED)
     attackers = await jobs.submit_many(2, "t.cancels_all")
     for job_id in attackers:
-        job = await jobs.ended(job_id)
+        job = await jobs.until_ended(job_id)
         assert (job.state, job.attempt, job.result) == (JobState.SUCCEEDED, 1, "true")
     hidden = await jobs.submit("t.cancels_from_thread")
     await jobs.until(hidden, E.OUTPUT)
     waiting = await jobs.submit("t.awaits_all")
     await jobs.until(waiting, E.STARTED)
     await jobs.cancel(waiting)
-    assert (await jobs.ended(waiting)).state is JobState.CANCELLED
+    assert (await jobs.until_ended(waiting)).state is JobState.CANCELLED
     # The worker still claims jobs, writes output and receives cancellations.
-    assert (await jobs.ended(await jobs.submit("t.output", '{"number": 2}'))).attempt == 1
+    assert (await jobs.until_ended(await jobs.submit("t.output", '{"number": 2}'))).attempt == 1
     for neighbor in (*neighbors, hidden):
         assert E.INTERRUPTED not in await jobs.history(neighbor)
         await jobs.cancel(neighbor)
-        assert (await jobs.ended(neighbor)).state is JobState.CANCELLED
+        assert (await jobs.until_ended(neighbor)).state is JobState.CANCELLED
     await _assert_clean_stop(worker)
     assert worker.log.read_text().count("cancel_ignored") >= len(neighbors)

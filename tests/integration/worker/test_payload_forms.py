@@ -51,7 +51,7 @@ async def test_accepted_payload_is_decoded_by_the_worker(settings: Settings) -> 
                 for number, payload in accepted.items():
                     request = SubmitJobRequest(job=JobSpec(type="t.double", payload=payload))
                     response = await stub.SubmitJob(request, timeout=TIMEOUT)
-                    job = await jobs.ended(JobId(UUID(response.job.id)))
+                    job = await jobs.until_ended(JobId(UUID(response.job.id)))
                     assert job.state is JobState.SUCCEEDED, job.error
                     assert json.loads(job.result or "") == {"number": 2 * number}
                 for payload in rejected:

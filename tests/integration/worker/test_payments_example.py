@@ -59,12 +59,14 @@ async def test_payment_is_committed_with_the_end_of_the_job(
             await connection.execute(text("INSERT INTO accounts VALUES ('a', 100), ('b', 0)"))
         payment = {"payer": "a", "payee": "b", "amount": 10}
         ids = await jobs.submit_many(12, "pay", json.dumps(payment))
-        ended = [await jobs.ended(job_id) for job_id in ids]
+        ended = [await jobs.until_ended(job_id) for job_id in ids]
         succeeded = [job for job in ended if job.state is JobState.SUCCEEDED]
         assert [job.result for job in succeeded] == ['{"paid":10}'] * 10
         assert {job.error.type for job in ended if job.error is not None} == {"TooLittle"}
         assert await balances(jobs) == {"a": 0, "b": 100}
-        lost = await jobs.ended(await jobs.submit("pay", json.dumps({**payment, "payee": "c"})))
+        lost = await jobs.until_ended(
+            await jobs.submit("pay", json.dumps({**payment, "payee": "c"}))
+        )
         assert lost.error is not None
         assert lost.error.type in {"NoAccount", "TooLittle"}
         assert await balances(jobs) == {"a": 0, "b": 100}

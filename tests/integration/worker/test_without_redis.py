@@ -84,11 +84,11 @@ async def test_jobs_run_during_and_after_a_redis_fault(
         platform(own_settings, handlers(), workers=2) as jobs,
     ):
         before = await jobs.submit("t.echo")
-        assert (await jobs.ended(before)).state is JobState.SUCCEEDED
+        assert (await jobs.until_ended(before)).state is JobState.SUCCEEDED
 
         give_back = await fault(valkey, link)
         for job_id in await jobs.submit_many(100, "t.echo"):
-            assert (await jobs.ended(job_id)).state is JobState.SUCCEEDED
+            assert (await jobs.until_ended(job_id)).state is JobState.SUCCEEDED
             assert await jobs.history(job_id) == [E.SUBMITTED, E.STARTED, E.SUCCEEDED]
 
         await give_back()
@@ -102,4 +102,4 @@ async def test_jobs_run_during_and_after_a_redis_fault(
         await until(workers_wait_on_redis, within=20)
         async with asyncio.timeout(20):
             after = await jobs.submit("t.echo")
-            assert (await jobs.ended(after)).state is JobState.SUCCEEDED
+            assert (await jobs.until_ended(after)).state is JobState.SUCCEEDED

@@ -26,7 +26,7 @@ from support.platform import DEADLINE_S, platform
 async def test_thousand_jobs_end_exactly_once(settings: Settings) -> None:
     async with platform(settings, handlers(), workers=2) as jobs:
         ids = await jobs.submit_many(1000, "t.echo")
-        ended = [await jobs.ended(job_id) for job_id in ids]
+        ended = [await jobs.until_ended(job_id) for job_id in ids]
         assert {job.state for job in ended} == {JobState.SUCCEEDED}
         assert {job.attempt for job in ended} == {1}
         async with jobs.database.transaction() as connection:
@@ -94,7 +94,7 @@ async def test_job_of_a_lost_worker_runs_again(settings: Settings) -> None:
         # The worker lost its lease, and registered with a new id.
         assert again.worker_id != first.worker_id
         await jobs.cancel(job_id)
-        await jobs.ended(job_id)
+        await jobs.until_ended(job_id)
 
 
 async def test_late_result_of_a_lost_worker_is_refused(
@@ -154,7 +154,7 @@ async def test_output_continues_after_lost_connections(settings: Settings) -> No
                     "current_database() AND application_name = 'headrace-worker'"
                 )
             )
-        job = await jobs.ended(job_id)
+        job = await jobs.until_ended(job_id)
         assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
         outputs = [event.output for event in await jobs.events(job_id) if event.output]
         # Output whose commit was interrupted may be in the history twice.
@@ -175,5 +175,5 @@ async def test_attempt_with_a_refused_report_ends(
         output = ""
         async with asyncio.timeout(DEADLINE_S):
             while "attempt_refused" not in output:
-                await jobs.wait()
+                await jobs.wait_for_wake_up()
                 output += "".join(capfd.readouterr())

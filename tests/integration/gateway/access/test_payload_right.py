@@ -136,7 +136,7 @@ async def jobs_with_data(channel: grpc.aio.Channel, database: Database, worker: 
         await worker.report(getattr(jobs, name), output=f'"{MARKER}"')
     await worker.succeed(jobs.succeeded, result=f'"{MARKER}"')
     error = JobError(type="ValueError", message=MARKER, retryable=False, stack_trace=MARKER)
-    end = workers.ending(JobId(UUID(jobs.failed)), 1, EventType.FAILED, error=error)
+    end = workers.attempt_end(JobId(UUID(jobs.failed)), 1, EventType.FAILED, error=error)
     assert await workers.write_ends(database, worker.id, end)
     return jobs
 

@@ -19,7 +19,7 @@ from support.jobs import submit
 from support.server import Server, serving
 from support.until import until
 from support.watching import ManualTail, follow_job, follow_jobs, open_writer, watching
-from support.workers import ending, register, start, write_ends
+from support.workers import attempt_end, register, start, write_ends
 
 # The maximum number of crashes; nearly always, one is enough.
 MAX_CRASHES = 10
@@ -137,7 +137,7 @@ async def test_streams_survive_a_crash(
         await one.has(2)
         await many.has(1)
         await crash(server[0], server_database)
-        await write_ends(server_database, worker_id, ending(job.id, 1, EventType.SUCCEEDED))
+        await write_ends(server_database, worker_id, attempt_end(job.id, 1, EventType.SUCCEEDED))
         await one.end()
         await many.has(2)
         assert one.seqs == [1, 2, 3]

@@ -26,7 +26,7 @@ from support.jobs import submit, submit_many
 from support.proxy import Proxy
 from support.until import until
 from support.watching import follow_job, follow_jobs, open_writer, subscriptions, watching
-from support.workers import ending, report, start, write_ends
+from support.workers import attempt_end, report, start, write_ends
 
 JOBS = 60
 
@@ -63,7 +63,7 @@ async def write_jobs(
             if steps:
                 assert await report(database, worker_id, *steps)
         if chance.random() < 0.5:
-            ends = [ending(job.id, 1, EventType.SUCCEEDED) for job in running]
+            ends = [attempt_end(job.id, 1, EventType.SUCCEEDED) for job in running]
             await write_ends(database, worker_id, *ends)
             running = []
         if late_writer is not None:

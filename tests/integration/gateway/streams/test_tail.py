@@ -23,7 +23,7 @@ from support.jobs import submit, submit_many
 from support.proxy import Proxy
 from support.until import until
 from support.watching import ManualTail, OpenWriter, event_ids, foreign_transaction, open_writer
-from support.workers import ending, register, start, write_ends
+from support.workers import attempt_end, register, start, write_ends
 
 NewTail = Callable[..., Awaitable[ManualTail]]
 
@@ -178,7 +178,9 @@ async def test_events_of_a_job_keep_their_order(database: Database, new_tail: Ne
     worker_id = await register(database)
     jobs = await submit_many(database, 4)
     await start(database, worker_id, *jobs)
-    await write_ends(database, worker_id, *(ending(job.id, 1, EventType.SUCCEEDED) for job in jobs))
+    await write_ends(
+        database, worker_id, *(attempt_end(job.id, 1, EventType.SUCCEEDED) for job in jobs)
+    )
     await tail.run()
     for job in jobs:
         assert [e.seq for e in tail.visible if e.job_id == job.id] == [1, 2, 3]
@@ -300,7 +302,7 @@ async def test_job_events_keep_their_order_across_transactions(
     if run_between:
         await tail.run()
         assert [event.seq for event in tail.visible] == [3]
-    ends = [ending(each.id, 1, EventType.SUCCEEDED) for each in (job, other)]
+    ends = [attempt_end(each.id, 1, EventType.SUCCEEDED) for each in (job, other)]
     assert await end_attempts(batch.connection, worker_id=worker_id, ends=ends)
     await batch.commit()
     await tail.run()

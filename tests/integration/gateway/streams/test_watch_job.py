@@ -27,7 +27,7 @@ from support.watching import (
     subscriptions,
     watching,
 )
-from support.workers import ending, report, start, write_ends
+from support.workers import attempt_end, report, start, write_ends
 
 
 async def progress(database: Database, worker_id: WorkerId, job_id: JobId, count: int) -> None:
@@ -40,11 +40,11 @@ async def progress(database: Database, worker_id: WorkerId, job_id: JobId, count
 
 
 async def succeed(database: Database, worker_id: WorkerId, job_id: JobId) -> None:
-    assert await write_ends(database, worker_id, ending(job_id, 1, EventType.SUCCEEDED))
+    assert await write_ends(database, worker_id, attempt_end(job_id, 1, EventType.SUCCEEDED))
 
 
 async def fail(database: Database, worker_id: WorkerId, job_id: JobId) -> None:
-    assert await write_ends(database, worker_id, ending(job_id, 1, EventType.FAILED))
+    assert await write_ends(database, worker_id, attempt_end(job_id, 1, EventType.FAILED))
 
 
 async def requeue(database: Database, job_id: JobId) -> None:
@@ -141,7 +141,7 @@ async def test_requeued_job_is_followed_again(
     reader = follow_job(watch, job.id)
     await reader.has(4)
     [claimed] = await start(database, worker_id, await read_job(database, job.id))
-    assert await write_ends(database, worker_id, ending(*claimed.key, EventType.SUCCEEDED))
+    assert await write_ends(database, worker_id, attempt_end(*claimed.key, EventType.SUCCEEDED))
     await reader.end()
     assert [event.state for event in reader.events] == [
         JobState.QUEUED,
@@ -161,7 +161,7 @@ async def test_requeue_with_the_terminal_event_keeps_the_stream(
     reader = follow_job(watch, job.id)
     await reader.has(2)
     async with database.transaction() as connection:
-        failed = [ending(job.id, 1, EventType.FAILED)]
+        failed = [attempt_end(job.id, 1, EventType.FAILED)]
         assert await end_attempts(connection, worker_id=worker_id, ends=failed)
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
     await reader.has(4)
@@ -280,7 +280,9 @@ async def test_all_streams_of_a_job_receive_every_event(
         await reader.has(1)
     assert watch.gauges.job_streams == 15
     await start(database, worker_id, *jobs)
-    await write_ends(database, worker_id, *(ending(job.id, 1, EventType.SUCCEEDED) for job in jobs))
+    await write_ends(
+        database, worker_id, *(attempt_end(job.id, 1, EventType.SUCCEEDED) for job in jobs)
+    )
     for reader in readers:
         await reader.end()
         assert reader.seqs == [1, 2, 3]

@@ -32,7 +32,7 @@ from support.watching import (
     subscriptions,
     watching,
 )
-from support.workers import ending, start, write_ends
+from support.workers import attempt_end, start, write_ends
 
 
 async def until_live(reader: Reader) -> None:
@@ -41,7 +41,9 @@ async def until_live(reader: Reader) -> None:
 
 
 async def succeed(database: Database, worker_id: WorkerId, *jobs: object) -> None:
-    await write_ends(database, worker_id, *(ending(job.id, 1, EventType.SUCCEEDED) for job in jobs))
+    await write_ends(
+        database, worker_id, *(attempt_end(job.id, 1, EventType.SUCCEEDED) for job in jobs)
+    )
 
 
 async def cursor_places(database: Database, reader: Reader) -> list[tuple[int, int]]:
