@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from headrace_core.runtime.settings import Settings
+from headrace_core.store.access.audit import AUDIT_COLUMNS
 from headrace_core.store.migrate import LOCK
 from headrace_core.store.schema import VERSION_TABLE
 from headrace_core.store.sql.database import server_arguments
@@ -205,7 +206,7 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
     },
     # The triggers of the audit log write as the owner of the tables.
     "audit_log": {
-        Client.GATEWAY: (_SELECT, _INSERT),
+        Client.GATEWAY: (_SELECT, Privilege("INSERT", AUDIT_COLUMNS)),
         Client.OPS: (_SELECT,),
     },
     "audit_chains": {

@@ -136,7 +136,9 @@ _TYPES: Final = {
     "reason": "text",
     "count": "integer",
 }
-_NAMES: Final = ", ".join(_TYPES)
+# The columns that a writer sets; a trigger sets the others.
+AUDIT_COLUMNS: Final = tuple(_TYPES)
+_NAMES: Final = ", ".join(AUDIT_COLUMNS)
 _ARRAYS: Final = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _TYPES.items())
 
 # The trigger sets the other columns, row by row in this order.
