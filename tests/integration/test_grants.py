@@ -53,10 +53,12 @@ from headrace.v1.subscription_service_pb2 import (
 )
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace_core.domain.access import Role
+from headrace_core.domain.audit import AuditEntry
 from headrace_core.domain.ids import uuid7
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.retention import Retention
 from headrace_core.runtime.settings import Settings
+from headrace_core.store.access.audit import list_audit_chains, record_audit
 from headrace_core.store.grants import Client, apply_grants, grant_script
 from headrace_core.store.leadership import give_up_lead, take_lead
 from headrace_core.store.sql.database import Database
@@ -247,6 +249,8 @@ async def test_scheduler_role_can_prune(
     async with platform(settings, roles, database) as caller:
         for number in range(3):
             assert await caller.state(await caller.submit("t.output", {"number": number}))
+    async with database.transaction() as conn:
+        await record_audit(conn, AuditEntry(tenant=DEFAULT_TENANT, method="test"))
     scheduler = Database(roles.settings(settings, Client.SCHEDULER), application="test")
     try:
         holder = uuid7()
@@ -264,6 +268,8 @@ async def test_scheduler_role_can_prune(
             audit_retention=timedelta(),
         ).run_once()
         assert gauges.pruned == 3
+        async with database.statement() as conn:
+            assert [chain.start_seq for chain in await list_audit_chains(conn)] == [1]
         async with scheduler.statement() as conn:
             await give_up_lead(conn, holder=holder)
     finally:
@@ -302,6 +308,12 @@ FORBIDDEN = [
     (Client.GATEWAY, "SELECT headrace.prune_audit('', now(), 1)"),
     (Client.GATEWAY, "CREATE TABLE headrace.more (id integer)"),
     (Client.GATEWAY, "SELECT headrace.complete(gen_random_uuid(), 1, 'null')"),
+    (Client.GATEWAY, "DELETE FROM headrace.audit_log"),
+    (Client.GATEWAY, "UPDATE headrace.audit_log SET principal = 'eve'"),
+    (Client.GATEWAY, "INSERT INTO headrace.audit_log SELECT * FROM headrace.audit_log"),
+    (Client.GATEWAY, "UPDATE headrace.audit_chains SET seq = 1"),
+    (Client.GATEWAY, "SELECT headrace.prune_audit('default', now(), 1)"),
+    (Client.SCHEDULER, "DELETE FROM headrace.audit_log"),
     (Client.SCHEDULER, "SELECT payload FROM headrace.jobs"),
     (Client.SCHEDULER, "SELECT output FROM headrace.job_events"),
     (Client.SCHEDULER, "DELETE FROM headrace.audit_log"),

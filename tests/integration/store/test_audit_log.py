@@ -75,12 +75,14 @@ async def test_tenants_have_chains_of_their_own(database: Database) -> None:
     assert await problems(database, "a") == await problems(database, "b") == []
 
 
-async def test_concurrent_writers_append_to_one_chain(crowd: Database) -> None:
-    await asyncio.gather(*(append(crowd, entry(number), entry(number)) for number in range(20)))
-    found = await read(crowd)
+async def test_concurrent_writers_append_to_one_chain(large_pool: Database) -> None:
+    await asyncio.gather(
+        *(append(large_pool, entry(number), entry(number)) for number in range(20))
+    )
+    found = await read(large_pool)
     assert [event.seq for event in found] == list(range(1, 41))
     assert [event.time for event in found] == sorted(event.time for event in found)
-    assert await problems(crowd) == []
+    assert await problems(large_pool) == []
 
 
 async def test_rolled_back_event_leaves_no_gap(database: Database) -> None:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
-from headrace_gateway.access.audit import AuditWriter
+from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.gauges import AGE_BOUNDS
 

@@ -18,7 +18,7 @@ from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.api_keys import ApiKeys
-from headrace_gateway.access.audit import AuditWriter
+from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.certificates import Certificates
 from headrace_gateway.access.identities import Identities
 from headrace_gateway.access.login_throttle import LoginThrottle

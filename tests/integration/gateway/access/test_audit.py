@@ -42,7 +42,8 @@ from headrace_core.domain.errors import Unauthenticated, Unavailable
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.access.audit import read_audit_chain
 from headrace_core.store.sql.database import Database
-from headrace_gateway.access.audit import AuditWriter, host_of
+from headrace_gateway.access.audit import host_of
+from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.calls.authenticate import TENANT
 from headrace_gateway.calls.call import Call
 from support.access import Metadata, add_api_key, add_tenant, bearer, caller

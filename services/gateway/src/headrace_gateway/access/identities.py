@@ -21,7 +21,7 @@ from headrace_core.store.access.keys import note_uses
 from headrace_core.store.access.tenants import read_tenant_states
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic
-from headrace_gateway.access.audit import AuditWriter
+from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.cache import TimedCache
 from headrace_gateway.access.certificates import PEM, Certificates
 from headrace_gateway.calls.authenticate import Evidence

@@ -1,0 +1,172 @@
+"""The writer of audit events in the background: denied calls and reads of payloads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+
+from headrace_core.domain.access import PrincipalKind
+from headrace_core.domain.audit import INSTALLATION_CHAIN, AuditEntry
+from headrace_core.domain.errors import LoginRejected, PermissionDenied, Unauthenticated
+from headrace_core.runtime.loop import Loop, Wake
+from headrace_core.store.access.audit import record_audit
+from headrace_core.store.sql.database import Database
+from headrace_gateway.access.audit import host_of
+from headrace_gateway.calls.call import Call
+from headrace_gateway.calls.exchange import Exchange, short_name
+
+_log = structlog.get_logger()
+
+# The maximum number of different events that wait for a write. Equal events are counted.
+_MAX_PENDING: Final = 1000
+# The maximum number of events of callers without a principal in one write. More callers share one
+# event, so an attacker cannot fill the log.
+_MAX_STRANGERS: Final = 10
+# Seconds between two writes, and between two runs without an event.
+_PAUSE: Final = 0.5
+_IDLE: Final = 60.0
+# The fields of requests that name the object of the call.
+_TARGET_FIELDS: Final = {
+    "job_id": "job",
+    "username": "user",
+    "id": "id",
+    "name": "name",
+    "principal": "principal",
+}
+
+
+class AuditWriter(Loop):
+    """Records denied calls and reads of payloads, within a second and without delaying the calls.
+
+    Args:
+        database: the store.
+
+    Attributes:
+        wake: ends the waits of the loop.
+        readers: the tenants that record the reads of payloads.
+        dropped: the number of events that did not fit into the memory.
+    """
+
+    name = "audit"
+    pause = _PAUSE
+
+    def __init__(self, *, database: Database) -> None:
+        self._database = database
+        self.wake = Wake()
+        self.readers: frozenset[str] = frozenset()
+        self.dropped = 0
+        self._pending: dict[AuditEntry, int] = {}
+        self._strangers = 0
+        self._reported = 0
+
+    def note_denied(self, path: str, exchange: Exchange, error: Exception) -> None:
+        """Record that a call was denied, if the error says so.
+
+        Args:
+            path: the path of the method.
+            exchange: the exchange of the call; it has no Call if its principal is unknown.
+            error: the error that ended the call.
+        """
+        match error:
+            case PermissionDenied():
+                reason = error.right or "the tenant is not active"
+            case LoginRejected():
+                reason = str(error)
+            case Unauthenticated() if type(error) is Unauthenticated:
+                reason = str(error).partition(";")[0]
+            case _:
+                return
+        call: Call | None = getattr(exchange, "call", None)
+        target = _target_of(exchange.request)
+        if call is None or (call.principal.kind is PrincipalKind.ANONYMOUS):
+            self._note(
+                AuditEntry(
+                    tenant=INSTALLATION_CHAIN,
+                    address=host_of(exchange.context.peer()),
+                    method=short_name(path),
+                    target=target,
+                    allowed=False,
+                    reason=reason,
+                )
+            )
+        else:
+            self._note(
+                AuditEntry.by(
+                    call.principal,
+                    tenant=call.tenant,
+                    address=host_of(call.address),
+                    method=call.method,
+                    target=target,
+                    allowed=False,
+                    reason=reason,
+                )
+            )
+
+    def note_read(self, call: Call, target: str) -> None:
+        """Record that a call reads payloads."""
+        self._note(
+            AuditEntry.by(
+                call.principal,
+                tenant=call.tenant,
+                address=host_of(call.address),
+                method=call.method,
+                target=target,
+            )
+        )
+
+    async def run_once(self) -> float:
+        """Write the waiting events.
+
+        Returns:
+            Seconds until the next run without an event.
+
+        Raises:
+            Unavailable: PostgreSQL did not answer; the events keep waiting.
+        """
+        if self._pending:
+            written, self._pending = self._pending, {}
+            self._strangers = 0
+            try:
+                async with self._database.transaction() as conn:
+                    await record_audit(
+                        conn, *(replace(entry, count=count) for entry, count in written.items())
+                    )
+            except BaseException:
+                newer, self._pending = self._pending, written
+                for entry, count in newer.items():
+                    self._add(entry, count)
+                raise
+        if self.dropped > self._reported:
+            _log.warning("audit_events_dropped", events=self.dropped - self._reported)
+            self._reported = self.dropped
+        return _IDLE
+
+    def _note(self, entry: AuditEntry) -> None:
+        if not entry.principal and entry not in self._pending:
+            if self._strangers >= _MAX_STRANGERS:
+                entry = replace(entry, address="others", target="", reason="several")
+            self._strangers += 1
+        self._add(entry, 1)
+        self.wake.set()
+
+    def _add(self, entry: AuditEntry, count: int) -> None:
+        waiting = self._pending.get(entry)
+        if waiting is None and len(self._pending) >= _MAX_PENDING:
+            self.dropped += count
+        else:
+            self._pending[entry] = (waiting or 0) + count
+
+
+def _target_of(request: Any) -> str:
+    """Return the object that a request names; empty if the request was not decoded."""
+    fields = getattr(getattr(request, "DESCRIPTOR", None), "fields_by_name", ())
+    found = [
+        f"{kind} {value}"
+        for name, kind in _TARGET_FIELDS.items()
+        if name in fields and isinstance(value := getattr(request, name), str) and value
+    ]
+    if found and "tenant" in fields and request.tenant:
+        found[0] += f" of tenant {request.tenant}"
+    return found[0] if found else ""
