@@ -274,6 +274,19 @@ async def test_key_is_not_sent_in_plaintext_to_another_machine(headrace):
     assert KEY not in ended.err
 
 
+@pytest.mark.parametrize(
+    "command", [("login", "ada"), ("users", "create", "ada", "--choose-password")]
+)
+async def test_password_is_not_sent_in_plaintext_to_another_machine(headrace, path, command):
+    ended = await headrace(*command, "--target", "gateway.example.com:1", stdin="secret 1\n")
+
+    assert ended.code == 2
+    assert "the password would be sent to gateway.example.com:1 in plaintext" in ended.err
+    assert "Traceback" not in ended.err
+    assert "secret" not in ended.err
+    assert not path.exists()
+
+
 async def test_rejected_credential_prints_a_hint(headrace, server, platform):
     platform.allow(KEY)
 

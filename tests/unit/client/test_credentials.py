@@ -7,8 +7,10 @@ import grpc
 import pytest
 
 from headrace import (
+    CallError,
     Client,
     DeadlineExceeded,
+    InsecureConnection,
     JobFailed,
     PermissionDenied,
     SyncClient,
@@ -89,7 +91,7 @@ async def test_tenant_and_metadata_are_sent_with_each_call(server):
 
 @pytest.mark.parametrize("target", [REMOTE, f"127.0.0.1:1,{REMOTE}", "10.0.0.1:50051"])
 async def test_credential_in_plaintext_to_another_machine_is_rejected(target, monkeypatch):
-    with pytest.raises(ValueError, match=r"api_key would be sent to .* in plaintext"):
+    with pytest.raises(InsecureConnection, match=r"api_key would be sent to .* in plaintext"):
         Client(target, api_key=SECRET)
     with pytest.raises(ValueError, match="token_provider would be sent"):
         Client(target, token_provider=Provider("a"))
@@ -168,7 +170,14 @@ async def test_errors_do_not_contain_the_credential(server, platform):
     with pytest.raises(ValueError, match="not printable") as malformed:
         Client(api_key=f"{SECRET}\n{SECRET}")
 
-    for caught in (rejected, ended, unsubmitted, plaintext, malformed):
+    async with Client(REMOTE) as anyone:
+        with pytest.raises(InsecureConnection) as unsent:
+            await anyone.login("ada", SECRET)
+    async with Client(server.target) as anyone:
+        with pytest.raises(CallError, match="Method not found") as unknown:
+            await anyone.login("ada", SECRET)
+
+    for caught in (unsent, unknown, rejected, ended, unsubmitted, plaintext, malformed):
         assert SECRET not in full_report(caught.value)
     assert SECRET not in repr(vars(client)) + repr(vars(client._calls._headers))
 

@@ -13,7 +13,14 @@ from headrace._headers import Headers, Metadata
 from headrace._status import call_error
 from headrace._stream import Stream
 from headrace._timing import DEFAULT, Backoff, Timing, check_seconds
-from headrace.errors import CallError, DeadlineExceeded, Refusal, Unauthenticated, Unavailable
+from headrace.errors import (
+    CallError,
+    DeadlineExceeded,
+    InsecureConnection,
+    Refusal,
+    Unauthenticated,
+    Unavailable,
+)
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -137,12 +144,12 @@ class Calls:
             method, request, authenticated: see `unary`.
 
         Raises:
-            ValueError: the secret would be sent to another machine in plaintext.
+            InsecureConnection: the secret would be sent to another machine in plaintext.
         """
         try:
             self._headers.check_secrecy(secret)
             return await self.unary(method, request, authenticated=authenticated)
-        except (CallError, ValueError) as error:
+        except (CallError, InsecureConnection) as error:
             # A report of the error can contain the local variables of each frame, so it must
             # contain no frame with the request.
             del request

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from headrace import _process
 from headrace._proxy import is_loopback
-from headrace.errors import DeadlineExceeded, Refusal
+from headrace.errors import DeadlineExceeded, InsecureConnection, Refusal
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -88,10 +88,10 @@ class Headers:
         """Check that a secret can be sent.
 
         Raises:
-            ValueError: the secret would be sent to another machine in plaintext.
+            InsecureConnection: the secret would be sent to another machine in plaintext.
         """
         if self._exposed:
-            raise ValueError(
+            raise InsecureConnection(
                 f"{name} would be sent to {self._exposed} in plaintext, where others can read it; "
                 "use tls=True (HEADRACE_TLS=true), or insecure=True in a network that you trust"
             )
@@ -167,8 +167,8 @@ def resolve_headers(
 
     Raises:
         TypeError: a credential is not a string.
-        ValueError: several credentials are given, an argument is malformed, or the credential would
-            be sent in plaintext.
+        ValueError: several credentials are given, or an argument is malformed.
+        InsecureConnection: the credential would be sent to another machine in plaintext.
     """
     given = {"token": token, "api_key": api_key, "token_provider": provider}
     names = [name for name, value in given.items() if value is not None]

@@ -38,7 +38,7 @@ class SessionCalls:
             tenant: the tenant of the user. None: `default`.
 
         Raises:
-            ValueError: the password would be sent to another machine in plaintext.
+            InsecureConnection: the password would be sent to another machine in plaintext.
             Unauthenticated: the user name or the password is wrong, or the user is disabled.
             LoginThrottled: too many logins have failed; `refusal.retry_after` is the wait.
         """
@@ -65,7 +65,7 @@ class SessionCalls:
         the session, because the token may have been stolen.
 
         Raises:
-            ValueError: the token would be sent to another machine in plaintext.
+            InsecureConnection: the token would be sent to another machine in plaintext.
             Unauthenticated: the session has ended; log in again.
         """
         refresh_token = Secret(refresh_token)
@@ -83,7 +83,7 @@ class SessionCalls:
         The call succeeds if the session has already ended.
 
         Raises:
-            ValueError: the token would be sent to another machine in plaintext.
+            InsecureConnection: the token would be sent to another machine in plaintext.
         """
         refresh_token = Secret(refresh_token)
         await self._calls.confidential(
@@ -97,7 +97,7 @@ class SessionCalls:
         """Change the password of the user of this client's token, and end the other sessions.
 
         Raises:
-            ValueError: the passwords would be sent to another machine in plaintext.
+            InsecureConnection: the passwords would be sent to another machine in plaintext.
             InvalidRequest: the new password breaks a rule.
             Unauthenticated: the current password is wrong.
         """

@@ -34,8 +34,8 @@ class UserCalls:
                 contains.
 
         Raises:
-            ValueError: `role` is not a role, or the password would be sent to another machine in
-                plaintext.
+            ValueError: `role` is not a role.
+            InsecureConnection: the password would be sent to another machine in plaintext.
             AccessConflict: the user exists.
         """
         # A report of an error below may contain the local variables.

@@ -89,8 +89,8 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, UserCalls
         resume_timeout: maximum time to resume a stream, in seconds.
 
     Raises:
-        ValueError: an argument is out of range or malformed, several credentials are given, or a
-            credential would be sent to another machine in plaintext.
+        ValueError: an argument is out of range or malformed, or several credentials are given.
+        InsecureConnection: the credential would be sent to another machine in plaintext.
         OSError: a certificate cannot be read.
         MonkeyPatched: gevent or eventlet has replaced threads, sockets or select in this process.
 

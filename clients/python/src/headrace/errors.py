@@ -27,6 +27,7 @@ HeadraceError
 │   └── InternalError         a bug in the server
 ├── JobFailed                 the job ended as FAILED
 ├── JobCancelled              the job ended as CANCELLED
+├── InsecureConnection        a secret would be sent in plaintext; also a ValueError
 ├── ForkedProcess             a parent process has used gRPC before the fork; also a RuntimeError
 ├── MonkeyPatched             gevent or eventlet replaced threads or sockets; also a RuntimeError
 └── WrongEventLoop            a `Client` was called from a second event loop; also a RuntimeError
@@ -297,6 +298,13 @@ class JobCancelled(HeadraceError):
     def __init__(self, job: Job) -> None:
         self.job = job
         super().__init__(f"job {job.id} was cancelled")
+
+
+class InsecureConnection(HeadraceError, ValueError):
+    """A credential or a password would be sent to another machine in plaintext.
+
+    Use TLS, or `insecure=True` in a network that you trust.
+    """
 
 
 class ForkedProcess(HeadraceError, RuntimeError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
@@ -14,7 +14,10 @@ from headrace.cli.tables import keys_table
 from headrace.cli.text import principal_view
 from headrace.cli.usage import UsageError
 
-RoleOption: TypeAlias = Annotated[str, Parameter(help="Role: viewer, operator, admin or platform.")]
+RoleName: TypeAlias = Literal["viewer", "operator", "admin", "platform"]
+RoleOption: TypeAlias = Annotated[
+    RoleName, Parameter(help="Role; each has the rights of the previous one.")
+]
 ScopeOption: TypeAlias = Annotated[
     Repeated,
     Parameter(
@@ -44,12 +47,9 @@ async def create_key(
     session: Injected,
 ) -> None:
     async with session.client() as client:
-        try:
-            created = await client.create_api_key(
-                principal, role=role, scope=scope or (), expire_time=expires
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        created = await client.create_api_key(
+            principal, role=role, scope=scope or (), expire_time=expires
+        )
     session.output.value(created, created.secret)
     session.output.message(
         f"key {created.api_key.id} was created; store the secret now, it cannot be shown again"

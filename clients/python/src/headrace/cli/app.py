@@ -93,7 +93,7 @@ def _build_app(arguments: Sequence[str], *, errors: Console) -> App:
             Parameter(
                 group=_GLOBAL,
                 help="The context with the gateway and the credential; default HEADRACE_CONTEXT, "
-                "or the current context if no target is set.",
+                "or the current context unless another target is set.",
             ),
         ] = None,
         tls: Annotated[

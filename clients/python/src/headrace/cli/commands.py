@@ -108,7 +108,7 @@ _COMMANDS: Final = {
     ),
     "password": (
         "login:change_password",
-        "Change the own password; prompts, or two lines of stdin, contain the passwords.",
+        "Change your password; prompts or two lines of stdin contain both passwords.",
         """
   headrace password""",
     ),

@@ -77,6 +77,7 @@ def exit_code_for(error: Exception) -> Exit:
             return Exit.DENIED
         case (
             headrace.InvalidRequest()
+            | headrace.InsecureConnection()
             | headrace.RequestIdConflict()
             | headrace.SubscriptionConflict()
             | headrace.AccessConflict()

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from cyclopts import Parameter
 
-from headrace.cli.access import RoleOption, ScopeOption
+from headrace.cli.access import RoleName, RoleOption, ScopeOption
 from headrace.cli.arguments import Flag
 from headrace.cli.secret_input import read_secret
 from headrace.cli.session import Injected
@@ -30,12 +30,7 @@ async def create(
 ) -> None:
     password = read_secret("Password") if choose_password else None
     async with session.client() as client:
-        try:
-            created = await client.create_user(
-                name, role=role, scope=scope or (), password=password
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        created = await client.create_user(name, role=role, scope=scope or (), password=password)
     session.output.value(created, created.password or created.user.name)
     note = "; store the password now, it cannot be shown again" if created.password else ""
     session.output.message(f"user {name} was created{note}")
@@ -51,7 +46,7 @@ async def update(
     name: _Name,
     /,
     *,
-    role: Annotated[str | None, Parameter(help="The new role.")] = None,
+    role: Annotated[RoleName | None, Parameter(help="The new role.")] = None,
     scope: ScopeOption = None,
     no_scope: Annotated[Flag, Parameter(help="Remove the scope.")] = False,
     disable: Annotated[Flag, Parameter(help="Reject logins, and end the sessions.")] = False,
@@ -67,15 +62,12 @@ async def update(
             "nothing to change; use --role, --scope, --no-scope, --disable or --enable"
         )
     async with session.client() as client:
-        try:
-            user = await client.update_user(
-                name,
-                role=role,
-                scope=() if no_scope else scope,
-                disabled=disable if disable or enable else None,
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        user = await client.update_user(
+            name,
+            role=role,
+            scope=() if no_scope else scope,
+            disabled=disable if disable or enable else None,
+        )
     session.output.value(user, users_table([user]))
 
 
