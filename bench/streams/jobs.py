@@ -52,7 +52,7 @@ async def start(database: Database, ids: Sequence[JobId]) -> WorkerId:
     """Register a worker that claims all these jobs; return its id."""
     worker = NewWorker(
         id=WorkerId(uuid7()),
-        tenant=DEFAULT_TENANT,
+        tenants=[DEFAULT_TENANT],
         name="bench",
         pool="bench",
         queues=(),

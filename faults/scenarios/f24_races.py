@@ -242,7 +242,7 @@ async def _registered_worker(
     """
     worker = NewWorker(
         id=WorkerId(uuid7()),
-        tenant="default",
+        tenants=["default"],
         name=name,
         pool=name,
         queues=(),

@@ -129,8 +129,10 @@ _EMPTY_TABLES = f"""
             {" ".join(f"DELETE FROM {table};" for table in reversed(_TABLES))}
         END IF;
         DELETE FROM headrace.tenants WHERE name <> 'default';
-        UPDATE headrace.tenants SET state = 'active' WHERE state <> 'active';
         UPDATE headrace.access_version SET version = 0 WHERE version <> 0;
+        UPDATE headrace.tenants
+        SET state = 'active', delete_time = NULL, quotas = '{{}}', ceilings = '{{}}'
+        WHERE state <> 'active' OR quotas <> '{{}}' OR ceilings <> '{{}}';
         PERFORM setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false)
         FROM pg_sequences WHERE schemaname = 'headrace';
     END $$

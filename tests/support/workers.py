@@ -38,13 +38,16 @@ async def register(
     pool: str = "pool",
     queues: Sequence[str] = (),
     slots: int = 10,
-    tenant: str = DEFAULT_TENANT,
+    tenant: str | Sequence[str] = DEFAULT_TENANT,
 ) -> WorkerId:
-    """Register a live worker with `handlers`, as specs or types (default: the type "test")."""
+    """Register a live worker with `handlers`, as specs or types (default: the type "test").
+
+    `tenant` is a tenant, several tenants, or an empty sequence for all tenants.
+    """
     worker_id = WorkerId(uuid7())
     worker = NewWorker(
         id=worker_id,
-        tenant=tenant,
+        tenants=[tenant] if isinstance(tenant, str) else tenant,
         name="fake",
         pool=pool,
         queues=queues,

@@ -25,7 +25,7 @@ class RecordingBus(WakeBus):
     """A bus that records its open subscriptions."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        super().__init__(settings, database, Topic.JOBS, Topic.SLOTS)
+        super().__init__(settings, database, Topic.JOBS, Topic.SLOTS, Topic.ACCESS)
         self.open: set[WakeSubscription] = set()
 
     def subscribe(

@@ -91,6 +91,16 @@ WATCHED: dict[str, str] = {
 PRUNED: dict[str, str] = {"id": "gen_random_uuid()", "removed": "1", "seq": "2"}
 
 TENANT: dict[str, str] = {"name": "'acme'"}
+DELETED_TENANT: dict[str, str] = {
+    "name": "'old'",
+    "state": "'deleting'",
+    "delete_time": "now()",
+}
+TENANT_USAGE: dict[str, str] = {
+    "tenant": "'acme'",
+    "recount_time": "now()",
+    "day": "CAST(now() AS date)",
+}
 API_KEY: dict[str, str] = {
     "id": "'k'",
     "tenant": "'default'",
@@ -166,7 +176,8 @@ TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
     ("batches", BATCH, ("create_time",)),
     ("leadership", LEADERSHIP, ("lease_expire_time",)),
     ("subscriptions", WATCHED, ("lease_expire_time", "create_time", "ack_time")),
-    ("tenants", TENANT, ("create_time",)),
+    ("tenants", DELETED_TENANT, ("create_time", "delete_time")),
+    ("tenant_usage", TENANT_USAGE, ("waiting_count_time", "recount_time")),
     (
         "api_keys",
         API_KEY,
@@ -286,6 +297,14 @@ INVALID_ROWS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("pruned_jobs", PRUNED, {"removed": "2"}, "pruned_jobs_removed_check"),
     *(("pruned_jobs", PRUNED, {name: "NULL"}, f'"{name}"') for name in PRUNED),
     ("tenants", TENANT, {"state": "'closed'"}, "tenants_state_check"),
+    ("tenants", TENANT, {"quotas": "'[]'"}, "tenants_quotas_check"),
+    ("tenants", TENANT, {"ceilings": "'1'"}, "tenants_quotas_check"),
+    ("tenants", TENANT, {"state": "'deleting'"}, "tenants_deletion_check"),
+    ("tenants", TENANT, {"delete_time": "now()"}, "tenants_deletion_check"),
+    ("tenants", TENANT, {"removed_jobs": "-1"}, "tenants_deletion_check"),
+    ("tenant_usage", TENANT_USAGE, {"waiting_jobs": "-1"}, "tenant_usage_counters_check"),
+    ("tenant_usage", TENANT_USAGE, {"day_jobs": "-1"}, "tenant_usage_counters_check"),
+    *(("tenant_usage", TENANT_USAGE, {name: "NULL"}, f'"{name}"') for name in TENANT_USAGE),
     *(("tenants", TENANT, {name: "NULL"}, f'"{name}"') for name in TENANT),
     ("api_keys", API_KEY, {"role": "'owner'"}, "api_keys_role_check"),
     ("api_keys", API_KEY, {"secret_hash": "'a'"}, "api_keys_hash_check"),
@@ -360,6 +379,8 @@ VALID_ROWS = [
     ("pruned_jobs", PRUNED),
     ("subscriptions", SUBSCRIPTION),
     ("tenants", TENANT),
+    ("tenants", DELETED_TENANT),
+    ("tenant_usage", TENANT_USAGE),
     ("api_keys", API_KEY),
     ("access_changes", CHANGE),
     ("certificate_bindings", BINDING),

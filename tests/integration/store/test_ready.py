@@ -112,7 +112,7 @@ async def test_pool_sums_its_workers(database: Database) -> None:
     assert await read_pools(database) == {
         "large": Pool(
             name="large",
-            tenant=DEFAULT_TENANT,
+            tenants=frozenset({DEFAULT_TENANT}),
             queues=frozenset(),
             types=frozenset({"a", "b"}),
             workers=2,
@@ -121,7 +121,7 @@ async def test_pool_sums_its_workers(database: Database) -> None:
         ),
         "small": Pool(
             name="small",
-            tenant=DEFAULT_TENANT,
+            tenants=frozenset({DEFAULT_TENANT}),
             queues=frozenset({"fast"}),
             types=frozenset({"c"}),
             workers=1,

@@ -71,16 +71,18 @@ CATALOG_QUERIES = {
         WHERE {ours} AND NOT tgisinternal AND tgname NOT LIKE '%audit%'
     """,
     # test_transition compares the body of `complete`; only the migrations declare `check_fence` and
-    # the functions of the audit log.
+    # the functions of the audit log and of the usage of tenants.
     "functions": """
         SELECT proname FROM pg_proc WHERE pronamespace = 'headrace'::regnamespace
             AND proname NOT IN ('check_fence', 'complete') AND proname NOT LIKE '%audit%'
+            AND proname NOT LIKE 'payload_bytes%'
     """,
     "types": """
         SELECT typname FROM pg_type
         WHERE typnamespace = 'headrace'::regnamespace AND typtype NOT IN ('c', 'b')
     """,
 }
+FUNCTIONS = ["check_fence", "complete", "payload_bytes_of_jobs", "payload_bytes_of_tenant"]
 OWN_TABLES = "relnamespace = 'headrace'::regnamespace AND relname NOT LIKE 'headrace_version%'"
 
 Catalog = dict[str, list[tuple[Any, ...]]]
@@ -245,7 +247,7 @@ def test_migrate_moves_an_old_installation_with_its_rows(databases: Databases, s
         assert scalar(url, f"SELECT seq FROM {schema}.pruned_jobs") == 2
         assert scalar(url, f"SELECT version_num FROM {schema}.headrace_version") == head_revision()
         assert scalar(url, "SELECT to_regclass('public.alembic_version')") is None
-        assert run_on(url, lambda c: read_functions(c, schema)) == ["check_fence", "complete"]
+        assert run_on(url, lambda c: read_functions(c, schema)) == FUNCTIONS
         if schema == "headrace":
             with databases.fresh() as usual:
                 assert run_on(url, read_catalog) == run_on(usual, read_catalog)
@@ -261,7 +263,7 @@ def test_second_schema_leaves_the_first_unchanged(databases: Databases) -> None:
         assert scalar(url, "SELECT id FROM second.installation") not in (first, None)
         for schema in ("headrace", "second"):
             found = run_on(url, lambda c, schema=schema: read_functions(c, schema))
-            assert found == ["check_fence", "complete"]
+            assert found == FUNCTIONS
 
 
 def test_migrate_into_another_applications_tables_is_rejected(databases: Databases) -> None:

@@ -37,7 +37,7 @@ def to_heads(jobs: list[ReadyJob], *, whole: bool = True) -> list[Head]:
 
 def pool(name: str, **fields: object) -> Pool:
     values = {
-        "tenant": "one",
+        "tenants": frozenset({"one"}),
         "queues": frozenset(),
         "types": frozenset("a"),
         "workers": 1,
@@ -60,7 +60,7 @@ jobs = st.lists(
 )
 pool_options = st.fixed_dictionaries(
     {
-        "tenant": st.sampled_from(TENANTS),
+        "tenants": st.frozensets(st.sampled_from(TENANTS), max_size=2),
         "queues": st.frozensets(st.sampled_from(QUEUES), max_size=2),
         "types": st.frozensets(st.sampled_from(TYPES), max_size=3),
     }

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from headrace_core.domain.tenant import Quota
 from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
+
+
+class TenantUsage(NamedTuple):
+    """The part of a quota that a tenant uses."""
+
+    tenant: str
+    quota: Quota
+    used: int
+    limit: int
 
 
 @dataclass(slots=True)
@@ -23,6 +34,8 @@ class Gauges:
         stale_writes: statements that were refused because the term was over.
         recovered: jobs recovered from lost workers.
         pruned: jobs removed after their retention.
+        deleted: jobs removed with their tenants.
+        usage: the usage of tenants with quotas; empty unless the scheduler leads.
     """
 
     leading: bool = False
@@ -30,6 +43,8 @@ class Gauges:
     stale_writes: int = 0
     recovered: int = 0
     pruned: int = 0
+    deleted: int = 0
+    usage: Sequence[TenantUsage] = ()
 
 
 def scheduler_metrics(gauges: Gauges, records: LoopRecords) -> CollectorRegistry:
@@ -69,3 +84,17 @@ class _SchedulerCollector(Collector):
             "Jobs removed after their retention.",
             value=gauges.pruned,
         )
+        yield CounterMetricFamily(
+            "headrace_tenant_jobs_deleted",
+            "Jobs removed with their tenants.",
+            value=gauges.deleted,
+        )
+        labels = ["tenant", "quota"]
+        used = GaugeMetricFamily(
+            "headrace_tenant_usage", "The part of a quota that a tenant uses.", labels=labels
+        )
+        limit = GaugeMetricFamily("headrace_tenant_quota", "A quota of a tenant.", labels=labels)
+        for entry in gauges.usage:
+            used.add_metric([entry.tenant, entry.quota], entry.used)
+            limit.add_metric([entry.tenant, entry.quota], entry.limit)
+        yield from (used, limit)

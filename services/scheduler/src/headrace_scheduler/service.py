@@ -41,7 +41,7 @@ class Scheduler:
         self._settings = settings
         self._timing = timing
         self._database = Database(settings, application="scheduler")
-        self._bus = WakeBus(settings, self._database, Topic.JOBS, Topic.SLOTS)
+        self._bus = WakeBus(settings, self._database, Topic.JOBS, Topic.SLOTS, Topic.ACCESS)
         self._deliverer = Deliverer(settings, identify=self._database.installation_id)
         self._health = HealthServer(
             address=settings.scheduler_address,

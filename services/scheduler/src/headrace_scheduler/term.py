@@ -15,7 +15,9 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import WakeBus
+from headrace_scheduler.loops.delete_tenants import DeleteTenants
 from headrace_scheduler.loops.dispatch import Dispatch
+from headrace_scheduler.loops.meter import Meter
 from headrace_scheduler.loops.promote import Promote
 from headrace_scheduler.loops.prune import Prune
 from headrace_scheduler.loops.recover import Recover
@@ -85,6 +87,8 @@ class Term:
                 audit_retention=timedelta(seconds=settings.audit_retention),
                 timing=timing,
             ),
+            DeleteTenants(database=database, bus=bus, term=term, gauges=gauges, timing=timing),
+            Meter(database=database, term=term, gauges=gauges, timing=timing),
         )
 
     async def run(self) -> None:
@@ -112,6 +116,8 @@ class Term:
             for wake in wakes:
                 self._bus.unsubscribe(wake)
             await end_tasks(*tasks)
+            # The next leader reports the usage.
+            self._gauges.usage = ()
             faults = []
             for task in tasks:
                 if not task.cancelled() and (fault := task.exception()):

@@ -25,6 +25,13 @@ class Timing:
             workers run again within 25 s.
         prune: wait between two runs of prune.
         prune_rest: minimum pause after each transaction of prune.
+        tenants: maximum wait between two looks for tenants to delete, and between two measurements
+            of the usage of tenants.
+        deletion: wait between two runs while a tenant is being deleted.
+        deletion_patience: time after which running jobs of a tenant are removed, although their
+            workers have not confirmed the cancellation.
+        deletion_settled: time after which no gateway submits jobs of the tenant any more. Gateways
+            learn of the deletion within five seconds.
     """
 
     lease: float = 6.0
@@ -38,6 +45,10 @@ class Timing:
     recover: float = 2.0
     prune: float = 60.0
     prune_rest: float = 0.05
+    tenants: float = 10.0
+    deletion: float = 1.0
+    deletion_patience: float = 60.0
+    deletion_settled: float = 15.0
 
 
 DEFAULT = Timing()

@@ -13,13 +13,16 @@ from headrace_worker.api.registry import Registry
 
 
 def pool_of(settings: Settings, handlers: Registry) -> Pool:
-    """Return the pool of all workers with the same types and queues."""
+    """Return the pool of all workers with the same types, queues and tenants."""
     types = frozenset(handler.spec.type for handler in handlers)
     queues = frozenset(settings.worker_queues)
-    parts = (settings.worker_tenant, sorted(queues), sorted(types))
+    tenants = frozenset(settings.served_tenants)
+    # Workers of an older version with the same single tenant are in the same pool.
+    owner = next(iter(tenants)) if len(tenants) == 1 else sorted(tenants)
+    parts = (owner, sorted(queues), sorted(types))
     return Pool(
         name=hashlib.sha256(repr(parts).encode()).hexdigest()[:16],
-        tenant=settings.worker_tenant,
+        tenants=tenants,
         queues=queues,
         types=types,
         workers=1,
@@ -32,7 +35,7 @@ def describe_worker(pool: Pool, handlers: Registry) -> NewWorker:
     """Return the row of a worker that is about to register, with a new id."""
     return NewWorker(
         id=WorkerId(uuid7()),
-        tenant=pool.tenant,
+        tenants=sorted(pool.tenants),
         name=f"{socket.gethostname()}:{os.getpid()}",
         pool=pool.name,
         queues=sorted(pool.queues),

@@ -442,7 +442,7 @@ class AccessChange:
     Attributes:
         version: the number of the change; later changes have larger numbers.
         tenant: the tenant of the credential.
-        kind: the kind of the credential, `tenant` or `signing_key`.
+        kind: the kind of the credential, `tenant`, `quotas` or `signing_key`.
         subject: the id of the credential, the name of the user, the tenant, or the id of a revoked
             signing key.
     """
@@ -472,6 +472,8 @@ class AccessChange:
 
 # The kind of the changes of a tenant.
 TENANT_CHANGE: Final = "tenant"
+# The kind of a change that concerns only the quotas of a tenant: no stream ends.
+QUOTAS_CHANGE: Final = "quotas"
 # The kind of the change that revokes a signing key.
 SIGNING_KEY_CHANGE: Final = "signing_key"
 # The kinds of principals whose tokens the installation signs.

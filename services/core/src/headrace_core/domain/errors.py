@@ -27,6 +27,8 @@ HeadraceError
 │   └── TenantSuspended
 ├── AccessNotFound            the tenant does not have this key, user or similar object
 ├── AccessConflict            an object with this name exists
+├── TenantStateConflict       the tenant's state does not allow the action
+├── QuotaExceeded             a quota of the tenant is used up
 ├── Unavailable               a required server cannot be reached; a retry may help
 └── ShuttingDown
 """
@@ -327,6 +329,36 @@ class AccessConflict(HeadraceError):
         self.kind = kind
         self.name = name
         super().__init__(f"{kind} {name!r} exists; choose another name, or delete it first")
+
+
+class TenantStateConflict(HeadraceError):
+    """The tenant's state does not allow the action."""
+
+    def __init__(self, tenant: str, *, action: str, state: str) -> None:
+        self.tenant = tenant
+        self.state = state
+        super().__init__(f"tenant {tenant!r} is {state.upper()}; it is too late to {action} it")
+
+
+class QuotaExceeded(HeadraceError):
+    """A quota of the tenant is used up.
+
+    Args:
+        quota: the name of the quota, such as `waiting_jobs`.
+        limit: the quota.
+        used: the part of it that is in use.
+        retry_after: seconds after which a retry may succeed.
+    """
+
+    def __init__(self, quota: str, *, limit: int, used: int, retry_after: float) -> None:
+        self.quota = quota
+        self.limit = limit
+        self.used = used
+        self.retry_after = retry_after
+        super().__init__(
+            f"the quota {quota} of this tenant is used up: {used:,} of {limit:,} are in use; "
+            "try again later, or ask an admin of the tenant for a higher quota"
+        )
 
 
 class Unavailable(HeadraceError):

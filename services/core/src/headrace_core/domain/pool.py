@@ -13,10 +13,13 @@ from headrace_core.domain.ids import WorkerId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewWorker:
-    """A worker to register. Its id is new at each start. Empty `queues` means all queues."""
+    """A worker to register. Its id is new at each start.
+
+    Empty `queues` means all queues, and empty `tenants` means all tenants.
+    """
 
     id: WorkerId
-    tenant: str
+    tenants: Sequence[str]
     name: str
     pool: str
     queues: Sequence[str]
@@ -63,11 +66,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Live workers that run the same types from the same queues.
+    """Live workers that run the same types from the same queues of the same tenants.
 
     Attributes:
         name: the name of its arq queue.
-        tenant: the tenant of all these workers.
+        tenants: the tenants; empty for all tenants.
         queues: the queues; empty for all queues.
         types: the job types.
         workers: the number of workers.
@@ -76,7 +79,7 @@ class Pool:
     """
 
     name: str
-    tenant: str
+    tenants: frozenset[str]
     queues: frozenset[str]
     types: frozenset[str]
     workers: int
@@ -86,10 +89,15 @@ class Pool:
     def serves(self, lane: Lane) -> bool:
         """Return whether the workers can run the jobs of a lane."""
         return (
-            lane.tenant == self.tenant
+            serves_tenant(self.tenants, lane.tenant)
             and lane.type in self.types
             and serves_queue(self.queues, lane.queue)
         )
+
+
+def serves_tenant(tenants: Collection[str], tenant: str) -> bool:
+    """Return whether a worker with these `tenants` serves `tenant`."""
+    return not tenants or tenant in tenants
 
 
 def serves_queue(queues: Collection[str], queue: str) -> bool:

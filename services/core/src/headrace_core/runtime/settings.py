@@ -14,13 +14,23 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from headrace_core.domain.limits import MAX_DOCUMENT_BYTES, MAX_DURATION, MAX_LABELS
+from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.limits import (
+    MAX_DOCUMENT_BYTES,
+    MAX_DURATION,
+    MAX_LABELS,
+    NAME_RULE,
+    is_name,
+)
 from headrace_core.domain.retention import Retention, parse_rules
 from headrace_core.domain.retry import INTERRUPTIONS_BEFORE_OWN_PROCESS
 from headrace_core.runtime.urls import check_database_url, check_redis_url, driver_url
 
 # The modules of built-in handlers, named as in HEADRACE_BUILTIN_HANDLERS.
 BUILTIN_HANDLERS = ("ai_task", "data_cleaning", "email", "http_request", "numbers")
+
+# The value of HEADRACE_WORKER_TENANTS for all tenants.
+ALL_TENANTS = "*"
 
 _SERVICES = ("gateway", "scheduler", "worker")
 _TLS = "TLS (HEADRACE_TLS_CERT, HEADRACE_TLS_KEY)"
@@ -141,7 +151,10 @@ class Settings(BaseSettings):
 
     # Worker.
     store_stack_traces: bool = True
-    worker_tenant: str = "default"
+    # The tenants whose jobs the worker runs; `*` for all tenants.
+    worker_tenants: Annotated[tuple[str, ...], NoDecode] = ()
+    # A single tenant; an older name for `worker_tenants`.
+    worker_tenant: str = ""
     worker_queues: Annotated[tuple[str, ...], NoDecode] = ()
     worker_slots: int = Field(100, ge=1, le=10_000)
     worker_processes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
@@ -156,7 +169,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
         """Split comma-separated lists."""
-        for name in ("worker_queues", "handlers"):
+        for name in ("worker_queues", "worker_tenants", "handlers"):
             value = values.get(name)
             if isinstance(value, str):
                 values[name] = _split_commas(value)
@@ -167,6 +180,16 @@ class Settings(BaseSettings):
     def _check_retention_rules(cls, rules: str) -> str:
         parse_rules(rules)
         return rules
+
+    @field_validator("worker_tenants")
+    @classmethod
+    def _check_worker_tenants(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name != ALL_TENANTS and not is_name(name):
+                raise ValueError(f"{name!r} is not a tenant; a name {NAME_RULE}")
+        if ALL_TENANTS in names and len(names) > 1:
+            raise ValueError(f"{ALL_TENANTS} means all tenants; remove the other names")
+        return names
 
     @field_validator("builtin_handlers")
     @classmethod
@@ -214,6 +237,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"HEADRACE_WORKER_WATCHDOG ({self.worker_watchdog:g} s) must be longer than "
                 f"HEADRACE_WORKER_LEASE ({self.worker_lease:g} s), or 0 to disable it"
+            )
+        if self.worker_tenant and self.worker_tenants not in ((), (self.worker_tenant,)):
+            raise ValueError(
+                "HEADRACE_WORKER_TENANT and HEADRACE_WORKER_TENANTS differ; set only "
+                "HEADRACE_WORKER_TENANTS"
             )
         if self.subscription_retention < self.retention:
             raise ValueError(
@@ -288,6 +316,13 @@ class Settings(BaseSettings):
                 return ()
             case _:
                 return _split_commas(self.builtin_handlers)
+
+    @property
+    def served_tenants(self) -> tuple[str, ...]:
+        """Return the tenants whose jobs a worker runs; empty for all tenants."""
+        if self.worker_tenants == (ALL_TENANTS,):
+            return ()
+        return self.worker_tenants or (self.worker_tenant or DEFAULT_TENANT,)
 
     @property
     def retention_policy(self) -> Retention:

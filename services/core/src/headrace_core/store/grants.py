@@ -74,6 +74,7 @@ _REQUEUE: Final = (
     *("end_time", "cancel_request_time", "deadline", "rank", "due_time", "queue_time"),
 )
 _RECOVER: Final = (*("worker_losses", "error", "stack_trace", "queue_time", "end_time", "rank"),)
+_CANCEL: Final = ("cancel_request_time",)
 _ATTEMPT: Final = (
     *("attempt", "worker_id", "start_time", "progress", "result", "error", "stack_trace"),
     *("retries_used", "worker_losses", "interruptions", "due_time", "queue_time", "end_time"),
@@ -100,7 +101,7 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
         Client.GATEWAY: (_SELECT, _INSERT, _update(*_ANY_TRANSITION, *_REQUEUE)),
         Client.SCHEDULER: (
             _select_except(jobs.name, *_JOB_CONTENTS),
-            _update(*_ANY_TRANSITION, *_RECOVER),
+            _update(*_ANY_TRANSITION, *_RECOVER, *_CANCEL),
             _DELETE,
         ),
         Client.WORKER: (_SELECT, _update(*_ANY_TRANSITION, *_ATTEMPT)),
@@ -139,7 +140,7 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
     },
     "event_log": {
         Client.GATEWAY: (_SELECT,),
-        Client.SCHEDULER: (_SELECT, _INSERT, _update("start_xid", "start_position")),
+        Client.SCHEDULER: (_SELECT, _INSERT, _update("start_xid", "start_position"), _DELETE),
         Client.OPS: (_SELECT,),
     },
     "pruned_jobs": {
@@ -156,17 +157,34 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
             ),
             _DELETE,
         ),
-        Client.SCHEDULER: (_SELECT,),
+        # The scheduler deletes the rows of deleted tenants.
+        Client.SCHEDULER: (_SELECT, _DELETE),
         Client.OPS: (_SELECT,),
     },
     "tenants": {
-        Client.GATEWAY: (_SELECT,),
-        Client.SCHEDULER: (_SELECT,),
+        Client.GATEWAY: (
+            _SELECT,
+            _INSERT,
+            _update("state", "delete_time", "quotas", "ceilings"),
+        ),
+        Client.SCHEDULER: (_SELECT, _update("deletion_jobs", "removed_jobs"), _DELETE),
+        Client.WORKER: (_select("name", "state"),),
+        Client.OPS: (_SELECT,),
+    },
+    "tenant_usage": {
+        Client.GATEWAY: (
+            _SELECT,
+            _INSERT,
+            _update("waiting_jobs", "waiting_count_time", "payload_bytes", "day", "day_jobs"),
+            _DELETE,
+        ),
+        Client.SCHEDULER: (_SELECT, _update("payload_bytes", "recount_time"), _DELETE),
         Client.OPS: (_SELECT,),
     },
     "api_keys": {
         Client.GATEWAY: (_SELECT, _INSERT, _update("revoke_time", "last_use_time")),
         Client.OPS: (_select_except("api_keys", "secret_hash"),),
+        Client.SCHEDULER: (_select("id", "tenant"), _DELETE),
     },
     "signing_keys": {
         # Rotation is a command of the owner.
@@ -223,6 +241,9 @@ FUNCTIONS: Final[Mapping[str, Sequence[Client]]] = {
     "check_fence(uuid, integer)": (Client.HANDLER,),
     "complete(uuid, integer, json)": (Client.HANDLER,),
     "prune_audit(text, timestamptz, integer)": (Client.SCHEDULER,),
+    # Sizes of payloads, for the usage of tenants.
+    "payload_bytes_of_jobs(uuid[])": (Client.SCHEDULER,),
+    "payload_bytes_of_tenant(text)": (Client.SCHEDULER,),
 }
 
 # Maximum time for a connection to close, in seconds.

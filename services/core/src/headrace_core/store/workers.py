@@ -24,17 +24,43 @@ from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 
 LIVE_WORKER: Final = "w.lease_expire_time > clock_timestamp()"
 
+# The first tenant of a worker that serves all tenants; no tenant can have this name.
+_ALL_TENANTS: Final = "*"
+
+
+def serves_tenant(tenant: str) -> str:
+    """Return the condition that worker `w` serves a tenant, in SQL."""
+    return f"({tenant} = w.tenant OR w.tenant = '{_ALL_TENANTS}' OR {tenant} = ANY (w.tenants))"
+
+
+def to_tenants(row: Row) -> frozenset[str]:
+    """Return the tenants of a worker; empty for all tenants."""
+    if row.tenant == _ALL_TENANTS:
+        return frozenset()
+    return frozenset((row.tenant, *row.tenants))
+
+
 # A live worker that is not draining accepts jobs.
 ACCEPTING_WORKER: Final = f"NOT w.draining AND {LIVE_WORKER}"
 
 
+def tenant_may_start(row: str) -> str:
+    """Return the condition that jobs of the tenant of `row` may start.
+
+    The statement reads the few inactive tenants once. A tenant without a row is active.
+    """
+    return f"{row}.tenant <> ALL (ARRAY(SELECT i.name FROM tenants i WHERE i.state <> 'active'))"
+
+
 async def register_worker(conn: Connection, worker: NewWorker, *, lease: timedelta) -> None:
     """Add a worker with its handlers, and begin its lease."""
+    first, *further = sorted(worker.tenants) or [_ALL_TENANTS]
     await conn.execute(
         _REGISTER,
         {
             "id": worker.id,
-            "tenant": worker.tenant,
+            "tenant": first,
+            "tenants": further,
             "name": worker.name,
             "pool": worker.pool,
             "queues": list(worker.queues),
@@ -46,7 +72,7 @@ async def register_worker(conn: Connection, worker: NewWorker, *, lease: timedel
         _REGISTER_HANDLERS,
         {
             "worker_id": worker.id,
-            "tenant": worker.tenant,
+            "tenant": first,
             "types": column(worker.handlers, "type"),
             "queues": column(worker.handlers, "queue"),
             "descriptions": column(worker.handlers, "description"),
@@ -119,10 +145,11 @@ def _to_handler(row: Row) -> LiveHandler:
 
 _REGISTER = text("""
     INSERT INTO workers (
-        id, tenant, name, pool, queues, slots, start_time, heartbeat_time, lease_expire_time
+        id, tenant, tenants, name, pool, queues, slots, start_time, heartbeat_time,
+        lease_expire_time
     )
-    SELECT :id, :tenant, :name, :pool, CAST(:queues AS text[]), :slots, now, now,
-        now + CAST(:lease AS interval)
+    SELECT :id, :tenant, CAST(:tenants AS text[]), :name, :pool, CAST(:queues AS text[]), :slots,
+        now, now, now + CAST(:lease AS interval)
     FROM (SELECT clock_timestamp() AS now) m
 """)
 
@@ -165,6 +192,6 @@ _HANDLERS = text(f"""
         {readable_interval_sql("h.timeout")} AS timeout, h.retry::text AS retry,
         count(*) OVER (PARTITION BY h.type) AS live_workers
     FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
-    WHERE h.tenant = :tenant AND {LIVE_WORKER}
+    WHERE {serves_tenant("CAST(:tenant AS text)")} AND {LIVE_WORKER}
     ORDER BY h.type, w.start_time DESC, w.id
 """)

@@ -1,1 +1,3 @@
-"""The loops that run while a scheduler leads: promote, dispatch, recover, prune."""
+"""The loops that run while a scheduler leads: promote, dispatch, recover,
+prune, delete tenants, and measure their usage.
+"""

@@ -12,10 +12,11 @@ from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import Job
 from headrace_core.domain.lifecycle import EventType, JobState, sources
 from headrace_core.store.jobs.read import get_job, lock_job
+from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import job_columns, to_job
 from headrace_core.store.sql.tables import in_list
-from headrace_core.store.sql.transition import CALLER_COLUMNS, Transition
+from headrace_core.store.sql.transition import CALLER_COLUMNS, Lock, Selection, Transition
 
 _WAITING = tuple(s for s in sources(EventType.CANCELLED) if s is not JobState.RUNNING)
 
@@ -57,6 +58,19 @@ async def cancel_job(
     )
 
 
+async def request_cancellations(conn: Connection, *, term: int, tenant: str, limit: int) -> int:
+    """Request the cancellation of running jobs of a tenant, and return their number.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
+    """
+    parameters = {"term": term, "tenant": tenant, "limit": limit}
+    requested: int = check_term(
+        term, await conn.execute(_REQUEST_CANCELLATIONS.statement, parameters)
+    )[0][0]
+    return requested
+
+
 async def cancel_requests(conn: Connection, *, worker_id: WorkerId) -> Sequence[AttemptKey]:
     """Return the running attempts of a worker for which a cancellation was requested."""
     rows = await conn.execute(_CANCEL_REQUESTS, {"worker_id": worker_id})
@@ -77,6 +91,26 @@ _CANCEL = Transition(
     event_type="CASE WHEN e.state = 'cancelled' THEN 'cancelled' ELSE 'cancel_requested' END",
     event_columns=CALLER_COLUMNS,
     result=f"SELECT {job_columns(full=False)} FROM changed",
+)
+
+_REQUEST_CANCELLATIONS = Transition(
+    name="changed",
+    events=(EventType.CANCEL_REQUESTED,),
+    before=[CURRENT_TERM],
+    rows=Selection(
+        "running",
+        """
+            SELECT j.id FROM workers w JOIN jobs j ON j.worker_id = w.id
+            WHERE EXISTS (SELECT FROM current_term)
+                AND $guard AND j.tenant = :tenant AND j.cancel_request_time IS NULL
+            ORDER BY j.id LIMIT :limit
+            $lock
+        """,
+        Lock.WAIT,
+    ),
+    changes={"cancel_request_time": "clock_timestamp()"},
+    then=["counted AS (SELECT count(*) AS jobs FROM changed)"],
+    result="SELECT (SELECT jobs FROM counted) FROM current_term",
 )
 
 _CANCEL_REQUESTS = text("""

@@ -13,7 +13,7 @@ from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import CLAIMED_COLUMNS, to_claimed_job
 from headrace_core.store.sql.times import readable_interval_condition, readable_times_condition
 from headrace_core.store.sql.transition import Lock, Selection, Transition
-from headrace_core.store.workers import LIVE_WORKER
+from headrace_core.store.workers import LIVE_WORKER, serves_tenant, tenant_may_start
 
 
 async def claim_jobs(
@@ -79,7 +79,10 @@ _CLAIM = Transition(
         "free",
         f"""
             SELECT f.id, f.unreadable
-            FROM (SELECT w.tenant FROM workers w WHERE w.id = :worker_id AND {LIVE_WORKER}) worker
+            FROM (
+                SELECT w.tenant, w.tenants FROM workers w
+                WHERE w.id = :worker_id AND {LIVE_WORKER}
+            ) w
             CROSS JOIN input i CROSS JOIN LATERAL (
                 SELECT j.id,
                     -- The columns before the update, which corrects them (migration 0007).
@@ -91,7 +94,7 @@ _CLAIM = Transition(
                     ) AS unreadable
                 FROM jobs j
                 WHERE j.id = i.id AND j.attempt = i.attempt - 1 AND $guard
-                    AND j.tenant = worker.tenant
+                    AND {serves_tenant("j.tenant")} AND {tenant_may_start("j")}
                     AND (j.deadline IS NULL OR j.deadline > clock_timestamp())
                 $lock
             ) f

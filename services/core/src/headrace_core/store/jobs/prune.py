@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
 
 from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.store.access.usage import RELEASE_PAYLOADS, lock_usage
 from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection
 
@@ -80,6 +83,8 @@ async def prune_jobs(
     Raises:
         StaleTerm: the scheduler's term is over.
     """
+    # Submits lock the usage before they wait for jobs, so the same order is needed here.
+    await lock_usage(conn, tenant=tenant)
     row = check_term(
         term,
         await conn.execute(
@@ -99,15 +104,22 @@ async def prune_jobs(
     if row.batches:
         # A separate statement has a new snapshot, which contains the deletions of the first
         # statement and of every prune that it waited for.
-        check_term(
-            term, await conn.execute(_DELETE_EMPTY_BATCHES, {"term": term, "ids": row.batches})
-        )
+        await delete_empty_batches(conn, term=term, ids=row.batches)
     return PruneResult(
         jobs=row.jobs,
         events=row.events,
         end_time=row.end_time,
         unread=dict(zip(row.subscriptions or (), row.unread or (), strict=True)),
     )
+
+
+async def delete_empty_batches(conn: Connection, *, term: int, ids: Sequence[UUID]) -> None:
+    """Remove the batches among `ids` that have no jobs.
+
+    Raises:
+        StaleTerm: the scheduler's term is over.
+    """
+    check_term(term, await conn.execute(_DELETE_EMPTY_BATCHES, {"term": term, "ids": ids}))
 
 
 async def remove_leftovers(conn: Connection, *, term: int, max_events: int = MAX_EVENTS) -> int:
@@ -138,8 +150,28 @@ _TENANTS = text("""
     SELECT tenant FROM found
 """)
 
+# Removes the jobs of the CTE `chosen` (id, seq, xid, position) of a tenant, with their events.
+REMOVE_CHOSEN: Final = f"""gone_jobs AS (
+        DELETE FROM jobs j USING chosen c WHERE j.id = c.id
+    ),
+    gone_events AS (
+        DELETE FROM job_events e USING chosen c WHERE e.job_id = c.id AND e.seq <= :max_events
+    ),
+    leftover AS (
+        INSERT INTO pruned_jobs (id, removed, seq)
+        SELECT id, :max_events, seq FROM chosen WHERE seq > :max_events
+    ),
+    {RELEASE_PAYLOADS},
+    moved AS (
+        INSERT INTO event_log AS l (tenant, start_xid, start_position)
+        SELECT :tenant, xid, position FROM chosen ORDER BY xid DESC, position DESC LIMIT 1
+        ON CONFLICT (tenant) DO UPDATE
+        SET start_xid = excluded.start_xid, start_position = excluded.start_position
+        WHERE (l.start_xid, l.start_position) < (excluded.start_xid, excluded.start_position)
+    )"""
+
 # The statement can wait only for another prune of the same tenant, because only pruning locks the
-# tenant's row of event_log.
+# tenant's row of event_log. `prune_jobs` has locked the row of its usage.
 # The snapshot contains all events to delete. `seq` increases with each event, so a job whose `seq`
 # has not changed since the snapshot has no later events. The newest event of a job has the greatest
 # place.
@@ -176,23 +208,7 @@ _PRUNE = text(f"""
         -- A locked row is being requeued, so the job stays.
         FOR UPDATE OF j SKIP LOCKED
     ),
-    gone_jobs AS (
-        DELETE FROM jobs j USING chosen c WHERE j.id = c.id
-    ),
-    gone_events AS (
-        DELETE FROM job_events e USING chosen c WHERE e.job_id = c.id AND e.seq <= :max_events
-    ),
-    leftover AS (
-        INSERT INTO pruned_jobs (id, removed, seq)
-        SELECT id, :max_events, seq FROM chosen WHERE seq > :max_events
-    ),
-    moved AS (
-        INSERT INTO event_log AS l (tenant, start_xid, start_position)
-        SELECT :tenant, xid, position FROM chosen ORDER BY xid DESC, position DESC LIMIT 1
-        ON CONFLICT (tenant) DO UPDATE
-        SET start_xid = excluded.start_xid, start_position = excluded.start_position
-        WHERE (l.start_xid, l.start_position) < (excluded.start_xid, excluded.start_position)
-    ),
+    {REMOVE_CHOSEN},
     unread AS MATERIALIZED (
         SELECT s.name, count(*) AS jobs FROM chosen c
         JOIN subscriptions s ON s.tenant = :tenant AND (s.xid, s.position) < (c.xid, c.position)

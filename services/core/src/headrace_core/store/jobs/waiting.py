@@ -13,7 +13,12 @@ from headrace_core.domain.pool import Head, Lane, Pool, ReadyJob, ServedQueues
 from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection, Row
 from headrace_core.store.sql.transition import source_guard
-from headrace_core.store.workers import ACCEPTING_WORKER
+from headrace_core.store.workers import (
+    ACCEPTING_WORKER,
+    serves_tenant,
+    tenant_may_start,
+    to_tenants,
+)
 
 
 async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]:
@@ -34,7 +39,7 @@ async def live_pools(conn: Connection, *, term: int | None = None) -> list[Pool]
     return [
         Pool(
             name=row.pool,
-            tenant=row.tenant,
+            tenants=to_tenants(row),
             queues=frozenset(row.queues),
             types=frozenset(row.types),
             workers=row.workers,
@@ -141,18 +146,18 @@ LANES: Final = f"""lane AS (
     )"""
 
 # The condition that handler `h` of worker `w` serves lane `l`.
-SERVES_LANE: Final = f"""h.tenant = l.tenant AND h.type = l.type AND {ACCEPTING_WORKER}
+SERVES_LANE: Final = f"""{serves_tenant("l.tenant")} AND h.type = l.type AND {ACCEPTING_WORKER}
             AND (w.queues = '{{}}' OR l.queue = ANY (w.queues))"""
 
 _LIVE_POOLS = f"""
-    SELECT w.pool, w.tenant, w.queues, count(*) AS workers, sum(w.slots) AS slots,
+    SELECT w.pool, w.tenant, w.tenants, w.queues, count(*) AS workers, sum(w.slots) AS slots,
         sum((SELECT count(*) FROM jobs j
             WHERE j.worker_id = w.id AND j.state = 'running'))::integer AS running,
         ARRAY(SELECT h.type FROM worker_handlers h
             WHERE h.worker_id = (array_agg(w.id))[1]) AS types
     FROM workers w
     WHERE {ACCEPTING_WORKER}
-    GROUP BY w.pool, w.tenant, w.queues
+    GROUP BY w.pool, w.tenant, w.tenants, w.queues
 """
 
 _POOLS = text(_LIVE_POOLS)
@@ -167,7 +172,7 @@ _HEADS = text(f"""
     WITH RECURSIVE {LANES},
     served AS MATERIALIZED (
         SELECT l.*, count(*) OVER () AS lanes FROM lane l
-        WHERE EXISTS (
+        WHERE {tenant_may_start("l")} AND EXISTS (
             SELECT 1 FROM worker_handlers h JOIN workers w ON w.id = h.worker_id
             WHERE {SERVES_LANE} AND w.pool = ANY (CAST(:pools AS text[]))
         )
@@ -203,8 +208,10 @@ _KNOWN_QUEUES = text(f"""
             WHERE {SERVES_LANE}
         ) AS served
         FROM lane l WHERE l.tenant = :tenant
-        UNION ALL SELECT unnest(w.queues), NULL FROM workers w WHERE w.tenant = :tenant
-        UNION ALL SELECT h.queue, NULL FROM worker_handlers h WHERE h.tenant = :tenant
+        UNION ALL SELECT unnest(w.queues), NULL FROM workers w
+            WHERE {serves_tenant(":tenant")}
+        UNION ALL SELECT h.queue, NULL FROM worker_handlers h
+            JOIN workers w ON w.id = h.worker_id WHERE {serves_tenant(":tenant")}
         UNION ALL SELECT j.queue, NULL FROM (
             SELECT queue FROM jobs WHERE tenant = :tenant ORDER BY id DESC LIMIT :newest
         ) j
@@ -214,6 +221,6 @@ _KNOWN_QUEUES = text(f"""
 
 _SERVED_QUEUES = text(f"""
     SELECT DISTINCT w.queues FROM workers w
-    WHERE w.tenant = :tenant AND {ACCEPTING_WORKER}
+    WHERE {serves_tenant("CAST(:tenant AS text)")} AND {ACCEPTING_WORKER}
         AND EXISTS (SELECT 1 FROM worker_handlers h WHERE h.worker_id = w.id)
 """)

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Double,
     ForeignKey,
@@ -80,7 +81,8 @@ TIME_COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "workers": ("start_time", "heartbeat_time", "lease_expire_time"),
     "leadership": ("lease_expire_time",),
     "subscriptions": ("lease_expire_time", "create_time", "ack_time"),
-    "tenants": ("create_time",),
+    "tenants": ("create_time", "delete_time"),
+    "tenant_usage": ("waiting_count_time", "recount_time"),
     "api_keys": ("create_time", "expire_time", "last_use_time", "revoke_time"),
     "access_changes": ("time",),
     "audit_log": ("time",),
@@ -232,6 +234,12 @@ jobs = Table(
         "id",
         postgresql_where=text("state = 'queued'"),
     ),
+    # Counts the waiting jobs of a tenant, together with jobs_queued_idx.
+    Index(
+        "jobs_delayed_idx",
+        "tenant",
+        postgresql_where=text("state IN ('scheduled', 'retrying')"),
+    ),
     Index(
         "jobs_due_idx",
         "due_time",
@@ -316,9 +324,10 @@ workers = Table(
     "workers",
     metadata,
     Column("id", Uuid, primary_key=True),
+    # The first tenant, or '*' for all tenants.
     Column("tenant", Text, nullable=False),
     Column("name", Text, nullable=False),
-    # The workers of a pool have the same types and queues, and share an arq queue.
+    # The workers of a pool have the same types, queues and tenants, and share an arq queue.
     Column("pool", Text, nullable=False),
     # Empty: all queues.
     Column("queues", ARRAY(Text), nullable=False),
@@ -327,6 +336,8 @@ workers = Table(
     _time_column("start_time", nullable=False),
     _time_column("heartbeat_time", nullable=False),
     _time_column("lease_expire_time", nullable=False),
+    # The further tenants.
+    Column("tenants", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     CheckConstraint("slots > 0", name="slots"),
     CheckConstraint("lease_expire_time >= heartbeat_time", name="lease"),
     CheckConstraint(READABLE["workers"], name="times"),
@@ -337,6 +348,7 @@ worker_handlers = Table(
     metadata,
     Column("worker_id", Uuid, ForeignKey("workers.id", ondelete="CASCADE"), primary_key=True),
     Column("type", Text, primary_key=True),
+    # The first tenant of the worker, for services of older versions.
     Column("tenant", Text, nullable=False),
     Column("queue", Text, nullable=False),
     Column("description", Text, nullable=False),
@@ -344,7 +356,7 @@ worker_handlers = Table(
     Column("result_schema", JSON, nullable=False),
     Column("timeout", Interval, nullable=False),
     Column("retry", JSONB, nullable=False),
-    Index("worker_handlers_type_idx", "tenant", "type"),
+    Index("worker_handlers_type_idx", "type"),
 )
 
 # The leader of the schedulers. There is no row before the first term.
@@ -431,8 +443,44 @@ tenants = Table(
     ),
     # Whether the audit log records each call that reads payloads.
     Column("audit_payload_reads", Boolean, nullable=False, server_default=text("false")),
+    # The limits that an admin of the tenant has set, and those that the platform has set.
+    Column("quotas", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("ceilings", JSONB, nullable=False, server_default=text("'{}'")),
+    # The deletion: the time of the request, the number of jobs at the start, and the number of jobs
+    # removed so far.
+    _time_column("delete_time"),
+    Column("deletion_jobs", BigInteger),
+    Column("removed_jobs", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint(f"state IN ({in_list(TenantState)})", name="state"),
+    CheckConstraint(
+        "jsonb_typeof(quotas) = 'object' AND jsonb_typeof(ceilings) = 'object'", name="quotas"
+    ),
+    CheckConstraint(
+        "(state = 'deleting') = (delete_time IS NOT NULL) AND removed_jobs >= 0", name="deletion"
+    ),
     CheckConstraint(READABLE["tenants"], name="times"),
+    # The tenants whose jobs must not start, usually none.
+    Index("tenants_inactive_idx", "name", postgresql_where=text("state <> 'active'")),
+)
+
+# The usage of tenants with a quota that the database counts. Each submit of such a tenant locks its
+# row until the commit.
+tenant_usage = Table(
+    "tenant_usage",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    # The waiting jobs at the last count, plus the jobs submitted since then.
+    Column("waiting_jobs", BigInteger, nullable=False, server_default=text("0")),
+    _time_column("waiting_count_time"),
+    # Submits add to it, and pruning subtracts from it. It can be negative until the next count.
+    Column("payload_bytes", BigInteger, nullable=False, server_default=text("0")),
+    # The time of the next count of all payloads.
+    _time_column("recount_time", nullable=False),
+    # The current day in UTC, and the jobs submitted on it.
+    Column("day", Date, nullable=False),
+    Column("day_jobs", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("waiting_jobs >= 0 AND day_jobs >= 0", name="counters"),
+    CheckConstraint(READABLE["tenant_usage"], name="times"),
 )
 
 api_keys = Table(
