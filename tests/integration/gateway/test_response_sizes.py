@@ -19,6 +19,7 @@ from headrace.v1 import handler_service_pb2 as hs
 from headrace.v1 import job_service_pb2 as js
 from headrace.v1 import session_service_pb2 as ses
 from headrace.v1 import subscription_service_pb2 as ss
+from headrace.v1 import tenant_service_pb2 as ts
 from headrace.v1 import user_service_pb2 as us
 from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.audit_service_pb2_grpc import AuditServiceStub
@@ -28,6 +29,7 @@ from headrace.v1.job_pb2 import JOB_STATE_SUCCEEDED, JOB_VIEW_FULL, JobSpec, Ret
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace.v1.session_service_pb2_grpc import SessionServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
+from headrace.v1.tenant_service_pb2_grpc import TenantServiceStub
 from headrace.v1.user_service_pb2_grpc import UserServiceStub
 from headrace_core.domain.audit import AuditEntry
 from headrace_core.domain.handler import HandlerSpec
@@ -84,6 +86,7 @@ class FilledPlatform:
     audit: AuditServiceStub
     sessions: SessionServiceStub
     users: UserServiceStub
+    tenants: TenantServiceStub
     job_ids: list[str]
     cursor: str
     sizes: dict[str, list[int]] = field(default_factory=dict)
@@ -95,6 +98,7 @@ class FilledPlatform:
             for stub in (
                 *(self.jobs, self.handlers, self.subscriptions),
                 *(self.access, self.audit, self.sessions, self.users),
+                *(self.access, self.audit, self.tenants),
             )
             if hasattr(stub, name)
         )
@@ -142,6 +146,7 @@ async def filled(
         AuditServiceStub(channel),
         SessionServiceStub(channel),
         UserServiceStub(channel),
+        TenantServiceStub(channel),
         [],
         "",
     )
@@ -420,6 +425,31 @@ async def certificate_bindings(filled: FilledPlatform) -> None:
     await filled.call("DeleteCertificateBinding", acs.DeleteCertificateBindingRequest(san=made[0]))
 
 
+async def tenants(filled: FilledPlatform) -> None:
+    largest = dict.fromkeys(ts.Quotas.DESCRIPTOR.fields_by_name, 2**53)
+    quotas = ts.Quotas(**largest)
+    async with filled.database.transaction() as connection:
+        await connection.execute(
+            text("""
+                INSERT INTO tenants (name, quotas, ceilings)
+                SELECT lpad(n::text, 100, '0'), CAST(:quotas AS jsonb), CAST(:quotas AS jsonb)
+                FROM generate_series(1, 998) n
+            """),
+            {"quotas": json.dumps(largest)},
+        )
+    name = "t" * 100
+    request = ts.CreateTenantRequest(name=name, quotas=quotas, ceilings=quotas)
+    await filled.call("CreateTenant", request)
+    page = await filled.call("ListTenants", ts.ListTenantsRequest(page_size=1000))
+    assert len(page.tenants) == 1000
+    await filled.call("SetQuotas", ts.SetQuotasRequest(name=name, quotas=quotas))
+    await filled.call("GetUsage", ts.GetUsageRequest(name=name))
+    await filled.call("SuspendTenant", ts.SuspendTenantRequest(name=name))
+    await filled.call("ResumeTenant", ts.ResumeTenantRequest(name=name))
+    await filled.call("DeleteTenant", ts.DeleteTenantRequest(name=name))
+    await filled.call("GetTenant", ts.GetTenantRequest(name=name))
+
+
 async def subscriptions(filled: FilledPlatform) -> None:
     largest = js.JobFilter(
         queues=[f"{number:0100}" for number in range(1000)],
@@ -509,6 +539,14 @@ SIZES_BY_RPC = {
     "CreateCertificateBinding": RpcSizes(certificate_bindings, 60_000),
     "ListCertificateBindings": RpcSizes(certificate_bindings, 2 * MIB),
     "DeleteCertificateBinding": RpcSizes(certificate_bindings, 60_000),
+    "CreateTenant": RpcSizes(tenants, 200),
+    "GetTenant": RpcSizes(tenants, 200),
+    "ListTenants": RpcSizes(tenants, 200_000),
+    "SuspendTenant": RpcSizes(tenants, 200),
+    "ResumeTenant": RpcSizes(tenants, 200),
+    "DeleteTenant": RpcSizes(tenants, 200),
+    "SetQuotas": RpcSizes(tenants, 200),
+    "GetUsage": RpcSizes(tenants, 50),
 }
 
 

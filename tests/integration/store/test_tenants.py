@@ -172,6 +172,28 @@ async def fill(database: Database, name: str) -> list[Job]:
             """),
             {"id": f"key of {name}", "tenant": name},
         )
+        await conn.execute(
+            text("""
+                INSERT INTO certificate_bindings (san, tenant, principal, role, scope, created_by)
+                VALUES (:san, :tenant, 'ada', 'admin', '{}', 'ada')
+            """),
+            {"san": f"DNS:{name}.example.com", "tenant": name},
+        )
+        await conn.execute(
+            text("""
+                INSERT INTO users (tenant, name, role, scope, password_hash, created_by)
+                VALUES (:tenant, 'ada', 'admin', '{}', '$argon2id$', 'ada')
+            """),
+            {"tenant": name},
+        )
+        await conn.execute(
+            text("""
+                INSERT INTO sessions (id, tenant, username, token_hash, address, expire_time)
+                VALUES (gen_random_uuid(), :tenant, 'ada', decode(repeat('00', 32), 'hex'), '',
+                    now())
+            """),
+            {"tenant": name},
+        )
     return jobs
 
 

@@ -18,6 +18,7 @@ from headrace_core.domain.job import DEFAULT_TENANT, JobSpec
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.domain.submission import Repeated
 from headrace_core.runtime.settings import Settings
+from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.api.documents import Document, Payload
 from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.api.submit import Submit
@@ -47,6 +48,7 @@ async def submit() -> AsyncIterator[Submit]:
         bus=nothing,
         hand_off=nothing,
         registrations=cast(Any, OneHandler()),
+        quotas=TenantQuotas(),
     )
     yield submit
     await submit.close()

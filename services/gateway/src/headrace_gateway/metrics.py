@@ -17,6 +17,7 @@ from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_gateway.access.audit_writer import AuditWriter
+from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.gauges import AGE_BOUNDS
 
@@ -70,7 +71,7 @@ _COUNTERS: Final[dict[str, tuple[str, _Read]]] = {
 
 
 def gateway_metrics(
-    watch: Watch, records: LoopRecords, audit: AuditWriter | None
+    watch: Watch, records: LoopRecords, audit: AuditWriter | None, quotas: TenantQuotas
 ) -> CollectorRegistry:
     """Return the gateway's metrics.
 
@@ -78,8 +79,12 @@ def gateway_metrics(
         watch: the streams.
         records: the records of the gateway's loops.
         audit: the writer of the audit log; None if access control is off.
+        quotas: the quotas of the tenants. Only tenants with a quota have metrics, and only the
+            platform names tenants.
     """
-    return registry_of(_StreamMetrics(watch), LoopMetrics(records), _AuditMetrics(audit))
+    return registry_of(
+        _StreamMetrics(watch), LoopMetrics(records), _AuditMetrics(audit), _QuotaMetrics(quotas)
+    )
 
 
 class _AuditMetrics(Collector):
@@ -92,6 +97,29 @@ class _AuditMetrics(Collector):
             "Denied calls and payload reads that the audit log does not contain.",
             value=0 if self._audit is None else self._audit.dropped,
         )
+
+
+class _QuotaMetrics(Collector):
+    def __init__(self, quotas: TenantQuotas) -> None:
+        self._quotas = quotas
+
+    def collect(self) -> Iterator[Metric]:
+        refusals = CounterMetricFamily(
+            "headrace_quota_refusals",
+            "Calls that were rejected because a quota of their tenant is used up.",
+            labels=["tenant", "quota"],
+        )
+        for (tenant, quota), count in self._quotas.refusals.copy().items():
+            refusals.add_metric([tenant, quota], count)
+        yield refusals
+        streams = GaugeMetricFamily(
+            "headrace_tenant_streams",
+            "Open streams of a tenant with a quota of streams.",
+            labels=["tenant"],
+        )
+        for tenant, count in self._quotas.streams_by_tenant().items():
+            streams.add_metric([tenant], count)
+        yield streams
 
 
 class _StreamMetrics(Collector):

@@ -10,7 +10,7 @@ import grpc.aio
 import structlog
 
 from headrace_core.domain.errors import Unavailable
-from headrace_core.runtime.loop import LoopRecords, LoopRunner
+from headrace_core.runtime.loop import Loop, LoopRecords, LoopRunner
 from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
@@ -23,6 +23,7 @@ from headrace_gateway.access.certificates import Certificates
 from headrace_gateway.access.identities import Identities
 from headrace_gateway.access.login_throttle import LoginThrottle
 from headrace_gateway.access.password_threads import PasswordThreads
+from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.access.signing import InstallationTokens
 from headrace_gateway.api.access import Access
 from headrace_gateway.api.audit import AuditLog
@@ -34,6 +35,7 @@ from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.sessions import UserSessions
 from headrace_gateway.api.submit import Submit
 from headrace_gateway.api.subscriptions import Subscriptions
+from headrace_gateway.api.tenants import Tenants
 from headrace_gateway.api.users import Users
 from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.authorize import Sessions
@@ -46,6 +48,7 @@ from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.server import SERVICES, build_server
 from headrace_gateway.grpc.sessions import SessionServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
+from headrace_gateway.grpc.tenants import TenantServicer
 from headrace_gateway.grpc.users import UserServicer
 from headrace_gateway.metrics import gateway_metrics
 from headrace_gateway.streams import Gauges, Watch
@@ -126,11 +129,8 @@ class Gateway:
         on_stop.push_async_callback(bus.stop)
         await bus.start()
         registrations = Registrations(database=database)
-        registrations_loop = LoopRunner(
-            registrations, wake=bus.subscribe(*Registrations.topics), records=records
-        )
-        on_stop.push_async_callback(registrations_loop.stop, within=_LOOP_STOP_TIMEOUT)
-        registrations_loop.start()
+        _start_loop(on_stop, registrations, bus=bus, records=records)
+        quotas = TenantQuotas()
         hand_off = HandOff(
             settings=settings, database=database, registrations=registrations, bus=bus
         )
@@ -141,6 +141,7 @@ class Gateway:
             bus=bus,
             hand_off=hand_off,
             registrations=registrations,
+            quotas=quotas,
         )
         on_stop.push_async_callback(_commit_submits, submit, settings.database_timeout)
         watch = Watch(
@@ -166,12 +167,9 @@ class Gateway:
                 audit=audit,
                 certificates=Certificates(database=database),
             )
+            quotas.follow(identities.quotas)
             await identities.run_once()
-            changes = LoopRunner(
-                identities, wake=bus.subscribe(*Identities.topics), records=records
-            )
-            on_stop.push_async_callback(changes.stop, within=_LOOP_STOP_TIMEOUT)
-            changes.start()
+            _start_loop(on_stop, identities, bus=bus, records=records)
         threads = PasswordThreads()
         on_stop.callback(threads.close)
         server = build_server(
@@ -183,10 +181,11 @@ class Gateway:
                 authenticator=identities,
                 sessions=sessions,
                 audit=audit,
+                limiter=quotas,
             ),
             jobs=JobServicer(
                 submit=submit,
-                jobs=Jobs(database=database, installation=installation, bus=bus),
+                jobs=Jobs(database=database, installation=installation, bus=bus, quotas=quotas),
                 streams=JobStreams(database=database, watch=watch),
             ),
             handlers=HandlerServicer(Handlers(database=database, installation=installation)),
@@ -218,6 +217,9 @@ class Gateway:
                 Access(database=database, installation=installation, bus=bus),
                 CertificateBindings(database=database, installation=installation, bus=bus),
             ),
+            tenants=TenantServicer(
+                Tenants(database=database, installation=installation, bus=bus, quotas=quotas)
+            ),
             health=health.servicer,
         )
         self._listen(server, certificate)
@@ -225,7 +227,7 @@ class Gateway:
         on_stop.push_async_callback(_end_calls, watch, drain)
         metrics = MetricsServer(
             address=settings.gateway_metrics_address,
-            registry=gateway_metrics(watch, records, audit),
+            registry=gateway_metrics(watch, records, audit, quotas),
         )
         await metrics.start()
         on_stop.push_async_callback(metrics.stop)
@@ -271,6 +273,13 @@ class Gateway:
                 certificate,
                 requires_client_certificate=True,
             )
+
+
+def _start_loop(on_stop: AsyncExitStack, loop: Loop, *, bus: WakeBus, records: LoopRecords) -> None:
+    """Start a loop with the wake-ups of its topics, and stop it with the gateway."""
+    runner = LoopRunner(loop, wake=bus.subscribe(*loop.topics), records=records)
+    on_stop.push_async_callback(runner.stop, within=_LOOP_STOP_TIMEOUT)
+    runner.start()
 
 
 async def _end_calls(watch: Watch, drain: Drain) -> None:

@@ -23,6 +23,7 @@ from headrace.v1 import handler_service_pb2 as hs
 from headrace.v1 import job_service_pb2 as js
 from headrace.v1 import session_service_pb2 as ses
 from headrace.v1 import subscription_service_pb2 as ss
+from headrace.v1 import tenant_service_pb2 as ts
 from headrace.v1 import user_service_pb2 as us
 from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.data_pb2 import Data
@@ -94,6 +95,12 @@ def subscriptions(
     rpc: str, field: str, build: Callable[[Foreign], Message], code: grpc.StatusCode
 ) -> Case:
     return Case(f"SubscriptionService.{rpc}", field, build, code)
+
+
+def tenants(
+    rpc: str, field: str, build: Callable[[Foreign], Message], code: grpc.StatusCode
+) -> Case:
+    return Case(f"TenantService.{rpc}", field, build, code)
 
 
 OK = grpc.StatusCode.OK
@@ -285,6 +292,20 @@ CASES = [
         NOT_FOUND,
     ),
     Case("UserService.DeleteUser", "name", lambda _: us.DeleteUserRequest(name=MARKER), NOT_FOUND),
+    tenants("GetTenant", "name", lambda _: ts.GetTenantRequest(name=THEIRS), NOT_FOUND),
+    tenants("GetUsage", "name", lambda _: ts.GetUsageRequest(name=THEIRS), NOT_FOUND),
+    tenants("SetQuotas", "name", lambda _: ts.SetQuotasRequest(name=THEIRS), NOT_FOUND),
+    # Only the platform may call the other RPCs.
+    tenants("CreateTenant", "name", lambda _: ts.CreateTenantRequest(name=THEIRS), DENIED),
+    tenants("SuspendTenant", "name", lambda _: ts.SuspendTenantRequest(name=THEIRS), DENIED),
+    tenants("ResumeTenant", "name", lambda _: ts.ResumeTenantRequest(name=THEIRS), DENIED),
+    tenants("DeleteTenant", "name", lambda _: ts.DeleteTenantRequest(name=THEIRS), DENIED),
+    tenants(
+        "ListTenants",
+        "page_token",
+        lambda f: ts.ListTenantsRequest(page_token=f.page_token),
+        DENIED,
+    ),
 ]
 
 # Fields of requests that name nothing stored: new values, or names within the tenant of the call.
@@ -297,6 +318,7 @@ PLAIN = {
     *("RefreshSession.refresh_token", "Logout.refresh_token"),
     *("ChangePassword.current_password", "ChangePassword.new_password"),
     *("CreateCertificateBinding.principal", "CreateCertificateBinding.scope"),
+    *("CreateTenant.quotas", "CreateTenant.ceilings", "SetQuotas.quotas", "SetQuotas.ceilings"),
 }
 
 

@@ -11,6 +11,7 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from headrace_core.runtime.settings import Settings
+from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.chain import Chain, ChainError, Link
@@ -19,8 +20,9 @@ from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 from headrace_gateway.calls.order import FOREIGN_LINKS, SERVICER_NEEDS, build_chain
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
-from headrace_gateway.grpc.server import HANDLERS, JOBS, SUBSCRIPTIONS
+from headrace_gateway.grpc.server import HANDLERS, JOBS, SUBSCRIPTIONS, TENANTS
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
+from headrace_gateway.grpc.tenants import TenantServicer
 from headrace_gateway.streams import Gauges
 
 
@@ -47,7 +49,12 @@ def chain(*links: Any, needs: tuple[str, ...] = ()) -> Chain:
 def gateway_links() -> tuple[Link, ...]:
     """The gateway's links, in order."""
     return build_chain(
-        Settings(), drain=Drain(), counts=Gauges(), authenticator=None, sessions=Sessions()
+        Settings(),
+        drain=Drain(),
+        counts=Gauges(),
+        authenticator=None,
+        sessions=Sessions(),
+        limiter=TenantQuotas(),
     ).links
 
 
@@ -128,6 +135,7 @@ async def test_links_run_in_order_before_the_servicer() -> None:
         (JOBS, JobServicer),
         (HANDLERS, HandlerServicer),
         (SUBSCRIPTIONS, SubscriptionServicer),
+        (TENANTS, TenantServicer),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

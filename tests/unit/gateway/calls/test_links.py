@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from headrace.v1.handler_service_pb2 import DESCRIPTOR, ListHandlersRequest, ListHandlersResponse
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace_core.runtime.settings import Settings
+from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.chain import Chain, ChainError
@@ -66,7 +67,12 @@ def drain() -> Drain:
 @pytest.fixture
 def chain(drain: Drain) -> Chain:
     return build_chain(
-        Settings(), drain=drain, counts=Gauges(), authenticator=None, sessions=Sessions()
+        Settings(),
+        drain=drain,
+        counts=Gauges(),
+        authenticator=None,
+        sessions=Sessions(),
+        limiter=TenantQuotas(),
     )
 
 

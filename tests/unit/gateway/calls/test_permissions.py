@@ -28,6 +28,9 @@ CHANGES = {
     "Ack",
     "Mint",
     "Update",
+    "Set",
+    "Suspend",
+    "Resume",
 }
 
 

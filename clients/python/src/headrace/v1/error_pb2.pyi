@@ -41,7 +41,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     "job_id": "0199…"}
     """
     ERROR_REASON_STATE_CONFLICT: _ErrorReason.ValueType  # 7
-    """FAILED_PRECONDITION. {"job_id": "0199…", "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"}"""
+    """FAILED_PRECONDITION. {"job_id": "0199…", "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"} or,
+    for a tenant, {"tenant": "acme", "state": "DELETING"}
+    """
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 8
     """INVALID_ARGUMENT. A size, count or depth exceeds its limit; do not repeat the call. A
     BadRequest contains the field path. `limit` is the name of the setting, or of the limit if no
@@ -96,6 +98,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. Too many logins have failed, or are waiting. A RetryInfo contains the time
     until the next try.
     """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 25
+    """RESOURCE_EXHAUSTED. A quota of the tenant is used up. A RetryInfo contains the wait. {"quota":
+    "waiting_jobs", "limit": "1000", "used": "1000"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo in every error, without the prefix `ERROR_REASON_`. The
@@ -121,7 +127,9 @@ ERROR_REASON_REQUEST_ID_CONFLICT: ErrorReason.ValueType  # 6
 "job_id": "0199…"}
 """
 ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 7
-"""FAILED_PRECONDITION. {"job_id": "0199…", "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"}"""
+"""FAILED_PRECONDITION. {"job_id": "0199…", "state": "SUCCEEDED", "allowed": "FAILED, CANCELLED"} or,
+for a tenant, {"tenant": "acme", "state": "DELETING"}
+"""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 8
 """INVALID_ARGUMENT. A size, count or depth exceeds its limit; do not repeat the call. A
 BadRequest contains the field path. `limit` is the name of the setting, or of the limit if no
@@ -175,5 +183,9 @@ ERROR_REASON_ACCESS_CONFLICT: ErrorReason.ValueType  # 23
 ERROR_REASON_LOGIN_THROTTLED: ErrorReason.ValueType  # 24
 """RESOURCE_EXHAUSTED. Too many logins have failed, or are waiting. A RetryInfo contains the time
 until the next try.
+"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 25
+"""RESOURCE_EXHAUSTED. A quota of the tenant is used up. A RetryInfo contains the wait. {"quota":
+"waiting_jobs", "limit": "1000", "used": "1000"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -199,6 +199,7 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
             _update("password_hash", "password_time", "last_login_time"),
             _DELETE,
         ),
+        Client.SCHEDULER: (_select("tenant", "name"), _DELETE),
         Client.OPS: (_select_except("users", "password_hash"),),
     },
     "sessions": {
@@ -208,10 +209,12 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
             _update("token_hash", "previous_hash", "replace_time", "end_time"),
             _DELETE,
         ),
+        Client.SCHEDULER: (_select("tenant", "id"), _DELETE),
         Client.OPS: (_select_except("sessions", "token_hash", "previous_hash"),),
     },
     "certificate_bindings": {
         Client.GATEWAY: (_SELECT, _INSERT, _DELETE),
+        Client.SCHEDULER: (_select("tenant", "san"), _DELETE),
         Client.OPS: (_SELECT,),
     },
     "access_version": {

@@ -14,11 +14,12 @@ import structlog
 
 from headrace_core.domain.access import AccessChange, Principal, PrincipalKind, TenantState
 from headrace_core.domain.errors import TenantSuspended, Unauthenticated
+from headrace_core.domain.tenant import NO_QUOTAS, Quotas, TenantRules
 from headrace_core.runtime.loop import Loop
 from headrace_core.store.access.audit import read_reader_tenants
 from headrace_core.store.access.changes import read_changes, read_version
 from headrace_core.store.access.keys import note_uses
-from headrace_core.store.access.tenants import read_tenant_states
+from headrace_core.store.access.tenants import read_tenant_rules
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic
 from headrace_gateway.access.audit_writer import AuditWriter
@@ -95,7 +96,7 @@ class Identities(Loop):
         self._clock = clock
         # By the hash of the credential, because a memory dump should not contain secrets.
         self._known: TimedCache[bytes, Principal] = TimedCache(size=_REMEMBERED, clock=clock)
-        self._tenants: Mapping[str, TenantState] = {}
+        self._tenants: Mapping[str, TenantRules] = {}
         self._version: int | None = None
         self._fresh_until = -inf
         self._used: set[str] = set()
@@ -156,8 +157,14 @@ class Identities(Loop):
 
     def check_tenant(self, tenant: str) -> None:
         """Check that a tenant is active; see `Authenticator`."""
-        if self._tenants.get(tenant) is not TenantState.ACTIVE:
+        rules = self._tenants.get(tenant)
+        if rules is None or rules.state is not TenantState.ACTIVE:
             raise TenantSuspended(tenant)
+
+    def quotas(self, tenant: str) -> Quotas:
+        """Return the quotas of a tenant."""
+        rules = self._tenants.get(tenant)
+        return NO_QUOTAS if rules is None else rules.quotas
 
     async def run_once(self) -> float:
         """Read the changes since the previous run.
@@ -172,15 +179,15 @@ class Identities(Loop):
         async with self._database.statement() as conn:
             if self._version is None:
                 self._version = await read_version(conn)
-                self._tenants = await read_tenant_states(conn)
                 self._audit.readers = await read_reader_tenants(conn)
+                self._tenants = await read_tenant_rules(conn)
             else:
                 changes = await read_changes(conn, after=self._version)
                 if changes is None:
                     self._version = await read_version(conn)
                 if changes is None or changes:
-                    self._tenants = await read_tenant_states(conn)
                     self._audit.readers = await read_reader_tenants(conn)
+                    self._tenants = await read_tenant_rules(conn)
                     self._apply(changes)
             if self._used and started - self._uses_written > _USES_INTERVAL:
                 used, self._used = self._used, set()

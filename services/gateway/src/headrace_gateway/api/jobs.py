@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from headrace_core.domain.access import Right
-from headrace_core.domain.errors import Violation
+from headrace_core.domain.errors import QuotaExceeded, Violation
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job, JobEvent
 from headrace_core.domain.lifecycle import JobState
@@ -17,9 +17,11 @@ from headrace_core.store.event_log import list_events, list_output
 from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.jobs.read import get_job, list_jobs, read_stats
 from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.jobs.submit_metered import admit_requeue
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
+from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.api.filter import parse_filter
 from headrace_gateway.api.pages import Page, fill_page
 from headrace_gateway.api.validation import Violations, check_reason, limit_after_seq, page_limit
@@ -49,9 +51,18 @@ class Jobs:
         database: stores the jobs.
         installation: signs page tokens.
         bus: wakes other processes after each change.
+        quotas: the quotas of the tenants.
     """
 
-    def __init__(self, *, database: Database, installation: Installation, bus: WakeBus) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        installation: Installation,
+        bus: WakeBus,
+        quotas: TenantQuotas,
+    ) -> None:
+        self._quotas = quotas
         self._database = database
         self._installation = installation
         self._bus = bus
@@ -238,19 +249,27 @@ class Jobs:
             InvalidRequest: the reason is invalid.
             JobNotFound: the tenant has no such job.
             StateConflict: the job has neither failed nor been cancelled.
+            QuotaExceeded: the tenant has too many waiting jobs.
         """
         found = Violations(violations)
         check_reason(reason, found)
         found.check()
-        async with self._database.transaction() as conn:
-            await check_visible_id(conn, call, job_id)
-            job = await requeue_job(
-                conn,
-                tenant=call.tenant,
-                job_id=job_id,
-                principal=call.author,
-                reason=reason or None,
-            )
+        quotas = self._quotas.counted(call.tenant)
+        try:
+            async with self._database.transaction() as conn:
+                await check_visible_id(conn, call, job_id)
+                if quotas:
+                    await admit_requeue(conn, tenant=call.tenant, quotas=quotas)
+                job = await requeue_job(
+                    conn,
+                    tenant=call.tenant,
+                    job_id=job_id,
+                    principal=call.author,
+                    reason=reason or None,
+                )
+        except QuotaExceeded as error:
+            self._quotas.refuse(call.tenant, error)
+            raise
         self._bus.publish(Topic.JOBS, Topic.EVENTS)
         _log.info("job_requeued", job_id=str(job_id))
         return visible_job(call, job)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence, Sized
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import structlog
 
 from headrace_core.domain.errors import (
     HeadraceError,
+    QuotaExceeded,
     RequestIdConflict,
     Unavailable,
     Violation,
@@ -23,13 +25,16 @@ from headrace_core.domain.submission import (
     batch_fingerprint,
     fingerprint,
 )
+from headrace_core.domain.tenant import NO_QUOTAS
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.submit import find_submitted, submit_jobs
 from headrace_core.store.jobs.submit_batch import find_batch, submit_batch
+from headrace_core.store.jobs.submit_metered import submit_metered_batch, submit_metered_jobs
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.group_commit import GroupCommit
 from headrace_core.store.sql.rows import new_ids
 from headrace_core.wake import Topic, WakeBus
+from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.api.documents import Payload, canonical_text
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.intake import Intake
@@ -49,6 +54,8 @@ _MAX_PENDING_BYTES: Final = 256 * 1024 * 1024
 # jobs.
 _GATHER_S: Final = 0.01
 
+_Result: TypeAlias = Job | RequestIdConflict | QuotaExceeded | Exception
+
 
 class ValidatedJobs(NamedTuple):
     """Jobs that were validated but not stored.
@@ -64,8 +71,9 @@ class ValidatedJobs(NamedTuple):
 class Submit:
     """The use cases that create jobs.
 
-    Single jobs that arrive at the same time share a transaction. A batch has its own
-    transaction. Each method reports `violations`, which the transport found in the request,
+    Single jobs that arrive at the same time share a transaction, but a tenant with a quota that the
+    database counts has transactions of its own, because they wait for each other. A batch has its
+    own transaction. Each method reports `violations`, which the transport found in the request,
     together with its own.
 
     Args:
@@ -74,6 +82,7 @@ class Submit:
         bus: wakes other processes after each commit.
         hand_off: delivers committed jobs without the scheduler, if possible.
         registrations: returns the payload schemas and the queues of the handlers.
+        quotas: the quotas of the tenants.
     """
 
     def __init__(
@@ -84,21 +93,17 @@ class Submit:
         bus: WakeBus,
         hand_off: HandOff,
         registrations: Registrations,
+        quotas: TenantQuotas,
     ) -> None:
         self._settings = settings
         self._database = database
         self._bus = bus
         self._hand_off = hand_off
         self._intake = Intake(settings=settings, registrations=registrations)
-        self._commits: GroupCommit[NewJob, Job | RequestIdConflict | Exception] = GroupCommit(
-            commit=self._commit,
-            max_batch=_MAX_BATCH,
-            max_pending=settings.max_pending_submits,
-            weigh=_weigh,
-            max_batch_weight=_MAX_BATCH_BYTES,
-            max_pending_weight=_MAX_PENDING_BYTES,
-            gather=_GATHER_S,
-        )
+        self._quotas = quotas
+        self._commits = self._make_commits()
+        # By tenant, for the tenants with a counted quota.
+        self._metered_commits: dict[str, GroupCommit[NewJob, _Result]] = {}
 
     async def submit(
         self,
@@ -128,6 +133,7 @@ class Submit:
                 not match their schemas, its subclass PayloadInvalid is raised.
             LimitExceeded: the payload or the labels exceed a limit.
             PermissionDenied: the job is outside of the caller's scope.
+            QuotaExceeded: a quota of the tenant is used up.
             RequestIdConflict: the request_id was used with other content.
             Unavailable: PostgreSQL is not available, or too many submits wait for it. The job may
                 have been stored. A call with a request_id can be repeated safely.
@@ -136,9 +142,13 @@ class Submit:
             call, spec, payload, Violations(violations), key=request_id, expires=use_call_deadline
         )
         try:
-            result = await self._commits.submit(job, timeout=self._settings.call_timeout)
+            result = await self._commits_of(call.tenant).submit(
+                job, timeout=self._settings.call_timeout
+            )
         except TimeoutError:
             raise Unavailable("postgresql") from None
+        if isinstance(result, QuotaExceeded):
+            raise self._quotas.refuse(call.tenant, result)
         if isinstance(result, Exception):
             raise result
         created = result.id == job.id
@@ -200,13 +210,15 @@ class Submit:
             violations: see the class.
 
         Raises:
-            InvalidRequest, LimitExceeded, RequestIdConflict, Unavailable: see `submit`.
+            InvalidRequest, LimitExceeded, RequestIdConflict, QuotaExceeded, Unavailable: see
+                `submit`.
         """
+        # The chain has counted one job.
+        self._quotas.take_further_jobs(call.tenant, len(specs) - 1)
         new = await self._new_batch(
             call, specs, payloads, Violations(violations), key=request_id, expires=use_call_deadline
         )
-        async with self._database.statement() as conn:
-            batch = await submit_batch(conn, new)
+        batch = await self._store_batch(new)
         if batch.created:
             self._announce(batch.jobs)
         _log.info(
@@ -240,7 +252,40 @@ class Submit:
 
     async def close(self) -> None:
         """Reject new jobs and commit the waiting jobs."""
-        await self._commits.close()
+        await asyncio.gather(
+            self._commits.close(), *(commits.close() for commits in self._metered_commits.values())
+        )
+
+    def _make_commits(self) -> GroupCommit[NewJob, _Result]:
+        return GroupCommit(
+            commit=self._commit,
+            max_batch=_MAX_BATCH,
+            max_pending=self._settings.max_pending_submits,
+            weigh=_weigh,
+            max_batch_weight=_MAX_BATCH_BYTES,
+            max_pending_weight=_MAX_PENDING_BYTES,
+            gather=_GATHER_S,
+        )
+
+    def _commits_of(self, tenant: str) -> GroupCommit[NewJob, _Result]:
+        if not self._quotas.counted(tenant):
+            return self._commits
+        commits = self._metered_commits.get(tenant)
+        if commits is None:
+            commits = self._metered_commits[tenant] = self._make_commits()
+        return commits
+
+    async def _store_batch(self, new: NewBatch) -> SubmittedBatch:
+        quotas = self._quotas.counted(new.tenant)
+        if not quotas:
+            async with self._database.statement() as conn:
+                return await submit_batch(conn, new)
+        try:
+            async with self._database.transaction() as conn:
+                return await submit_metered_batch(conn, new, quotas=quotas)
+        except QuotaExceeded as error:
+            self._quotas.refuse(new.tenant, error)
+            raise
 
     async def _new_job(
         self,
@@ -309,7 +354,7 @@ class Submit:
             submitted_by=call.author,
         )
 
-    async def _commit(self, jobs: list[NewJob]) -> list[Job | RequestIdConflict | Exception]:
+    async def _commit(self, jobs: list[NewJob]) -> list[_Result]:
         try:
             return list(await self._store(jobs))
         except HeadraceError:
@@ -321,9 +366,16 @@ class Submit:
             _log.exception("batch_rejected", jobs=len(jobs))
             return [(await self._commit([job]))[0] for job in jobs]
 
-    async def _store(self, jobs: list[NewJob]) -> list[Job | RequestIdConflict]:
-        async with self._database.statement() as conn:
-            results = await submit_jobs(conn, jobs)
+    async def _store(self, jobs: list[NewJob]) -> Sequence[Job | RequestIdConflict | QuotaExceeded]:
+        results: Sequence[Job | RequestIdConflict | QuotaExceeded]
+        # The jobs of a tenant with a counted quota are not mixed with others.
+        quotas = self._quotas.counted(jobs[0].tenant) if jobs else NO_QUOTAS
+        if quotas and all(job.tenant == jobs[0].tenant for job in jobs):
+            async with self._database.transaction() as conn:
+                results = await submit_metered_jobs(conn, jobs, quotas=quotas)
+        else:
+            async with self._database.statement() as conn:
+                results = await submit_jobs(conn, jobs)
         created = [
             result
             for job, result in zip(jobs, results, strict=True)

@@ -11,6 +11,7 @@ from headrace_gateway.calls.chain import Chain
 from headrace_gateway.calls.decode import Decode
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.errors import DeniedCalls, Errors
+from headrace_gateway.calls.limits import Limiter, Limits
 from headrace_gateway.calls.payload_reads import PayloadReads, ReadLog
 from headrace_gateway.calls.permissions import NEEDS
 from headrace_gateway.calls.request_ids import RequestIds
@@ -24,7 +25,7 @@ _SELF_LIMITED_METHODS: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 
 # The links that Headrace's servicers need. A gateway that lacks one does not start.
 SERVICER_NEEDS: Final = (
-    *("request id", "errors", "drain", "sizes", "authenticate", "authorize"),
+    *("request id", "errors", "drain", "sizes", "authenticate", "authorize", "limits"),
     *("decode", "payload reads", "timeout", "slow readers"),
 )
 # The links around health and reflection. Probes are anonymous, and must still work during a drain.
@@ -42,6 +43,7 @@ def build_chain(
     counts: Counts,
     authenticator: Authenticator | None,
     sessions: Sessions,
+    limiter: Limiter,
     audit: Audit | None = None,
 ) -> Chain:
     """Return the chain of a gateway, outermost link first.
@@ -53,6 +55,7 @@ def build_chain(
         authenticator: identifies principals; None if access control is off.
         sessions: receives the open streams.
         audit: receives denied calls and reads of payloads; None if access control is off.
+        limiter: counts submits and streams by tenant.
 
     Raises:
         ChainError: the links do not fit together.
@@ -65,6 +68,7 @@ def build_chain(
             Sizes(max_request_bytes=settings.max_request_bytes),
             Authenticate(authenticator, NEEDS),
             Authorize(NEEDS, sessions),
+            Limits(limiter),
             Decode(),
             PayloadReads(audit),
             Timeouts(seconds=settings.call_timeout, bounded=_SELF_LIMITED_METHODS),

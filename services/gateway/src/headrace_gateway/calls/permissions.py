@@ -31,6 +31,7 @@ _ACCESS: Final = "/headrace.v1.AccessService/"
 _AUDIT: Final = "/headrace.v1.AuditService/"
 _SESSIONS: Final = "/headrace.v1.SessionService/"
 _USERS: Final = "/headrace.v1.UserService/"
+_TENANTS: Final = "/headrace.v1.TenantService/"
 
 NEEDS: Final[Mapping[str, Need]] = {
     f"{_JOBS}SubmitJob": Right.JOBS_SUBMIT,
@@ -71,4 +72,12 @@ NEEDS: Final[Mapping[str, Need]] = {
     f"{_ACCESS}CreateCertificateBinding": Right.TENANTS_MANAGE,
     f"{_ACCESS}ListCertificateBindings": Right.ACCESS_MANAGE,
     f"{_ACCESS}DeleteCertificateBinding": Right.TENANTS_MANAGE,
+    f"{_TENANTS}CreateTenant": Right.TENANTS_MANAGE,
+    f"{_TENANTS}GetTenant": Right.QUOTAS_MANAGE,
+    f"{_TENANTS}ListTenants": Right.TENANTS_MANAGE,
+    f"{_TENANTS}SuspendTenant": Right.TENANTS_MANAGE,
+    f"{_TENANTS}ResumeTenant": Right.TENANTS_MANAGE,
+    f"{_TENANTS}DeleteTenant": Right.TENANTS_MANAGE,
+    f"{_TENANTS}SetQuotas": Right.QUOTAS_MANAGE,
+    f"{_TENANTS}GetUsage": Right.QUOTAS_MANAGE,
 }

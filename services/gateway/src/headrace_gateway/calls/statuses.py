@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Final
 
 import grpc
@@ -31,6 +32,7 @@ from headrace_core.domain.errors import (
     PageTokenInvalid,
     PayloadInvalid,
     PermissionDenied,
+    QuotaExceeded,
     RequestIdConflict,
     ShuttingDown,
     SlowConsumer,
@@ -38,6 +40,7 @@ from headrace_core.domain.errors import (
     SubscriptionConflict,
     SubscriptionNotFound,
     SubscriptionTaken,
+    TenantStateConflict,
     TenantSuspended,
     TooManySubscriptions,
     Unauthenticated,
@@ -57,6 +60,8 @@ _MAX_DESCRIPTION_BYTES: Final = 300
 _MAX_METADATA_BYTES: Final = 200
 
 _RETRY_AFTER: Final = Duration(seconds=1)
+# The shortest wait that a caller beyond a quota is told, in seconds.
+_MIN_RETRY: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +265,25 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 text,
                 {"kind": error.kind, "name": name},
                 [_resource_info(error.kind, name, text)],
+            )
+        case TenantStateConflict():
+            tenant = _shorten(error.tenant, _MAX_METADATA_BYTES)
+            return CallError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                _reason(error_pb2.ERROR_REASON_STATE_CONFLICT),
+                text,
+                {"tenant": tenant, "state": error.state.upper()},
+                [_precondition_failure(tenant, text)],
+            )
+        case QuotaExceeded():
+            wait = Duration()
+            wait.FromTimedelta(timedelta(seconds=max(_MIN_RETRY, error.retry_after)))
+            return CallError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                _reason(error_pb2.ERROR_REASON_QUOTA_EXCEEDED),
+                text,
+                {"quota": error.quota, "limit": str(error.limit), "used": str(error.used)},
+                [error_details_pb2.RetryInfo(retry_delay=wait)],
             )
         case Unavailable():
             return CallError(

@@ -15,6 +15,7 @@ from headrace.v1 import (
     job_service_pb2,
     session_service_pb2,
     subscription_service_pb2,
+    tenant_service_pb2,
     user_service_pb2,
 )
 from headrace_core.runtime.settings import Settings
@@ -27,6 +28,7 @@ from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.sessions import SessionServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
+from headrace_gateway.grpc.tenants import TenantServicer
 from headrace_gateway.grpc.users import UserServicer
 from headrace_health import HealthServicer, keep_completion_queue, reflections
 
@@ -37,9 +39,12 @@ ACCESS: Final = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"]
 AUDIT: Final = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
 SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 USERS: Final = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
+TENANTS: Final = tenant_service_pb2.DESCRIPTOR.services_by_name["TenantService"]
 _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
-SERVICE_DESCRIPTORS: Final = (JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS, AUDIT, SESSIONS, USERS)
+SERVICE_DESCRIPTORS: Final = (
+    *(JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS, AUDIT, SESSIONS, USERS, TENANTS),
+)
 # The full names of Headrace's services.
 SERVICES: Final = tuple(str(service.full_name) for service in SERVICE_DESCRIPTORS)
 
@@ -76,6 +81,7 @@ def build_server(
     audit: AuditServicer,
     sessions: SessionServicer,
     users: UserServicer,
+    tenants: TenantServicer,
     health: HealthServicer,
 ) -> grpc.aio.Server:
     """Return a server that passes each call through the chain.
@@ -90,6 +96,7 @@ def build_server(
         audit: serves AuditService.
         sessions: serves SessionService.
         users: serves UserService.
+        tenants: serves TenantService.
         health: serves grpc.health.v1.
 
     Raises:
@@ -105,6 +112,7 @@ def build_server(
         AUDIT: audit,
         SESSIONS: sessions,
         USERS: users,
+        TENANTS: tenants,
     }
     services = [
         Service(descriptor=descriptor, servicer=servicer, chain=chain)

@@ -21,7 +21,10 @@ from headrace_core.store.sql.connection import Connection
 
 # The tables whose rows are removed by tenant, once the jobs are removed. A test fails for a table
 # with a tenant that is missing here and in KEPT_TABLES.
-REMOVED_TABLES: Final = ("batches", "subscriptions", "event_log", "tenant_usage", "api_keys")
+REMOVED_TABLES: Final = (
+    *("batches", "subscriptions", "event_log", "tenant_usage"),
+    *("api_keys", "sessions", "users", "certificate_bindings"),
+)
 # The column that identifies a row among the rows of a tenant.
 _KEYS: Final = {
     "batches": "id",
@@ -29,6 +32,9 @@ _KEYS: Final = {
     "event_log": "tenant",
     "tenant_usage": "tenant",
     "api_keys": "id",
+    "sessions": "id",
+    "users": "name",
+    "certificate_bindings": "san",
 }
 # Rows that are removed with their jobs, or by their lease or age. The gateways need the changes of
 # credentials to end streams.
