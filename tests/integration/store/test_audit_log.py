@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
+from headrace_core.domain.access import Role
 from headrace_core.domain.audit import (
     AuditChain,
     AuditEntry,
@@ -18,6 +19,7 @@ from headrace_core.domain.audit import (
     ChainCheck,
 )
 from headrace_core.domain.errors import StaleTerm
+from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.store.access.audit import (
     list_audit,
     list_audit_chains,
@@ -25,6 +27,7 @@ from headrace_core.store.access.audit import (
     read_audit_chain,
     record_audit,
 )
+from headrace_core.store.access.bootstrap import bootstrap_key, bootstrap_user
 from headrace_core.store.sql.database import Database
 from support.leading import lead
 
@@ -144,6 +147,18 @@ async def test_prune_of_an_earlier_term_is_refused(database: Database) -> None:
         async with database.statement() as conn:
             await prune_audit(conn, term=term + 1, tenant="acme", older_than=timedelta(0), limit=3)
     assert len(await read(database)) == 1
+
+
+async def test_bootstrap_is_recorded(database: Database) -> None:
+    async with database.transaction() as conn:
+        await bootstrap_user(conn, tenant=DEFAULT_TENANT, name="ada", role=Role.ADMIN)
+        await bootstrap_key(
+            conn, tenant=DEFAULT_TENANT, principal="ci", role=Role.ADMIN, force=True
+        )
+    found = [event.entry for event in await read(database, DEFAULT_TENANT)]
+    assert [(one.principal, one.method) for one in found] == [("command line", "bootstrap")] * 2
+    assert found[0].target == "user ada"
+    assert found[1].target.endswith(" of ci")
 
 
 async def test_filters_select_events(database: Database) -> None:

@@ -14,12 +14,14 @@ import sqlalchemy.exc
 import structlog
 
 from headrace_core.domain.access import Role
+from headrace_core.domain.audit import COMMAND_LINE, INSTALLATION_CHAIN, AuditEntry
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.runtime import logs
 from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import BAD_CONFIGURATION
 from headrace_core.runtime.settings import Settings, StartRefused, problems
+from headrace_core.store.access.audit import record_audit
 from headrace_core.store.access.bootstrap import (
     BootstrapRejected,
     bootstrap_key,
@@ -169,7 +171,16 @@ async def _rotate_signing_key(settings: Settings, *, revoke: bool) -> str:
     database = Database(settings, application="migrate")
     try:
         async with database.transaction() as conn:
-            return await rotate_signing_key(conn, revoke=revoke)
+            key = await rotate_signing_key(conn, revoke=revoke)
+            target = f"signing key {key}{', earlier keys revoked' if revoke else ''}"
+            entry = AuditEntry(
+                tenant=INSTALLATION_CHAIN,
+                principal=COMMAND_LINE,
+                method="rotate-signing-key",
+                target=target,
+            )
+            await record_audit(conn, entry)
+            return key
     finally:
         await database.close()
 

@@ -28,9 +28,9 @@ if _version_not_supported:
 class AuditServiceStub:
     """Reads the audit log of a tenant.
 
-    The log contains each change of keys, users, tenants and other settings, logins, denied calls,
-    and, if the tenant wants it, each call that reads payloads. Changes are recorded in their own
-    transaction, the others within a second. Submits are not part of the log, because each job
+    The log contains each change of credentials, users, subscriptions and settings, logins, denied
+    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
+    own transaction, the others within a second. Submits are not part of the log, because each job
     contains its principal; nor are cancellations and retries, which the events of a job contain.
     """
 
@@ -60,9 +60,9 @@ class AuditServiceStub:
 class AuditServiceServicer:
     """Reads the audit log of a tenant.
 
-    The log contains each change of keys, users, tenants and other settings, logins, denied calls,
-    and, if the tenant wants it, each call that reads payloads. Changes are recorded in their own
-    transaction, the others within a second. Submits are not part of the log, because each job
+    The log contains each change of credentials, users, subscriptions and settings, logins, denied
+    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
+    own transaction, the others within a second. Submits are not part of the log, because each job
     contains its principal; nor are cancellations and retries, which the events of a job contain.
     """
 
@@ -117,9 +117,9 @@ def add_AuditServiceServicer_to_server(servicer, server):
 class AuditService:
     """Reads the audit log of a tenant.
 
-    The log contains each change of keys, users, tenants and other settings, logins, denied calls,
-    and, if the tenant wants it, each call that reads payloads. Changes are recorded in their own
-    transaction, the others within a second. Submits are not part of the log, because each job
+    The log contains each change of credentials, users, subscriptions and settings, logins, denied
+    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
+    own transaction, the others within a second. Submits are not part of the log, because each job
     contains its principal; nor are cancellations and retries, which the events of a job contain.
     """
 

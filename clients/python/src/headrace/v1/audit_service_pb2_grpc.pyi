@@ -29,9 +29,9 @@ GRPC_VERSION: str
 class AuditServiceStub:
     """Reads the audit log of a tenant.
 
-    The log contains each change of keys, users, tenants and other settings, logins, denied calls,
-    and, if the tenant wants it, each call that reads payloads. Changes are recorded in their own
-    transaction, the others within a second. Submits are not part of the log, because each job
+    The log contains each change of credentials, users, subscriptions and settings, logins, denied
+    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
+    own transaction, the others within a second. Submits are not part of the log, because each job
     contains its principal; nor are cancellations and retries, which the events of a job contain.
     """
 
@@ -52,9 +52,9 @@ class AuditServiceStub:
 class AuditServiceAsyncStub(AuditServiceStub):
     """Reads the audit log of a tenant.
 
-    The log contains each change of keys, users, tenants and other settings, logins, denied calls,
-    and, if the tenant wants it, each call that reads payloads. Changes are recorded in their own
-    transaction, the others within a second. Submits are not part of the log, because each job
+    The log contains each change of credentials, users, subscriptions and settings, logins, denied
+    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
+    own transaction, the others within a second. Submits are not part of the log, because each job
     contains its principal; nor are cancellations and retries, which the events of a job contain.
     """
 
@@ -71,9 +71,9 @@ class AuditServiceAsyncStub(AuditServiceStub):
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads the audit log of a tenant.
 
-    The log contains each change of keys, users, tenants and other settings, logins, denied calls,
-    and, if the tenant wants it, each call that reads payloads. Changes are recorded in their own
-    transaction, the others within a second. Submits are not part of the log, because each job
+    The log contains each change of credentials, users, subscriptions and settings, logins, denied
+    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
+    own transaction, the others within a second. Submits are not part of the log, because each job
     contains its principal; nor are cancellations and retries, which the events of a job contain.
     """
 

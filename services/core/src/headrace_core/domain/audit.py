@@ -19,6 +19,8 @@ from headrace_core.domain.text import clean_line
 INSTALLATION_CHAIN: Final = ""
 # The hash before the first event of a chain.
 FIRST_HASH: Final = bytes(32)
+# The principal of a command of `python -m headrace_core`, which has no credential.
+COMMAND_LINE: Final = "command line"
 # The longest text of an event, in characters.
 MAX_AUDIT_TEXT: Final = 500
 

@@ -29,6 +29,7 @@ from headrace_core.store.subscriptions import (
     list_subscriptions,
 )
 from headrace_core.wake import Topic, WakeBus
+from headrace_gateway.access.audit import record_audit
 from headrace_gateway.api.pages import Page, fill_page
 from headrace_gateway.api.validation import (
     Violations,
@@ -133,6 +134,8 @@ class Subscriptions:
                     end=end.settled,
                     maximum=self._max_subscriptions,
                 )
+                if created:
+                    await record_audit(conn, call, target=f"subscription {name}")
         except StartsTooEarly as early:
             oldest = encode_cursor(self._installation, call.tenant, *early.start)
             raise CursorExpired(oldest) from None
@@ -202,9 +205,10 @@ class Subscriptions:
             SubscriptionNotFound: the tenant has no such subscription.
         """
         _check_name(name)
-        async with self._database.statement() as conn:
+        async with self._database.transaction() as conn:
             await self._check_visible(conn, call, name)
             await delete_subscription(conn, tenant=call.tenant, name=name)
+            await record_audit(conn, call, target=f"subscription {name}")
         self._bus.publish(Topic.SUBSCRIPTIONS)
         _log.info("subscription_deleted", subscription=name)
 

@@ -8,8 +8,10 @@ from sqlalchemy import text
 
 from headrace_core.domain.access import MAX_PRINCIPAL_NAME, Right, Role, Scope
 from headrace_core.domain.api_key import new_api_key
+from headrace_core.domain.audit import COMMAND_LINE, AuditEntry
 from headrace_core.domain.errors import AccessConflict
 from headrace_core.domain.user import USER_NAME_RULE, is_user_name, new_password
+from headrace_core.store.access.audit import record_audit
 from headrace_core.store.access.keys import create_api_key
 from headrace_core.store.access.passwords import hash_password
 from headrace_core.store.access.users import create_user, lock_user, update_user
@@ -69,6 +71,7 @@ async def bootstrap_user(
         await update_user(
             conn, user, role=role, scope=_SCOPE, disabled=False, password_hash=password_hash
         )
+    await _record(conn, tenant=tenant, target=f"user {name}")
     return password
 
 
@@ -107,7 +110,13 @@ async def bootstrap_key(
         created_by=_CREATED_BY,
         expire_time=None,
     )
+    await _record(conn, tenant=tenant, target=f"api key {key.id} of {principal}")
     return key.text
+
+
+async def _record(conn: Connection, *, tenant: str, target: str) -> None:
+    entry = AuditEntry(tenant=tenant, principal=COMMAND_LINE, method=_CREATED_BY, target=target)
+    await record_audit(conn, entry)
 
 
 async def _check(conn: Connection, tenant: str, *, force: bool) -> None:
