@@ -21,6 +21,8 @@ from headrace_core.domain.subscription import SubscriptionId
 from headrace_core.store.sql.installation import Installation
 
 _VERSION: Final = b"\x01"
+# The longest token contains a name of a client certificate, which has up to 2,052 characters.
+_MAX_TOKEN: Final = 3000
 _SIGNATURE_BYTES: Final = 16
 _PLACE: Final = struct.Struct(">QQ")
 _SUBSCRIPTION_PLACE: Final = struct.Struct(">16sQQQ")
@@ -142,7 +144,7 @@ def _open(
     installation: Installation, kind: str, tenant: str, query: str, token: str
 ) -> bytes | None:
     """Return the place of a token; None if the token is invalid in this context."""
-    if len(token) > 200:
+    if len(token) > _MAX_TOKEN:
         return None
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
