@@ -20,7 +20,6 @@ from typing import Final
 
 import msgspec
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
 _WINDOW_UPDATE, _CONTINUATION = 8, 9
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
@@ -64,6 +63,10 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return header + payload
 
 
+# The first bytes of a connection.
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(_SETTINGS, 0, 0)
+
+
 def header_block(path: str, *pairs: tuple[str, str]) -> bytes:
     """Return the headers of a gRPC call, without compression."""
     fields = (
@@ -99,12 +102,9 @@ def call_frames(stream: int, block: bytes, message: bytes = _EMPTY) -> bytes:
 
 
 class Connection:
-    """A connection that counts its end."""
+    """A connection on which every frame can be sent."""
 
-    def __init__(
-        self, counts: Counts, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self._counts = counts
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self._writer = writer
         self.next_stream = 1
@@ -278,12 +278,12 @@ async def _attack(abuse: Abuse, target: str, counts: Counts, *, preface: bool, e
             continue
         counts.connections += 1
         counts.open += 1
-        connection = Connection(counts, reader, writer)
+        connection = Connection(reader, writer)
         reading = asyncio.ensure_future(asyncio.sleep(0))
         try:
             async with asyncio.timeout(max(0.0, ends - time.monotonic())):
                 if preface:
-                    await connection.send(_PREFACE + frame(_SETTINGS, 0, 0))
+                    await connection.send(PREFACE)
                 if abuse not in (idle, slow_reader):
                     # A reader keeps the socket from filling, so that only the gateway ends it.
                     reading = asyncio.ensure_future(connection.drain_responses())

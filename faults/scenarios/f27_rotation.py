@@ -74,7 +74,9 @@ class _Keys:
         self.revocations.append(
             await seconds_until_refused(self.gateways, credential, within=_PATIENCE_S)
         )
-        done, pending = await asyncio.wait(streams, timeout=_PATIENCE_S)
+        done, pending = (
+            await asyncio.wait(streams, timeout=_PATIENCE_S) if streams else (set(), set())
+        )
         for stream in done:
             code, ended = stream.result()
             self.stream_codes.add(code)

@@ -56,6 +56,9 @@ MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 _RECEIVE_LIMIT_FACTOR: Final = 4
 _MAX_RECEIVED_METADATA_BYTES: Final = 64 * 1024
 
+# The maximum number of calls, over all connections, that have arrived and not started.
+_MAX_PENDING_CALLS: Final = 20_000
+
 _SECOND_MS: Final = 1000
 _KEEPALIVE: Final = (
     # The server pings quiet connections to detect dead peers.
@@ -148,8 +151,8 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         # When clients reconnect at the same time, their calls wait in a queue. Beyond these limits
         # (a thousand by default), gRPC ends calls with CANCELLED, which clients do not retry.
-        ("grpc.server.max_pending_requests", settings.max_concurrent_streams),
-        ("grpc.server.max_pending_requests_hard_limit", settings.max_concurrent_streams),
+        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
         # The link `sizes` decompresses requests, with a limit.
         ("grpc.per_message_decompression", 0),
         ("grpc.max_receive_message_length", settings.max_request_bytes * _RECEIVE_LIMIT_FACTOR),
