@@ -136,7 +136,7 @@ async def run(trial: Trial) -> None:
         stack.push_async_callback(end_tasks, neighbor)
         await asyncio.sleep(_STEADY_S)
         async with trial.fault("keys are rotated"):
-            for _ in range(8 if trial.short else 30):
+            for _ in range(8 if trial.short else 20):
                 service = trial.chance.choice(services)
                 old, old_id = service.credential, service.credential_id
                 secret, key_id = await keys.create(service.name, trial.chance)
@@ -214,6 +214,6 @@ SCENARIO = Scenario(
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
     plan=Plan(settings={"access_control": True}),
-    usual=90,
-    usual_short=45,
+    usual=60,
+    usual_short=50,
 )

@@ -74,7 +74,7 @@ async def run(trial: Trial) -> None:
             TenantState.SUSPENDED: [],
             TenantState.ACTIVE: [],
         }
-        for _ in range(2 if trial.short else 5):
+        for _ in range(2 if trial.short else 3):
             async with trial.fault(f"{OTHER} is suspended"):
                 began = time.monotonic()
                 await _change_state(database, OTHER, TenantState.SUSPENDED)
@@ -212,6 +212,6 @@ SCENARIO = Scenario(
         settings={"access_control": True},
         settings_by_service={"worker-3": {"worker_tenant": OTHER}},
     ),
-    usual=90,
-    usual_short=50,
+    usual=80,
+    usual_short=70,
 )
