@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.access import (
     ApiKey,
+    CertificateBinding,
     Login,
     NewApiKey,
     NewUser,
@@ -99,6 +100,7 @@ __all__ = [
     "AuditEvent",
     "Batch",
     "CallError",
+    "CertificateBinding",
     "Client",
     "CredentialChanged",
     "CursorExpired",

@@ -6,13 +6,19 @@ from collections.abc import AsyncGenerator, Iterable
 from datetime import datetime
 
 from headrace._calls import Calls
-from headrace._convert import from_api_key, from_principal, to_role, to_timestamp
-from headrace.access import ApiKey, NewApiKey, Principal, Role
+from headrace._convert import (
+    from_api_key,
+    from_certificate_binding,
+    from_principal,
+    to_role,
+    to_timestamp,
+)
+from headrace.access import ApiKey, CertificateBinding, NewApiKey, Principal, Role
 from headrace.v1 import access_service_pb2
 
 
 class AccessCalls:
-    """The client's calls for its own principal and for the API keys of its tenant."""
+    """The client's calls for its own principal, API keys and client certificates."""
 
     _calls: Calls
 
@@ -79,3 +85,59 @@ class AccessCalls:
         request = access_service_pb2.RevokeApiKeyRequest(id=key_id)
         response = await self._calls.unary(lambda gateway: gateway.access.RevokeApiKey, request)
         return from_api_key(response.api_key)
+
+    async def create_certificate_binding(
+        self,
+        san: str,
+        principal: str,
+        *,
+        role: Role | str = Role.VIEWER,
+        scope: Iterable[str] = (),
+    ) -> CertificateBinding:
+        """Bind the client certificates with a name to a principal.
+
+        Args:
+            san: the subject alternative name, `uri:URI` or `dns:HOST`, such as
+                `uri:spiffe://example.com/billing`. It is unique in the installation.
+            principal: the principal that the certificates identify.
+            role: the role; the binding cannot grant rights that the caller lacks.
+            scope: the entries of the scope; see `create_api_key`.
+
+        Raises:
+            ValueError: `role` is not a role.
+            AccessConflict: the name has a binding.
+            PermissionDenied: the caller lacks the right `tenants:manage`.
+        """
+        request = access_service_pb2.CreateCertificateBindingRequest(
+            san=san, principal=principal, role=to_role(role), scope=scope
+        )
+        response = await self._calls.unary(
+            lambda gateway: gateway.access.CreateCertificateBinding, request
+        )
+        return from_certificate_binding(response.certificate_binding)
+
+    async def certificate_bindings(self) -> AsyncGenerator[CertificateBinding, None]:
+        """Yield the certificate bindings of the tenant by name."""
+        request = access_service_pb2.ListCertificateBindingsRequest()
+        while True:
+            page = await self._calls.unary(
+                lambda gateway: gateway.access.ListCertificateBindings, request
+            )
+            for binding in page.certificate_bindings:
+                yield from_certificate_binding(binding)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def delete_certificate_binding(self, san: str) -> CertificateBinding:
+        """Delete a binding: within five seconds, all gateways reject its certificates.
+
+        Raises:
+            AccessNotFound: the tenant has no such binding.
+            PermissionDenied: the caller lacks the right `tenants:manage`.
+        """
+        request = access_service_pb2.DeleteCertificateBindingRequest(san=san)
+        response = await self._calls.unary(
+            lambda gateway: gateway.access.DeleteCertificateBinding, request
+        )
+        return from_certificate_binding(response.certificate_binding)

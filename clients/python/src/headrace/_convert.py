@@ -11,7 +11,15 @@ from google.protobuf.duration_pb2 import Duration as PbDuration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from headrace.access import ApiKey, Principal, PrincipalKind, Role, SessionTokens, User
+from headrace.access import (
+    ApiKey,
+    CertificateBinding,
+    Principal,
+    PrincipalKind,
+    Role,
+    SessionTokens,
+    User,
+)
 from headrace.audit import AuditEvent
 from headrace.event import JobEvent, JobEventType
 from headrace.job import (
@@ -365,6 +373,17 @@ def from_api_key(message: access_service_pb2.ApiKey) -> ApiKey:
         expire_time=_time(message, "expire_time"),
         last_use_time=_time(message, "last_use_time"),
         revoke_time=_time(message, "revoke_time"),
+    )
+
+
+def from_certificate_binding(message: access_service_pb2.CertificateBinding) -> CertificateBinding:
+    return CertificateBinding(
+        san=message.san,
+        principal=message.principal,
+        role=_ROLES.get(message.role, Role.UNKNOWN),
+        scope=tuple(message.scope),
+        created_by=message.created_by,
+        create_time=_time(message, "create_time"),
     )
 
 

@@ -94,6 +94,27 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateBinding:
+    """A binding of client certificates to a principal.
+
+    Args:
+        san: the subject alternative name of the certificates, `uri:URI` or `dns:HOST`.
+        principal: the principal that the certificates identify.
+        role: the role.
+        scope: the entries of the scope; see `Principal`.
+        created_by: the principal that created the binding.
+        create_time: the creation time.
+    """
+
+    san: str
+    principal: str
+    role: Role
+    scope: tuple[str, ...]
+    created_by: str
+    create_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class User:
     """A person who logs in with a password.
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from headrace import (
+    AccessConflict,
     AccessNotFound,
     Client,
     JobEvent,
@@ -132,6 +133,21 @@ async def test_platform_principal_acts_in_another_tenant(
         me = await client.whoami()
 
     assert (me.tenant, me.acting_tenant) == ("default", "acme")
+
+
+async def test_client_manages_certificate_bindings(target: str, database: Database) -> None:
+    key = await add_api_key(database, access.Role.PLATFORM)
+    async with Client(target, api_key=key) as client:
+        created = await client.create_certificate_binding(
+            "dns:billing.example.com", "billing", role="operator", scope=["queue:mail"]
+        )
+        assert (created.principal, created.role) == ("billing", Role.OPERATOR)
+        with pytest.raises(AccessConflict):
+            await client.create_certificate_binding("dns:billing.example.com", "other")
+        assert [binding async for binding in client.certificate_bindings()] == [created]
+        assert await client.delete_certificate_binding(created.san) == created
+        with pytest.raises(AccessNotFound):
+            await client.delete_certificate_binding(created.san)
 
 
 # Streams
@@ -265,6 +281,21 @@ async def test_command_line_manages_keys(headrace: Headrace, target: str, admin_
         await until(lambda: is_rejected(client))
     assert (await headrace("whoami", HEADRACE_API_KEY=key)).code == 4
     assert (await headrace("whoami")).code == 4
+
+
+async def test_command_line_manages_certificate_bindings(
+    headrace: Headrace, database: Database
+) -> None:
+    key = await add_api_key(database, access.Role.PLATFORM)
+    name = "uri:spiffe://example.com/billing"
+    bound = await headrace(
+        "certificates", "bind", name, "billing", "--role", "operator", HEADRACE_API_KEY=key
+    )
+    assert bound.code == 0, bound.err
+    listed = await headrace("certificates", "list", HEADRACE_API_KEY=key)
+    assert f"{name}  billing    operator" in listed.out
+    assert (await headrace("certificates", "unbind", name, HEADRACE_API_KEY=key)).code == 0
+    assert (await headrace("certificates", "unbind", name, HEADRACE_API_KEY=key)).code == 3
 
 
 async def test_get_without_the_right_to_payloads_shows_the_job(

@@ -205,6 +205,34 @@ _KEYS_COMMANDS: Final = {
     ),
 }
 
+_CERTIFICATES: Final = (
+    "Manage the principals of client certificates.",
+    """
+  headrace certificates bind uri:spiffe://example.com/billing billing --role operator
+  headrace certificates list""",
+)
+_CERTIFICATES_COMMANDS: Final = {
+    "bind": (
+        "certificates:bind",
+        "Bind the client certificates with a name to a principal.",
+        """
+  headrace certificates bind uri:spiffe://example.com/billing billing --role operator
+  headrace certificates bind dns:billing.example.com billing --scope queue:invoices""",
+    ),
+    "list": (
+        "certificates:list_all",
+        "List certificate bindings.",
+        """
+  headrace certificates list""",
+    ),
+    "unbind": (
+        "certificates:unbind",
+        "Delete a binding: the calls and streams of its certificates end within five seconds.",
+        """
+  headrace certificates unbind dns:billing.example.com""",
+    ),
+}
+
 _USERS: Final = (
     "Manage the users of the tenant: people who log in with a password.",
     """
@@ -286,6 +314,7 @@ _CONTEXT_COMMANDS: Final = {
 _GROUPS: Final = {
     "subscription": (_SUBSCRIPTION, _SUBSCRIPTION_COMMANDS),
     "keys": (_KEYS, _KEYS_COMMANDS),
+    "certificates": (_CERTIFICATES, _CERTIFICATES_COMMANDS),
     "users": (_USERS, _USERS_COMMANDS),
     "context": (_CONTEXT, _CONTEXT_COMMANDS),
 }

@@ -14,6 +14,7 @@ from rich.text import Text
 from headrace import (
     ApiKey,
     AuditEvent,
+    CertificateBinding,
     HandlerInfo,
     Job,
     JobState,
@@ -221,6 +222,19 @@ def _key_state(key: ApiKey, now: datetime) -> str:
         return "valid"
     state = "expired" if key.expire_time <= now else "valid until"
     return f"{state} {time_text(key.expire_time)}"
+
+
+def certificate_bindings_table(bindings: Iterable[CertificateBinding]) -> Table:
+    rows = _table("NAME", "PRINCIPAL", "ROLE", "CREATED", "SCOPE")
+    for binding in bindings:
+        rows.add_row(
+            plain(binding.san),
+            plain(binding.principal),
+            binding.role,
+            time_text(binding.create_time),
+            plain(" ".join(binding.scope)) or "-",
+        )
+    return rows
 
 
 def users_table(users: Iterable[User]) -> Table:
