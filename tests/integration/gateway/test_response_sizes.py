@@ -353,6 +353,8 @@ async def api_keys(filled: FilledPlatform) -> None:
             break
     assert seen == sorted(made)
     await filled.call("RevokeApiKey", acs.RevokeApiKeyRequest(id=made[0]))
+    labels = {"user": LONGEST_LABEL[:100]}
+    await filled.call("MintWatchToken", acs.MintWatchTokenRequest(labels=labels))
 
 
 async def audit_log(filled: FilledPlatform) -> None:
@@ -547,6 +549,7 @@ SIZES_BY_RPC = {
     "DeleteTenant": RpcSizes(tenants, 200),
     "SetQuotas": RpcSizes(tenants, 200),
     "GetUsage": RpcSizes(tenants, 50),
+    "MintWatchToken": RpcSizes(api_keys),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -20,7 +21,8 @@ from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.api_keys import ApiKeys
 from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.certificates import Certificates
-from headrace_gateway.access.identities import Identities
+from headrace_gateway.access.identities import Identities, Verifier
+from headrace_gateway.access.issuer_settings import Issuer, read_issuers
 from headrace_gateway.access.login_throttle import LoginThrottle
 from headrace_gateway.access.password_threads import PasswordThreads
 from headrace_gateway.access.quotas import TenantQuotas
@@ -70,10 +72,14 @@ class Gateway:
     Args:
         settings: the settings of the platform.
         timing: the durations of the streams.
+
+    Raises:
+        StartRefused: the issuers cannot be read.
     """
 
     def __init__(self, settings: Settings, *, timing: Timing = DEFAULT) -> None:
         self._settings = settings
+        self._issuers = read_issuers(settings.issuers)
         self._timing = timing
         # The steps of `stop`; the last step runs first.
         self._on_stop = AsyncExitStack()
@@ -162,7 +168,11 @@ class Gateway:
             audit = _start_audit(on_stop, database=database, records=records)
             identities = Identities(
                 database=database,
-                verifiers=[ApiKeys(database=database, installation=installation), tokens],
+                verifiers=[
+                    ApiKeys(database=database, installation=installation),
+                    tokens,
+                    *_start_issuers(self._issuers, records, on_stop),
+                ],
                 sessions=sessions,
                 audit=audit,
                 certificates=Certificates(database=database),
@@ -214,7 +224,7 @@ class Gateway:
                 Users(database=database, installation=installation, threads=threads, bus=bus)
             ),
             access=AccessServicer(
-                Access(database=database, installation=installation, bus=bus),
+                Access(database=database, installation=installation, tokens=tokens, bus=bus),
                 CertificateBindings(database=database, installation=installation, bus=bus),
             ),
             tenants=TenantServicer(
@@ -280,6 +290,24 @@ def _start_loop(on_stop: AsyncExitStack, loop: Loop, *, bus: WakeBus, records: L
     runner = LoopRunner(loop, wake=bus.subscribe(*loop.topics), records=records)
     on_stop.push_async_callback(runner.stop, within=_LOOP_STOP_TIMEOUT)
     runner.start()
+
+
+def _start_issuers(
+    issuers: Sequence[Issuer], records: LoopRecords, on_stop: AsyncExitStack
+) -> list[Verifier]:
+    """Start to read the keys of issuers, and return the verifier of their tokens, if any."""
+    if not issuers:
+        return []
+    # The HTTP client takes 140 ms to import.
+    from headrace_gateway.access.issuers import IssuerTokens  # noqa: PLC0415
+    from headrace_gateway.access.jwks import KeySet  # noqa: PLC0415
+
+    tokens = IssuerTokens([KeySet(issuer) for issuer in issuers])
+    on_stop.push_async_callback(tokens.close)
+    runner = LoopRunner(tokens, records=records)
+    on_stop.push_async_callback(runner.stop, within=_LOOP_STOP_TIMEOUT)
+    runner.start()
+    return [tokens]
 
 
 async def _end_calls(watch: Watch, drain: Drain) -> None:

@@ -266,6 +266,15 @@ CASES = [
         "scope",
         lambda f: acs.CreateApiKeyRequest(principal="p", scope=[f"job:{f.job_id}"]),
     ),
+    # A watch token reads within the tenant of the call, and nothing is looked up.
+    *(
+        Case("AccessService.MintWatchToken", field, build)
+        for field, build in {
+            "job_id": lambda f: acs.MintWatchTokenRequest(job_id=f.job_id),
+            "batch_id": lambda f: acs.MintWatchTokenRequest(batch_id=f.batch_id),
+            "labels": lambda _: acs.MintWatchTokenRequest(labels={"owner": MARKER}),
+        }.items()
+    ),
     # A user exists only in its own tenant.
     *(
         Case(

@@ -78,6 +78,11 @@ class AccessServiceStub:
                 request_serializer=headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingResponse.FromString,
                 _registered_method=True)
+        self.MintWatchToken = channel.unary_unary(
+                '/headrace.v1.AccessService/MintWatchToken',
+                request_serializer=headrace_dot_v1_dot_access__service__pb2.MintWatchTokenRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_access__service__pb2.MintWatchTokenResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer:
@@ -143,6 +148,15 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MintWatchToken(self, request, context):
+        """Issues a token that can only read some jobs, such as those of one user of an application, for a
+        browser or a partner. The token is not stored. It is revoked when the credential of this call is
+        revoked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -180,6 +194,11 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.DeleteCertificateBinding,
                     request_deserializer=headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingResponse.SerializeToString,
+            ),
+            'MintWatchToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.MintWatchToken,
+                    request_deserializer=headrace_dot_v1_dot_access__service__pb2.MintWatchTokenRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_access__service__pb2.MintWatchTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -380,6 +399,33 @@ class AccessService:
             '/headrace.v1.AccessService/DeleteCertificateBinding',
             headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingRequest.SerializeToString,
             headrace_dot_v1_dot_access__service__pb2.DeleteCertificateBindingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MintWatchToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.AccessService/MintWatchToken',
+            headrace_dot_v1_dot_access__service__pb2.MintWatchTokenRequest.SerializeToString,
+            headrace_dot_v1_dot_access__service__pb2.MintWatchTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,11 @@ class AccessServiceStub:
     """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
     their streams. Needs the right `tenants:manage`.
     """
+    MintWatchToken: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.MintWatchTokenRequest, _access_service_pb2.MintWatchTokenResponse]
+    """Issues a token that can only read some jobs, such as those of one user of an application, for a
+    browser or a partner. The token is not stored. It is revoked when the credential of this call is
+    revoked.
+    """
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
@@ -92,6 +97,11 @@ class AccessServiceAsyncStub(AccessServiceStub):
     DeleteCertificateBinding: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteCertificateBindingRequest, _access_service_pb2.DeleteCertificateBindingResponse]  # type: ignore[assignment]
     """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
     their streams. Needs the right `tenants:manage`.
+    """
+    MintWatchToken: _aio.UnaryUnaryMultiCallable[_access_service_pb2.MintWatchTokenRequest, _access_service_pb2.MintWatchTokenResponse]  # type: ignore[assignment]
+    """Issues a token that can only read some jobs, such as those of one user of an application, for a
+    browser or a partner. The token is not stored. It is revoked when the credential of this call is
+    revoked.
     """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -164,6 +174,17 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_access_service_pb2.DeleteCertificateBindingResponse, _abc.Awaitable[_access_service_pb2.DeleteCertificateBindingResponse]]:
         """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
         their streams. Needs the right `tenants:manage`.
+        """
+
+    @_abc_1.abstractmethod
+    def MintWatchToken(
+        self,
+        request: _access_service_pb2.MintWatchTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.MintWatchTokenResponse, _abc.Awaitable[_access_service_pb2.MintWatchTokenResponse]]:
+        """Issues a token that can only read some jobs, such as those of one user of an application, for a
+        browser or a partner. The token is not stored. It is revoked when the credential of this call is
+        revoked.
         """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -344,6 +344,7 @@ class Principal:
         expire_time: the time at which the credential expires, in seconds since 1970; None for
             never.
         minter: the credential that minted a watch token; None for other kinds.
+        version: the version of the changes of credentials at which this one was verified.
     """
 
     name: str
@@ -355,6 +356,7 @@ class Principal:
     credential: str = ""
     expire_time: float | None = None
     minter: Minter | None = None
+    version: int = field(default=0, compare=False)
 
     @classmethod
     def of(
@@ -368,6 +370,7 @@ class Principal:
         credential: str = "",
         expire_time: float | None = None,
         minter: Minter | None = None,
+        version: int = 0,
     ) -> Principal:
         """Return a principal with the rights of its role within its scope."""
         return cls(
@@ -380,6 +383,7 @@ class Principal:
             credential=credential,
             expire_time=expire_time,
             minter=minter,
+            version=version,
         )
 
     def may_grant(self, role: Role, scope: Scope) -> bool:

@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     access_control: bool = False
     # From a login to the end of the session.
     session_lifetime: float = Field(30 * 86_400.0, gt=0, le=MAX_DURATION.total_seconds())
+    # The issuers of accepted tokens, as JSON or as the path of a JSON or TOML file. Only the
+    # gateway reads the file.
+    issuers: str = ""
     # Addresses at which metrics are served over HTTP; empty for none.
     gateway_metrics_address: str = ""
     scheduler_metrics_address: str = ""

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
 from typing import Final, Protocol
@@ -149,6 +150,8 @@ class Identities(Loop):
             # A change during the verification may concern this principal.
             if version == self._version:
                 break
+        # Another gateway may have issued the token at a later version.
+        principal = replace(principal, version=max(principal.version, version or 0))
         seconds = _MAX_AGE
         if principal.expire_time is not None:
             seconds = min(seconds, principal.expire_time - time.time())

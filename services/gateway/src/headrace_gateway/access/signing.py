@@ -34,6 +34,7 @@ from headrace_core.store.access.signing_keys import ensure_signing_key, read_sig
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_gateway.access.cache import TimedCache
+from headrace_gateway.access.unverified import read_header
 
 _ALGORITHM: Final = "EdDSA"
 
@@ -145,8 +146,8 @@ class InstallationTokens:
 
     def accepts(self, bearer: str) -> bool:
         """Return whether a credential is a JWT that names a signing key of this installation."""
-        key_id = read_key_id(bearer)
-        return key_id is not None and is_signing_key_id(self._installation.secret, key_id)
+        key_id = read_header(bearer).get("kid")
+        return isinstance(key_id, str) and is_signing_key_id(self._installation.secret, key_id)
 
     async def verify(self, bearer: str) -> Principal:
         """Return the principal of a token.
@@ -155,7 +156,7 @@ class InstallationTokens:
             Unauthenticated: the token is malformed, forged, expired or revoked.
             Unavailable: the keys are not cached, and PostgreSQL did not answer.
         """
-        key = await self._find_key(read_key_id(bearer) or "")
+        key = await self._find_key(str(read_header(bearer).get("kid")))
         try:
             claims = msgspec.convert(self._decode(bearer, key), _Claims)
             principal = _principal(claims)
@@ -278,18 +279,6 @@ class _Changes:
         )
 
 
-def read_key_id(bearer: str) -> str | None:
-    """Return the id of the key that a JWT names; None if the text is not such a JWT.
-
-    Nothing is verified.
-    """
-    try:
-        key_id = jwt.get_unverified_header(bearer).get("kid")
-    except (jwt.PyJWTError, ValueError):
-        return None
-    return key_id if isinstance(key_id, str) else None
-
-
 def _principal(claims: _Claims) -> Principal:
     """Return the principal of verified claims.
 
@@ -318,4 +307,5 @@ def _principal(claims: _Claims) -> Principal:
             name=minter.name,
             credential=minter.credential,
         ),
+        version=claims.version,
     )

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 import structlog
 
-from headrace_core.domain.access import ApiKey, Role, Scope, parse_scope
+from headrace_core.domain.access import (
+    MAX_SCOPE_ENTRIES,
+    ApiKey,
+    Minter,
+    Principal,
+    PrincipalKind,
+    Right,
+    Role,
+    Scope,
+    parse_scope,
+)
 from headrace_core.domain.api_key import new_api_key
 from headrace_core.domain.errors import PermissionDenied, Violation
+from headrace_core.domain.query import JobFilter
+from headrace_core.domain.signing_key import MAX_TOKEN_LIFETIME
 from headrace_core.store.access.keys import create_api_key, list_api_keys, revoke_api_key
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
+from headrace_gateway.access.signing import InstallationTokens
 from headrace_gateway.api.pages import Page, fill_page
-from headrace_gateway.api.validation import Violations, check_principal, page_limit
+from headrace_gateway.api.validation import (
+    Violations,
+    check_labels,
+    check_principal,
+    page_limit,
+    parse_batch_id,
+    parse_job_id,
+)
+from headrace_gateway.api.visibility import narrow_filter
 from headrace_gateway.calls.call import Call
 from headrace_gateway.tokens import decode_name_token, encode_name_token
 
 _log = structlog.get_logger()
 
 _KEYS: Final = "api keys"
+# The lifetime of a watch token without a requested one.
+_WATCH_LIFETIME: Final = timedelta(minutes=15)
+# The longest watch token, in characters. Servers and proxies limit all headers of a call to 8 KiB.
+_MAX_WATCH_TOKEN: Final = 4096
 
 
 class IssuedKey(NamedTuple):
@@ -33,18 +60,34 @@ class IssuedKey(NamedTuple):
     secret: str
 
 
+class WatchToken(NamedTuple):
+    """A new watch token."""
+
+    principal: Principal
+    text: str
+
+
 class Access:
-    """The use cases of API keys.
+    """The use cases of API keys and watch tokens.
 
     Args:
         database: the store of the keys.
         installation: signs keys and page tokens.
+        tokens: signs watch tokens.
         bus: wakes the gateways after each change.
     """
 
-    def __init__(self, *, database: Database, installation: Installation, bus: WakeBus) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        installation: Installation,
+        tokens: InstallationTokens,
+        bus: WakeBus,
+    ) -> None:
         self._database = database
         self._installation = installation
+        self._tokens = tokens
         self._bus = bus
 
     async def create_key(
@@ -138,6 +181,111 @@ class Access:
         self._bus.publish(Topic.ACCESS)
         _log.info("api_key_revoked", key=key_id)
         return key
+
+    async def mint_watch_token(
+        self,
+        call: Call,
+        *,
+        job_id: str = "",
+        batch_id: str = "",
+        labels: Mapping[str, str] | None = None,
+        include_payload: bool = False,
+        lifetime: timedelta | None = None,
+        violations: Sequence[Violation] = (),
+    ) -> WatchToken:
+        """Issue a token that can only read some jobs of the tenant.
+
+        The jobs must match each of the arguments, and be within the scope of the caller. Nothing
+        is stored. The token ends with the credential of the caller.
+
+        Args:
+            call: the call.
+            job_id: the id of the job; empty for any.
+            batch_id: the id of the batch; empty for any.
+            labels: labels that the jobs must have.
+            include_payload: whether to add the right PAYLOAD_READ.
+            lifetime: at most MAX_TOKEN_LIFETIME; None for 15 minutes.
+            violations: the violations that the transport found in the request.
+
+        Raises:
+            InvalidRequest: an argument is invalid, or the request selects no jobs.
+            PermissionDenied: the caller may not read these jobs.
+            Unavailable: PostgreSQL did not answer.
+        """
+        found = Violations(violations)
+        job = parse_job_id(job_id, found) if job_id else None
+        batch = parse_batch_id(batch_id, found) if batch_id else None
+        if not (job_id or batch_id or labels):
+            found.note("job_id", "is required, unless batch_id or labels are set")
+        check_labels(labels or {}, "labels", found)
+        lifetime = _WATCH_LIFETIME if lifetime is None else lifetime
+        if not timedelta(seconds=1) <= lifetime <= MAX_TOKEN_LIFETIME:
+            found.note("lifetime", "must be between 1 s and 1 h")
+        found.check()
+        caller = call.principal
+        rights = {Right.JOBS_READ, Right.PAYLOAD_READ} if include_payload else {Right.JOBS_READ}
+        for right in sorted(rights - caller.rights):
+            raise PermissionDenied(right)
+        jobs = narrow_filter(
+            call,
+            JobFilter(
+                job_ids=frozenset() if job is None else frozenset({job}),
+                batch_id=batch,
+                labels=labels or {},
+            ),
+        )
+        scope = Scope(
+            rights=frozenset(rights),
+            queues=jobs.queues,
+            types=jobs.types,
+            labels=jobs.labels,
+            batch_id=jobs.batch_id,
+            job_ids=jobs.job_ids,
+        )
+        if len(scope.entries()) > MAX_SCOPE_ENTRIES:
+            found.note(
+                "labels", f"with the scope of the caller, they exceed {MAX_SCOPE_ENTRIES} entries"
+            )
+            found.check()
+        principal = Principal.of(
+            name=caller.name,
+            tenant=call.tenant,
+            kind=PrincipalKind.WATCH_TOKEN,
+            role=Role.VIEWER,
+            scope=scope,
+            credential=secrets.token_hex(8),
+            expire_time=_watch_end(caller, lifetime),
+            minter=Minter(
+                kind=caller.kind,
+                tenant=caller.tenant,
+                name=caller.name,
+                credential=caller.credential,
+            ),
+        )
+        text = await self._tokens.issue(principal, version=caller.version)
+        if len(text) > _MAX_WATCH_TOKEN:
+            found.note("labels", "are too long for a token")
+            found.check()
+        async with self._database.transaction() as conn:
+            await record_audit(
+                conn, call, target=f"watch token {principal.credential} for {_jobs_text(scope)}"
+            )
+        _log.info("watch_token_minted", token=principal.credential, principal=caller.name)
+        return WatchToken(principal, text)
+
+
+def _jobs_text(scope: Scope) -> str:
+    """Return the jobs of a scope, for the audit log."""
+    return " ".join(entry for entry in scope.entries() if entry not in scope.rights)
+
+
+def _watch_end(caller: Principal, lifetime: timedelta) -> float:
+    """Return when a watch token expires, in whole seconds since 1970."""
+    end = float(int(time.time() + lifetime.total_seconds()))
+    # The session of a user lasts longer than its access token.
+    if caller.expire_time is not None and caller.kind is not PrincipalKind.USER:
+        end = min(end, float(int(caller.expire_time)))
+    return end
 
 
 def read_scope(entries: Sequence[str], found: Violations) -> Scope:

@@ -75,6 +75,11 @@ def parse_job_id(text: str, found: Violations, field: str = "job_id") -> JobId:
     return JobId(_parse_id(text, field, "job", found))
 
 
+def parse_batch_id(text: str, found: Violations, field: str = "batch_id") -> BatchId:
+    """Return a batch id; after a violation, the id of no batch."""
+    return BatchId(_parse_id(text, field, "batch", found))
+
+
 def check_request_id(request_id: str | None, found: Violations) -> None:
     """Check an idempotency key."""
     _check_printable("request_id", request_id, MAX_REQUEST_ID, found)
@@ -179,7 +184,7 @@ def job_filter(
             if not is_name(name):
                 found.note(f"filter.{field}[{number}]", NAME_RULE)
     check_labels(labels, "filter.labels", found)
-    batch = BatchId(_parse_id(batch_id, "filter.batch_id", "batch", found)) if batch_id else None
+    batch = parse_batch_id(batch_id, found, "filter.batch_id") if batch_id else None
     return JobFilter(
         queues=frozenset(queues),
         types=frozenset(types),

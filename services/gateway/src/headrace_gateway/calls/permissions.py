@@ -80,4 +80,5 @@ NEEDS: Final[Mapping[str, Need]] = {
     f"{_TENANTS}DeleteTenant": Right.TENANTS_MANAGE,
     f"{_TENANTS}SetQuotas": Right.QUOTAS_MANAGE,
     f"{_TENANTS}GetUsage": Right.QUOTAS_MANAGE,
+    f"{_ACCESS}MintWatchToken": Right.TOKENS_MINT,
 }

@@ -15,7 +15,7 @@ from headrace_gateway.api.access import Access
 from headrace_gateway.api.certificates import CertificateBindings
 from headrace_gateway.api.validation import Violations
 from headrace_gateway.calls.call import Call
-from headrace_gateway.grpc.decode import read_time
+from headrace_gateway.grpc.decode import read_duration, read_time
 from headrace_gateway.grpc.encode import timestamp
 from headrace_gateway.grpc.pages import MessagePage
 
@@ -121,6 +121,27 @@ class AccessServicer:
         binding = await self._certificates.unbind(call, request.san)
         return messages.DeleteCertificateBindingResponse(
             certificate_binding=_binding_message(binding)
+        )
+
+    async def MintWatchToken(
+        self, request: messages.MintWatchTokenRequest, call: Call
+    ) -> messages.MintWatchTokenResponse:
+        """Issue a watch token."""
+        found = Violations()
+        lifetime = None
+        if request.HasField("lifetime"):
+            lifetime = read_duration(request.lifetime, "lifetime", found)
+        minted = await self._access.mint_watch_token(
+            call,
+            job_id=request.job_id,
+            batch_id=request.batch_id,
+            labels=dict(request.labels),
+            include_payload=request.include_payload,
+            lifetime=lifetime,
+            violations=found,
+        )
+        return messages.MintWatchTokenResponse(
+            token=minted.text, principal=principal_message(minted.principal)
         )
 
 

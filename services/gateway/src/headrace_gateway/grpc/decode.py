@@ -135,7 +135,7 @@ def _read_spec(message: job_pb2.JobSpec, path: str, found: Violations) -> JobSpe
     if message.HasField("deadline"):
         deadline = read_time(message.deadline, f"{path}.deadline", found)
     if message.HasField("timeout"):
-        timeout = _read_duration(message.timeout, f"{path}.timeout", found)
+        timeout = read_duration(message.timeout, f"{path}.timeout", found)
     return JobSpec(
         type=message.type,
         queue=message.queue,
@@ -174,9 +174,9 @@ def _read_retry_policy(
 ) -> RetryOverrides:
     initial = longest = None
     if message.HasField("initial_backoff"):
-        initial = _read_duration(message.initial_backoff, f"{path}.initial_backoff", found)
+        initial = read_duration(message.initial_backoff, f"{path}.initial_backoff", found)
     if message.HasField("max_backoff"):
-        longest = _read_duration(message.max_backoff, f"{path}.max_backoff", found)
+        longest = read_duration(message.max_backoff, f"{path}.max_backoff", found)
     return RetryOverrides(
         max_attempts=message.max_attempts if message.HasField("max_attempts") else None,
         initial_backoff=initial,
@@ -199,7 +199,7 @@ def read_time(message: Timestamp, path: str, found: Violations) -> datetime | No
     return None
 
 
-def _read_duration(message: Duration, path: str, found: Violations) -> timedelta | None:
+def read_duration(message: Duration, path: str, found: Violations) -> timedelta | None:
     seconds, nanos = message.seconds, message.nanos
     if (
         abs(seconds) > _MAX_DURATION_S

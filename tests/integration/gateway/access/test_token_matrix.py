@@ -1,0 +1,516 @@
+"""The token matrix: each way to present an invalid credential, and the response of a gateway.
+
+docs/security.md contains the table. `HEADRACE_TEST_WRITE_DOCS=1` writes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from headrace.v1.access_service_pb2 import MintWatchTokenRequest, RevokeApiKeyRequest
+from headrace.v1.access_service_pb2_grpc import AccessServiceStub
+from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_service_pb2 import GetStatsRequest, SubmitJobRequest, WatchJobsRequest
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace_core.domain.access import Principal, PrincipalKind, Role
+from headrace_core.domain.api_key import new_api_key
+from headrace_core.domain.signing_key import new_signing_key
+from headrace_core.runtime.settings import Settings
+from headrace_core.store.access.changes import record_change
+from headrace_core.store.access.signing_keys import read_signing_keys
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation, read_installation
+from headrace_gateway.access.signing import InstallationTokens
+from headrace_gateway.service import Gateway
+from support.access import Metadata, add_api_key, bearer
+from support.gateway import TIMEOUT, read_error
+from support.issuer import (
+    AUDIENCE,
+    LocalIssuer,
+    decode_part,
+    encode_part,
+    public_jwk,
+    public_pem,
+    running_issuer,
+)
+
+DOCS = Path(__file__).parents[4] / "docs" / "security.md"
+BEGIN, END = "<!-- token matrix: begin -->\n", "<!-- token matrix: end -->\n"
+
+OK = "accepted"
+REJECTED = "UNAUTHENTICATED"
+FORBIDDEN = "PERMISSION_DENIED"
+
+
+@pytest.fixture
+def issuer(tmp_path: Path) -> Iterator[LocalIssuer]:
+    with running_issuer(tmp_path) as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def attacker() -> Iterator[LocalIssuer]:
+    """The issuer of somebody else, which is not configured."""
+    with running_issuer() as attacker:
+        yield attacker
+
+
+@pytest.fixture
+def settings(settings: Settings, issuer: LocalIssuer) -> Settings:
+    return settings.model_copy(
+        update={
+            "access_control": True,
+            "issuers": issuer.setting(tenants=["default", "closed"]),
+        }
+    )
+
+
+@dataclass
+class World:
+    """A gateway, its issuer, and what an attacker may know."""
+
+    issuer: LocalIssuer
+    attacker: LocalIssuer
+    database: Database
+    installation: Installation
+    tokens: InstallationTokens
+    access: AccessServiceStub
+    jobs: JobServiceStub
+    admin: Metadata
+
+    async def user_token(self, **fields: Any) -> str:
+        """Return the token of a user who logged in."""
+        return await self.tokens.issue(user(**fields), version=0)
+
+    async def signing_key(self) -> tuple[str, Ed25519PrivateKey]:
+        """Return the id of the signing key, and the key."""
+        await self.user_token()
+        async with self.database.statement() as conn:
+            [key] = await read_signing_keys(conn)
+        return key.id, Ed25519PrivateKey.from_private_bytes(key.seed)
+
+    async def change(self, token: str, *, kind: str, subject: str) -> None:
+        """Record a change that revokes a token, and wait until the gateway has noticed."""
+        async with self.ending_stream(token), self.database.transaction() as conn:
+            await record_change(conn, tenant="default", kind=kind, subject=subject)
+
+    async def revoke(self, key: str, token: str) -> None:
+        """Revoke an API key, and wait until the gateway has ended the streams of a token."""
+        async with self.ending_stream(token):
+            await self.access.RevokeApiKey(
+                RevokeApiKeyRequest(id=key.split("_")[1]), metadata=self.admin
+            )
+
+    @asynccontextmanager
+    async def ending_stream(self, token: str) -> AsyncIterator[None]:
+        """Open a stream, and wait after the block until the gateway ends it."""
+        stream = self.jobs.WatchJobs(WatchJobsRequest(), metadata=bearer(token))
+        async with asyncio.timeout(TIMEOUT):
+            await stream.read()
+            yield
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                while await stream.read() is not grpc.aio.EOF:
+                    pass
+        assert read_error(caught.value).reason == "CREDENTIAL_CHANGED"
+
+    async def watch_token(self, metadata: Metadata) -> str:
+        """Return a watch token that a caller mints."""
+        minted = await self.access.MintWatchToken(
+            MintWatchTokenRequest(labels={"user": "42"}), metadata=metadata
+        )
+        return minted.token
+
+
+def user(**fields: Any) -> Principal:
+    values: dict[str, Any] = {
+        "name": "ada",
+        "tenant": "default",
+        "kind": PrincipalKind.USER,
+        "role": Role.OPERATOR,
+        "credential": "session",
+        "expire_time": time.time() + 600,
+        **fields,
+    }
+    return Principal.of(**values)
+
+
+@pytest.fixture
+async def world(
+    issuer: LocalIssuer,
+    attacker: LocalIssuer,
+    database: Database,
+    gateway: Gateway,
+    channel: grpc.aio.Channel,
+) -> AsyncIterator[World]:
+    async with database.statement() as conn:
+        installation = await read_installation(conn)
+    return World(
+        issuer=issuer,
+        attacker=attacker,
+        database=database,
+        installation=installation,
+        tokens=InstallationTokens(database=database, installation=installation),
+        access=AccessServiceStub(channel),
+        jobs=JobServiceStub(channel),
+        admin=bearer(await add_api_key(database, Role.ADMIN)),
+    )
+
+
+Make = Callable[[World], str | Awaitable[str]]
+
+
+def changed(token: str, *, header: dict[str, Any] | None = None, **claims: Any) -> str:
+    """Return a token with other contents and the same signature."""
+    parts = token.split(".")
+    return ".".join(
+        (
+            encode_part({**decode_part(parts[0]), **(header or {})}),
+            encode_part({**decode_part(parts[1]), **claims}),
+            parts[2],
+        )
+    )
+
+
+def unsigned(token: str, algorithm: str) -> str:
+    """Return a token without a signature, with the name of an algorithm."""
+    return changed(token, header={"alg": algorithm}).rpartition(".")[0] + "."
+
+
+def hmac_signed(token: str, secret: bytes) -> str:
+    """Return a token whose HS256 signature uses a public key as the secret."""
+    content = changed(token, header={"alg": "HS256"}).rpartition(".")[0]
+    return f"{content}.{encode_part(hmac.digest(secret, content.encode(), hashlib.sha256))}"
+
+
+def spoiled(token: str) -> str:
+    """Return a token with another bit in its signature."""
+    content, _, signature = token.rpartition(".")
+    return f"{content}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
+
+
+def transplanted(world: World) -> str:
+    """Return the contents of one token with the signature of another."""
+    first, second = world.issuer.token(), world.issuer.token(sub="bob")
+    return f"{first.rpartition('.')[0]}.{second.rpartition('.')[2]}"
+
+
+def later(seconds: float) -> int:
+    return int(time.time() + seconds)
+
+
+# A token of the configured issuer, with the result.
+ISSUER: list[tuple[str, Make, str]] = [
+    ("valid, RS256", lambda w: w.issuer.token("rsa"), OK),
+    ("valid, ES256", lambda w: w.issuer.token("ec"), OK),
+    ("valid, EdDSA", lambda w: w.issuer.token("ed"), OK),
+    ("valid, one of several audiences", lambda w: w.issuer.token(aud=["x", AUDIENCE]), OK),
+    ("expired a moment ago, within the leeway", lambda w: w.issuer.token(exp=later(-5)), OK),
+    ("algorithm `none`", lambda w: unsigned(w.issuer.token(), "none"), REJECTED),
+    ("algorithm `nOnE`", lambda w: unsigned(w.issuer.token(), "nOnE"), REJECTED),
+    ("algorithm missing", lambda w: changed(w.issuer.token(), header={"alg": None}), REJECTED),
+    (
+        "HS256 with the public key (PEM) as the secret",
+        lambda w: hmac_signed(w.issuer.token(), public_pem(w.issuer.keys["rsa"])),
+        REJECTED,
+    ),
+    (
+        "HS256 with the public key (DER) as the secret",
+        lambda w: hmac_signed(
+            w.issuer.token("ed"), w.issuer.keys["ed"].public_key().public_bytes_raw()
+        ),
+        REJECTED,
+    ),
+    ("HS256 with an empty secret", lambda w: hmac_signed(w.issuer.token(), b""), REJECTED),
+    ("algorithm not accepted, RS512", lambda w: w.issuer.token(algorithm="RS512"), REJECTED),
+    ("algorithm of another key", lambda w: w.issuer.token("ec", header={"kid": "rsa"}), REJECTED),
+    ("key unknown", lambda w: w.issuer.token(header={"kid": "none"}), REJECTED),
+    ("key of another id", lambda w: w.issuer.token(header={"kid": "ec"}), REJECTED),
+    ("key id missing", lambda w: w.issuer.token(header={"kid": ""}), REJECTED),
+    ("key id not a text", lambda w: changed(w.issuer.token(), header={"kid": 5}), REJECTED),
+    ("signed by another key", lambda w: w.issuer.token(signer=w.attacker.keys["rsa"]), REJECTED),
+    (
+        "key in the header (`jwk`)",
+        lambda w: w.issuer.token(
+            signer=w.attacker.keys["rsa"],
+            header={"jwk": public_jwk(w.attacker.keys["rsa"], "rsa")},
+        ),
+        REJECTED,
+    ),
+    (
+        "address of keys in the header (`jku`)",
+        lambda w: w.issuer.token(
+            signer=w.attacker.keys["rsa"], header={"jku": f"{w.attacker.url}/keys"}
+        ),
+        REJECTED,
+    ),
+    (
+        "address of a certificate in the header (`x5u`)",
+        lambda w: w.issuer.token(
+            signer=w.attacker.keys["rsa"], header={"x5u": f"{w.attacker.url}/keys"}
+        ),
+        REJECTED,
+    ),
+    ("critical extension", lambda w: w.issuer.token(header={"crit": ["x"], "x": 1}), REJECTED),
+    ("issuer unknown", lambda w: w.attacker.token(), REJECTED),
+    ("issuer with another ending", lambda w: w.issuer.token(iss=f"{w.issuer.url}/"), REJECTED),
+    ("issuer missing", lambda w: w.issuer.token(iss=None), REJECTED),
+    ("audience of another service", lambda w: w.issuer.token(aud="billing"), REJECTED),
+    ("audience missing", lambda w: w.issuer.token(aud=None), REJECTED),
+    ("expired", lambda w: w.issuer.token(exp=later(-60)), REJECTED),
+    ("expiry missing", lambda w: w.issuer.token(exp=None), REJECTED),
+    ("expiry infinite", lambda w: w.issuer.token(exp=float("inf")), REJECTED),
+    ("not yet valid", lambda w: w.issuer.token(nbf=later(60)), REJECTED),
+    ("issued in the future", lambda w: w.issuer.token(iat=later(60)), REJECTED),
+    ("tampered claims", lambda w: changed(w.issuer.token(), roles=["admin"]), REJECTED),
+    ("tampered header", lambda w: changed(w.issuer.token(), header={"typ": "x"}), REJECTED),
+    ("tampered signature", lambda w: spoiled(w.issuer.token()), REJECTED),
+    ("signature missing", lambda w: w.issuer.token().rpartition(".")[0] + ".", REJECTED),
+    ("signature of another token", transplanted, REJECTED),
+    ("encrypted (JWE)", lambda w: w.issuer.token() + ".AAAA.AAAA", REJECTED),
+    ("not a token", lambda _: "AAAA.AAAA.AAAA", REJECTED),
+    ("deeply nested", lambda _: f"{encode_part(b'[' * 2900)}.AAAA.AAAA", REJECTED),
+    ("role unknown", lambda w: w.issuer.token(roles=["owner"]), REJECTED),
+    ("role missing", lambda w: w.issuer.token(roles=None), REJECTED),
+    ("role above the limit of the issuer", lambda w: w.issuer.token(roles="platform"), REJECTED),
+    ("tenant missing", lambda w: w.issuer.token(tenant=None), REJECTED),
+    ("tenant of another issuer", lambda w: w.issuer.token(tenant="acme"), REJECTED),
+    ("tenant that does not exist", lambda w: w.issuer.token(tenant="closed"), FORBIDDEN),
+    ("scope unknown", lambda w: w.issuer.token(scope=["jobs:everything"]), REJECTED),
+    ("scope without entries", lambda w: w.issuer.token(scope=[]), REJECTED),
+    ("scope missing", lambda w: w.issuer.token(scope=None), REJECTED),
+    ("scope without this right", lambda w: w.issuer.token(scope=["jobs:cancel"]), FORBIDDEN),
+    ("name missing", lambda w: w.issuer.token(sub=None), REJECTED),
+]
+
+
+async def revoked_signing_key(world: World) -> str:
+    """Return a token of a key of this installation that no longer exists."""
+    key_id, seed = new_signing_key(world.installation.secret)
+    key = Ed25519PrivateKey.from_private_bytes(seed)
+    return await own_token(world, key_id, key)
+
+
+async def own_token(
+    world: World, key_id: str, key: Any, *, algorithm: str = "EdDSA", **claims: Any
+) -> str:
+    """Return a token with the claims of a valid one, signed by any key."""
+    valid = decode_part((await world.user_token()).split(".")[1])
+    return jwt.encode({**valid, **claims}, key, algorithm=algorithm, headers={"kid": key_id})
+
+
+async def of_another_installation(world: World) -> str:
+    other = Installation(id=uuid4(), secret=os.urandom(32))
+    key_id, seed = new_signing_key(other.secret)
+    return await own_token(world, key_id, Ed25519PrivateKey.from_private_bytes(seed))
+
+
+async def own_signed(world: World, **claims: Any) -> str:
+    return await own_token(world, *await world.signing_key(), **claims)
+
+
+async def own_with_foreign_signature(world: World) -> str:
+    key_id, _ = await world.signing_key()
+    return await own_token(world, key_id, world.attacker.keys["ed"])
+
+
+async def own_unsigned(world: World) -> str:
+    return unsigned(await world.user_token(), "none")
+
+
+async def own_hmac(world: World) -> str:
+    _, key = await world.signing_key()
+    return hmac_signed(await world.user_token(), key.public_key().public_bytes_raw())
+
+
+async def own_tampered(world: World) -> str:
+    return changed(await world.user_token(), role="platform")
+
+
+async def own_of_issuer(world: World) -> str:
+    key_id, _ = await world.signing_key()
+    return world.issuer.token("ed", header={"kid": key_id})
+
+
+async def issuer_of_own(world: World) -> str:
+    return world.issuer.token("ed", iss=f"headrace:{world.installation.id}")
+
+
+async def changed_user(world: World) -> str:
+    token = await world.user_token(name="eve")
+    await world.change(token, kind=PrincipalKind.USER, subject="eve")
+    return token
+
+
+async def ended_session(world: World) -> str:
+    token = await world.user_token(credential="ended")
+    await world.change(token, kind=PrincipalKind.USER, subject="ended")
+    return token
+
+
+async def expired_user(world: World) -> str:
+    return await world.user_token(expire_time=time.time() - 1)
+
+
+async def minted(world: World) -> str:
+    return await world.watch_token(world.admin)
+
+
+async def minted_by_revoked_key(world: World) -> str:
+    key = await add_api_key(world.database, Role.OPERATOR, principal="service")
+    token = await world.watch_token(bearer(key))
+    await world.revoke(key, token)
+    return token
+
+
+async def minted_without_access_control(world: World) -> str:
+    valid = decode_part((await minted(world)).split(".")[1])
+    return await own_signed(world, **{**valid, "minter": {**valid["minter"], "kind": "anonymous"}})
+
+
+OWN: list[tuple[str, Make, str]] = [
+    ("valid, of a user", lambda w: w.user_token(), OK),
+    ("algorithm `none`", own_unsigned, REJECTED),
+    ("HS256 with the public key as the secret", own_hmac, REJECTED),
+    ("signed by another key", own_with_foreign_signature, REJECTED),
+    ("signed by a revoked key", revoked_signing_key, REJECTED),
+    ("of another installation", of_another_installation, REJECTED),
+    ("tampered claims", own_tampered, REJECTED),
+    ("expired", expired_user, REJECTED),
+    ("expiry missing", lambda w: own_signed(w, exp=None), REJECTED),
+    ("audience of another service", lambda w: own_signed(w, aud="billing"), REJECTED),
+    ("issuer of another service", lambda w: own_signed(w, iss="https://x"), REJECTED),
+    ("kind that is not signed here", lambda w: own_signed(w, kind="api_key"), REJECTED),
+    ("role unknown", lambda w: own_signed(w, role="owner"), REJECTED),
+    ("scope unknown", lambda w: own_signed(w, scope=["x"]), REJECTED),
+    ("of an external issuer, with the key id of this installation", own_of_issuer, REJECTED),
+    ("of this installation, signed by an external issuer", issuer_of_own, REJECTED),
+    ("of a user who was changed or disabled", changed_user, REJECTED),
+    ("of a session that ended", ended_session, REJECTED),
+    ("watch token, valid", minted, OK),
+    ("watch token of a revoked API key", minted_by_revoked_key, REJECTED),
+    ("watch token minted without access control", minted_without_access_control, REJECTED),
+]
+
+
+async def revoked_key(world: World) -> str:
+    key = await add_api_key(world.database, Role.VIEWER)
+    await world.revoke(key, key)
+    return key
+
+
+async def expired_key(world: World) -> str:
+    return await add_api_key(
+        world.database, Role.VIEWER, expire_time=datetime.now(UTC) - timedelta(seconds=1)
+    )
+
+
+async def key_with_other_secret(world: World) -> str:
+    key = await add_api_key(world.database, Role.VIEWER)
+    return key[:-1] + ("a" if key[-1] != "a" else "b")
+
+
+API_KEYS: list[tuple[str, Make, str]] = [
+    ("valid", lambda w: add_api_key(w.database, Role.VIEWER), OK),
+    ("never created", lambda w: new_api_key(w.installation.secret).text, REJECTED),
+    ("of another installation", lambda _: new_api_key(os.urandom(32)).text, REJECTED),
+    ("another secret", key_with_other_secret, REJECTED),
+    ("expired", expired_key, REJECTED),
+    ("revoked", revoked_key, REJECTED),
+    ("malformed", lambda _: "hr_a_b", REJECTED),
+]
+
+MATRIX = {
+    "Token of an issuer": ISSUER,
+    "Token of this installation": OWN,
+    "API key": API_KEYS,
+}
+
+
+def test_published_table_is_the_matrix() -> None:
+    lines = ["| Credential | Case | Result |\n", "|---|---|---|\n"]
+    for kind, rows in MATRIX.items():
+        lines += [f"| {kind} | {case} | {result} |\n" for case, _, result in rows]
+    document = DOCS.read_text()
+    before, _, rest = document.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    expected = before + BEGIN + "".join(lines) + END + after
+    if os.environ.get("HEADRACE_TEST_WRITE_DOCS"):
+        DOCS.write_text(expected)
+    assert document == expected, "run this test with HEADRACE_TEST_WRITE_DOCS=1"
+
+
+@pytest.mark.parametrize("kind", MATRIX)
+async def test_credential_has_the_result_of_the_matrix(
+    kind: str, world: World, jobs: JobServiceStub, subtests: pytest.Subtests
+) -> None:
+    for case, make, expected in MATRIX[kind]:
+        with subtests.test(case=case):
+            made = make(world)
+            credential = made if isinstance(made, str) else await made
+            assert await result(jobs, credential) == expected
+    # A gateway never reads an address from a token.
+    assert world.attacker.requests == []
+
+
+async def result(jobs: JobServiceStub, credential: str) -> str:
+    """Return the result of a call with a credential."""
+    try:
+        await jobs.GetStats(GetStatsRequest(), metadata=bearer(credential))
+    except grpc.aio.AioRpcError as error:
+        detail = read_error(error)
+        # No error contains the credential, or a part of it.
+        assert credential not in detail.message
+        assert not credential.count(".") or credential.split(".")[1] not in detail.message
+        return error.code().name
+    return OK
+
+
+async def test_watch_token_cannot_change_anything(world: World, jobs: JobServiceStub) -> None:
+    token = await minted(world)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await jobs.SubmitJob(
+            SubmitJobRequest(job=JobSpec(type="email", labels={"user": "42"})),
+            metadata=bearer(token),
+        )
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await world.access.MintWatchToken(
+            MintWatchTokenRequest(labels={"user": "42"}), metadata=bearer(token)
+        )
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        (),
+        (("authorization", ""),),
+        (("authorization", "Bearer "),),
+        (("authorization", "Basic YWRhOmFkYQ=="),),
+        (("authorization", "Bearer a"), ("authorization", "Bearer b")),
+        (("authorization", "Bearer " + "a" * 8200),),
+    ],
+)
+async def test_header_without_one_bearer_is_rejected(
+    metadata: Metadata, jobs: JobServiceStub, world: World
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await jobs.GetStats(GetStatsRequest(), metadata=metadata)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED

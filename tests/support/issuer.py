@@ -1,0 +1,212 @@
+"""A real issuer of tokens: an HTTP or HTTPS server with a key set, and the keys that sign."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import jwt
+import trustme
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+AUDIENCE = "headrace"
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+
+class LocalIssuer:
+    """An issuer on this machine.
+
+    Attributes:
+        url: the issuer, the claim `iss` of its tokens.
+        ca: the path of the certificate of its authority; empty for plain HTTP.
+        keys: the private keys by id. A key in `published` is in the key set.
+        requests: the paths of the requests so far.
+        status: the status of each response.
+        discovery: fields that replace those of the discovery document.
+        document: the key set, instead of the published keys.
+    """
+
+    def __init__(self) -> None:
+        self.url = self.ca = ""
+        self.keys: dict[str, PrivateKey] = {
+            "rsa": rsa.generate_private_key(public_exponent=65537, key_size=2048),
+            "ec": ec.generate_private_key(ec.SECP256R1()),
+            "ed": ed25519.Ed25519PrivateKey.generate(),
+        }
+        self.published = dict.fromkeys(self.keys, True)
+        self.requests: list[str] = []
+        self.status = 200
+        self.discovery: dict[str, Any] = {}
+        self.document: bytes | None = None
+
+    def add_key(self, key_id: str, *, published: bool = True) -> None:
+        """Create one more key of Ed25519."""
+        self.keys[key_id] = ed25519.Ed25519PrivateKey.generate()
+        self.published[key_id] = published
+
+    def jwks(self) -> dict[str, Any]:
+        """Return the key set."""
+        return {
+            "keys": [public_jwk(key, kid) for kid, key in self.keys.items() if self.published[kid]]
+        }
+
+    def claims(self, **changes: object) -> dict[str, Any]:
+        """Return the claims of a valid token with changes; None removes a claim."""
+        now = int(time.time())
+        claims = {
+            "iss": self.url,
+            "aud": AUDIENCE,
+            "sub": "ada",
+            "iat": now,
+            "nbf": now,
+            "exp": now + 600,
+            "tenant": "default",
+            "roles": ["operator"],
+            "scope": ["jobs:read", "jobs:submit"],
+            **changes,
+        }
+        return {name: value for name, value in claims.items() if value is not None}
+
+    def token(
+        self,
+        key_id: str = "rsa",
+        *,
+        algorithm: str = "",
+        header: Mapping[str, object] | None = None,
+        signer: PrivateKey | None = None,
+        **changes: object,
+    ) -> str:
+        """Return a token.
+
+        Args:
+            key_id: the key that signs.
+            algorithm: the algorithm; empty for the one of the key.
+            header: fields that replace those of the header.
+            signer: another key that signs in its place.
+            changes: see `claims`.
+        """
+        key = self.keys[key_id] if signer is None else signer
+        return jwt.encode(
+            self.claims(**changes),
+            key,
+            algorithm=algorithm or algorithm_of(key),
+            headers={"kid": key_id, **(header or {})},
+        )
+
+    def respond(self, path: str) -> tuple[int, bytes]:
+        """Return the status and the body of a response."""
+        self.requests.append(path)
+        if path == "/.well-known/openid-configuration":
+            document = {"issuer": self.url, "jwks_uri": f"{self.url}/keys", **self.discovery}
+            return self.status, json.dumps(document).encode()
+        if path == "/keys":
+            return self.status, self.document or json.dumps(self.jwks()).encode()
+        return 404, b""
+
+    def setting(self, **fields: object) -> str:
+        """Return the value of HEADRACE_ISSUERS."""
+        issuer = {
+            "issuer": self.url,
+            "audience": AUDIENCE,
+            "ca": self.ca,
+            "claims": {"tenant": "tenant", "role": "roles", "scope": "scope"},
+            **fields,
+        }
+        return json.dumps({"issuers": [issuer]})
+
+
+@contextmanager
+def running_issuer(folder: Path | None = None) -> Iterator[LocalIssuer]:
+    """Run an issuer.
+
+    Args:
+        folder: the folder of its certificates; None for plain HTTP.
+    """
+    issuer = LocalIssuer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = issuer.respond(self.path)
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            if status in (301, 302, 307):
+                self.send_header("location", f"{issuer.url}/elsewhere")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    scheme = "http"
+    if folder is not None:
+        authority = trustme.CA()
+        issuer.ca = str(folder / "ca.pem")
+        authority.cert_pem.write_to_path(issuer.ca)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        scheme = "https"
+    issuer.url = f"{scheme}://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield issuer
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def algorithm_of(key: PrivateKey) -> str:
+    """Return the usual algorithm of a key."""
+    match key:
+        case rsa.RSAPrivateKey():
+            return "RS256"
+        case ec.EllipticCurvePrivateKey():
+            return "ES256"
+    return "EdDSA"
+
+
+def public_jwk(key: PrivateKey, key_id: str, **fields: object) -> dict[str, Any]:
+    """Return the public JSON Web Key of a private key."""
+    algorithm: Any = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}[
+        algorithm_of(key)
+    ]
+    return {
+        **algorithm.to_jwk(key.public_key(), as_dict=True),
+        "kid": key_id,
+        "use": "sig",
+        **fields,
+    }
+
+
+def public_pem(key: PrivateKey) -> bytes:
+    """Return the public key in the form in which issuers publish it beside the key set."""
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def encode_part(value: object) -> str:
+    """Return a part of a token."""
+    content = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def decode_part(part: str) -> dict[str, Any]:
+    """Return the header or the claims of a token."""
+    value: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return value
