@@ -2,6 +2,7 @@
 
 import asyncio
 import traceback
+from uuid import UUID
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from headrace import (
     InsecureConnection,
     JobFailed,
     PermissionDenied,
+    QuotaExceeded,
     SyncClient,
     TenantSuspended,
     Unauthenticated,
@@ -454,6 +456,35 @@ async def test_denied_call_names_the_missing_right(server, platform):
 
     assert caught.value.right == "jobs:submit"
     assert len(platform.seen) == 1
+
+
+async def test_exceeded_quota_is_reported(server, platform):
+    platform.reject_with = (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
+    platform.reject_metadata = {"quota": "waiting_jobs", "limit": "10", "used": "10"}
+    async with Client(server.target) as client:
+        with pytest.raises(QuotaExceeded) as caught:
+            await client.submit("wait")
+        with pytest.raises(QuotaExceeded):
+            await anext(client.watch_job(str(UUID(int=1))))
+
+    assert (caught.value.quota, caught.value.limit, caught.value.used) == ("waiting_jobs", 10, 10)
+    assert len(platform.seen) == 2
+
+
+async def test_resumed_stream_waits_for_its_quota(server, platform):
+    async with Client(server.target) as client:
+        job = await client.submit("wait")
+        events = job.watch()
+        seen = [await anext(events), await anext(events)]
+        waiting = asyncio.ensure_future(anext(events))
+        platform.reject_with = (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
+        platform.cut()
+        await platform.until(lambda: len(platform.seen) > 2)
+        platform.reject_with = None
+        platform.finish(job.id)
+        seen += [await waiting, *[event async for event in events]]
+
+    assert [event.seq for event in seen] == [1, 2, 3]
 
 
 async def test_suspended_tenant_is_reported(server, platform):

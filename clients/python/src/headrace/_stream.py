@@ -18,6 +18,7 @@ from headrace._timing import Timing
 from headrace.errors import (
     CallError,
     CredentialChanged,
+    QuotaExceeded,
     Refusal,
     SlowConsumer,
     Unauthenticated,
@@ -267,7 +268,7 @@ class Stream(Generic[R]):
             self._has_renewed = True
             changed = isinstance(error, CredentialChanged)
             wait = self._backoff.next() if changed and not was_stable else 0.0
-        elif _is_disconnect(error) and gateway is not None:
+        elif gateway is not None and (_is_disconnect(error) or self._may_wait_for_quota(error)):
             moved = self._gateways.switch_from(gateway)
             # The wait that a gateway requests applies only to that gateway.
             wait = self._backoff.next(None if moved else error.refusal.retry_after)
@@ -290,6 +291,10 @@ class Stream(Generic[R]):
         self._next_attempt_time = 0.0
         self._has_renewed = False
         self._backoff.reset()
+
+    def _may_wait_for_quota(self, error: CallError) -> bool:
+        """Return whether a resumed stream may wait for its own interrupted call to end."""
+        return isinstance(error, QuotaExceeded) and self._has_responded
 
     def _may_renew(self, error: CallError) -> bool:
         """Return whether the stream may continue with a renewed credential.

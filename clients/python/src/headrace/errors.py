@@ -19,6 +19,7 @@ HeadraceError
 │   │   └── CredentialChanged the credential of a stream changed, and the stream could not resume
 │   ├── PermissionDenied      the credential lacks a right
 │   │   └── TenantSuspended   the tenant is suspended or does not exist
+│   ├── QuotaExceeded         a quota of the tenant is used up; a later call may succeed
 │   ├── AccessNotFound        the API key, user or similar object does not exist
 │   ├── AccessConflict        an object with this name exists
 │   ├── LoginThrottled        too many logins have failed; a later login may succeed
@@ -70,6 +71,11 @@ class Refusal:
     metadata: Mapping[str, str] = field(default_factory=dict)
     violations: Sequence[Violation] = ()
     retry_after: timedelta | None = None
+
+
+def _number(refusal: Refusal, key: str) -> int | None:
+    text = refusal.metadata.get(key, "")
+    return int(text) if text.isdecimal() else None
 
 
 class HeadraceError(Exception):
@@ -158,15 +164,11 @@ class LimitExceeded(InvalidRequest):
 
     @property
     def maximum(self) -> int | None:
-        return self._number("maximum")
+        return _number(self.refusal, "maximum")
 
     @property
     def actual(self) -> int | None:
-        return self._number("actual")
-
-    def _number(self, key: str) -> int | None:
-        text = self.refusal.metadata.get(key, "")
-        return int(text) if text.isdecimal() else None
+        return _number(self.refusal, "actual")
 
 
 class SlowConsumer(CallError):
@@ -240,6 +242,25 @@ class TenantSuspended(PermissionDenied):
     @property
     def tenant(self) -> str:
         return self.refusal.metadata.get("tenant", "")
+
+
+class QuotaExceeded(CallError):
+    """The tenant has used up `quota`, such as `waiting_jobs`; `refusal.retry_after` is the wait.
+
+    `limit` and `used` are None if the server did not report them.
+    """
+
+    @property
+    def quota(self) -> str:
+        return self.refusal.metadata.get("quota", "")
+
+    @property
+    def limit(self) -> int | None:
+        return _number(self.refusal, "limit")
+
+    @property
+    def used(self) -> int | None:
+        return _number(self.refusal, "used")
 
 
 class _AccessError(CallError):
