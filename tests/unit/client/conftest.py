@@ -166,7 +166,7 @@ class Platform(FakeGateway):
         self.ended_streams = Counter()
 
     @property
-    def seen(self):
+    def received_calls(self):
         return self._calls.received
 
     @property
@@ -196,14 +196,14 @@ class Platform(FakeGateway):
         self._jobs.notify()
 
     def called_methods(self):
-        return [call.method for call in self.seen]
+        return [call.method for call in self.received_calls]
 
     def last_request(self, method):
-        return next(call.request for call in reversed(self.seen) if call.method == method)
+        return next(call.request for call in reversed(self.received_calls) if call.method == method)
 
     def acks(self):
         """Return the positions of all received acknowledgments, including rejected ones."""
-        cursors = [c.request.cursor for c in self.seen if c.method == "AckSubscription"]
+        cursors = [c.request.cursor for c in self.received_calls if c.method == "AckSubscription"]
         return [int(cursor.partition(":")[2]) for cursor in cursors]
 
     def cut(self):

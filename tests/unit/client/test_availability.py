@@ -30,7 +30,7 @@ async def test_unavailable_call_is_retried(server, platform):
     async with Client(server.target) as client:
         job = await client.submit("wait")
 
-    requests = [call.request for call in platform.seen]
+    requests = [call.request for call in platform.received_calls]
     assert len(requests) == 3
     assert len({request.request_id for request in requests}) == 1
     assert list(platform.jobs) == [job.id]
@@ -42,7 +42,7 @@ async def test_unavailable_call_fails_after_its_retries(server, platform):
         with pytest.raises(Unavailable, match="postgresql") as caught:
             await client.stats()
 
-    assert len(platform.seen) == 3
+    assert len(platform.received_calls) == 3
     assert caught.value.refusal.metadata == {"dependency": "postgresql"}
 
 
@@ -52,7 +52,7 @@ async def test_call_cancelled_by_a_stopping_server_is_retried(server, platform):
         with pytest.raises(Unavailable):
             await client.stats()
 
-    assert len(platform.seen) == 2
+    assert len(platform.received_calls) == 2
 
 
 async def test_rejected_call_is_not_retried(server, platform):
@@ -60,7 +60,7 @@ async def test_rejected_call_is_not_retried(server, platform):
         with pytest.raises(CallError):
             await client.submit("invalid type")
 
-    assert len(platform.seen) == 1
+    assert len(platform.received_calls) == 1
 
 
 async def test_retries_end_before_the_deadline(server, platform):
@@ -73,7 +73,7 @@ async def test_retries_end_before_the_deadline(server, platform):
 
     assert time.monotonic() - start < 5
     assert caught.value.refusal.retry_after.total_seconds() == 60
-    assert len(platform.seen) == 1
+    assert len(platform.received_calls) == 1
 
 
 async def test_retry_waits_as_long_as_the_server_asks(server, platform):
@@ -91,7 +91,7 @@ async def test_unary_call_has_a_deadline(server, platform):
         await client.stats()
         await client.handlers()
 
-    assert all(0 < call.seconds_left <= 7.1 for call in platform.seen)
+    assert all(0 < call.seconds_left <= 7.1 for call in platform.received_calls)
 
 
 async def test_slow_call_raises_deadline_exceeded(server, platform):

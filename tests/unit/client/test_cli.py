@@ -166,7 +166,7 @@ async def test_wait_beyond_its_timeout_has_exit_code_124(run, command):
 async def test_call_beyond_its_deadline_has_exit_code_124(start, platform, monkeypatch):
     platform.silent = True
     process = await start("stats")
-    await platform.until(lambda: platform.seen)
+    await platform.until(lambda: platform.received_calls)
     # The server ends the call early, so the test need not wait for the deadline.
     platform.deadline_exceeded = True
     platform.wake()
@@ -197,7 +197,7 @@ async def test_invalid_submit_has_exit_code_2(run, platform, args, message):
     assert (ended.code, ended.out) == (2, "")
     assert message in ended.err
     assert "Traceback" not in ended.err
-    assert platform.seen == []
+    assert platform.received_calls == []
 
 
 async def test_rejected_request_has_exit_code_2(run):
@@ -712,7 +712,7 @@ async def test_help_of_each_command_has_examples(run, platform):
         assert command in (await run("subscription", "--help")).out
         page = await run("subscription", command, "--help")
         assert f"Examples:\n  headrace subscription {command}" in page.out
-    assert platform.seen == []
+    assert platform.received_calls == []
 
 
 async def test_closed_pipe_is_not_an_error(run, server):

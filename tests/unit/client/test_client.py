@@ -61,7 +61,7 @@ async def test_output_is_read_page_by_page(client, platform):
     found = [(p.seq, p.attempt, p.output) async for p in client.output(job.id)]
     assert found == [(3, 1, 0), (4, 1, 1), (5, 1, 2), (6, 1, Omitted(2_000_000))]
     assert [p.seq async for p in job.output(after_seq=4)] == [5, 6]
-    assert [seen.method for seen in platform.seen].count("ListJobOutput") == 6
+    assert [seen.method for seen in platform.received_calls].count("ListJobOutput") == 6
 
 
 async def test_submit_sends_all_fields_of_a_spec(client, platform):
@@ -111,7 +111,7 @@ async def test_call_deadline_becomes_the_job_deadline_on_request(client, platfor
     await client.submit_many([JobSpec("email")], use_call_deadline=True, call_timeout=500)
     await client.submit("email")
 
-    *with_deadline, usual = platform.seen[-3:]
+    *with_deadline, usual = platform.received_calls[-3:]
     assert [seen.request.use_call_deadline for seen in with_deadline] == [True, True]
     assert all(400 < seen.seconds_left < 510 for seen in with_deadline)
     assert not usual.request.use_call_deadline
@@ -138,7 +138,7 @@ async def test_delay_is_sent_as_schedule_time(client, platform):
 async def test_contradictory_spec_is_rejected_without_a_call(client, platform, options):
     with pytest.raises(ValueError, match=r"delay or schedule_time|time zone"):
         await client.submit("x", **options)
-    assert platform.seen == []
+    assert platform.received_calls == []
 
 
 async def test_payload_that_is_not_json_is_rejected_without_a_call(client, platform):
@@ -146,7 +146,7 @@ async def test_payload_that_is_not_json_is_rejected_without_a_call(client, platf
         await client.submit("x", {"n": float("nan")})
     with pytest.raises(TypeError, match="not JSON serializable"):
         await client.submit("x", {"n": object()})
-    assert platform.seen == []
+    assert platform.received_calls == []
 
 
 async def test_repeated_request_id_returns_the_same_job(client):
@@ -272,7 +272,7 @@ async def test_submit_many_sends_one_request(client, platform):
 async def test_batch_of_invalid_size_is_rejected_without_a_call(client, platform, count):
     with pytest.raises(ValueError, match=f"^{count} jobs; a batch must have 1 to 1,000 jobs"):
         await client.submit_many([JobSpec("wait")] * count)
-    assert platform.seen == []
+    assert platform.received_calls == []
 
 
 async def test_submit_in_batches_divides_the_jobs(client, platform):
@@ -281,7 +281,7 @@ async def test_submit_in_batches_divides_the_jobs(client, platform):
     batches = [b async for b in client.submit_in_batches(jobs, size=10, request_id="nightly")]
 
     assert [len(batch) for batch in batches] == [10, 10, 5]
-    ids = [call.request.request_id for call in platform.seen]
+    ids = [call.request.request_id for call in platform.received_calls]
     assert ids == ["nightly/1", "nightly/2", "nightly/3"]
 
 
@@ -294,7 +294,9 @@ async def test_concurrent_batches_are_yielded_in_order(client, platform):
     ]
 
     assert [len(batch) for batch in batches] == [10, 10, 10, 10, 5]
-    assert sorted(c.request.request_id for c in platform.seen) == [f"k/{n}" for n in range(1, 6)]
+    assert sorted(c.request.request_id for c in platform.received_calls) == [
+        f"k/{n}" for n in range(1, 6)
+    ]
 
 
 async def test_stopped_iteration_submits_only_batches_in_flight(client, platform):
@@ -310,7 +312,7 @@ async def test_stopped_iteration_submits_only_batches_in_flight(client, platform
             break
 
     assert len(created) == 20
-    assert len(platform.seen) <= 2
+    assert len(platform.received_calls) <= 2
 
 
 async def test_in_flight_below_one_is_rejected(client):
@@ -326,7 +328,7 @@ async def test_batches_stay_below_the_request_limit(client, platform):
     sizes = [len(batch) async for batch in client.submit_in_batches(jobs())]
 
     assert sizes == [2, 2, 1]
-    assert all(call.request.ByteSize() < 4 * 1024 * 1024 for call in platform.seen)
+    assert all(call.request.ByteSize() < 4 * 1024 * 1024 for call in platform.received_calls)
 
 
 async def test_submit_and_watch_is_one_call(client, platform):

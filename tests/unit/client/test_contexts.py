@@ -199,7 +199,7 @@ async def test_added_context_is_used(headrace, server, platform, path):
     assert (await headrace("stats", target=server.target)).code == 0
     port = server.target.partition(":")[2]
     assert (await headrace("stats", target=f"localhost:{port}")).code == 4
-    assert [call.credential for call in platform.seen] == [KEY, KEY, ""]
+    assert [call.credential for call in platform.received_calls] == [KEY, KEY, ""]
     assert KEY in path.read_text()
 
 

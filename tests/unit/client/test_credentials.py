@@ -40,7 +40,7 @@ class Provider:
 
 
 def credentials(platform):
-    return [call.credential for call in platform.seen]
+    return [call.credential for call in platform.received_calls]
 
 
 # Arguments
@@ -455,7 +455,7 @@ async def test_denied_call_names_the_missing_right(server, platform):
             await client.submit("wait")
 
     assert caught.value.right == "jobs:submit"
-    assert len(platform.seen) == 1
+    assert len(platform.received_calls) == 1
 
 
 async def test_exceeded_quota_is_reported(server, platform):

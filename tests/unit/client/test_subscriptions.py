@@ -190,7 +190,9 @@ async def test_cut_subscription_yields_each_event_once(client, platform, billing
         assert events.resumes == 1
         assert await events.ack()
     assert platform.acks() == [4]
-    consumers = [c.request.consumer for c in platform.seen if c.method == "WatchSubscription"]
+    consumers = [
+        c.request.consumer for c in platform.received_calls if c.method == "WatchSubscription"
+    ]
     assert consumers == ["a", "a"]
 
 

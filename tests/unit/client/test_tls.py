@@ -68,7 +68,7 @@ async def test_client_verifies_the_gateway(start_server, files, platform):
         async with client.watch():
             pass
 
-    assert [call.credential for call in platform.seen] == ["key", "key"]
+    assert [call.credential for call in platform.received_calls] == ["key", "key"]
 
 
 async def test_unknown_authority_is_rejected(start_server, files, tmp_path, platform):
@@ -80,7 +80,7 @@ async def test_unknown_authority_is_rejected(start_server, files, tmp_path, plat
             with pytest.raises(Unavailable, match=r"(?i)certificate_verify_failed|handshake"):
                 await client.stats()
 
-    assert platform.seen == []
+    assert platform.received_calls == []
 
 
 async def test_plaintext_client_cannot_call_a_gateway_with_tls(start_server):
