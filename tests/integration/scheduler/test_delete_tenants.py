@@ -21,7 +21,7 @@ from headrace_scheduler.timing import DEFAULT
 from support.jobs import new_job, submit, submit_many
 from support.leading import lead, lose_lead
 from support.tenants import limit_tenant, submit_metered
-from support.workers import ending, register, start, write_ends
+from support.workers import attempt_end, register, start, write_ends
 
 AT_ONCE = replace(DEFAULT, deletion_settled=0.0, prune_rest=0.0)
 
@@ -91,7 +91,7 @@ async def test_running_jobs_are_cancelled_before_the_tenant_ends(
         assert await conn.scalar(
             text("SELECT count(*) FROM jobs WHERE cancel_request_time IS NOT NULL")
         )
-    await write_ends(database, worker, ending(running.id, 1, EventType.CANCELLED))
+    await write_ends(database, worker, attempt_end(running.id, 1, EventType.CANCELLED))
     # Another leader continues.
     assert await (await deletion_loop(database, bus)).run_once() == AT_ONCE.tenants
 
@@ -106,7 +106,7 @@ async def test_job_that_ignores_its_cancellation_is_removed(
     await delete(database)
     assert await (await deletion_loop(database, bus, patience=0.0)).run_once() == AT_ONCE.tenants
     # The write of its worker is refused.
-    assert not await write_ends(database, worker, ending(running.id, 1, EventType.SUCCEEDED))
+    assert not await write_ends(database, worker, attempt_end(running.id, 1, EventType.SUCCEEDED))
 
 
 async def test_deletion_ends_with_the_term(database: Database, bus: WakeBus) -> None:

@@ -468,7 +468,7 @@ async def test_exceeded_quota_is_reported(server, platform):
             await anext(client.watch_job(str(UUID(int=1))))
 
     assert (caught.value.quota, caught.value.limit, caught.value.used) == ("waiting_jobs", 10, 10)
-    assert len(platform.seen) == 2
+    assert len(platform.received_calls) == 2
 
 
 async def test_resumed_stream_waits_for_its_quota(server, platform):
@@ -479,7 +479,7 @@ async def test_resumed_stream_waits_for_its_quota(server, platform):
         waiting = asyncio.ensure_future(anext(events))
         platform.reject_with = (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
         platform.cut()
-        await platform.until(lambda: len(platform.seen) > 2)
+        await platform.until(lambda: len(platform.received_calls) > 2)
         platform.reject_with = None
         platform.finish(job.id)
         seen += [await waiting, *[event async for event in events]]
