@@ -44,6 +44,13 @@ from headrace.v1.job_service_pb2 import (
     WatchJobsRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.session_service_pb2 import (
+    ChangePasswordRequest,
+    LoginRequest,
+    LogoutRequest,
+    RefreshSessionRequest,
+)
+from headrace.v1.session_service_pb2_grpc import SessionServiceStub
 from headrace.v1.subscription_service_pb2 import (
     AckSubscriptionRequest,
     CreateSubscriptionRequest,
@@ -52,6 +59,13 @@ from headrace.v1.subscription_service_pb2 import (
     WatchSubscriptionRequest,
 )
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
+from headrace.v1.user_service_pb2 import (
+    CreateUserRequest,
+    DeleteUserRequest,
+    ListUsersRequest,
+    UpdateUserRequest,
+)
+from headrace.v1.user_service_pb2_grpc import UserServiceStub
 from headrace_core.domain.access import Role
 from headrace_core.domain.audit import AuditEntry
 from headrace_core.domain.ids import uuid7
@@ -111,6 +125,8 @@ class Caller:
         self.subscriptions = SubscriptionServiceStub(channel)
         self.access = AccessServiceStub(channel)
         self.handlers = HandlerServiceStub(channel)
+        self.sessions = SessionServiceStub(channel)
+        self.users = UserServiceStub(channel)
 
     async def call(self, method: Callable[..., Any], request: Any) -> Any:
         return await method(request, metadata=self._metadata, timeout=DEADLINE_S)
@@ -158,6 +174,7 @@ async def test_services_need_no_further_privileges(
         await end_jobs_early(caller)
         await follow_jobs(caller)
         await manage_keys(caller)
+        await manage_users(caller)
     printed = "".join(capfd.readouterr())
     assert "permission denied" not in printed
     assert "InsufficientPrivilege" not in printed
@@ -241,6 +258,25 @@ async def manage_keys(caller: Caller) -> None:
     assert (await caller.call(access.ListApiKeys, ListApiKeysRequest())).api_keys
     await caller.call(access.RevokeApiKey, RevokeApiKeyRequest(id=created.api_key.id))
     assert (await caller.call(access.WhoAmI, WhoAmIRequest())).tenant == DEFAULT_TENANT
+
+
+async def manage_users(caller: Caller) -> None:
+    users, sessions = caller.users, caller.sessions
+    created = await caller.call(users.CreateUser, CreateUserRequest(name="ada"))
+    assert (await caller.call(users.ListUsers, ListUsersRequest())).users
+    login = LoginRequest(username="ada", password=created.password)
+    tokens = (await sessions.Login(login)).tokens
+    change = ChangePasswordRequest(
+        current_password=created.password, new_password="an entirely different secret"
+    )
+    await sessions.ChangePassword(
+        change, metadata=[("authorization", f"Bearer {tokens.access_token}")]
+    )
+    refresh = RefreshSessionRequest(refresh_token=tokens.refresh_token)
+    tokens = (await sessions.RefreshSession(refresh)).tokens
+    await sessions.Logout(LogoutRequest(refresh_token=tokens.refresh_token))
+    await caller.call(users.UpdateUser, UpdateUserRequest(name="ada", disabled=True))
+    await caller.call(users.DeleteUser, DeleteUserRequest(name="ada"))
 
 
 async def test_scheduler_role_can_prune(
