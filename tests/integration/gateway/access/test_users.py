@@ -44,6 +44,7 @@ from headrace_core.store.access.sessions import MAX_SESSIONS
 from headrace_core.store.sql.database import Database
 from support.access import Metadata, add_tenant, bearer, caller
 from support.gateway import TIMEOUT, RpcError, rpc_error
+from support.until import until
 
 PASSWORD = "correct horse battery staple"
 OTHER_PASSWORD = "an entirely different secret"
@@ -513,6 +514,49 @@ async def test_login_in_a_suspended_tenant_is_rejected(
     # Only a caller with the password is told the state of the tenant.
     wrong = await rpc_error(log_in(sessions, password=OTHER_PASSWORD))
     assert wrong.reason == "UNAUTHENTICATED"
+
+
+async def test_logins_and_changes_are_audited(
+    database: Database,
+    sessions: SessionServiceStub,
+    users: UserServiceStub,
+    ada: str,
+    admin: Metadata,
+) -> None:
+    await rpc_error(log_in(sessions, password=OTHER_PASSWORD))
+    stolen = await log_in(sessions)
+    await refresh(sessions, stolen.refresh_token)
+    await forget_repeats(database)
+    await rpc_error(refresh(sessions, stolen.refresh_token))
+    other = await log_in(sessions)
+    await sessions.Logout(LogoutRequest(refresh_token=other.refresh_token))
+    await users.DeleteUser(DeleteUserRequest(name=ada), metadata=admin)
+
+    async def read(tenant: str) -> list[tuple[str, str, str, bool]]:
+        async with database.statement() as conn:
+            rows = await conn.execute(
+                text("""
+                    SELECT method, kind, target, allowed FROM audit_log
+                    WHERE tenant = :tenant ORDER BY seq
+                """),
+                {"tenant": tenant},
+            )
+        return [(row.method, row.kind, row.target, row.allowed) for row in rows]
+
+    assert await read("default") == [
+        ("UserService/CreateUser", "api_key", "user ada", True),
+        ("SessionService/Login", "user", "user ada", True),
+        ("SessionService/RefreshSession", "user", "user ada", False),
+        ("SessionService/Login", "user", "user ada", True),
+        ("SessionService/Logout", "user", "user ada", True),
+        ("UserService/DeleteUser", "api_key", "user ada", True),
+    ]
+
+    # A background task writes denied calls.
+    async def is_written() -> bool:
+        return await read("") == [("SessionService/Login", "anonymous", "user ada", False)]
+
+    await until(is_written)
 
 
 async def test_store_and_messages_contain_no_secret(

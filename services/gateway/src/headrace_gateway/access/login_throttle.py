@@ -12,9 +12,9 @@ import ipaddress
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
-from urllib.parse import unquote
 
 from headrace_core.domain.errors import LoginThrottled
+from headrace_gateway.access.audit import host_of
 from headrace_gateway.access.buckets import Buckets, Rate
 from headrace_gateway.access.cache import TimedCache
 
@@ -104,14 +104,11 @@ def read_address(peer: str) -> str:
         An IPv4 address, the /64 network of an IPv6 address because one customer has at least such a
         network, or the kind of other transports.
     """
-    kind, _, place = peer.partition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return kind
-    host = unquote(place).rpartition(":")[0].strip("[]").partition("%")[0]
+    host = host_of(peer).partition("%")[0]
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return peer
+        return host
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is None:
             return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
