@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from datetime import datetime
 
 from headrace._calls import Calls
@@ -10,10 +10,12 @@ from headrace._convert import (
     from_api_key,
     from_certificate_binding,
     from_principal,
+    to_duration,
     to_role,
     to_timestamp,
 )
-from headrace.access import ApiKey, CertificateBinding, NewApiKey, Principal, Role
+from headrace.access import ApiKey, CertificateBinding, NewApiKey, NewWatchToken, Principal, Role
+from headrace.job import Duration
 from headrace.v1 import access_service_pb2
 
 
@@ -85,6 +87,46 @@ class AccessCalls:
         request = access_service_pb2.RevokeApiKeyRequest(id=key_id)
         response = await self._calls.unary(lambda gateway: gateway.access.RevokeApiKey, request)
         return from_api_key(response.api_key)
+
+    async def mint_watch_token(
+        self,
+        *,
+        job_id: str = "",
+        batch_id: str = "",
+        labels: Mapping[str, str] | None = None,
+        include_payload: bool = False,
+        lifetime: Duration | None = None,
+    ) -> NewWatchToken:
+        """Issue a token that can only read some jobs, for a browser or a partner.
+
+        The jobs must match each given argument, and be within the scope of this client. The token
+        is revoked when the credential of this client is revoked.
+
+        Args:
+            job_id: the job.
+            batch_id: the batch.
+            labels: labels that the jobs must have, such as `{"user": "42"}`.
+            include_payload: whether the token can read payloads, results, output, error messages
+                and stack traces. The client needs the right `payload:read`.
+            lifetime: the time after which the token expires, at most one hour. None: 15 minutes.
+
+        Raises:
+            CallError: no argument selects jobs, or an argument is malformed.
+            PermissionDenied: the client may not mint tokens, or not read these jobs.
+        """
+        request = access_service_pb2.MintWatchTokenRequest(
+            job_id=job_id,
+            batch_id=batch_id,
+            labels=labels,
+            include_payload=include_payload,
+            lifetime=None if lifetime is None else to_duration(lifetime, "lifetime"),
+        )
+        response = await self._calls.unary(lambda gateway: gateway.access.MintWatchToken, request)
+        tenant = response.principal.tenant
+        return NewWatchToken(
+            principal=from_principal(response.principal, acting_tenant=tenant),
+            token=response.token,
+        )
 
     async def create_certificate_binding(
         self,

@@ -112,7 +112,7 @@ def write_spec(spec: JobSpec, message: job_pb2.JobSpec) -> None:
     if schedule_time is not None:
         message.schedule_time.CopyFrom(_to_timestamp(schedule_time))
     if spec.timeout is not None:
-        message.timeout.CopyFrom(_to_duration(spec.timeout, "timeout"))
+        message.timeout.CopyFrom(to_duration(spec.timeout, "timeout"))
     if spec.deadline is not None:
         message.deadline.CopyFrom(_to_timestamp(spec.deadline))
     if spec.retry is not None:
@@ -151,9 +151,9 @@ def _to_retry_policy(retry: RetryPolicy) -> job_pb2.RetryPolicy:
         non_retryable_error_types=retry.non_retryable_error_types,
     )
     if retry.initial_backoff is not None:
-        message.initial_backoff.CopyFrom(_to_duration(retry.initial_backoff, "initial_backoff"))
+        message.initial_backoff.CopyFrom(to_duration(retry.initial_backoff, "initial_backoff"))
     if retry.max_backoff is not None:
-        message.max_backoff.CopyFrom(_to_duration(retry.max_backoff, "max_backoff"))
+        message.max_backoff.CopyFrom(to_duration(retry.max_backoff, "max_backoff"))
     return message
 
 
@@ -169,7 +169,7 @@ def _timedelta(duration: Duration, name: str) -> timedelta:
         ) from None
 
 
-def _to_duration(duration: Duration, name: str) -> PbDuration:
+def to_duration(duration: Duration, name: str) -> PbDuration:
     message = PbDuration()
     message.FromTimedelta(_timedelta(duration, name))
     return message

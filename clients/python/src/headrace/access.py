@@ -183,3 +183,17 @@ class NewApiKey:
 
     api_key: ApiKey
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWatchToken:
+    """A new watch token.
+
+    Args:
+        principal: the principal that the token identifies, with its scope and its expiry.
+        token: the token, for `Client(token=…)` or `authorization: Bearer …`. It cannot be read
+            again.
+    """
+
+    principal: Principal
+    token: str = field(repr=False)

@@ -238,6 +238,7 @@ class SyncClient(Blocking[Client]):
     create_api_key = blocking(Client.create_api_key)
     api_keys = iterating(Client.api_keys)
     revoke_api_key = blocking(Client.revoke_api_key)
+    mint_watch_token = blocking(Client.mint_watch_token)
     create_certificate_binding = blocking(Client.create_certificate_binding)
     certificate_bindings = iterating(Client.certificate_bindings)
     delete_certificate_binding = blocking(Client.delete_certificate_binding)

@@ -73,6 +73,18 @@ async def is_rejected(client: Client) -> bool:
 # Keys
 
 
+async def test_client_mints_a_token_for_some_jobs(target: str, admin: Client) -> None:
+    mine = await admin.submit("email", labels={"user": "42"})
+    await admin.submit("email", labels={"user": "43"})
+    minted = await admin.mint_watch_token(labels={"user": "42"}, lifetime=600)
+    assert minted.token not in repr(minted)
+    assert minted.principal.kind is PrincipalKind.WATCH_TOKEN
+    async with Client(target, token=minted.token) as browser:
+        assert [job.id async for job in browser.list()] == [mine.id]
+        with pytest.raises(PermissionDenied):
+            await browser.cancel(mine.id)
+
+
 async def test_client_manages_keys(target: str, admin: Client) -> None:
     expire_time = datetime.now(UTC) + timedelta(hours=1)
     created = await admin.create_api_key(
