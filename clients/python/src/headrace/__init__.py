@@ -73,6 +73,7 @@ from headrace.job import (
 )
 from headrace.stats import HandlerInfo, QueueStats, Stats, TypeStats
 from headrace.subscription import JobFilter, Subscription
+from headrace.tenant import Quotas, Tenant, TenantDeletion, TenantState, TenantUsage
 from headrace.tls import TLS
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ __all__ = [
     "Progress",
     "QueueStats",
     "QuotaExceeded",
+    "Quotas",
     "Refusal",
     "RequestIdConflict",
     "RetryPolicy",
@@ -164,7 +166,11 @@ __all__ = [
     "SyncJobHandle",
     "SyncSubscriptionWatch",
     "SyncWatch",
+    "Tenant",
+    "TenantDeletion",
+    "TenantState",
     "TenantSuspended",
+    "TenantUsage",
     "TypeStats",
     "Unauthenticated",
     "Unavailable",

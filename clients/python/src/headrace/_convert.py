@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -36,6 +37,7 @@ from headrace.job import (
 )
 from headrace.stats import HandlerInfo, QueueStats, Stats, TypeStats
 from headrace.subscription import JobFilter, Subscription
+from headrace.tenant import Quotas, Tenant, TenantDeletion, TenantState, TenantUsage
 from headrace.v1 import (
     access_service_pb2,
     audit_service_pb2,
@@ -46,6 +48,7 @@ from headrace.v1 import (
     job_service_pb2,
     session_service_pb2,
     subscription_service_pb2,
+    tenant_service_pb2,
     user_service_pb2,
 )
 
@@ -53,7 +56,7 @@ JSON: Final = data_pb2.DATA_ENCODING_JSON
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-E = TypeVar("E", JobState, JobEventType, SubmitOutcome, Role, PrincipalKind)
+E = TypeVar("E", JobState, JobEventType, SubmitOutcome, Role, PrincipalKind, TenantState)
 
 
 def _by_number(wrapper: Any, members: Iterable[E], prefix: str) -> dict[int, E]:
@@ -71,6 +74,7 @@ _PRINCIPAL_KINDS: Final = _by_number(
     access_service_pb2.PrincipalKind, PrincipalKind, "PRINCIPAL_KIND_"
 )
 _OUTCOMES: Final = _by_number(job_service_pb2.SubmitOutcome, SubmitOutcome, "SUBMIT_OUTCOME_")
+_TENANT_STATES: Final = _by_number(tenant_service_pb2.TenantState, TenantState, "TENANT_STATE_")
 
 
 # Values to messages.
@@ -204,6 +208,16 @@ def _to_timestamp(time: datetime) -> Timestamp:
     message = Timestamp()
     message.FromDatetime(time)
     return message
+
+
+def to_quotas(quotas: Quotas | None) -> tenant_service_pb2.Quotas | None:
+    """Convert quotas to a protobuf message; None stays None."""
+    if quotas is None:
+        return None
+    values = {one.name: getattr(quotas, one.name) for one in fields(quotas)}
+    return tenant_service_pb2.Quotas(
+        **{name: value for name, value in values.items() if value is not None}
+    )
 
 
 # Messages to values.
@@ -407,6 +421,44 @@ def from_tokens(message: session_service_pb2.SessionTokens) -> SessionTokens:
         refresh_token=message.refresh_token,
         session_expire_time=_time(message, "session_expire_time"),
     )
+
+
+def from_tenant(message: tenant_service_pb2.Tenant) -> Tenant:
+    deletion = None
+    if message.HasField("deletion"):
+        deletion = TenantDeletion(
+            request_time=_time(message.deletion, "request_time"),
+            jobs=_optional(message.deletion, "jobs"),
+            removed_jobs=message.deletion.removed_jobs,
+        )
+    return Tenant(
+        name=message.name,
+        state=_TENANT_STATES.get(message.state, TenantState.UNKNOWN),
+        create_time=_time(message, "create_time"),
+        quotas=_quotas(message.quotas),
+        ceilings=_quotas(message.ceilings),
+        deletion=deletion,
+    )
+
+
+def from_usage(message: tenant_service_pb2.GetUsageResponse) -> TenantUsage:
+    return TenantUsage(
+        limits=_quotas(message.limits),
+        waiting_jobs=message.waiting_jobs,
+        running_jobs=message.running_jobs,
+        payload_bytes=_optional(message, "payload_bytes"),
+        jobs_today=_optional(message, "jobs_today"),
+        open_streams=message.open_streams,
+    )
+
+
+def _quotas(message: tenant_service_pb2.Quotas) -> Quotas:
+    return Quotas(**{one.name: _optional(message, one.name) for one in fields(Quotas)})
+
+
+def _optional(message: Any, field: str) -> Any:
+    """Return the value of an optional field; None if it is absent."""
+    return getattr(message, field) if message.HasField(field) else None
 
 
 def from_data(message: data_pb2.Data) -> Any:

@@ -23,6 +23,7 @@ from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace.v1.session_service_pb2_grpc import SessionServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
+from headrace.v1.tenant_service_pb2_grpc import TenantServiceStub
 from headrace.v1.user_service_pb2_grpc import UserServiceStub
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
@@ -124,6 +125,7 @@ class Gateway:
         self.access = AccessServiceStub(self.channel)
         self.sessions = SessionServiceStub(self.channel)
         self.users = UserServiceStub(self.channel)
+        self.tenants = TenantServiceStub(self.channel)
         self.health: aio.UnaryUnaryMultiCallable[Any, Any] = self.channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=_HealthCheckRequest.SerializeToString,

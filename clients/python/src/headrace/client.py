@@ -36,6 +36,7 @@ from headrace._gateways import Gateway, Gateways, health_request, parse_targets
 from headrace._headers import Metadata, Secret, TokenProvider, resolve_headers
 from headrace._sessions import SessionCalls
 from headrace._subscriptions import SubscriptionCalls
+from headrace._tenants import TenantCalls
 from headrace._timing import DEFAULT, Timing, check_seconds
 from headrace._users import UserCalls
 from headrace.errors import CallError, Refusal, Unavailable
@@ -55,7 +56,7 @@ _MAX_SEQ: Final = 2**63 - 1
 _MAX_CORRELATION_ID: Final = 128
 
 
-class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, UserCalls):
+class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCalls, UserCalls):
     """The asynchronous client: submits jobs and follows them.
 
     Every call is retried while no gateway is available. Retrying a submit is safe, because each

@@ -233,6 +233,68 @@ _CERTIFICATES_COMMANDS: Final = {
     ),
 }
 
+_TENANTS: Final = (
+    "Manage tenants, their quotas and their usage.",
+    """
+  headrace tenants create acme --ceiling waiting_jobs=100000
+  headrace tenants limit acme --quota submits_per_second=50
+  headrace tenants usage acme""",
+)
+_TENANTS_COMMANDS: Final = {
+    "create": (
+        "tenants:create",
+        "Create a tenant.",
+        """
+  headrace tenants create acme
+  headrace tenants create acme --ceiling waiting_jobs=100000 --ceiling open_streams=500""",
+    ),
+    "list": (
+        "tenants:list_all",
+        "List tenants with their states.",
+        """
+  headrace tenants list
+  headrace tenants list -o jsonl | jq 'select(.state == "suspended")'""",
+    ),
+    "get": (
+        "tenants:get",
+        "Show a tenant with its quotas, and the progress of its deletion.",
+        """
+  headrace tenants get
+  headrace tenants get acme""",
+    ),
+    "suspend": (
+        "tenants:suspend",
+        "Suspend a tenant: its calls are rejected, and none of its jobs starts.",
+        """
+  headrace tenants suspend acme""",
+    ),
+    "resume": (
+        "tenants:resume",
+        "Resume a suspended tenant.",
+        """
+  headrace tenants resume acme""",
+    ),
+    "delete": (
+        "tenants:delete",
+        "Delete a tenant with all its jobs; a deletion cannot be stopped.",
+        """
+  headrace tenants delete acme --yes""",
+    ),
+    "limit": (
+        "tenants:limit",
+        "Set or remove quotas of a tenant; other quotas stay.",
+        """
+  headrace tenants limit --quota waiting_jobs=5000
+  headrace tenants limit acme --ceiling open_streams=500 --quota jobs_per_day=none""",
+    ),
+    "usage": (
+        "tenants:usage",
+        "Show the usage of a tenant and its limits.",
+        """
+  headrace tenants usage
+  headrace tenants usage acme -o json | jq .waiting_jobs""",
+    ),
+}
 _USERS: Final = (
     "Manage the users of the tenant: people who log in with a password.",
     """
@@ -316,6 +378,7 @@ _GROUPS: Final = {
     "keys": (_KEYS, _KEYS_COMMANDS),
     "certificates": (_CERTIFICATES, _CERTIFICATES_COMMANDS),
     "users": (_USERS, _USERS_COMMANDS),
+    "tenants": (_TENANTS, _TENANTS_COMMANDS),
     "context": (_CONTEXT, _CONTEXT_COMMANDS),
 }
 

@@ -20,6 +20,8 @@ from headrace import (
     JobState,
     Stats,
     Subscription,
+    Tenant,
+    TenantUsage,
     User,
 )
 from headrace.cli.text import (
@@ -27,6 +29,7 @@ from headrace.cli.text import (
     filter_text,
     plain,
     progress_text,
+    quotas_text,
     short_id,
     span_text,
     state_text,
@@ -276,3 +279,36 @@ def _short_time(time: datetime | None) -> str:
 
 def _count_cells(states: Mapping[JobState, int], shown: Sequence[JobState]) -> list[str]:
     return [str(states.get(state, 0) or "-") for state in shown]
+
+
+def tenants_table(tenants: Iterable[Tenant]) -> Table:
+    rows = _table("NAME", "STATE", "CREATED", "QUOTAS", "CEILINGS")
+    for tenant in tenants:
+        rows.add_row(
+            plain(tenant.name),
+            tenant.state,
+            time_text(tenant.create_time),
+            quotas_text(tenant.quotas) or "-",
+            quotas_text(tenant.ceilings) or "-",
+        )
+    return rows
+
+
+def usage_table(usage: TenantUsage) -> Table:
+    rows = _table("QUOTA", "USED", "LIMIT")
+    used = {
+        "waiting_jobs": usage.waiting_jobs,
+        "payload_bytes": usage.payload_bytes,
+        "jobs_per_day": usage.jobs_today,
+        "submits_per_second": None,
+        "open_streams": usage.open_streams,
+    }
+    for name, number in used.items():
+        limit = getattr(usage.limits, name)
+        rows.add_row(
+            name,
+            "-" if number is None else f"{number:,}",
+            "none" if limit is None else f"{limit:,}",
+        )
+    rows.add_row("running jobs", f"{usage.running_jobs:,}", "")
+    return rows

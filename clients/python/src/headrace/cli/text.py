@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -10,7 +11,17 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headrace import Job, JobError, JobEvent, JobState, Principal, Progress, Subscription
+from headrace import (
+    Job,
+    JobError,
+    JobEvent,
+    JobState,
+    Principal,
+    Progress,
+    Quotas,
+    Subscription,
+    Tenant,
+)
 from headrace.cli.output import json_line, json_text
 
 _STYLES: Final = {
@@ -159,6 +170,29 @@ def principal_view(principal: Principal) -> RenderableType:
         if value:
             grid.add_row(name, Text(plain(value)))
     return grid
+
+
+def tenant_view(tenant: Tenant) -> RenderableType:
+    """Return all fields of a tenant."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("name", Text(plain(tenant.name)))
+    grid.add_row("state", Text(tenant.state))
+    grid.add_row("created", Text(time_text(tenant.create_time)))
+    grid.add_row("quotas", Text(quotas_text(tenant.quotas) or "none"))
+    grid.add_row("ceilings", Text(quotas_text(tenant.ceilings) or "none"))
+    if tenant.deletion is not None:
+        jobs = tenant.deletion.jobs
+        total = "" if jobs is None else f" of {jobs:,}"
+        grid.add_row("deletion", Text(f"{tenant.deletion.removed_jobs:,}{total} jobs removed"))
+    return grid
+
+
+def quotas_text(quotas: Quotas) -> str:
+    """Return quotas as `waiting_jobs=1000 open_streams=5`."""
+    values = {one.name: getattr(quotas, one.name) for one in fields(quotas)}
+    return " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
 def filter_text(subscription: Subscription) -> Text:
