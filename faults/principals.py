@@ -17,6 +17,7 @@ from faults.watchers import Metadata
 from headrace.v1 import access_service_pb2, data_pb2, job_pb2, job_service_pb2
 from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.tenant_service_pb2_grpc import TenantServiceStub
 from headrace_core.runtime.tasks import end_tasks
 
 # The time limit of a call in seconds.
@@ -33,6 +34,7 @@ class Gateway:
     def __init__(self, channel: aio.Channel) -> None:
         self.jobs = JobServiceStub(channel)
         self.access = AccessServiceStub(channel)
+        self.tenants = TenantServiceStub(channel)
 
 
 class Principal:

@@ -12,20 +12,19 @@ from typing import Any
 
 import grpc
 from grpc import aio
-from sqlalchemy import text
 
 from faults.cluster import Plan
 from faults.evidence import StreamFilter
 from faults.principals import CALL_S, Gateway, Principal, bearer
 from faults.scenario import Scenario
 from faults.trial import Trial
-from headrace.v1 import job_service_pb2
-from headrace_core.domain.access import TENANT_CHANGE, Role, TenantState
+from faults.watchers import Metadata
+from headrace.v1 import job_service_pb2, tenant_service_pb2
+from headrace_core.domain.access import Role, TenantState
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.runtime.tasks import end_tasks
-from headrace_core.store.access.changes import record_change
 from headrace_core.store.sql.database import Database
-from support.access import add_api_key, add_tenant
+from support.access import add_api_key
 
 OTHER = "beta"
 SERVICES = 3
@@ -40,12 +39,14 @@ async def run(trial: Trial) -> None:
     async with AsyncExitStack() as stack:
         database = Database(trial.cluster.settings, application="trial")
         stack.push_async_callback(database.close)
-        await add_tenant(database, OTHER)
-        await _change_state(database, OTHER, TenantState.ACTIVE)
         gateways = [
             Gateway(await stack.enter_async_context(aio.insecure_channel(target)))
             for target in trial.cluster.targets
         ]
+        platform = bearer(await add_api_key(database, Role.PLATFORM))
+        await gateways[0].tenants.CreateTenant(
+            tenant_service_pb2.CreateTenantRequest(name=OTHER), metadata=platform, timeout=CALL_S
+        )
         own, others = [
             [
                 Principal(
@@ -77,12 +78,14 @@ async def run(trial: Trial) -> None:
         for _ in range(2 if trial.short else 3):
             async with trial.fault(f"{OTHER} is suspended"):
                 began = time.monotonic()
-                await _change_state(database, OTHER, TenantState.SUSPENDED)
+                gateway = trial.chance.choice(gateways)
+                await _change_state(gateway, OTHER, TenantState.SUSPENDED, metadata=platform)
                 await _until(gateways, others[0].credential, _SUSPENDED)
                 times[TenantState.SUSPENDED].append(time.monotonic() - began)
                 await asyncio.sleep(_STEADY_S)
                 began = time.monotonic()
-                await _change_state(database, OTHER, TenantState.ACTIVE)
+                gateway = trial.chance.choice(gateways)
+                await _change_state(gateway, OTHER, TenantState.ACTIVE, metadata=platform)
                 await _until_accepted(gateways, others[0].credential)
                 times[TenantState.ACTIVE].append(time.monotonic() - began)
             await asyncio.sleep(_STEADY_S)
@@ -166,13 +169,15 @@ def _failures(principals: Sequence[Principal]) -> Counter[str]:
     return sum((principal.failures for principal in principals), start=Counter[str]())
 
 
-async def _change_state(database: Database, tenant: str, state: TenantState) -> None:
-    async with database.transaction() as conn:
-        await conn.execute(
-            text("UPDATE tenants SET state = :state WHERE name = :name"),
-            {"name": tenant, "state": state},
-        )
-        await record_change(conn, tenant=tenant, kind=TENANT_CHANGE, subject=tenant)
+async def _change_state(
+    gateway: Gateway, tenant: str, state: TenantState, *, metadata: Metadata
+) -> None:
+    if state is TenantState.SUSPENDED:
+        suspend = tenant_service_pb2.SuspendTenantRequest(name=tenant)
+        await gateway.tenants.SuspendTenant(suspend, metadata=metadata, timeout=CALL_S)
+    else:
+        resume = tenant_service_pb2.ResumeTenantRequest(name=tenant)
+        await gateway.tenants.ResumeTenant(resume, metadata=metadata, timeout=CALL_S)
 
 
 async def _until_accepted(gateways: Sequence[Gateway], credential: str) -> None:

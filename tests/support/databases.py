@@ -47,7 +47,7 @@ class Databases:
 
     def grant(self, roles: Roles) -> None:
         """Give roles their privileges on the template, and so on all later databases."""
-        roles.grant(self._at(self._template))
+        roles.grant(self._url_of(self._template))
 
     @contextmanager
     def fresh(self, *, migrated: bool = True) -> Iterator[str]:
