@@ -310,6 +310,13 @@ async def test_command_line_manages_certificate_bindings(
     assert (await headrace("certificates", "unbind", name, HEADRACE_API_KEY=key)).code == 3
 
 
+async def test_command_line_mints_a_watch_token(headrace: Headrace, admin_key: str) -> None:
+    minted = await headrace("watch-token", "--label", "user=42", HEADRACE_API_KEY=admin_key)
+    assert minted.code == 0, minted.err
+    shown = await headrace("whoami", HEADRACE_TOKEN=minted.out.strip())
+    assert "label:user=42" in shown.out
+
+
 async def test_get_without_the_right_to_payloads_shows_the_job(
     headrace: Headrace, admin: Client, database: Database
 ) -> None:

@@ -1,4 +1,4 @@
-"""`headrace whoami`, and `headrace keys create`, `list` and `revoke`."""
+"""`headrace whoami`, `headrace watch-token`, and `headrace keys create`, `list` and `revoke`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Annotated, Literal, TypeAlias
 from cyclopts import Parameter
 
 from headrace import CallError, Unavailable
-from headrace.cli.arguments import MomentOrDurationOption, Repeated
+from headrace.cli.arguments import (
+    BatchOption,
+    DurationOption,
+    Flag,
+    LabelsOption,
+    MomentOrDurationOption,
+    Repeated,
+    labels,
+)
 from headrace.cli.session import Exit, Injected, exit_code_for
 from headrace.cli.tables import keys_table
 from headrace.cli.text import principal_view
@@ -31,6 +39,31 @@ async def whoami(*, session: Injected) -> None:
     async with session.client() as client:
         principal = await client.whoami()
     session.output.value(principal, principal_view(principal))
+
+
+async def mint_watch_token(
+    *,
+    job: Annotated[str, Parameter(help="Allow only this job.")] = "",
+    batch: BatchOption = None,
+    label: LabelsOption = None,
+    include_payload: Annotated[
+        Flag, Parameter(help="Also allow payloads, results, output and error messages.")
+    ] = False,
+    lifetime: Annotated[
+        DurationOption, Parameter(help="Time until the token expires, at most 1h; default 15m.")
+    ] = None,
+    session: Injected,
+) -> None:
+    label_map = labels(label)
+    async with session.client() as client:
+        minted = await client.mint_watch_token(
+            job_id=job,
+            batch_id=batch or "",
+            labels=label_map,
+            include_payload=include_payload,
+            lifetime=lifetime,
+        )
+    session.output.value(minted, minted.token)
 
 
 async def create_key(

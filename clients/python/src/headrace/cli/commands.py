@@ -92,6 +92,13 @@ _COMMANDS: Final = {
   headrace whoami
   headrace whoami -o json | jq -r .tenant""",
     ),
+    "watch-token": (
+        "access:mint_watch_token",
+        "Print a token that can only read some jobs, for a browser or a partner.",
+        """
+  headrace watch-token --label user=42
+  headrace watch-token --job 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b --lifetime 1h""",
+    ),
     "login": (
         "login:login",
         "Log in with a password, from a prompt or stdin, and store the session in the context.",
