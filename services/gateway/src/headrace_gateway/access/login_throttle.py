@@ -2,8 +2,8 @@
 
 Each address has a bucket, and each pair of user and address. A user has another bucket for all
 addresses that the user has never used, so many addresses together cannot try many passwords. The
-addresses that a user has used depend neither on that bucket nor on that of the address: nobody at
-another address, and no failed login of another user, can lock the user out.
+addresses that a user has used depend neither on that bucket nor on that of the address. Therefore
+failed logins at other addresses, and those of other users, cannot lock the user out of them.
 """
 
 from __future__ import annotations
