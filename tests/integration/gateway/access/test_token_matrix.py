@@ -11,7 +11,7 @@ import hmac
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,8 +29,13 @@ from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.job_pb2 import JobSpec
 from headrace.v1.job_service_pb2 import GetStatsRequest, SubmitJobRequest, WatchJobsRequest
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.session_service_pb2 import LoginRequest, LogoutRequest, RefreshSessionRequest
+from headrace.v1.session_service_pb2_grpc import SessionServiceStub
+from headrace.v1.user_service_pb2 import CreateUserRequest, UpdateUserRequest
+from headrace.v1.user_service_pb2_grpc import UserServiceStub
 from headrace_core.domain.access import Principal, PrincipalKind, Role
 from headrace_core.domain.api_key import new_api_key
+from headrace_core.domain.refresh_token import new_refresh_token
 from headrace_core.domain.signing_key import new_signing_key
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.access.changes import record_change
@@ -53,6 +58,8 @@ from support.issuer import (
 
 DOCS = Path(__file__).parents[4] / "docs" / "security.md"
 BEGIN, END = "<!-- token matrix: begin -->\n", "<!-- token matrix: end -->\n"
+
+PASSWORD = "correct horse battery staple"
 
 OK = "accepted"
 REJECTED = "UNAUTHENTICATED"
@@ -93,6 +100,8 @@ class World:
     tokens: InstallationTokens
     access: AccessServiceStub
     jobs: JobServiceStub
+    sessions: SessionServiceStub
+    users: UserServiceStub
     admin: Metadata
 
     async def user_token(self, **fields: Any) -> str:
@@ -129,6 +138,20 @@ class World:
                 while await stream.read() is not grpc.aio.EOF:
                     pass
         assert read_error(caught.value).reason == "CREDENTIAL_CHANGED"
+
+    async def log_in(self, name: str = "ada") -> str:
+        """Log in, and return the refresh token."""
+        with suppress(grpc.aio.AioRpcError):
+            await self.users.CreateUser(
+                CreateUserRequest(name=name, password=PASSWORD), metadata=self.admin
+            )
+        response = await self.sessions.Login(LoginRequest(username=name, password=PASSWORD))
+        return response.tokens.refresh_token
+
+    async def refresh(self, token: str) -> str:
+        """Use a refresh token, and return the next one."""
+        response = await self.sessions.RefreshSession(RefreshSessionRequest(refresh_token=token))
+        return response.tokens.refresh_token
 
     async def watch_token(self, metadata: Metadata) -> str:
         """Return a watch token that a caller mints."""
@@ -169,6 +192,8 @@ async def world(
         tokens=InstallationTokens(database=database, installation=installation),
         access=AccessServiceStub(channel),
         jobs=JobServiceStub(channel),
+        sessions=SessionServiceStub(channel),
+        users=UserServiceStub(channel),
         admin=bearer(await add_api_key(database, Role.ADMIN)),
     )
 
@@ -403,6 +428,7 @@ OWN: list[tuple[str, Make, str]] = [
     ("of this installation, signed by an external issuer", issuer_of_own, REJECTED),
     ("of a user who was changed or disabled", changed_user, REJECTED),
     ("of a session that ended", ended_session, REJECTED),
+    ("refresh token in its place", lambda w: w.log_in("eve"), REJECTED),
     ("watch token, valid", minted, OK),
     ("watch token of a revoked API key", minted_by_revoked_key, REJECTED),
     ("watch token minted without access control", minted_without_access_control, REJECTED),
@@ -436,10 +462,60 @@ API_KEYS: list[tuple[str, Make, str]] = [
     ("malformed", lambda _: "hr_a_b", REJECTED),
 ]
 
+
+async def replaced_refresh_token(world: World) -> str:
+    first = await world.log_in()
+    second = await world.refresh(first)
+    await world.refresh(second)
+    return first
+
+
+async def refresh_token_of_stolen_session(world: World) -> str:
+    first = await world.log_in()
+    third = await world.refresh(await world.refresh(first))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await world.refresh(first)
+    return third
+
+
+async def refresh_token_after_logout(world: World) -> str:
+    token = await world.log_in()
+    await world.sessions.Logout(LogoutRequest(refresh_token=token))
+    return token
+
+
+async def refresh_token_of_disabled_user(world: World) -> str:
+    token = await world.log_in("disabled")
+    await world.users.UpdateUser(
+        UpdateUserRequest(name="disabled", disabled=True), metadata=world.admin
+    )
+    return token
+
+
+REFRESH_TOKENS: list[tuple[str, Make, str]] = [
+    ("valid", lambda w: w.log_in(), OK),
+    ("used twice, after its replacement was used", replaced_refresh_token, REJECTED),
+    ("newest one, after an earlier one was used twice", refresh_token_of_stolen_session, REJECTED),
+    ("of a session that was logged out", refresh_token_after_logout, REJECTED),
+    ("of a disabled user", refresh_token_of_disabled_user, REJECTED),
+    (
+        "of an unknown session",
+        lambda w: new_refresh_token(uuid4()).text(w.installation.secret),
+        REJECTED,
+    ),
+    (
+        "of another installation",
+        lambda _: new_refresh_token(uuid4()).text(os.urandom(32)),
+        REJECTED,
+    ),
+    ("access token in its place", lambda w: w.user_token(), REJECTED),
+]
+
 MATRIX = {
     "Token of an issuer": ISSUER,
     "Token of this installation": OWN,
     "API key": API_KEYS,
+    "Refresh token": REFRESH_TOKENS,
 }
 
 
@@ -464,15 +540,19 @@ async def test_credential_has_the_result_of_the_matrix(
         with subtests.test(case=case):
             made = make(world)
             credential = made if isinstance(made, str) else await made
-            assert await result(jobs, credential) == expected
+            if kind == "Refresh token":
+                call = world.refresh(credential)
+            else:
+                call = jobs.GetStats(GetStatsRequest(), metadata=bearer(credential))
+            assert await result(call, credential) == expected
     # A gateway never reads an address from a token.
     assert world.attacker.requests == []
 
 
-async def result(jobs: JobServiceStub, credential: str) -> str:
+async def result(call: Awaitable[object], credential: str) -> str:
     """Return the result of a call with a credential."""
     try:
-        await jobs.GetStats(GetStatsRequest(), metadata=bearer(credential))
+        await call
     except grpc.aio.AioRpcError as error:
         detail = read_error(error)
         # No error contains the credential, or a part of it.
