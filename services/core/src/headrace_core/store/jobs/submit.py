@@ -88,12 +88,18 @@ async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Initi
             "request_id": [job.request_id for job in jobs],
             "fingerprint": [job.fingerprint for job in jobs],
             "correlation_id": [job.correlation_id for job in jobs],
-            "submitted_by": [job.submitted_by for job in jobs],
+            "submitted_by": _names(jobs),
         },
     )
     return {
         job_id: start for row in rows for start in [to_initial_values(row)] for job_id in row["ids"]
     }
+
+
+def _names(jobs: Sequence[NewJob]) -> Sequence[str | None]:
+    """Return the principals of jobs; empty for none, because unnest() adds NULLs."""
+    names = [job.submitted_by for job in jobs]
+    return names if any(names) else ()
 
 
 async def _by_request_id(

@@ -86,6 +86,13 @@ def job_columns(*, full: bool, table: str = "") -> str:
     return ", ".join(columns)
 
 
+# The principal and the reason in one column, because most events have neither. The separator cannot
+# be part of them.
+_SEPARATOR: Final = "\x1f"
+_CALLER: Final = f"""CASE WHEN e.seq = 1 THEN j.submitted_by
+    WHEN e.principal IS NOT NULL OR e.reason IS NOT NULL
+    THEN concat(e.principal, chr({ord(_SEPARATOR)}), e.reason) END"""
+
 _EVENT = (
     *(
         "e.job_id",
@@ -98,7 +105,7 @@ _EVENT = (
     *("j.type AS job_type", "j.queue", "j.labels::text AS labels", "j.batch_id", "e.tenant"),
     *("e.error::text AS error", _progress_column("e."), "e.output::text AS output"),
     *(f"{readable_time_sql('e.due_time')} AS due_time", "e.worker_id"),
-    *("CASE WHEN e.seq = 1 THEN j.submitted_by ELSE e.principal END AS principal", "e.reason"),
+    f"{_CALLER} AS caller",
     *("e.xid", "e.position"),
 )
 EVENT_COLUMNS = ", ".join(_EVENT)
@@ -199,13 +206,12 @@ def to_event(row: Row) -> JobEvent:
         output,
         due_time,
         worker_id,
-        principal,
-        reason,
+        caller,
         xid,
         position,
     ) = row[:_EVENT_WIDTH]
     try:
-        return JobEvent(
+        event = JobEvent(
             job_id=job_id,
             seq=seq,
             type=_EVENT_TYPES[kind],
@@ -222,15 +228,21 @@ def to_event(row: Row) -> JobEvent:
             output=output,
             due_time=None if due_time is None else to_time(due_time),
             worker_id=worker_id,
-            principal=principal,
-            reason=reason,
             xid=xid,
             position=position,
         )
     except DECODING_ERRORS:
         event, fields = decode_event(row)
         UNREADABLE_ROWS.record(f"event {seq} of job {job_id}", fields)
-        return event
+    if caller is not None:
+        event.principal, event.reason = _read_caller(caller)
+    return event
+
+
+def _read_caller(caller: str) -> tuple[str | None, str | None]:
+    """Return the principal and the reason of an event."""
+    principal, _, reason = caller.partition(_SEPARATOR)
+    return principal or None, reason or None
 
 
 def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
@@ -257,8 +269,6 @@ def decode_event(row: Row) -> tuple[JobEvent, Sequence[str]]:
         output=row["output"],
         due_time=found.read("due_time", to_time, row["due_time"], None),
         worker_id=row["worker_id"],
-        principal=row["principal"],
-        reason=row["reason"],
         xid=row["xid"],
         position=row["position"],
     )
