@@ -112,7 +112,11 @@ METHODS = (
 
 # Functions that the load does not call. find_batch and find_submitted only read, for validate_only.
 # `complete_in` needs the others; tests/integration/worker tests its faults.
-UNCALLED_METHODS = {"find_batch", "find_submitted", "is_held_open", "was_completed"}
+UNCALLED_METHODS = {
+    *("find_batch", "find_submitted", "is_held_open", "was_completed"),
+    # Only for tenants with quotas, and for deleted tenants.
+    *("admit_requeue", "request_cancellations", "submit_metered_batch", "submit_metered_jobs"),
+}
 
 # Functions that services call only after another function has failed. Both get faults at the same
 # time.

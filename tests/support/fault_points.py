@@ -36,6 +36,8 @@ _SERVICES = (
 # Handlers do not use the store, and some need optional packages.
 _EXCLUDED = ("headrace_handlers", ".__main__")
 _STORE = "headrace_core.store."
+# The load runs without access control.
+_ACCESS = "headrace_core.store.access."
 
 # Shortest and longest value, in seconds: duration of a slow call, time until a call is cut, and
 # duration of a session.
@@ -63,13 +65,14 @@ class Point(NamedTuple):
 
 @cache
 def points() -> tuple[Point, ...]:
-    """Return every module and store function through which a service calls the store."""
+    """Return every module and function through which a service calls the store, except for access."""
     return tuple(
         Point(module, name)
         for module in _modules()
         for name, value in vars(module).items()
         if inspect.isfunction(value)
         and value.__module__.startswith(_STORE)
+        and not value.__module__.startswith(_ACCESS)
         and inspect.iscoroutinefunction(value)
     )
 

@@ -93,7 +93,9 @@ FULL_JOB = replace(
     end_time=at(6),
     update_time=at(7),
     correlation_id="trace-17",
+    submitted_by="ada",
     unreadable=("due_time",),
+    withheld=("payload",),
 )
 
 
@@ -157,6 +159,8 @@ def test_job_with_every_field_is_encoded():
         "updateTime": "2026-11-22T01:02:10.456789Z",
         "correlationId": "trace-17",
         "unreadableFields": ["schedule_time"],
+        "withheldFields": ["payload"],
+        "submittedBy": "ada",
     }
     assert len(message.ListFields()) == len(job_pb2.Job.DESCRIPTOR.fields)
 
@@ -235,7 +239,11 @@ def test_event_sets_every_contract_field():
     # These fields only order and filter events.
     inner = {"labels", "batch_id", "tenant", "xid", "position"}
     assert {field.name for field in fields(JobEvent)} - inner == {
-        {"event_time": "time", "schedule_time": "due_time"}.get(field.name, field.name)
+        {
+            "event_time": "time",
+            "schedule_time": "due_time",
+            "withheld_fields": "withheld",
+        }.get(field.name, field.name)
         for field in event_pb2.JobEvent.DESCRIPTOR.fields
     }
 
