@@ -65,8 +65,10 @@ async def run(trial: Trial) -> None:
                 # The streams of both tenants have the same filter.
                 watchers.follow(principal.name, StreamFilter(tenant=tenant, types=("work",)))
                 await watchers.wait_until_live()
-                principal.start()
-                stack.push_async_callback(principal.stop)
+        # Each stream follows the jobs of all principals, so it must be open before the first job.
+        for principal in (*own, *others):
+            principal.start()
+            stack.push_async_callback(principal.stop)
         spy = _Spy(trial, gateways, own[0].credential)
         spying = asyncio.create_task(spy.run(), name="spy")
         stack.push_async_callback(end_tasks, spying)
