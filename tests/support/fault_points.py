@@ -65,7 +65,7 @@ class Point(NamedTuple):
 
 @cache
 def points() -> tuple[Point, ...]:
-    """Return every module and function through which a service calls the store, except for access."""
+    """Return every module and store function of a service, except those of access control."""
     return tuple(
         Point(module, name)
         for module in _modules()
