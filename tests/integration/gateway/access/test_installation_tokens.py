@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -18,11 +20,14 @@ from headrace_core.domain.access import (
     parse_scope,
 )
 from headrace_core.domain.errors import Unauthenticated
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.access.changes import read_version, record_change
 from headrace_core.store.access.signing_keys import read_signing_keys, rotate_signing_key
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
 from headrace_gateway.access.signing import InstallationTokens
+from support.gateway import TIMEOUT
+from support.settings import environment_of
 
 # Tokens contain whole seconds.
 EXPIRE_TIME = float(int(time.time()) + 900)
@@ -113,6 +118,27 @@ async def test_revoked_key_makes_its_tokens_invalid(
     with pytest.raises(Unauthenticated):
         await tokens.verify(old)
     assert await tokens.verify(await tokens.issue(user(), version=0)) == user()
+
+
+@pytest.mark.parametrize("revoke", [False, True])
+async def test_command_rotates_the_signing_key(
+    settings: Settings, database: Database, tokens: InstallationTokens, revoke: bool
+) -> None:
+    old = await tokens.issue(user(), version=0)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "headrace_core", "rotate-signing-key", *["--revoke"] * revoke],
+        env=environment_of(settings),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    async with database.statement() as conn:
+        keys = await read_signing_keys(conn)
+    assert [key.id == key_id(old) for key in keys] == ([False] if revoke else [False, True])
+    assert keys[0].id in done.stdout + done.stderr
+    assert keys[0].seed.hex() not in done.stdout + done.stderr
 
 
 async def test_private_key_is_not_in_a_repr(database: Database, tokens: InstallationTokens) -> None:
