@@ -65,6 +65,7 @@ METHODS = (
     "count_reports",
     "create_subscription",
     "delete_subscription",
+    "deleting_tenants",
     "expire_overdue",
     "end_attempts",
     "get_job",
@@ -79,6 +80,7 @@ METHODS = (
     "listen",
     "live_handlers",
     "live_pools",
+    "metered_tenants",
     "next_due",
     "notify",
     "promote_due",
@@ -106,6 +108,7 @@ METHODS = (
     "submit_jobs",
     "recover_lost",
     "take_lead",
+    "take_recount",
     "write_reports",
     "written_ends",
 )
@@ -136,7 +139,7 @@ METHOD_TIMEOUT_S = 30.0
 # Maximum time until all jobs have ended after the faults, and for each client call, in seconds.
 END_TIMEOUT_S = 45.0
 # Short intervals, so these loops get as many faults as the other loops.
-SHORT_LOOP_INTERVALS = Timing(recover=0.3, prune=0.3)
+SHORT_LOOP_INTERVALS = Timing(recover=0.3, prune=0.3, tenants=0.3)
 SHORT_RENEWALS = streams.Timing(renew=1.0)
 # The duration of faults in all methods, in seconds.
 FAULT_DURATION_S = 10.0

@@ -48,6 +48,12 @@ async def echo(payload: dict[str, Any], ctx: Context) -> dict[str, Any]:
     return {**payload, "attempt": ctx.attempt.number}
 
 
+@handler("t.tenant")
+async def tenant(_payload: dict[str, Any], ctx: Context) -> str:
+    """Return the tenant of the job."""
+    return ctx.tenant
+
+
 @handler("t.double")
 async def double(payload: Number) -> Number:
     """Double the number."""

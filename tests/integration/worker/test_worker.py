@@ -18,8 +18,10 @@ from headrace_core.store.jobs.claim import claim_jobs
 from headrace_core.store.jobs.read import get_job
 from headrace_core.store.sql.database import Database
 from headrace_core.store.workers import live_handlers
+from headrace_core.wake import Topic
 from headrace_worker.service import WorkerService
 from support.handlers import handlers
+from support.jobs import read_job, submit
 from support.platform import DEADLINE_S, platform
 
 
@@ -177,3 +179,23 @@ async def test_attempt_with_a_refused_report_ends(
             while "attempt_refused" not in output:
                 await jobs.wait_for_wake_up()
                 output += "".join(capfd.readouterr())
+
+
+async def test_worker_runs_jobs_of_several_tenants(settings: Settings) -> None:
+    several = settings.model_copy(update={"worker_tenants": ("acme", "globex")})
+    async with platform(several, handlers()) as jobs:
+        submitted = [
+            await submit(jobs.database, type="t.tenant", tenant=name)
+            for name in ("acme", "globex", "other")
+        ]
+        jobs.bus.publish(Topic.JOBS)
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                read = [
+                    await read_job(jobs.database, job.id, tenant=job.tenant) for job in submitted
+                ]
+                if all(job.state is JobState.SUCCEEDED for job in read[:2]):
+                    break
+                await jobs.wait_for_wake_up()
+        assert [job.result for job in read[:2]] == ['"acme"', '"globex"']
+        assert read[2].state is JobState.QUEUED

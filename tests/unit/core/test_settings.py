@@ -225,3 +225,33 @@ def test_builtin_handlers_accepts_a_boolean_or_a_list(
 def test_unknown_builtin_handler_is_rejected() -> None:
     with pytest.raises(ValidationError, match="'square_sum' is not a built-in handler; use true"):
         Settings(builtin_handlers="numbers,square_sum")
+
+
+@pytest.mark.parametrize(
+    ("values", "served"),
+    [
+        ({}, ("default",)),
+        ({"worker_tenant": "acme"}, ("acme",)),
+        ({"worker_tenants": "acme, globex"}, ("acme", "globex")),
+        ({"worker_tenants": "acme", "worker_tenant": "acme"}, ("acme",)),
+        # Empty means all tenants.
+        ({"worker_tenants": "*"}, ()),
+    ],
+)
+def test_worker_serves_the_named_tenants(values: dict[str, Any], served: tuple[str, ...]) -> None:
+    assert Settings(**values).served_tenants == served
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"worker_tenants": "acme,*"}, "means all tenants"),
+        ({"worker_tenants": "No"}, "is not a tenant"),
+        ({"worker_tenants": "acme", "worker_tenant": "globex"}, "differ"),
+    ],
+)
+def test_contradicting_tenants_of_a_worker_are_rejected(
+    values: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Settings(**values)

@@ -162,6 +162,11 @@ class _AttemptContext(Generic[Signal]):
         return self.attempt.number
 
     @property
+    def tenant(self) -> str:
+        """The tenant of the job. A worker may run jobs of several tenants."""
+        return self.attempt.tenant
+
+    @property
     def correlation_id(self) -> str:
         """The x-request-id of the submit. Pass it to the services that the handler calls."""
         return self.attempt.correlation_id
