@@ -89,7 +89,7 @@ async def test_newest_version_of_a_handler_is_returned(database: Database) -> No
     await register(database, "mail")
     worker = NewWorker(
         id=WorkerId(uuid7()),
-        tenant=DEFAULT_TENANT,
+        tenants=[DEFAULT_TENANT],
         name="newest",
         pool="pool",
         queues=["fast"],
@@ -186,7 +186,7 @@ async def test_queue_is_served_if_its_jobs_would_be_dispatched(
     for pool, queues in (("bound", ["bound"]), ("lapsed", ["lapsed"]), ("drains", ["drains"])):
         worker = NewWorker(
             id=WorkerId(uuid7()),
-            tenant=DEFAULT_TENANT,
+            tenants=[DEFAULT_TENANT],
             name=pool,
             pool=pool,
             queues=queues,

@@ -43,7 +43,7 @@ class UnreachableDatabase:
 def worker() -> NewWorker:
     return NewWorker(
         id=WorkerId(uuid7()),
-        tenant="default",
+        tenants=["default"],
         name="one",
         pool="pool",
         queues=(),
