@@ -64,7 +64,7 @@ LANGUAGES_NOT_RUN = {
 # Commands and Python code that run until they are interrupted.
 ENDLESS_PATTERN = re.compile(
     r"WatchJobs|WatchSubscription|Health/Watch|headrace watch|subscription watch"
-    r"|client\.(watch|subscribe)\("
+    r"|(client|browser)\.(watch|subscribe)\("
 )
 
 # The names that a Python excerpt may use without defining them.
