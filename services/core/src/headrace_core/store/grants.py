@@ -165,7 +165,7 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
         Client.GATEWAY: (
             _SELECT,
             _INSERT,
-            _update("state", "delete_time", "quotas", "ceilings"),
+            _update("state", "delete_time", "quotas", "ceilings", "audit_payload_reads"),
         ),
         Client.SCHEDULER: (_SELECT, _update("deletion_jobs", "removed_jobs"), _DELETE),
         Client.WORKER: (_select("name", "state"),),
