@@ -11,16 +11,16 @@ from sqlalchemy import text
 from headrace_core.domain.errors import QuotaExceeded
 from headrace_core.domain.job import DEFAULT_TENANT, Job, JobSpec
 from headrace_core.domain.tenant import Quota
-from headrace_core.store.access.usage import (
+from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.requeue import requeue_job
+from headrace_core.store.jobs.submit_metered import admit_requeue, submit_metered_batch
+from headrace_core.store.sql.database import Database
+from headrace_core.store.usage import (
     correct_payload_bytes,
     count_payload_bytes,
     read_usage,
     take_recount,
 )
-from headrace_core.store.jobs.cancel import cancel_job
-from headrace_core.store.jobs.requeue import requeue_job
-from headrace_core.store.jobs.submit_metered import admit_requeue, submit_metered_batch
-from headrace_core.store.sql.database import Database
 from support.jobs import new_batch, new_job, submit, submit_many
 from support.leading import lead
 from support.retention import prune

@@ -21,9 +21,9 @@ from headrace_core.store.access.tenants import (
     set_quotas,
     suspend_tenant,
 )
-from headrace_core.store.access.usage import read_usage
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
+from headrace_core.store.usage import read_usage
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
 from headrace_gateway.access.quotas import TenantQuotas

@@ -9,14 +9,14 @@ import structlog
 from headrace_core.domain.tenant import Quota
 from headrace_core.runtime.loop import Loop
 from headrace_core.store.access.tenants import read_tenant_rules
-from headrace_core.store.access.usage import (
+from headrace_core.store.sql.database import Database
+from headrace_core.store.usage import (
     correct_payload_bytes,
     count_payload_bytes,
     metered_tenants,
     read_usage,
     take_recount,
 )
-from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic
 from headrace_scheduler.metrics import Gauges, TenantUsage
 from headrace_scheduler.timing import DEFAULT, Timing

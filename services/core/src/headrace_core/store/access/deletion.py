@@ -14,10 +14,10 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from headrace_core.store.access.usage import lock_usage
 from headrace_core.store.jobs.prune import MAX_EVENTS, REMOVE_CHOSEN, delete_empty_batches
 from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection
+from headrace_core.store.usage import lock_usage
 
 # The tables whose rows are removed by tenant, once the jobs are removed. A test fails for a table
 # with a tenant that is missing here and in KEPT_TABLES.

@@ -15,9 +15,9 @@ from uuid import UUID
 from sqlalchemy import text
 
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.store.access.usage import RELEASE_PAYLOADS, lock_usage
 from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection
+from headrace_core.store.usage import RELEASE_PAYLOADS, lock_usage
 
 # The approximate number of events that one transaction removes. The maximum is twice this number.
 MAX_EVENTS = 5_000

@@ -1,4 +1,4 @@
-"""Submits of tenants with a quota that the database counts; see `store/access/usage.py`."""
+"""Submits of tenants with a quota that the database counts; see `store/usage.py`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from headrace_core.domain.errors import QuotaExceeded, RequestIdConflict
 from headrace_core.domain.job import Job
 from headrace_core.domain.submission import NewBatch, NewJob, SubmittedBatch
 from headrace_core.domain.tenant import Quota, Quotas
-from headrace_core.store.access.usage import admit, note_submitted
 from headrace_core.store.jobs.submit import find_submitted, submit_jobs
 from headrace_core.store.jobs.submit_batch import find_batch, submit_batch
 from headrace_core.store.sql.connection import Connection
+from headrace_core.store.usage import admit, note_submitted
 
 
 async def submit_metered_jobs(
