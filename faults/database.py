@@ -33,7 +33,7 @@ class Records:
     """Reads the database rows that become evidence.
 
     Args:
-        url: the server's own URL, without a link.
+        url: the server's own URL, which bypasses the links.
     """
 
     def __init__(self, url: str) -> None:

@@ -23,13 +23,14 @@ _INTERVAL_S = 0.5
 
 
 async def submit_neighbor_jobs(settings: Settings, *, load: str, chance: random.Random) -> None:
-    """Submit jobs that differ from the jobs of a load only in their tenant, until cancelled.
+    """Until cancelled, submit jobs that differ from a load's jobs only in their tenant.
 
-    The gateways know only one tenant so far, so the jobs are written directly to the database.
-    Each job is cancelled in the same transaction, so that no worker runs it.
+    Without access control, the gateways serve only the default tenant, so the jobs are written
+    directly to the database. Each job is cancelled in the same transaction, so that no worker runs
+    it.
 
     Args:
-        settings: the settings with the database's own URL, without a link.
+        settings: the settings with the database's own URL, which bypasses the links.
         load: the name of the load, for the labels.
         chance: the source of all random decisions.
     """

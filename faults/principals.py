@@ -1,4 +1,4 @@
-"""Principals that call the gateways with their own credentials, and check each refusal."""
+"""Principals that call the gateways with their own credentials, and check each rejection."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from headrace_core.runtime.tasks import end_tasks
 
 # The time limit of a call in seconds.
 CALL_S = 10.0
-# The pause between two calls of a principal, and between two checks of a refusal, in seconds.
+# The pause between two calls of a principal, and between two checks of a rejection, in seconds.
 _PAUSE_S = 0.02
 _POLL_S = 0.05
-_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_REJECTED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 class Gateway:
@@ -113,17 +113,17 @@ def bearer(credential: str) -> Metadata:
     return (("authorization", f"Bearer {credential}"),)
 
 
-async def seconds_until_refused(
+async def seconds_until_rejected(
     gateways: Sequence[Gateway], credential: str, *, within: float
 ) -> float:
-    """Call all gateways until each of them refuses a credential.
+    """Call all gateways until each of them rejects a credential.
 
     Returns:
-        The seconds until the slowest refusal; NaN if a gateway still accepts the credential.
+        The seconds until the slowest rejection; NaN if a gateway still accepts the credential.
     """
     began = time.monotonic()
 
-    async def refused(gateway: Gateway) -> float:
+    async def seconds_until_rejection(gateway: Gateway) -> float:
         while time.monotonic() - began < within:
             try:
                 await gateway.access.WhoAmI(
@@ -132,12 +132,12 @@ async def seconds_until_refused(
                     timeout=CALL_S,
                 )
             except aio.AioRpcError as error:
-                if error.code() in _REFUSED:
+                if error.code() in _REJECTED:
                     return time.monotonic() - began
             await asyncio.sleep(_POLL_S)
         return float("nan")
 
-    times = await asyncio.gather(*map(refused, gateways))
+    times = await asyncio.gather(*map(seconds_until_rejection, gateways))
     return float("nan") if any(map(math.isnan, times)) else max(times)
 
 

@@ -21,7 +21,7 @@ class Valkey:
 
     Args:
         server: the process.
-        url: the server's own URL, without a link.
+        url: the server's own URL, which bypasses the links.
         home: the folder for snapshots.
     """
 

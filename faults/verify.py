@@ -17,7 +17,7 @@ async def verify(database_url: str) -> Verdict:
     """Audit a database with the command.
 
     Args:
-        database_url: the server's own URL, without a link.
+        database_url: the server's own URL, which bypasses the links.
 
     Returns:
         The breaches. A verdict of `unknown` counts as a breach.

@@ -1,6 +1,6 @@
 """`python bench/compare`: compare Headrace with alternative job queues on the same work.
 
-The program starts a PostgreSQL and a Valkey, and runs each contestant on them in turn. See
+The program starts PostgreSQL and Valkey, and runs each contestant on them in turn. See
 docs/benchmarks.md for the figures and the method.
 """
 

@@ -15,7 +15,13 @@ from bench.stack import Stack
 from bench.streams.following import idle_subjects, streams, subjects
 from bench.streams.plan import Plan
 from bench.streams.readers import Collect, Opened, ReadResult, read
-from bench.streams.rounds import END_S, LEAD_S, PREPARE_S, by_round, sample_rounds
+from bench.streams.rounds import (
+    LEAD_S,
+    RESULT_TIMEOUT_S,
+    SETUP_TIMEOUT_S,
+    latencies_by_round,
+    sample_rounds,
+)
 from bench.streams.writer import Prepared, Schedule, WriteResult, write
 from bench.usage import CpuMeter
 
@@ -86,28 +92,30 @@ async def measure_delay(stack: Stack, plan: Plan, *, count: int, idle: int) -> D
         writer = child("writer", write, stack.settings, following, plan.seed)
         gateway = await running.enter_async_context(stack.gateway())
         processes["gateway"] = gateway.pid
-        prepared = await writer.receive(Prepared, timeout=PREPARE_S)
+        prepared = await writer.receive(Prepared, timeout=SETUP_TIMEOUT_S)
         opened = subjects(following, prepared.jobs)
         readers = child("readers", read, gateway.address, opened, min(count, plan.channels))
         idlers = None
         if idle:
             opened = idle_subjects(idle)
             idlers = child("idle readers", read, gateway.address, opened, plan.channels)
-            await idlers.receive(Opened, timeout=PREPARE_S)
-        await readers.receive(Opened, timeout=PREPARE_S)
+            await idlers.receive(Opened, timeout=SETUP_TIMEOUT_S)
+        await readers.receive(Opened, timeout=SETUP_TIMEOUT_S)
 
         start = time.time() + LEAD_S
         seconds = plan.warm_up + plan.rounds * plan.seconds
         writer.send(Schedule(start=start, rate=plan.rate, seconds=seconds))
         bounds, samples = await sample_rounds(CpuMeter(processes), plan, start)
-        written = await writer.receive(WriteResult, timeout=END_S)
+        written = await writer.receive(WriteResult, timeout=RESULT_TIMEOUT_S)
         readers.send(Collect(events=written.events))
-        received = await readers.receive(ReadResult, timeout=END_S)
+        received = await readers.receive(ReadResult, timeout=RESULT_TIMEOUT_S)
         marks = 0
         if idlers is not None:
             idlers.send(Collect(events=0))
-            marks = len(array("q", (await idlers.receive(ReadResult, timeout=END_S)).marks))
-    rounds = by_round(received.times, received.latencies, bounds)
+            marks = len(
+                array("q", (await idlers.receive(ReadResult, timeout=RESULT_TIMEOUT_S)).marks)
+            )
+    rounds = latencies_by_round(received.times, received.latencies, bounds)
     return Delay(
         streams=count,
         idle=idle,
@@ -121,6 +129,6 @@ async def measure_delay(stack: Stack, plan: Plan, *, count: int, idle: int) -> D
         responses=received.responses,
         marks=marks,
         skew_ms=prepared.skew * 1000,
-        late=Latency.of(chain(*by_round(written.due, written.late, bounds))),
-        commits=Latency.of(chain(*by_round(written.due, written.took, bounds))),
+        late=Latency.of(chain(*latencies_by_round(written.due, written.late, bounds))),
+        commits=Latency.of(chain(*latencies_by_round(written.due, written.took, bounds))),
     )

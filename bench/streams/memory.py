@@ -14,7 +14,7 @@ from bench.streams.following import Kind, Subject, idle_subjects
 from bench.streams.jobs import submit
 from bench.streams.plan import Plan
 from bench.streams.readers import Collect, Opened, ReadResult, read
-from bench.streams.rounds import PREPARE_S
+from bench.streams.rounds import SETUP_TIMEOUT_S
 from bench.usage import CpuMeter, resident_kib
 from headrace_core.store.sql.database import Database
 
@@ -65,19 +65,19 @@ async def measure_memory(stack: Stack, plan: Plan, *, kind: Kind, channels: int)
     subjects = await _subjects(stack, kind, _WARM_UP_STREAMS + plan.idle)
     async with stack.gateway() as gateway:
         with Child.running("first", read, gateway.address, subjects[:_WARM_UP_STREAMS], 1) as first:
-            await first.link.receive(Opened, timeout=PREPARE_S)
+            await first.link.receive(Opened, timeout=SETUP_TIMEOUT_S)
             before = resident_kib(gateway.pid)
             with Child.running(
                 "idle", read, gateway.address, subjects[_WARM_UP_STREAMS:], channels
             ) as idle:
-                await idle.link.receive(Opened, timeout=PREPARE_S)
+                await idle.link.receive(Opened, timeout=SETUP_TIMEOUT_S)
                 meter = CpuMeter({"gateway": gateway.pid})
                 start = meter.sample()
                 await asyncio.sleep(plan.settle)
                 cpu = start.core_shares(meter.sample())["gateway"]
                 after = resident_kib(gateway.pid)
                 idle.link.send(Collect(events=0))
-                received = await idle.link.receive(ReadResult, timeout=PREPARE_S)
+                received = await idle.link.receive(ReadResult, timeout=SETUP_TIMEOUT_S)
     marks = Counter(mark // _MICROSECONDS for mark in array("q", received.marks))
     return Memory(
         kind=kind,

@@ -13,13 +13,19 @@ from bench.stack import Stack
 from bench.streams.following import Mix, streams
 from bench.streams.plan import Plan
 from bench.streams.polling import PollingStarted, PollResult, Stop, poll
-from bench.streams.rounds import END_S, LEAD_S, PREPARE_S, by_round, sample_rounds
+from bench.streams.rounds import (
+    LEAD_S,
+    RESULT_TIMEOUT_S,
+    SETUP_TIMEOUT_S,
+    latencies_by_round,
+    sample_rounds,
+)
 from bench.streams.writer import Prepared, Schedule, WriteResult, write
 from bench.usage import CpuMeter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Polling:
+class PollingFigures:
     """The transitions that polling clients received; each client polls one job.
 
     Attributes:
@@ -39,12 +45,12 @@ class Polling:
     cpu: dict[str, float]
 
 
-async def measure_polling(stack: Stack, plan: Plan, *, interval: float) -> Polling:
+async def measure_polling(stack: Stack, plan: Plan, *, interval: float) -> PollingFigures:
     """Poll jobs under the same load as for the streams."""
     following = streams(Mix.JOB, plan.pollers, prefix=f"poll-{interval}")
     with Child.running("writer", write, stack.settings, following, plan.seed) as writer:
         async with stack.gateway() as gateway:
-            prepared = await writer.link.receive(Prepared, timeout=PREPARE_S)
+            prepared = await writer.link.receive(Prepared, timeout=SETUP_TIMEOUT_S)
             ids = [jobs[0] for jobs in prepared.jobs]
             with Child.running(
                 "pollers", poll, gateway.address, ids, interval, plan.seed
@@ -55,19 +61,19 @@ async def measure_polling(stack: Stack, plan: Plan, *, interval: float) -> Polli
                     "writer": writer.pid,
                     "readers": pollers.pid,
                 }
-                await pollers.link.receive(PollingStarted, timeout=PREPARE_S)
+                await pollers.link.receive(PollingStarted, timeout=SETUP_TIMEOUT_S)
                 polling_since = time.monotonic()
                 start = time.time() + LEAD_S
                 seconds = plan.warm_up + plan.rounds * plan.seconds
                 writer.link.send(Schedule(start=start, rate=plan.rate, seconds=seconds))
                 bounds, samples = await sample_rounds(CpuMeter(processes), plan, start)
-                await writer.link.receive(WriteResult, timeout=END_S)
+                await writer.link.receive(WriteResult, timeout=RESULT_TIMEOUT_S)
                 pollers.link.send(Stop())
                 elapsed = time.monotonic() - polling_since
-                polled = await pollers.link.receive(PollResult, timeout=END_S)
-    rounds = by_round(polled.times, polled.latencies, bounds)
+                polled = await pollers.link.receive(PollResult, timeout=RESULT_TIMEOUT_S)
+    rounds = latencies_by_round(polled.times, polled.latencies, bounds)
     seen = len(array("q", polled.times))
-    return Polling(
+    return PollingFigures(
         clients=plan.pollers,
         interval=interval,
         calls=polled.calls / elapsed,

@@ -9,7 +9,7 @@ from typing import Final
 from bench.machine import Machine
 from bench.streams.delay import Delay
 from bench.streams.memory import Memory
-from bench.streams.peer import Polling
+from bench.streams.peer import PollingFigures
 from bench.streams.plan import Plan
 from bench.streams.throughput import Throughput
 from bench.table import Table
@@ -29,7 +29,7 @@ class Report:
     plan: Plan
     machine: Machine
     delays: list[Delay] = field(default_factory=list)
-    pollings: list[Polling] = field(default_factory=list)
+    pollings: list[PollingFigures] = field(default_factory=list)
     memories: list[Memory] = field(default_factory=list)
     throughputs: list[Throughput] = field(default_factory=list)
 

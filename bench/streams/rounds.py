@@ -12,11 +12,11 @@ from bench.streams.plan import Plan
 from bench.usage import CpuMeter, CpuSample
 
 # Longest time for the set-up, in seconds.
-PREPARE_S: Final = 300.0
+SETUP_TIMEOUT_S: Final = 300.0
 # Time from the request for a load to its start, in seconds.
 LEAD_S: Final = 0.5
 # Longest wait for the result, in seconds.
-END_S: Final = 60.0
+RESULT_TIMEOUT_S: Final = 60.0
 
 
 async def sample_rounds(
@@ -31,7 +31,7 @@ async def sample_rounds(
     return bounds, samples
 
 
-def by_round(times: bytes, latencies: bytes, bounds: Sequence[float]) -> list[list[int]]:
+def latencies_by_round(times: bytes, latencies: bytes, bounds: Sequence[float]) -> list[list[int]]:
     """Return the latencies by round.
 
     Args:

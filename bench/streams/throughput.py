@@ -10,7 +10,7 @@ from bench.stack import Stack
 from bench.streams.following import Kind, Mix, Subject, streams, subjects
 from bench.streams.plan import Plan
 from bench.streams.readers import Collect, Opened, ReadResult, read
-from bench.streams.rounds import PREPARE_S
+from bench.streams.rounds import SETUP_TIMEOUT_S
 from bench.streams.writer import Burst, Prepared, WriteResult, write
 
 
@@ -36,19 +36,19 @@ async def measure_throughput(stack: Stack, plan: Plan) -> Throughput:
     (stream,) = streams(Mix.JOBS, 1, prefix="burst")
     with Child.running("writer", write, stack.settings, [stream], plan.seed) as writer:
         async with stack.gateway() as gateway:
-            prepared = await writer.link.receive(Prepared, timeout=PREPARE_S)
+            prepared = await writer.link.receive(Prepared, timeout=SETUP_TIMEOUT_S)
             following = subjects([stream], prepared.jobs)
             with Child.running("reader", read, gateway.address, following, 1) as reader:
-                opened = await reader.link.receive(Opened, timeout=PREPARE_S)
+                opened = await reader.link.receive(Opened, timeout=SETUP_TIMEOUT_S)
                 writer.link.send(Burst(events=plan.burst))
-                await writer.link.receive(WriteResult, timeout=PREPARE_S)
+                await writer.link.receive(WriteResult, timeout=SETUP_TIMEOUT_S)
                 reader.link.send(Collect(events=plan.burst))
-                live = await reader.link.receive(ReadResult, timeout=PREPARE_S)
+                live = await reader.link.receive(ReadResult, timeout=SETUP_TIMEOUT_S)
             again = Subject(kind=Kind.JOBS, label=stream.label, cursor=opened.cursor)
             with Child.running("reader", read, gateway.address, [again], 1) as reader:
-                await reader.link.receive(Opened, timeout=PREPARE_S)
+                await reader.link.receive(Opened, timeout=SETUP_TIMEOUT_S)
                 reader.link.send(Collect(events=plan.burst))
-                caught_up = await reader.link.receive(ReadResult, timeout=PREPARE_S)
+                caught_up = await reader.link.receive(ReadResult, timeout=SETUP_TIMEOUT_S)
     seen = [array("q", run.times) for run in (live, caught_up)]
     return Throughput(
         events=plan.burst,

@@ -27,7 +27,7 @@ class Run:
     """One run of the demo.
 
     Args:
-        client: the client.
+        client: submits and follows the jobs.
         label: the label of all jobs of this run, so that one stream can follow them.
     """
 
@@ -41,7 +41,7 @@ class Run:
         self._state_of: dict[str, JobState] = {}
 
     async def run_all(self, cases: list[Case], bulk: list[JobSpec], board: Board) -> None:
-        """Submit all jobs and follow them to their ends."""
+        """Submit all jobs and follow them until they end."""
         by_id: dict[str, Case] = {}
         try:
             await self._submit_and_follow(cases, bulk, by_id, board)

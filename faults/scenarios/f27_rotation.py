@@ -14,7 +14,7 @@ from grpc import aio
 from faults.cluster import Plan
 from faults.evidence import StreamFilter
 from faults.neighbor import submit_neighbor_jobs
-from faults.principals import Gateway, Principal, bearer, open_stream, seconds_until_refused
+from faults.principals import Gateway, Principal, bearer, open_stream, seconds_until_rejected
 from faults.scenario import Scenario
 from faults.trial import Trial
 from headrace.v1 import access_service_pb2
@@ -33,12 +33,12 @@ from support.access import add_api_key
 SERVICES = 4
 PEOPLE = 2
 REVOKED_WITHIN_S = 5.0
-# The limit of each wait for a revocation, in seconds.
-_PATIENCE_S = 20.0
+# Longest wait for a revocation, in seconds.
+_MAX_REVOCATION_WAIT_S = 20.0
 _STEADY_S = 5.0
 
 
-class _Keys:
+class _CredentialAdmin:
     """Manages the credentials of the trial as an admin, and measures revocations."""
 
     def __init__(self, database: Database, gateways: list[Gateway], admin: str) -> None:
@@ -60,7 +60,7 @@ class _Keys:
         return created.secret, created.api_key.id
 
     async def revoke(self, credential: str, key_id: str, chance: random.Random) -> None:
-        """Revoke a key, and measure until all gateways refuse it and its streams end."""
+        """Revoke a key, and measure the time until all gateways reject it and its streams end."""
         streams = [await open_stream(gateway, credential) for gateway in self.gateways]
         began = time.monotonic()
         await chance.choice(self.gateways).access.RevokeApiKey(
@@ -72,10 +72,12 @@ class _Keys:
         self, credential: str, streams: list[asyncio.Task[tuple[str, float]]], began: float
     ) -> None:
         self.revocations.append(
-            await seconds_until_refused(self.gateways, credential, within=_PATIENCE_S)
+            await seconds_until_rejected(self.gateways, credential, within=_MAX_REVOCATION_WAIT_S)
         )
         done, pending = (
-            await asyncio.wait(streams, timeout=_PATIENCE_S) if streams else (set(), set())
+            await asyncio.wait(streams, timeout=_MAX_REVOCATION_WAIT_S)
+            if streams
+            else (set(), set())
         )
         for stream in done:
             code, ended = stream.result()
@@ -85,8 +87,8 @@ class _Keys:
             stream.cancel()
             self.stream_ends.append(math.nan)
 
-    async def replace_signing_keys(self, tokens: list[str]) -> None:
-        """Revoke all signing keys, and measure until all gateways refuse the tokens."""
+    async def revoke_signing_keys(self, tokens: list[str]) -> None:
+        """Revoke all signing keys, and measure the time until all gateways reject the tokens."""
         streams = [
             await open_stream(gateway, token) for gateway in self.gateways for token in tokens
         ]
@@ -107,7 +109,7 @@ async def run(trial: Trial) -> None:
             for target in trial.cluster.targets
         ]
         gateways = [Gateway(channel) for channel in channels]
-        keys = _Keys(database, gateways, await add_api_key(database, Role.ADMIN))
+        keys = _CredentialAdmin(database, gateways, await add_api_key(database, Role.ADMIN))
         services = []
         for number in range(SERVICES):
             secret, key_id = await keys.create(f"service-{number}", trial.chance)
@@ -153,7 +155,7 @@ async def run(trial: Trial) -> None:
         async with trial.fault("the signing keys are revoked"):
             for person in people:
                 await person.stop()
-            await keys.replace_signing_keys([person.credential for person in people])
+            await keys.revoke_signing_keys([person.credential for person in people])
             issuer.forget(None)
             for number, person in enumerate(people):
                 # The streams of the people resume with the new tokens.
@@ -182,11 +184,11 @@ async def run(trial: Trial) -> None:
 
 def _judge_calls(trial: Trial, principals: list[Principal]) -> None:
     failures = sum((principal.failures for principal in principals), start=Counter[str]())
-    refused = failures["UNAUTHENTICATED"] + failures["PERMISSION_DENIED"]
+    rejected = failures["UNAUTHENTICATED"] + failures["PERMISSION_DENIED"]
     calls = sum(principal.calls for principal in principals)
     trial.figure("calls with a valid credential", calls, at_least=500)
-    trial.figure("valid calls that were refused", refused, at_most=0)
-    trial.figure("valid calls that failed otherwise", failures.total() - refused, at_most=0)
+    trial.figure("valid calls that were rejected", rejected, at_most=0)
+    trial.figure("valid calls that failed otherwise", failures.total() - rejected, at_most=0)
 
 
 def _slowest(times: list[float]) -> float:
@@ -195,7 +197,7 @@ def _slowest(times: list[float]) -> float:
 
 
 async def _token(issuer: InstallationTokens, database: Database, number: int) -> str:
-    """Return a token as a login issues it."""
+    """Return a token like the one that a login issues."""
     async with database.statement() as conn:
         version = await read_version(conn)
     principal = DomainPrincipal.of(

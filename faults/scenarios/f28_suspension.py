@@ -30,8 +30,8 @@ OTHER = "beta"
 SERVICES = 3
 CHANGED_WITHIN_S = 5.0
 _STEADY_S = 5.0
-# The limit of a wait for a change of state, in seconds.
-_PATIENCE_S = 30.0
+# Longest wait for a state change, in seconds.
+_MAX_STATE_WAIT_S = 30.0
 _SUSPENDED = "TENANT_SUSPENDED"
 
 
@@ -190,9 +190,9 @@ async def _until(gateways: Sequence[Gateway], credential: str, reason: str) -> N
     """Wait until each gateway answers with an error with this reason; an empty one is no error.
 
     Raises:
-        TimeoutError: a gateway did not do so within `_PATIENCE_S`.
+        TimeoutError: a gateway did not do so within `_MAX_STATE_WAIT_S`.
     """
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(_MAX_STATE_WAIT_S):
         for gateway in gateways:
             while await _reason(gateway, credential) != reason:
                 await asyncio.sleep(0.05)

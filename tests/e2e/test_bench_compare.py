@@ -32,7 +32,8 @@ class SharedStage:
     """One stage and one worker for all measurements of a run.
 
     A run sets up a fresh stage for each measurement, so that measurements do not influence each
-    other. This test reads no rates, and most of a tiny run is the start of processes.
+    other. This test checks no rates, and a tiny run would spend most of its time starting
+    processes.
     """
 
     def __init__(self) -> None:

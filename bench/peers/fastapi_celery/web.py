@@ -107,7 +107,7 @@ async def submit_many(request: Request, owner: Owner, jobs: list[JobRequest]) ->
 async def list_jobs(
     request: Request, owner: Owner, ids: Annotated[list[UUID], Query()]
 ) -> list[Job]:
-    """Return some jobs."""
+    """Return the owner's jobs with these ids."""
     rows = await request.app.state.database.fetch(SELECT, ids, owner)
     return [Job(id=row["id"], status=row["status"]) for row in rows]
 

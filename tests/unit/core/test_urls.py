@@ -78,7 +78,7 @@ def test_unreadable_url_is_rejected_without_showing_it(bad: str) -> None:
         assert "%2F %3F %23 %40" in settings_error(redis_url=bad.replace("postgresql", "redis"))
 
 
-def test_connect_timeout_of_the_url_overrides_the_setting() -> None:
+def test_url_connect_timeout_overrides_the_setting() -> None:
     from_url = server_arguments(Settings(database_url=url("connect_timeout=3"), database_timeout=9))
     unlimited = server_arguments(
         Settings(database_url=url("connect_timeout=0"), database_timeout=9)
@@ -133,5 +133,5 @@ def test_unknown_redis_option_is_rejected_by_name(query: str, reason: str) -> No
     assert reason in settings_error(redis_url=f"redis://:{SECRET}@h:1?{query}")
 
 
-def test_unix_url_of_redis_needs_a_path() -> None:
+def test_unix_redis_url_needs_a_path() -> None:
     assert "absolute path" in settings_error(redis_url="unix://")

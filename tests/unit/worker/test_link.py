@@ -13,7 +13,7 @@ from headrace_worker.runners.link import Link
 
 def test_unencodable_report_waits_for_no_reply() -> None:
     loop = asyncio.new_event_loop()
-    link = Link(io.BytesIO(frames.encode(frames.Answer())), io.BytesIO(), loop)
+    link = Link(io.BytesIO(frames.encode(frames.Response())), io.BytesIO(), loop)
     loop.close()
     reporter = link.start_run()
     with pytest.raises(UnicodeEncodeError):

@@ -129,7 +129,7 @@ class Calls:
             await asyncio.sleep(wait)
             gateway = self._gateways.current()
 
-    async def confidential(
+    async def unary_with_secret(
         self,
         secret: str,
         method: Callable[[Gateway], aio.UnaryUnaryMultiCallable[Q, R]],
@@ -150,8 +150,8 @@ class Calls:
             self._headers.check_secrecy(secret)
             return await self.unary(method, request, authenticated=authenticated)
         except (CallError, InsecureConnection) as error:
-            # A report of the error can contain the local variables of each frame, so it must
-            # contain no frame with the request.
+            # An error report can contain the local variables of each frame, so the traceback must
+            # not include a frame with the request.
             del request
             raise error.with_traceback(None) from None
 

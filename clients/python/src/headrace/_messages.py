@@ -1,8 +1,8 @@
 """Messages of other protocols, in a separate descriptor pool.
 
-An application may have any version of the packages with the generated modules of these messages
-(googleapis-common-protos, grpcio-health-checking), and the default pool accepts each protobuf
-message only once. Therefore this module declares the few fields that the client reads. The
+An application may install any version of the packages that define these messages
+(googleapis-common-protos, grpcio-health-checking). The default pool accepts each protobuf message
+only once. Therefore this module declares the few fields that the client reads. The
 declarations are compatible on the wire and cannot collide with those packages.
 """
 

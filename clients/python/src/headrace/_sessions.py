@@ -44,7 +44,7 @@ class SessionCalls:
         """
         # A report of an error below may contain the local variables.
         password = Secret(password)
-        response = await self._calls.confidential(
+        response = await self._calls.unary_with_secret(
             "the password",
             lambda gateway: gateway.sessions.Login,
             session_service_pb2.LoginRequest(
@@ -69,7 +69,7 @@ class SessionCalls:
             Unauthenticated: the session has ended; log in again.
         """
         refresh_token = Secret(refresh_token)
-        response = await self._calls.confidential(
+        response = await self._calls.unary_with_secret(
             "the refresh token",
             lambda gateway: gateway.sessions.RefreshSession,
             session_service_pb2.RefreshSessionRequest(refresh_token=refresh_token),
@@ -86,7 +86,7 @@ class SessionCalls:
             InsecureConnection: the token would be sent to another machine in plaintext.
         """
         refresh_token = Secret(refresh_token)
-        await self._calls.confidential(
+        await self._calls.unary_with_secret(
             "the refresh token",
             lambda gateway: gateway.sessions.Logout,
             session_service_pb2.LogoutRequest(refresh_token=refresh_token),
@@ -102,7 +102,7 @@ class SessionCalls:
             Unauthenticated: the current password is wrong.
         """
         current_password, new_password = Secret(current_password), Secret(new_password)
-        await self._calls.confidential(
+        await self._calls.unary_with_secret(
             "the password",
             lambda gateway: gateway.sessions.ChangePassword,
             session_service_pb2.ChangePasswordRequest(

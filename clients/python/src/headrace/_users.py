@@ -40,7 +40,7 @@ class UserCalls:
         """
         # A report of an error below may contain the local variables.
         password = Secret(password or "")
-        response = await self._calls.confidential(
+        response = await self._calls.unary_with_secret(
             "the password",
             lambda gateway: gateway.users.CreateUser,
             user_service_pb2.CreateUserRequest(

@@ -59,7 +59,7 @@ class Refusal:
         code: the name of the gRPC status code, such as `NOT_FOUND`.
         message: a readable description.
         reason: the name in `headrace.v1.ErrorReason` without its prefix; empty if the status is
-            not from a gateway, but for example from the transport.
+            not from a gateway, for example if the transport failed.
         metadata: the details that belong to the reason.
         violations: all invalid fields.
         retry_after: the wait that the server requests.
@@ -208,7 +208,7 @@ class SubscriptionConflict(_SubscriptionError):
 
 
 class SubscriptionTaken(_SubscriptionError):
-    """Another consumer receives the subscription `name` now.
+    """Another consumer holds the subscription `name`.
 
     That consumer also receives all unacknowledged events. To wait on standby, subscribe again.
     """
@@ -222,14 +222,17 @@ class Unauthenticated(CallError):
 
 
 class CredentialChanged(Unauthenticated):
-    """A stream ended because its credential expired, was revoked, or has other rights now.
+    """A stream ended because its credential expired, was revoked, or has different rights.
 
     The client raises this only if the stream could not resume.
     """
 
 
 class PermissionDenied(CallError):
-    """The credential lacks `right`, such as `jobs:submit`, or an entry of its scope."""
+    """The credential lacks `right`.
+
+    `right` is a right, such as `jobs:submit`, or a scope entry, such as `queue:mail`.
+    """
 
     @property
     def right(self) -> str:

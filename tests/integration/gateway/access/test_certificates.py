@@ -80,17 +80,17 @@ async def admin(database: Database) -> Metadata:
 
 
 @pytest.fixture
-def client(authority: Authority) -> CertificateFile:
+def client_certificate(authority: Authority) -> CertificateFile:
     return authority.issue("client", "Billing.example.com", uris=[SPIFFE])
 
 
 @pytest.fixture
-async def mutual(
-    gateway: Gateway, authority: Authority, client: CertificateFile
+async def mtls_channel(
+    gateway: Gateway, authority: Authority, client_certificate: CertificateFile
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel with the client certificate."""
     async with grpc.aio.secure_channel(
-        f"localhost:{gateway.mtls_port}", authority.credentials(client)
+        f"localhost:{gateway.mtls_port}", authority.credentials(client_certificate)
     ) as channel:
         yield channel
 
@@ -104,12 +104,12 @@ def binding(san: str, **fields: object) -> CreateCertificateBindingRequest:
     "san", [f"uri:{SPIFFE}", "dns:billing.example.com", "dns:BILLING.example.com"]
 )
 async def test_certificate_identifies_its_principal(
-    access: AccessServiceStub, platform: Metadata, mutual: grpc.aio.Channel, san: str
+    access: AccessServiceStub, platform: Metadata, mtls_channel: grpc.aio.Channel, san: str
 ) -> None:
     created = await access.CreateCertificateBinding(
         binding(san, scope=["queue:mail"]), metadata=platform
     )
-    me = await AccessServiceStub(mutual).WhoAmI(WhoAmIRequest())
+    me = await AccessServiceStub(mtls_channel).WhoAmI(WhoAmIRequest())
     assert (me.principal.name, me.principal.kind) == ("billing", PRINCIPAL_KIND_CERTIFICATE)
     assert (me.principal.role, me.tenant) == (ROLE_OPERATOR, DEFAULT_TENANT)
     assert list(me.principal.scope) == ["queue:mail"]
@@ -117,10 +117,10 @@ async def test_certificate_identifies_its_principal(
     assert me.principal.HasField("expire_time")
 
 
-async def test_unbound_certificate_is_unauthenticated_until_its_binding(
-    access: AccessServiceStub, platform: Metadata, mutual: grpc.aio.Channel
+async def test_certificate_is_unauthenticated_until_it_is_bound(
+    access: AccessServiceStub, platform: Metadata, mtls_channel: grpc.aio.Channel
 ) -> None:
-    caller = AccessServiceStub(mutual)
+    caller = AccessServiceStub(mtls_channel)
     for _ in range(2):
         error = await rpc_error(caller.WhoAmI(WhoAmIRequest()))
         assert error.code is grpc.StatusCode.UNAUTHENTICATED
@@ -137,7 +137,7 @@ async def test_unbound_certificate_is_unauthenticated_until_its_binding(
 
 
 async def test_uri_takes_precedence_over_host_name(
-    access: AccessServiceStub, platform: Metadata, mutual: grpc.aio.Channel
+    access: AccessServiceStub, platform: Metadata, mtls_channel: grpc.aio.Channel
 ) -> None:
     await access.CreateCertificateBinding(
         binding("dns:billing.example.com", principal="host"), metadata=platform
@@ -145,15 +145,15 @@ async def test_uri_takes_precedence_over_host_name(
     await access.CreateCertificateBinding(
         binding(f"uri:{SPIFFE}", principal="uri"), metadata=platform
     )
-    me = await AccessServiceStub(mutual).WhoAmI(WhoAmIRequest())
+    me = await AccessServiceStub(mtls_channel).WhoAmI(WhoAmIRequest())
     assert me.principal.name == "uri"
 
 
 async def test_bearer_takes_precedence_over_certificate(
-    access: AccessServiceStub, platform: Metadata, admin: Metadata, mutual: grpc.aio.Channel
+    access: AccessServiceStub, platform: Metadata, admin: Metadata, mtls_channel: grpc.aio.Channel
 ) -> None:
     await access.CreateCertificateBinding(binding(f"uri:{SPIFFE}"), metadata=platform)
-    caller = AccessServiceStub(mutual)
+    caller = AccessServiceStub(mtls_channel)
     me = await caller.WhoAmI(WhoAmIRequest(), metadata=admin)
     assert (me.principal.name, me.principal.kind) == ("ada", PRINCIPAL_KIND_API_KEY)
     error = await rpc_error(caller.WhoAmI(WhoAmIRequest(), metadata=bearer("hr_invalid")))
@@ -161,11 +161,11 @@ async def test_bearer_takes_precedence_over_certificate(
 
 
 async def test_deleted_binding_ends_calls_and_streams(
-    access: AccessServiceStub, platform: Metadata, mutual: grpc.aio.Channel
+    access: AccessServiceStub, platform: Metadata, mtls_channel: grpc.aio.Channel
 ) -> None:
     san = f"uri:{SPIFFE}"
     await access.CreateCertificateBinding(binding(san, role=ROLE_VIEWER), metadata=platform)
-    stream = JobServiceStub(mutual).WatchJobs(WatchJobsRequest())
+    stream = JobServiceStub(mtls_channel).WatchJobs(WatchJobsRequest())
     async with asyncio.timeout(TIMEOUT):
         first = await stream.read()
     await access.DeleteCertificateBinding(
@@ -178,7 +178,7 @@ async def test_deleted_binding_ends_calls_and_streams(
 
     error = await rpc_error(drain())
     assert (error.reason, error.metadata) == ("CREDENTIAL_CHANGED", {"cursor": first.cursor})
-    again = await rpc_error(AccessServiceStub(mutual).WhoAmI(WhoAmIRequest()))
+    again = await rpc_error(AccessServiceStub(mtls_channel).WhoAmI(WhoAmIRequest()))
     assert again.code is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -187,7 +187,7 @@ async def test_principal_expires_with_its_certificate(
     platform: Metadata,
     database: Database,
     authority: Authority,
-    client: CertificateFile,
+    client_certificate: CertificateFile,
 ) -> None:
     await access.CreateCertificateBinding(binding(f"uri:{SPIFFE}"), metadata=platform)
     certificates = Certificates(database=database)
@@ -199,16 +199,16 @@ async def test_principal_expires_with_its_certificate(
         }
 
     # Streams end at the time at which their principal expires.
-    principal = await certificates.verify(properties(client))
-    end = x509.load_pem_x509_certificate(client.cert.read_bytes()).not_valid_after_utc
+    principal = await certificates.verify(properties(client_certificate))
+    end = x509.load_pem_x509_certificate(client_certificate.cert.read_bytes()).not_valid_after_utc
     assert principal.expire_time == end.timestamp()
-    # A connection can be older than the end of its certificate.
+    # A connection can outlive its certificate.
     expired = authority.issue("expired", uris=[SPIFFE], lifetime=timedelta(seconds=-1))
     with pytest.raises(Unauthenticated, match="expired"):
         await certificates.verify(properties(expired))
 
 
-async def test_admin_of_a_tenant_lists_but_does_not_bind(
+async def test_tenant_admin_lists_but_cannot_bind(
     access: AccessServiceStub, platform: Metadata, admin: Metadata
 ) -> None:
     san = f"uri:{SPIFFE}"

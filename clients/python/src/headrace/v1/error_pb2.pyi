@@ -78,7 +78,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 18
     """UNAUTHENTICATED. The credential is missing, malformed, expired or revoked."""
     ERROR_REASON_CREDENTIAL_CHANGED: _ErrorReason.ValueType  # 19
-    """UNAUTHENTICATED. The credential of a stream expired, was revoked, or has other rights now. Resume
+    """UNAUTHENTICATED. The credential of a stream expired, was revoked, or has different rights. Resume
     the stream with a valid credential. {"cursor": "AQ…"} or, for the stream of one job,
     {"after_seq": "7"}
     """
@@ -164,7 +164,7 @@ subscription. {"subscription": "billing"}
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 18
 """UNAUTHENTICATED. The credential is missing, malformed, expired or revoked."""
 ERROR_REASON_CREDENTIAL_CHANGED: ErrorReason.ValueType  # 19
-"""UNAUTHENTICATED. The credential of a stream expired, was revoked, or has other rights now. Resume
+"""UNAUTHENTICATED. The credential of a stream expired, was revoked, or has different rights. Resume
 the stream with a valid credential. {"cursor": "AQ…"} or, for the stream of one job,
 {"after_seq": "7"}
 """

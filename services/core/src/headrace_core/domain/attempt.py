@@ -127,7 +127,7 @@ class AttemptReport:
         progress: the progress; None in an output report.
         output: the piece of output; None in a progress report.
         number: the position among the attempt's reports, from 1; None if it is unknown. If the
-            response is lost, the worker compares it with the number of written reports.
+            response is lost, the worker compares this position with the number of written reports.
 
     Raises:
         ValueError: both fields are set, or neither.

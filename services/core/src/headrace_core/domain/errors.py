@@ -242,7 +242,7 @@ class Unauthenticated(HeadraceError):
 
 
 class CredentialChanged(Unauthenticated):
-    """A stream ended because its credential expired, was revoked, or has other rights now.
+    """A stream ended because its credential expired, was revoked, or has different rights.
 
     `place` is the request field to resume with (`cursor`, `after_seq`) and its value.
     """

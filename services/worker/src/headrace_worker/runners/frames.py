@@ -14,7 +14,7 @@ CHANNEL_LOST = 74
 
 
 class Run(msgspec.Struct, tag="run", tag_field="frame", array_like=True):
-    """Run the handler of the attempt, which `module` registers, for at most `time_left` seconds.
+    """Run the attempt's handler, registered by `module`, for at most `time_left` seconds.
 
     The process replaces `attempt.ends`, which is a time on the worker's clock.
     """
@@ -29,7 +29,7 @@ class Cancel(msgspec.Struct, tag="cancel", tag_field="frame", array_like=True):
     """Cancel the running handler."""
 
 
-class Answer(msgspec.Struct, tag="answer", tag_field="frame", array_like=True):
+class Response(msgspec.Struct, tag="response", tag_field="frame", array_like=True):
     """Accept the last report. If `fail` is set, reject it: the handler fails with this message."""
 
     fail: str = ""
@@ -73,7 +73,7 @@ class Raised(msgspec.Struct, tag="raised", tag_field="frame", array_like=True):
     last: bool = False
 
 
-ToHandler = Run | Cancel | Answer
+ToHandler = Run | Cancel | Response
 FromHandler = Progressed | Output | Completing | Returned | Raised
 
 decode_to_handler = msgspec.msgpack.Decoder(ToHandler).decode
@@ -100,7 +100,7 @@ class TooLarge(Exception):
     """A message of `size` bytes exceeds the `limit`."""
 
     def __init__(self, size: int, *, limit: int) -> None:
-        super().__init__(f"{size} bytes")
+        super().__init__(f"the message has {size} bytes; the limit is {limit}")
         self.size = size
         self.limit = limit
 

@@ -40,8 +40,8 @@ class Link:
         self._runs: asyncio.Queue[frames.Run] = asyncio.Queue()
         self._cancel: Callable[[], None] | None = None
         self.cancelled = threading.Event()
-        # The pending answers, in the order of the reports.
-        self._answers: deque[Future[frames.Answer]] = deque()
+        # The pending responses, in the order of the reports.
+        self._responses: deque[Future[frames.Response]] = deque()
         self._current: RunReporter | None = None
         self._sending = threading.Lock()
 
@@ -56,11 +56,11 @@ class Link:
                 case frames.Cancel():
                     self.cancelled.set()
                     self._loop.call_soon_threadsafe(self._call_cancel)
-                case frames.Answer():
-                    answer = self._answers.popleft()
+                case frames.Response():
+                    response = self._responses.popleft()
                     # The handler may have stopped waiting.
-                    if answer.set_running_or_notify_cancel():
-                        answer.set_result(message)
+                    if response.set_running_or_notify_cancel():
+                        response.set_result(message)
 
     async def next_run(self) -> frames.Run:
         """Wait for the next run."""
@@ -87,21 +87,21 @@ class Link:
             self._current = None
             self._write(frames.encode(message))
 
-    def send(self, reporter: RunReporter, message: Report) -> Future[frames.Answer]:
-        """Send a report of a run; return a future of its answer.
+    def send(self, reporter: RunReporter, message: Report) -> Future[frames.Response]:
+        """Send a report of a run; return a future of its response.
 
         Raises:
             AttemptEnded: the run has ended, so the worker would assign the report to the next run.
         """
-        answer: Future[frames.Answer] = Future()
-        # Encode first: a report that cannot be encoded gets no answer.
+        response: Future[frames.Response] = Future()
+        # Encode first: a report that cannot be encoded gets no response.
         framed = frames.encode(message)
         with self._sending:
             if reporter is not self._current:
                 raise AttemptEnded
-            self._answers.append(answer)
+            self._responses.append(response)
             self._write(framed)
-        return answer
+        return response
 
     def _write(self, framed: bytes) -> None:
         self._sink.write(framed)
@@ -126,7 +126,7 @@ class RunReporter:
             Fail: the worker rejected the report.
             AttemptEnded: the handler has returned.
         """
-        _check_answer(self._link.send(self, _as_message(item)).result())
+        _check_response(self._link.send(self, _as_message(item)).result())
 
     def announce_completion(self, size: int) -> None:
         """Announce a completion from a `def`, like `Reporter.prepare_completion`.
@@ -134,7 +134,7 @@ class RunReporter:
         Raises:
             Fail, AttemptEnded: see `report`.
         """
-        _check_answer(self._link.send(self, frames.Completing(size=size)).result())
+        _check_response(self._link.send(self, frames.Completing(size=size)).result())
 
     async def progress(self, progress: Progress) -> None:
         """Report progress, like `report`."""
@@ -151,7 +151,7 @@ class RunReporter:
     async def _send_in_turn(self, message: Report) -> None:
         # At most one report is unanswered, because a full pipe would block the loop.
         async with self._turn:
-            _check_answer(await asyncio.wrap_future(self._link.send(self, message)))
+            _check_response(await asyncio.wrap_future(self._link.send(self, message)))
 
 
 def _as_message(item: Progress | JsonText) -> frames.Progressed | frames.Output:
@@ -162,6 +162,6 @@ def _as_message(item: Progress | JsonText) -> frames.Progressed | frames.Output:
     return frames.Output(chunk=item)
 
 
-def _check_answer(answer: frames.Answer) -> None:
-    if answer.fail:
-        raise Fail(answer.fail, type="LimitExceeded")
+def _check_response(response: frames.Response) -> None:
+    if response.fail:
+        raise Fail(response.fail, type="LimitExceeded")

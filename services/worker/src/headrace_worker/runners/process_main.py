@@ -3,9 +3,9 @@
 Usage: `python -m headrace_worker.runners.process_main LEVEL FORMAT`, with the log level and log
 format of the worker.
 
-The process receives one run at a time on its standard input, and answers on its original standard
-output. The output of handlers is redirected to standard error. When the worker ends, the input
-closes; the process then kills its descendants and exits.
+The process receives one run at a time on its standard input, and responds on its original
+standard output. The output of handlers is redirected to standard error. When the worker ends, the
+input closes; the process then kills its descendants and exits.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _perform(
         after = None if wait is None else wait.total_seconds()
         return _raised("Retry", error, kind="retry", after=after)
     except asyncio.CancelledError as error:
-        # The worker ignores this answer if it requested the cancellation.
+        # The worker ignores this response if it requested the cancellation.
         within = RemoteError("CancelledError", "the handler cancelled itself", stack_trace(error))
         return _raised(within.type, within)
     except RemoteError as error:

@@ -43,8 +43,8 @@ class _HandlerProcess:
         self._stdout = process.stdout
         self._incoming = frames.MessageReader(process.stdout, max_bytes=max_message_bytes)
         self._timing = timing
-        # True while the handler waits for the answer to a report.
-        self.awaits_answer = False
+        # True while the handler waits for the response to a report.
+        self.awaits_response = False
         self._group_end = asyncio.create_task(self._end_group())
 
     @classmethod
@@ -242,27 +242,27 @@ class ProcessPool:
             message = await process.receive()
             if isinstance(message, frames.Returned | frames.Raised):
                 return message
-            process.awaits_answer = True
-            answer = await _accept(message, reporter)
-            process.awaits_answer = False
-            await process.send(answer)
+            process.awaits_response = True
+            response = await _accept(message, reporter)
+            process.awaits_response = False
+            await process.send(response)
 
     async def _cancel_within_grace(self, process: _HandlerProcess, reporter: Reporter) -> bool:
         """Cancel the handler; return whether its process can run another handler."""
         try:
             async with asyncio.timeout(self._grace):
                 await process.send(frames.Cancel())
-                if process.awaits_answer:
-                    process.awaits_answer = False
-                    await process.send(frames.Answer())
+                if process.awaits_response:
+                    process.awaits_response = False
+                    await process.send(frames.Response())
                 while not isinstance(
                     message := await process.receive(), frames.Returned | frames.Raised
                 ):
-                    answer = frames.Answer()
+                    response = frames.Response()
                     if isinstance(message, frames.Completing):
                         # A handler may still complete its job.
-                        answer = await _accept(message, reporter)
-                    await process.send(answer)
+                        response = await _accept(message, reporter)
+                    await process.send(response)
         except (TimeoutError, ProcessDied, Fail, AttemptNotCurrent):
             return False
         return not message.last
@@ -270,7 +270,7 @@ class ProcessPool:
 
 async def _accept(
     message: frames.Progressed | frames.Output | frames.Completing, reporter: Reporter
-) -> frames.Answer:
+) -> frames.Response:
     try:
         match message:
             case frames.Progressed(fraction=fraction, message=text, counters=counters):
@@ -283,8 +283,8 @@ async def _accept(
             case _:
                 assert_never(message)
     except Fail as refusal:
-        return frames.Answer(fail=str(refusal))
-    return frames.Answer()
+        return frames.Response(fail=str(refusal))
+    return frames.Response()
 
 
 def _result(end: frames.Returned | frames.Raised) -> JsonText:

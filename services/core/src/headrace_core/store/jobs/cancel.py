@@ -1,4 +1,4 @@
-"""The transitions cancelled and cancel requested, by a client."""
+"""The `cancelled` and `cancel requested` transitions, by a client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transition started: QUEUED → RUNNING, with a new attempt number."""
+"""The `started` transition: QUEUED → RUNNING, with a new attempt number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transition succeeded in a handler's transaction: RUNNING → SUCCEEDED.
+"""The `succeeded` transition in a handler's transaction: RUNNING → SUCCEEDED.
 
 The handler's connection calls the SQL function `complete`, in the schema of the tables.
 """

@@ -1,4 +1,4 @@
-"""The transition due: SCHEDULED, RETRYING → QUEUED."""
+"""The `due` transition: SCHEDULED, RETRYING → QUEUED."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transitions progressed and output: RUNNING → RUNNING."""
+"""The `progressed` and `output` transitions: RUNNING → RUNNING."""
 
 from __future__ import annotations
 

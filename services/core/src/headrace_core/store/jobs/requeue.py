@@ -1,4 +1,4 @@
-"""The transition requeued: FAILED, CANCELLED → QUEUED or SCHEDULED, with fresh budgets."""
+"""The `requeued` transition: FAILED, CANCELLED → QUEUED or SCHEDULED, with fresh budgets."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ async def requeue_job(
 
 
 # After the first start, `due_time` is the end of a backoff.
-_IS_LATER = "j.attempt = 0 AND j.due_time > m.now"
-_DUE = f"CASE WHEN {_IS_LATER} THEN j.due_time ELSE m.now END"
+_IS_SCHEDULED = "j.attempt = 0 AND j.due_time > m.now"
+_DUE = f"CASE WHEN {_IS_SCHEDULED} THEN j.due_time ELSE m.now END"
 
 _REQUEUE = Transition(
     name="changed",
     events=(EventType.REQUEUED,),
     rows="j.id = :id AND $guard",
-    state=f"CASE WHEN {_IS_LATER} THEN 'scheduled' ELSE 'queued' END",
+    state=f"CASE WHEN {_IS_SCHEDULED} THEN 'scheduled' ELSE 'queued' END",
     changes={
         "retries_used": "0",
         "worker_losses": "0",
@@ -70,9 +70,9 @@ _REQUEUE = Transition(
         "deadline": "CASE WHEN j.deadline > m.now THEN j.deadline END",
         "rank": RANK.format(due=_DUE, priority="j.priority"),
         "due_time": _DUE,
-        "queue_time": f"CASE WHEN {_IS_LATER} THEN NULL ELSE m.now END",
+        "queue_time": f"CASE WHEN {_IS_SCHEDULED} THEN NULL ELSE m.now END",
     },
-    # `lock_job` has locked the row, so `m.now` is not earlier than the change.
+    # `lock_job` has locked the row, so `m.now` is not earlier than the previous change of the row.
     same_time=True,
     returning="j.*",
     event_columns={

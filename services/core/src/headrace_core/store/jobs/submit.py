@@ -1,4 +1,4 @@
-"""The transition submitted: a new job becomes QUEUED or SCHEDULED."""
+"""The `submitted` transition: a new job becomes QUEUED or SCHEDULED."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Until 0006, the functions were in the schema `headrace`, and the tables in another schema.
+    # Versions before 0006 created the functions in `headrace` and the tables in a different schema.
     tables = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
     for function in (_CHECK_FENCE, _COMPLETE):
         op.execute(sa.text(function.replace("{tables}", tables)))
@@ -36,9 +36,9 @@ BEGIN
     WHERE j.id = check_fence.job AND j.attempt = check_fence.attempt AND j.state = 'running'
     FOR KEY SHARE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'attempt % of job % does not run any more',
+        RAISE EXCEPTION 'attempt % of job % is not running',
             check_fence.attempt, check_fence.job
-            USING ERRCODE = 'JF001', HINT = 'Roll back: another attempt may run already.';
+            USING ERRCODE = 'JF001', HINT = 'Roll back: another attempt may be running.';
     END IF;
 END
 $function$
@@ -62,11 +62,11 @@ BEGIN
     SELECT e.id, e.seq, e.xid, e.tenant, 'succeeded', e.state, e.attempt, e.update_time
     FROM ended e;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'attempt % of job % does not run any more',
+        RAISE EXCEPTION 'attempt % of job % is not running',
             complete.attempt, complete.job
-            USING ERRCODE = 'JF001', HINT = 'Roll back: another attempt may run already.';
+            USING ERRCODE = 'JF001', HINT = 'Roll back: another attempt may be running.';
     END IF;
-    -- At the commit, to the gateways (wake/topic.py).
+    -- PostgreSQL notifies the gateways at the commit (wake/topic.py).
     PERFORM pg_notify('headrace_events', '');
 END
 $function$

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def _readable(*columns: str) -> str:
-    """Return the condition that times are within the calendar of Python and protobuf."""
+    """Return the condition that times are in the range of Python and protobuf."""
     first = "'0001-01-01 00:00:00+00'::timestamptz"
     end = "'9999-12-31 23:59:59.999999+00'::timestamptz"
     return " AND ".join(f"{column} > {first} AND {column} < {end}" for column in columns)
