@@ -111,3 +111,17 @@ async def test_revocation_ends_calls_and_streams_of_the_key(
     assert error.metadata == {"cursor": first.cursor}
     again = await rpc_error(jobs.GetStats(GetStatsRequest(), metadata=bearer(created.secret)))
     assert again.reason == "UNAUTHENTICATED"
+
+
+async def test_admin_cannot_revoke_a_key_of_the_platform(
+    access: AccessServiceStub, admin: Metadata, database: Database
+) -> None:
+    platform = await caller(database, Role.PLATFORM)
+    me = await access.WhoAmI(WhoAmIRequest(), metadata=platform)
+    revoke = RevokeApiKeyRequest(id=me.principal.credential)
+    error = await rpc_error(access.RevokeApiKey(revoke, metadata=admin))
+    assert error.code is grpc.StatusCode.PERMISSION_DENIED
+    await access.WhoAmI(WhoAmIRequest(), metadata=platform)
+    listed = await access.ListApiKeys(ListApiKeysRequest(), metadata=admin)
+    revoked = {key.id for key in listed.api_keys if key.HasField("revoke_time")}
+    assert me.principal.credential not in revoked

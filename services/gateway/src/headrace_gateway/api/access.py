@@ -12,6 +12,7 @@ import structlog
 
 from headrace_core.domain.access import (
     MAX_SCOPE_ENTRIES,
+    RIGHTS,
     ApiKey,
     Minter,
     Principal,
@@ -174,9 +175,12 @@ class Access:
 
         Raises:
             AccessNotFound: the tenant has no such key.
+            PermissionDenied: the role of the key has a right that the role of the caller lacks.
         """
         async with self._database.transaction() as conn:
             key = await revoke_api_key(conn, tenant=call.tenant, key_id=key_id)
+            # The transaction takes the revocation back.
+            check_rank(call, key.role, "to revoke a key")
             await record_audit(conn, call, target=f"api key {key.id} of {key.principal}")
         self._bus.publish(Topic.ACCESS)
         _log.info("api_key_revoked", key=key_id)
@@ -295,6 +299,21 @@ def read_scope(entries: Sequence[str], found: Violations) -> Scope:
     except ValueError as error:
         found.note("scope", str(error))
         return Scope()
+
+
+def check_rank(call: Call, role: Role, action: str) -> None:
+    """Check that a role has no right that the role of the caller lacks.
+
+    Args:
+        call: the context of the request.
+        role: the role of the principal that the caller changes.
+        action: what the caller wants to do, such as `to revoke a key`.
+
+    Raises:
+        PermissionDenied: the role has such a right.
+    """
+    if not RIGHTS[role] <= RIGHTS[call.principal.role]:
+        raise PermissionDenied(f"{action} with the role {role}")
 
 
 def check_grant(call: Call, role: Role, scope: Scope) -> None:

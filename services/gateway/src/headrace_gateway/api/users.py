@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from headrace_core.domain.access import RIGHTS, Role
-from headrace_core.domain.errors import PermissionDenied, Violation
+from headrace_core.domain.access import Role
+from headrace_core.domain.errors import Violation
 from headrace_core.domain.user import USER_NAME_RULE, User, is_user_name, new_password
 from headrace_core.store.access.users import (
     create_user,
@@ -22,7 +22,7 @@ from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
 from headrace_gateway.access.password_threads import PasswordThreads
-from headrace_gateway.api.access import check_grant, read_scope
+from headrace_gateway.api.access import check_grant, check_rank, read_scope
 from headrace_gateway.api.pages import Page, fill_page
 from headrace_gateway.api.validation import Violations, check_new_password, page_limit
 from headrace_gateway.calls.call import Call
@@ -183,7 +183,7 @@ class Users:
             password_hash = await self._threads.hash(password or random)
         async with self._database.transaction() as conn:
             user = await lock_user(conn, tenant=call.tenant, name=name)
-            _check_rank(call, user)
+            check_rank(call, user.role, "to change a user")
             new_role = user.role if role is None else role
             new_scope = user.scope if parsed is None else parsed
             if role is not None or scope is not None or password is not None:
@@ -211,18 +211,8 @@ class Users:
         """
         async with self._database.transaction() as conn:
             user = await lock_user(conn, tenant=call.tenant, name=name)
-            _check_rank(call, user)
+            check_rank(call, user.role, "to change a user")
             await delete_user(conn, user)
             await record_audit(conn, call, target=f"user {name}")
         self._bus.publish(Topic.ACCESS)
         _log.info("user_deleted", tenant=call.tenant, user=name)
-
-
-def _check_rank(call: Call, user: User) -> None:
-    """Check that the role of a user has no more rights than the role of the caller.
-
-    Raises:
-        PermissionDenied: it has.
-    """
-    if not RIGHTS[user.role] <= RIGHTS[call.principal.role]:
-        raise PermissionDenied(f"to change a user with the role {user.role}")
