@@ -63,7 +63,7 @@ LANGUAGES_NOT_RUN = {
 
 # Commands and Python code that run until they are interrupted.
 ENDLESS_PATTERN = re.compile(
-    r"WatchJobs|WatchSubscription|Health/Watch|headrace watch|subscription watch"
+    r"WatchJobs|WatchSubscription|Health/Watch|headrace watch(?!-)|subscription watch"
     r"|(client|browser)\.(watch|subscribe)\("
 )
 
