@@ -32,7 +32,7 @@ from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
 from headrace_gateway.access.signing import InstallationTokens
-from headrace_gateway.api.pages import Page, fill_page
+from headrace_gateway.api.pages import Page, fill_page, split_page
 from headrace_gateway.api.validation import (
     Violations,
     check_labels,
@@ -162,9 +162,8 @@ class Access:
         after = decode_name_token(self._installation, call.tenant, token, of=_KEYS)
 
         async def read(after: str, wanted: int) -> tuple[Sequence[ApiKey], bool]:
-            # One extra key shows whether more keys follow.
             keys = await list_api_keys(conn, tenant=call.tenant, after=after, limit=wanted + 1)
-            return keys[:wanted], len(keys) <= wanted
+            return split_page(keys, wanted)
 
         async with self._database.statement() as conn:
             last = await fill_page(page, read, key=lambda key: key.id, after=after, size=limit)

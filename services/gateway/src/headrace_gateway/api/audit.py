@@ -16,7 +16,7 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
-from headrace_gateway.api.pages import Page, fill_page
+from headrace_gateway.api.pages import Page, fill_page, split_page
 from headrace_gateway.api.validation import Violations, page_limit
 from headrace_gateway.calls.call import Call
 from headrace_gateway.tokens import decode_name_token, encode_name_token
@@ -83,11 +83,10 @@ class AuditLog:
         before = _read_number(decode_name_token(self._installation, call.tenant, token, of=kind))
 
         async def read(before: int | None, count: int) -> tuple[Sequence[AuditEvent], bool]:
-            # One extra event shows whether more events follow.
             events = await list_audit(
                 conn, tenant=tenant, wanted=wanted, before=before, limit=count + 1
             )
-            return events[:count], len(events) <= count
+            return split_page(events, count)
 
         async with self._database.statement() as conn:
             last = await fill_page(

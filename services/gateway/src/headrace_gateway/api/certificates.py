@@ -16,7 +16,7 @@ from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
 from headrace_gateway.api.access import check_grant, read_scope
-from headrace_gateway.api.pages import Page, fill_page
+from headrace_gateway.api.pages import Page, fill_page, split_page
 from headrace_gateway.api.validation import Violations, check_principal, page_limit
 from headrace_gateway.calls.call import Call
 from headrace_gateway.tokens import decode_name_token, encode_name_token
@@ -109,9 +109,8 @@ class CertificateBindings:
         after = decode_name_token(self._installation, call.tenant, token, of=_BINDINGS)
 
         async def read(after: str, wanted: int) -> tuple[Sequence[CertificateBinding], bool]:
-            # One extra binding shows whether more follow.
             rows = await list_bindings(conn, tenant=call.tenant, after=after, limit=wanted + 1)
-            return rows[:wanted], len(rows) <= wanted
+            return split_page(rows, wanted)
 
         async with self._database.statement() as conn:
             last = await fill_page(page, read, key=lambda one: one.san, after=after, size=limit)

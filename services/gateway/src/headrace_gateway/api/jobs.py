@@ -23,7 +23,7 @@ from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.api.filter import parse_filter
-from headrace_gateway.api.pages import Page, fill_page
+from headrace_gateway.api.pages import Page, fill_page, split_page
 from headrace_gateway.api.validation import Violations, check_reason, limit_after_seq, page_limit
 from headrace_gateway.api.visibility import (
     check_visible,
@@ -118,11 +118,11 @@ class Jobs:
         found.check()
 
         async def read(before: JobId | None, wanted: int) -> tuple[Sequence[Job], bool]:
-            # One extra job shows whether more jobs follow.
-            jobs = await list_jobs(
+            found_jobs = await list_jobs(
                 conn, tenant=call.tenant, query=clauses, limit=wanted + 1, before=before, full=full
             )
-            return [visible_job(call, job) for job in jobs[:wanted]], len(jobs) <= wanted
+            jobs, complete = split_page(found_jobs, wanted)
+            return [visible_job(call, job) for job in jobs], complete
 
         before = decode_page_token(self._installation, call.tenant, query, token)
         async with self._database.transaction() as conn:

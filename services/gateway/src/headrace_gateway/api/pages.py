@@ -20,6 +20,20 @@ class Page(Protocol[Item_contra]):
         """
 
 
+def split_page(items: Sequence[T], wanted: int) -> tuple[Sequence[T], bool]:
+    """Return the items of a page, for the `read` of `fill_page`.
+
+    Args:
+        items: the result of a query for one item more than `wanted`. The extra item shows that
+            more items follow.
+        wanted: the maximum number of items.
+
+    Returns:
+        The items, and True if no item follows them.
+    """
+    return items[:wanted], len(items) <= wanted
+
+
 async def fill_page(
     page: Page[T],
     read: Callable[[Key, int], Awaitable[tuple[Sequence[T], bool]]],

@@ -30,7 +30,7 @@ from headrace_core.store.subscriptions import (
 )
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
-from headrace_gateway.api.pages import Page, fill_page
+from headrace_gateway.api.pages import Page, fill_page, split_page
 from headrace_gateway.api.validation import (
     Violations,
     check_consumer,
@@ -180,15 +180,14 @@ class Subscriptions:
 
         async def read(after: str, wanted: int) -> tuple[Sequence[Subscription], bool]:
             while True:
-                # One extra subscription shows whether more subscriptions follow.
-                subscriptions = await list_subscriptions(
+                found_subscriptions = await list_subscriptions(
                     conn, tenant=call.tenant, after=after, limit=wanted + 1
                 )
-                complete = len(subscriptions) <= wanted
-                visible = [found for found in subscriptions[:wanted] if _is_visible(call, found)]
+                subscriptions, complete = split_page(found_subscriptions, wanted)
+                visible = [found for found in subscriptions if _is_visible(call, found)]
                 if visible or complete:
                     return visible, complete
-                after = subscriptions[wanted - 1].name
+                after = subscriptions[-1].name
 
         after = decode_name_token(self._installation, call.tenant, token)
         async with self._database.statement() as conn:

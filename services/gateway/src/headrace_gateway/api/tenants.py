@@ -27,7 +27,7 @@ from headrace_core.store.usage import read_usage
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
 from headrace_gateway.access.quotas import TenantQuotas
-from headrace_gateway.api.pages import Page, fill_page
+from headrace_gateway.api.pages import Page, fill_page, split_page
 from headrace_gateway.api.validation import Violations, page_limit
 from headrace_gateway.calls.call import Call
 from headrace_gateway.tokens import decode_name_token, encode_name_token
@@ -132,9 +132,8 @@ class Tenants:
         _check_scope(call)
 
         async def read(after: str, wanted: int) -> tuple[Sequence[Tenant], bool]:
-            # One extra tenant shows whether more tenants follow.
             tenants = await list_tenants(conn, after=after, limit=wanted + 1)
-            return tenants[:wanted], len(tenants) <= wanted
+            return split_page(tenants, wanted)
 
         after = decode_name_token(self._installation, call.tenant, token, of=_LIST)
         async with self._database.statement() as conn:

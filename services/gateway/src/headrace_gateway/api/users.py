@@ -23,7 +23,7 @@ from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
 from headrace_gateway.access.password_threads import PasswordThreads
 from headrace_gateway.api.access import check_grant, check_rank, read_scope
-from headrace_gateway.api.pages import Page, fill_page
+from headrace_gateway.api.pages import Page, fill_page, split_page
 from headrace_gateway.api.validation import Violations, check_new_password, page_limit
 from headrace_gateway.calls.call import Call
 from headrace_gateway.tokens import decode_name_token, encode_name_token
@@ -136,9 +136,8 @@ class Users:
         after = decode_name_token(self._installation, call.tenant, token, of=_USERS)
 
         async def read(after: str, wanted: int) -> tuple[Sequence[User], bool]:
-            # One extra user shows whether more users follow.
             users = await list_users(conn, tenant=call.tenant, after=after, limit=wanted + 1)
-            return users[:wanted], len(users) <= wanted
+            return split_page(users, wanted)
 
         async with self._database.statement() as conn:
             last = await fill_page(page, read, key=lambda user: user.name, after=after, size=limit)
