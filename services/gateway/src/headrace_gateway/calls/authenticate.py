@@ -52,12 +52,10 @@ class Evidence:
         bearer: the credential of the header `authorization`; empty without one.
         certificate: the properties of a verified client certificate, such as its subject
             alternative names; empty without one.
-        address: the network address of the caller.
     """
 
     bearer: str = ""
     certificate: Mapping[str, tuple[bytes, ...]]
-    address: str = ""
 
 
 class Authenticator(Protocol):
@@ -125,7 +123,6 @@ class Authenticate:
                 Evidence(
                     bearer=bearer,
                     certificate=_properties(certificate),
-                    address=exchange.context.peer(),
                 )
             )
             _set_call(exchange, name, principal, tenant, authenticator.check_tenant)
