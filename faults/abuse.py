@@ -40,7 +40,7 @@ _CONNECT_S: Final = 10.0
 
 @dataclass
 class Counts:
-    """What the abuse did.
+    """Counts of the abuse.
 
     Attributes:
         connections: opened connections.

@@ -64,7 +64,7 @@ peer.toml, which the report prints beside the figures:
     row = "yes"
     history = "no"
     result = "no"
-    flushall = "all jobs"            # what survives FLUSHALL
+    flushall = "all jobs"            # the data that remains after FLUSHALL
     kill = "after 32 s"              # when a killed worker's job runs again
 
 The no-op job has the type `noop` and the payload `{"n": i}`.

@@ -35,7 +35,7 @@ MAX_PRINCIPAL_NAME: Final = 128
 
 
 class Right(StrEnum):
-    """What a principal may do. The values are the entries of a scope."""
+    """A permission of a principal. The values are the entries of a scope."""
 
     JOBS_READ = "jobs:read"
     JOBS_SUBMIT = "jobs:submit"
