@@ -79,18 +79,18 @@ async def test_payload_forms_have_the_same_content(jobs: JobServiceStub, name: s
 
 async def test_same_request_id_with_different_content_conflicts(client: Client, name: str):
     job = await client.submit(IDLE, {"n": 1}, request_id=name)
-    with pytest.raises(RequestIdConflict) as caught:
+    with pytest.raises(RequestIdConflict) as excinfo:
         await client.submit(IDLE, {"n": 2}, request_id=name)
-    assert (caught.value.request_id, caught.value.job_id) == (name, job.id)
-    assert caught.value.refusal.code == "ALREADY_EXISTS"
+    assert (excinfo.value.request_id, excinfo.value.job_id) == (name, job.id)
+    assert excinfo.value.refusal.code == "ALREADY_EXISTS"
 
 
 async def test_all_violations_are_reported(client: Client):
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequest) as excinfo:
         await client.submit("Bad Type", queue="Bad Queue", priority=101, request_id="a\nb")
-    fields = {violation.field for violation in caught.value.violations}
+    fields = {violation.field for violation in excinfo.value.violations}
     assert fields == {"job.type", "job.queue", "job.priority", "request_id"}
-    assert caught.value.refusal.reason == "INVALID_ARGUMENT"
+    assert excinfo.value.refusal.reason == "INVALID_ARGUMENT"
 
 
 async def test_missing_job_is_invalid(jobs: JobServiceStub):
@@ -122,8 +122,8 @@ async def test_call_deadline_becomes_the_deadline(client: Client):
 async def test_validation_stores_nothing(client: Client, name: str):
     would = await client.submit(SCRIPTED, validate_only=True, request_id=name)
     assert (would.id, would.outcome) == ("", SubmitOutcome.WOULD_RUN)
-    waits = await client.submit(IDLE, validate_only=True, request_id=name)
-    assert waits.outcome is SubmitOutcome.NO_WORKER
+    validated = await client.submit(IDLE, validate_only=True, request_id=name)
+    assert validated.outcome is SubmitOutcome.NO_WORKER
     created = await client.submit(IDLE, request_id=name)
     assert created.outcome is SubmitOutcome.CREATED
     repeated = await client.submit(IDLE, validate_only=True, request_id=name)
@@ -133,12 +133,12 @@ async def test_validation_stores_nothing(client: Client, name: str):
 
 
 async def test_later_job_is_scheduled(client: Client):
-    at = datetime.now(UTC) + timedelta(hours=1)
-    job = await client.submit(IDLE, schedule_time=at)
+    start_time = datetime.now(UTC) + timedelta(hours=1)
+    job = await client.submit(IDLE, schedule_time=start_time)
     assert job.job is not None
-    assert (job.job.state, job.job.schedule_time) == (JobState.SCHEDULED, at)
+    assert (job.job.state, job.job.schedule_time) == (JobState.SCHEDULED, start_time)
     [event] = [event async for event in client.events(job.id)]
-    assert (event.state, event.schedule_time) == (JobState.SCHEDULED, at)
+    assert (event.state, event.schedule_time) == (JobState.SCHEDULED, start_time)
 
 
 async def test_correlation_id_is_stored(client: Client):
@@ -158,9 +158,9 @@ async def test_batch_is_stored_in_order(client: Client):
 
 async def test_invalid_batch_stores_no_job(client: Client, name: str):
     specs = [JobSpec(IDLE, queue=name), JobSpec("Bad Type", queue=name)]
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequest) as excinfo:
         await client.submit_many(specs)
-    assert [violation.field for violation in caught.value.violations] == ["jobs[1].type"]
+    assert [violation.field for violation in excinfo.value.violations] == ["jobs[1].type"]
     assert [job async for job in client.list(f"queue = {name}")] == []
 
 
@@ -170,15 +170,15 @@ async def test_empty_batch_is_invalid(jobs: JobServiceStub):
 
 
 async def test_batch_key_does_not_collide_with_job_keys(client: Client, name: str):
-    single = await client.submit(IDLE, request_id=name)
+    one_job = await client.submit(IDLE, request_id=name)
     batch = await client.submit_many([JobSpec(IDLE)], request_id=name)
-    again = await client.submit_many([JobSpec(IDLE)], request_id=name)
-    assert batch[0].id != single.id
-    assert (again.id, again[0].id) == (batch.id, batch[0].id)
-    assert again.outcome is SubmitOutcome.EXISTING
-    with pytest.raises(RequestIdConflict) as caught:
+    repeated = await client.submit_many([JobSpec(IDLE)], request_id=name)
+    assert batch[0].id != one_job.id
+    assert (repeated.id, repeated[0].id) == (batch.id, batch[0].id)
+    assert repeated.outcome is SubmitOutcome.EXISTING
+    with pytest.raises(RequestIdConflict) as excinfo:
         await client.submit_many([JobSpec(IDLE), JobSpec(IDLE)], request_id=name)
-    assert caught.value.batch_id == batch.id
+    assert excinfo.value.batch_id == batch.id
 
 
 # One job
@@ -194,17 +194,17 @@ async def test_unknown_job_is_not_found(client: Client):
         anext(client.output(job_id)),
         anext(client.watch_job(job_id)),
     ):
-        with pytest.raises(JobNotFound) as caught:
+        with pytest.raises(JobNotFound) as excinfo:
             await call
-        assert caught.value.job_id == job_id
-        assert caught.value.refusal.code == "NOT_FOUND"
+        assert excinfo.value.job_id == job_id
+        assert excinfo.value.refusal.code == "NOT_FOUND"
 
 
 async def test_malformed_job_id_is_invalid(client: Client):
     for call in (client.get("x"), client.cancel("x"), client.retry("x")):
-        with pytest.raises(InvalidRequest) as caught:
+        with pytest.raises(InvalidRequest) as excinfo:
             await call
-        assert [violation.field for violation in caught.value.violations] == ["job_id"]
+        assert [violation.field for violation in excinfo.value.violations] == ["job_id"]
 
 
 async def test_job_runs_to_its_result(client: Client, driver: Driver):
@@ -218,11 +218,15 @@ async def test_job_runs_to_its_result(client: Client, driver: Driver):
     await driver.emit(job.id, {"piece": 1})
     await driver.succeed(job.id, {"sum": 3})
     assert await job.result(timeout=30) == {"sum": 3}
-    ended = await job.get()
-    assert (ended.state, ended.seq, ended.error) == (JobState.SUCCEEDED, 5, None)
-    assert ended.progress is not None
-    assert (ended.progress.fraction, ended.progress.counters) == (0.5, {"done": 1})
-    assert ended.end_time == ended.update_time
+    finished_job = await job.get()
+    assert (finished_job.state, finished_job.seq, finished_job.error) == (
+        JobState.SUCCEEDED,
+        5,
+        None,
+    )
+    assert finished_job.progress is not None
+    assert (finished_job.progress.fraction, finished_job.progress.counters) == (0.5, {"done": 1})
+    assert finished_job.end_time == finished_job.update_time
     assert await history(client, job.id) == [
         T.SUBMITTED,
         T.STARTED,
@@ -239,9 +243,9 @@ async def test_failed_job_keeps_its_error(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {})
     await driver.start(job.id)
     await driver.fail(job.id, "it broke")
-    with pytest.raises(JobFailed) as caught:
+    with pytest.raises(JobFailed) as excinfo:
         await job.result(timeout=30)
-    assert (caught.value.error.type, caught.value.error.message) == ("ValueError", "it broke")
+    assert (excinfo.value.error.type, excinfo.value.error.message) == ("ValueError", "it broke")
     [failed] = [event async for event in client.events(job.id, after_seq=2)]
     assert failed.error is not None
     assert (failed.error.message, failed.error.retryable) == ("it broke", False)
@@ -251,9 +255,9 @@ async def test_failed_attempt_is_retried(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {})
     await driver.start(job.id)
     await driver.fail_attempt(job.id, "once")
-    again = await job.get()
-    assert (again.attempt, again.retries_used) == (2, 1)
-    assert again.error is not None
+    retried = await job.get()
+    assert (retried.attempt, retried.retries_used) == (2, 1)
+    assert retried.error is not None
     await driver.succeed(job.id)
     assert await job.result(timeout=30) is None
     events = [event async for event in client.events(job.id)]
@@ -285,9 +289,9 @@ async def test_events_contain_reasons(client: Client):
     await job.retry(reason="recipient corrected")
     events = [event async for event in client.events(job.id)]
     assert [event.reason for event in events] == ["", "wrong recipient", "recipient corrected"]
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequest) as excinfo:
         await job.cancel(reason="r" * 501)
-    assert [violation.field for violation in caught.value.violations] == ["reason"]
+    assert [violation.field for violation in excinfo.value.violations] == ["reason"]
 
 
 async def test_running_job_ends_as_cancelled(client: Client, driver: Driver):
@@ -305,11 +309,11 @@ async def test_ended_job_is_not_cancelled(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {})
     await driver.start(job.id)
     await driver.succeed(job.id)
-    with pytest.raises(StateConflict) as caught:
+    with pytest.raises(StateConflict) as excinfo:
         await job.cancel()
-    assert (caught.value.job_id, caught.value.state) == (job.id, "SUCCEEDED")
-    assert set(caught.value.allowed) == {"SCHEDULED", "QUEUED", "RETRYING", "RUNNING"}
-    assert caught.value.refusal.code == "FAILED_PRECONDITION"
+    assert (excinfo.value.job_id, excinfo.value.state) == (job.id, "SUCCEEDED")
+    assert set(excinfo.value.allowed) == {"SCHEDULED", "QUEUED", "RETRYING", "RUNNING"}
+    assert excinfo.value.refusal.code == "FAILED_PRECONDITION"
 
 
 async def test_cancelled_job_is_requeued(client: Client):
@@ -318,17 +322,17 @@ async def test_cancelled_job_is_requeued(client: Client):
     requeued = await job.retry()
     assert (requeued.state, requeued.seq, requeued.end_time) == (JobState.QUEUED, 3, None)
     assert requeued.cancel_request_time is None
-    with pytest.raises(StateConflict) as caught:
+    with pytest.raises(StateConflict) as excinfo:
         await job.retry()
-    assert (caught.value.state, set(caught.value.allowed)) == ("QUEUED", {"FAILED", "CANCELLED"})
+    assert (excinfo.value.state, set(excinfo.value.allowed)) == ("QUEUED", {"FAILED", "CANCELLED"})
 
 
 async def test_requeued_job_keeps_a_later_start(client: Client):
-    at = datetime.now(UTC) + timedelta(hours=1)
-    job = await client.submit(IDLE, schedule_time=at)
+    start_time = datetime.now(UTC) + timedelta(hours=1)
+    job = await client.submit(IDLE, schedule_time=start_time)
     await job.cancel()
     requeued = await job.retry()
-    assert (requeued.state, requeued.schedule_time) == (JobState.SCHEDULED, at)
+    assert (requeued.state, requeued.schedule_time) == (JobState.SCHEDULED, start_time)
 
 
 # Pages
@@ -337,17 +341,17 @@ async def test_requeued_job_keeps_a_later_start(client: Client):
 async def test_pages_list_all_jobs_newest_first(jobs: JobServiceStub, client: Client, name: str):
     submitted = [(await client.submit(IDLE, queue=name)).id for _ in range(5)]
     request = pb.ListJobsRequest(filter=f"queue = {name}", page_size=2)
-    found, sizes = [], []
+    ids, sizes = [], []
     while True:
         page = await jobs.ListJobs(request)
-        found += [job.id for job in page.jobs]
+        ids += [job.id for job in page.jobs]
         sizes.append(len(page.jobs))
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
         # A new job does not shift the pages.
         await client.submit(IDLE, queue=name)
-    assert found == submitted[::-1]
+    assert ids == submitted[::-1]
     assert sizes == [2, 2, 1]
 
 

@@ -9,6 +9,6 @@ def test_fake_lifecycle_equals_the_platform_lifecycle():
         rule.event.name: ({s.name for s in rule.sources}, {s.name for s in rule.targets})
         for rule in LIFECYCLE
     }
-    found = {event: tuple(map(set, states)) for event, states in _jobs.LIFECYCLE.items()}
-    assert found == expected
+    actual = {event: tuple(map(set, states)) for event, states in _jobs.LIFECYCLE.items()}
+    assert actual == expected
     assert {state.name for state in TERMINAL} == _jobs.TERMINAL

@@ -31,10 +31,10 @@ async def read(call: Any) -> Any:
 
 async def read_rest(call: Any) -> list[Any]:
     """Return the responses up to the end of a stream."""
-    found = []
+    responses = []
     while (response := await read(call)) is not EOF:
-        found.append(response)
-    return found
+        responses.append(response)
+    return responses
 
 
 async def read_events(call: Any, count: int) -> list[Any]:
@@ -75,8 +75,8 @@ async def test_job_stream_ends_ok_after_the_terminal_event(
     await driver.start(job.id)
     await driver.emit(job.id, "piece")
     await driver.succeed(job.id)
-    rest = [event.seq for response in await read_rest(call) for event in response.events]
-    assert rest == [1, 2, 3, 4]
+    remaining = [event.seq for response in await read_rest(call) for event in response.events]
+    assert remaining == [1, 2, 3, 4]
     assert await call.code() == StatusCode.OK
 
 
@@ -159,9 +159,9 @@ async def test_submit_and_watch_sends_the_job_first(jobs: JobServiceStub, driver
     job_id = first.job.id
     await driver.start(job_id)
     await driver.succeed(job_id)
-    rest = await read_rest(call)
-    assert not any(response.HasField("job") for response in rest)
-    assert [event.seq for response in rest for event in response.events] == [1, 2, 3]
+    remaining = await read_rest(call)
+    assert not any(response.HasField("job") for response in remaining)
+    assert [event.seq for response in remaining for event in response.events] == [1, 2, 3]
     assert await call.code() == StatusCode.OK
 
 
@@ -213,10 +213,10 @@ async def test_marks_of_many_jobs_have_cursors(jobs: JobServiceStub, client: Cli
     # A stream repeats the event after an earlier cursor, but not after the event's own cursor.
     for cursor, expected in ((idle.cursor, [(job.id, 1)]), (response.cursor, [])):
         call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, cursor=cursor))
-        found: list[Any] = []
+        received: list[Any] = []
         while (response := await read(call)).mark != pb.WATCH_MARK_CAUGHT_UP:
-            found += response.events
-        assert event_ids(found) == expected
+            received += response.events
+        assert event_ids(received) == expected
         assert response.cursor
         call.cancel()
 
@@ -280,10 +280,10 @@ async def test_malformed_ids_in_a_filter_are_invalid(client: Client):
         ({"job_ids": ["x"]}, "filter.job_ids[0]"),
         ({"batch_id": "x"}, "filter.batch_id"),
     ):
-        with pytest.raises(InvalidRequest) as caught:
+        with pytest.raises(InvalidRequest) as excinfo:
             async with client.watch(**options):
                 pass
-        assert [violation.field for violation in caught.value.violations] == [field]
+        assert [violation.field for violation in excinfo.value.violations] == [field]
 
 
 async def test_cursor_before_deleted_events_expires(client: Client, driver: Driver, name: str):
@@ -293,9 +293,9 @@ async def test_cursor_before_deleted_events_expires(client: Client, driver: Driv
         await job.cancel()
         await take(watch, 2)
     await driver.prune()
-    with pytest.raises(CursorExpired) as caught:
+    with pytest.raises(CursorExpired) as excinfo:
         async with client.watch(queues=[name], cursor=cursor):
             pass
-    async with client.watch(queues=[name], cursor=caught.value.oldest_cursor) as watch:
+    async with client.watch(queues=[name], cursor=excinfo.value.oldest_cursor) as watch:
         other = await client.submit(IDLE, queue=name)
         assert event_ids(await take(watch, 1)) == [(other.id, 1)]

@@ -44,10 +44,10 @@ async def read(call: Any) -> Any:
 
 async def read_until(call: Any, mark: int) -> list[Any]:
     """Return the responses up to a mark."""
-    found = [await read(call)]
-    while found[-1].mark != mark:
-        found.append(await read(call))
-    return found
+    responses = [await read(call)]
+    while responses[-1].mark != mark:
+        responses.append(await read(call))
+    return responses
 
 
 async def read_to_events(call: Any) -> Any:
@@ -59,8 +59,8 @@ async def read_to_events(call: Any) -> Any:
 
 async def take(events: Any, count: int) -> list[tuple[str, int]]:
     async with asyncio.timeout(TIMEOUT):
-        found = [await anext(events) for _ in range(count)]
-    return [(event.job_id, event.seq) for event in found]
+        received = [await anext(events) for _ in range(count)]
+    return [(event.job_id, event.seq) for event in received]
 
 
 @asynccontextmanager
@@ -81,27 +81,27 @@ async def receiving(
 
 async def test_subscription_is_created_once(client: Client, name: str):
     created = await client.create_subscription(name, queues=[name], labels={"a": "b"})
-    again = await client.create_subscription(name, queues=[name], labels={"a": "b"})
-    assert (created.created, again.created) == (True, False)
-    assert (created.name, created.filter) == (name, again.filter)
-    assert created.create_time == again.create_time
+    repeated = await client.create_subscription(name, queues=[name], labels={"a": "b"})
+    assert (created.created, repeated.created) == (True, False)
+    assert (created.name, created.filter) == (name, repeated.filter)
+    assert created.create_time == repeated.create_time
     assert (created.consumer, created.ack_time) == ("", None)
-    with pytest.raises(SubscriptionConflict) as caught:
+    with pytest.raises(SubscriptionConflict) as excinfo:
         await client.create_subscription(name, queues=["other"])
-    assert (caught.value.name, caught.value.refusal.code) == (name, "ALREADY_EXISTS")
+    assert (excinfo.value.name, excinfo.value.refusal.code) == (name, "ALREADY_EXISTS")
 
 
 async def test_malformed_name_is_invalid(client: Client):
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequest) as excinfo:
         await client.create_subscription("Bad Name")
-    assert [violation.field for violation in caught.value.violations] == ["name"]
+    assert [violation.field for violation in excinfo.value.violations] == ["name"]
 
 
 async def test_unknown_subscription_is_not_found(client: Client, name: str):
     for call in (client.subscription(name), client.delete_subscription(name)):
-        with pytest.raises(SubscriptionNotFound) as caught:
+        with pytest.raises(SubscriptionNotFound) as excinfo:
             await call
-        assert (caught.value.name, caught.value.refusal.code) == (name, "NOT_FOUND")
+        assert (excinfo.value.name, excinfo.value.refusal.code) == (name, "NOT_FOUND")
     with pytest.raises(SubscriptionNotFound):
         async with client.subscribe(name):
             pass
@@ -113,15 +113,15 @@ async def test_pages_list_subscriptions_by_name(
     for number in (2, 0, 1):
         await client.create_subscription(f"{name}-{number}")
     request = pb.ListSubscriptionsRequest(page_size=1)
-    found = []
+    names = []
     while True:
         page = await subscriptions.ListSubscriptions(request)
-        found += [one.name for one in page.subscriptions]
+        names += [one.name for one in page.subscriptions]
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
-    assert found == sorted(found)
-    assert [one for one in found if one.startswith(name)] == [f"{name}-{n}" for n in range(3)]
+    assert names == sorted(names)
+    assert [one for one in names if one.startswith(name)] == [f"{name}-{n}" for n in range(3)]
     error = await rpc_error(
         subscriptions.ListSubscriptions(pb.ListSubscriptionsRequest(page_token="bogus"))
     )
@@ -240,9 +240,9 @@ async def test_replaced_consumer_cannot_acknowledge(
         cursor = (await read(first)).cursor
     async with receiving(subscriptions, name, "b") as second:
         response = (await read_until(second, WATCH_MARK_CAUGHT_UP))[-1]
-        with pytest.raises(SubscriptionTaken) as caught:
+        with pytest.raises(SubscriptionTaken) as excinfo:
             await client.ack_subscription(name, cursor)
-        assert (caught.value.name, caught.value.refusal.code) == (name, "ABORTED")
+        assert (excinfo.value.name, excinfo.value.refusal.code) == (name, "ABORTED")
         await client.ack_subscription(name, response.cursor)
 
 
@@ -279,10 +279,10 @@ async def test_missed_events_expire_a_subscription(client: Client, driver: Drive
     job = await client.submit(IDLE, queue=name)
     await job.cancel()
     await driver.prune()
-    with pytest.raises(CursorExpired) as caught:
+    with pytest.raises(CursorExpired) as excinfo:
         async with client.subscribe(name):
             pass
-    await client.ack_subscription(name, caught.value.oldest_cursor)
+    await client.ack_subscription(name, excinfo.value.oldest_cursor)
     other = await client.submit(IDLE, queue=name)
     async with client.subscribe(name) as events:
         assert await take(events, 1) == [(other.id, 1)]

@@ -44,10 +44,10 @@ async def gateways(
 
     Both settings allow for a busy machine.
     """
-    patient = settings.model_copy(
+    long_lease = settings.model_copy(
         update={"shutdown_grace": 30.0, "worker_lease": 15.0, "worker_beat": 5.0}
     )
-    async with two_gateways(patient, logs=tmp_path) as gateways:
+    async with two_gateways(long_lease, logs=tmp_path) as gateways:
         yield gateways
 
 
@@ -86,7 +86,7 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
         # Watchers that resume by themselves: a filter, the SQL condition for its events, and the
         # number of watchers.
         batch, further = await load.submit_batch(MIN_CUTS), await load.submit_batch(MIN_CUTS)
-        chosen = [job.id for job in (*batch.jobs[: MIN_CUTS // 2], *further.jobs[: MIN_CUTS // 2])]
+        job_ids = [job.id for job in (*batch.jobs[: MIN_CUTS // 2], *further.jobs[: MIN_CUTS // 2])]
         ends = [JOB_STATE_SUCCEEDED, JOB_STATE_FAILED]
         filters = [
             (JobFilter(), "true", 2),
@@ -95,17 +95,17 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
             (JobFilter(labels={"team": "one"}), "j.labels->>'team' = 'one'", 4),
             (JobFilter(states=ends), "e.state IN ('succeeded', 'failed')", 4),
             (JobFilter(batch_id=batch.id), f"j.batch_id = '{batch.id}'", 4),
-            (JobFilter(job_ids=chosen), f"j.id = ANY ('{{{','.join(chosen)}}}')", 4),
+            (JobFilter(job_ids=job_ids), f"j.id = ANY ('{{{','.join(job_ids)}}}')", 4),
         ]
         watchers = [
             (JobsWatcher(cuts, job_filter, start, place_of), rows)
             for job_filter, rows, count in filters
             for _ in range(count)
         ]
-        singles = [JobWatcher(cuts, lambda: chance.choice(load.jobs)) for _ in range(20)]
-        assert len([*clients, *watchers, *singles]) == WATCHERS
+        job_watchers = [JobWatcher(cuts, lambda: chance.choice(load.jobs)) for _ in range(20)]
+        assert len([*clients, *watchers, *job_watchers]) == WATCHERS
         following += [tasks.create_task(watcher.follow()) for watcher, _ in watchers]
-        following += [tasks.create_task(single.follow()) for single in singles]
+        following += [tasks.create_task(job_watcher.follow()) for job_watcher in job_watchers]
         following += [tasks.create_task(cuts.cut_connections())]
 
         loading = tasks.create_task(load.run())
@@ -133,11 +133,11 @@ async def test_randomly_cut_watchers_see_every_event_once_in_order(
     for watcher, _ in watchers:
         check_cursors(watcher, expected["true"])
     last = dict(expected["true"].keys())
-    for single in singles:
-        assert single.ended
-        for job_id, seqs in single.seen.items():
+    for job_watcher in job_watchers:
+        assert job_watcher.ended
+        for job_id, seqs in job_watcher.seen.items():
             assert seqs == list(range(1, len(seqs) + 1))
-            assert job_id not in single.ended or len(seqs) == last[job_id]
+            assert job_id not in job_watcher.ended or len(seqs) == last[job_id]
     assert set(gaps) == {0}
 
 
@@ -151,14 +151,14 @@ def check_cursors(watcher: JobsWatcher, places: dict[EventId, Place]) -> None:
 async def read_events(database: Database, rows: str) -> dict[EventId, Place]:
     """Return the events that meet an SQL condition, in event log order."""
     async with database.transaction() as connection:
-        found = await connection.execute(
+        events = await connection.execute(
             text(
                 "SELECT e.job_id::text AS job_id, e.seq, e.xid::text::bigint AS xid, e.position "
                 "FROM job_events e JOIN jobs j ON j.id = e.job_id "
                 f"WHERE {rows} ORDER BY e.xid, e.position"
             )
         )
-        return {(row.job_id, row.seq): (row.xid, row.position) for row in found}
+        return {(row.job_id, row.seq): (row.xid, row.position) for row in events}
 
 
 async def read_gaps(gateway: GatewayProcess) -> float:

@@ -113,13 +113,13 @@ def reason_of(text: str) -> str | None:
 
 
 def blocks(pages: list[Path]) -> list[Block]:
-    found = []
+    result = []
     for page in pages:
         text = page.read_text()
         for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
             line = text[: match.start()].count("\n") + 1
-            found.append(Block(f"{page.name}:{line}", match[1], match[2]))
-    return found
+            result.append(Block(f"{page.name}:{line}", match[1], match[2]))
+    return result
 
 
 BLOCKS = blocks(PAGES)
@@ -154,19 +154,19 @@ class LivePlatform:
             timer = threading.Timer(DEADLINE_S, os.killpg, (process.pid, signal.SIGKILL))
             timer.start()
             try:
-                printed = process.stdout.readline() if endless else ""
+                output = process.stdout.readline() if endless else ""
                 if endless and process.poll() is None:
                     os.killpg(process.pid, signal.SIGINT)
-                printed += process.stdout.read()
+                output += process.stdout.read()
                 process.wait()
             finally:
                 timer.cancel()
         if endless:
             # An interrupted command may exit with any code, but must print no error.
-            assert not re.search(r"^(error|ERROR|Failed)|Error:", printed, re.MULTILINE), printed
-            assert printed
+            assert not re.search(r"^(error|ERROR|Failed)|Error:", output, re.MULTILINE), output
+            assert output
         else:
-            assert process.returncode == 0, f"{command[-1]}\n{printed}"
+            assert process.returncode == 0, f"{command[-1]}\n{output}"
 
     def fill(self, text: str) -> str:
         """Return `text` with the placeholders replaced."""
@@ -218,12 +218,12 @@ def live_platform(
     stop = threading.Event()
     busy = None
     try:
-        printed = ""
-        while "Ctrl-C stops it" not in printed:
+        output = ""
+        while "Ctrl-C stops it" not in output:
             line = process.stdout.readline()
             assert line, (folder / "up.log").read_text()
-            printed += line
-        address = re.search(r"API +(\S+)", printed)[1]
+            output += line
+        address = re.search(r"API +(\S+)", output)[1]
         servers = running_servers(folder / ".headrace")
         job_id, cursor = asyncio.run(_failed_job(address))
         busy = threading.Thread(target=_keep_busy, args=(address, stop), daemon=True)
@@ -336,9 +336,9 @@ def test_handlers_in_the_docs_are_loaded(live_platform: LivePlatform) -> None:
         for name in re.findall(r'@handler\(\s*"([^"]+)"', block.text)
     }
     with SyncClient(live_platform.environment["HEADRACE_TARGET"]) as client:
-        offered = {info.type for info in client.handlers()}
+        served_types = {info.type for info in client.handlers()}
         assert declared
-        assert declared <= offered
+        assert declared <= served_types
         assert client.submit("ship", {"items": ["a", "b"]}).result() == {"shipped": 2}
 
 

@@ -39,14 +39,14 @@ def grpcurl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def call(address: str, method: str, request: object) -> list[Any]:
     """Call a method; return its responses."""
-    done = grpcurl("-d", json.dumps(request), address, method)
-    assert done.returncode == 0, done.stderr
-    decoder, text, found = json.JSONDecoder(), done.stdout.strip(), []
+    completed = grpcurl("-d", json.dumps(request), address, method)
+    assert completed.returncode == 0, completed.stderr
+    decoder, text, messages = json.JSONDecoder(), completed.stdout.strip(), []
     while text:
         value, end = decoder.raw_decode(text)
-        found.append(value)
+        messages.append(value)
         text = text[end:].strip()
-    return found
+    return messages
 
 
 def test_reflection_lists_and_describes_the_services(processes: Processes) -> None:
@@ -76,9 +76,9 @@ def test_submit_and_watch_shows_events_to_the_end(processes: Processes) -> None:
         "JOB_EVENT_TYPE_STARTED",
         "JOB_EVENT_TYPE_SUCCEEDED",
     ]
-    [got] = call(processes.gateway_address, f"{JOBS}/GetJob", {"job_id": job_id})
-    assert got["job"]["state"] == "JOB_STATE_SUCCEEDED"
-    assert got["job"]["result"] == {"value": {"big": 1, "text": "ü", "attempt": 1}}
+    [shown] = call(processes.gateway_address, f"{JOBS}/GetJob", {"job_id": job_id})
+    assert shown["job"]["state"] == "JOB_STATE_SUCCEEDED"
+    assert shown["job"]["result"] == {"value": {"big": 1, "text": "ü", "attempt": 1}}
     watched = call(processes.gateway_address, f"{JOBS}/WatchJob", {"job_id": job_id})
     assert [event for response in watched for event in response["events"]] == events
 
@@ -90,8 +90,10 @@ def test_job_deadline_is_the_max_time_of_the_call(processes: Processes) -> None:
         {"job": {"type": "t.echo"}, "use_call_deadline": True},
     )
     job = submitted["job"]
-    made, ends = (datetime.fromisoformat(job[name]) for name in ("create_time", "deadline"))
-    assert timedelta() < ends - made < timedelta(seconds=DEADLINE_S + 5)
+    create_time, deadline = (
+        datetime.fromisoformat(job[name]) for name in ("create_time", "deadline")
+    )
+    assert timedelta() < deadline - create_time < timedelta(seconds=DEADLINE_S + 5)
 
 
 def test_running_job_is_cancelled_and_requeued(processes: Processes) -> None:
@@ -100,33 +102,33 @@ def test_running_job_is_cancelled_and_requeued(processes: Processes) -> None:
     job_id = submitted["job"]["id"]
     cancelled = call(address, f"{JOBS}/CancelJob", {"job_id": job_id})
     assert cancelled[0]["job"]["state"] in {"JOB_STATE_RUNNING", "JOB_STATE_CANCELLED"}
-    watched = call(address, f"{JOBS}/WatchJob", {"job_id": job_id})
-    assert watched[-1]["events"][-1]["state"] == "JOB_STATE_CANCELLED"
-    [again] = call(address, f"{JOBS}/RetryJob", {"job_id": job_id})
-    assert again["job"]["state"] == "JOB_STATE_QUEUED"
+    events = call(address, f"{JOBS}/WatchJob", {"job_id": job_id})
+    assert events[-1]["events"][-1]["state"] == "JOB_STATE_CANCELLED"
+    [requeued] = call(address, f"{JOBS}/RetryJob", {"job_id": job_id})
+    assert requeued["job"]["state"] == "JOB_STATE_QUEUED"
     call(address, f"{JOBS}/CancelJob", {"job_id": job_id})
 
 
 def test_invalid_submit_returns_every_violation(processes: Processes) -> None:
-    done = grpcurl(
+    completed = grpcurl(
         *("-d", json.dumps({"job": {"type": "No Such Type!", "priority": 101}})),
         processes.gateway_address,
         f"{JOBS}/SubmitJob",
     )
-    assert done.returncode != 0
-    assert "Code: InvalidArgument" in done.stderr
-    assert "job.type" in done.stderr
-    assert "job.priority" in done.stderr
+    assert completed.returncode != 0
+    assert "Code: InvalidArgument" in completed.stderr
+    assert "job.type" in completed.stderr
+    assert "job.priority" in completed.stderr
 
 
 def test_error_details_are_decoded(processes: Processes) -> None:
     """Decode the error that docs/api.md shows."""
-    done = grpcurl(
+    completed = grpcurl(
         *("-format-error", "-d", json.dumps({"job": {"type": "No Such Type!"}})),
         processes.gateway_address,
         f"{JOBS}/SubmitJob",
     )
-    status = json.loads(done.stderr)
+    status = json.loads(completed.stderr)
     assert status["code"] == 3
     details = {detail["@type"].rpartition(".")[2]: detail for detail in status["details"]}
     assert details["ErrorInfo"]["reason"] == "INVALID_ARGUMENT"
@@ -152,13 +154,13 @@ def test_watch_of_a_quiet_job_sends_idle_marks(processes: Processes) -> None:
 
 
 def test_payload_that_violates_its_schema_is_rejected(processes: Processes) -> None:
-    done = grpcurl(
+    completed = grpcurl(
         *("-d", json.dumps({"job": {"type": "t.double", "payload": {"value": {"nr": 1}}}})),
         processes.gateway_address,
         f"{JOBS}/SubmitJob",
     )
-    assert "Code: InvalidArgument" in done.stderr
-    assert "number" in done.stderr
+    assert "Code: InvalidArgument" in completed.stderr
+    assert "number" in completed.stderr
 
 
 @pytest.mark.parametrize("service", range(3), ids=["gateway", "scheduler", "worker"])
@@ -176,13 +178,13 @@ def test_health_of_a_queue_is_serving(processes: Processes) -> None:
         (processes.worker_address, "queue/default"),
     ):
         request = json.dumps({"service": name})
-        done = grpcurl("-d", request, address, "grpc.health.v1.Health/Check")
-        assert "Code: NotFound" in done.stderr
+        completed = grpcurl("-d", request, address, "grpc.health.v1.Health/Check")
+        assert "Code: NotFound" in completed.stderr
     probe = [sys.executable, "-m", "headrace_health", "probe", processes.gateway_address]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*probe, "--service", "queue/default"], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout) == (0, "SERVING\n")
+    assert (completed.returncode, completed.stdout) == (0, "SERVING\n")
 
 
 def test_health_watch_follows_the_workers_of_a_queue(processes: Processes) -> None:
@@ -267,15 +269,17 @@ def test_subscription_repeats_an_event_until_acknowledged(processes: Processes) 
     assert [one["name"] for one in listed["subscriptions"]] == ["grpcurl"]
     assert "ack_time" in listed["subscriptions"][0]
     call(address, f"{SUBSCRIPTIONS}/DeleteSubscription", {"name": "grpcurl"})
-    done = grpcurl(*("-d", '{"name": "grpcurl"}', address, f"{SUBSCRIPTIONS}/WatchSubscription"))
-    assert "Code: NotFound" in done.stderr
+    completed = grpcurl(
+        *("-d", '{"name": "grpcurl"}', address, f"{SUBSCRIPTIONS}/WatchSubscription")
+    )
+    assert "Code: NotFound" in completed.stderr
 
 
 def test_protos_are_in_the_documented_folder(processes: Processes) -> None:
     protos = Path(__file__).parents[2] / "protos"
-    done = grpcurl(
+    completed = grpcurl(
         *("-import-path", str(protos), "-proto", "headrace/v1/job_service.proto"),
         processes.gateway_address,
         f"{JOBS}/GetStats",
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr

@@ -66,14 +66,14 @@ async def test_bearer_from_the_environment_identifies_the_caller(
     gateway: Gateway, database: Database, authority: Authority
 ) -> None:
     key = await add_api_key(database, Role.VIEWER, principal="terminal")
-    done = await grpcurl(
+    completed = await grpcurl(
         *("-cacert", str(authority.file), "-expand-headers"),
         *("-H", "authorization: Bearer ${HEADRACE_API_KEY}"),
         *(f"localhost:{gateway.port}", WHO_AM_I),
         HEADRACE_API_KEY=key,
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["principal"]["name"] == "terminal"
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads(completed.stdout)["principal"]["name"] == "terminal"
 
 
 async def test_client_certificate_identifies_the_caller(
@@ -90,12 +90,12 @@ async def test_client_certificate_identifies_the_caller(
             scope=Scope(),
             created_by="test",
         )
-    done = await grpcurl(
+    completed = await grpcurl(
         *("-cacert", str(authority.file), "-cert", str(client.cert), "-key", str(client.key)),
         *(f"localhost:{gateway.mtls_port}", WHO_AM_I),
     )
-    assert done.returncode == 0, done.stderr
-    principal = json.loads(done.stdout)["principal"]
+    assert completed.returncode == 0, completed.stderr
+    principal = json.loads(completed.stdout)["principal"]
     assert (principal["name"], principal["kind"]) == ("terminal", "PRINCIPAL_KIND_CERTIFICATE")
 
 

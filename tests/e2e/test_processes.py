@@ -73,7 +73,7 @@ def test_service_stops_cleanly_on_sigterm(processes: Processes) -> None:
 
 
 def test_insecure_address_ends_the_start_with_advice() -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "headrace_worker"],
         env={**os.environ, "HEADRACE_WORKER_ADDRESS": "0.0.0.0:0"},
         capture_output=True,
@@ -81,13 +81,13 @@ def test_insecure_address_ends_the_start_with_advice() -> None:
         timeout=110,
         check=False,
     )
-    assert done.returncode == 78
-    assert "HEADRACE_ALLOW_INSECURE=true" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert completed.returncode == 78
+    assert "HEADRACE_ALLOW_INSECURE=true" in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
 def test_unreachable_database_ends_the_migration(tmp_path: Path) -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "headrace_core", "migrate"],
         env={**os.environ, "HEADRACE_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"},
         capture_output=True,
@@ -96,5 +96,5 @@ def test_unreachable_database_ends_the_migration(tmp_path: Path) -> None:
         check=False,
         cwd=tmp_path,
     )
-    assert done.returncode != 0
-    assert "database" in done.stderr.lower()
+    assert completed.returncode != 0
+    assert "database" in completed.stderr.lower()

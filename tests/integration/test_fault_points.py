@@ -209,14 +209,14 @@ class FaultRun:
         """Wait until all jobs have ended and the streams have sent all events."""
         await _end_tasks(self.chores)
         await self.load.stop()
-        ended = await self.records.all_ended(within=END_TIMEOUT_S)
+        all_ended = await self.records.all_ended(within=END_TIMEOUT_S)
         evidence = await self.evidence()
-        left = [
+        unfinished = [
             (job, evidence.by_job()[job.id])
             for job in evidence.jobs.values()
             if job.state not in TERMINAL
         ]
-        assert ended, f"seed {SEED}: {left}"
+        assert all_ended, f"seed {SEED}: {unfinished}"
         await self.watchers.wait_for_events(
             count_expected_events(evidence.jobs, evidence.events), within=END_TIMEOUT_S
         )
@@ -304,9 +304,9 @@ async def fault_run(
 async def _end_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
-    for ended in await asyncio.gather(*tasks, return_exceptions=True):
-        if not isinstance(ended, asyncio.CancelledError | None):
-            raise ended
+    for all_ended in await asyncio.gather(*tasks, return_exceptions=True):
+        if not isinstance(all_ended, asyncio.CancelledError | None):
+            raise all_ended
 
 
 # Other client calls, and service restarts.

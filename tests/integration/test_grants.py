@@ -110,10 +110,10 @@ def database_url(databases: Databases, roles: Roles) -> Iterator[str]:
 
 
 def all_handlers() -> Registry:
-    chosen = effect_handlers()
+    registry = effect_handlers()
     for registered in handlers():
-        chosen.add(registered)
-    return chosen
+        registry.add(registered)
+    return registry
 
 
 class Caller:
@@ -175,9 +175,9 @@ async def test_services_need_no_further_privileges(
         await follow_jobs(caller)
         await manage_keys(caller)
         await manage_users(caller)
-    printed = "".join(capfd.readouterr())
-    assert "permission denied" not in printed
-    assert "InsufficientPrivilege" not in printed
+    output = "".join(capfd.readouterr())
+    assert "permission denied" not in output
+    assert "InsufficientPrivilege" not in output
 
 
 async def run_jobs(caller: Caller) -> None:
@@ -225,8 +225,8 @@ async def end_jobs_early(caller: Caller) -> None:
     assert await caller.state(failed) == JOB_STATE_FAILED
     soon = Timestamp()
     soon.FromDatetime(datetime.now(UTC) + timedelta(milliseconds=500))
-    late = await caller.submit("nobody.serves.this", deadline=soon)
-    assert await caller.state(late) == JOB_STATE_FAILED
+    expiring = await caller.submit("nobody.serves.this", deadline=soon)
+    assert await caller.state(expiring) == JOB_STATE_FAILED
 
 
 async def follow_jobs(caller: Caller) -> None:
@@ -289,9 +289,9 @@ async def test_scheduler_role_can_prune(
         await record_audit(conn, AuditEntry(tenant=DEFAULT_TENANT, method="test"))
     scheduler = Database(roles.settings(settings, Client.SCHEDULER), application="test")
     try:
-        holder = uuid7()
+        holder_id = uuid7()
         async with scheduler.statement() as conn:
-            term = await take_lead(conn, holder=holder, lease=timedelta(seconds=60))
+            term = await take_lead(conn, holder=holder_id, lease=timedelta(seconds=60))
             assert term is not None
             await remove_lapsed(conn, term=term, older_than=timedelta())
         gauges = Gauges()
@@ -307,7 +307,7 @@ async def test_scheduler_role_can_prune(
         async with database.statement() as conn:
             assert [chain.start_seq for chain in await list_audit_chains(conn)] == [1]
         async with scheduler.statement() as conn:
-            await give_up_lead(conn, holder=holder)
+            await give_up_lead(conn, holder=holder_id)
     finally:
         await scheduler.close()
 
@@ -448,9 +448,9 @@ async def test_command_prints_the_script_and_applies_it(
     settings: Settings, roles: Roles, database_url: str
 ) -> None:
     name = f"{roles.names[Client.GATEWAY]}_new"
-    printed = await asyncio.to_thread(run_grants, settings, "--gateway", name)
+    output = await asyncio.to_thread(run_grants, settings, "--gateway", name)
     schema = settings.database_schema
-    assert printed.stdout == grant_script({Client.GATEWAY: (name,)}, schema=schema)
+    assert output.stdout == grant_script({Client.GATEWAY: (name,)}, schema=schema)
     owner = await asyncpg.connect(database_url)
     try:
         applied = await asyncio.to_thread(run_grants, settings, "--gateway", name, "--apply")
@@ -472,7 +472,7 @@ async def test_command_without_roles_is_rejected(settings: Settings) -> None:
 async def test_operator_role_runs_verify_and_doctor(settings: Settings, roles: Roles) -> None:
     limited = roles.settings(settings, Client.OPS)
     for command in ("verify", "doctor"):
-        done = await asyncio.to_thread(
+        completed = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "headrace", command],
             env=environment_of(limited),
@@ -481,6 +481,6 @@ async def test_operator_role_runs_verify_and_doctor(settings: Settings, roles: R
             check=False,
             timeout=120,
         )
-        assert "permission denied" not in done.stdout + done.stderr
-    printed = " ".join(done.stdout.split())
-    assert "ok writes: not checked, because this role may not store jobs" in printed
+        assert "permission denied" not in completed.stdout + completed.stderr
+    output = " ".join(completed.stdout.split())
+    assert "ok writes: not checked, because this role may not store jobs" in output

@@ -40,11 +40,11 @@ print([thread.name for thread in threading.enumerate() if "poll" in thread.name]
 
 @pytest.mark.parametrize("program", [SERVER_PROGRAM, CLIENT_PROGRAM], ids=["server", "client"])
 def test_polling_thread_outlives_the_last_channel(program: str) -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         (sys.executable, "-c", program + REPORT_THREADS),
         check=True,
         stdout=subprocess.PIPE,
         text=True,
         timeout=60,
     )
-    assert "_poll_wrapper" in done.stdout
+    assert "_poll_wrapper" in completed.stdout

@@ -90,9 +90,9 @@ class Crew:
 
     async def find(self, limit: int) -> list[AttemptKey]:
         self.queries.append(limit)
-        found, self.found = self.found[:limit], self.found[limit:]
+        attempts, self.found = self.found[:limit], self.found[limit:]
         await self._notify()
-        return found
+        return attempts
 
     async def until_started(self, *deliveries: AttemptKey) -> None:
         """Wait until all these attempts have started."""

@@ -157,7 +157,9 @@ class JobsWatcher:
             cursor, self._at = self._saved[-min(again, len(self._saved))]
             request = WatchJobsRequest(filter=self._filter, cursor=cursor)
             started = len(self.cursors)
-            await self._cuts.stream(lambda stub, asked=request: stub.WatchJobs(asked), self._take)
+            await self._cuts.stream(
+                lambda stub, sent_request=request: stub.WatchJobs(sent_request), self._take
+            )
             places = [self._place_of(cursor), *(place for place, _ in self.cursors[started:])]
             assert places == sorted(places), "a cursor moved back"
 
@@ -201,8 +203,8 @@ class JobWatcher:
 
     async def _follow(self, job_id: str) -> None:
         seen = self.seen.setdefault(job_id, [])
-        ended = False
-        while not ended:
+        has_ended = False
+        while not has_ended:
             after = max(0, len(seen) - self._cuts.chance.choice((0, 0, 0, 1, 4)))
             request = WatchJobRequest(job_id=job_id, after_seq=after)
             expected = iter(range(after + 1, 1_000_000))
@@ -213,7 +215,9 @@ class JobWatcher:
                     if event.seq > len(seen):
                         seen.append(event.seq)
 
-            ended = await self._cuts.stream(lambda stub, asked=request: stub.WatchJob(asked), take)
+            has_ended = await self._cuts.stream(
+                lambda stub, sent_request=request: stub.WatchJob(sent_request), take
+            )
 
 
 class ClientWatcher:

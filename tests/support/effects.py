@@ -170,8 +170,8 @@ def process_time_left(payload: Effect, ctx: SyncContext) -> list[float]:
 
 def effect_handlers() -> Registry:
     """Return the handlers of this module."""
-    chosen = Registry()
+    module_handlers = Registry()
     for registered in registry:
         if registered.spec.type.startswith("e."):
-            chosen.add(registered)
-    return chosen
+            module_handlers.add(registered)
+    return module_handlers

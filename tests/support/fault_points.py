@@ -81,9 +81,9 @@ def _modules() -> Iterator[ModuleType]:
     for name in _SERVICES:
         package = importlib.import_module(name)
         yield package
-        for found in pkgutil.walk_packages(package.__path__, f"{name}."):
-            if not any(part in found.name for part in _EXCLUDED):
-                yield importlib.import_module(found.name)
+        for module_info in pkgutil.walk_packages(package.__path__, f"{name}."):
+            if not any(part in module_info.name for part in _EXCLUDED):
+                yield importlib.import_module(module_info.name)
 
 
 class FaultPoints:

@@ -59,10 +59,10 @@ class RpcError:
 
 async def rpc_error(call: Awaitable[object]) -> RpcError:
     """Await a call that must fail with exactly one ErrorInfo; return its error."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as excinfo:
         async with asyncio.timeout(TIMEOUT):
             await call
-    return read_error(caught.value)
+    return read_error(excinfo.value)
 
 
 def read_error(error: grpc.aio.AioRpcError) -> RpcError:

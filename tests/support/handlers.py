@@ -295,12 +295,12 @@ def _pools(payload: int) -> dict[str, Any]:
     child.start()
     child.terminate()
     child.join()
-    left = multiprocessing.get_context("fork").Process(target=signal.pause)
-    left.start()
+    child_process = multiprocessing.get_context("fork").Process(target=signal.pause)
+    child_process.start()
     with subprocess.Popen(["sleep", "600"]) as program:
         program.terminate()
     program = subprocess.Popen(["sleep", "600"])
-    return {"mapped": mapped, "exit": child.exitcode, "left": [left.pid, program.pid]}
+    return {"mapped": mapped, "exit": child.exitcode, "left": [child_process.pid, program.pid]}
 
 
 @handler("t.pools", retry=_ONE_ATTEMPT)
@@ -318,9 +318,9 @@ def pools_in_process(payload: int) -> dict[str, Any]:
 @handler("t.pools_loop", retry=_ONE_ATTEMPT)
 async def pools_in_loop(payload: int) -> dict[str, Any]:
     """Leave a forked child running, from a handler in the event loop."""
-    left = multiprocessing.get_context("fork").Process(target=signal.pause)
-    left.start()
-    return {"left": [left.pid]}
+    child_process = multiprocessing.get_context("fork").Process(target=signal.pause)
+    child_process.start()
+    return {"left": [child_process.pid]}
 
 
 def _returns_twice() -> int:
@@ -477,7 +477,7 @@ def exits_thread(payload: Any) -> None:
 
 
 @handler("t.subtask", retry=_ONE_ATTEMPT)
-async def subtask(way: str) -> None:
+async def subtask(variant: str) -> None:
     """Raise SystemExit or KeyboardInterrupt outside the handler's own task."""
 
     async def interrupts() -> None:
@@ -489,7 +489,7 @@ async def subtask(way: str) -> None:
         sys.exit(2)
 
     loop = asyncio.get_running_loop()
-    match way:
+    match variant:
         case "wait_for":
             await asyncio.wait_for(leaves(), 5)
         case "gather":
@@ -513,9 +513,9 @@ async def subtask(way: str) -> None:
 
 
 @handler("t.subtask_process", retry=_ONE_ATTEMPT, isolation="process")
-async def subtask_in_process(way: str) -> None:
+async def subtask_in_process(variant: str) -> None:
     """Run `subtask` in a process."""
-    await subtask(way)
+    await subtask(variant)
 
 
 @handler("t.cancels_all", retry=_ONE_ATTEMPT)
@@ -622,8 +622,8 @@ async def talkative(payload: Number, ctx: Context) -> None:
 
 def handlers() -> Registry:
     """Return a registry with the handlers of this module."""
-    chosen = Registry()
+    module_handlers = Registry()
     for registered in registry:
         if registered.spec.type.startswith("t."):
-            chosen.add(registered)
-    return chosen
+            module_handlers.add(registered)
+    return module_handlers

@@ -26,14 +26,14 @@ def new_job(
     **spec: Any,
 ) -> NewJob:
     """Return a job to submit; `spec` holds fields of JobSpec."""
-    made = JobSpec(**{"type": "test", "queue": DEFAULT_QUEUE, **spec})
+    job_spec = JobSpec(**{"type": "test", "queue": DEFAULT_QUEUE, **spec})
     return NewJob(
         id=JobId(uuid7()),
         tenant=tenant,
-        spec=made,
+        spec=job_spec,
         payload=payload,
         request_id=request_id,
-        fingerprint=fingerprint(made, payload) if request_id is not None else None,
+        fingerprint=fingerprint(job_spec, payload) if request_id is not None else None,
     )
 
 

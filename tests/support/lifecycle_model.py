@@ -114,8 +114,8 @@ class LifecycleModel:
 
     def holder(self, key: str | None) -> tuple[ModelJob, int] | None:
         """Return the job of a key and its content, if any."""
-        held = self._keys.get(key or "")
-        return None if held is None or held[0].pruned else held
+        existing = self._keys.get(key or "")
+        return None if existing is None or existing[0].pruned else existing
 
     def batch_holder(self, key: str | None) -> ModelBatch | None:
         """Return the batch of a key, if any."""

@@ -52,12 +52,12 @@ class Platform:
         **spec: Any,
     ) -> list[JobId]:
         """Submit equal jobs in one commit; return their ids."""
-        made = JobSpec(type=job_type, **{"queue": DEFAULT_QUEUE, **spec})
+        job_spec = JobSpec(type=job_type, **{"queue": DEFAULT_QUEUE, **spec})
         jobs = [
             NewJob(
                 id=JobId(uuid7()),
                 tenant=DEFAULT_TENANT,
-                spec=made,
+                spec=job_spec,
                 payload=payload,
                 correlation_id=correlation_id,
             )

@@ -202,11 +202,11 @@ class _End(asyncio.Protocol):
         """Forward the due data, unless the connection is held."""
         while self._waiting and self._connection.may_pass():
             due, item = self._waiting[0]
-            late = due - time.monotonic()
-            if late > 0:
+            delay = due - time.monotonic()
+            if delay > 0:
                 if self._timer is None:
                     loop = asyncio.get_running_loop()
-                    self._timer = loop.call_later(late, self._tick)
+                    self._timer = loop.call_later(delay, self._tick)
                 return
             if item is None:
                 self._connection.finish()

@@ -31,7 +31,7 @@ class Statements:
     def runs(self, data: bytes) -> bool:
         """Add the next bytes; return whether they run one of the statements."""
         self._buffer += data
-        found = False
+        runs = False
         while (message := self._next()) is not None:
             kind, body = message
             if kind == _PARSE:
@@ -40,8 +40,8 @@ class Statements:
                 (self._known.add if known else self._known.discard)(name)
             elif kind == _BIND:
                 name = body.split(b"\0", 2)[1]
-                found = found or name in self._known
-        return found
+                runs = runs or name in self._known
+        return runs
 
     def _next(self) -> tuple[int, bytes] | None:
         """Return the type and the body of the next complete message, if any."""

@@ -41,10 +41,10 @@ _FOLDERS = os.pathsep.join(
 
 def system_program(name: str) -> str:
     """Return the path of a program, or skip the test if it is not installed."""
-    found = shutil.which(name, path=_FOLDERS)
-    if found is None:
+    executable = shutil.which(name, path=_FOLDERS)
+    if executable is None:
         pytest.skip(f"{name} is not installed")
-    return found
+    return executable
 
 
 @contextmanager

@@ -93,10 +93,10 @@ def _keep_command(relay: socket.socket) -> None:
     for file in files:
         os.close(file)
     relay.sendall(pid.to_bytes(_HEADER, "big"))
-    ended = os.pidfd_open(pid)
+    pidfd = os.pidfd_open(pid)
     # The relay sends no more data, so its socket becomes readable only if the relay is killed.
-    readable, _, _ = select.select([ended, relay], [], [])
-    if ended not in readable:
+    readable, _, _ = select.select([pidfd, relay], [], [])
+    if pidfd not in readable:
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     relay.sendall(os.waitstatus_to_exitcode(status).to_bytes(_HEADER, "big", signed=True))

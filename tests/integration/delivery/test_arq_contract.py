@@ -104,8 +104,8 @@ async def test_delivery_runs_on_stock_arq(deliverer: Deliverer, arq_redis: ArqRe
     # arq's score is the rank; arq runs the lowest score first.
     assert ran == [str(delivery) for delivery in deliveries]
     # Only the worker's health key is left.
-    left = {key.decode() for key in await arq_redis.keys("*")}
-    assert left == {worker.health_check_key}
+    remaining = {key.decode() for key in await arq_redis.keys("*")}
+    assert remaining == {worker.health_check_key}
 
 
 async def test_future_score_delays_stock_arq_but_not_headrace(

@@ -93,8 +93,8 @@ async def test_deliveries_wake_several_workers(
     one, other = Crew(), Crew()
     one.gate.clear()
     other.gate.clear()
-    single = settings_with_slots(settings_without_polls(settings), 1)
-    async with running_worker(single, one), running_worker(single, other):
+    one_slot = settings_with_slots(settings_without_polls(settings), 1)
+    async with running_worker(one_slot, one), running_worker(one_slot, other):
         await until_waiting(redis)
         deliveries = new_keys(2)
         await deliverer.deliver(POOL, with_ranks(deliveries))
@@ -149,27 +149,34 @@ async def test_free_slot_is_filled_at_once(settings: Settings, deliverer: Delive
 async def test_delivery_reaches_only_workers_of_its_pool(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
-    mine, other = new_keys(2)
+    own_key, other = new_keys(2)
     crew = Crew()
     async with running_worker(settings, crew):
         await deliverer.deliver("another", [(other, 0)])
-        await deliverer.deliver(POOL, [(mine, 0)])
-        await crew.until_started(mine)
-    assert crew.started == [mine]
+        await deliverer.deliver(POOL, [(own_key, 0)])
+        await crew.until_started(own_key)
+    assert crew.started == [own_key]
     assert await redis.zcard(QUEUE.replace(POOL, "another")) == 1
 
 
 async def test_invalid_queue_entries_are_dropped(
     settings: Settings, deliverer: Deliverer, redis: Redis
 ) -> None:
-    [good] = new_keys(1)
-    bad = [b"nonsense", b"\xff\xfe", b"", b":1", f"{good.job_id}:0", f"{good.job_id}:99999999999"]
-    await redis.zadd(QUEUE, {name: -number for number, name in enumerate(bad)})
-    await deliverer.deliver(POOL, [(good, 0)])
+    [valid] = new_keys(1)
+    invalid_entries = [
+        b"nonsense",
+        b"\xff\xfe",
+        b"",
+        b":1",
+        f"{valid.job_id}:0",
+        f"{valid.job_id}:99999999999",
+    ]
+    await redis.zadd(QUEUE, {name: -number for number, name in enumerate(invalid_entries)})
+    await deliverer.deliver(POOL, [(valid, 0)])
     crew = Crew()
     async with running_worker(settings, crew):
-        await crew.until_started(good)
-    assert crew.started == [good]
+        await crew.until_started(valid)
+    assert crew.started == [valid]
     assert await redis.zcard(QUEUE) == 0
 
 
@@ -221,10 +228,10 @@ async def test_worker_continues_after_a_redis_flush(
 ) -> None:
     crew = Crew()
     async with running_worker(settings, crew):
-        lost, kept = new_keys(2)
+        lost, remaining = new_keys(2)
         crew.gate.clear()
-        await deliverer.deliver(POOL, [(kept, 0)])
-        await crew.until_started(kept)
+        await deliverer.deliver(POOL, [(remaining, 0)])
+        await crew.until_started(remaining)
         await redis.flushdb()
         # Remove the script as well.
         await redis.script_flush()
@@ -237,12 +244,12 @@ async def test_worker_continues_after_a_redis_flush(
 async def test_worker_claims_from_postgresql_until_redis_returns(
     settings: Settings, valkey: OwnValkey
 ) -> None:
-    own = settings_with_slots(settings, 2).model_copy(
+    own_settings = settings_with_slots(settings, 2).model_copy(
         update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0}
     )
-    deliverer = Deliverer(own, identify=identify)
+    deliverer = Deliverer(own_settings, identify=identify)
     crew = Crew()
-    async with running_worker(own, crew):
+    async with running_worker(own_settings, crew):
         [first] = new_keys(1)
         await deliverer.deliver(POOL, [(first, 0)])
         await crew.until_started(first)
@@ -251,9 +258,9 @@ async def test_worker_claims_from_postgresql_until_redis_returns(
         with pytest.raises(Unavailable):
             await deliverer.deliver(POOL, [(first, 0)])
         await crew.until_queried()
-        found = new_keys(5)
-        crew.found = list(found)
-        await crew.until_started(*found)
+        keys = new_keys(5)
+        crew.found = list(keys)
+        await crew.until_started(*keys)
         # The number of slots limits every batch.
         assert crew.most_running <= 2
         assert max(map(len, crew.batches)) <= 2
@@ -278,9 +285,11 @@ async def test_worker_claims_from_postgresql_until_redis_returns(
 
 
 async def test_hung_redis_delays_no_job(settings: Settings, valkey: OwnValkey) -> None:
-    own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 0.5})
+    own_settings = settings.model_copy(
+        update={"redis_url": SecretStr(valkey.url), "redis_timeout": 0.5}
+    )
     crew = Crew()
-    async with running_worker(own, crew):
+    async with running_worker(own_settings, crew):
         client: Redis = Redis.from_url(valkey.url)
         await until_waiting(client)
         # Block all other commands, as a long script would.
@@ -295,17 +304,17 @@ async def test_hung_redis_delays_no_job(settings: Settings, valkey: OwnValkey) -
 async def test_worker_retries_without_redis_and_postgresql(
     settings: Settings, valkey: OwnValkey
 ) -> None:
-    own = settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
+    own_settings = settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
     crew = Crew()
     crew.unavailable = True
-    async with running_worker(own, crew):
+    async with running_worker(own_settings, crew):
         valkey.kill()
         crew.found = new_keys(1)
         await until(lambda: crew.failed_claims)
         crew.unavailable = False
-        found = new_keys(1)
-        crew.found = list(found)
-        await crew.until_started(*found)
+        keys = new_keys(1)
+        crew.found = list(keys)
+        await crew.until_started(*keys)
 
 
 async def test_worker_retries_claims_without_postgresql(
@@ -354,8 +363,8 @@ async def test_stopping_worker_loses_no_delivery(
             [one] = new_keys(1)
             # The worker may have received the delivery before it stops.
             await asyncio.gather(deliverer.deliver(POOL, [(one, 0)]), worker.leave())
-            kept = await redis.zcard(QUEUE)
-            assert kept + crew.started.count(one) == 1
+            queued_count = await redis.zcard(QUEUE)
+            assert queued_count + crew.started.count(one) == 1
             await redis.delete(QUEUE)
             worker.resume()
 
@@ -371,11 +380,11 @@ async def test_old_redis_is_logged_once_and_jobs_still_run(
     settings: Settings, old_redis: OwnValkey, capfd: pytest.CaptureFixture[str]
 ) -> None:
     crew = Crew()
-    own = settings.model_copy(update={"redis_url": SecretStr(old_redis.url)})
-    async with running_worker(own, crew) as worker:
+    own_settings = settings.model_copy(update={"redis_url": SecretStr(old_redis.url)})
+    async with running_worker(own_settings, crew) as worker:
         await crew.until_queried()
-        crew.found = found = new_keys(1)
-        await crew.until_started(*found)
+        crew.found = keys = new_keys(1)
+        await crew.until_started(*keys)
         assert worker.without_redis
         with pytest.raises(RedisTooOldError):
             await worker.ping()
@@ -395,9 +404,9 @@ async def test_deliverer_without_redis_is_unavailable(
     await deliverer.ping()
     valkey.kill()
     for call in (deliverer.ping(), deliverer.deliver(POOL, with_ranks(new_keys(1)))):
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(Unavailable) as excinfo:
             await call
-        assert caught.value.dependency == "redis"
+        assert excinfo.value.dependency == "redis"
     await valkey.restart()
     await deliverer.ping()
     await deliverer.close()
@@ -417,10 +426,12 @@ async def test_redis_that_rejects_writes_delays_no_job(
     break_redis: tuple[str, ...],
     restore_redis: tuple[str, ...],
 ) -> None:
-    own = settings.model_copy(update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0})
+    own_settings = settings.model_copy(
+        update={"redis_url": SecretStr(valkey.url), "redis_timeout": 1.0}
+    )
     crew = Crew()
-    deliverer = Deliverer(own, identify=identify)
-    async with running_worker(own, crew) as worker, Redis.from_url(valkey.url) as client:
+    deliverer = Deliverer(own_settings, identify=identify)
+    async with running_worker(own_settings, crew) as worker, Redis.from_url(valkey.url) as client:
         await until_waiting(client)
         await client.execute_command(*break_redis)
         # Redis still responds, but accepts no delivery.
@@ -448,9 +459,9 @@ async def test_poll_finds_undelivered_jobs_while_redis_works(
     async with running_worker(settings_with_slots(settings, 1), crew) as worker:
         worker._wait_s = 0.1
         await until_waiting(redis)
-        found = new_keys(20)
-        crew.found = list(found)
-        await crew.until_started(*found)
+        keys = new_keys(20)
+        crew.found = list(keys)
+        await crew.until_started(*keys)
         # Polling PostgreSQL does not stop the worker from reading its queue.
         assert not worker.without_redis
         [one] = new_keys(1)
@@ -463,8 +474,8 @@ async def test_undelivered_jobs_are_found_between_deliveries(
     settings: Settings, deliverer: Deliverer
 ) -> None:
     crew = Crew()
-    found = new_keys(50)
-    crew.found = list(found)
+    keys = new_keys(50)
+    crew.found = list(keys)
     async with running_worker(settings, crew):
 
         async def all_are_found() -> bool:
@@ -472,7 +483,7 @@ async def test_undelivered_jobs_are_found_between_deliveries(
             [one] = new_keys(1)
             await deliverer.deliver(POOL, [(one, 0)])
             await crew.until_started(one)
-            return set(found) <= set(crew.started)
+            return set(keys) <= set(crew.started)
 
         await until(all_are_found)
 
@@ -480,7 +491,9 @@ async def test_undelivered_jobs_are_found_between_deliveries(
 async def test_workers_without_redis_share_the_jobs(
     settings: Settings, valkey: OwnValkey, database: Database
 ) -> None:
-    own = settings_with_slots(settings, 5).model_copy(update={"redis_url": SecretStr(valkey.url)})
+    own_settings = settings_with_slots(settings, 5).model_copy(
+        update={"redis_url": SecretStr(valkey.url)}
+    )
     jobs = await submit_many(database, 100)
     crews = [Crew() for _ in range(4)]
 
@@ -501,7 +514,7 @@ async def test_workers_without_redis_share_the_jobs(
 
             crew.claim = take  # type: ignore[method-assign, assignment]
             crew.find = find  # type: ignore[method-assign]
-            await open_.enter_async_context(running_worker(own, crew))
+            await open_.enter_async_context(running_worker(own_settings, crew))
         await until(lambda: sum(len(crew.started) for crew in crews) == len(jobs))
     started = [delivery for crew in crews for delivery in crew.started]
     assert sorted(map(str, started)) == sorted(str(delivery(job)) for job in jobs)
@@ -523,12 +536,14 @@ async def test_unix_socket_carries_deliveries(
 ) -> None:
     valkey, socket = socket_valkey
     password = urlsplit(valkey.url).password
-    own = settings.model_copy(update={"redis_url": SecretStr(f"unix://:{password}@{socket}?db=5")})
-    deliverer = Deliverer(own, identify=identify)
+    own_settings = settings.model_copy(
+        update={"redis_url": SecretStr(f"unix://:{password}@{socket}?db=5")}
+    )
+    deliverer = Deliverer(own_settings, identify=identify)
     await deliverer.ping()
     crew = Crew()
     [one] = new_keys(1)
-    async with running_worker(own, crew) as worker:
+    async with running_worker(own_settings, crew) as worker:
         await worker.ping()
         await deliverer.deliver(POOL, [(one, 0)])
         await crew.until_started(one)
@@ -545,15 +560,15 @@ async def test_installations_share_redis_with_separate_deliveries(
     async def identify_other() -> UUID:
         return UUID(int=2)
 
-    neighbor = Deliverer(settings, identify=identify_other)
-    ours, theirs = new_keys(2)
+    other_deliverer = Deliverer(settings, identify=identify_other)
+    ours, other_key = new_keys(2)
     crew = Crew()
     async with running_worker(settings, crew):
-        await neighbor.deliver(POOL, [(theirs, 0)])
+        await other_deliverer.deliver(POOL, [(other_key, 0)])
         await deliverer.deliver(POOL, [(ours, 1)])
         await crew.until_started(ours)
-    assert theirs not in crew.started
-    await neighbor.close()
+    assert other_key not in crew.started
+    await other_deliverer.close()
 
 
 async def test_unexpected_redis_error_falls_back_to_postgresql(
@@ -565,17 +580,17 @@ async def test_unexpected_redis_error_falls_back_to_postgresql(
     monkeypatch.setattr(AbstractConnection, "connect", broken)
     crew = Crew()
     crew.found = new_keys(3)
-    found = list(crew.found)
+    keys = list(crew.found)
     # A logger that an earlier test used may be bound to another configuration.
     monkeypatch.setattr(worker_module, "_log", structlog.get_logger())
     with capture_logs() as logs:
         async with running_worker(settings, crew) as worker:
-            await crew.until_started(*found)
+            await crew.until_started(*keys)
             with pytest.raises(TypeError):
                 await worker.ping()
-    [lost] = [line for line in logs if line["event"] == "redis_lost"]
-    assert isinstance(lost["exc_info"], TypeError)
+    [redis_lost] = [line for line in logs if line["event"] == "redis_lost"]
+    assert isinstance(redis_lost["exc_info"], TypeError)
     deliverer = Deliverer(settings, identify=identify)
-    with pytest.raises(Unavailable) as caught:
-        await deliverer.deliver(POOL, [(found[0], 0)])
-    assert caught.value.dependency == "redis"
+    with pytest.raises(Unavailable) as excinfo:
+        await deliverer.deliver(POOL, [(keys[0], 0)])
+    assert excinfo.value.dependency == "redis"

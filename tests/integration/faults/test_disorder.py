@@ -67,11 +67,11 @@ def test_shifted_clock_changes_wall_time_only(tmp_path: Path):
 
 @pytest.mark.skipif(bool(_disk_skip_reason()), reason=_disk_skip_reason())
 def test_disk_is_full_until_it_is_freed(tmp_path: Path):
-    with disk.disk(tmp_path / "disk", mib=8) as small:
-        assert small.free_mib > 7
-        small.fill()
+    with disk.disk(tmp_path / "disk", mib=8) as disk_folder:
+        assert disk_folder.free_mib > 7
+        disk_folder.fill()
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-            (small.path / "more").write_bytes(bytes(2**16))
-        small.free()
-        (small.path / "more").write_bytes(bytes(2**16))
+            (disk_folder.path / "more").write_bytes(bytes(2**16))
+        disk_folder.free()
+        (disk_folder.path / "more").write_bytes(bytes(2**16))
     assert list((tmp_path / "disk").iterdir()) == []

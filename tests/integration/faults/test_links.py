@@ -145,19 +145,19 @@ async def test_close_of_a_held_connection_is_held(echo: tuple[Server, Proxy]):
 
 async def test_hold_by_mark_affects_only_marked_connections(echo: tuple[Server, Proxy]):
     _, link = echo
-    marked, plain = await connect(link), await connect(link)
+    marked, unmarked = await connect(link), await connect(link)
     await marked.send_and_receive(b"LISTEN a")
     link.hold(sent=MARK)
     await marked.send(b"hello")
-    assert await plain.send_and_receive(b"hello") == b"hello"
+    assert await unmarked.send_and_receive(b"hello") == b"hello"
     assert await marked.receives_nothing()
     # The link holds the mark itself.
-    await plain.send(b"LISTEN b")
-    assert await plain.receives_nothing()
+    await unmarked.send(b"LISTEN b")
+    assert await unmarked.receives_nothing()
     link.release()
     assert await marked.receive() == b"hello"
-    assert await plain.receive() == b"LISTEN b"
-    for end in (marked, plain):
+    assert await unmarked.receive() == b"LISTEN b"
+    for end in (marked, unmarked):
         await end.close()
 
 
@@ -207,9 +207,9 @@ async def test_cut_drops_connections_and_refuses_new_ones(echo: tuple[Server, Pr
     with pytest.raises(ConnectionError):
         await connect(link)
     await link.start()
-    again = await connect(link)
-    assert await again.send_and_receive(b"hello") == b"hello"
-    for each in (end, again):
+    reconnected = await connect(link)
+    assert await reconnected.send_and_receive(b"hello") == b"hello"
+    for each in (end, reconnected):
         await each.close()
 
 

@@ -39,8 +39,8 @@ async def test_short_scenario_holds_its_invariants(tmp_path: Path):
     assert result.audit is not None
     assert (result.audit.looked_at, result.audit.broken) == (result.counts.events, ())
     assert any("seed 1" in line for line in lines)
-    kept = {file.name for file in (tmp_path / "F9-seed-1").iterdir()}
-    assert {"gateway-1.log", "postgres.log", "events.jsonl", "streams.jsonl"} <= kept
+    files = {file.name for file in (tmp_path / "F9-seed-1").iterdir()}
+    assert {"gateway-1.log", "postgres.log", "events.jsonl", "streams.jsonl"} <= files
 
 
 def test_trial_with_a_failure_is_not_successful():

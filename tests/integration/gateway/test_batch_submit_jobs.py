@@ -108,10 +108,10 @@ async def test_batch_limit_names_its_setting(jobs: JobServiceStub):
 
 async def test_same_request_id_and_content_return_the_batch(jobs: JobServiceStub):
     first = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
-    again = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
-    assert again.outcome == SUBMIT_OUTCOME_EXISTING
-    assert again.batch_id == first.batch_id
-    assert list(again.jobs) == list(first.jobs)
+    repeated = await jobs.BatchSubmitJobs(emails(3, request_id="import-1"))
+    assert repeated.outcome == SUBMIT_OUTCOME_EXISTING
+    assert repeated.batch_id == first.batch_id
+    assert list(repeated.jobs) == list(first.jobs)
     assert await count(jobs) == 3
 
 
@@ -154,8 +154,8 @@ async def test_validate_only_stores_nothing(worker: FakeWorker, jobs: JobService
     assert response.outcome == SUBMIT_OUTCOME_WOULD_RUN
     assert [(job.id, job.queue) for job in response.jobs] == [("", "math"), ("", "math")]
     assert response.batch_id == ""
-    mixed = await jobs.BatchSubmitJobs(batch([known, JobSpec(type="x")], validate_only=True))
-    assert mixed.outcome == SUBMIT_OUTCOME_NO_WORKER
+    validated = await jobs.BatchSubmitJobs(batch([known, JobSpec(type="x")], validate_only=True))
+    assert validated.outcome == SUBMIT_OUTCOME_NO_WORKER
     assert await count(jobs) == 0
 
 

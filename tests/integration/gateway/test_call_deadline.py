@@ -30,8 +30,8 @@ MAX_DELAY = 40
 
 
 def assert_call_deadline(job: Job) -> None:
-    left = job.deadline.ToDatetime() - job.create_time.ToDatetime()
-    assert timedelta(seconds=TIMEOUT - MAX_DELAY) < left < timedelta(seconds=TIMEOUT + 5)
+    time_left = job.deadline.ToDatetime() - job.create_time.ToDatetime()
+    assert timedelta(seconds=TIMEOUT - MAX_DELAY) < time_left < timedelta(seconds=TIMEOUT + 5)
 
 
 async def test_call_deadline_becomes_the_job_deadline(jobs: JobServiceStub, database: Database):
@@ -42,9 +42,9 @@ async def test_call_deadline_becomes_the_job_deadline(jobs: JobServiceStub, data
     stored = await read_job(database, JobId(UUID(job.id)))
     assert stored.deadline == job.deadline.ToDatetime(tzinfo=UTC)
     # The deadline is not part of the content, because each repeated call has a different one.
-    again = await jobs.SubmitJob(request, timeout=10 * TIMEOUT)
-    assert (again.outcome, again.job.id) == (SUBMIT_OUTCOME_EXISTING, job.id)
-    assert again.job.deadline == job.deadline
+    repeated = await jobs.SubmitJob(request, timeout=10 * TIMEOUT)
+    assert (repeated.outcome, repeated.job.id) == (SUBMIT_OUTCOME_EXISTING, job.id)
+    assert repeated.job.deadline == job.deadline
 
 
 async def test_call_deadline_becomes_each_job_deadline_of_a_batch(jobs: JobServiceStub):
@@ -52,13 +52,13 @@ async def test_call_deadline_becomes_each_job_deadline_of_a_batch(jobs: JobServi
         request = BatchSubmitJobsRequest(
             jobs=specs, use_call_deadline=True, request_id=f"batch of {len(specs)}"
         )
-        made = await jobs.BatchSubmitJobs(request, timeout=TIMEOUT)
-        for job in made.jobs:
+        created = await jobs.BatchSubmitJobs(request, timeout=TIMEOUT)
+        for job in created.jobs:
             assert_call_deadline(job)
             stored = (await jobs.GetJob(GetJobRequest(job_id=job.id))).job
             assert stored.deadline == job.deadline
-        again = await jobs.BatchSubmitJobs(request, timeout=10 * TIMEOUT)
-        assert (again.outcome, again.batch_id) == (SUBMIT_OUTCOME_EXISTING, made.batch_id)
+        repeated = await jobs.BatchSubmitJobs(request, timeout=10 * TIMEOUT)
+        assert (repeated.outcome, repeated.batch_id) == (SUBMIT_OUTCOME_EXISTING, created.batch_id)
 
 
 async def test_stream_deadline_becomes_the_job_deadline(jobs: JobServiceStub):
@@ -92,15 +92,18 @@ async def test_use_of_a_missing_call_deadline_is_invalid(jobs: JobServiceStub):
 
 
 async def test_job_deadline_with_call_deadline_is_invalid(jobs: JobServiceStub):
-    own = JobSpec(type="email", deadline=Timestamp(seconds=4_000_000_000))
+    spec_with_deadline = JobSpec(type="email", deadline=Timestamp(seconds=4_000_000_000))
     for call, field in (
         (
-            jobs.SubmitJob(SubmitJobRequest(job=own, use_call_deadline=True), timeout=TIMEOUT),
+            jobs.SubmitJob(
+                SubmitJobRequest(job=spec_with_deadline, use_call_deadline=True), timeout=TIMEOUT
+            ),
             "job.deadline",
         ),
         (
             jobs.BatchSubmitJobs(
-                BatchSubmitJobsRequest(jobs=[EMAIL, own], use_call_deadline=True), timeout=TIMEOUT
+                BatchSubmitJobsRequest(jobs=[EMAIL, spec_with_deadline], use_call_deadline=True),
+                timeout=TIMEOUT,
             ),
             "jobs[1].deadline",
         ),

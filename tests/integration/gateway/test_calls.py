@@ -90,9 +90,9 @@ async def test_undecodable_request_is_invalid(channel: grpc.aio.Channel):
 
 async def test_undecodable_request_of_a_stream_is_invalid(channel: grpc.aio.Channel):
     call = channel.unary_stream(METHOD_PREFIX + "WatchJob")(b"\xff")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as excinfo:
         await call.read()
-    assert read_error(caught.value).reason == "INVALID_ARGUMENT"
+    assert read_error(excinfo.value).reason == "INVALID_ARGUMENT"
 
 
 def _length_delimited(number: int, content: bytes) -> bytes:
@@ -106,9 +106,9 @@ def _length_delimited(number: int, content: bytes) -> bytes:
 
 
 async def test_unknown_method_is_unimplemented(channel: grpc.aio.Channel):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as excinfo:
         await raw_call(channel, "Nope", b"")
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert excinfo.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_call_ends_at_its_deadline(jobs: JobServiceStub):
@@ -118,10 +118,10 @@ async def test_call_ends_at_its_deadline(jobs: JobServiceStub):
         ),
         timeout=0.2,
     )
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as excinfo:
         async for _ in stream:
             pass
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert excinfo.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class TestSizes:
@@ -150,9 +150,9 @@ class TestSizes:
 
     async def test_request_far_beyond_its_limit_is_not_received(self, jobs: JobServiceStub):
         payload = Data(json=json.dumps("x" * 3_000_000).encode())
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
+        with pytest.raises(grpc.aio.AioRpcError) as excinfo:
             await jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email", payload=payload)))
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert excinfo.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         # The connection is still usable.
         await jobs.GetStats(GetStatsRequest())
 
@@ -210,10 +210,10 @@ async def test_depth_beyond_its_limit_is_invalid_in_each_form(
             )
         data = _length_delimited(1, inner)
     job = _length_delimited(1, b"email") + _length_delimited(3, data)
-    good = _length_delimited(1, _length_delimited(1, b"email"))
+    valid_spec = _length_delimited(1, _length_delimited(1, b"email"))
     for name, raw, path in (
         ("SubmitJob", _length_delimited(1, job), "job.payload"),
-        ("BatchSubmitJobs", good + _length_delimited(1, job), "jobs[1].payload"),
+        ("BatchSubmitJobs", valid_spec + _length_delimited(1, job), "jobs[1].payload"),
     ):
         error = await rpc_error(channel.unary_unary(METHOD_PREFIX + name)(raw))
         assert (error.code, error.reason) == (

@@ -130,25 +130,25 @@ async def test_stack_trace_is_in_the_full_view_only(worker: FakeWorker, jobs: Jo
     events = (await jobs.ListJobEvents(ListJobEventsRequest(job_id=job_id))).events
     assert events[-1].error.type == "ValueError"
     assert not events[-1].error.stack_trace
-    watched = [
+    responses = [
         event
         async for response in jobs.WatchJob(WatchJobRequest(job_id=job_id))
         for event in response.events
     ]
-    assert watched[-1].error == events[-1].error
+    assert responses[-1].error == events[-1].error
 
 
 async def test_job_keeps_correlation_id_of_its_submit(jobs: JobServiceStub):
     spec = JobSpec(type="square_sum", payload=Data(json=NUMBERS))
     metadata = (("x-request-id", "trace-17"),)
     single = SubmitJobRequest(job=spec, request_id="key")
-    alone = (await jobs.SubmitJob(single, metadata=metadata)).job
+    submitted = (await jobs.SubmitJob(single, metadata=metadata)).job
     # The second call returns the same job, although its correlation id differs.
-    again = (await jobs.SubmitJob(single, metadata=(("x-request-id", "trace-18"),))).job
+    repeated = (await jobs.SubmitJob(single, metadata=(("x-request-id", "trace-18"),))).job
     batch = await jobs.BatchSubmitJobs(
         BatchSubmitJobsRequest(jobs=[spec, JobSpec(type="other")]), metadata=metadata
     )
-    for job in (alone, again, *batch.jobs):
+    for job in (submitted, repeated, *batch.jobs):
         assert job.correlation_id == "trace-17"
         stored = (await jobs.GetJob(GetJobRequest(job_id=job.id, view=JOB_VIEW_BASIC))).job
         assert stored.correlation_id == "trace-17"
@@ -160,7 +160,7 @@ async def test_job_keeps_correlation_id_of_its_submit(jobs: JobServiceStub):
 
 
 async def test_output_is_paged(succeeded_job: str, jobs: JobServiceStub):
-    found = []
+    pieces = []
     after_seq = 0
     while True:
         request = ListJobOutputRequest(
@@ -169,17 +169,17 @@ async def test_output_is_paged(succeeded_job: str, jobs: JobServiceStub):
         response = await jobs.ListJobOutput(request)
         (piece,) = response.pieces
         assert piece.HasField("output_time")
-        found.append((piece.seq, piece.attempt, piece.output.json))
+        pieces.append((piece.seq, piece.attempt, piece.output.json))
         after_seq = response.next_after_seq
         if not after_seq:
             break
-    assert found == [(4, 1, b'{"token": "a"}'), (5, 1, b'"b"')]
-    everything = await jobs.ListJobOutput(ListJobOutputRequest(job_id=succeeded_job))
-    assert [json_format.MessageToDict(piece.output) for piece in everything.pieces] == [
+    assert pieces == [(4, 1, b'{"token": "a"}'), (5, 1, b'"b"')]
+    full_output = await jobs.ListJobOutput(ListJobOutputRequest(job_id=succeeded_job))
+    assert [json_format.MessageToDict(piece.output) for piece in full_output.pieces] == [
         {"value": {"token": "a"}},
         {"value": "b"},
     ]
-    assert everything.next_after_seq == 0
+    assert full_output.next_after_seq == 0
 
 
 async def test_events_are_numbered_without_a_gap(succeeded_job: str, jobs: JobServiceStub):

@@ -68,8 +68,8 @@ def entry_names(*jobs: Job) -> list[str]:
 async def test_idle_pool_receives_a_job_directly(
     database: Database, hand_off: HandOff, scheduler_wake_ups: WakeSubscription, redis: Redis
 ) -> None:
-    later, sooner = await submit(database), await submit(database, priority=10)
-    for job in (later, sooner):
+    lower_priority, higher_priority = await submit(database), await submit(database, priority=10)
+    for job in (lower_priority, higher_priority):
         hand_off.offer([job])
 
         async def is_queued(job: Job = job) -> bool:
@@ -77,10 +77,10 @@ async def test_idle_pool_receives_a_job_directly(
 
         await until(is_queued)
     # The score is the rank, as for deliveries by the scheduler.
-    assert await queue_entries(redis) == entry_names(sooner, later)
-    assert await redis.zscore(await queue_of(redis, POOL), entry_names(later)[0]) == pytest.approx(
-        rank_of(later)
-    )
+    assert await queue_entries(redis) == entry_names(higher_priority, lower_priority)
+    assert await redis.zscore(
+        await queue_of(redis, POOL), entry_names(lower_priority)[0]
+    ) == pytest.approx(rank_of(lower_priority))
     assert not await scheduler_wake_ups.wait(QUIET_PERIOD_S)
 
 
@@ -91,10 +91,10 @@ async def test_many_or_unserved_jobs_wake_the_scheduler(
     redis: Redis,
     subtests: pytest.Subtests,
 ) -> None:
-    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    start_time = datetime.now(UTC) + timedelta(days=1)
     cases = {
         "unserved type": [await submit(database, type="unserved")],
-        "scheduled job": [await submit(database, schedule_time=tomorrow)],
+        "scheduled job": [await submit(database, schedule_time=start_time)],
         "another tenant": [await submit(database, tenant="another")],
         "many jobs": await submit_many(database, 17),
     }
@@ -159,9 +159,9 @@ async def test_prefetch_of_zero_disables_the_hand_off(
 ) -> None:
     # Without prefetch, the Redis queue of a busy pool may be empty.
     await register(database)
-    strict = settings.model_copy(update={"dispatch_prefetch": 0})
+    no_prefetch = settings.model_copy(update={"dispatch_prefetch": 0})
     hand_off = HandOff(
-        settings=strict,
+        settings=no_prefetch,
         database=database,
         registrations=Registrations(database=database),
         bus=bus,

@@ -82,17 +82,17 @@ async def silent_proxy(proxy: Proxy) -> AsyncIterator[None]:
 
 
 def all_calls(jobs: JobServiceStub) -> list[grpc.aio.Call]:
-    within = {"timeout": 60}
+    options = {"timeout": 60}
     return [
-        jobs.SubmitJob(SubmitJobRequest(job=SPEC), **within),
-        jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[SPEC]), **within),
-        jobs.GetJob(GetJobRequest(job_id=JOB), **within),
-        jobs.ListJobs(ListJobsRequest(), **within),
-        jobs.CancelJob(CancelJobRequest(job_id=JOB), **within),
-        jobs.RetryJob(RetryJobRequest(job_id=JOB), **within),
-        jobs.GetStats(GetStatsRequest(), **within),
-        jobs.SubmitAndWatch(SubmitAndWatchRequest(job=SPEC), **within).read(),
-        jobs.WatchJob(WatchJobRequest(job_id=JOB), **within).read(),
+        jobs.SubmitJob(SubmitJobRequest(job=SPEC), **options),
+        jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[SPEC]), **options),
+        jobs.GetJob(GetJobRequest(job_id=JOB), **options),
+        jobs.ListJobs(ListJobsRequest(), **options),
+        jobs.CancelJob(CancelJobRequest(job_id=JOB), **options),
+        jobs.RetryJob(RetryJobRequest(job_id=JOB), **options),
+        jobs.GetStats(GetStatsRequest(), **options),
+        jobs.SubmitAndWatch(SubmitAndWatchRequest(job=SPEC), **options).read(),
+        jobs.WatchJob(WatchJobRequest(job_id=JOB), **options).read(),
     ]
 
 
@@ -131,8 +131,8 @@ async def test_client_retries_until_a_hung_database_responds(
             assert not submit.done()
         job = await submit
 
-        again = await client.submit("email", request_id="once")
-        assert again.id == job.id
+        repeated = await client.submit("email", request_id="once")
+        assert repeated.id == job.id
 
 
 def test_call_timeout_is_below_the_client_deadline():

@@ -76,22 +76,22 @@ async def test_idle_marks_keep_a_quiet_job_behind_a_proxy(
         grpc.aio.insecure_channel(proxy.address, options=OWN_CONNECTION) as three,
         asyncio.TaskGroup() as group,
     ):
-        watched = group.create_task(
+        responses = group.create_task(
             follow(JobServiceStub(one).WatchJob(WatchJobRequest(job_id=job_id)))
         )
         request = SubmitAndWatchRequest(job=spec, request_id="key")
         submitted = group.create_task(follow(JobServiceStub(two).SubmitAndWatch(request)))
         client = group.create_task(follow_as_client())
         # The proxy cuts the stream with rare marks, which shows that its idle timeout was reached.
-        rare = JobServiceStub(three).WatchJob(
+        rare_marks = JobServiceStub(three).WatchJob(
             WatchJobRequest(job_id=job_id, idle_interval=Duration(seconds=60))
         )
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in rare:
+        with pytest.raises(grpc.aio.AioRpcError) as excinfo:
+            async for _ in rare_marks:
                 pass
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert excinfo.value.code() is grpc.StatusCode.UNAVAILABLE
         await worker.succeed(job_id)
-    for seqs, marks, state in (await watched, await submitted):
+    for seqs, marks, state in (await responses, await submitted):
         assert seqs == [1, 2, 3]
         assert marks >= 2
         assert state == JOB_STATE_SUCCEEDED

@@ -37,13 +37,13 @@ async def list_types(jobs: JobServiceStub, text: str) -> set[str]:
 
 async def read_pages(jobs: JobServiceStub, **fields: object) -> list[list[Job]]:
     request = ListJobsRequest(**fields)
-    found = []
+    pages = []
     while True:
         response = await jobs.ListJobs(request)
-        found.append(list(response.jobs))
+        pages.append(list(response.jobs))
         request.page_token = response.next_page_token
         if not request.page_token:
-            return found
+            return pages
 
 
 async def test_list_without_jobs_is_empty(jobs: JobServiceStub):
@@ -60,9 +60,9 @@ async def test_newest_job_is_listed_first(jobs: JobServiceStub):
 
 async def test_pages_have_the_page_size_and_last_has_no_token(jobs: JobServiceStub):
     ids = await submit_many(jobs, 25)
-    found = await read_pages(jobs, page_size=10)
-    assert [len(page) for page in found] == [10, 10, 5]
-    assert [job.id for page in found for job in page] == ids
+    pages = await read_pages(jobs, page_size=10)
+    assert [len(page) for page in pages] == [10, 10, 5]
+    assert [job.id for page in pages for job in page] == ids
     # A last page that is full has no token either.
     assert [len(page) for page in await read_pages(jobs, page_size=5)] == [5] * 5
 
@@ -219,6 +219,6 @@ async def test_pages_of_large_jobs_fit_a_default_client(
     ids = []
     for _ in range(3):
         ids = await submit_many(jobs, 4, payload=payload) + ids
-    found = await read_pages(jobs, page_size=1000, view=JOB_VIEW_FULL)
-    assert [job.id for page in found for job in page] == ids
-    assert len(found) > 2
+    pages = await read_pages(jobs, page_size=1000, view=JOB_VIEW_FULL)
+    assert [job.id for page in pages for job in page] == ids
+    assert len(pages) > 2

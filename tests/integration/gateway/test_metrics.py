@@ -144,17 +144,17 @@ async def test_only_live_events_are_timed(
 async def test_resumed_streams_are_counted(gateway: Gateway, jobs: JobServiceStub, job_id: str):
     first = jobs.WatchJobs(WatchJobsRequest())
     cursor = await until_live(first)
-    whole = jobs.WatchJob(WatchJobRequest(job_id=job_id))
-    await read_response(whole)
+    from_start = jobs.WatchJob(WatchJobRequest(job_id=job_id))
+    await read_response(from_start)
     assert (await scrape(gateway.metrics_port))["headrace_stream_resumes_total"] == 0
     resumed = jobs.WatchJobs(WatchJobsRequest(cursor=cursor))
     await until_live(resumed)
-    behind = jobs.WatchJob(WatchJobRequest(job_id=job_id, after_seq=1))
+    from_first_event = jobs.WatchJob(WatchJobRequest(job_id=job_id, after_seq=1))
     samples = await scrape_until(
         gateway.metrics_port, lambda samples: samples["headrace_stream_resumes_total"] == 2
     )
     assert samples["headrace_stream_gaps_total"] == 0
-    for call in (first, whole, resumed, behind):
+    for call in (first, from_start, resumed, from_first_event):
         call.cancel()
 
 
@@ -204,10 +204,10 @@ async def test_open_transaction_raises_the_settled_lag(
     async with foreign_transaction(database):
         # The metric rises once another session has written a row, before any event waits.
         await FakeWorker(database).register()
-        held = await scrape_until(
+        lagging = await scrape_until(
             port, lambda samples: samples["headrace_open_transaction_seconds"] > 0.2
         )
-        assert held["headrace_settled_lag_seconds"] == 0
+        assert lagging["headrace_settled_lag_seconds"] == 0
         job_id = (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
         higher = await scrape_until(
             port, lambda samples: samples["headrace_settled_lag_seconds"] > 0.2

@@ -67,9 +67,9 @@ async def test_queue_without_a_worker_is_not_serving(health: health_pb2_grpc.Hea
 
 @pytest.mark.parametrize("name", ["queue/", "queue/No", "queue/a b", "queue/a/b", "queue", "fast"])
 async def test_name_without_a_queue_is_unknown(health: health_pb2_grpc.HealthStub, name: str):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as excinfo:
         await status(health, name)
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert excinfo.value.code() is grpc.StatusCode.NOT_FOUND
     assert await QueueWatch(health, name).next() == SERVICE_UNKNOWN
 
 
@@ -169,13 +169,13 @@ async def test_wake_up_refreshes_a_watch_early(settings: Settings, database: Dat
 
 
 async def test_watch_follows_a_real_worker(health: health_pb2_grpc.HealthStub, settings: Settings):
-    watched = QueueWatch(health, "queue/default")
-    assert await watched.next() == NOT_SERVING
+    watch = QueueWatch(health, "queue/default")
+    assert await watch.next() == NOT_SERVING
     worker = WorkerService(settings, handlers())
     await worker.start()
-    assert await watched.next() == SERVING
+    assert await watch.next() == SERVING
     stopping = asyncio.create_task(worker.stop())
-    assert await watched.next() == NOT_SERVING
+    assert await watch.next() == NOT_SERVING
     await stopping
 
 
@@ -234,21 +234,21 @@ class TestOutages:
         self, postgres: Proxy, health: health_pb2_grpc.HealthStub, database: Database
     ):
         await register(database)
-        watched = QueueWatch(health, "queue/default")
-        assert await watched.next() == SERVING
+        watch = QueueWatch(health, "queue/default")
+        assert await watch.next() == SERVING
         await postgres.cut()
-        assert await watched.next() == NOT_SERVING
+        assert await watch.next() == NOT_SERVING
         assert await status(health, "queue/default") == NOT_SERVING
         await postgres.start()
-        assert await watched.next() == SERVING
+        assert await watch.next() == SERVING
 
 
 async def test_stop_ends_watches_as_not_serving(
     gateway: Gateway, health: health_pb2_grpc.HealthStub, database: Database
 ):
     await register(database)
-    watched = QueueWatch(health, "queue/default")
-    assert await watched.next() == SERVING
+    watch = QueueWatch(health, "queue/default")
+    assert await watch.next() == SERVING
     await gateway.stop()
-    assert await watched.next() == NOT_SERVING
-    assert await watched.call.code() is grpc.StatusCode.UNAVAILABLE
+    assert await watch.next() == NOT_SERVING
+    assert await watch.call.code() is grpc.StatusCode.UNAVAILABLE

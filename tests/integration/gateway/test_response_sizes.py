@@ -256,8 +256,8 @@ async def batch_submit(filled: FilledPlatform) -> None:
         assert response.reduced
         assert len(response.jobs) == 1000
         assert not response.jobs[0].labels
-    small = js.BatchSubmitJobsRequest(jobs=[spec] * 2)
-    response = await filled.call("BatchSubmitJobs", small)
+    small_batch = js.BatchSubmitJobsRequest(jobs=[spec] * 2)
+    response = await filled.call("BatchSubmitJobs", small_batch)
     assert not response.reduced
     assert len(response.jobs[0].labels) == 11
 
@@ -341,7 +341,7 @@ async def api_keys(filled: FilledPlatform) -> None:
         principal="\U00010000" * 128,
         scope=[f"label:{number:063}={LONGEST_LABEL}" for number in range(64)],
     )
-    made = [(await filled.call("CreateApiKey", request)).api_key.id for _ in range(60)]
+    key_ids = [(await filled.call("CreateApiKey", request)).api_key.id for _ in range(60)]
     seen, token = [], ""
     while True:
         page = await filled.call(
@@ -351,8 +351,8 @@ async def api_keys(filled: FilledPlatform) -> None:
         token = page.next_page_token
         if not token:
             break
-    assert seen == sorted(made)
-    await filled.call("RevokeApiKey", acs.RevokeApiKeyRequest(id=made[0]))
+    assert seen == sorted(key_ids)
+    await filled.call("RevokeApiKey", acs.RevokeApiKeyRequest(id=key_ids[0]))
     labels = {"user": LONGEST_LABEL[:100]}
     await filled.call("MintWatchToken", acs.MintWatchTokenRequest(labels=labels))
 
@@ -411,11 +411,11 @@ async def certificate_bindings(filled: FilledPlatform) -> None:
         principal="\U00010000" * 128,
         scope=[f"label:{number:063}={LONGEST_LABEL}" for number in range(64)],
     )
-    made = []
+    binding_ids = []
     for number in range(60):
         request.san = f"uri:test:{number:02}".ljust(2052, "x")
         response = await filled.call("CreateCertificateBinding", request)
-        made.append(response.certificate_binding.san)
+        binding_ids.append(response.certificate_binding.san)
     seen, token = [], ""
     while True:
         page = await filled.call(
@@ -426,8 +426,10 @@ async def certificate_bindings(filled: FilledPlatform) -> None:
         token = page.next_page_token
         if not token:
             break
-    assert seen == made
-    await filled.call("DeleteCertificateBinding", acs.DeleteCertificateBindingRequest(san=made[0]))
+    assert seen == binding_ids
+    await filled.call(
+        "DeleteCertificateBinding", acs.DeleteCertificateBindingRequest(san=binding_ids[0])
+    )
 
 
 async def tenants(filled: FilledPlatform) -> None:
@@ -570,7 +572,7 @@ async def test_every_response_fits_a_default_client(filled: FilledPlatform) -> N
     largest = {name: max(filled.sizes[name]) for name in SIZES_BY_RPC}
     assert max(largest.values()) <= MAX_RESPONSE_BYTES
     # Small responses would prove nothing.
-    small = {
+    small_batch = {
         name: largest[name] for name, row in SIZES_BY_RPC.items() if largest[name] < row.at_least
     }
-    assert not small
+    assert not small_batch

@@ -75,20 +75,20 @@ async def installation(database: Database) -> Installation:
 
 
 async def test_expired_cursor_names_the_oldest_cursor(jobs: JobServiceStub, database: Database):
-    _, (begin,) = await read_past(jobs)
+    _, (oldest_cursor,) = await read_past(jobs)
     old = await submit_jobs(jobs, 3)
     (kept,) = await submit_jobs(jobs)
     await cancel(jobs, *old)
     (recent,) = await submit_jobs(jobs)
     # The gateway has settled all events that it has sent.
-    follower = jobs.WatchJobs(WatchJobsRequest(cursor=begin))
+    follower = jobs.WatchJobs(WatchJobsRequest(cursor=oldest_cursor))
     seen: list[Any] = []
     while len(seen) < 8:
         seen += (await read_response(follower)).events
     follower.cancel()
     assert (await prune(database)).jobs == 3
 
-    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
+    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=oldest_cursor))))
     assert (error.code, error.reason) == CURSOR_EXPIRED
     assert set(error.metadata) == {"oldest_cursor"}
     oldest = error.metadata["oldest_cursor"]
@@ -101,20 +101,20 @@ async def test_expired_cursor_names_the_oldest_cursor(jobs: JobServiceStub, data
 async def test_oldest_cursor_is_valid(
     jobs: JobServiceStub, database: Database, installation: Installation
 ):
-    _, (begin,) = await read_past(jobs)
+    _, (log_start,) = await read_past(jobs)
     (old,) = await submit_jobs(jobs)
     await cancel(jobs, old)
     await submit_jobs(jobs, 2)
     assert (await prune(database)).jobs == 1
-    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=begin))))
+    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=log_start))))
     start = decode_cursor(installation, DEFAULT_TENANT, error.metadata["oldest_cursor"])
-    at = encode_cursor(installation, DEFAULT_TENANT, *start)
-    assert at == error.metadata["oldest_cursor"]
-    assert len((await read_past(jobs, at))[0]) == 2
-    just_before = encode_cursor(installation, DEFAULT_TENANT, start[0], start[1] - 1)
-    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=just_before))))
+    start_cursor = encode_cursor(installation, DEFAULT_TENANT, *start)
+    assert start_cursor == error.metadata["oldest_cursor"]
+    assert len((await read_past(jobs, start_cursor))[0]) == 2
+    earlier_cursor = encode_cursor(installation, DEFAULT_TENANT, start[0], start[1] - 1)
+    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=earlier_cursor))))
     assert (error.code, error.reason) == CURSOR_EXPIRED
-    assert error.metadata["oldest_cursor"] == at
+    assert error.metadata["oldest_cursor"] == start_cursor
 
 
 async def test_cursor_of_another_database_is_invalid(
@@ -124,16 +124,16 @@ async def test_cursor_of_another_database_is_invalid(
     await cancel(jobs, old)
     assert (await prune(database)).jobs == 1
     other_database = Installation(id=uuid4(), secret=installation.secret)
-    forger = Installation(id=installation.id, secret=bytes(32))
-    good = encode_cursor(installation, DEFAULT_TENANT, 1, 1)
-    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=good))))
+    forged_installation = Installation(id=installation.id, secret=bytes(32))
+    valid_cursor = encode_cursor(installation, DEFAULT_TENANT, 1, 1)
+    error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=valid_cursor))))
     assert (error.code, error.reason) == CURSOR_EXPIRED
     for cursor in (
         encode_cursor(other_database, DEFAULT_TENANT, 1, 1),
-        encode_cursor(forger, DEFAULT_TENANT, 1, 1),
+        encode_cursor(forged_installation, DEFAULT_TENANT, 1, 1),
         encode_cursor(installation, "other", 1, 1),
-        good[:-1],
-        good[:5] + ("A" if good[5] != "A" else "B") + good[6:],
+        valid_cursor[:-1],
+        valid_cursor[:5] + ("A" if valid_cursor[5] != "A" else "B") + valid_cursor[6:],
         "no cursor at all",
     ):
         error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=cursor))))
@@ -181,7 +181,7 @@ async def test_pages_are_stable_while_jobs_are_pruned(jobs: JobServiceStub, data
 async def test_remaining_job_keeps_events_before_the_log_start(
     jobs: JobServiceStub, database: Database
 ):
-    _, (begin,) = await read_past(jobs)
+    _, (oldest_cursor,) = await read_past(jobs)
     (kept,) = await submit_jobs(jobs)
     await cancel(jobs, kept)
     others = await submit_jobs(jobs, 2)
@@ -200,7 +200,7 @@ async def test_remaining_job_keeps_events_before_the_log_start(
     assert shown == [1, 2]
     # A stream of many jobs can no longer start there. It misses no later event.
     only = JobFilter(job_ids=[kept])
-    old = WatchJobsRequest(filter=only, cursor=begin)
+    old = WatchJobsRequest(filter=only, cursor=oldest_cursor)
     error = await rpc_error(read_response(jobs.WatchJobs(old)))
     assert (error.code, error.reason) == CURSOR_EXPIRED
     await jobs.RetryJob(RetryJobRequest(job_id=kept))

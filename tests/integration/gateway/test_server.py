@@ -116,9 +116,9 @@ class TestWithoutReflection:
         return settings.model_copy(update={"reflection": False})
 
     async def test_reflection_is_served_only_when_enabled(self, channel: grpc.aio.Channel):
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
+        with pytest.raises(grpc.aio.AioRpcError) as excinfo:
             await reflected_services(channel)
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert excinfo.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_submit_and_watch_sends_the_job_then_its_events(jobs: JobServiceStub):
@@ -133,10 +133,10 @@ async def test_submit_and_watch_sends_the_job_then_its_events(jobs: JobServiceSt
     assert await call.code() is grpc.StatusCode.OK
 
     # The same request_id attaches to the same job, after the events already received.
-    again = jobs.SubmitAndWatch(
+    repeated = jobs.SubmitAndWatch(
         SubmitAndWatchRequest(job=JobSpec(type="email"), request_id="r", after_seq=1)
     )
-    responses = [response async for response in again]
+    responses = [response async for response in repeated]
     assert responses[0].job.id == job.id
     assert [event.seq for response in responses[1:] for event in response.events] == [2]
 
@@ -271,9 +271,9 @@ async def test_second_stop_does_nothing(settings: Settings):
 
 
 async def test_port_in_use_is_an_error(gateway: Gateway, settings: Settings):
-    taken = settings.model_copy(update={"gateway_address": f"127.0.0.1:{gateway.port}"})
+    port_in_use = settings.model_copy(update={"gateway_address": f"127.0.0.1:{gateway.port}"})
     with pytest.raises(RuntimeError, match=str(gateway.port)):
-        await Gateway(taken).start()
+        await Gateway(port_in_use).start()
 
 
 class GatewayProcess:

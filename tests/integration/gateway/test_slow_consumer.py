@@ -135,8 +135,8 @@ async def test_stalled_reader_receives_its_cursor(
     worker: FakeWorker,
     job_id: str,
 ):
-    away, reading = watch_jobs(slow_jobs), watch_jobs(jobs)
-    for call in (away, reading):
+    stalled, reading = watch_jobs(slow_jobs), watch_jobs(jobs)
+    for call in (stalled, reading):
         await until_live(call)
     last = 2 + OUTPUTS
     read = asyncio.create_task(read_seqs(reading, through=last))
@@ -145,16 +145,16 @@ async def test_stalled_reader_receives_its_cursor(
     assert set(await read) - PRECEDING_SEQS == set(range(3, last + 1))
     await until_ended(gateway, slow_consumers=1)
     assert gateway.gauges.filter_streams == 1
-    seen, error = await read_rest(away)
-    ended = read_error(error)
-    assert (ended.code, ended.reason) == (
+    seen, error = await read_rest(stalled)
+    error_info = read_error(error)
+    assert (error_info.code, error_info.reason) == (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "SLOW_CONSUMER",
     )
-    assert "0.5 s" in ended.message
+    assert "0.5 s" in error_info.message
     assert seen
     assert last not in seen
-    resumed = await read_seqs(watch_jobs(slow_jobs, ended.metadata["cursor"]), through=last)
+    resumed = await read_seqs(watch_jobs(slow_jobs, error_info.metadata["cursor"]), through=last)
     # No event is missing, and only events that were read late are sent again.
     assert resumed[0] <= seen[-1] + 1
     assert sorted({*seen, *resumed} - PRECEDING_SEQS) == list(range(3, last + 1))
@@ -166,13 +166,13 @@ async def test_stalled_reader_receives_its_cursor(
 async def test_stalled_reader_of_one_job_resumes_by_number(
     gateway: Gateway, slow_jobs: JobServiceStub, worker: FakeWorker, job_id: str, begun: int
 ):
-    away = watch_job(slow_jobs, job_id, begun)
+    stalled = watch_job(slow_jobs, job_id, begun)
     await emit(worker, job_id)
     await until_ended(gateway, slow_consumers=1)
-    seen, error = await read_rest(away)
-    ended = read_error(error)
-    assert ended.reason == "SLOW_CONSUMER"
-    after_seq = int(ended.metadata["after_seq"])
+    seen, error = await read_rest(stalled)
+    error_info = read_error(error)
+    assert error_info.reason == "SLOW_CONSUMER"
+    after_seq = int(error_info.metadata["after_seq"])
     assert begun <= after_seq <= seen[-1]
     assert seen == list(range(begun + 1, seen[-1] + 1))
     last = 2 + OUTPUTS
@@ -190,13 +190,13 @@ async def test_stalled_submit_and_watch_resumes_by_number(
             )
         )
 
-    away = follow(0)
+    stalled = follow(0)
     async with asyncio.timeout(TIMEOUT):
-        job_id = (await away.read()).job.id
+        job_id = (await stalled.read()).job.id
     await worker.start_job(job_id)
     await emit(worker, job_id)
     await until_ended(gateway, slow_consumers=1)
-    seen, error = await read_rest(away)
+    seen, error = await read_rest(stalled)
     after_seq = int(read_error(error).metadata["after_seq"])
     resumed = await read_seqs(follow(after_seq), through=2 + OUTPUTS)
     assert sorted({*seen, *resumed}) == list(range(1, 3 + OUTPUTS))
@@ -209,25 +209,25 @@ async def test_reader_that_never_returns_is_released(
     job_id: str,
 ):
     """The gateway resets the reader's calls, and keeps the other calls on the connection."""
-    away = [watch_jobs(slow_jobs) for _ in range(3)]
-    beside = watch_job(slow_jobs, job_id, 2)
-    for call in away:
+    stalled = [watch_jobs(slow_jobs) for _ in range(3)]
+    other_stream = watch_job(slow_jobs, job_id, 2)
+    for call in stalled:
         await until_live(call)
     last = 2 + OUTPUTS
-    read = asyncio.create_task(read_seqs(beside, through=last))
+    read = asyncio.create_task(read_seqs(other_stream, through=last))
     await emit(worker, job_id)
     assert await read == list(range(3, last + 1))
     await until_ended(gateway, slow_consumers=3, resets=3)
     # Only the other stream is left. grpc.aio keeps the newest call until the next call arrives.
     await until(lambda: count_kept_calls() == 1)
     await slow_jobs.GetStats(GetStatsRequest(), timeout=TIMEOUT)
-    for call in away:
+    for call in stalled:
         _, error = await read_rest(call)
         assert error.code() is grpc.StatusCode.CANCELLED
     await worker.succeed(job_id)
-    assert await read_seqs(beside, through=last + 1) == [last + 1]
+    assert await read_seqs(other_stream, through=last + 1) == [last + 1]
     async with asyncio.timeout(TIMEOUT):
-        assert await beside.read() is EOF
+        assert await other_stream.read() is EOF
 
 
 # The patience is long enough for the readers to disconnect first, even on a slow machine.
@@ -239,14 +239,14 @@ async def test_reader_that_disconnects_is_not_a_slow_consumer(
     job_id: str,
     caplog: pytest.LogCaptureFixture,
 ):
-    away = [watch_jobs(slow_jobs), watch_job(slow_jobs, job_id)]
-    await until_live(away[0])
+    stalled = [watch_jobs(slow_jobs), watch_job(slow_jobs, job_id)]
+    await until_live(stalled[0])
     await emit(worker, job_id)
     # All events have reached the streams, which are blocked in writes that do not fit the window.
     await until(lambda: gateway.gauges.events >= OUTPUTS)
     await until(lambda: gateway.gauges.job_streams == gateway.gauges.filter_streams == 1)
     with caplog.at_level(logging.WARNING):
-        for call in away:
+        for call in stalled:
             call.cancel()
         await until(lambda: count_kept_calls() == 0)
     assert gateway.gauges.filter_streams == gateway.gauges.job_streams == 0
@@ -273,8 +273,8 @@ async def test_slow_but_active_reader_is_not_ended(
 async def test_stop_does_not_wait_for_a_stalled_reader(
     settings: Settings, worker: FakeWorker, database: Any
 ):
-    patient = settings.model_copy(update={"stream_patience": 60.0, "shutdown_grace": 0.5})
-    gateway = Gateway(patient)
+    long_patience = settings.model_copy(update={"stream_patience": 60.0, "shutdown_grace": 0.5})
+    gateway = Gateway(long_patience)
     await gateway.start()
     async with grpc.aio.insecure_channel(
         f"127.0.0.1:{gateway.port}", options=SMALL_WINDOW
@@ -282,8 +282,8 @@ async def test_stop_does_not_wait_for_a_stalled_reader(
         stub = JobServiceStub(channel)
         job_id = (await stub.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
         await worker.start_job(job_id)
-        away = watch_jobs(stub)
-        await until_live(away)
+        stalled = watch_jobs(stub)
+        await until_live(stalled)
         await emit(worker, job_id)
-        async with asyncio.timeout(patient.shutdown_grace + 3):
+        async with asyncio.timeout(long_patience.shutdown_grace + 3):
             await gateway.stop()

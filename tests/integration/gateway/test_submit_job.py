@@ -249,8 +249,8 @@ async def test_payload_that_is_not_json_is_invalid(jobs: JobServiceStub):
 async def test_schema_of_a_new_worker_is_used(
     jobs: JobServiceStub, database: Database, settings: Settings
 ):
-    wrong = validate("square_sum", payload=Data(json=b"{}"))
-    assert (await jobs.SubmitJob(wrong)).outcome == SUBMIT_OUTCOME_NO_WORKER
+    invalid = validate("square_sum", payload=Data(json=b"{}"))
+    assert (await jobs.SubmitJob(invalid)).outcome == SUBMIT_OUTCOME_NO_WORKER
     await FakeWorker(database, SQUARE_SUM).register()
     bus = WakeBus(settings, database)
     await bus.start()
@@ -259,7 +259,7 @@ async def test_schema_of_a_new_worker_is_used(
     async with asyncio.timeout(10):
         while (await jobs.SubmitJob(right)).outcome != SUBMIT_OUTCOME_WOULD_RUN:
             pass
-    assert (await rpc_error(jobs.SubmitJob(wrong))).reason == "PAYLOAD_INVALID"
+    assert (await rpc_error(jobs.SubmitJob(invalid))).reason == "PAYLOAD_INVALID"
     await bus.stop()
 
 
@@ -292,10 +292,10 @@ async def test_validate_only_returns_the_job_and_stores_nothing(
 async def test_same_request_id_and_content_return_the_job(jobs: JobServiceStub):
     request = submit(request_id="order-17", payload=Data(json=b"[1]"), labels={"a": "1", "b": "2"})
     first = await jobs.SubmitJob(request)
-    again = await jobs.SubmitJob(request)
+    repeated = await jobs.SubmitJob(request)
     assert first.outcome == SUBMIT_OUTCOME_CREATED
-    assert again.outcome == SUBMIT_OUTCOME_EXISTING
-    assert again.job == first.job
+    assert repeated.outcome == SUBMIT_OUTCOME_EXISTING
+    assert repeated.job == first.job
     assert await count(jobs) == 1
 
 
@@ -350,9 +350,9 @@ async def test_idempotency_does_not_depend_on_live_workers(
             await jobs.SubmitJob(validate("square_sum", payload=NUMBERS))
         ).outcome != SUBMIT_OUTCOME_WOULD_RUN:
             pass
-    again = await jobs.SubmitJob(request)
-    assert again.outcome == SUBMIT_OUTCOME_EXISTING
-    assert again.job == first.job
+    repeated = await jobs.SubmitJob(request)
+    assert repeated.outcome == SUBMIT_OUTCOME_EXISTING
+    assert repeated.job == first.job
 
 
 SAME_CONTENT = (
@@ -392,8 +392,8 @@ async def test_key_of_older_version_matches_by_payload_text(
             fingerprint=fingerprint(old, text),
         )
         await submit_jobs(connection, [stored])
-    again = await jobs.SubmitJob(submit(request_id="order-17", payload=Data(json=text.encode())))
-    assert (again.outcome, again.job.id) == (SUBMIT_OUTCOME_EXISTING, str(stored.id))
+    repeated = await jobs.SubmitJob(submit(request_id="order-17", payload=Data(json=text.encode())))
+    assert (repeated.outcome, repeated.job.id) == (SUBMIT_OUTCOME_EXISTING, str(stored.id))
     other = submit(request_id="order-17", payload=Data(json=b'{"b": 1, "a": 3}'))
     assert (await rpc_error(jobs.SubmitJob(other))).reason == "REQUEST_ID_CONFLICT"
 
@@ -419,19 +419,19 @@ async def test_jobs_and_batches_have_separate_keys(jobs: JobServiceStub):
     batch.validate_only = True
     assert (await jobs.BatchSubmitJobs(batch)).outcome == SUBMIT_OUTCOME_NO_WORKER
     batch.validate_only = False
-    made = await jobs.BatchSubmitJobs(batch)
-    assert made.outcome == SUBMIT_OUTCOME_CREATED
-    assert made.jobs[0].id != job.id
+    created = await jobs.BatchSubmitJobs(batch)
+    assert created.outcome == SUBMIT_OUTCOME_CREATED
+    assert created.jobs[0].id != job.id
     batch.jobs[0].payload.CopyFrom(SAME_CONTENT[2])
     for batch.validate_only in (True, False):
-        again = await jobs.BatchSubmitJobs(batch)
-        assert (again.outcome, again.batch_id) == (SUBMIT_OUTCOME_EXISTING, made.batch_id)
-        assert [one.id for one in again.jobs] == [made.jobs[0].id]
+        repeated = await jobs.BatchSubmitJobs(batch)
+        assert (repeated.outcome, repeated.batch_id) == (SUBMIT_OUTCOME_EXISTING, created.batch_id)
+        assert [one.id for one in repeated.jobs] == [created.jobs[0].id]
     batch.jobs[0].priority = 1
     for batch.validate_only in (True, False):
         error = await rpc_error(jobs.BatchSubmitJobs(batch))
         assert error.reason == "REQUEST_ID_CONFLICT"
-        assert error.metadata["batch_id"] == made.batch_id
+        assert error.metadata["batch_id"] == created.batch_id
     # SubmitAndWatch shares the keys of SubmitJob.
     watch = jobs.SubmitAndWatch(
         SubmitAndWatchRequest(job=JobSpec(type="email"), request_id="order-17")

@@ -206,9 +206,9 @@ async def test_subscriptions_are_paged(service: SubscriptionServiceStub):
         token, pages = page.next_page_token, pages + 1
     assert names == [f"s{number:02}" for number in range(25)]
     assert pages == 3
-    everything = await service.ListSubscriptions(ListSubscriptionsRequest())
-    assert len(everything.subscriptions) == 25
-    assert everything.next_page_token == ""
+    full_page = await service.ListSubscriptions(ListSubscriptionsRequest())
+    assert len(full_page.subscriptions) == 25
+    assert full_page.next_page_token == ""
 
 
 async def test_page_of_large_filters_fits_a_default_client(service: SubscriptionServiceStub):

@@ -93,12 +93,12 @@ async def test_consumer_resumes_at_another_gateway(gateway: Gateway, other_gatew
         async with client.subscribe("billing", consumer="a") as events:
             first = await client.submit("square_sum", PAYLOAD)
             seen = event_ids(await read_events(events, 1))
-            ahead = asyncio.create_task(anext(events))
+            next_event = asyncio.create_task(anext(events))
             await gateway.stop()
             assert await events.ack()
             second = await client.submit("square_sum", PAYLOAD)
             async with asyncio.timeout(TIMEOUT):
-                seen += event_ids([await ahead])
+                seen += event_ids([await next_event])
             assert await events.ack()
 
             assert seen == [(first.id, 1), (second.id, 1)]
@@ -133,11 +133,11 @@ async def test_pruned_events_are_reported_and_skipped(client: Client, database: 
     await old.cancel()
     recent = await client.submit("email")
     assert (await prune(database)).jobs == 1
-    with pytest.raises(CursorExpired) as caught:
+    with pytest.raises(CursorExpired) as excinfo:
         async with client.subscribe("billing"):
             pass
 
-    await client.ack_subscription("billing", caught.value.oldest_cursor)
+    await client.ack_subscription("billing", excinfo.value.oldest_cursor)
 
     async with client.subscribe("billing") as events:
         assert event_ids(await read_events(events, 1)) == [(recent.id, 1)]

@@ -74,10 +74,10 @@ async def served_certificate(port: int) -> bytes:
     context.set_alpn_protocols(["h2"])
     async with asyncio.timeout(TIMEOUT):
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-    found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.close()
-    assert isinstance(found, bytes)
-    return found
+    assert isinstance(certificate, bytes)
+    return certificate
 
 
 def der(file: CertificateFile) -> bytes:
@@ -154,12 +154,12 @@ async def test_required_client_certificate_is_verified(
     settings: Settings, authority: Authority, server: CertificateFile, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
-    stranger = Authority(tmp_path / "other").issue("client", "client.example.com")
+    untrusted = Authority(tmp_path / "other").issue("client", "client.example.com")
     client = authority.issue("client", "client.example.com")
     tls = with_tls(settings, server, tls_client_ca=str(authority.file), tls_client_certs="required")
     async with running(tls) as gateway:
         assert await call(gateway.port, authority.credentials(client)) is grpc.StatusCode.OK
-        for refused in (authority.credentials(), authority.credentials(stranger)):
+        for refused in (authority.credentials(), authority.credentials(untrusted)):
             assert await call(gateway.port, refused) is grpc.StatusCode.UNAVAILABLE
 
 
@@ -198,10 +198,10 @@ async def test_health_probe_uses_tls(
                     (ProbeTls(ca=authority.file, name="example.com"), "UNAVAILABLE"),
                     (None, "UNAVAILABLE"),
                 ):
-                    found = await asyncio.to_thread(
+                    completed = await asyncio.to_thread(
                         probe, f"127.0.0.1:{port}", service="", timeout=TIMEOUT, tls=options
                     )
-                    assert found == status
+                    assert completed == status
             arguments = ["probe", f"127.0.0.1:{gateway.port}", "--tls-ca", str(authority.file)]
             assert await asyncio.to_thread(main, arguments) == 0
         assert "SERVING" in capsys.readouterr().out.splitlines()
@@ -215,10 +215,10 @@ async def test_plain_health_is_served_without_tls(
     scheduler = Scheduler(with_tls(settings, server, plain_health=True))
     await scheduler.start()
     try:
-        found = await asyncio.to_thread(
+        completed = await asyncio.to_thread(
             probe, f"127.0.0.1:{scheduler.port}", service="", timeout=TIMEOUT
         )
-        assert found == "SERVING"
+        assert completed == "SERVING"
     finally:
         await scheduler.stop()
 

@@ -46,8 +46,8 @@ Ids = dict[str, UUID]
 
 @pytest.fixture
 def poisoned_database(databases: Databases) -> Iterator[tuple[str, Ids]]:
-    with poisoned(databases) as found:
-        yield found
+    with poisoned(databases) as poisoned_database_and_ids:
+        yield poisoned_database_and_ids
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ async def test_streams_send_the_events_of_unreadable_jobs(
 ) -> None:
     jobs, subscriptions = JobServiceStub(channel), SubscriptionServiceStub(channel)
     names = ("due.never", "labels.numbers", "deadline.late", "create.never", "sound.one")
-    wanted = {str(ids[name]) for name in names}
+    unreadable_ids = {str(ids[name]) for name in names}
     async with asyncio.timeout(60):
         for name in ("s", "bad"):
             await subscriptions.CreateSubscription(CreateSubscriptionRequest(name=name))
@@ -121,9 +121,9 @@ async def test_streams_send_the_events_of_unreadable_jobs(
             assert job.state == JOB_STATE_CANCELLED
         for stream in (watch, durable):
             seen: set[str] = set()
-            while seen < wanted:
+            while seen < unreadable_ids:
                 seen |= {event.job_id for event in (await stream.read()).events}
-            assert seen == wanted
+            assert seen == unreadable_ids
         [event] = (await one.read()).events
         assert event.seq == 2
         assert await one.read() is grpc.aio.EOF

@@ -102,8 +102,10 @@ async def test_invalid_watch_is_rejected(jobs: JobServiceStub, job_id: str):
     assert set(malformed.violations) == {"job_id", "after_seq", "data_encoding"}
     cursor = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor="x"))))
     assert (cursor.code, cursor.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID")
-    wrong = JobFilter(states=[99], batch_id="x", job_ids=["y"])
-    job_filter = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(filter=wrong))))
+    invalid_filter = JobFilter(states=[99], batch_id="x", job_ids=["y"])
+    job_filter = await rpc_error(
+        read_response(jobs.WatchJobs(WatchJobsRequest(filter=invalid_filter)))
+    )
     assert set(job_filter.violations) == {
         "filter.states[0]",
         "filter.batch_id",
@@ -131,12 +133,12 @@ async def test_watch_of_many_jobs_resumes_by_cursor(
     await jobs.SubmitJob(other)
     await worker.succeed(job_id)
     request.cursor = started.cursor
-    again = jobs.WatchJobs(request)
+    resumed = jobs.WatchJobs(request)
     events = []
     while not events:
-        events += (await read_response(again)).events
+        events += (await read_response(resumed)).events
     assert [(event.job_id, event.seq) for event in events] == [(job_id, 3)]
-    again.cancel()
+    resumed.cancel()
     # The filter is not part of the cursor.
     request.filter.Clear()
     request.filter.states.append(JOB_STATE_QUEUED)
@@ -164,14 +166,14 @@ async def test_stopped_gateway_ends_its_streams(
     jobs: JobServiceStub, job_id: str, gateway: Gateway
 ):
     one = jobs.WatchJob(WatchJobRequest(job_id=job_id))
-    many = jobs.WatchJobs(WatchJobsRequest())
+    all_jobs = jobs.WatchJobs(WatchJobsRequest())
     await read_response(one)
-    await read_response(many)
+    await read_response(all_jobs)
     stopping = asyncio.create_task(gateway.stop())
-    for call in (one, many):
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
+    for call in (one, all_jobs):
+        with pytest.raises(grpc.aio.AioRpcError) as excinfo:
             while await read_response(call) is not grpc.aio.EOF:
                 pass
-        error = read_error(caught.value)
+        error = read_error(excinfo.value)
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
     await stopping

@@ -103,11 +103,15 @@ async def test_response_is_emitted_while_it_arrives(endpoint: WebServer) -> None
         await recording.reported.wait()
         assert recording.outputs == ["A dog"]
         resume.set()
-        done = await job
-    assert "".join(recording.outputs) == done.output == "A dog runs away."
+        result = await job
+    assert "".join(recording.outputs) == result.output == "A dog runs away."
     assert len(recording.outputs) <= 3
-    assert (done.provider, done.model, done.finish_reason) == ("endpoint", "small-2026", "stop")
-    assert (done.prompt_tokens, done.completion_tokens) == (9, 3)
+    assert (result.provider, result.model, result.finish_reason) == (
+        "endpoint",
+        "small-2026",
+        "stop",
+    )
+    assert (result.prompt_tokens, result.completion_tokens) == (9, 3)
     (request,) = endpoint.received
     assert request.path == "/v1/chat/completions"
     assert request.headers["authorization"] == "Bearer sk-secret"
@@ -123,16 +127,16 @@ async def test_tokens_are_emitted_in_few_outputs(endpoint: WebServer) -> None:
     words = [f"{number} " for number in range(500)]
     endpoint.responder = streaming(*map(chunk, words), *END_EVENTS)
     recording = Recording()
-    done = await ai_task(SUMMARY, async_context(recording))
-    assert "".join(recording.outputs) == done.output == "".join(words)
+    result = await ai_task(SUMMARY, async_context(recording))
+    assert "".join(recording.outputs) == result.output == "".join(words)
     assert len(recording.outputs) < 50
 
 
 async def test_prompt_passes_its_limits_to_the_model(endpoint: WebServer) -> None:
     endpoint.responder = streaming(chunk("Leaves fall"), chunk(finish_reason="length"), DONE_EVENT)
     task = Task(task="prompt", prompt="Write a haiku.", max_tokens=2, temperature=0.5)
-    done = await ai_task(task, async_context())
-    assert (done.output, done.finish_reason, done.label) == ("Leaves fall", "length", None)
+    result = await ai_task(task, async_context())
+    assert (result.output, result.finish_reason, result.label) == ("Leaves fall", "length", None)
     sent = json.loads(endpoint.received[0].body)
     assert sent["messages"] == [{"role": "user", "content": "Write a haiku."}]
     assert (sent["max_tokens"], sent["temperature"]) == (2, 0.5)
@@ -150,8 +154,8 @@ async def test_prompt_with_a_text_is_a_system_message(endpoint: WebServer) -> No
 async def test_classification_returns_one_label(endpoint: WebServer) -> None:
     endpoint.responder = streaming(chunk("Re"), chunk("fund."), *END_EVENTS)
     task = Task(task="classification", text="I want my money back", labels=["refund", "praise"])
-    done = await ai_task(task, async_context())
-    assert (done.label, done.output, done.score) == ("refund", "Refund.", None)
+    result = await ai_task(task, async_context())
+    assert (result.label, result.output, result.score) == ("refund", "Refund.", None)
     assert "refund\npraise" in json.loads(endpoint.received[0].body)["messages"][0]["content"]
 
 
@@ -252,9 +256,9 @@ async def test_response_that_grows_as_json_is_truncated_to_fit(
     monkeypatch.setattr(handler_module, "max_result_bytes", lambda: 30_000)
     endpoint.responder = streaming(chunk("\x01" * 20_000), *END_EVENTS)
     recording = Recording()
-    done = await ai_task(SUMMARY, async_context(recording))
-    assert 29_990 < len(encode(done)) <= 30_000
-    assert done.note is not None
+    result = await ai_task(SUMMARY, async_context(recording))
+    assert 29_990 < len(encode(result)) <= 30_000
+    assert result.note is not None
     assert "".join(recording.outputs) == "\x01" * 20_000
 
 
@@ -263,8 +267,8 @@ async def test_character_in_two_chunks_is_joined(endpoint: WebServer) -> None:
         chunk("a\ud83d"), chunk("\ude00b"), chunk("\ud83dc"), chunk("\ud83d"), *END_EVENTS
     )
     recording = Recording()
-    done = await ai_task(SUMMARY, async_context(recording))
-    assert done.output == "".join(recording.outputs) == "a😀b\ufffdc\ufffd"
+    result = await ai_task(SUMMARY, async_context(recording))
+    assert result.output == "".join(recording.outputs) == "a😀b\ufffdc\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -282,9 +286,9 @@ async def test_character_in_two_chunks_is_joined(endpoint: WebServer) -> None:
 )
 async def test_malformed_chunk_is_ignored(endpoint: WebServer, odd: dict[str, Any]) -> None:
     endpoint.responder = streaming(chunk("A dog"), chunk(**odd), *END_EVENTS)
-    done = await ai_task(SUMMARY, async_context())
-    assert done.output == "A dog"
-    assert len(encode(done)) < 2_000
+    result = await ai_task(SUMMARY, async_context())
+    assert result.output == "A dog"
+    assert len(encode(result)) < 2_000
 
 
 @pytest.mark.parametrize("broken", [b"data: \xff\n\n", b"data: {\n\n", b"data: [1]\n\n"])

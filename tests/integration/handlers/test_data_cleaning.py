@@ -49,19 +49,23 @@ def clean(recording: Recording | None = None, **options: Any) -> Cleaned:
 def clean_text(root: Path, text: str, **options: Any) -> tuple[Cleaned, str, dict[str, Any]]:
     """Clean a CSV text; return the result, the cleaned text and the report."""
     (root / "in.csv").write_text(text)
-    done = clean(input="in.csv", **options)
-    return done, (root / done.output).read_text(), json.loads((root / done.report).read_text())
+    result = clean(input="in.csv", **options)
+    return (
+        result,
+        (root / result.output).read_text(),
+        json.loads((root / result.report).read_text()),
+    )
 
 
 def violations_of(report: dict[str, Any], column: str) -> dict[str, tuple[int, list[int]]]:
-    (found,) = [each for each in report["columns"] if each["name"] == column]
-    return {rule: (v["count"], v["rows"]) for rule, v in found["violations"].items()}
+    (column_report,) = [each for each in report["columns"] if each["name"] == column]
+    return {rule: (v["count"], v["rows"]) for rule, v in column_report["violations"].items()}
 
 
 def test_penguin_data_is_cleaned(root: Path) -> None:
     (root / "penguins-raw.csv").write_bytes(PENGUINS.read_bytes())
     recording = Recording()
-    done = clean(
+    result = clean(
         recording,
         input="penguins-raw.csv",
         null_values=["", "NA"],
@@ -75,7 +79,7 @@ def test_penguin_data_is_cleaned(root: Path) -> None:
             "individual_id": {"pattern": r"N\d+A\d"},
         },
     )
-    assert done == Cleaned(
+    assert result == Cleaned(
         rows_in=344,
         rows_out=342,
         duplicates_removed=0,
@@ -85,14 +89,14 @@ def test_penguin_data_is_cleaned(root: Path) -> None:
         output="penguins-raw.clean.csv",
         report="penguins-raw.clean.report.json",
     )
-    table = pl.read_csv(root / done.output, infer_schema_length=None)
+    table = pl.read_csv(root / result.output, infer_schema_length=None)
     assert table.shape == (342, 17)
     assert table.columns[:4] == ["study_name", "sample_number", "species", "region"]
     assert "delta_15_n_o_oo" in table.columns
     assert table["body_mass_g"].sum() == 1437000
     assert sorted(table["sex"].drop_nulls().unique()) == ["female", "male"]
     assert table["sex"].null_count() == 9
-    report = json.loads((root / done.report).read_text())
+    report = json.loads((root / result.report).read_text())
     assert violations_of(report, "body_mass_g") == {"required": (2, [4, 272])}
     assert violations_of(report, "sex") == {}
     assert recording.fractions == sorted(recording.fractions)
@@ -122,9 +126,9 @@ def test_repeated_cleaning_writes_the_same_output(root: Path) -> None:
 
 def test_text_is_normalized_before_other_steps(root: Path) -> None:
     text = "name,city\n ada   lovelace ,London\nada lovelace,  London \nbob,n/a\nbob, n/a\n"
-    done, cleaned, report = clean_text(root, text, null_values=["n/a"])
+    result, cleaned, report = clean_text(root, text, null_values=["n/a"])
     assert cleaned == "name,city\nada lovelace,London\nbob,\n"
-    assert (done.rows_in, done.rows_out, done.duplicates_removed) == (4, 2, 2)
+    assert (result.rows_in, result.rows_out, result.duplicates_removed) == (4, 2, 2)
     assert [(c["name"], c["nulls"], c["distinct"]) for c in report["columns"]] == [
         ("name", 0, 2),
         ("city", 1, 1),
@@ -133,7 +137,7 @@ def test_text_is_normalized_before_other_steps(root: Path) -> None:
 
 def test_text_without_options_is_unchanged(root: Path) -> None:
     text = 'id,note\n007," a  b "\n007," a  b "\n1e3,NA\n'
-    done, cleaned, _ = clean_text(
+    result, cleaned, _ = clean_text(
         root,
         text,
         deduplicate=False,
@@ -141,7 +145,7 @@ def test_text_without_options_is_unchanged(root: Path) -> None:
         null_values=[],
     )
     assert cleaned == "id,note\n007, a  b \n007, a  b \n1e3,NA\n"
-    assert done.rows_out == 3
+    assert result.rows_out == 3
 
 
 def test_duplicates_in_some_columns_keep_the_first_row(root: Path) -> None:
@@ -189,21 +193,21 @@ VIOLATIONS = {
 
 
 def test_violations_are_reported_by_rule_and_row(root: Path) -> None:
-    done, cleaned, report = clean_text(root, ORDERS, rules=RULES)
+    result, cleaned, report = clean_text(root, ORDERS, rules=RULES)
     assert {column: violations_of(report, column) for column in RULES} == VIOLATIONS
-    assert (done.violations, done.rows_dropped, done.values_nulled) == (10, 0, 0)
+    assert (result.violations, result.rows_dropped, result.values_nulled) == (10, 0, 0)
     assert cleaned == ORDERS
 
 
 def test_rows_with_violations_are_dropped(root: Path) -> None:
-    done, cleaned, report = clean_text(root, ORDERS, rules=RULES, on_violation="drop")
+    result, cleaned, report = clean_text(root, ORDERS, rules=RULES, on_violation="drop")
     assert {column: violations_of(report, column) for column in RULES} == VIOLATIONS
     assert cleaned == "id,price,day,kind,code\n1,10.0,2026-01-01,a,AB\n8,,,,\n"
-    assert (done.rows_out, done.rows_dropped) == (2, 6)
+    assert (result.rows_out, result.rows_dropped) == (2, 6)
 
 
 def test_values_with_violations_become_null(root: Path) -> None:
-    done, cleaned, report = clean_text(root, ORDERS, rules=RULES, on_violation="null")
+    result, cleaned, report = clean_text(root, ORDERS, rules=RULES, on_violation="null")
     assert {column: violations_of(report, column) for column in RULES} == VIOLATIONS
     assert cleaned == (
         "id,price,day,kind,code\n"
@@ -216,7 +220,7 @@ def test_values_with_violations_become_null(root: Path) -> None:
         "7,,,,\n"
         "8,,,,\n"
     )
-    assert done.values_nulled == 9
+    assert result.values_nulled == 9
 
 
 def test_column_rule_overrides_the_action(root: Path) -> None:
@@ -232,9 +236,9 @@ def test_column_rule_overrides_the_action(root: Path) -> None:
 def test_dropped_row_is_not_counted_for_uniqueness(root: Path) -> None:
     rules = {"id": {"unique": True}, "price": {"type": "number"}}
     text = "id,price\n1,x\n1,5\n1,6\n"
-    done, cleaned, report = clean_text(root, text, rules=rules, on_violation="drop")
+    result, cleaned, report = clean_text(root, text, rules=rules, on_violation="drop")
     assert cleaned == "id,price\n1,5.0\n"
-    assert done.rows_dropped == 2
+    assert result.rows_dropped == 2
     assert violations_of(report, "id") == {"unique": (1, [3])}
 
 
@@ -247,8 +251,8 @@ def test_violating_rows_are_numbered_as_in_the_input(root: Path) -> None:
 def test_report_contains_no_values(root: Path) -> None:
     (root / "in.csv").write_text("id,card\nx,4111-1111\ny,4222-2222\n")
     rules = {"id": {"type": "integer"}, "card": {"pattern": "[0-9]+", "unique": True}}
-    done = clean(input="in.csv", rules=rules)
-    text = (root / done.report).read_text()
+    result = clean(input="in.csv", rules=rules)
+    text = (root / result.report).read_text()
     assert "4111" not in text
     assert '"x"' not in text
 
@@ -313,14 +317,14 @@ def test_values_are_converted_to_their_type(
     root: Path, rule: dict[str, Any], values: list[str], expected: list[Any]
 ) -> None:
     pl.DataFrame({"x": values}).write_csv(root / "in.csv")
-    done = clean(
+    result = clean(
         input="in.csv",
         output="out.parquet",
         deduplicate=False,
         normalise={"collapse_whitespace": False},
         rules={"x": {**rule, "on_violation": "null"}},
     )
-    assert pl.read_parquet(root / done.output)["x"].to_list() == expected
+    assert pl.read_parquet(root / result.output)["x"].to_list() == expected
 
 
 def test_parquet_file_keeps_its_types(root: Path) -> None:
@@ -335,9 +339,9 @@ def test_parquet_file_keeps_its_types(root: Path) -> None:
     )
     table.write_parquet(root / "in.parquet")
     rules = {"share": {"type": "number"}, "whole": {"type": "integer"}, "id": {"type": "string"}}
-    done = clean(input="in.parquet", rules=rules, on_violation="null")
-    assert (done.output, done.duplicates_removed) == ("in.clean.parquet", 1)
-    cleaned = pl.read_parquet(root / done.output)
+    result = clean(input="in.parquet", rules=rules, on_violation="null")
+    assert (result.output, result.duplicates_removed) == ("in.clean.parquet", 1)
+    cleaned = pl.read_parquet(root / result.output)
     assert cleaned.to_dict(as_series=False) == {
         "id": ["1", "2"],
         "share": [1.0, None],
@@ -349,15 +353,15 @@ def test_parquet_file_keeps_its_types(root: Path) -> None:
 
 def test_tsv_with_a_byte_order_mark_is_cleaned(root: Path) -> None:
     (root / "in.tsv").write_bytes("\ufeffid\tname\r\n1\tÄda\r\n".encode())
-    done = clean(input="in.tsv", separator="\t", rules={"id": {"type": "integer"}})
-    assert (root / done.output).read_text() == "id\tname\n1\tÄda\n"
+    result = clean(input="in.tsv", separator="\t", rules={"id": {"type": "integer"}})
+    assert (root / result.output).read_text() == "id\tname\n1\tÄda\n"
 
 
 def test_file_with_only_a_header_is_an_empty_table(root: Path) -> None:
-    done, cleaned, _ = clean_text(
+    result, cleaned, _ = clean_text(
         root, "id,name\n", rules={"id": {"type": "integer", "unique": True}}
     )
-    assert (done.rows_in, done.rows_out, cleaned) == (0, 0, "id,name\n")
+    assert (result.rows_in, result.rows_out, cleaned) == (0, 0, "id,name\n")
 
 
 @pytest.mark.parametrize(
@@ -469,9 +473,9 @@ def test_gzip_file_is_cleaned_like_its_content(root: Path) -> None:
     (root / "in.csv").write_bytes(
         gzip.compress(content[:9].encode()) + gzip.compress(content[9:].encode())
     )
-    done = clean(input="in.csv")
-    assert (root / done.output).read_text() == content
-    assert {path.name for path in root.iterdir()} == {"in.csv", done.output, done.report}
+    result = clean(input="in.csv")
+    assert (root / result.output).read_text() == content
+    assert {path.name for path in root.iterdir()} == {"in.csv", result.output, result.report}
 
 
 def test_gzip_file_beyond_the_decompressed_limit_fails(
@@ -700,8 +704,8 @@ def test_date_format_that_matches_no_date_fails(root: Path, kind: str, pattern: 
 )
 def test_date_format_parses_matching_dates(root: Path, kind: str, pattern: str, text: str) -> None:
     rule = {"type": kind, "format": pattern, "min": "2003-02-01", "max": "2003-02-01"}
-    done, _, _ = clean_text(root, f"a\n{text}\n", rules={"a": rule})
-    assert done.violations == 0
+    result, _, _ = clean_text(root, f"a\n{text}\n", rules={"a": rule})
+    assert result.violations == 0
 
 
 def test_cancelled_job_stops_between_steps(root: Path) -> None:

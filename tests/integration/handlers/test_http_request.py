@@ -188,12 +188,12 @@ async def test_response_that_grows_as_json_is_truncated_to_fit(
     response = await http_request(Call(url=service.url), async_context())
     assert response.truncated
     assert 29_990 < len(encode(response)) <= 30_000
-    kept = (
+    truncated = (
         base64.b64decode(response.body)
         if response.body_encoding == "base64"
         else response.body.encode()
     )
-    assert body.startswith(kept)
+    assert body.startswith(truncated)
 
 
 def incomplete_response(body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
@@ -268,8 +268,12 @@ def resolve_test_names(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) 
         if domain != "test":
             return resolve(host, *args, **kwargs)
         resolved.append(name)
-        found = addresses[name]
-        return resolve(found.pop(0) if len(found) > 1 else found[0], *args, **kwargs)
+        resolved_addresses = addresses[name]
+        return resolve(
+            resolved_addresses.pop(0) if len(resolved_addresses) > 1 else resolved_addresses[0],
+            *args,
+            **kwargs,
+        )
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_HOSTS", "*")

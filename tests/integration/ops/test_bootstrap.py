@@ -22,22 +22,22 @@ from support.settings import environment_of
 
 async def matches(database: Database, password: str, *, name: str = "admin") -> bool:
     async with database.statement() as conn:
-        found = await find_login(conn, tenant="default", name=name, address="")
-    assert found is not None
-    assert found.user.role is Role.PLATFORM
-    assert found.user.scope.rights == {Right.PAYLOAD_READ}
-    return verify_password(found.password_hash, password)
+        login = await find_login(conn, tenant="default", name=name, address="")
+    assert login is not None
+    assert login.user.role is Role.PLATFORM
+    assert login.user.scope.rights == {Right.PAYLOAD_READ}
+    return verify_password(login.password_hash, password)
 
 
 async def test_bootstrap_prints_only_the_password(
     headrace: Headrace, settings: Settings, database: Database
 ) -> None:
-    done = headrace(settings, "admin", "bootstrap")
-    assert done.returncode == 0, done.stderr
-    password = done.stdout.removesuffix("\n")
+    completed = headrace(settings, "admin", "bootstrap")
+    assert completed.returncode == 0, completed.stderr
+    password = completed.stdout.removesuffix("\n")
     assert await matches(database, password)
-    assert password not in done.stderr
-    assert "user admin, tenant default, role platform" in " ".join(done.stderr.split())
+    assert password not in completed.stderr
+    assert "user admin, tenant default, role platform" in " ".join(completed.stderr.split())
 
 
 async def test_second_bootstrap_needs_force(
@@ -45,10 +45,10 @@ async def test_second_bootstrap_needs_force(
 ) -> None:
     first = headrace(settings, "admin", "bootstrap").stdout.strip()
     for arguments in ((), ("--user", "eve"), ("--key", "ci")):
-        again = headrace(settings, "admin", "bootstrap", *arguments)
-        assert again.returncode == 1
-        assert again.stdout == ""
-        assert "tenant 'default' has an admin" in " ".join(again.stderr.split())
+        repeated = headrace(settings, "admin", "bootstrap", *arguments)
+        assert repeated.returncode == 1
+        assert repeated.stdout == ""
+        assert "tenant 'default' has an admin" in " ".join(repeated.stderr.split())
     assert await matches(database, first)
     forced = headrace(settings, "admin", "bootstrap", "--force").stdout.strip()
     assert forced != first
@@ -57,17 +57,17 @@ async def test_second_bootstrap_needs_force(
 
 
 async def test_bootstrap_prints_an_api_key(settings: Settings, database: Database) -> None:
-    done = core(settings, "--key", "ci", "--role", "admin")
-    assert done.returncode == 0, done.stderr
+    completed = core(settings, "--key", "ci", "--role", "admin")
+    assert completed.returncode == 0, completed.stderr
     async with database.statement() as conn:
-        read = read_api_key((await read_installation(conn)).secret, done.stdout.strip())
+        read = read_api_key((await read_installation(conn)).secret, completed.stdout.strip())
         assert read is not None
         stored = await find_api_key(conn, key_id=read[0])
     assert stored is not None
     key, secret_hash = stored
     assert secret_hash == read[1]
     assert (key.principal, key.role, key.created_by) == ("ci", Role.ADMIN, "bootstrap")
-    assert done.stdout.strip() not in done.stderr
+    assert completed.stdout.strip() not in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ async def test_bootstrap_prints_an_api_key(settings: Settings, database: Databas
 async def test_invalid_arguments_are_rejected(
     settings: Settings, arguments: tuple[str, ...], reason: str
 ) -> None:
-    done = core(settings, *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert reason in done.stderr
+    completed = core(settings, *arguments)
+    assert (completed.returncode, completed.stdout) == (1, "")
+    assert reason in completed.stderr
 
 
 async def test_revoked_and_disabled_admins_do_not_count(
@@ -96,9 +96,9 @@ async def test_revoked_and_disabled_admins_do_not_count(
     assert headrace(settings, "admin", "bootstrap", "--key", "ci").returncode == 1
     async with database.statement() as conn:
         await conn.execute(text("UPDATE api_keys SET revoke_time = clock_timestamp()"))
-    done = headrace(settings, "admin", "bootstrap")
-    assert done.returncode == 1
-    assert "user 'admin' exists" in " ".join(done.stderr.split())
+    completed = headrace(settings, "admin", "bootstrap")
+    assert completed.returncode == 1
+    assert "user 'admin' exists" in " ".join(completed.stderr.split())
     assert headrace(settings, "admin", "bootstrap", "--user", "eve").returncode == 0
 
 

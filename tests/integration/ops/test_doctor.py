@@ -408,9 +408,9 @@ async def test_rejected_writes_are_bad(
 
     await until(rejects_writes)
     assert worst_level(findings.check_writes("read-only")) is Level.BAD
-    printed = " ".join(headrace(settings, "doctor").stdout.split())
-    assert "bad writes: jobs cannot be stored: cannot execute SELECT in a read-only" in printed
-    assert "default_transaction_read_only is on" in printed
+    output = " ".join(headrace(settings, "doctor").stdout.split())
+    assert "bad writes: jobs cannot be stored: cannot execute SELECT in a read-only" in output
+    assert "default_transaction_read_only is on" in output
 
 
 @pytest.fixture
@@ -438,17 +438,17 @@ def password(settings: Settings) -> str:
 async def test_doctor_prints_bad_findings_with_advice(
     headrace: Headrace, settings: Settings, database: Database
 ) -> None:
-    done = headrace(settings, "doctor")
-    assert done.returncode == 1, done.stderr
-    assert "bad  scheduler: no scheduler leads" in done.stdout
-    assert "→ Start python -m headrace_scheduler" in done.stdout
-    assert "ok   schema:" in done.stdout
+    completed = headrace(settings, "doctor")
+    assert completed.returncode == 1, completed.stderr
+    assert "bad  scheduler: no scheduler leads" in completed.stdout
+    assert "→ Start python -m headrace_scheduler" in completed.stdout
+    assert "ok   schema:" in completed.stdout
     secret = password(settings)
     assert secret
-    assert secret not in done.stdout + done.stderr
-    printed = json.loads(headrace(settings, "doctor", "--json").stdout)
-    assert printed["verdict"] == "bad"
-    topics = {finding["topic"] for finding in printed["findings"]}
+    assert secret not in completed.stdout + completed.stderr
+    output = json.loads(headrace(settings, "doctor", "--json").stdout)
+    assert output["verdict"] == "bad"
+    topics = {finding["topic"] for finding in output["findings"]}
     assert {"headrace", "postgresql", "connections", "clock", "redis", "transactions"} <= topics
 
 
@@ -463,10 +463,10 @@ async def test_working_installation_has_no_bad_findings(
                 "VALUES (1, gen_random_uuid(), now() + interval '1 min')"
             )
         )
-    printed = json.loads(headrace(settings, "doctor", "-o", "json").stdout)
-    bad = {one["topic"] for one in printed["findings"] if one["level"] == "bad"}
+    output = json.loads(headrace(settings, "doctor", "-o", "json").stdout)
+    bad_topics = {one["topic"] for one in output["findings"] if one["level"] == "bad"}
     # The test server runs without durability.
-    assert bad <= {"fsync", "full_page_writes"}
+    assert bad_topics <= {"fsync", "full_page_writes"}
 
 
 async def test_unreachable_redis_is_bad(
@@ -475,10 +475,10 @@ async def test_unreachable_redis_is_bad(
     without_redis = settings.model_copy(
         update={"redis_url": SecretStr("redis://:pa55@127.0.0.1:1/0")}
     )
-    done = headrace(without_redis, "doctor")
-    assert done.returncode == 1
-    assert "bad  redis: Redis cannot be reached at 127.0.0.1:1/0" in done.stdout
-    assert "pa55" not in done.stdout + done.stderr
+    completed = headrace(without_redis, "doctor")
+    assert completed.returncode == 1
+    assert "bad  redis: Redis cannot be reached at 127.0.0.1:1/0" in completed.stdout
+    assert "pa55" not in completed.stdout + completed.stderr
 
 
 async def test_older_schema_is_reported_with_its_migration(
@@ -487,20 +487,20 @@ async def test_older_schema_is_reported_with_its_migration(
     async with database.transaction() as connection:
         await connection.execute(text("UPDATE headrace_version SET version_num = '0001'"))
         await connection.execute(text("DROP TABLE leadership"))
-    done = headrace(settings, "doctor")
-    assert done.returncode == 1
-    assert "→ Run: python -m headrace_core migrate" in done.stdout
+    completed = headrace(settings, "doctor")
+    assert completed.returncode == 1
+    assert "→ Run: python -m headrace_core migrate" in completed.stdout
 
 
 async def test_unreachable_database_exits_with_2(headrace: Headrace, settings: Settings) -> None:
     url = SecretStr("postgresql://headrace:pa55word@127.0.0.1:1/headrace")
-    done = headrace(settings.model_copy(update={"database_url": url}), "doctor")
-    assert done.returncode == 2
+    completed = headrace(settings.model_copy(update={"database_url": url}), "doctor")
+    assert completed.returncode == 2
     # Join the wrapped lines.
-    printed = " ".join(done.stderr.split())
-    assert "check failed: the database at 127.0.0.1:1/headrace cannot be reached" in printed
-    assert "--data FOLDER" in printed
-    assert "pa55word" not in done.stdout + done.stderr
+    output = " ".join(completed.stderr.split())
+    assert "check failed: the database at 127.0.0.1:1/headrace cannot be reached" in output
+    assert "--data FOLDER" in output
+    assert "pa55word" not in completed.stdout + completed.stderr
 
 
 @pytest.mark.parametrize(

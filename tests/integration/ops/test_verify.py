@@ -97,24 +97,24 @@ async def audit_damaged(database: Database, *statements: str) -> Audit:
     async with database.transaction() as connection:
         await execute_without_triggers(connection, *statements)
         auditor = Auditor(database, limit=20, progress=lambda *_: None, page=3)
-        found = await auditor.read(connection)
+        breaches = await auditor.read(connection)
         await connection.rollback()
-    return found
+    return breaches
 
 
 @pytest.mark.parametrize("page", [1, 3, 10_000])
 async def test_healthy_database_is_clean_for_any_page_size(populated: Database, page: int) -> None:
-    found = await audit(populated, page=page)
-    assert found.breaches == []
-    assert not found.counts
-    assert found.jobs == len(JobState) + 1
+    breaches = await audit(populated, page=page)
+    assert breaches.breaches == []
+    assert not breaches.counts
+    assert breaches.jobs == len(JobState) + 1
     async with populated.transaction() as connection:
-        assert found.events == await connection.scalar(text("SELECT count(*) FROM job_events"))
+        assert breaches.events == await connection.scalar(text("SELECT count(*) FROM job_events"))
 
 
 async def test_empty_database_is_clean(database: Database) -> None:
-    found = await audit(database, patience=0.0)
-    assert (found.jobs, found.events, found.breaches) == (0, 0, [])
+    breaches = await audit(database, patience=0.0)
+    assert (breaches.jobs, breaches.events, breaches.breaches) == (0, 0, [])
 
 
 UPDATE_EVENTS = "UPDATE job_events SET"
@@ -282,8 +282,8 @@ DAMAGE_BY_CHECK: list[tuple[str, Sequence[str]]] = [
 async def test_damage_is_noticed_by_its_check(
     populated: Database, check: str, statements: Sequence[str]
 ) -> None:
-    found = await audit_damaged(populated, *statements)
-    assert check in found.counts, found
+    breaches = await audit_damaged(populated, *statements)
+    assert check in breaches.counts, breaches
 
 
 @pytest.mark.parametrize("event", EventType)
@@ -291,7 +291,7 @@ async def test_event_that_breaks_the_lifecycle_is_noticed(
     populated: Database, event: EventType
 ) -> None:
     before = "started" if event is EventType.SUBMITTED else "submitted"
-    found = await audit_damaged(
+    breaches = await audit_damaged(
         populated,
         DROP_CONSTRAINT("job_events", "job_events_step_check"),
         DROP_CONSTRAINT("job_events", "job_events_first_check"),
@@ -301,7 +301,7 @@ async def test_event_that_breaks_the_lifecycle_is_noticed(
         f"UPDATE job_events SET type = '{event}', state = 'running' "
         f"WHERE job_id = {ENDED_ID} AND type = '{before}'",
     )
-    assert "step" in found.counts
+    assert "step" in breaches.counts
 
 
 def test_every_check_of_stored_rows_has_a_damaged_row() -> None:
@@ -332,13 +332,13 @@ async def test_read_only_role_finds_a_healthy_database_clean(
 async def test_place_after_the_sequence_is_noticed(
     populated: Database,
 ) -> None:
-    beyond = "INSERT INTO event_log VALUES ('default', '3', 1000000000)"
-    found = await audit_as(populated, beyond, may_read="TABLES SEQUENCES")
-    assert found.counts["log"] == 1
+    insert_place = "INSERT INTO event_log VALUES ('default', '3', 1000000000)"
+    breaches = await audit_as(populated, insert_place, may_read="TABLES SEQUENCES")
+    assert breaches.counts["log"] == 1
     # A role that cannot read sequences still notices a place after the newest transaction.
-    beyond = "INSERT INTO event_log VALUES ('default', '1000000000', 1)"
-    found = await audit_as(populated, beyond, may_read="TABLES")
-    assert found.counts["log"] == 1
+    insert_place = "INSERT INTO event_log VALUES ('default', '1000000000', 1)"
+    breaches = await audit_as(populated, insert_place, may_read="TABLES")
+    assert breaches.counts["log"] == 1
 
 
 async def test_leftovers_of_a_pruned_job_are_not_orphans(database: Database) -> None:
@@ -360,9 +360,9 @@ async def test_database_with_a_batch_is_clean(database: Database) -> None:
 async def test_breaches_above_the_limit_are_only_counted(database: Database) -> None:
     await submit_many(database, 30)
     await damage(database, "DELETE FROM job_events")
-    found = await audit(database, limit=5, page=7)
-    assert found.counts == {"missing": 30}
-    assert len(found.breaches) == 5
+    breaches = await audit(database, limit=5, page=7)
+    assert breaches.counts == {"missing": 30}
+    assert len(breaches.breaches) == 5
 
 
 # Stuck jobs.
@@ -376,8 +376,8 @@ async def test_running_job_without_a_live_worker_is_noticed(database: Database) 
         f"DELETE FROM worker_handlers WHERE worker_id = '{missing.worker_id}'",
         f"DELETE FROM workers WHERE id = '{missing.worker_id}'",
     )
-    found = await audit(database, patience=0.0)
-    assert {(one.check, one.subject) for one in found.breaches} == {
+    breaches = await audit(database, patience=0.0)
+    assert {(one.check, one.subject) for one in breaches.breaches} == {
         ("lease", f"job {lapsed.job.id}"),
         ("lease", f"job {missing.job.id}"),
     }
@@ -442,17 +442,17 @@ async def test_job_that_moves_during_the_audit_is_not_a_breach(database: Databas
         async def _find_stuck(self):
             nonlocal reads
             reads += 1
-            found = await super()._find_stuck()
+            breaches = await super()._find_stuck()
             if reads == 1:
-                assert found
+                assert breaches
                 await set_column(
                     database, prepared.job.id, "state = 'queued', queue_time = now(), seq = 3"
                 )
-            return found
+            return breaches
 
     auditor = RecoveringAuditor(database, limit=1, progress=lambda *_: None)
-    found = await auditor.run(patience=60.0)
-    assert found.breaches == []
+    breaches = await auditor.run(patience=60.0)
+    assert breaches.breaches == []
     assert reads == 2
 
 
@@ -463,19 +463,19 @@ async def test_verify_exits_with_1_for_a_breach(
     headrace: Headrace, settings: Settings, database: Database
 ) -> None:
     await populate(database)
-    done = headrace(settings, "verify", "--at-rest")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("clean: 8 jobs")
+    completed = headrace(settings, "verify", "--at-rest")
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert completed.stdout.startswith("clean: 8 jobs")
     await damage(database, f"DELETE FROM job_events WHERE job_id = {ENDED_ID} AND seq = 2")
-    done = headrace(settings, "verify", "--at-rest")
-    assert done.returncode == 1
-    assert "gap: events are numbered 1, 2, 3 … without a gap" in done.stdout
-    assert "the event before event 3 is missing" in done.stdout
-    assert "1 breach\n" in done.stdout
+    completed = headrace(settings, "verify", "--at-rest")
+    assert completed.returncode == 1
+    assert "gap: events are numbered 1, 2, 3 … without a gap" in completed.stdout
+    assert "the event before event 3 is missing" in completed.stdout
+    assert "1 breach\n" in completed.stdout
     for arguments in (("--json",), ("-o", "json")):
-        done = headrace(settings, "verify", "--at-rest", *arguments)
-        output = json.loads(done.stdout)
-        assert (done.returncode, output["verdict"], output["counts"]) == (
+        completed = headrace(settings, "verify", "--at-rest", *arguments)
+        output = json.loads(completed.stdout)
+        assert (completed.returncode, output["verdict"], output["counts"]) == (
             1,
             "breach",
             {"gap": 1},
@@ -489,33 +489,35 @@ async def test_unreachable_database_exits_as_unknown(
     unreachable = settings.model_copy(
         update={"database_url": SecretStr("postgresql://headrace:pa55word@127.0.0.1:1/headrace")}
     )
-    done = headrace(unreachable, "verify", "--json")
-    assert done.returncode == 2
-    output = json.loads(done.stdout)
+    completed = headrace(unreachable, "verify", "--json")
+    assert completed.returncode == 2
+    output = json.loads(completed.stdout)
     assert output["verdict"] == "unknown"
     assert "the database at 127.0.0.1:1/headrace cannot be reached" in output["reason"]
     assert "HEADRACE_DATABASE_URL names it" in output["reason"]
     assert "--data FOLDER" in output["reason"]
-    assert "pa55word" not in done.stdout + done.stderr
+    assert "pa55word" not in completed.stdout + completed.stderr
 
 
 async def test_wrong_password_exits_with_2_and_stays_secret(
     headrace: Headrace, settings: Settings
 ) -> None:
     url = settings.postgresql_url.replace("@127", "x@127")
-    done = headrace(settings.model_copy(update={"database_url": SecretStr(url)}), "verify")
-    assert done.returncode == 2
-    assert "check failed" in done.stderr
-    assert url.partition("//headrace:")[2].partition("@")[0] not in done.stdout + done.stderr
+    completed = headrace(settings.model_copy(update={"database_url": SecretStr(url)}), "verify")
+    assert completed.returncode == 2
+    assert "check failed" in completed.stderr
+    assert (
+        url.partition("//headrace:")[2].partition("@")[0] not in completed.stdout + completed.stderr
+    )
 
 
 async def test_different_schema_version_exits_with_2(
     headrace: Headrace, settings: Settings, database: Database
 ) -> None:
     await damage(database, "UPDATE headrace_version SET version_num = '0001'")
-    done = headrace(settings, "verify")
-    assert done.returncode == 2
-    assert "schema 0001, but this version expects" in done.stderr
+    completed = headrace(settings, "verify")
+    assert completed.returncode == 2
+    assert "schema 0001, but this version expects" in completed.stderr
 
 
 async def test_database_without_a_schema_is_not_audited(populated: Database) -> None:
@@ -526,9 +528,9 @@ async def test_database_without_a_schema_is_not_audited(populated: Database) -> 
 def test_folder_without_servers_exits_with_2(
     headrace: Headrace, settings: Settings, tmp_path: Path
 ) -> None:
-    done = headrace(settings, "verify", "--data", str(tmp_path))
-    assert done.returncode == 2
-    assert "no headrace up" in done.stderr
+    completed = headrace(settings, "verify", "--data", str(tmp_path))
+    assert completed.returncode == 2
+    assert "no headrace up" in completed.stderr
 
 
 async def test_audit_waits_for_no_lock_and_cannot_write(database: Database) -> None:
@@ -537,8 +539,8 @@ async def test_audit_waits_for_no_lock_and_cannot_write(database: Database) -> N
         # Another transaction has locked and changed every row.
         await connection.execute(text("UPDATE jobs SET update_time = update_time"))
         await connection.execute(text("UPDATE job_events SET time = time"))
-        found = await audit(database, page=2)
-        assert found.breaches == []
+        breaches = await audit(database, page=2)
+        assert breaches.breaches == []
     async with database.snapshot(statement_timeout=timedelta(seconds=5).seconds) as connection:
         with pytest.raises(Exception, match="read-only"):
             await connection.execute(text("UPDATE jobs SET seq = seq"))

@@ -211,11 +211,11 @@ async def test_pool_without_live_workers_receives_nothing(
 async def test_unclaimed_delivery_of_a_lost_pool_moves_at_once(
     database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
-    gone = await register(database, pool="gone")
+    lost_worker = await register(database, pool="gone")
     job = await submit(database)
     await dispatch.run_once()
     assert await queues.entries("gone") == deliveries(job)
-    await lapse(database, gone)
+    await lapse(database, lost_worker)
     await register(database, pool="other")
     await dispatch.run_once()
     assert await queues.entries("other") == deliveries(job)
@@ -314,10 +314,10 @@ async def test_scheduled_job_is_not_delivered(
 async def test_failed_delivery_without_redis_is_repeated(
     settings: Settings, database: Database, deliverer: Deliverer, queues: PoolQueues, term: int
 ) -> None:
-    nowhere = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
-    gone = Deliverer(nowhere, identify=database.installation_id)
+    unreachable = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+    lost_worker = Deliverer(unreachable, identify=database.installation_id)
     dispatch = Dispatch(
-        database=database, deliverer=gone, term=term, prefetch=0, redeliver_after=10
+        database=database, deliverer=lost_worker, term=term, prefetch=0, redeliver_after=10
     )
     await register(database)
     job = await submit(database)
@@ -327,7 +327,7 @@ async def test_failed_delivery_without_redis_is_repeated(
     await dispatch.run_once()
     assert await queues.entries("pool") == deliveries(job)
     assert (await read_job(database, job.id)).seq == 1
-    await gone.close()
+    await lost_worker.close()
 
 
 async def test_freed_slot_wakes_dispatch_only_while_jobs_wait(

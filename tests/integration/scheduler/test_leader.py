@@ -89,10 +89,10 @@ async def test_only_one_of_several_schedulers_leads(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = RecordedWork()
-    tries = []
+    attempts = []
 
     async def take_and_count(*args: Any, **options: Any) -> int | None:
-        tries.append(args)
+        attempts.append(args)
         return await take_lead(*args, **options)
 
     monkeypatch.setattr(leader, "take_lead", take_and_count)
@@ -102,7 +102,7 @@ async def test_only_one_of_several_schedulers_leads(
         ]
         await until_one_leads(*candidates)
         # The other schedulers keep trying.
-        await until(lambda: len(tries) > 20)
+        await until(lambda: len(attempts) > 20)
         assert sum(one.leading.is_set() for one in candidates) == 1
         assert (recorded.active, recorded.terms) == (1, [1])
     assert recorded.active == 0
@@ -147,19 +147,19 @@ async def test_leader_with_refused_renewal_stops_and_counts_it(
 ) -> None:
     # The leader renews after each third of the lease. On a busy machine, a shorter lease could
     # lapse before a renewal.
-    recorded, rival = RecordedWork(), uuid4()
-    async with candidate(settings, recorded, lease=6.0) as only:
-        await until_one_leads(only)
+    recorded, other_holder = RecordedWork(), uuid4()
+    async with candidate(settings, recorded, lease=6.0) as contender:
+        await until_one_leads(contender)
         # Another scheduler takes the lead, as if this one had been suspended.
         await lose_lead(database)
         async with database.statement() as connection:
-            await take_lead(connection, holder=rival, lease=timedelta(hours=1))
-        await until(lambda: not only.leading.is_set())
+            await take_lead(connection, holder=other_holder, lease=timedelta(hours=1))
+        await until(lambda: not contender.leading.is_set())
         assert (recorded.active, recorded.gauges.stale_writes) == (0, 1)
         # The scheduler is a standby until it leads again.
         async with database.statement() as connection:
-            await give_up_lead(connection, holder=rival)
-        await until_one_leads(only)
+            await give_up_lead(connection, holder=other_holder)
+        await until_one_leads(contender)
         assert recorded.terms == [1, 3]
 
 
@@ -176,9 +176,9 @@ async def test_leader_that_cannot_renew_stops_before_lease_ends(settings: Settin
         await until_one_leads(first)
         standby = await stack.enter_async_context(candidate(settings, recorded_next, lease=lease))
         proxy.hold()
-        held = clock()
+        paused_at = clock()
         await until(lambda: not recorded.active)
-        assert clock() - held < lease
+        assert clock() - paused_at < lease
         assert not standby.leading.is_set()
         await until_one_leads(standby)
         # The statements that the proxy held arrive now, and are refused.
@@ -192,9 +192,9 @@ async def test_fault_in_the_work_ends_only_its_term(settings: Settings) -> None:
     recorded = RecordedWork()
     recorded.fault = ExceptionGroup("loops", [ValueError("a fault in the work")])
     # The next term starts at once, although the lease is long.
-    async with candidate(settings, recorded, lease=3600) as only:
+    async with candidate(settings, recorded, lease=3600) as contender:
         await until(lambda: recorded.terms == [1, 2])
-        await until_one_leads(only)
+        await until_one_leads(contender)
 
 
 @pytest.mark.parametrize("how", ["stopped", "replaced"])
@@ -202,8 +202,8 @@ async def test_standby_continues_the_leaders_work(
     settings: Settings, database: Database, redis: Redis, bus: WakeBus, how: str
 ) -> None:
     await register(database)
-    served = settings.model_copy(update={"scheduler_metrics_address": "127.0.0.1:0"})
-    schedulers = [Scheduler(served, timing=FAST_STANDBY) for _ in range(2)]
+    with_metrics = settings.model_copy(update={"scheduler_metrics_address": "127.0.0.1:0"})
+    schedulers = [Scheduler(with_metrics, timing=FAST_STANDBY) for _ in range(2)]
     for scheduler in schedulers:
         await scheduler.start()
     try:

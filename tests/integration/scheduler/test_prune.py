@@ -138,13 +138,13 @@ async def test_retention_rules_apply_per_tenant_and_state(database: Database) ->
     gauges = Gauges()
     await prune(database, gauges=gauges, retention=Retention(default=DAY, rules=rules))
     async with database.statement() as connection:
-        left = await connection.execute(
+        remaining = await connection.execute(
             text(
                 "SELECT tenant, state, count(*) FROM jobs "
                 "GROUP BY tenant, state ORDER BY tenant, state"
             )
         )
-    assert [tuple(row) for row in left] == [
+    assert [tuple(row) for row in remaining] == [
         ("acme", "cancelled", 1),
         ("acme", "failed", 2),
         ("default", "failed", 3),

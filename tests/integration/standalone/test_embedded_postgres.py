@@ -170,11 +170,11 @@ def test_data_of_another_major_version_is_rejected(
 
 def test_folder_in_use_names_its_holder(folder: DataFolder) -> None:
     with (
-        pytest.raises(DataFolderInUse, match=f"process {os.getpid()}") as caught,
+        pytest.raises(DataFolderInUse, match=f"process {os.getpid()}") as excinfo,
         DataFolder.hold(folder.path),
     ):
         pass
-    assert caught.value.pid == os.getpid()
+    assert excinfo.value.pid == os.getpid()
 
 
 def test_installed_programs_exist() -> None:
@@ -277,25 +277,25 @@ def test_cache_that_cannot_be_trusted_is_skipped(
     cache: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     account = unprivileged_account(print)
-    bad = cache.with_name("bad")
+    untrusted = cache.with_name("bad")
     match fault:
         case "writable":
-            bad.mkdir()
-            bad.chmod(0o777)
+            untrusted.mkdir()
+            untrusted.chmod(0o777)
         case "foreign":
-            bad.mkdir()
-            os.chown(bad, account.uid, account.gid)
+            untrusted.mkdir()
+            os.chown(untrusted, account.uid, account.gid)
         case "link":
             cache.with_name("elsewhere").mkdir()
-            bad.symlink_to(cache.with_name("elsewhere"))
+            untrusted.symlink_to(cache.with_name("elsewhere"))
         case "closed":
-            bad.mkdir(mode=0o700)
+            untrusted.mkdir(mode=0o700)
         case "missing":
-            bad /= "deeper"
-    monkeypatch.setattr(module, "CACHES", (bad,))
-    with pytest.raises(EmbeddedServerError, match=f"{bad}: "):
+            untrusted /= "deeper"
+    monkeypatch.setattr(module, "CACHES", (untrusted,))
+    with pytest.raises(EmbeddedServerError, match=f"{untrusted}: "):
         binaries(account)
-    monkeypatch.setattr(module, "CACHES", (bad, cache))
+    monkeypatch.setattr(module, "CACHES", (untrusted, cache))
     assert binaries(account).is_relative_to(cache)
 
 

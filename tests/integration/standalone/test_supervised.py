@@ -102,9 +102,9 @@ def test_wait_before_a_restart_is_bounded() -> None:
 async def test_program_that_exits_at_its_start_fails_with_its_log(stage: Stage) -> None:
     code = "import sys; print('first'); sys.exit('unknown setting')"
     async with stage.supervise(stage.program(code)) as supervised:
-        with pytest.raises(ProgramFailedError, match="ended with exit code 1") as caught:
+        with pytest.raises(ProgramFailedError, match="ended with exit code 1") as excinfo:
             await supervised.start()
-    assert "unknown setting" in caught.value.tail
+    assert "unknown setting" in excinfo.value.tail
     assert stage.announced.empty()
 
 

@@ -105,12 +105,14 @@ def test_stack_starts_restarts_killed_processes_and_stops(tmp_path: Path) -> Non
     with up("--data", str(data), "--gateway-port", "0", "--metrics-port", "0") as stack:
         address = re.search(r"127\.0\.0\.1:\d+", stack.until("API"))[0]
         metrics = re.search(r"http://127\.0\.0\.1:\d+/metrics", stack.until("Metrics"))[0]
-        others = [re.search(r"http\S+", stack.until(f"({name})"))[0] for name in METRIC_BY_PROCESS]
+        metrics_urls = [
+            re.search(r"http\S+", stack.until(f"({name})"))[0] for name in METRIC_BY_PROCESS
+        ]
         stack.until("Ctrl-C stops it")
         assert probe(address, service="", timeout=10) == "SERVING"
         with urlopen(metrics, timeout=10) as response:
             assert "headrace_tail_looks_total" in response.read().decode()
-        for other, metric in zip(others, METRIC_BY_PROCESS.values(), strict=True):
+        for other, metric in zip(metrics_urls, METRIC_BY_PROCESS.values(), strict=True):
             with urlopen(other, timeout=10) as response:
                 assert metric in response.read().decode()
         assert stack.service("worker").environ()["HEADRACE_TARGET"] == address
@@ -213,9 +215,9 @@ def test_unreachable_server_is_reported_without_password(tmp_path: Path) -> None
     url = f"postgresql://user:hush@127.0.0.1:{free_port()}/missing"
     with up("--data", str(tmp_path), "--gateway-port", "0", HEADRACE_DATABASE_URL=url) as stack:
         assert stack.finish() == 1
-    printed = "".join(stack.printed)
-    assert "migrate ended with exit code 1" in printed
-    assert "hush" not in printed
+    output = "".join(stack.printed)
+    assert "migrate ended with exit code 1" in output
+    assert "hush" not in output
     assert not (tmp_path / "postgres").exists()
 
 

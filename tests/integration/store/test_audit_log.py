@@ -82,9 +82,9 @@ async def test_concurrent_writers_append_to_one_chain(large_pool: Database) -> N
     await asyncio.gather(
         *(append(large_pool, entry(number), entry(number)) for number in range(20))
     )
-    found = await read(large_pool)
-    assert [event.seq for event in found] == list(range(1, 41))
-    assert [event.time for event in found] == sorted(event.time for event in found)
+    events = await read(large_pool)
+    assert [event.seq for event in events] == list(range(1, 41))
+    assert [event.time for event in events] == sorted(event.time for event in events)
     assert await problems(large_pool) == []
 
 
@@ -124,10 +124,10 @@ async def test_pruned_chain_continues_from_its_anchor(database: Database) -> Non
     term = await lead(database)
     async with database.statement() as conn:
         first = await prune_audit(conn, term=term, tenant="acme", older_than=timedelta(0), limit=3)
-        young = await prune_audit(
+        pruned_recent = await prune_audit(
             conn, term=term, tenant="acme", older_than=timedelta(days=1), limit=3
         )
-    assert (first, young) == (3, 0)
+    assert (first, pruned_recent) == (3, 0)
     assert [event.seq for event in await read(database)] == [4, 5]
     assert (await chain(database)).start_seq == 3
     assert await problems(database) == []
@@ -155,10 +155,10 @@ async def test_bootstrap_is_recorded(database: Database) -> None:
         await bootstrap_key(
             conn, tenant=DEFAULT_TENANT, principal="ci", role=Role.ADMIN, force=True
         )
-    found = [event.entry for event in await read(database, DEFAULT_TENANT)]
-    assert [(one.principal, one.method) for one in found] == [("command line", "bootstrap")] * 2
-    assert found[0].target == "user ada"
-    assert found[1].target.endswith(" of ci")
+    entries = [event.entry for event in await read(database, DEFAULT_TENANT)]
+    assert [(one.principal, one.method) for one in entries] == [("command line", "bootstrap")] * 2
+    assert entries[0].target == "user ada"
+    assert entries[1].target.endswith(" of ci")
 
 
 async def test_filters_select_events(database: Database) -> None:
@@ -168,10 +168,10 @@ async def test_filters_select_events(database: Database) -> None:
 
     async def select(before: int | None = None, **fields: object) -> list[int]:
         async with database.statement() as conn:
-            found = await list_audit(
+            events = await list_audit(
                 conn, tenant="acme", wanted=AuditFilter(**fields), before=before, limit=10
             )
-        return [event.seq for event in found]
+        return [event.seq for event in events]
 
     assert await select() == [3, 2, 1]
     assert await select(before=3) == [2, 1]

@@ -40,19 +40,19 @@ async def test_job_of_another_tenant_is_not_found(
 ) -> None:
     prepared = await prepare_job(database, JobState.QUEUED)
     for job_id, tenant in ((prepared.job.id, "another"), (JobId(uuid7()), DEFAULT_TENANT)):
-        with pytest.raises(JobNotFound) as caught:
+        with pytest.raises(JobNotFound) as excinfo:
             await change(database, job_id, tenant)
-        assert caught.value.job_id == job_id
+        assert excinfo.value.job_id == job_id
     assert await read_job(database, prepared.job.id) == prepared.job
 
 
 @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FAILED])
 async def test_cancel_of_ended_job_is_rejected(database: Database, state: JobState) -> None:
     prepared = await prepare_job(database, state)
-    with pytest.raises(StateConflict) as caught:
+    with pytest.raises(StateConflict) as excinfo:
         await cancel(database, prepared.job.id)
-    assert (caught.value.job_id, caught.value.state) == (prepared.job.id, state)
-    assert caught.value.allowed == sources(EventType.CANCELLED)
+    assert (excinfo.value.job_id, excinfo.value.state) == (prepared.job.id, state)
+    assert excinfo.value.allowed == sources(EventType.CANCELLED)
 
 
 async def test_second_cancel_changes_nothing(database: Database) -> None:
@@ -60,8 +60,8 @@ async def test_second_cancel_changes_nothing(database: Database) -> None:
     running = await prepare_job(database, JobState.RUNNING)
     for prepared, state in ((waiting, JobState.CANCELLED), (running, JobState.RUNNING)):
         first = await cancel(database, prepared.job.id)
-        again = await cancel(database, prepared.job.id)
-        assert first == again
+        repeated = await cancel(database, prepared.job.id)
+        assert first == repeated
         assert first.state is state
         assert first.cancel_request_time is not None
 
@@ -150,8 +150,8 @@ async def test_rejected_requeue_reports_the_current_state(large_pool: Database) 
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
         waiting = asyncio.ensure_future(requeue(large_pool, prepared.job.id))
         await until_blocked(large_pool)
-    with pytest.raises(StateConflict) as caught:
+    with pytest.raises(StateConflict) as excinfo:
         async with asyncio.timeout(15):
             await waiting
-    assert caught.value.state is JobState.QUEUED
-    assert caught.value.state not in caught.value.allowed
+    assert excinfo.value.state is JobState.QUEUED
+    assert excinfo.value.state not in excinfo.value.allowed

@@ -100,7 +100,7 @@ async def test_delivery_of_another_attempt_is_left_out(database: Database, attem
 
 async def test_jobs_that_cannot_start_are_left_out_of_a_claim(database: Database) -> None:
     worker_id = await register(database)
-    good, cancelled, late, waiting, foreign = [
+    claimable, cancelled, late, waiting, foreign = [
         await submit(database),
         await submit(database),
         await submit(database, deadline=datetime.now(UTC) + timedelta(hours=1)),
@@ -111,9 +111,9 @@ async def test_jobs_that_cannot_start_are_left_out_of_a_claim(database: Database
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=cancelled.id)
     await set_column(database, late.id, "deadline = now() - interval '1 s'")
     unknown = AttemptKey(JobId(uuid7()), 1)
-    offered = [delivery(job) for job in (cancelled, late, waiting, foreign, good)]
+    offered = [delivery(job) for job in (cancelled, late, waiting, foreign, claimable)]
     claimed = await claim(database, worker_id, [unknown, *offered])
-    assert [each.key.job_id for each in claimed] == [good.id]
+    assert [each.key.job_id for each in claimed] == [claimable.id]
 
 
 async def test_worker_without_a_lease_claims_nothing(database: Database) -> None:
@@ -127,12 +127,12 @@ async def test_worker_without_a_lease_claims_nothing(database: Database) -> None
 
 async def test_claim_skips_locked_jobs(database: Database) -> None:
     worker_id = await register(database)
-    held, free = await submit_many(database, 2)
+    locked, free = await submit_many(database, 2)
     async with database.transaction() as connection:
-        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=held.id)
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=locked.id)
         # The cancellation is not committed yet. The claim skips the job without waiting.
         async with asyncio.timeout(30):
-            claimed = await claim(database, worker_id, [delivery(held), delivery(free)])
+            claimed = await claim(database, worker_id, [delivery(locked), delivery(free)])
         assert [each.key.job_id for each in claimed] == [free.id]
 
 
@@ -148,8 +148,8 @@ async def test_claim_with_a_limit_takes_the_first_free_jobs(database: Database) 
     assert [job.key.job_id for job in claimed] == [jobs[1].id, jobs[3].id]
     states = [(await read_job(database, job.id)).state for job in (jobs[2], *jobs[4:])]
     assert set(states) == {JobState.QUEUED}
-    rest = await claim(database, worker_id, deliveries, most=10)
-    assert [job.key.job_id for job in rest] == [jobs[2].id, jobs[4].id, jobs[5].id]
+    remaining = await claim(database, worker_id, deliveries, most=10)
+    assert [job.key.job_id for job in remaining] == [jobs[2].id, jobs[4].id, jobs[5].id]
 
 
 _LOCK_JOB = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE")
@@ -157,7 +157,7 @@ _LOCK_JOB = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE")
 
 async def test_racing_claims_give_each_job_to_one_worker(large_pool: Database) -> None:
     workers = [await register(large_pool) for _ in range(32)]
-    rounds = random.Random(32)
+    chance = random.Random(32)
     for _ in range(5):
         jobs = await submit_many(large_pool, 100)
         barrier = asyncio.Barrier(32)
@@ -171,11 +171,13 @@ async def test_racing_claims_give_each_job_to_one_worker(large_pool: Database) -
             claimed = await claim(large_pool, worker_id, offered)
             return [job.key.job_id for job in claimed]
 
-        offers = [rounds.sample([delivery(job) for job in jobs], 100) for _ in workers]
+        offered_deliveries = [chance.sample([delivery(job) for job in jobs], 100) for _ in workers]
         async with asyncio.timeout(60):
-            won = await asyncio.gather(*map(race, workers, offers))
-        assert Counter(job_id for ids in won for job_id in ids) == Counter(job.id for job in jobs)
-        for worker_id, ids in zip(workers, won, strict=True):
+            claimed_by_worker = await asyncio.gather(*map(race, workers, offered_deliveries))
+        assert Counter(job_id for ids in claimed_by_worker for job_id in ids) == Counter(
+            job.id for job in jobs
+        )
+        for worker_id, ids in zip(workers, claimed_by_worker, strict=True):
             for job_id in ids[:2]:
                 job = await read_job(large_pool, job_id)
                 assert (job.worker_id, job.attempt) == (worker_id, 1)

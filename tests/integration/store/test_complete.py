@@ -174,10 +174,10 @@ async def test_sync_handler_ends_its_job_at_its_commit(
 async def test_completion_of_a_stale_attempt_is_refused(
     database: Database, settings: Settings, running_job: PreparedJob, opener: Opener
 ) -> None:
-    with pytest.raises(AttemptNotCurrent) as caught:
+    with pytest.raises(AttemptNotCurrent) as excinfo:
         async with opener(settings.postgresql_url) as connection:
             await complete_attempt(connection, AttemptKey(running_job.job.id, 2), result="[]")
-    assert (caught.value.job_id, caught.value.attempt) == (running_job.job.id, 2)
+    assert (excinfo.value.job_id, excinfo.value.attempt) == (running_job.job.id, 2)
     await assert_untouched(database, running_job)
 
 
@@ -212,7 +212,7 @@ async def test_job_with_a_cancel_request_may_succeed(
     async with by_asyncpg(settings.postgresql_url) as connection:
         await complete_attempt(connection, AttemptKey(running_job.job.id, 1), result="null")
         # The worker's end of the attempt waits for the handler's transaction, and is then refused.
-        late = asyncio.create_task(
+        late_end = asyncio.create_task(
             write_ends(
                 database,
                 running_job.worker_id,
@@ -220,7 +220,7 @@ async def test_job_with_a_cancel_request_may_succeed(
             )
         )
         await asyncio.sleep(0)
-    assert await late == {}
+    assert await late_end == {}
     await assert_completed(database, running_job.job.id, "null")
 
 
@@ -294,9 +294,9 @@ async def test_connection_without_a_transaction_is_rejected(
     connection.terminate()
     async with await psycopg.AsyncConnection.connect(
         settings.postgresql_url, autocommit=True
-    ) as alone:
+    ) as autocommit:
         with pytest.raises(ValueError, match="transaction"):
-            await complete_attempt(alone, key, result="1")
+            await complete_attempt(autocommit, key, result="1")
     await assert_untouched(database, running_job)
 
 

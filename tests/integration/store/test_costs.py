@@ -114,7 +114,7 @@ def statements_for(
     reports = [AttemptReport(key=AttemptKey(job_id, 1), output="1") for job_id in running]
     one: dict[str, Any] = {"tenant": DEFAULT_TENANT, "job_id": (queued or [worker_id])[0]}
     label = (Comparison(field="labels", operator="=", key="user", value="u100"),)
-    again = [new_job(request_id=f"r{number}") for number in range(1, 21)]
+    repeated_jobs = [new_job(request_id=f"r{number}") for number in range(1, 21)]
 
     async def history(connection: Connection) -> None:
         if queued:
@@ -131,7 +131,7 @@ def statements_for(
         )
 
     return {
-        "submit": lambda c: submit_jobs(c, again),
+        "submit": lambda c: submit_jobs(c, repeated_jobs),
         "promote_due": lambda c: promote_due(c, term=term, limit=1000),
         "next_due": next_due,
         "ready_jobs": lambda c: ready_jobs(c, pools=["pool"], limit=100),

@@ -50,8 +50,8 @@ async def test_different_ends_are_written_in_one_statement(database: Database) -
     ends = [attempt_end(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
     written = await write_ends(database, worker_id, *ends)
     assert written == {job.id: event for job, event in zip(jobs, ENDS, strict=True)}
-    ended = [await read_job(database, job.id) for job in jobs]
-    assert [job.state for job in ended] == [
+    results = [await read_job(database, job.id) for job in jobs]
+    assert [job.state for job in results] == [
         JobState.SUCCEEDED,
         JobState.RETRYING,
         JobState.FAILED,
@@ -60,10 +60,10 @@ async def test_different_ends_are_written_in_one_statement(database: Database) -
         JobState.FAILED,
         JobState.QUEUED,
     ]
-    assert [job.retries_used for job in ended] == [0, 1, 0, 0, 0, 0, 0]
-    assert [job.result for job in ended] == ['{"sum": 6}', *[None] * 6]
-    assert [job.error for job in ended] == [None, ERROR, ERROR, None, None, ERROR, ERROR]
-    for job in ended:
+    assert [job.retries_used for job in results] == [0, 1, 0, 0, 0, 0, 0]
+    assert [job.result for job in results] == ['{"sum": 6}', *[None] * 6]
+    assert [job.error for job in results] == [None, ERROR, ERROR, None, None, ERROR, ERROR]
+    for job in results:
         assert_legal(job, await history(database, job.id))
 
 
@@ -73,15 +73,15 @@ async def test_written_ends_can_be_read(database: Database) -> None:
     await start(database, worker_id, *jobs, dropped, running)
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=dropped.id)
-    ended = [attempt_end(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
-    ended.append(attempt_end(dropped.id, 1, EventType.INTERRUPTED))
-    await write_ends(database, worker_id, *ended)
+    results = [attempt_end(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
+    results.append(attempt_end(dropped.id, 1, EventType.INTERRUPTED))
+    await write_ends(database, worker_id, *results)
     others = [
         attempt_end(running.id, 1, EventType.SUCCEEDED),
         attempt_end(jobs[0].id, 1, EventType.FAILED),
     ]
     async with database.statement() as connection:
-        written = await written_ends(connection, ends=[*ended, *others])
+        written = await written_ends(connection, ends=[*results, *others])
     assert written == {
         **{(job.id, 1): event for job, event in zip(jobs, ENDS, strict=True)},
         (dropped.id, 1): EventType.CANCELLED,
@@ -116,7 +116,7 @@ async def test_interruption_spends_an_attempt_but_no_retry(database: Database) -
 
 
 @pytest.mark.parametrize(
-    ("event", "left"),
+    ("event", "retries_left"),
     [
         (EventType.WORKER_LOST, 2),
         (EventType.RETRY_SCHEDULED, 0),
@@ -124,7 +124,7 @@ async def test_interruption_spends_an_attempt_but_no_retry(database: Database) -
     ],
 )
 async def test_consecutive_interruptions_are_counted(
-    database: Database, event: EventType, left: int
+    database: Database, event: EventType, retries_left: int
 ) -> None:
     worker_id = await register(database)
     job = await submit(database)
@@ -134,7 +134,7 @@ async def test_consecutive_interruptions_are_counted(
         end = attempt_end(job.id, attempt, EventType.INTERRUPTED if attempt < 3 else event)
         await write_ends(database, worker_id, end)
     async with database.statement() as connection:
-        assert await connection.scalar(text("SELECT interruptions FROM jobs")) == left
+        assert await connection.scalar(text("SELECT interruptions FROM jobs")) == retries_left
 
 
 async def test_dead_process_counts_as_a_loss_but_not_a_retry(
@@ -172,8 +172,8 @@ async def test_stack_trace_stays_with_the_newest_error(database: Database) -> No
         await set_column(database, job.id, "state = 'queued', queue_time = now()")
         await start(database, worker_id, await read_job(database, job.id))
         await write_ends(database, worker_id, attempt_end(job.id, attempt, event, **fields))
-        ended = await read_job(database, job.id)
-        seen.append(ended.error and ended.error.stack_trace)
+        results = await read_job(database, job.id)
+        seen.append(results.error and results.error.stack_trace)
     assert seen == ['File "a.py"', 'File "a.py"', "", 'File "a.py"', None]
     async with database.statement() as connection:
         assert await connection.scalar(text("SELECT stack_trace FROM jobs")) is None
@@ -215,14 +215,14 @@ async def test_end_of_another_workers_attempt_is_refused(
 
 async def test_late_result_of_a_lost_worker_is_refused(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
-    lost, job = prepared.worker_id, prepared.job
+    lost_worker_id, job = prepared.worker_id, prepared.job
     # The worker with the newer attempt writes first, then the lost worker.
-    await write_ends(database, lost, attempt_end(job.id, 1, EventType.INTERRUPTED))
+    await write_ends(database, lost_worker_id, attempt_end(job.id, 1, EventType.INTERRUPTED))
     other = await register(database)
     await start(database, other, await read_job(database, job.id))
     for event in ENDS:
-        assert await write_ends(database, lost, attempt_end(job.id, 1, event)) == {}
-        assert await write_ends(database, lost, attempt_end(job.id, 2, event)) == {}
+        assert await write_ends(database, lost_worker_id, attempt_end(job.id, 1, event)) == {}
+        assert await write_ends(database, lost_worker_id, attempt_end(job.id, 2, event)) == {}
     progress = Progress(fraction=1)
     for attempt in (1, 2):
         end = attempt_end(job.id, attempt, EventType.SUCCEEDED)
@@ -302,17 +302,21 @@ async def test_end_that_waited_for_a_cancel_request_obeys_it(large_pool: Databas
 
 
 async def test_cancel_requests_for_other_workers_are_left_out(database: Database) -> None:
-    mine, other = (
+    own_job, other = (
         await prepare_job(database, JobState.RUNNING),
         await prepare_job(database, JobState.RUNNING),
     )
     async with database.transaction() as connection:
-        for prepared in (mine, other):
+        for prepared in (own_job, other):
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=prepared.job.id)
-        assert await cancel_requests(connection, worker_id=mine.worker_id) == [(mine.job.id, 1)]
-    await write_ends(database, mine.worker_id, attempt_end(mine.job.id, 1, EventType.CANCELLED))
+        assert await cancel_requests(connection, worker_id=own_job.worker_id) == [
+            (own_job.job.id, 1)
+        ]
+    await write_ends(
+        database, own_job.worker_id, attempt_end(own_job.job.id, 1, EventType.CANCELLED)
+    )
     async with database.transaction() as connection:
-        assert await cancel_requests(connection, worker_id=mine.worker_id) == []
+        assert await cancel_requests(connection, worker_id=own_job.worker_id) == []
 
 
 async def test_error_message_may_contain_any_text(database: Database) -> None:

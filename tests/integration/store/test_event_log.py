@@ -125,8 +125,8 @@ async def test_read_after_a_full_page_misses_no_event(
     read, new = event_ids(page.events), []
     # The event has a higher xid than its writer, whose transaction ends last.
     ends = [attempt_end(job.id, 1, EventType.SUCCEEDED)]
-    raising = writers.pop(0)
-    await end_attempts(raising.connection, worker_id=worker_id, ends=ends)
+    older_writer = writers.pop(0)
+    await end_attempts(older_writer.connection, worker_id=worker_id, ends=ends)
     await writers.pop(1).commit()
     complete = False
     while not complete:
@@ -136,14 +136,14 @@ async def test_read_after_a_full_page_misses_no_event(
         if writers:
             await writers.pop().commit()
             await submit(database)
-        elif raising is not None:
-            await raising.commit()
-            raising = None
+        elif older_writer is not None:
+            await older_writer.commit()
+            older_writer = None
     page, _ = await unseen(database, seen)
     new += event_ids(page.events)
     assert len(new) == 4 * 3 + 1 + 2
-    everything, seen = await unseen(database, NOTHING_SEEN)
-    assert sorted(read + new) == sorted(event_ids(everything.events))
+    all_unseen, seen = await unseen(database, NOTHING_SEEN)
+    assert sorted(read + new) == sorted(event_ids(all_unseen.events))
     page, _ = await unseen(database, seen)
     assert page.events == []
 
@@ -158,8 +158,8 @@ async def test_settled_range_is_read_in_pages(database: Database):
     second = await settled_range(database, places[3], places[5], limit=3)
     assert [place_of(event) for event in second.events] == places[4:6]
     assert second.complete
-    everything = await settled_range(database, BEGINNING, end_of(places[0][0]))
-    assert len(everything.events) == 7
+    all_settled = await settled_range(database, BEGINNING, end_of(places[0][0]))
+    assert len(all_settled.events) == 7
 
 
 async def test_event_of_a_pruned_job_counts_in_its_page(database: Database):

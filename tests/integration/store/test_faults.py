@@ -31,13 +31,13 @@ async def impatient_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def test_session_ended_in_a_transaction_is_unavailable(database: Database) -> None:
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(Unavailable) as excinfo:
         async with database.transaction() as connection:
             pid = await connection.scalar(text("SELECT pg_backend_pid()"))
             async with database.transaction() as other:
                 await other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
             await connection.execute(text("SELECT 1"))
-    assert caught.value.dependency == "postgresql"
+    assert excinfo.value.dependency == "postgresql"
     # The next statement gets a live connection.
     await database.ping()
 
@@ -84,11 +84,11 @@ async def test_idle_transaction_timeout_is_unavailable(database: Database) -> No
 
             async def session_has_ended() -> bool:
                 async with database.transaction() as other:
-                    found = await other.scalar(
+                    session_pid = await other.scalar(
                         text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid"),
                         {"pid": pid},
                     )
-                return bool(found == 0)
+                return bool(session_pid == 0)
 
             await until(session_has_ended)
             await connection.execute(text("SELECT 1"))
@@ -157,7 +157,7 @@ async def test_refused_login_after_a_success_is_unavailable(
     name = settings.postgresql_url.rpartition("/")[2]
     other = settings.postgresql_url.removesuffix(name) + "postgres"
     operator = await asyncpg.connect(other)
-    newcomer = Database(settings, application="test-newcomer")
+    new_database = Database(settings, application="test-newcomer")
     try:
         await operator.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         await operator.execute(
@@ -168,11 +168,11 @@ async def test_refused_login_after_a_success_is_unavailable(
                 await database.ping()
         # At the first login, the settings may be wrong, so the error has the server's message.
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
-            await newcomer.ping()
+            await new_database.ping()
     finally:
         await operator.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await operator.close()
-        await newcomer.close()
+        await new_database.close()
     await database.ping()
 
 
@@ -248,14 +248,14 @@ async def test_session_closes_its_connection_at_its_end(impatient_database: Data
 async def test_end_of_a_session_is_noticed_at_once(database: Database) -> None:
     async def hold() -> None:
         async with database.session() as raw:
-            held.set_result(await raw.fetchval("SELECT pg_backend_pid()"))
+            lock_released.set_result(await raw.fetchval("SELECT pg_backend_pid()"))
             # The probe alone would notice the end after an hour.
             await until_lost(raw, probe=3600)
 
-    held: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    lock_released: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     holding = asyncio.create_task(hold())
     async with asyncio.timeout(15):
-        pid = await held
+        pid = await lock_released
         async with database.transaction() as connection:
             await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
         with pytest.raises(Unavailable):
@@ -264,7 +264,7 @@ async def test_end_of_a_session_is_noticed_at_once(database: Database) -> None:
 
 async def test_sessions_have_headrace_settings(database: Database) -> None:
     async with database.transaction() as connection:
-        shown = {
+        values = {
             name: await connection.scalar(text(f"SHOW {name}"))
             for name in (
                 "application_name",
@@ -274,7 +274,7 @@ async def test_sessions_have_headrace_settings(database: Database) -> None:
                 "idle_in_transaction_session_timeout",
             )
         }
-    assert shown == {
+    assert values == {
         "application_name": "headrace-test",
         "transaction_isolation": "read committed",
         "plan_cache_mode": "force_generic_plan",
@@ -301,10 +301,10 @@ async def test_full_disk_is_unavailable_and_logged(database: Database) -> None:
         "DO $$ BEGIN RAISE EXCEPTION 'no room left' "
         "USING ERRCODE = 'disk_full', DETAIL = 'a row'; END $$"
     )
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(Unavailable) as excinfo:
         async with database.statement() as connection:
             await connection.execute(full)
-    assert caught.value.cause == "DiskFullError: no room left"
+    assert excinfo.value.cause == "DiskFullError: no room left"
     # The message for clients names neither disks nor drivers.
-    assert "room" not in str(caught.value)
+    assert "room" not in str(excinfo.value)
     await database.ping()

@@ -106,30 +106,34 @@ async def test_other_transitions_do_not_wait_for_a_checked_job(
 ) -> None:
     job_id, worker_id = running_job.job.id, running_job.worker_id
     # The time limit is short, because no call may wait for the handler.
-    hasty = Database(settings.model_copy(update={"database_timeout": 5.0}), application="test")
+    short_timeout = Database(
+        settings.model_copy(update={"database_timeout": 5.0}), application="test"
+    )
     async with handler_connection.transaction():
         await handler_connection.execute(CHECK_FENCE, job_id, 1)
         reports = [
             AttemptReport(key=AttemptKey(job_id, 1), progress=Progress(fraction=0.5)),
             AttemptReport(key=AttemptKey(job_id, 1), output='"half"'),
         ]
-        assert await report(hasty, worker_id, *reports) == {job_id}
-        async with hasty.transaction() as connection:
-            asked = await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
-        assert asked.cancel_request_time is not None
-        written = await write_ends(hasty, worker_id, attempt_end(job_id, 1, EventType.SUCCEEDED))
+        assert await report(short_timeout, worker_id, *reports) == {job_id}
+        async with short_timeout.transaction() as connection:
+            requested = await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
+        assert requested.cancel_request_time is not None
+        written = await write_ends(
+            short_timeout, worker_id, attempt_end(job_id, 1, EventType.SUCCEEDED)
+        )
         assert written == {job_id: EventType.SUCCEEDED}
-    assert_legal(await read_job(hasty, job_id), await history(hasty, job_id))
-    await hasty.close()
+    assert_legal(await read_job(short_timeout, job_id), await history(short_timeout, job_id))
+    await short_timeout.close()
 
 
 @pytest.mark.parametrize("attempt", [0, 2])
 async def test_check_of_another_attempt_is_refused(
     handler_connection: asyncpg.Connection, running_job: PreparedJob, attempt: int
 ) -> None:
-    with pytest.raises(asyncpg.PostgresError, match="is not running") as caught:
+    with pytest.raises(asyncpg.PostgresError, match="is not running") as excinfo:
         await handler_connection.execute(CHECK_FENCE, running_job.job.id, attempt)
-    assert caught.value.sqlstate == "JF001"
+    assert excinfo.value.sqlstate == "JF001"
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
@@ -137,9 +141,9 @@ async def test_check_of_an_attempt_not_running_is_refused(
     database: Database, handler_connection: asyncpg.Connection, state: JobState
 ) -> None:
     prepared = await prepare_job(database, state)
-    with pytest.raises(asyncpg.PostgresError) as caught:
+    with pytest.raises(asyncpg.PostgresError) as excinfo:
         await handler_connection.execute(CHECK_FENCE, prepared.job.id, prepared.job.attempt)
-    assert caught.value.sqlstate == "JF001"
+    assert excinfo.value.sqlstate == "JF001"
 
 
 async def test_check_after_a_takeover_is_refused(
@@ -150,9 +154,9 @@ async def test_check_after_a_takeover_is_refused(
         await handler_connection.execute("SELECT 1")
         await lapse(database, running_job.worker_id)
         assert await recover(database)
-        with pytest.raises(asyncpg.PostgresError) as caught:
+        with pytest.raises(asyncpg.PostgresError) as excinfo:
             await handler_connection.execute(CHECK_FENCE, running_job.job.id, 1)
-    assert caught.value.sqlstate == "JF001"
+    assert excinfo.value.sqlstate == "JF001"
 
 
 async def test_reports_are_counted_during_a_checked_transaction(
@@ -211,7 +215,7 @@ async def test_retry_is_written_during_a_checked_transaction(
         assert await write_ends(database, running_job.worker_id, retry)
         assert (await read_job(database, job_id)).state is JobState.RETRYING
         # The attempt has ended, so the handler can no longer write.
-        with pytest.raises(asyncpg.PostgresError) as caught:
+        with pytest.raises(asyncpg.PostgresError) as excinfo:
             async with handler_connection.transaction():
                 await handler_connection.execute(CHECK_FENCE, job_id, 1)
-        assert caught.value.sqlstate == "JF001"
+        assert excinfo.value.sqlstate == "JF001"

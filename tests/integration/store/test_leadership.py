@@ -54,8 +54,8 @@ async def test_only_one_scheduler_becomes_leader(database: Database) -> None:
 
 async def test_concurrent_schedulers_get_one_leader(large_pool: Database) -> None:
     for term in (1, 2):
-        taken = await asyncio.gather(*(take_lead_as(large_pool) for _ in range(20)))
-        assert [one for one in taken if one is not None] == [term]
+        terms = await asyncio.gather(*(take_lead_as(large_pool) for _ in range(20)))
+        assert [one for one in terms if one is not None] == [term]
         await lose_lead(large_pool)
 
 
@@ -95,10 +95,10 @@ async def test_lease_follows_the_database_clock(database: Database) -> None:
         async with database.statement() as connection:
             await take_lead(connection, holder=uuid4(), lease=LEASE)
             await renew_lead(connection, term=1, lease=LEASE)
-            left = await connection.scalar(
+            remaining = await connection.scalar(
                 text("SELECT lease_expire_time - clock_timestamp() FROM leadership")
             )
-        assert timedelta(seconds=50) < left <= LEASE
+        assert timedelta(seconds=50) < remaining <= LEASE
 
 
 async def test_standby_writes_nothing(database: Database) -> None:

@@ -37,11 +37,11 @@ Performer = Callable[[Database, PreparedJob], Awaitable[bool]]
 
 
 async def submit_again(database: Database, prepared: PreparedJob) -> bool:
-    again = new_job(request_id=prepared.job.request_id)
+    repeated = new_job(request_id=prepared.job.request_id)
     async with database.transaction() as connection:
-        [result] = await submit_jobs(connection, [again])
+        [result] = await submit_jobs(connection, [repeated])
     assert not isinstance(result, RequestIdConflict) or result.existing_id == str(prepared.job.id)
-    return not isinstance(result, RequestIdConflict) and result.id == again.id
+    return not isinstance(result, RequestIdConflict) and result.id == repeated.id
 
 
 async def promote(database: Database, prepared: PreparedJob) -> bool:
@@ -176,8 +176,8 @@ def assert_event(event: JobEvent, job: Job) -> None:
     }
     assert event.error == (job.error if kind in failures else None)
     assert (event.error is not None) == (kind in failures)
-    waits = kind is EventType.RETRY_SCHEDULED or job.state is JobState.SCHEDULED
-    assert event.due_time == (job.due_time if waits else None)
+    has_due_time = kind is EventType.RETRY_SCHEDULED or job.state is JobState.SCHEDULED
+    assert event.due_time == (job.due_time if has_due_time else None)
     assert event.worker_id == (job.worker_id if kind is EventType.STARTED else None)
     assert event.progress == (job.progress if kind is EventType.PROGRESSED else None)
     assert event.output == ('"a piece"' if kind is EventType.OUTPUT else None)
@@ -186,12 +186,12 @@ def assert_event(event: JobEvent, job: Job) -> None:
 async def test_transitions_are_exactly_those_of_the_lifecycle(
     database: Database, subtests: pytest.Subtests
 ) -> None:
-    taken: set[Row] = set()
+    covered_rows: set[Row] = set()
     for event, performers in PERFORMERS.items():
         for state in JobState:
             with subtests.test(event=event, state=state):
                 rows = [await attempt_row(database, state, perform) for perform in performers]
-                taken.update(row for row in rows if row is not None)
+                covered_rows.update(row for row in rows if row is not None)
                 # A function for two events, such as cancel_job, writes the applicable one.
                 assert any(row and row[1] is event for row in rows) == (state in sources(event))
     for later, target in ((None, JobState.QUEUED), (timedelta(hours=1), JobState.SCHEDULED)):
@@ -201,11 +201,11 @@ async def test_transitions_are_exactly_those_of_the_lifecycle(
         assert (submitted.seq, submitted.type, submitted.state) == (1, EventType.SUBMITTED, target)
         assert submitted.due_time == (time and job.due_time)
         assert_legal(await read_job(database, job.id), [submitted])
-        taken.add((None, submitted.type, submitted.state))
+        covered_rows.add((None, submitted.type, submitted.state))
     for end in (requesting(cancel_job), expire):
-        taken.add(await requeue_before_due_time(database, end))
-    sys.stdout.write(rows_report(taken))
-    assert taken == ROWS
+        covered_rows.add(await requeue_before_due_time(database, end))
+    sys.stdout.write(rows_report(covered_rows))
+    assert covered_rows == ROWS
 
 
 async def requeue_before_due_time(database: Database, end: Performer) -> Row:

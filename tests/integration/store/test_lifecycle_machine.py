@@ -142,14 +142,20 @@ class LifecycleMachine(RuleBasedStateMachine):
         """Return some jobs, mostly suitable ones."""
         aimed = data.draw(aim_at_suitable)
         existing = self.model.jobs
-        found = [job for job in existing if not aimed or (fits(job) and not job.pruned)] or existing
-        return data.draw(st.lists(st.sampled_from(found), min_size=1, max_size=most, unique_by=id))
+        candidates = [
+            job for job in existing if not aimed or (fits(job) and not job.pruned)
+        ] or existing
+        return data.draw(
+            st.lists(st.sampled_from(candidates), min_size=1, max_size=most, unique_by=id)
+        )
 
     def _draw_worker(self, data: st.DataObject) -> ModelWorker:
         """Return a worker, mostly a live one."""
         aimed = data.draw(aim_at_suitable)
-        found = [one for one in self.model.workers if not aimed or (one.live and one.registered)]
-        return data.draw(st.sampled_from(found or self.model.workers))
+        candidates = [
+            one for one in self.model.workers if not aimed or (one.live and one.registered)
+        ]
+        return data.draw(st.sampled_from(candidates or self.model.workers))
 
     # Clients.
 
@@ -164,13 +170,13 @@ class LifecycleMachine(RuleBasedStateMachine):
             # Times are part of the content, and differ between calls.
             new = replace(new, fingerprint=bytes([content]))
         [result] = self._in_transaction(lambda connection: submit_jobs(connection, [new]))
-        held = self.model.holder(key)
-        if held is None:
+        existing_job = self.model.holder(key)
+        if existing_job is None:
             assert result.id == new.id
             job = ModelJob(new.id, has_deadline=deadline)
             self.model.submit(job, later=later, key=key, content=content)
             return
-        earlier, its_content = held
+        earlier, its_content = existing_job
         if its_content == content:
             assert result.id == earlier.id != new.id
         else:
@@ -185,10 +191,10 @@ class LifecycleMachine(RuleBasedStateMachine):
         )
         specs = Repeated([spec], [0] * size) if alike else Repeated([spec] * size, range(size))
         batch = ModelBatch(BatchId(uuid7()), content)
-        held = self.model.batch_holder(key)
+        existing_batch = self.model.batch_holder(key)
 
         def call(connection: Connection) -> Coroutine[Any, Any, SubmittedBatch]:
-            made = NewBatch(
+            new_batch = NewBatch(
                 id=batch.id,
                 tenant=DEFAULT_TENANT,
                 specs=specs,
@@ -196,17 +202,17 @@ class LifecycleMachine(RuleBasedStateMachine):
                 request_id=key,
                 fingerprint=bytes([content]),
             )
-            return submit_batch(connection, made)
+            return submit_batch(connection, new_batch)
 
-        if held is not None and held.content != content:
-            with pytest.raises(RequestIdConflict) as caught:
+        if existing_batch is not None and existing_batch.content != content:
+            with pytest.raises(RequestIdConflict) as excinfo:
                 self._in_transaction(call)
-            assert caught.value.existing_id == str(held.id)
+            assert excinfo.value.existing_id == str(existing_batch.id)
             return
         result = self._in_transaction(call)
-        if held is not None:
-            assert (result.id, result.created) == (held.id, False)
-            assert list(result.jobs.ids) == sorted(job.id for job in held.left)
+        if existing_batch is not None:
+            assert (result.id, result.created) == (existing_batch.id, False)
+            assert list(result.jobs.ids) == sorted(job.id for job in existing_batch.left)
             return
         assert (result.id, result.created) == (batch.id, True)
         batch.jobs = [ModelJob(job_id, batch=batch) for job_id in result.jobs.ids]
@@ -235,9 +241,9 @@ class LifecycleMachine(RuleBasedStateMachine):
             return
         before = job.state
         if not expect(job):
-            with pytest.raises(StateConflict) as caught:
+            with pytest.raises(StateConflict) as excinfo:
                 self._in_transaction(call)
-            assert caught.value.state is before
+            assert excinfo.value.state is before
             return
         returned = self._in_transaction(call)
         assert (returned.state, returned.seq) == (job.state, len(job.events))
@@ -320,13 +326,14 @@ class LifecycleMachine(RuleBasedStateMachine):
     ) -> None:
         values = {"backoff": timedelta() if soon else _LONG_DELAY} if event is _RETRY else {}
         by_worker = self._by_worker(chosen, other)
-        for worker, owned in by_worker:
+        for worker, worker_jobs in by_worker:
             batch = [
-                attempt_end(job.id, max(1, job.attempt + shift), event, **values) for job in owned
+                attempt_end(job.id, max(1, job.attempt + shift), event, **values)
+                for job in worker_jobs
             ]
             allowed = [
                 job
-                for job, end in zip(owned, batch, strict=True)
+                for job, end in zip(worker_jobs, batch, strict=True)
                 if self.model.owns(worker, job, end.key.attempt)
             ]
             written = self.run(write_ends(self.database, worker.id, *batch))
@@ -340,12 +347,14 @@ class LifecycleMachine(RuleBasedStateMachine):
         shift, fractions = data.draw(shifts), data.draw(report_lists)
         chosen = self._draw_jobs(data, lambda job: job.runs)
         other = None if data.draw(aim_at_suitable) else self._draw_worker(data)
-        for worker, owned in self._by_worker(chosen, other):
+        for worker, worker_jobs in self._by_worker(chosen, other):
             allowed = [
-                job for job in owned if self.model.owns(worker, job, max(1, job.attempt + shift))
+                job
+                for job in worker_jobs
+                if self.model.owns(worker, job, max(1, job.attempt + shift))
             ]
             reports = []
-            for job in owned:
+            for job in worker_jobs:
                 for tenths in fractions:
                     fraction = None if tenths is None else tenths / 10
                     output = f'"piece {len(job.outputs)}"' if tenths is None else None
@@ -431,10 +440,10 @@ class LifecycleMachine(RuleBasedStateMachine):
         # Each state is pruned separately.
         by_state = Counter(job.state for job in old)
         assert pruned.jobs == sum(min(limit, count) for count in by_state.values())
-        left = self._read_jobs()
-        gone = [job for job in old if job.id not in left]
-        assert pruned.events == sum(len(job.events) for job in gone)
-        self.model.prune(gone)
+        remaining = self._read_jobs()
+        absent = [job for job in old if job.id not in remaining]
+        assert pruned.events == sum(len(job.events) for job in absent)
+        self.model.prune(absent)
 
     def _call_as_leader(self, data: st.DataObject, call: Callable[..., Any], **options: Any) -> Any:
         """Call a function as the leader; return its result, or None if the term was over."""
@@ -499,10 +508,10 @@ class LifecycleMachine(RuleBasedStateMachine):
             assert events == sum(len(job.events) for job in stored)
             for worker in self.model.workers[-3:]:
                 running = [job for job in stored if job.runs and job.worker is worker]
-                held = await held_attempts(connection, worker_id=worker.id)
-                assert set(held) == {(job.id, job.attempt) for job in running}
-                asked = await cancel_requests(connection, worker_id=worker.id)
-                assert set(asked) == {
+                attempts = await held_attempts(connection, worker_id=worker.id)
+                assert set(attempts) == {(job.id, job.attempt) for job in running}
+                requests = await cancel_requests(connection, worker_id=worker.id)
+                assert set(requests) == {
                     (job.id, job.attempt) for job in running if job.cancel_requested
                 }
             for job in stored[-1:]:
@@ -514,7 +523,7 @@ class LifecycleMachine(RuleBasedStateMachine):
     def _read_jobs(self) -> dict[object, tuple[Job, list[JobEvent]]]:
         async def read() -> dict[object, tuple[Job, list[JobEvent]]]:
             async with self.database.transaction() as connection:
-                found = await list_jobs(
+                candidates = await list_jobs(
                     connection,
                     tenant=DEFAULT_TENANT,
                     query=(),
@@ -523,7 +532,7 @@ class LifecycleMachine(RuleBasedStateMachine):
                     full=True,
                 )
             now: dict[object, tuple[Job, list[JobEvent]]] = {}
-            for job in found:
+            for job in candidates:
                 known = self.seen.get(job.id)
                 unchanged = known is not None and known[0].seq == job.seq
                 events = known[1] if known and unchanged else await history(self.database, job.id)

@@ -39,9 +39,9 @@ async def scheduled_in(database: Database, **delta: float) -> dict[str, object]:
 async def test_job_is_queued_by_the_database_clock(database: Database) -> None:
     job = await submit(database, **await scheduled_in(database, seconds=1))
     assert await promote(database) == 0
-    left = await time_to_next_due(database)
-    assert left is not None
-    assert timedelta() < left <= timedelta(seconds=1)
+    remaining = await time_to_next_due(database)
+    assert remaining is not None
+    assert timedelta() < remaining <= timedelta(seconds=1)
     await until(lambda: promote(database))
     job = await read_job(database, job.id)
     assert job.state is JobState.QUEUED
@@ -66,9 +66,9 @@ async def test_due_jobs_are_queued_in_pages_oldest_first(
     late = [30, 10, 20, 10, 60, 20]
     for job, seconds in zip(jobs, late, strict=True):
         await set_column(database, job.id, f"due_time = now() - interval '{seconds} s'")
-    left = await time_to_next_due(database)
-    assert left is not None
-    assert left <= timedelta(seconds=-60)
+    remaining = await time_to_next_due(database)
+    assert remaining is not None
+    assert remaining <= timedelta(seconds=-60)
     pages = [await promote(database, limit=4), await promote(database, limit=4)]
     assert pages == [4, 2]
     assert await promote(database, limit=4) == 0
@@ -81,15 +81,15 @@ async def test_due_jobs_are_queued_in_pages_oldest_first(
 
 
 async def test_locked_job_does_not_delay_other_jobs(database: Database) -> None:
-    held, free = await submit_many(database, 2, **await scheduled_in(database, hours=1))
-    for job in (held, free):
+    locked, free = await submit_many(database, 2, **await scheduled_in(database, hours=1))
+    for job in (locked, free):
         await set_column(database, job.id, "due_time = now()")
     async with database.transaction() as connection:
-        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=held.id)
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=locked.id)
         async with asyncio.timeout(15):
             assert await promote(database) == 1
     assert (await read_job(database, free.id)).state is JobState.QUEUED
-    assert (await read_job(database, held.id)).state is JobState.CANCELLED
+    assert (await read_job(database, locked.id)).state is JobState.CANCELLED
 
 
 async def test_concurrent_promotions_queue_each_job_once(large_pool: Database) -> None:

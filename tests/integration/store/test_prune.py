@@ -266,8 +266,8 @@ async def test_unread_jobs_are_pruned_after_the_hold_and_reported(database: Data
 async def test_pruned_job_frees_its_request_id(database: Database) -> None:
     await create_ended(database, 1, request_id="order-17")
     assert (await prune(database)).jobs == 1
-    again = await submit(database, request_id="order-17", type="other")
-    assert await stored_ids(database) == {again.id}
+    recreated = await submit(database, request_id="order-17", type="other")
+    assert await stored_ids(database) == {recreated.id}
 
 
 async def test_batch_without_jobs_frees_its_request_id(database: Database) -> None:
@@ -276,8 +276,8 @@ async def test_batch_without_jobs_frees_its_request_id(database: Database) -> No
     await backdate_end(database, jobs[0])
     await prune(database)
     assert await stored_ids(database, "batches") == {first}
-    same, left, created = await submit_two(database, "night")
-    assert (same, [job.id for job in left], created) == (first, [jobs[1].id], False)
+    same, returned, created = await submit_two(database, "night")
+    assert (same, [job.id for job in returned], created) == (first, [jobs[1].id], False)
     await backdate_end(database, jobs[1])
     await prune(database)
     assert await stored_ids(database, "batches") == set()
@@ -305,9 +305,9 @@ async def test_job_pruned_during_a_submit_is_created_anew(
     monkeypatch.setattr(submitting, "_by_request_id", prune_and_find)
     pair = [new_job(request_id="order-17"), new_job(request_id="order-17", type="other")]
     async with database.transaction() as connection:
-        made, refused = await submit_jobs(connection, [*pair])
-    assert not isinstance(made, RequestIdConflict)
-    assert made.id == pair[0].id != old.id
+        stored_jobs, refused = await submit_jobs(connection, [*pair])
+    assert not isinstance(stored_jobs, RequestIdConflict)
+    assert stored_jobs.id == pair[0].id != old.id
     assert isinstance(refused, RequestIdConflict)
 
 
@@ -328,11 +328,11 @@ async def test_batch_pruned_during_a_submit_is_created_anew(
         return await execute(connection, statement, *args)
 
     monkeypatch.setattr(Connection, "execute", prune_and_execute)
-    batch_id, again, created = await submit_two(database, "order-17")
+    batch_id, recreated, created = await submit_two(database, "order-17")
     assert created
     assert batch_id != old_id
-    assert await stored_ids(database) == {job.id for job in again}
-    assert len(again) == 2
+    assert await stored_ids(database) == {job.id for job in recreated}
+    assert len(recreated) == 2
 
 
 async def test_submit_waits_for_a_prune_and_creates_a_job(
@@ -342,9 +342,9 @@ async def test_submit_waits_for_a_prune_and_creates_a_job(
     await retention.until_settled(database)
     async with database.transaction() as connection:
         await prune_in(connection, term=await lead(database))
-        again = asyncio.create_task(submit(database, request_id="order-17"))
+        recreated = asyncio.create_task(submit(database, request_id="order-17"))
         await until_blocked(database)
-    job = await again
+    job = await recreated
     assert await stored_ids(database) == {job.id}
     assert job.id != old.id
 
@@ -419,31 +419,31 @@ async def test_concurrent_prunes_of_a_batch_remove_it(database: Database) -> Non
 async def test_concurrent_writers_and_prunes_keep_the_log_complete(
     large_pool: Database, limit: int
 ) -> None:
-    dice = random.Random(limit)
+    chance = random.Random(limit)
     jobs = await submit_many(large_pool, 300)
     async with large_pool.transaction() as connection:
         for job in jobs:
             await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
         await connection.execute(text("UPDATE jobs SET end_time = end_time - interval '2 h'"))
     await retention.until_settled(large_pool)
-    gone: set[JobId] = set()
+    removed_ids: set[JobId] = set()
 
     async def requeue_unless_pruned(job: Job) -> None:
         try:
             await requeue(large_pool, job)
         except JobNotFound:
-            gone.add(job.id)
+            removed_ids.add(job.id)
 
-    back = dice.sample(jobs, 150)
+    back = chance.sample(jobs, 150)
     steps: list[Awaitable[object]] = [requeue_unless_pruned(job) for job in back]
     steps += [prune_concurrently(large_pool, limit=limit) for _ in range(20)]
-    dice.shuffle(steps)
+    chance.shuffle(steps)
     async with asyncio.timeout(60):
         await asyncio.gather(*steps)
         while (await prune(large_pool)).jobs:
             pass
     # The requeued jobs are complete, and all others are removed.
-    assert await stored_ids(large_pool) == {job.id for job in back} - gone
+    assert await stored_ids(large_pool) == {job.id for job in back} - removed_ids
     assert await stored_ids(large_pool, "job_events", "job_id") == await stored_ids(large_pool)
     for job_id in await stored_ids(large_pool):
         job = await read_job(large_pool, job_id)
@@ -575,10 +575,10 @@ async def test_cost_of_a_prune_depends_on_its_page_size(
     for statement in statements:
         async with database.transaction() as connection:
             before = await connection.scalar(ROWS_READ)
-            found = await statement(connection)
+            rows = await statement(connection)
             assert await connection.scalar(ROWS_READ) - before <= MAX_ROWS_READ
-        if isinstance(found, PruneResult):
-            assert found.jobs == (0 if held else 10)
+        if isinstance(rows, PruneResult):
+            assert rows.jobs == (0 if held else 10)
 
 
 async def test_event_of_a_late_writer_is_pruned_by_its_raised_place(

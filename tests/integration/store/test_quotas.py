@@ -74,13 +74,13 @@ async def test_jobs_from_before_the_quota_count(database: Database) -> None:
 async def test_repeated_submit_returns_its_job_beyond_the_quota(database: Database) -> None:
     tenant = await limit_tenant(database, waiting_jobs=1)
     once = new_job(request_id="once")
-    [made] = await submit_metered(database, tenant, [once])
-    again, other = await submit_metered(
+    [accepted] = await submit_metered(database, tenant, [once])
+    repeated, other = await submit_metered(
         database, tenant, [new_job(request_id="once"), new_job(request_id="other")]
     )
-    assert isinstance(made, Job)
-    assert isinstance(again, Job)
-    assert again.id == made.id
+    assert isinstance(accepted, Job)
+    assert isinstance(repeated, Job)
+    assert repeated.id == accepted.id
     assert isinstance(other, QuotaExceeded)
     async with database.transaction() as conn:
         usage = await read_usage(conn, tenant=DEFAULT_TENANT)
@@ -150,10 +150,10 @@ async def test_batch_beyond_a_quota_is_rejected_as_a_whole(database: Database) -
                 conn, new_batch([spec] * 2, request_id="b"), quotas=tenant.effective
             )
     async with database.transaction() as conn:
-        again = await submit_metered_batch(
+        repeated = await submit_metered_batch(
             conn, new_batch([spec] * 2, request_id="a"), quotas=tenant.effective
         )
-    assert not again.created
+    assert not repeated.created
     async with database.statement() as conn:
         assert (await read_usage(conn, tenant=DEFAULT_TENANT)).waiting_jobs == 2
 

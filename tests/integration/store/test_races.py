@@ -63,7 +63,7 @@ async def promote(database: Database) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_racing_workers_leave_legal_histories(large_pool: Database, seed: int) -> None:
-    dice = random.Random(seed)
+    chance = random.Random(seed)
     conflicts.clear()
     workers = [await register(large_pool) for _ in range(3)]
     await submit_many(large_pool, JOBS)
@@ -73,7 +73,7 @@ async def test_racing_workers_leave_legal_histories(large_pool: Database, seed: 
             # One of the workers is lost, and some jobs are overdue.
             await lapse(large_pool, workers[0])
             workers[0] = await register(large_pool)
-            for job in dice.sample(now, 5):
+            for job in chance.sample(now, 5):
                 await set_column(large_pool, job.id, "deadline = now() - interval '1 s'")
         steps: list[Awaitable[object]] = [
             recover(large_pool),
@@ -82,7 +82,7 @@ async def test_racing_workers_leave_legal_histories(large_pool: Database, seed: 
         ]
         for job in now:
             attempt = max(1, job.attempt)
-            owner = job.worker_id or dice.choice(workers)
+            owner = job.worker_id or chance.choice(workers)
             progress = AttemptReport(
                 key=AttemptKey(job.id, attempt), progress=Progress(fraction=0.5)
             )
@@ -104,11 +104,11 @@ async def test_racing_workers_leave_legal_histories(large_pool: Database, seed: 
                     )
                 ),
             ]
-            dice.shuffle(possible)
+            chance.shuffle(possible)
             steps += possible[:CONCURRENT_STEPS]
             for unused in possible[CONCURRENT_STEPS:]:
                 unused.close()  # type: ignore[attr-defined]
-        dice.shuffle(steps)
+        chance.shuffle(steps)
         async with asyncio.timeout(60):
             await asyncio.gather(*steps)
     seen: Counter[EventType] = Counter()
@@ -117,8 +117,8 @@ async def test_racing_workers_leave_legal_histories(large_pool: Database, seed: 
         assert_legal(job, events)
         # Each requeue follows one end of a job.
         ends = sum(event.state in TERMINAL for event in events)
-        again = sum(event.type is EventType.REQUEUED for event in events)
-        assert ends == again + (job.state in TERMINAL)
+        requeues = sum(event.type is EventType.REQUEUED for event in events)
+        assert ends == requeues + (job.state in TERMINAL)
         seen.update(event.type for event in events)
     # The random choices caused starts and cancellations.
     assert {EventType.STARTED, EventType.CANCELLED} <= set(seen)

@@ -81,10 +81,10 @@ async def test_probe_of_a_locked_table_waits_and_recovers(
         holder = await asyncpg.connect(settings.postgresql_url)
         await holder.execute(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         probing = asyncio.create_task(probe.run())
-        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database IS NOT NULL"
+        query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database IS NOT NULL"
 
-        async def is_blocked(holder: asyncpg.Connection = holder, waits: str = waits) -> bool:
-            return bool(await holder.fetchval(waits))
+        async def is_blocked(holder: asyncpg.Connection = holder, query: str = query) -> bool:
+            return bool(await holder.fetchval(query))
 
         await until(is_blocked)
         assert not probing.done()

@@ -77,17 +77,17 @@ async def test_listed_job_equals_the_read_job(database: Database) -> None:
 @pytest.fixture
 async def jobs(database: Database) -> dict[str, Job]:
     """Jobs that differ in every field that a filter can compare."""
-    made = {
+    jobs_by_name = {
         "plain": await submit(database),
         "mail": await submit(database, type="mail", queue="fast", priority=5, request_id="r-1"),
         "blue": await submit(database, labels={"team": "blue", "env": "test"}, priority=-5),
         "red": await submit(database, labels={"team": "red", "": "", "ü '": 'x"y'}),
     }
     worker_id = await register(database)
-    made["done"] = await submit(database, type="mail", labels={"team": "blue"})
-    await start(database, worker_id, made["done"])
-    await write_ends(database, worker_id, attempt_end(made["done"].id, 1, SUCCEEDED))
-    return {name: await read_job(database, job.id) for name, job in made.items()}
+    jobs_by_name["done"] = await submit(database, type="mail", labels={"team": "blue"})
+    await start(database, worker_id, jobs_by_name["done"])
+    await write_ends(database, worker_id, attempt_end(jobs_by_name["done"].id, 1, SUCCEEDED))
+    return {name: await read_job(database, job.id) for name, job in jobs_by_name.items()}
 
 
 SUCCEEDED = "succeeded"
@@ -132,20 +132,20 @@ FILTERS: list[tuple[tuple[tuple[Comparison, ...], ...], set[str]]] = [
 async def test_filter_finds_matching_jobs(database: Database, jobs: dict[str, Job]) -> None:
     names = {job.id: name for name, job in jobs.items()}
     for query, expected in FILTERS:
-        found = await list_matching(database, *query)
+        matching = await list_matching(database, *query)
         every = set(names.values()) if expected == set("*") else expected
-        assert {names[job.id] for job in found} == every, query
+        assert {names[job.id] for job in matching} == every, query
 
 
 async def test_filter_finds_jobs_by_worker_and_by_batch(
     database: Database, jobs: dict[str, Job]
 ) -> None:
     worker_id = jobs["done"].worker_id
-    found: Query = ((comparison("worker_id", "=", worker_id),),)
-    assert [job.id for job in await list_matching(database, *found)] == [jobs["done"].id]
+    by_worker: Query = ((comparison("worker_id", "=", worker_id),),)
+    assert [job.id for job in await list_matching(database, *by_worker)] == [jobs["done"].id]
     await set_column(database, jobs["plain"].id, f"batch_id = '{worker_id}'")
-    found = ((comparison("batch_id", "=", worker_id),),)
-    assert [job.id for job in await list_matching(database, *found)] == [jobs["plain"].id]
+    by_worker = ((comparison("batch_id", "=", worker_id),),)
+    assert [job.id for job in await list_matching(database, *by_worker)] == [jobs["plain"].id]
 
 
 async def test_job_of_another_tenant_is_not_found(database: Database) -> None:
@@ -166,7 +166,7 @@ async def test_job_of_another_tenant_is_not_found(database: Database) -> None:
 
 async def test_history_is_read_in_pages(database: Database) -> None:
     prepared = await prepare_job(database, JobState.SUCCEEDED)
-    whole = await history(database, prepared.job.id)
+    full_history = await history(database, prepared.job.id)
 
     async def page(after_seq: int, limit: int) -> list[JobEvent]:
         async with database.transaction() as connection:
@@ -180,9 +180,9 @@ async def test_history_is_read_in_pages(database: Database) -> None:
                 )
             ).events
 
-    assert [event.seq for event in whole] == [1, 2, 3]
-    assert await page(0, 2) == whole[:2]
-    assert await page(2, 2) == whole[2:]
+    assert [event.seq for event in full_history] == [1, 2, 3]
+    assert await page(0, 2) == full_history[:2]
+    assert await page(2, 2) == full_history[2:]
     assert await page(3, 2) == await page(100, 2) == []
 
 
@@ -234,7 +234,7 @@ async def test_event_pages_are_limited_by_bytes(database: Database) -> None:
         for number in range(9)
     ]
     async with database.statement() as connection:
-        begin = await read_end(connection)
+        log_end = await read_end(connection)
     for piece in pieces:
         await report(database, prepared.worker_id, piece)
     one = {"tenant": DEFAULT_TENANT, "job_id": job_id, "limit": 200}
@@ -252,15 +252,15 @@ async def test_event_pages_are_limited_by_bytes(database: Database) -> None:
     async def ranged(after: Place | None) -> tuple[EventPage, Place]:
         async with database.statement() as connection:
             page = await read_range(
-                connection, after=after or begin.settled, through=end_of(2**62), limit=200
+                connection, after=after or log_end.settled, through=end_of(2**62), limit=200
             )
         assert page.end is not None
         return page, page.end
 
     async def unseen(seen: SeenEvents | None) -> tuple[EventPage, SeenEvents]:
         async with database.statement() as connection:
-            found = await read_unseen(connection, seen=seen or begin.seen, limit=200)
-        return found.page, found.seen
+            unseen_page = await read_unseen(connection, seen=seen or log_end.seen, limit=200)
+        return unseen_page.page, unseen_page.seen
 
     for read in (listed, outputs_after, ranged, unseen):
         sizes, outputs, after, complete = [], [], None, False
@@ -295,11 +295,11 @@ async def test_oversized_progress_is_read_truncated(database: Database) -> None:
             cut = Progress(fraction=0.5, message="ä", counters="{}")
             job_id, tenant = prepared.job.id, DEFAULT_TENANT
             job = await get_job(connection, tenant=tenant, job_id=job_id, full=False)
-            listed = await list_jobs(
+            page = await list_jobs(
                 connection, tenant=tenant, query=(), limit=9, before=None, full=True
             )
             events = (
                 await list_events(connection, tenant=tenant, job_id=job_id, after_seq=1, limit=9)
             ).events
-            assert [job.progress, listed[0].progress, events[0].progress] == [cut, cut, cut]
+            assert [job.progress, page[0].progress, events[0].progress] == [cut, cut, cut]
             await connection.rollback()

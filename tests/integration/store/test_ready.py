@@ -39,9 +39,9 @@ async def test_ready_jobs_are_ordered_by_rank(database: Database) -> None:
 
 async def test_priority_point_equals_a_minute_of_waiting(database: Database) -> None:
     await register(database)
-    patient, eager = await submit(database), await submit(database, priority=10)
-    assert [job.key.job_id for job in await list_ready(database)] == [eager.id, patient.id]
-    for minutes, order in ((9, [eager.id, patient.id]), (11, [patient.id, eager.id])):
+    older, urgent = await submit(database), await submit(database, priority=10)
+    assert [job.key.job_id for job in await list_ready(database)] == [urgent.id, older.id]
+    for minutes, order in ((9, [urgent.id, older.id]), (11, [older.id, urgent.id])):
         async with database.transaction() as connection:
             await connection.execute(
                 text(
@@ -49,7 +49,7 @@ async def test_priority_point_equals_a_minute_of_waiting(database: Database) -> 
                     "WHERE id = :id"
                 ),
                 # Ten minutes for ten points, minus the time that the job has waited.
-                {"id": patient.id, "other": eager.id, "more": (10 - minutes) * 60_000},
+                {"id": older.id, "other": urgent.id, "more": (10 - minutes) * 60_000},
             )
         assert [job.key.job_id for job in await list_ready(database)] == order
 
@@ -83,20 +83,20 @@ async def test_unserved_jobs_are_not_ready(database: Database) -> None:
         await submit(database, type="b", queue="fast"),
         await submit(database, type="c", tenant="another"),
     ]
-    found = await list_ready(database, *names, limit=3)
-    assert [job.key.job_id for job in found] == [job.id for job in expected]
+    ready = await list_ready(database, *names, limit=3)
+    assert [job.key.job_id for job in ready] == [job.id for job in expected]
 
 
 async def test_only_jobs_of_named_pools_are_ready(database: Database) -> None:
     await register(database, "a", "both", pool="one")
     await register(database, "b", "both", pool="two")
-    a, b, both = [await submit(database, type=name) for name in ("a", "b", "both")]
-    assert [job.key.job_id for job in await list_ready(database, "one")] == [a.id, both.id]
-    assert [job.key.job_id for job in await list_ready(database, "two")] == [b.id, both.id]
+    a, b, two_types = [await submit(database, type=name) for name in ("a", "b", "both")]
+    assert [job.key.job_id for job in await list_ready(database, "one")] == [a.id, two_types.id]
+    assert [job.key.job_id for job in await list_ready(database, "two")] == [b.id, two_types.id]
     assert [job.key.job_id for job in await list_ready(database, "one", "two")] == [
         a.id,
         b.id,
-        both.id,
+        two_types.id,
     ]
     assert await list_ready(database, "none") == []
 
@@ -142,8 +142,8 @@ async def lane_heads(database: Database, *, limit: int, **known_jobs: int) -> di
     """Return the lane heads of the default queue by type; `known_jobs` is also by type."""
     known = {Lane(DEFAULT_TENANT, DEFAULT_QUEUE, name): count for name, count in known_jobs.items()}
     async with database.transaction() as connection:
-        found = await ready_heads(connection, pools=["pool"], limit=limit, known=known)
-    return {head.lane.type: head for head in found}
+        heads = await ready_heads(connection, pools=["pool"], limit=limit, known=known)
+    return {head.lane.type: head for head in heads}
 
 
 async def test_single_lane_uses_the_whole_limit(database: Database) -> None:
@@ -163,11 +163,11 @@ async def test_page_contains_twice_the_share_of_each_lane(database: Database) ->
     for job_type in ("a", "b"):
         await submit_many(database, 200, type=job_type)
     await submit_many(database, 7, type="c")
-    found = await lane_heads(database, limit=150, b=10)
+    heads = await lane_heads(database, limit=150, b=10)
     # Twice the share of 150 is 100; the page adds a few jobs.
-    sizes = {job_type: len(head.keys) for job_type, head in found.items()}
+    sizes = {job_type: len(head.keys) for job_type, head in heads.items()}
     assert sizes == {"a": 108, "b": 118, "c": 7}
-    assert {job_type for job_type, head in found.items() if head.whole} == {"c"}
+    assert {job_type for job_type, head in heads.items() if head.whole} == {"c"}
 
 
 async def test_jobs_after_an_incomplete_lane_are_left_out(

@@ -79,23 +79,23 @@ async def restored_database(other_settings: Settings) -> AsyncIterator[Database]
 def dump_and_restore(source: str, target: str) -> None:
     """Dump and restore a database, as an operator does."""
 
-    def run(program: str, *arguments: str, url: str, given: bytes = b"") -> bytes:
-        at = urlsplit(url)
-        environment = {**os.environ, "PGPASSWORD": at.password or ""}
-        plain = at._replace(netloc=f"{at.username}@{at.hostname}:{at.port}").geturl()
-        ended = subprocess.run(
+    def run(program: str, *arguments: str, url: str, stdin: bytes = b"") -> bytes:
+        parts = urlsplit(url)
+        environment = {**os.environ, "PGPASSWORD": parts.password or ""}
+        plain = parts._replace(netloc=f"{parts.username}@{parts.hostname}:{parts.port}").geturl()
+        completed = subprocess.run(
             [POSTGRESQL_BINARIES / program, *arguments, plain],
-            input=given,
+            input=stdin,
             env=environment,
             capture_output=True,
             timeout=60,
             check=False,
         )
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout
 
     dump = run("pg_dump", "--no-owner", "--no-privileges", url=source)
-    run("psql", "--quiet", "--set=ON_ERROR_STOP=1", url=target, given=dump)
+    run("psql", "--quiet", "--set=ON_ERROR_STOP=1", url=target, stdin=dump)
 
 
 async def count_transactions(url: str, number: int) -> None:
@@ -260,15 +260,15 @@ async def test_restored_backup_is_rebased_on_request(
 ) -> None:
     await create_history(database)
     old = await installation(database)
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "headrace_core", "migrate", "--restored"],
         env=environment_of(settings),
         capture_output=True,
         timeout=60,
         check=False,
     )
-    assert ended.returncode == 0, ended.stderr
-    assert b"database_rebased" in ended.stderr
+    assert completed.returncode == 0, completed.stderr
+    assert b"database_rebased" in completed.stderr
     assert (await installation(database)).id != old.id
     assert {event.xid for event in await read_log(database)} == {3}
 
@@ -285,11 +285,11 @@ async def test_unread_events_stay_unread_after_a_rebase(
     await raise_transaction_ids(database)
     await migrate_async(settings)
     for number in range(len(events) + 1):
-        again = await read_log(database, await subscription(database, f"read {number}"))
+        resent = await read_log(database, await subscription(database, f"read {number}"))
         unread = {(event.job_id, event.seq) for event in events[number:]}
-        assert unread <= {(event.job_id, event.seq) for event in again}
+        assert unread <= {(event.job_id, event.seq) for event in resent}
         # At most two acknowledged events are sent again.
-        assert len(again) <= len(unread) + 2
+        assert len(resent) <= len(unread) + 2
     assert await read_log(database, await subscription(database, f"read {len(events)}")) == []
 
 
@@ -318,13 +318,13 @@ async def test_pruned_log_stays_pruned_after_a_rebase(
     assert all(place_of(event) > start for event in await read_log(database))
 
 
-@pytest.mark.parametrize("left", ["event_log", "subscriptions"])
+@pytest.mark.parametrize("xid_source", ["event_log", "subscriptions"])
 async def test_foreign_place_without_events_causes_a_rebase(
-    database: Database, settings: Settings, left: str
+    database: Database, settings: Settings, xid_source: str
 ) -> None:
     """All events had been pruned before the dump was made."""
     async with database.transaction() as connection:
-        if left == "subscriptions":
+        if xid_source == "subscriptions":
             await subscribe(connection, "billing", (10**12, 1))
         else:
             await connection.execute(

@@ -56,8 +56,10 @@ async def test_jobs_of_lapsed_and_missing_workers_are_recovered(
     await lapse(database, lapsed.worker_id)
     async with database.transaction() as connection:
         await remove_worker(connection, worker_id=missing.worker_id)
-    taken = await recover(database)
-    assert sorted(taken) == sorted([(lapsed.job.id, "queued"), (missing.job.id, "queued")])
+    recovered_pages = await recover(database)
+    assert sorted(recovered_pages) == sorted(
+        [(lapsed.job.id, "queued"), (missing.job.id, "queued")]
+    )
     assert (await read_job(database, live.job.id)).state is JobState.RUNNING
     job = await read_job(database, lapsed.job.id)
     assert (job.state, job.retries_used) == (JobState.QUEUED, 0)
@@ -89,9 +91,9 @@ async def test_job_in_its_own_process_spends_no_losses(
     database: Database,
 ) -> None:
     job = await submit(database)
-    lost = [await lose_worker(database, job.id, max_losses=3) for _ in range(6)]
-    assert [losses for losses, _ in lost] == [0, 1, 2, 2, 2, 2]
-    assert {state for _, state in lost} == {"queued"}
+    results = [await lose_worker(database, job.id, max_losses=3) for _ in range(6)]
+    assert [losses for losses, _ in results] == [0, 1, 2, 2, 2, 2]
+    assert {state for _, state in results} == {"queued"}
     job = await read_job(database, job.id)
     assert (job.attempt, job.retries_used) == (6, 0)
     assert_legal(job, await history(database, job.id))
@@ -100,8 +102,8 @@ async def test_job_in_its_own_process_spends_no_losses(
 @pytest.mark.parametrize("limit", range(LOSSES_BEFORE_OWN_PROCESS))
 async def test_small_loss_budget_fails_a_job_when_spent(database: Database, limit: int) -> None:
     job = await submit(database)
-    lost = [await lose_worker(database, job.id, max_losses=limit) for _ in range(limit + 1)]
-    assert [state for _, state in lost] == ["queued"] * limit + ["failed"]
+    results = [await lose_worker(database, job.id, max_losses=limit) for _ in range(limit + 1)]
+    assert [state for _, state in results] == ["queued"] * limit + ["failed"]
     job = await read_job(database, job.id)
     assert (job.attempt, job.retries_used) == (limit + 1, 0)
     assert job.error is not None

@@ -33,7 +33,7 @@ async def test_reports_are_numbered_in_the_order_given(
     prepared = [await prepare_job(database, JobState.QUEUED) for _ in range(3)]
     one, two, silent = [each.job for each in prepared]
     await start(database, worker_id, one, two, silent)
-    taken = await report(
+    accepted = await report(
         database,
         worker_id,
         progress(one.id, 0.1),
@@ -43,7 +43,7 @@ async def test_reports_are_numbered_in_the_order_given(
         output(two.id, '"c"'),
         output(one.id, '"d"'),
     )
-    assert taken == {one.id, two.id}
+    assert accepted == {one.id, two.id}
     reported = [(event.type, event.output) for event in (await history(database, one.id))[2:]]
     assert reported == [
         (EventType.PROGRESSED, None),

@@ -141,10 +141,10 @@ def declare(connection: Connection) -> None:
 def test_migrated_schema_equals_the_declared_one(databases: Databases) -> None:
     with databases.fresh() as migrated, databases.fresh(migrated=False) as declared:
         run_on(declared, declare)
-        found, expected = run_on(migrated, read_catalog), run_on(declared, read_catalog)
+        actual, expected = run_on(migrated, read_catalog), run_on(declared, read_catalog)
     assert len(expected["tables"]) > 5
     for name in CATALOG_QUERIES:
-        assert found[name] == expected[name], name
+        assert actual[name] == expected[name], name
 
 
 @pytest.mark.filterwarnings("ignore:Did not recognize type .xid8")
@@ -262,8 +262,8 @@ def test_second_schema_leaves_the_first_unchanged(databases: Databases) -> None:
         assert scalar(url, "SELECT id FROM headrace.installation") == first
         assert scalar(url, "SELECT id FROM second.installation") not in (first, None)
         for schema in ("headrace", "second"):
-            found = run_on(url, lambda c, schema=schema: read_functions(c, schema))
-            assert found == FUNCTIONS
+            actual = run_on(url, lambda c, schema=schema: read_functions(c, schema))
+            assert actual == FUNCTIONS
 
 
 def test_migrate_into_another_applications_tables_is_rejected(databases: Databases) -> None:
@@ -293,10 +293,10 @@ def test_migrate_without_privilege_names_the_database(databases: Databases) -> N
         )
         try:
             host = url.rpartition("@")[2]
-            guest = f"postgresql://headrace_test_guest:pa55word@{host}"
+            guest_url = f"postgresql://headrace_test_guest:pa55word@{host}"
             rejected = subprocess.run(
                 [sys.executable, "-m", "headrace_core", "migrate"],
-                env=environment_of(settings_for(guest)),
+                env=environment_of(settings_for(guest_url)),
                 capture_output=True,
                 text=True,
                 timeout=60,
@@ -308,7 +308,7 @@ def test_migrate_without_privilege_names_the_database(databases: Databases) -> N
             assert "pa55word" not in rejected.stderr
             # If an administrator creates the schema, the role needs no other privilege.
             run_all(url, "CREATE SCHEMA headrace AUTHORIZATION headrace_test_guest")
-            migrate(settings_for(guest))
+            migrate(settings_for(guest_url))
         finally:
             run_all(
                 url,
@@ -356,8 +356,8 @@ async def test_concurrent_and_repeated_migrations_succeed(bare_url: str) -> None
 async def test_database_has_one_id_and_one_secret(database: Database) -> None:
     async with database.transaction() as connection:
         one = await read_installation(connection)
-        again = await read_installation(connection)
-    assert one == again
+        second = await read_installation(connection)
+    assert one == second
     assert len(one.secret) == 32
     assert len(set(one.secret)) > 10
     assert one.secret.hex() not in repr(one)

@@ -82,8 +82,8 @@ async def test_submitted_jobs_are_returned_in_request_order(database: Database) 
 
 async def test_repeated_request_returns_the_same_job(database: Database) -> None:
     first = await submit(database, request_id="once")
-    [again] = await submit_all(database, new_job(request_id="once"))
-    assert again == first
+    [repeated] = await submit_all(database, new_job(request_id="once"))
+    assert repeated == first
     assert await count(database) == await count(database, "job_events") == 1
 
 
@@ -144,11 +144,11 @@ async def test_submits_in_different_orders_cause_no_deadlock(
         await holder.rollback()
     async with asyncio.timeout(30):
         first, second = await asyncio.gather(*calls)
-    made = {}
+    ids_by_key = {}
     for result in (*first, *second):
         assert isinstance(result, Job)
-        made.setdefault(result.request_id, set()).add(result.id)
-    assert {key: len(ids) for key, ids in made.items()} == {"m": 1, "x": 1, "z": 1}
+        ids_by_key.setdefault(result.request_id, set()).add(result.id)
+    assert {key: len(ids) for key, ids in ids_by_key.items()} == {"m": 1, "x": 1, "z": 1}
 
 
 async def test_job_and_first_event_are_stored_together(database: Database) -> None:
@@ -189,12 +189,12 @@ async def test_jobs_with_a_shared_spec_are_stored_alike(database: Database) -> N
         late = dataclasses.replace(SPEC, schedule_time=now + timedelta(hours=1))
         soon = dataclasses.replace(SPEC, schedule_time=now - timedelta(hours=1))
         specs = [SPEC, late, SPEC, soon, SPEC]
-        made = await submit_batch(connection, new_batch(specs, ["0", "1", "2", "3", "4"]))
-    stored = [await read_job(database, job_id) for job_id in made.jobs.ids]
+        batch_result = await submit_batch(connection, new_batch(specs, ["0", "1", "2", "3", "4"]))
+    stored = [await read_job(database, job_id) for job_id in batch_result.jobs.ids]
     assert [job.payload for job in stored] == ["0", "1", "2", "3", "4"]
     assert [job.state.name for job in stored] == ["QUEUED", "SCHEDULED", *["QUEUED"] * 3]
-    assert list(made.jobs) == [dataclasses.replace(job, payload=None) for job in stored]
-    assert list(made.jobs[1:3]) == [made.jobs[1], made.jobs[2]]
+    assert list(batch_result.jobs) == [dataclasses.replace(job, payload=None) for job in stored]
+    assert list(batch_result.jobs[1:3]) == [batch_result.jobs[1], batch_result.jobs[2]]
     for job in stored:
         [event] = await history(database, job.id)
         assert (event.state, event.time) == (job.state, job.create_time)
@@ -210,16 +210,16 @@ async def test_batch_with_one_spec_returns_the_stored_jobs(database: Database) -
 
 async def test_repeated_batch_returns_the_same_jobs_in_order(database: Database) -> None:
     first = await submit_new_batch(database, batch_of_fifty(request_id="once"))
-    again = await submit_new_batch(database, batch_of_fifty(request_id="once"))
-    assert again == (first[0], first[1], False)
+    repeated = await submit_new_batch(database, batch_of_fifty(request_id="once"))
+    assert repeated == (first[0], first[1], False)
     assert await count(database) == 50
 
 
 async def test_request_id_with_a_different_batch_is_a_conflict(database: Database) -> None:
     batch_id, _, _ = await submit_new_batch(database, batch_of_fifty(request_id="once"))
-    with pytest.raises(RequestIdConflict) as caught:
+    with pytest.raises(RequestIdConflict) as excinfo:
         await submit_new_batch(database, batch_of_fifty(request_id="once", content=b"2"))
-    assert (caught.value.kind, caught.value.existing_id) == ("batch", str(batch_id))
+    assert (excinfo.value.kind, excinfo.value.existing_id) == ("batch", str(batch_id))
     assert await count(database) == 50
 
 

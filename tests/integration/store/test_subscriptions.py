@@ -172,14 +172,14 @@ async def test_repeated_creation_changes_nothing(database: Database):
     subscription, _ = await create(
         database, job_filter=JobFilter(queues=frozenset("a"), labels={"b": "c"})
     )
-    again, created = await create(
+    repeated, created = await create(
         database,
         job_filter=JobFilter(labels={"b": "c"}, queues=frozenset("a")),
         after=first,
         maximum=0,
     )
     assert not created
-    assert (again.id, acknowledged_place(again)) == (subscription.id, third)
+    assert (repeated.id, acknowledged_place(repeated)) == (subscription.id, third)
 
 
 async def test_creation_with_a_different_filter_is_rejected(database: Database):
@@ -202,18 +202,18 @@ async def test_subscription_names_are_unique_within_a_tenant(database: Database)
 async def test_creation_above_the_maximum_is_rejected(database: Database):
     for number in range(2):
         await create(database, f"s{number}", maximum=2)
-    with pytest.raises(LimitExceeded) as caught:
+    with pytest.raises(LimitExceeded) as excinfo:
         await create(database, "s2", maximum=2)
-    assert (caught.value.limit, caught.value.maximum) == ("HEADRACE_MAX_SUBSCRIPTIONS", 2)
+    assert (excinfo.value.limit, excinfo.value.maximum) == ("HEADRACE_MAX_SUBSCRIPTIONS", 2)
     await create(database, "s2", tenant="other", maximum=2)
     await delete(database, "s0")
     assert (await create(database, "s2", maximum=2))[1]
 
 
 async def test_concurrent_creations_keep_the_maximum(large_pool: Database):
-    same = await asyncio.gather(*(create(large_pool) for _ in range(16)))
-    assert sum(created for _, created in same) == 1
-    assert len({subscription.id for subscription, _ in same}) == 1
+    outcomes = await asyncio.gather(*(create(large_pool) for _ in range(16)))
+    assert sum(created for _, created in outcomes) == 1
+    assert len({subscription.id for subscription, _ in outcomes}) == 1
     others = await asyncio.gather(
         *(create(large_pool, f"s{number}", maximum=5) for number in range(16)),
         return_exceptions=True,
@@ -225,9 +225,9 @@ async def test_concurrent_creations_keep_the_maximum(large_pool: Database):
 async def test_creation_before_pruned_events_is_rejected(database: Database):
     first, second, third = await places(database, 3)
     await move_start(database, second)
-    with pytest.raises(StartsTooEarly) as caught:
+    with pytest.raises(StartsTooEarly) as excinfo:
         await create(database, after=first)
-    assert caught.value.start == second
+    assert excinfo.value.start == second
     assert acknowledged_place((await create(database, after=second))[0]) == second
     # An existing subscription is returned, even with an earlier start.
     assert not (await create(database, after=first))[1]
@@ -235,11 +235,11 @@ async def test_creation_before_pruned_events_is_rejected(database: Database):
 
 
 async def test_new_subscription_in_a_pruned_log_starts_at_log_start(database: Database):
-    (only,) = await places(database, 1)
-    await move_start(database, only)
+    (place,) = await places(database, 1)
+    await move_start(database, place)
     async with database.transaction() as connection:
         await connection.execute(text("TRUNCATE job_events, jobs"))
-    assert acknowledged_place((await create(database))[0]) == only
+    assert acknowledged_place((await create(database))[0]) == place
 
 
 # Reading.
@@ -252,10 +252,10 @@ async def test_subscriptions_are_listed_by_name(database: Database):
 
     async def page(after: str) -> list[str]:
         async with database.transaction() as connection:
-            found = await list_subscriptions(
+            names = await list_subscriptions(
                 connection, tenant=DEFAULT_TENANT, after=after, limit=3
             )
-        return [subscription.name for subscription in found]
+        return [subscription.name for subscription in names]
 
     first = await page("")
     second = await page(first[-1])
@@ -355,9 +355,9 @@ async def test_released_subscription_is_free_for_another_consumer(database: Data
     await acquire(database, watch, "a")
     assert await release(database, watch, new_watch("unknown")) == 1
     assert (await get(database)).consumer is None
-    taken = await acquire(database, new_watch(), "b")
-    assert taken is not None
-    assert taken.epoch == 2
+    second = await acquire(database, new_watch(), "b")
+    assert second is not None
+    assert second.epoch == 2
 
 
 async def test_returning_consumer_keeps_the_epoch(database: Database):
@@ -372,14 +372,14 @@ async def test_returning_consumer_keeps_the_epoch(database: Database):
 
 async def test_lapsed_lease_frees_the_subscription(database: Database):
     await create(database)
-    lost = new_watch()
-    await acquire(database, lost, "a")
+    lapsed = new_watch()
+    await acquire(database, lapsed, "a")
     await let_leases_lapse(database)
     assert (await get(database)).consumer is None
-    taken = await acquire(database, new_watch(), "b")
-    assert taken is not None
-    assert taken.epoch == 2
-    assert await renew(database, lost) == set()
+    second = await acquire(database, new_watch(), "b")
+    assert second is not None
+    assert second.epoch == 2
+    assert await renew(database, lapsed) == set()
 
 
 async def test_lapsed_lease_without_a_successor_is_renewed(database: Database):
@@ -410,7 +410,7 @@ async def test_concurrent_watches_get_one_holder(large_pool: Database):
 
 
 async def test_current_holders_of_subscriptions_are_returned(database: Database):
-    mine, _ = await create(database)
+    acquired_subscription, _ = await create(database)
     free, _ = await create(database, "free")
     watch = new_watch()
     await acquire(database, watch, "a")
@@ -420,7 +420,11 @@ async def test_current_holders_of_subscriptions_are_returned(database: Database)
         )
     assert set(holders) == {(DEFAULT_TENANT, NAME), (DEFAULT_TENANT, "free")}
     holder = holders[DEFAULT_TENANT, NAME]
-    assert (holder.id, holder.consumer, holder.watch_id) == (mine.id, "a", watch.watch_id)
+    assert (holder.id, holder.consumer, holder.watch_id) == (
+        acquired_subscription.id,
+        "a",
+        watch.watch_id,
+    )
     assert holder.lease is not None
     assert timedelta(seconds=5) < holder.lease <= LEASE
     missing = holders[DEFAULT_TENANT, "free"]
@@ -439,8 +443,8 @@ async def test_acknowledgement_never_moves_back(database: Database):
     assert acknowledged.ack_time is not None
     assert not await ack(database, subscription, second)
     assert not await ack(database, subscription, first)
-    again = await get(database)
-    assert (acknowledged_place(again), again.ack_time) == (second, acknowledged.ack_time)
+    repeated = await get(database)
+    assert (acknowledged_place(repeated), repeated.ack_time) == (second, acknowledged.ack_time)
     assert await ack(database, subscription, third)
 
 
@@ -452,9 +456,9 @@ async def test_successor_starts_after_the_acknowledged_place(database: Database)
     assert acquired is not None
     await ack(database, acquired, first)
     await release(database, watch)
-    taken = await acquire(database, new_watch(), "b")
-    assert taken is not None
-    assert acknowledged_place(taken) == first
+    second = await acquire(database, new_watch(), "b")
+    assert second is not None
+    assert acknowledged_place(second) == first
 
 
 async def test_released_subscription_can_be_acknowledged(
@@ -514,13 +518,13 @@ async def test_acknowledgement_during_a_takeover_is_refused(
     assert acquired is not None
     await let_leases_lapse(database)
     async with database.transaction() as connection:
-        taken = await acquire_subscription(connection, new_watch(), consumer="b", lease=LEASE)
-        late = asyncio.create_task(ack(database, acquired, first))
+        second = await acquire_subscription(connection, new_watch(), consumer="b", lease=LEASE)
+        late_ack = asyncio.create_task(ack(database, acquired, first))
         await until_blocked(database)
     with pytest.raises(SubscriptionTaken):
-        await late
-    assert taken is not None
-    assert acknowledged_place(await get(database)) == acknowledged_place(taken) == BEGINNING
+        await late_ack
+    assert second is not None
+    assert acknowledged_place(await get(database)) == acknowledged_place(second) == BEGINNING
 
 
 async def test_successor_starts_after_a_concurrent_acknowledgement(
@@ -542,9 +546,9 @@ async def test_successor_starts_after_a_concurrent_acknowledgement(
         )
         acquiring = asyncio.create_task(acquire(database, new_watch(), "b"))
         await until_blocked(database)
-    taken = await acquiring
-    assert taken is not None
-    assert acknowledged_place(taken) == first
+    outcome = await acquiring
+    assert outcome is not None
+    assert acknowledged_place(outcome) == first
 
 
 async def test_concurrent_acknowledgements_keep_the_last_place(large_pool: Database):

@@ -212,7 +212,7 @@ async def test_deletion_removes_only_rows_of_the_tenant(database: Database) -> N
     await create(database, "other")
     await fill(database, "acme")
     await fill(database, "other")
-    kept = await count_rows(database, "other")
+    remaining = await count_rows(database, "other")
     await delete(database)
     term = await lead(database)
     after = None
@@ -234,7 +234,7 @@ async def test_deletion_removes_only_rows_of_the_tenant(database: Database) -> N
         assert tenant.deletion is not None
         assert tenant.deletion.removed_jobs == 5
     assert set((await count_rows(database, "acme")).values()) == {0}
-    assert await count_rows(database, "other") == kept
+    assert await count_rows(database, "other") == remaining
 
 
 async def test_tenant_stays_until_its_last_job_is_removed(database: Database) -> None:
@@ -255,8 +255,8 @@ async def test_tenant_stays_until_its_last_job_is_removed(database: Database) ->
         )
         assert page.jobs == 1
     async with database.statement() as conn:
-        late = {**options, "settled_after": timedelta(hours=1)}
-        assert not await finish_deletion(conn, **late)
+        unsettled = {**options, "settled_after": timedelta(hours=1)}
+        assert not await finish_deletion(conn, **unsettled)
         assert await finish_deletion(conn, **options)
         assert await deleting_tenants(conn) == []
 

@@ -64,26 +64,26 @@ async def audit(database: Database) -> Audit:
     return await auditor.run(patience=None)
 
 
-def unreadable_subjects(found: Audit) -> set[str]:
-    return {breach.subject for breach in found.breaches if breach.check == "unreadable"}
+def unreadable_subjects(audit_result: Audit) -> set[str]:
+    return {breach.subject for breach in audit_result.breaches if breach.check == "unreadable"}
 
 
 async def start_term(database: Database) -> int:
     async with database.statement() as connection:
-        held = await connection.execute(
+        attempts = await connection.execute(
             text(
                 "INSERT INTO leadership (term, holder, lease_expire_time) VALUES "
                 "(1, gen_random_uuid(), now() + interval '1 hour') RETURNING term"
             )
         )
-    return held.one().term  # type: ignore[no-any-return]
+    return attempts.one().term  # type: ignore[no-any-return]
 
 
 async def test_verify_finds_each_poisoned_row_after_migration(database: Database, ids: Ids) -> None:
-    found = unreadable_subjects(await audit(database))
-    assert {f"job {ids[name]}" for name in POISONED} <= found
+    subjects = unreadable_subjects(await audit(database))
+    assert {f"job {ids[name]}" for name in POISONED} <= subjects
     late = {f"event 1 of job {ids[name]}" for name in ("due.never", "due.always", "create.never")}
-    assert found == {f"job {ids[name]}" for name in POISONED} | late
+    assert subjects == {f"job {ids[name]}" for name in POISONED} | late
 
 
 async def test_mend_repairs_every_row_and_validates_checks(
@@ -107,11 +107,11 @@ async def test_mend_repairs_every_row_and_validates_checks(
 
 async def test_unreadable_events_are_found_on_every_page(database: Database, ids: Ids) -> None:
     async with database.statement() as connection:
-        whole = await unreadable_rows(connection, after=FIRST_ID, last=None)
-        assert len([row for row in whole if row.seq is not None]) == 3
+        all_rows = await unreadable_rows(connection, after=FIRST_ID, last=None)
+        assert len([row for row in all_rows if row.seq is not None]) == 3
         for page in (1, 2):
             paged = await unreadable_rows(connection, after=FIRST_ID, last=None, page=page)
-            assert paged == whole
+            assert paged == all_rows
 
 
 OUT_OF_RANGE_TIMES = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")
@@ -213,9 +213,9 @@ async def test_unreadable_handler_does_not_hide_other_handlers(database: Databas
         )
         known = await live_handlers(connection, tenant=DEFAULT_TENANT)
     assert [handler.spec.type for handler in known] == ["good"]
-    found = unreadable_subjects(await audit(database))
-    assert any(subject.startswith("handler bad of worker ") for subject in found)
-    assert any(subject.startswith("handler slow of worker ") for subject in found)
+    subjects = unreadable_subjects(await audit(database))
+    assert any(subject.startswith("handler bad of worker ") for subject in subjects)
+    assert any(subject.startswith("handler slow of worker ") for subject in subjects)
 
 
 @pytest.fixture

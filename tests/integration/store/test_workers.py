@@ -120,8 +120,8 @@ async def test_long_lapsed_workers_are_removed_with_their_handlers(
             )
             == 1
         )
-        left = await connection.scalars(text("SELECT worker_id FROM worker_handlers"))
-        assert left == [live]
+        remaining = await connection.scalars(text("SELECT worker_id FROM worker_handlers"))
+        assert remaining == [live]
 
 
 async def read_served_queues(database: Database, tenant: str = DEFAULT_TENANT) -> ServedQueues:

@@ -62,7 +62,7 @@ def test_refusal_is_the_only_output_of_commands(pooled: Settings) -> None:
         migrate(pooled)
     for module, code in (("headrace_core", 1), ("headrace_scheduler", 78)):
         arguments = ["migrate"] if module == "headrace_core" else []
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             env=environment_of(pooled) | {"PATH": os.defpath},
             capture_output=True,
@@ -70,6 +70,6 @@ def test_refusal_is_the_only_output_of_commands(pooled: Settings) -> None:
             timeout=60,
             check=False,
         )
-        assert done.returncode == code, done.stderr
-        assert "pool_mode=session" in done.stderr
-        assert "Traceback" not in done.stderr
+        assert completed.returncode == code, completed.stderr
+        assert "pool_mode=session" in completed.stderr
+        assert "Traceback" not in completed.stderr

@@ -125,9 +125,9 @@ async def test_postgresql_with_another_authority_is_refused(
 ) -> None:
     url = postgres.url(f"sslmode={mode}&sslrootcert={other_ca}")
     database = Database(with_urls(settings, database=url), application="test")
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(Unavailable) as excinfo:
         await database.ping()
-    assert "CERTIFICATE_VERIFY_FAILED" in repr(caught.value.__cause__)
+    assert "CERTIFICATE_VERIFY_FAILED" in repr(excinfo.value.__cause__)
     await database.close()
 
 

@@ -109,13 +109,13 @@ async def test_subscribers_of_a_bus_share_one_session(
 async def test_subscriber_may_reject_a_topic_for_a_while(
     settings: Settings, database: Database
 ) -> None:
-    wanted = {Topic.JOBS}
+    accepted_topics = {Topic.JOBS}
     bus = WakeBus(settings, database, Topic.JOBS, Topic.SLOTS)
     async with connected(bus, settings, database, Topic.JOBS, Topic.SLOTS) as reference:
-        selective = bus.subscribe(Topic.JOBS, Topic.SLOTS, accepts=wanted.__contains__)
+        selective = bus.subscribe(Topic.JOBS, Topic.SLOTS, accepts=accepted_topics.__contains__)
         for topic, accepted in ((Topic.SLOTS, False), (Topic.JOBS, True), (Topic.SLOTS, True)):
             if accepted:
-                wanted.add(topic)
+                accepted_topics.add(topic)
             bus.publish(topic)
             assert await reference.wait(WAKE_UP_TIMEOUT_S) == {topic}
             assert bool(await selective.wait(0)) is accepted
@@ -193,29 +193,29 @@ def other_url(databases: Databases) -> Iterator[str]:
 async def test_installations_sharing_a_redis_are_separate(
     settings: Settings, database: Database, other_url: str
 ) -> None:
-    neighbor = settings.model_copy(update={"database_url": SecretStr(other_url)})
+    other_settings = settings.model_copy(update={"database_url": SecretStr(other_url)})
     # Copies of one template share the installation id, so this database is migrated separately.
-    other = Database(neighbor, application="test")
+    other = Database(other_settings, application="test")
     async with other.statement() as connection:
         await connection.execute(text("UPDATE installation SET id = DEFAULT"))
     async with AsyncExitStack() as stack:
         stack.push_async_callback(other.close)
-        ours = await stack.enter_async_context(listening(settings, database, *Topic))
-        theirs = await stack.enter_async_context(listening(neighbor, other, *Topic))
+        own_settings = await stack.enter_async_context(listening(settings, database, *Topic))
+        other_schema = await stack.enter_async_context(listening(other_settings, other, *Topic))
         bus = await stack.enter_async_context(publishing(settings, database))
         bus.publish(Topic.JOBS, Topic.EVENTS)
-        assert await ours.wait(WAKE_UP_TIMEOUT_S)
-        assert not await theirs.wait(QUIET_PERIOD_S)
+        assert await own_settings.wait(WAKE_UP_TIMEOUT_S)
+        assert not await other_schema.wait(QUIET_PERIOD_S)
 
 
 async def test_schemas_of_one_database_have_own_channels(
     settings: Settings, other_url: str
 ) -> None:
-    ours = settings.model_copy(update={"database_url": SecretStr(other_url)})
-    theirs = ours.model_copy(update={"database_schema": "second"})
-    await migrate_async(theirs)
+    own_settings = settings.model_copy(update={"database_url": SecretStr(other_url)})
+    other_schema = own_settings.model_copy(update={"database_schema": "second"})
+    await migrate_async(other_schema)
     channels = []
-    for one in (ours, theirs):
+    for one in (own_settings, other_schema):
         database = Database(one, application="test")
         channels += await channels_of(database, *Topic)
         await database.close()
@@ -281,10 +281,10 @@ async def test_bus_without_connections_fails_its_ping(
 ) -> None:
     link = Proxy(own_redis_settings.postgresql_url)
     await link.start()
-    behind = own_redis_settings.model_copy(update={"database_url": SecretStr(link.url)})
-    database = Database(behind, application="test")
-    bus = WakeBus(behind, database, Topic.JOBS, timing=Timing(max_gap=1.0))
-    async with connected(bus, behind, database, Topic.JOBS):
+    linked_settings = own_redis_settings.model_copy(update={"database_url": SecretStr(link.url)})
+    database = Database(linked_settings, application="test")
+    bus = WakeBus(linked_settings, database, Topic.JOBS, timing=Timing(max_gap=1.0))
+    async with connected(bus, linked_settings, database, Topic.JOBS):
         await bus.ping()
         await asyncio.to_thread(valkey.kill)
         # The ping succeeds as long as one connection is left.
@@ -316,14 +316,14 @@ async def test_notification_is_sent_at_the_commit(settings: Settings, database: 
         assert await wake.wait(WAKE_UP_TIMEOUT_S)
 
 
-@pytest.mark.parametrize("gone", ["redis", "postgresql", "both"])
+@pytest.mark.parametrize("outage", ["redis", "postgresql", "both"])
 async def test_publish_never_fails_and_never_blocks(
-    settings: Settings, database: Database, gone: str
+    settings: Settings, database: Database, outage: str
 ) -> None:
     changes: dict[str, SecretStr] = {}
-    if gone != "postgresql":
+    if outage != "postgresql":
         changes["redis_url"] = SecretStr("redis://127.0.0.1:1/0")
-    if gone != "redis":
+    if outage != "redis":
         changes["database_url"] = SecretStr("postgresql://headrace@127.0.0.1:1/headrace")
     without = settings.model_copy(update=changes)
     cut_off = Database(without, application="test")

@@ -65,13 +65,13 @@ async def test_stubborn_handler_releases_its_slot(
     waiting = await jobs.submit("t.echo")
     if how == "cancel":
         await jobs.cancel(job_id)
-    ended = await jobs.until_ended(job_id)
+    stopped = await jobs.until_ended(job_id)
     after = await jobs.until_ended(waiting)
-    assert ended.state is (JobState.CANCELLED if how == "cancel" else JobState.FAILED)
-    requested = ended.cancel_request_time
+    assert stopped.state is (JobState.CANCELLED if how == "cancel" else JobState.FAILED)
+    requested = stopped.cancel_request_time
     if requested is None:
-        assert ended.start_time is not None
-        requested = ended.start_time + timeout
+        assert stopped.start_time is not None
+        requested = stopped.start_time + timeout
     assert after.start_time is not None
     free_after = (after.start_time - requested).total_seconds()
     assert jobs.settings.worker_cancel_grace - 0.1 <= free_after

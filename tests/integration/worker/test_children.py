@@ -32,8 +32,8 @@ async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def worker(jobs: Platform, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     """A worker with one process, which must still stop on a signal after all tests."""
-    narrow = jobs.settings.model_copy(update={"worker_processes": 1})
-    async with worker_process(narrow, tmp_path_factory.mktemp("worker")) as running:
+    one_process = jobs.settings.model_copy(update={"worker_processes": 1})
+    async with worker_process(one_process, tmp_path_factory.mktemp("worker")) as running:
         yield running
         assert await asyncio.to_thread(running.terminate, within=30.0) == 0
 
@@ -46,8 +46,8 @@ async def _run_to_result(jobs: Platform, job_type: str, payload: str = "{}") -> 
 
 
 async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -> None:
-    neighbor = await jobs.submit("t.forever")
-    await jobs.until(neighbor, E.STARTED)
+    other_job = await jobs.submit("t.forever")
+    await jobs.until(other_job, E.STARTED)
     pids = set()
     for job_type in ("t.pools", "t.pools_process", "t.pools_process", "t.pools_loop"):
         result = await _run_to_result(jobs, job_type, "-2")
@@ -60,9 +60,9 @@ async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -
             pids.add(result["pid"])
     # A process with surviving children runs no other job.
     assert len(pids) == 2
-    assert await jobs.history(neighbor) == [E.SUBMITTED, E.STARTED]
-    await jobs.cancel(neighbor)
-    await jobs.until_ended(neighbor)
+    assert await jobs.history(other_job) == [E.SUBMITTED, E.STARTED]
+    await jobs.cancel(other_job)
+    await jobs.until_ended(other_job)
     assert worker.running
 
 
@@ -70,8 +70,8 @@ async def test_forked_child_that_returns_is_ended(
     jobs: Platform, worker: Server, tmp_path: Path
 ) -> None:
     pid_file = tmp_path / "pid_file"
-    ways = ("", "_loop", "_beside", "_process")
-    for job_type in (f"t.returns_twice{way}" for way in ways):
+    suffixes = ("", "_loop", "_beside", "_process")
+    for job_type in (f"t.returns_twice{suffix}" for suffix in suffixes):
         results = [
             await _run_to_result(jobs, job_type, json.dumps(str(pid_file))) for _ in range(3)
         ]

@@ -45,8 +45,8 @@ def database_url(own_database_url: str) -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
     """A platform with one slot: a slot that is not released blocks the next test."""
-    narrow = module_settings.model_copy(update={"worker_slots": 1})
-    async with platform(narrow, effect_handlers()) as running:
+    one_slot = module_settings.model_copy(update={"worker_slots": 1})
+    async with platform(one_slot, effect_handlers()) as running:
         await execute(running, CREATE_EFFECTS)
         yield running
 
@@ -174,7 +174,7 @@ async def test_timeout_after_the_commit_releases_the_slot(jobs: Platform, mode: 
 async def test_abandoned_transactions_do_not_block_the_worker(
     settings: Settings,
 ) -> None:
-    hasty = settings.model_copy(
+    short_timeouts = settings.model_copy(
         update={
             "worker_cancel_grace": 0.1,
             "worker_slots": 4,
@@ -185,8 +185,8 @@ async def test_abandoned_transactions_do_not_block_the_worker(
         }
     )
     async with (
-        platform(hasty, effect_handlers(), workers=0) as jobs,
-        _running_service(hasty) as worker,
+        platform(short_timeouts, effect_handlers(), workers=0) as jobs,
+        _running_service(short_timeouts) as worker,
     ):
         await execute(jobs, CREATE_EFFECTS)
         # One slot stays free. The transactions outnumber the worker's connections.
@@ -206,7 +206,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
         await _until_row(
             jobs,
             f"SELECT 1 FROM workers WHERE heartbeat_time > '{before.time}'::timestamptz "
-            f"+ interval '{hasty.worker_lease} s'",
+            f"+ interval '{short_timeouts.worker_lease} s'",
         )
         other = await submit(jobs, "e.loop", commit=False)
         assert (await jobs.until_ended(other)).state is JobState.FAILED
@@ -238,7 +238,7 @@ async def test_effects_match_succeeded_jobs_after_kills(
 ) -> None:
     count, kills = 60, 2
     chance = random.Random(17)
-    several = settings.model_copy(
+    many_slots = settings.model_copy(
         update={
             "worker_slots": 4,
             "handlers": ("support.effects",),
@@ -246,10 +246,13 @@ async def test_effects_match_succeeded_jobs_after_kills(
             "worker_beat": 1.0,
         }
     )
-    async with platform(several, effect_handlers(), workers=0) as jobs, AsyncExitStack() as stack:
+    async with (
+        platform(many_slots, effect_handlers(), workers=0) as jobs,
+        AsyncExitStack() as stack,
+    ):
         await execute(jobs, CREATE_EFFECTS)
         workers = [
-            await stack.enter_async_context(_worker_process(several)) for _ in range(kills + 1)
+            await stack.enter_async_context(_worker_process(many_slots)) for _ in range(kills + 1)
         ]
         await _until_row(jobs, "SELECT 1 FROM workers HAVING count(*) > 2")
         ids = await jobs.submit_many(

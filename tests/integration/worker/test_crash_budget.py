@@ -41,8 +41,8 @@ async def submit_suspect(jobs: Platform, job_type: str, payload: str = "{}") -> 
 
 
 async def test_suspect_does_not_end_its_worker(jobs: Platform) -> None:
-    beside = await jobs.submit("t.forever")
-    await jobs.until(beside, E.STARTED)
+    other_job = await jobs.submit("t.forever")
+    await jobs.until(other_job, E.STARTED)
     job = await jobs.until_ended(await submit_suspect(jobs, "t.crash_at_once", '{"number": 3}'))
     assert (job.state, job.attempt, job.retries_used) == (JobState.FAILED, 4, 0)
     assert job.error is not None
@@ -50,10 +50,10 @@ async def test_suspect_does_not_end_its_worker(jobs: Platform) -> None:
     assert "exited with code 3" in job.error.message
     losses = [event for event in await jobs.events(job.id) if event.type is E.WORKER_LOST]
     assert [event.state for event in losses] == [JobState.QUEUED, JobState.FAILED]
-    assert (await jobs.job(beside)).state is JobState.RUNNING
-    assert (await jobs.job(beside)).attempt == 1
-    await jobs.cancel(beside)
-    await jobs.until_ended(beside)
+    assert (await jobs.job(other_job)).state is JobState.RUNNING
+    assert (await jobs.job(other_job)).attempt == 1
+    await jobs.cancel(other_job)
+    await jobs.until_ended(other_job)
 
 
 async def test_suspect_that_does_not_crash_succeeds(jobs: Platform) -> None:

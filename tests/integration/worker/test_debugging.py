@@ -86,18 +86,18 @@ def test_failed_job_error_has_the_handlers_stack_trace(completed_run: CompletedR
     for job in jobs:
         assert (job.state, job.attempt) == (JobState.FAILED, 2)
         assert job.error is not None
-        trace = job.error.stack_trace
-        assert trace.startswith("Traceback (most recent call last):\n")
-        assert "support/debugged_handlers.py" in trace
-        assert "headrace_worker/" not in trace
+        stack_trace = job.error.stack_trace
+        assert stack_trace.startswith("Traceback (most recent call last):\n")
+        assert "support/debugged_handlers.py" in stack_trace
+        assert "headrace_worker/" not in stack_trace
         if "charge" in job.type:
             assert (job.error.type, job.error.message) == ("RuntimeError", "the card was declined")
-            assert "number: Input should be a valid integer" in trace
-            assert "Card(number=card)" in trace
-            assert trace.endswith("RuntimeError: the card was declined")
+            assert "number: Input should be a valid integer" in stack_trace
+            assert "Card(number=card)" in stack_trace
+            assert stack_trace.endswith("RuntimeError: the card was declined")
         else:
-            assert "ValueError: first" in trace
-            assert "KeyError: 'second'" in trace
+            assert "ValueError: first" in stack_trace
+            assert "KeyError: 'second'" in stack_trace
         failures = [line for line in completed_run.log_lines if line.get("job_id") == str(job.id)]
         assert [(line["event"], line["level"]) for line in failures] == [
             ("job_retry_scheduled", "warning"),
@@ -107,7 +107,7 @@ def test_failed_job_error_has_the_handlers_stack_trace(completed_run: CompletedR
             assert line["error_type"] == job.error.type
             assert line["correlation_id"] == f"trace {job.type}"
             assert "support/debugged_handlers.py" in line["stack_trace"]
-        assert failures[-1]["stack_trace"] == trace
+        assert failures[-1]["stack_trace"] == stack_trace
         assert [
             event.error.stack_trace for event in completed_run.events[job.id] if event.error
         ] == [
@@ -168,15 +168,15 @@ def test_handler_log_lines_name_their_job(completed_run: CompletedRun) -> None:
     for job in jobs:
         # The handler returns a value from its context.
         assert (job.state, job.result) == (JobState.SUCCEEDED, f'"trace {job.type}"')
-        own = [line for line in completed_run.log_lines if line.get("job_id") == str(job.id)]
-        for line in own:
+        job_lines = [line for line in completed_run.log_lines if line.get("job_id") == str(job.id)]
+        for line in job_lines:
             assert line["attempt"] == 1
             assert line["type"] == job.type
             assert line["correlation_id"] == f"trace {job.type}"
             assert line["service"] == "worker"
-        events = [line["event"] for line in own if line.get("source") == "handler"]
+        events = [line["event"] for line in job_lines if line.get("source") == "handler"]
         assert events[:3] == ["by logging", "by_structlog", "flood 0"]
-        [dropped] = [line for line in own if line["event"] == "handler_log_dropped"]
+        [dropped] = [line for line in job_lines if line["event"] == "handler_log_dropped"]
         # The handler logs 1,002 lines, of which the worker writes slightly more than 200.
         assert 500 < dropped["lines"] < 1002
         assert len(events) - 1 + dropped["lines"] == 1002

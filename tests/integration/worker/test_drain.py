@@ -77,6 +77,6 @@ async def test_processes_and_children_end_with_a_killed_worker(
 
 
 async def test_idle_worker_stops_at_once(jobs: Platform, tmp_path: Path) -> None:
-    patient = jobs.settings.model_copy(update={"shutdown_grace": 10 * DEADLINE_S})
-    async with worker_process(patient, tmp_path) as worker:
+    long_grace = jobs.settings.model_copy(update={"shutdown_grace": 10 * DEADLINE_S})
+    async with worker_process(long_grace, tmp_path) as worker:
         assert await asyncio.to_thread(worker.terminate, within=DEADLINE_S) == 0

@@ -131,8 +131,8 @@ async def test_error_type_in_the_submit_is_not_retried(
 async def test_error_type_in_the_handler_is_not_retried(
     jobs: Platform,
 ) -> None:
-    picky = await jobs.until_ended(await jobs.submit("t.picky", '{"number": 9}'))
-    assert (picky.state, picky.attempt) == (JobState.FAILED, 1)
+    not_retried = await jobs.until_ended(await jobs.submit("t.picky", '{"number": 9}'))
+    assert (not_retried.state, not_retried.attempt) == (JobState.FAILED, 1)
     # The error types in the submit replace those of the handler.
     other = await jobs.until_ended(
         await jobs.submit(
@@ -166,9 +166,9 @@ async def test_running_job_is_cancelled(jobs: Platform, job_type: str) -> None:
     job_id = await jobs.submit(job_type)
     # t.spin emits its only output before the request.
     await jobs.until(job_id, E.OUTPUT if job_type == "t.spin" else E.STARTED)
-    asked = await jobs.cancel(job_id)
-    assert asked.state is JobState.RUNNING
-    assert asked.cancel_request_time is not None
+    requested = await jobs.cancel(job_id)
+    assert requested.state is JobState.RUNNING
+    assert requested.cancel_request_time is not None
     job = await jobs.until_ended(job_id)
     assert job.state is JobState.CANCELLED
     assert (await jobs.history(job_id))[-2:] == [E.CANCEL_REQUESTED, E.CANCELLED]
@@ -291,18 +291,18 @@ async def test_handler_that_kills_its_process_fails_alone(
 async def test_waiting_for_a_process_counts_only_for_the_deadline(
     settings: Settings,
 ) -> None:
-    narrow = settings.model_copy(update={"worker_processes": 1, "worker_cancel_grace": 0.1})
-    async with platform(narrow, handlers()) as jobs:
+    one_process = settings.model_copy(update={"worker_processes": 1, "worker_cancel_grace": 0.1})
+    async with platform(one_process, handlers()) as jobs:
         first = await jobs.submit("t.spin", timeout=timedelta(seconds=4))
         await jobs.until(first, E.OUTPUT)
         patient = await jobs.submit("t.process", '{"number": 1}', timeout=timedelta(seconds=3))
         late = await jobs.submit(
             "t.process", '{"number": 1}', deadline=datetime.now(UTC) + timedelta(seconds=1)
         )
-        unwanted = await jobs.submit("t.process", '{"number": 1}')
-        await jobs.until(unwanted, E.STARTED)
-        await jobs.cancel(unwanted)
-        assert (await jobs.until_ended(unwanted)).state is JobState.CANCELLED
+        cancelled = await jobs.submit("t.process", '{"number": 1}')
+        await jobs.until(cancelled, E.STARTED)
+        await jobs.cancel(cancelled)
+        assert (await jobs.until_ended(cancelled)).state is JobState.CANCELLED
         ended = await jobs.until_ended(late)
         assert (await jobs.history(late))[-1] is E.EXPIRED
         assert ended.state is JobState.FAILED

@@ -55,9 +55,9 @@ async def test_suspended_worker_returns_under_a_new_id(jobs: Platform, tmp_path:
         await jobs.until(job_id, E.WORKER_LOST)
         os.kill(worker.pid, signal.SIGCONT)
         async with asyncio.timeout(DEADLINE_S):
-            while (again := await jobs.until(job_id, E.STARTED)).attempt == 1:
+            while (restarted := await jobs.until(job_id, E.STARTED)).attempt == 1:
                 await jobs.wait_for_wake_up()
-        assert again.worker_id != first.worker_id
+        assert restarted.worker_id != first.worker_id
         assert worker.running
         await jobs.cancel(job_id)
         assert (await jobs.until_ended(job_id)).state is JobState.CANCELLED

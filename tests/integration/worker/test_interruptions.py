@@ -44,8 +44,8 @@ async def submit_interrupted_job(jobs: Platform, payload: str) -> JobId:
 
 async def test_job_that_always_stops_its_worker_fails(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
-        neighbor = await jobs.submit("t.forever")
-        await jobs.until(neighbor, E.STARTED)
+        other_job = await jobs.submit("t.forever")
+        await jobs.until(other_job, E.STARTED)
         # The job runs in a child process of the worker and signals the worker.
         job_id = await submit_interrupted_job(jobs, "true")
         assert await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S) == 0
@@ -55,8 +55,8 @@ async def test_job_that_always_stops_its_worker_fails(jobs: Platform, tmp_path: 
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("INTERRUPTED", False)
     assert f"{INTERRUPTIONS + 1} times in a row" in job.error.message
-    assert (await jobs.history(neighbor))[-1] is E.INTERRUPTED
-    assert (await jobs.job(neighbor)).state is JobState.QUEUED
+    assert (await jobs.history(other_job))[-1] is E.INTERRUPTED
+    assert (await jobs.job(other_job)).state is JobState.QUEUED
 
 
 async def test_interrupted_job_cannot_stop_its_worker(jobs: Platform, tmp_path: Path) -> None:

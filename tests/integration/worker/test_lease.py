@@ -56,8 +56,8 @@ async def test_worker_without_postgresql_returns_its_deliveries(
     jobs: Platform, proxy: Proxy, redis: Redis
 ) -> None:
     async with worker_through(proxy, jobs.settings) as worker:
-        held = await jobs.submit("t.forever")
-        first = await jobs.until(held, E.STARTED)
+        running_job = await jobs.submit("t.forever")
+        first = await jobs.until(running_job, E.STARTED)
         proxy.hold()
         waiting = await jobs.submit("t.echo")
         # The scheduler does not redeliver in this test, so the worker must return the delivery.
@@ -66,24 +66,24 @@ async def test_worker_without_postgresql_returns_its_deliveries(
         await until(lambda: redis.keys("headrace:*:queue:*"))
         proxy.release()
         assert (await jobs.until_ended(waiting)).state is JobState.SUCCEEDED
-        again = await until_started_again(jobs, held)
-        assert again != first.worker_id
-        await jobs.cancel(held)
-        await jobs.until_ended(held)
+        restarted = await until_started_again(jobs, running_job)
+        assert restarted != first.worker_id
+        await jobs.cancel(running_job)
+        await jobs.until_ended(running_job)
 
 
 async def test_short_postgresql_outage_keeps_the_lease(jobs: Platform, proxy: Proxy) -> None:
     async with worker_through(proxy, jobs.settings) as worker:
-        held = await jobs.submit("t.forever")
-        await jobs.until(held, E.STARTED)
+        running_job = await jobs.submit("t.forever")
+        await jobs.until(running_job, E.STARTED)
         await proxy.cut()
         await proxy.start()
         ids = await jobs.submit_many(5, "t.echo")
         assert {(await jobs.until_ended(job_id)).state for job_id in ids} == {JobState.SUCCEEDED}
         assert worker.counts.lease_losses == 0
-        assert (await jobs.job(held)).attempt == 1
-        await jobs.cancel(held)
-        await jobs.until_ended(held)
+        assert (await jobs.job(running_job)).attempt == 1
+        await jobs.cancel(running_job)
+        await jobs.until_ended(running_job)
 
 
 async def until_started_again(jobs: Platform, job_id: JobId) -> object:

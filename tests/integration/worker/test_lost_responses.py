@@ -19,13 +19,13 @@ from support.platform import platform
 async def test_output_with_a_lost_response_is_written_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, lost = reports.write_reports, []
+    write, lost_responses = reports.write_reports, []
 
     async def write_and_lose_response(connection: Connection, **options: Any) -> set[Any]:
         written = await write(connection, **options)
         # The first two responses are lost after the commit.
-        if len(lost) < 2:
-            lost.append(options["reports"])
+        if len(lost_responses) < 2:
+            lost_responses.append(options["reports"])
             raise TimeoutError
         return written
 
@@ -35,18 +35,18 @@ async def test_output_with_a_lost_response_is_written_once(
         assert (await jobs.until_ended(job_id)).state is JobState.SUCCEEDED
         outputs = [event.output for event in await jobs.events(job_id) if event.type is E.OUTPUT]
     assert outputs == ['{"n":0}', '{"n":1}', '{"n":2}', '{"n":3}']
-    assert len(lost) == 2
+    assert len(lost_responses) == 2
 
 
 async def test_end_with_a_lost_response_is_not_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, lost = ends.end_attempts, []
+    write, lost_responses = ends.end_attempts, []
 
     async def write_and_lose_response(connection: Connection, **options: Any) -> dict[Any, E]:
         events = await write(connection, **options)
-        if not lost:
-            lost.append(events)
+        if not lost_responses:
+            lost_responses.append(events)
             raise TimeoutError
         return events
 
@@ -59,4 +59,4 @@ async def test_end_with_a_lost_response_is_not_refused(
         await worker.stop()
         assert worker.counts.ended[E.SUCCEEDED] == 1
         assert worker.counts.ends_refused == 0
-    assert [list(events.values()) for events in lost] == [[E.SUCCEEDED]]
+    assert [list(events.values()) for events in lost_responses] == [[E.SUCCEEDED]]

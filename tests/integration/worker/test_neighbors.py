@@ -37,9 +37,9 @@ async def _assert_clean_stop(worker: Server) -> None:
 
 
 async def test_exit_in_a_task_fails_its_own_job_only(jobs: Platform, worker: Server) -> None:
-    neighbor = await jobs.submit("t.forever")
-    await jobs.until(neighbor, E.STARTED)
-    ways = {
+    other_job = await jobs.submit("t.forever")
+    await jobs.until(other_job, E.STARTED)
+    variants = {
         "wait_for": {"SystemExit"},
         "gather": {"SystemExit", "KeyboardInterrupt"},
         "create_task": {"SystemExit"},
@@ -49,35 +49,35 @@ async def test_exit_in_a_task_fails_its_own_job_only(jobs: Platform, worker: Ser
         "stop": {"SystemExit"},
     }
     for job_type in ("t.subtask", "t.subtask_process"):
-        for way, errors in ways.items():
-            job = await jobs.until_ended(await jobs.submit(job_type, json.dumps(way)))
-            assert (job.state, job.attempt) == (JobState.FAILED, 1), (job_type, way)
+        for variant, errors in variants.items():
+            job = await jobs.until_ended(await jobs.submit(job_type, json.dumps(variant)))
+            assert (job.state, job.attempt) == (JobState.FAILED, 1), (job_type, variant)
             assert job.error is not None
-            assert job.error.type in errors, (job_type, way)
-    await jobs.cancel(neighbor)
-    assert (await jobs.until_ended(neighbor)).attempt == 1
+            assert job.error.type in errors, (job_type, variant)
+    await jobs.cancel(other_job)
+    assert (await jobs.until_ended(other_job)).attempt == 1
     await _assert_clean_stop(worker)
 
 
 async def test_cancel_of_foreign_tasks_is_ignored(jobs: Platform, worker: Server) -> None:
-    neighbors = await jobs.submit_many(3, "t.forever")
-    for neighbor in neighbors:
-        await jobs.until(neighbor, E.STARTED)
-    attackers = await jobs.submit_many(2, "t.cancels_all")
-    for job_id in attackers:
+    other_jobs = await jobs.submit_many(3, "t.forever")
+    for other_job in other_jobs:
+        await jobs.until(other_job, E.STARTED)
+    cancelling_jobs = await jobs.submit_many(2, "t.cancels_all")
+    for job_id in cancelling_jobs:
         job = await jobs.until_ended(job_id)
         assert (job.state, job.attempt, job.result) == (JobState.SUCCEEDED, 1, "true")
-    hidden = await jobs.submit("t.cancels_from_thread")
-    await jobs.until(hidden, E.OUTPUT)
+    thread_job = await jobs.submit("t.cancels_from_thread")
+    await jobs.until(thread_job, E.OUTPUT)
     waiting = await jobs.submit("t.awaits_all")
     await jobs.until(waiting, E.STARTED)
     await jobs.cancel(waiting)
     assert (await jobs.until_ended(waiting)).state is JobState.CANCELLED
     # The worker still claims jobs, writes output and receives cancellations.
     assert (await jobs.until_ended(await jobs.submit("t.output", '{"number": 2}'))).attempt == 1
-    for neighbor in (*neighbors, hidden):
-        assert E.INTERRUPTED not in await jobs.history(neighbor)
-        await jobs.cancel(neighbor)
-        assert (await jobs.until_ended(neighbor)).state is JobState.CANCELLED
+    for other_job in (*other_jobs, thread_job):
+        assert E.INTERRUPTED not in await jobs.history(other_job)
+        await jobs.cancel(other_job)
+        assert (await jobs.until_ended(other_job)).state is JobState.CANCELLED
     await _assert_clean_stop(worker)
-    assert worker.log.read_text().count("cancel_ignored") >= len(neighbors)
+    assert worker.log.read_text().count("cancel_ignored") >= len(other_jobs)

@@ -38,10 +38,10 @@ def payments(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Registry:
     # Annotations are resolved through sys.modules, as for any imported module.
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
-    chosen = Registry()
+    example_handlers = Registry()
     for registered in registry:
-        chosen.add(registered)
-    return chosen
+        example_handlers.add(registered)
+    return example_handlers
 
 
 async def balances(jobs: Platform) -> dict[str, int]:

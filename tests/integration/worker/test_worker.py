@@ -55,9 +55,9 @@ async def test_running_attempts_never_exceed_the_slots(settings: Settings) -> No
 async def test_stopped_worker_returns_its_jobs_without_a_retry(
     settings: Settings,
 ) -> None:
-    hasty = settings.model_copy(update={"shutdown_grace": 0.1})
-    async with platform(hasty, handlers(), workers=0) as jobs:
-        worker = WorkerService(hasty, handlers())
+    short_grace = settings.model_copy(update={"shutdown_grace": 0.1})
+    async with platform(short_grace, handlers(), workers=0) as jobs:
+        worker = WorkerService(short_grace, handlers())
         await worker.start()
         job_id = await jobs.submit("t.forever")
         await jobs.until(job_id, E.STARTED)
@@ -88,13 +88,13 @@ async def test_job_of_a_lost_worker_runs_again(settings: Settings) -> None:
             await connection.execute(
                 text("DELETE FROM workers WHERE id = :id"), {"id": first.worker_id}
             )
-        lost = await jobs.until(job_id, E.WORKER_LOST)
-        assert lost.state is JobState.QUEUED
+        worker_lost = await jobs.until(job_id, E.WORKER_LOST)
+        assert worker_lost.state is JobState.QUEUED
         async with asyncio.timeout(DEADLINE_S):
-            while (again := await jobs.until(job_id, E.STARTED)).attempt == 1:
+            while (restarted := await jobs.until(job_id, E.STARTED)).attempt == 1:
                 pass
         # The worker lost its lease, and registered with a new id.
-        assert again.worker_id != first.worker_id
+        assert restarted.worker_id != first.worker_id
         await jobs.cancel(job_id)
         await jobs.until_ended(job_id)
 
@@ -104,16 +104,16 @@ async def test_late_result_of_a_lost_worker_is_refused(
 ) -> None:
     # The heartbeats are too rare to show the worker that its row is missing.
     quiet = settings.model_copy(update={"worker_lease": 60.0, "worker_beat": 20.0})
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
+    pipe = tmp_path / "gate"
+    os.mkfifo(pipe)
     async with platform(quiet, handlers(), workers=1) as jobs:
-        job_id = await jobs.submit("t.read", f'"{gate}"')
+        job_id = await jobs.submit("t.read", f'"{pipe}"')
         await jobs.until(job_id, E.STARTED)
         async with jobs.database.transaction() as connection:
             await connection.execute(text("DELETE FROM workers"))
         await jobs.until(job_id, E.WORKER_LOST)
         # A write to the pipe lets the handler return.
-        await asyncio.to_thread(gate.write_text, "late")
+        await asyncio.to_thread(pipe.write_text, "late")
     # The worker has stopped, so all its writes are done.
     database = Database(quiet, application="test")
     async with database.transaction() as connection:
@@ -182,8 +182,8 @@ async def test_attempt_with_a_refused_report_ends(
 
 
 async def test_worker_runs_jobs_of_several_tenants(settings: Settings) -> None:
-    several = settings.model_copy(update={"worker_tenants": ("acme", "globex")})
-    async with platform(several, handlers()) as jobs:
+    several_tenants = settings.model_copy(update={"worker_tenants": ("acme", "globex")})
+    async with platform(several_tenants, handlers()) as jobs:
         submitted = [
             await submit(jobs.database, type="t.tenant", tenant=name)
             for name in ("acme", "globex", "other")

@@ -1,4 +1,4 @@
-"""The Python client and the command line of the access tests."""
+"""Fixtures of the access tests: the Python client and the command line."""
 
 from __future__ import annotations
 

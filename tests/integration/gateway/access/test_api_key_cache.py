@@ -1,4 +1,4 @@
-"""The cache of API keys, while a key changes."""
+"""The API key cache while a key changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCKED = text(
 )
 
 
-async def test_key_that_changes_while_it_is_read_is_not_cached(database: Database) -> None:
+async def test_key_changed_during_its_read_is_not_cached(database: Database) -> None:
     async with database.statement() as conn:
         installation = await read_installation(conn)
     key = await add_api_key(database, Role.VIEWER)

@@ -109,11 +109,11 @@ async def test_revocation_ends_calls_and_streams_of_the_key(
         "CREDENTIAL_CHANGED",
     )
     assert error.metadata == {"cursor": first.cursor}
-    again = await rpc_error(jobs.GetStats(GetStatsRequest(), metadata=bearer(created.secret)))
-    assert again.reason == "UNAUTHENTICATED"
+    rejected = await rpc_error(jobs.GetStats(GetStatsRequest(), metadata=bearer(created.secret)))
+    assert rejected.reason == "UNAUTHENTICATED"
 
 
-async def test_admin_cannot_revoke_a_key_of_the_platform(
+async def test_admin_cannot_revoke_a_platform_key(
     access: AccessServiceStub, admin: Metadata, database: Database
 ) -> None:
     platform = await caller(database, Role.PLATFORM)

@@ -86,11 +86,11 @@ async def list_events(
 async def until_listed(
     audit: AuditServiceStub, metadata: Metadata, count: int, **fields: object
 ) -> list[AuditEvent]:
-    """Return the events once there are at least `count`; the gateway writes them in groups."""
+    """Wait for at least `count` events, which the gateway writes in groups; return them."""
     async with asyncio.timeout(TIMEOUT):
-        while len(found := await list_events(audit, metadata, **fields)) < count:
+        while len(events := await list_events(audit, metadata, **fields)) < count:
             await asyncio.sleep(0.05)
-    return found
+    return events
 
 
 async def test_changes_of_keys_are_recorded(
@@ -99,12 +99,12 @@ async def test_changes_of_keys_are_recorded(
     request = CreateApiKeyRequest(principal="tv", role=ROLE_VIEWER)
     key = (await access.CreateApiKey(request, metadata=admin)).api_key
     await access.RevokeApiKey(RevokeApiKeyRequest(id=key.id), metadata=admin)
-    found = await list_events(audit, admin)
-    assert [(event.seq, event.method, event.target) for event in found] == [
+    events = await list_events(audit, admin)
+    assert [(event.seq, event.method, event.target) for event in events] == [
         (1, "AccessService/CreateApiKey", f"api key {key.id} of tv"),
         (2, "AccessService/RevokeApiKey", f"api key {key.id} of tv"),
     ]
-    for event in found:
+    for event in events:
         assert (event.principal, event.principal_tenant) == ("ada", "default")
         assert event.kind == PRINCIPAL_KIND_API_KEY
         assert event.credential == bearer_id(admin)
@@ -117,7 +117,7 @@ def bearer_id(metadata: Metadata) -> str:
     return metadata[0][1].removeprefix("Bearer ").split("_")[1]
 
 
-async def test_rejected_change_leaves_no_event(
+async def test_rejected_change_records_no_event(
     access: AccessServiceStub, audit: AuditServiceStub, admin: Metadata
 ) -> None:
     await rpc_error(access.RevokeApiKey(RevokeApiKeyRequest(id="unknown"), metadata=admin))
@@ -130,28 +130,28 @@ async def test_denied_calls_are_recorded_with_the_missing_right(
     viewer = bearer(await add_api_key(database, Role.VIEWER, principal="tv"))
     await rpc_error(jobs.RetryJob(RetryJobRequest(job_id="x"), metadata=viewer))
     await rpc_error(jobs.GetStats(GetStatsRequest(), metadata=(*viewer, (TENANT, "acme"))))
-    found = await until_listed(audit, admin, 2, only_denied=True, principal="tv")
-    assert sorted((event.method, event.reason) for event in found) == [
+    events = await until_listed(audit, admin, 2, only_denied=True, principal="tv")
+    assert sorted((event.method, event.reason) for event in events) == [
         ("JobService/GetStats", "tenants:manage"),
         ("JobService/RetryJob", "jobs:retry"),
     ]
-    assert all(event.denied for event in found)
+    assert all(event.denied for event in events)
 
 
-async def test_calls_without_a_valid_credential_are_recorded_for_the_platform(
+async def test_unauthenticated_calls_are_in_the_installation_log(
     jobs: JobServiceStub, audit: AuditServiceStub, platform: Metadata, admin: Metadata
 ) -> None:
     await rpc_error(jobs.GetStats(GetStatsRequest()))
-    found = await until_listed(audit, platform, 1, installation=True)
-    assert found[0].method == "JobService/GetStats"
-    assert (found[0].principal, found[0].reason) == ("", "the call has no credential")
+    events = await until_listed(audit, platform, 1, installation=True)
+    assert events[0].method == "JobService/GetStats"
+    assert (events[0].principal, events[0].reason) == ("", "the call has no credential")
     error = await rpc_error(
         audit.ListAuditEvents(ListAuditEventsRequest(installation=True), metadata=admin)
     )
     assert error.metadata == {"right": "tenants:manage"}
 
 
-async def test_log_is_closed_to_operators_and_scoped_admins(
+async def test_operators_and_scoped_admins_cannot_read_the_log(
     audit: AuditServiceStub, database: Database
 ) -> None:
     for role, scope in ((Role.OPERATOR, ()), (Role.ADMIN, ("queue:mail",))):
@@ -176,8 +176,8 @@ async def test_tenants_read_their_own_log(
 ) -> None:
     request = CreateApiKeyRequest(principal="tv", role=ROLE_VIEWER)
     await access.CreateApiKey(request, metadata=(*platform, (TENANT, "acme")))
-    found = await list_events(audit, acme)
-    assert [(event.principal, event.principal_tenant) for event in found] == [("root", "default")]
+    events = await list_events(audit, acme)
+    assert [(event.principal, event.principal_tenant) for event in events] == [("root", "default")]
     assert await list_events(audit, admin) == []
 
 
@@ -203,11 +203,11 @@ async def test_pages_continue_and_reject_other_filters(
     assert error.reason == "PAGE_TOKEN_INVALID"
 
 
-async def test_reads_of_payloads_are_recorded_if_the_tenant_asks(
+async def test_payload_reads_are_recorded_if_the_tenant_enables_it(
     jobs: JobServiceStub, audit: AuditServiceStub, database: Database, admin: Metadata
 ) -> None:
     reader = bearer(await add_api_key(database, Role.OPERATOR, "payload:read", principal="eve"))
-    blind = bearer(await add_api_key(database, Role.OPERATOR, principal="bob"))
+    without_right = bearer(await add_api_key(database, Role.OPERATOR, principal="bob"))
     job = (
         await jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email")), metadata=reader)
     ).job.id
@@ -217,14 +217,14 @@ async def test_reads_of_payloads_are_recorded_if_the_tenant_asks(
     settings = AuditSettings(payload_reads=True)
     await audit.UpdateAuditSettings(UpdateAuditSettingsRequest(settings=settings), metadata=admin)
     with pytest.raises(grpc.aio.AioRpcError):
-        # The settings are in effect once the stream has ended.
+        # The end of the stream shows that the gateway has applied the settings.
         while await stream.read() is not grpc.aio.EOF:
             pass
-    await jobs.GetJob(GetJobRequest(job_id=job), metadata=blind)
+    await jobs.GetJob(GetJobRequest(job_id=job), metadata=without_right)
     await jobs.GetJob(GetJobRequest(job_id=job, view=JOB_VIEW_BASIC), metadata=reader)
     await jobs.GetJob(GetJobRequest(job_id=job), metadata=reader)
-    found = await until_listed(audit, admin, 2)
-    assert [(event.method, event.target, event.principal) for event in found] == [
+    listed = await until_listed(audit, admin, 2)
+    assert [(event.method, event.target, event.principal) for event in listed] == [
         ("AuditService/UpdateAuditSettings", "payload reads recorded", "ada"),
         ("JobService/GetJob", f"job {job}", "eve"),
     ]
@@ -254,8 +254,8 @@ async def test_job_and_events_contain_their_principals(
     assert stored.submitted_by == "billing"
 
 
-class Peer:
-    """The gRPC context and the exchange of a call without a Call."""
+class UnauthenticatedExchange:
+    """The exchange and the gRPC context of a call that was not authenticated."""
 
     request = None
 
@@ -263,7 +263,7 @@ class Peer:
         self._address = address
 
     @property
-    def context(self) -> Peer:
+    def context(self) -> UnauthenticatedExchange:
         return self
 
     def peer(self) -> str:
@@ -272,21 +272,21 @@ class Peer:
 
 async def stored_events(database: Database, tenant: str) -> list[AuditEntry]:
     async with database.statement() as conn:
-        found = await read_audit_chain(conn, tenant=tenant, after=0, limit=1000)
-    return [event.entry for event in found]
+        chain = await read_audit_chain(conn, tenant=tenant, after=0, limit=1000)
+    return [event.entry for event in chain]
 
 
-def note_strangers(writer: AuditWriter, count: int) -> None:
-    """Note two calls of each of many callers without a credential."""
+def note_unauthenticated_calls(writer: AuditWriter, count: int) -> None:
+    """Note two denied calls from each of `count` addresses."""
     for number in range(count):
-        peer: Any = Peer(f"ipv4:10.0.{number // 250}.{number % 250}:{number}")
+        peer: Any = UnauthenticatedExchange(f"ipv4:10.0.{number // 250}.{number % 250}:{number}")
         for _ in range(2):
             writer.note_denied("/headrace.v1.JobService/GetJob", peer, Unauthenticated("no key"))
 
 
-async def test_crowd_of_strangers_shares_an_event(database: Database) -> None:
+async def test_many_unauthenticated_callers_share_an_event(database: Database) -> None:
     writer = AuditWriter(database=database)
-    note_strangers(writer, 500)
+    note_unauthenticated_calls(writer, 500)
     await writer.run_once()
     entries = await stored_events(database, INSTALLATION_CHAIN)
     assert sorted(entry.count for entry in entries) == [*[2] * 10, 980]
@@ -295,15 +295,15 @@ async def test_crowd_of_strangers_shares_an_event(database: Database) -> None:
 
 
 async def test_unavailable_database_delays_events(database: Database, settings: Settings) -> None:
-    broken = settings.model_copy(
+    unreachable_settings = settings.model_copy(
         update={"database_url": SecretStr("postgresql://x@127.0.0.1:1/x"), "database_timeout": 1}
     )
-    unreachable = Database(broken, application="test")
+    unreachable = Database(unreachable_settings, application="test")
     writer = AuditWriter(database=unreachable)
-    note_strangers(writer, 1)
+    note_unauthenticated_calls(writer, 1)
     with pytest.raises(Unavailable):
         await writer.run_once()
-    note_strangers(writer, 1)
+    note_unauthenticated_calls(writer, 1)
     writer._database = database
     await writer.run_once()
     entries = await stored_events(database, INSTALLATION_CHAIN)
@@ -334,5 +334,5 @@ async def test_full_writer_counts_dropped_events(database: Database) -> None:
         ("", ""),
     ],
 )
-def test_address_of_a_peer_has_no_port(peer: str, host: str) -> None:
+def test_peer_address_has_no_port(peer: str, host: str) -> None:
     assert host_of(peer) == host

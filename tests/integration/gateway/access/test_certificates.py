@@ -126,7 +126,7 @@ async def test_certificate_is_unauthenticated_until_it_is_bound(
         assert error.code is grpc.StatusCode.UNAUTHENTICATED
     await access.CreateCertificateBinding(binding(f"uri:{SPIFFE}"), metadata=platform)
     async with asyncio.timeout(TIMEOUT):
-        # Gateways remember unknown certificates until they read the change.
+        # A gateway caches an unknown certificate until it reads the change.
         while True:
             try:
                 await caller.WhoAmI(WhoAmIRequest())
@@ -178,8 +178,8 @@ async def test_deleted_binding_ends_calls_and_streams(
 
     error = await rpc_error(drain())
     assert (error.reason, error.metadata) == ("CREDENTIAL_CHANGED", {"cursor": first.cursor})
-    again = await rpc_error(AccessServiceStub(mtls_channel).WhoAmI(WhoAmIRequest()))
-    assert again.code is grpc.StatusCode.UNAUTHENTICATED
+    rejected = await rpc_error(AccessServiceStub(mtls_channel).WhoAmI(WhoAmIRequest()))
+    assert rejected.code is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_principal_expires_with_its_certificate(
@@ -198,7 +198,7 @@ async def test_principal_expires_with_its_certificate(
             "peer_uri": (SPIFFE.encode(),),
         }
 
-    # Streams end at the time at which their principal expires.
+    # A stream ends when its principal expires.
     principal = await certificates.verify(properties(client_certificate))
     end = x509.load_pem_x509_certificate(client_certificate.cert.read_bytes()).not_valid_after_utc
     assert principal.expire_time == end.timestamp()
@@ -223,7 +223,9 @@ async def test_tenant_admin_lists_but_cannot_bind(
     assert error.code is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_name_is_bound_once(access: AccessServiceStub, platform: Metadata) -> None:
+async def test_second_binding_of_a_name_is_rejected(
+    access: AccessServiceStub, platform: Metadata
+) -> None:
     await access.CreateCertificateBinding(binding("dns:a.example.com"), metadata=platform)
     error = await rpc_error(
         access.CreateCertificateBinding(binding("dns:A.example.com"), metadata=platform)

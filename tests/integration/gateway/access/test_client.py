@@ -34,7 +34,7 @@ def settings(settings: Settings) -> Settings:
 
 
 class RotatingKey:
-    """A token provider that creates a key when the client asks for one."""
+    """A token provider that creates a new key for each request."""
 
     def __init__(self, admin: Client, *, role: Role = Role.OPERATOR) -> None:
         self.ids: list[str] = []
@@ -49,7 +49,7 @@ class RotatingKey:
         return created.secret
 
     async def until(self, keys: int) -> None:
-        """Wait until the client has asked for this number of keys."""
+        """Wait until the client has requested this number of keys."""
         async with asyncio.timeout(TIMEOUT):
             while len(self.ids) < keys:
                 self._created.clear()
@@ -73,16 +73,16 @@ async def is_rejected(client: Client) -> bool:
 # Keys
 
 
-async def test_client_mints_a_token_for_some_jobs(target: str, admin: Client) -> None:
-    mine = await admin.submit("email", labels={"user": "42"})
+async def test_client_mints_a_watch_token(target: str, admin: Client) -> None:
+    labeled = await admin.submit("email", labels={"user": "42"})
     await admin.submit("email", labels={"user": "43"})
-    minted = await admin.mint_watch_token(labels={"user": "42"}, lifetime=600)
-    assert minted.token not in repr(minted)
-    assert minted.principal.kind is PrincipalKind.WATCH_TOKEN
-    async with Client(target, token=minted.token) as browser:
-        assert [job.id async for job in browser.list()] == [mine.id]
+    token = await admin.mint_watch_token(labels={"user": "42"}, lifetime=600)
+    assert token.token not in repr(token)
+    assert token.principal.kind is PrincipalKind.WATCH_TOKEN
+    async with Client(target, token=token.token) as browser:
+        assert [job.id async for job in browser.list()] == [labeled.id]
         with pytest.raises(PermissionDenied):
-            await browser.cancel(mine.id)
+            await browser.cancel(labeled.id)
 
 
 async def test_client_manages_keys(target: str, admin: Client) -> None:
@@ -275,10 +275,10 @@ async def test_command_line_manages_keys(headrace: Headrace, target: str, admin_
     key_id = key.split("_")[1]
     assert key not in created.err
 
-    shown = await headrace("whoami", HEADRACE_API_KEY=key)
-    assert shown.code == 0
-    assert "billing" in shown.out
-    assert "queue:mail" in shown.out
+    output = await headrace("whoami", HEADRACE_API_KEY=key)
+    assert output.code == 0
+    assert "billing" in output.out
+    assert "queue:mail" in output.out
     denied = await headrace("keys", "list", HEADRACE_API_KEY=key)
     assert (denied.code, denied.out) == (4, "")
     assert "lacks the right 'access:manage'" in denied.err
@@ -311,21 +311,21 @@ async def test_command_line_manages_certificate_bindings(
 
 
 async def test_command_line_mints_a_watch_token(headrace: Headrace, admin_key: str) -> None:
-    minted = await headrace("watch-token", "--label", "user=42", HEADRACE_API_KEY=admin_key)
-    assert minted.code == 0, minted.err
-    shown = await headrace("whoami", HEADRACE_TOKEN=minted.out.strip())
-    assert "label:user=42" in shown.out
+    token = await headrace("watch-token", "--label", "user=42", HEADRACE_API_KEY=admin_key)
+    assert token.code == 0, token.err
+    output = await headrace("whoami", HEADRACE_TOKEN=token.out.strip())
+    assert "label:user=42" in output.out
 
 
-async def test_get_without_the_right_to_payloads_shows_the_job(
+async def test_get_without_payload_right_shows_the_job(
     headrace: Headrace, admin: Client, database: Database
 ) -> None:
     job = await admin.submit("email", {"to": "ada"})
     viewer = await add_api_key(database, access.Role.VIEWER)
 
-    shown = await headrace("get", job.id, HEADRACE_API_KEY=viewer)
+    output = await headrace("get", job.id, HEADRACE_API_KEY=viewer)
 
-    assert shown.code == 0, shown.err
-    assert job.id in shown.out
-    assert "withheld" in shown.out
-    assert "to" not in shown.out.split()
+    assert output.code == 0, output.err
+    assert job.id in output.out
+    assert "withheld" in output.out
+    assert "to" not in output.out.split()

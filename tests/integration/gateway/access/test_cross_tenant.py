@@ -1,7 +1,7 @@
 """The cross-tenant matrix: no RPC reads, changes or reveals anything of another tenant.
 
-Each case sends one foreign id, cursor, token, name, key or filter. A new field of a request that
-can name something, and a new RPC, fail a test until they have a case.
+Each case sends one foreign id, cursor, token, name, key or filter. A test fails until every RPC,
+and every request field that can name something stored, has a case.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from support.access import Metadata, add_tenant, caller
 from support.gateway import TIMEOUT, FakeWorker, read_error
 
 OURS, THEIRS = "ours", "theirs"
-# A text in everything that belongs to the other tenant: payload, labels, queue, names.
+# A text that all data of the other tenant contains: payload, labels, queue, names.
 MARKER = "foreign-secret"
 REQUEST_ID = f"{MARKER}-order-17"
 SAN = f"dns:{MARKER}"
@@ -55,7 +55,7 @@ UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 
 @dataclass
 class Foreign:
-    """Everything of the other tenant that a request can name."""
+    """The data of the other tenant that a request can name."""
 
     job_id: str = ""
     ended_job_id: str = ""
@@ -72,13 +72,13 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Case:
-    """A request with something foreign, and the status with which it must end.
+    """A request that names foreign data, and the expected status.
 
     Attributes:
         rpc: the path of the RPC.
-        field: the field that names something foreign; `message.field` for a nested one.
+        field: the field that names foreign data; `message.field` for a nested one.
         build: builds the request.
-        code: the status; OK for a response without anything foreign.
+        code: the expected status; with OK, the response must contain no foreign data.
     """
 
     rpc: str
@@ -188,7 +188,7 @@ CASES = [
     subscriptions(
         "CreateSubscription",
         "name",
-        # Names belong to a tenant, so the name of a foreign subscription is free.
+        # Names are unique within a tenant, so the name of a foreign subscription is free.
         lambda _: ss.CreateSubscriptionRequest(name=MARKER, filter=js.JobFilter(queues=["mine"])),
         OK,
     ),
@@ -266,7 +266,7 @@ CASES = [
         "scope",
         lambda f: acs.CreateApiKeyRequest(principal="p", scope=[f"job:{f.job_id}"]),
     ),
-    # A watch token reads within the tenant of the call, and nothing is looked up.
+    # A watch token is limited to the tenant of the call; minting reads none of the named data.
     *(
         Case("AccessService.MintWatchToken", field, build)
         for field, build in {
@@ -285,7 +285,7 @@ CASES = [
         )
         for field in ("username", "password", "tenant")
     ),
-    # Names belong to a tenant, so the name of a foreign user is free.
+    # Names are unique within a tenant, so the name of a foreign user is free.
     Case("UserService.CreateUser", "name", lambda _: us.CreateUserRequest(name=MARKER)),
     Case("UserService.ListUsers", "", lambda _: us.ListUsersRequest()),
     Case(
@@ -350,14 +350,14 @@ def naming_fields(method: MethodDescriptor) -> set[str]:
 
 
 def test_every_rpc_and_every_naming_field_has_a_case() -> None:
-    covered: dict[str, set[str]] = {}
+    tested_fields: dict[str, set[str]] = {}
     for case in CASES:
-        covered.setdefault(case.rpc, set()).add(case.field.partition(".")[0])
+        tested_fields.setdefault(case.rpc, set()).add(case.field.partition(".")[0])
     missing = {
         f"{rpc.partition('.')[2]}.{field}"
         for rpc, method in rpc_methods().items()
         for field in (naming_fields(method) or {""})
-        if field not in covered.get(rpc, set())
+        if field not in tested_fields.get(rpc, set())
     }
     assert missing - PLAIN == set()
     filters = {case.field for case in CASES if case.rpc == "JobService.WatchJobs"}
@@ -387,7 +387,7 @@ async def ours(database: Database) -> Metadata:
 
 @pytest.fixture
 async def foreign(channel: grpc.aio.Channel, database: Database) -> Foreign:
-    """The other tenant, with something of each kind."""
+    """The other tenant, with data of each kind."""
     theirs = await caller(database, Role.ADMIN, "payload:read", tenant=THEIRS)
     api, access = JobServiceStub(channel), AccessServiceStub(channel)
     subscription_api = SubscriptionServiceStub(channel)
@@ -479,7 +479,8 @@ async def test_foreign_name_reveals_nothing(
         if not method.server_streaming:
             received = (await call).SerializeToString()
         elif case.code is OK and case.rpc == "JobService.WatchJobs":
-            # The filter selects no own job, so the stream shows nothing until its idle mark.
+            # The filter matches no job of the caller, so the stream sends nothing before its idle
+            # mark.
             received = (await call.read()).SerializeToString()
             await wake()
         elif case.code is OK:
@@ -496,7 +497,7 @@ async def test_foreign_name_reveals_nothing(
         call.cancel()
     assert code is case.code
     assert reveals(foreign, request, received) == []
-    # Nothing of the other tenant has changed.
+    # The other tenant is unchanged.
     theirs = await caller(database, Role.ADMIN, "payload:read", tenant=THEIRS)
     job = await api.GetJob(
         js.GetJobRequest(job_id=foreign.job_id, view=JOB_VIEW_FULL), metadata=theirs
@@ -507,7 +508,7 @@ async def test_foreign_name_reveals_nothing(
     )
 
 
-async def test_stream_of_all_jobs_shows_only_the_own_tenant(
+async def test_stream_of_all_jobs_shows_only_the_callers_tenant(
     channel: grpc.aio.Channel, database: Database, ours: Metadata, foreign: Foreign
 ) -> None:
     api = JobServiceStub(channel)
@@ -517,14 +518,14 @@ async def test_stream_of_all_jobs_shows_only_the_own_tenant(
         await stream.read()
         spec = JobSpec(type="test", queue=MARKER)
         await api.SubmitJob(js.SubmitJobRequest(job=spec), metadata=theirs)
-        own = (await api.SubmitJob(js.SubmitJobRequest(job=SPEC), metadata=ours)).job.id
+        own_job = (await api.SubmitJob(js.SubmitJobRequest(job=SPEC), metadata=ours)).job.id
         seen: list[str] = []
-        while own not in seen:
+        while own_job not in seen:
             response = await stream.read()
             assert reveals(foreign, js.WatchJobsRequest(), response.SerializeToString()) == []
             seen += [event.job_id for event in response.events]
     stream.cancel()
-    assert seen == [own]
+    assert seen == [own_job]
 
 
 async def test_tenant_header_of_a_foreign_tenant_is_denied(
@@ -535,6 +536,6 @@ async def test_tenant_header_of_a_foreign_tenant_is_denied(
         js.GetJobRequest(job_id=foreign.job_id),
         metadata=(*ours, ("x-headrace-tenant", THEIRS)),
     )
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as excinfo:
         await call
-    assert caught.value.code() is DENIED
+    assert excinfo.value.code() is DENIED

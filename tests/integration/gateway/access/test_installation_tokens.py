@@ -47,7 +47,7 @@ def user(**changes: object) -> Principal:
 
 
 async def gateway_tokens(database: Database) -> InstallationTokens:
-    """Return what a gateway of its own would have."""
+    """Return the tokens of a new gateway."""
     async with database.statement() as conn:
         return InstallationTokens(database=database, installation=await read_installation(conn))
 
@@ -87,7 +87,7 @@ async def test_token_identifies_its_principal_at_any_gateway(
     assert await other.verify(token) == user()
 
 
-async def test_gateways_that_start_together_create_one_key(database: Database) -> None:
+async def test_concurrent_gateways_create_one_signing_key(database: Database) -> None:
     gateways = [await gateway_tokens(database) for _ in range(4)]
     issued = await asyncio.gather(*(gateway.issue(user(), version=0) for gateway in gateways))
     assert len({key_id(token) for token in issued}) == 1
@@ -95,7 +95,7 @@ async def test_gateways_that_start_together_create_one_key(database: Database) -
         assert len(await read_signing_keys(conn)) == 1
 
 
-async def test_new_key_signs_and_old_tokens_stay_valid(
+async def test_rotation_keeps_old_tokens_valid(
     database: Database, tokens: InstallationTokens
 ) -> None:
     old = await tokens.issue(user(), version=0)
@@ -109,7 +109,7 @@ async def test_new_key_signs_and_old_tokens_stay_valid(
             assert await gateway.verify(token) == user()
 
 
-async def test_revoked_key_makes_its_tokens_invalid(
+async def test_revoked_key_invalidates_its_tokens(
     database: Database, tokens: InstallationTokens
 ) -> None:
     old = await tokens.issue(user(), version=0)
@@ -121,11 +121,11 @@ async def test_revoked_key_makes_its_tokens_invalid(
 
 
 @pytest.mark.parametrize("revoke", [False, True])
-async def test_command_rotates_the_signing_key(
+async def test_rotate_command_changes_the_signing_key(
     settings: Settings, database: Database, tokens: InstallationTokens, revoke: bool
 ) -> None:
     old = await tokens.issue(user(), version=0)
-    done = await asyncio.to_thread(
+    completed = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "headrace_core", "rotate-signing-key", *["--revoke"] * revoke],
         env=environment_of(settings),
@@ -137,11 +137,11 @@ async def test_command_rotates_the_signing_key(
     async with database.statement() as conn:
         keys = await read_signing_keys(conn)
     assert [key.id == key_id(old) for key in keys] == ([False] if revoke else [False, True])
-    assert keys[0].id in done.stdout + done.stderr
-    assert keys[0].seed.hex() not in done.stdout + done.stderr
+    assert keys[0].id in completed.stdout + completed.stderr
+    assert keys[0].seed.hex() not in completed.stdout + completed.stderr
 
 
-async def test_private_key_is_not_in_a_repr(database: Database, tokens: InstallationTokens) -> None:
+async def test_repr_omits_the_private_key(database: Database, tokens: InstallationTokens) -> None:
     await tokens.issue(user(), version=0)
     async with database.statement() as conn:
         [key] = await read_signing_keys(conn)
@@ -155,7 +155,7 @@ async def test_change_of_session_or_user_revokes_token(
     token = await tokens.issue(user(), version=await version(database))
     await tokens.verify(token)
     tokens.forget(await change(database, kind="user", subject=subject))
-    # A gateway that starts now reads the change from the database.
+    # A new gateway reads the change from the database.
     for gateway in (tokens, await gateway_tokens(database)):
         with pytest.raises(Unauthenticated):
             await gateway.verify(token)
@@ -163,7 +163,7 @@ async def test_change_of_session_or_user_revokes_token(
         assert await gateway.verify(later) == user()
 
 
-async def test_change_of_others_revokes_nothing(
+async def test_change_of_another_subject_revokes_nothing(
     database: Database, tokens: InstallationTokens
 ) -> None:
     token = await tokens.issue(user(), version=await version(database))
@@ -173,7 +173,7 @@ async def test_change_of_others_revokes_nothing(
     assert await tokens.verify(token) == user()
 
 
-async def test_missed_changes_are_read_again(
+async def test_missed_change_is_read_from_the_database(
     database: Database, tokens: InstallationTokens
 ) -> None:
     token = await tokens.issue(user(), version=await version(database))
@@ -187,17 +187,17 @@ async def test_missed_changes_are_read_again(
 async def test_revocation_of_minter_revokes_watch_token(
     database: Database, tokens: InstallationTokens
 ) -> None:
-    minted = user(
+    watcher = user(
         kind=PrincipalKind.WATCH_TOKEN,
         credential="token",
         minter=Minter(
             kind=PrincipalKind.API_KEY, tenant="default", name="service", credential="key"
         ),
     )
-    token = await tokens.issue(minted, version=await version(database))
-    assert await tokens.verify(token) == minted
+    token = await tokens.issue(watcher, version=await version(database))
+    assert await tokens.verify(token) == watcher
     revoked = await change(database, kind="api_key", subject="key")
-    assert revoked.concerns(minted, "default")
+    assert revoked.concerns(watcher, "default")
     tokens.forget(revoked)
     with pytest.raises(Unauthenticated):
         await tokens.verify(token)
@@ -206,11 +206,11 @@ async def test_revocation_of_minter_revokes_watch_token(
 async def test_token_minted_without_access_control_is_invalid(
     database: Database, tokens: InstallationTokens
 ) -> None:
-    minted = user(
+    watcher = user(
         kind=PrincipalKind.WATCH_TOKEN,
         minter=Minter(
             kind=PrincipalKind.ANONYMOUS, tenant="default", name="anonymous", credential=""
         ),
     )
     with pytest.raises(Unauthenticated):
-        await tokens.verify(await tokens.issue(minted, version=0))
+        await tokens.verify(await tokens.issue(watcher, version=0))

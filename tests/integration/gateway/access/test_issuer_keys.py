@@ -1,4 +1,4 @@
-"""The keys of an issuer: discovery, cache, refresh, and an issuer that cannot be reached."""
+"""The keys of an issuer: discovery, cache, refresh, and unreachable issuers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_keys_are_discovered_and_cached(issuer: LocalIssuer, key_set: KeyS
     assert issuer.requests == [DISCOVERY, "/keys"]
 
 
-async def test_key_is_not_used_for_another_algorithm(issuer: LocalIssuer, key_set: KeySets) -> None:
+async def test_key_is_rejected_for_another_algorithm(issuer: LocalIssuer, key_set: KeySets) -> None:
     keys = key_set()
     for key_id, algorithm in (("rsa", "ES256"), ("ec", "RS256"), ("ec", "ES512"), ("ed", "RS256")):
         with pytest.raises(Unauthenticated):
@@ -73,7 +73,7 @@ async def test_concurrent_calls_share_one_read(issuer: LocalIssuer, key_set: Key
     assert issuer.requests == ["/keys"]
 
 
-async def test_unknown_keys_cause_few_reads(
+async def test_unknown_key_ids_cause_a_limited_number_of_reads(
     issuer: LocalIssuer, key_set: KeySets, clock: Clock
 ) -> None:
     keys = key_set(jwks=f"{issuer.url}/keys")
@@ -82,7 +82,8 @@ async def test_unknown_keys_cause_few_reads(
         with pytest.raises(Unauthenticated):
             await keys.find(key_id, "EdDSA")
     assert len(issuer.requests) == 5
-    # The issuer may have published this key, but no read is left to decide that.
+    # The read limit is reached, so the gateway cannot check whether the issuer has published this
+    # key.
     with pytest.raises(Unavailable):
         await keys.find("five", "EdDSA")
     assert len(issuer.requests) == 5
@@ -92,7 +93,7 @@ async def test_unknown_keys_cause_few_reads(
     assert len(issuer.requests) == 6
 
 
-async def test_rotated_key_is_found_without_a_refresh(
+async def test_new_key_is_found_before_the_next_refresh(
     issuer: LocalIssuer, key_set: KeySets, clock: Clock
 ) -> None:
     keys = key_set()
@@ -121,7 +122,7 @@ async def test_keys_of_unreachable_issuer_are_used_until_max_stale(
     await keys.find("rsa", "RS256")
     issuer.status = 503
     clock.now += 60
-    # The next try is earlier than the next refresh.
+    # The retry comes earlier than the next refresh.
     assert await keys.refresh() == 10
     clock.now += 540
     await keys.find("rsa", "RS256")
@@ -133,7 +134,7 @@ async def test_keys_of_unreachable_issuer_are_used_until_max_stale(
     await keys.find("rsa", "RS256")
 
 
-async def test_unreachable_issuer_is_not_asked_by_each_call(
+async def test_calls_to_an_unreachable_issuer_are_limited(
     issuer: LocalIssuer, key_set: KeySets, clock: Clock
 ) -> None:
     issuer.status = 500
@@ -144,7 +145,7 @@ async def test_unreachable_issuer_is_not_asked_by_each_call(
     assert len(issuer.requests) == 4
 
 
-async def test_unusable_documents_leave_the_cached_keys(
+async def test_invalid_key_set_keeps_the_cached_keys(
     issuer: LocalIssuer, key_set: KeySets, clock: Clock, subtests: pytest.Subtests
 ) -> None:
     keys = key_set(refresh=60)
@@ -173,7 +174,7 @@ async def test_redirect_is_not_followed(issuer: LocalIssuer, key_set: KeySets) -
         {"jwks_uri": None},
     ],
 )
-async def test_discovery_of_other_places_is_rejected(
+async def test_discovery_document_with_invalid_urls_is_rejected(
     issuer: LocalIssuer, key_set: KeySets, discovery: dict[str, object]
 ) -> None:
     issuer.discovery = discovery
@@ -182,7 +183,7 @@ async def test_discovery_of_other_places_is_rejected(
     assert issuer.requests == [DISCOVERY]
 
 
-async def test_file_of_keys_is_read_again(
+async def test_changed_key_file_is_reread(
     issuer: LocalIssuer, key_set: KeySets, clock: Clock, tmp_path: Path
 ) -> None:
     file = tmp_path / "keys.json"
@@ -211,22 +212,22 @@ async def test_token_without_key_id_needs_a_single_key(
     assert key == issuer.keys["ed"].public_key()
 
 
-async def test_server_with_another_certificate_is_rejected(tmp_path: Path) -> None:
+async def test_issuer_with_untrusted_certificate_is_rejected(tmp_path: Path) -> None:
     with running_issuer(tmp_path) as issuer:
         assert json.loads(await HttpFetch(issuer.ca)(f"{issuer.url}/keys")) == issuer.jwks()
         with pytest.raises(FetchFailed, match="ConnectError"):
             await HttpFetch()(f"{issuer.url}/keys")
 
 
-def test_unusable_keys_are_ignored(issuer: LocalIssuer) -> None:
-    good, short = issuer.keys["rsa"], rsa.generate_private_key(65537, 1024)
+def test_unsuitable_keys_are_ignored(issuer: LocalIssuer) -> None:
+    valid, short = issuer.keys["rsa"], rsa.generate_private_key(65537, 1024)
     entries = [
-        public_jwk(good, "good"),
+        public_jwk(valid, "good"),
         public_jwk(short, "short"),
-        public_jwk(good, "encryption", use="enc"),
-        public_jwk(good, "operations", key_ops=["encrypt"]),
-        public_jwk(good, "hmac", alg="HS256"),
-        public_jwk(good, "none", alg="none"),
+        public_jwk(valid, "encryption", use="enc"),
+        public_jwk(valid, "operations", key_ops=["encrypt"]),
+        public_jwk(valid, "hmac", alg="HS256"),
+        public_jwk(valid, "none", alg="none"),
         {"kty": "oct", "kid": "secret", "k": "c2VjcmV0"},
         {"kty": "RSA", "kid": "incomplete"},
         {"kty": 5, "kid": "malformed"},

@@ -1,4 +1,4 @@
-"""The right `payload:read`: without it, no response contains what handlers and submitters wrote."""
+"""The right `payload:read`: without it, no response contains data from submitters or handlers."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from support.gateway import TIMEOUT, FakeWorker, rpc_error
 MARKER = "private-text"
 PRIVATE = Data(json=f'"{MARKER}"'.encode())
 
-# The messages that can contain data of a job, with each of their fields. `payload` fields are
-# withheld without the right.
+# The messages that can contain job data, with all their fields. Fields in PAYLOAD are withheld
+# without the right; fields in PLAIN never are.
 PAYLOAD = {
     "Job": {"payload", "result", "error"},
     "JobEvent": {"error", "output"},
@@ -53,7 +53,7 @@ PLAIN = {
     },
     "JobOutput": {"seq", "attempt", "output_time"},
     "JobError": {"type", "retryable"},
-    # Handlers report progress for anyone who may see the job.
+    # Progress is visible to every principal that may see the job.
     "JobProgress": {"fraction", "message", "counters"},
     # Schemas describe payloads, and contain none.
     "Handler": {
@@ -65,8 +65,8 @@ DATA_MESSAGES = {"headrace.v1.Data", "headrace.v1.JobError", "headrace.v1.JobPro
 
 
 def messages_with_data() -> dict[str, Descriptor]:
-    """Return the messages of responses that have a field of a message in DATA_MESSAGES."""
-    found: dict[str, Descriptor] = {}
+    """Return the response messages that are in DATA_MESSAGES or have a field of such a message."""
+    messages_by_name: dict[str, Descriptor] = {}
     seen: set[str] = set()
 
     def visit(message: Descriptor) -> None:
@@ -75,18 +75,18 @@ def messages_with_data() -> dict[str, Descriptor]:
         seen.add(message.full_name)
         inner = [field.message_type for field in message.fields if field.message_type is not None]
         if DATA_MESSAGES & {kind.full_name for kind in inner} or message.full_name in DATA_MESSAGES:
-            found[message.name] = message
+            messages_by_name[message.name] = message
         for kind in inner:
             visit(kind)
 
     for service in SERVICE_DESCRIPTORS:
         for method in service.methods:
             visit(method.output_type)
-    del found["Data"]
-    return found
+    del messages_by_name["Data"]
+    return messages_by_name
 
 
-def test_every_field_with_data_is_plain_or_payload() -> None:
+def test_every_field_is_in_one_table() -> None:
     fields = {
         name: {field.name for field in message.fields}
         for name, message in messages_with_data().items()
@@ -109,7 +109,7 @@ async def worker(database: Database) -> FakeWorker:
 
 
 class Jobs:
-    """Jobs with private texts in each field that can have one."""
+    """Jobs with a private text in each field that can contain data."""
 
     succeeded: str
     failed: str
@@ -146,29 +146,31 @@ async def responses(
 ) -> list[tuple[str, bytes]]:
     """Return the response of each RPC that shows jobs or events, with its name."""
     api, subscriptions = JobServiceStub(channel), SubscriptionServiceStub(channel)
-    found: list[tuple[str, bytes]] = []
+    named_responses: list[tuple[str, bytes]] = []
 
-    def keep(name: str, *received: object) -> None:
-        found.append((name, b"".join(message.SerializeToString() for message in received)))
+    def record(name: str, *received: object) -> None:
+        named_responses.append(
+            (name, b"".join(message.SerializeToString() for message in received))
+        )
 
     for job_id in (jobs.succeeded, jobs.failed):
         get = js.GetJobRequest(job_id=job_id, view=JOB_VIEW_FULL, data_encoding=DATA_ENCODING_JSON)
-        keep("GetJob", await api.GetJob(get, metadata=metadata))
+        record("GetJob", await api.GetJob(get, metadata=metadata))
         events = js.ListJobEventsRequest(job_id=job_id, data_encoding=DATA_ENCODING_JSON)
-        keep("ListJobEvents", await api.ListJobEvents(events, metadata=metadata))
+        record("ListJobEvents", await api.ListJobEvents(events, metadata=metadata))
         watch = js.WatchJobRequest(job_id=job_id, data_encoding=DATA_ENCODING_JSON)
-        keep("WatchJob", *[message async for message in api.WatchJob(watch, metadata=metadata)])
+        record("WatchJob", *[message async for message in api.WatchJob(watch, metadata=metadata)])
     listing = js.ListJobsRequest(view=JOB_VIEW_FULL, data_encoding=DATA_ENCODING_JSON)
-    keep("ListJobs", await api.ListJobs(listing, metadata=metadata))
+    record("ListJobs", await api.ListJobs(listing, metadata=metadata))
     submit = js.SubmitJobRequest(job=JobSpec(type="test", payload=PRIVATE), request_id="failed")
-    keep("SubmitJob", await api.SubmitJob(submit, metadata=metadata))
+    record("SubmitJob", await api.SubmitJob(submit, metadata=metadata))
     attach = js.SubmitAndWatchRequest(
         job=JobSpec(type="test", payload=PRIVATE),
         request_id="failed",
         data_encoding=DATA_ENCODING_JSON,
     )
     stream = api.SubmitAndWatch(attach, metadata=metadata)
-    keep("SubmitAndWatch", *[message async for message in stream])
+    record("SubmitAndWatch", *[message async for message in stream])
     for name, call in (
         (
             "WatchJobs",
@@ -192,16 +194,16 @@ async def responses(
                 received.append(await call.read())
                 count += len(received[-1].events)
         call.cancel()
-        keep(name, *received)
-    return found
+        record(name, *received)
+    return named_responses
 
 
 async def test_payloads_are_withheld_without_the_right(
     channel: grpc.aio.Channel, database: Database, jobs_with_data: Jobs
 ) -> None:
     operator = await caller(database, Role.OPERATOR)
-    found = await responses(channel, jobs_with_data, operator)
-    assert [name for name, received in found if MARKER.encode() in received] == []
+    shown = await responses(channel, jobs_with_data, operator)
+    assert [name for name, received in shown if MARKER.encode() in received] == []
     output = js.ListJobOutputRequest(job_id=jobs_with_data.succeeded)
     error = await rpc_error(JobServiceStub(channel).ListJobOutput(output, metadata=operator))
     assert error.code is grpc.StatusCode.PERMISSION_DENIED
@@ -212,8 +214,8 @@ async def test_payloads_are_shown_with_the_right(
     channel: grpc.aio.Channel, database: Database, jobs_with_data: Jobs
 ) -> None:
     reader = await caller(database, Role.OPERATOR, "payload:read")
-    found = await responses(channel, jobs_with_data, reader)
-    assert [name for name, received in found if MARKER.encode() not in received] == []
+    shown = await responses(channel, jobs_with_data, reader)
+    assert [name for name, received in shown if MARKER.encode() not in received] == []
 
 
 async def test_withheld_fields_are_named(

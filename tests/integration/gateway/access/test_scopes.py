@@ -42,7 +42,7 @@ async def worker(database: Database) -> FakeWorker:
 
 @dataclass
 class Tenant:
-    """A tenant with a job inside of a scope and a job outside of it."""
+    """A tenant with one job inside a scope and one job outside it."""
 
     jobs: JobServiceStub
     subscriptions: SubscriptionServiceStub
@@ -54,7 +54,7 @@ class Tenant:
     cursor: str
 
     def entry(self, kind: str) -> str:
-        """Return the entry of a scope that includes the inner job and excludes the outer one."""
+        """Return a scope entry that includes the inside job and excludes the outside one."""
         return {"batch": f"batch:{self.batch_id}", "job": f"job:{self.inside}"}.get(kind, kind)
 
 
@@ -80,7 +80,7 @@ async def tenant(channel: grpc.aio.Channel, database: Database, worker: FakeWork
 
 
 async def status_of(call: grpc.aio.Call) -> grpc.StatusCode:
-    """Return the status with which a call ends, after its first response."""
+    """Return the status of a unary call, or of a stream at its first response."""
     try:
         if hasattr(call, "read"):
             await call.read()
@@ -109,12 +109,12 @@ async def test_job_outside_the_scope_is_not_found(
             ),
             "WatchJob": tenant.jobs.WatchJob(js.WatchJobRequest(job_id=job_id), metadata=scoped),
         }
-        found = {name: await status_of(call) for name, call in calls.items()}
+        codes = {name: await status_of(call) for name, call in calls.items()}
         cancel = tenant.jobs.CancelJob(js.CancelJobRequest(job_id=job_id), metadata=scoped)
-        found["CancelJob"] = await status_of(cancel)
+        codes["CancelJob"] = await status_of(cancel)
         retry = tenant.jobs.RetryJob(js.RetryJobRequest(job_id=job_id), metadata=scoped)
-        found["RetryJob"] = await status_of(retry)
-        return found
+        codes["RetryJob"] = await status_of(retry)
+        return codes
 
     assert set((await statuses(tenant.outside)).values()) == {grpc.StatusCode.NOT_FOUND}
     assert set((await statuses(tenant.inside)).values()) == {grpc.StatusCode.OK}
@@ -144,7 +144,7 @@ async def test_stream_includes_only_the_scope(
     stream = tenant.jobs.WatchJobs(js.WatchJobsRequest(cursor=tenant.cursor), metadata=scoped)
     seen: list[str] = []
     async with asyncio.timeout(TIMEOUT):
-        # The other job has ended before the inner one, and both after the start of the stream.
+        # The outside job has ended before the inside one, and both after the start of the stream.
         for job_id in (tenant.outside, tenant.inside):
             await tenant.jobs.CancelJob(js.CancelJobRequest(job_id=job_id), metadata=tenant.admin)
         while len(seen) < 2:

@@ -51,7 +51,7 @@ async def acme(database: Database, tenants: TenantServiceStub, platform: Metadat
     await tenants.CreateTenant(pb.CreateTenantRequest(name="acme"), metadata=platform)
     admin = await caller(database, Role.ADMIN, tenant="acme")
 
-    # The gateway learns of the tenant a moment later.
+    # The gateway reads the new tenant a moment later.
     async def known() -> bool:
         try:
             await tenants.GetTenant(pb.GetTenantRequest(), metadata=admin)
@@ -65,9 +65,9 @@ async def acme(database: Database, tenants: TenantServiceStub, platform: Metadat
 
 async def limit(tenants: TenantServiceStub, admin: Metadata, **quotas: int) -> None:
     """Set quotas of the caller's tenant, and wait until the gateway enforces them."""
-    wanted = pb.Quotas(**quotas)
-    changed = await tenants.SetQuotas(pb.SetQuotasRequest(quotas=wanted), metadata=admin)
-    assert changed.tenant.quotas == wanted
+    new_quotas = pb.Quotas(**quotas)
+    changed = await tenants.SetQuotas(pb.SetQuotasRequest(quotas=new_quotas), metadata=admin)
+    assert changed.tenant.quotas == new_quotas
 
 
 async def test_only_the_platform_manages_tenants(
@@ -109,7 +109,7 @@ async def test_admin_sees_only_its_own_tenant(
     assert error.reason == "ACCESS_NOT_FOUND"
 
 
-async def test_scoped_admin_does_not_see_the_whole_tenant(
+async def test_scoped_admin_cannot_see_the_whole_tenant(
     database: Database, tenants: TenantServiceStub, acme: Metadata
 ) -> None:
     scoped = await caller(database, Role.ADMIN, "queue:mail", tenant="acme")
@@ -146,7 +146,7 @@ async def test_suspended_tenant_is_rejected_until_it_is_resumed(
         while await stream.read() is not grpc.aio.EOF:
             pass
 
-    # Its streams end, so the gateway knows of the suspension.
+    # The end of the tenant's streams shows that the gateway has read the suspension.
     assert (await rpc_error(drain())).reason == "CREDENTIAL_CHANGED"
     for call in (
         jobs.GetStats(GetStatsRequest(), metadata=acme),
@@ -180,7 +180,7 @@ async def test_platform_cannot_suspend_or_delete_itself(
         assert set((await rpc_error(call)).violations) == {"name"}
 
 
-async def test_deletion_of_a_tenant_cannot_be_stopped(
+async def test_tenant_deletion_cannot_be_stopped(
     tenants: TenantServiceStub, acme: Metadata, platform: Metadata
 ) -> None:
     deleted = await tenants.DeleteTenant(pb.DeleteTenantRequest(name="acme"), metadata=platform)
@@ -206,11 +206,11 @@ async def test_admin_sets_quotas_up_to_the_ceilings(
     )
     assert error.metadata == {"right": "tenants:manage"}
     await tenants.SetQuotas(request, metadata=platform)
-    high = pb.SetQuotasRequest(quotas=pb.Quotas(waiting_jobs=11))
-    error = await rpc_error(tenants.SetQuotas(high, metadata=acme))
+    above_ceiling = pb.SetQuotasRequest(quotas=pb.Quotas(waiting_jobs=11))
+    error = await rpc_error(tenants.SetQuotas(above_ceiling, metadata=acme))
     assert error.violations == {"quotas.waiting_jobs": "is 11; the ceiling is 10"}
     await limit(tenants, acme, waiting_jobs=10, open_streams=5)
-    # A lower ceiling applies at once, and the quotas stay.
+    # A lower ceiling applies at once and leaves the quotas unchanged.
     ceilings = pb.Quotas(waiting_jobs=3)
     await tenants.SetQuotas(pb.SetQuotasRequest(name="acme", ceilings=ceilings), metadata=platform)
     usage = await tenants.GetUsage(pb.GetUsageRequest(), metadata=acme)
@@ -245,7 +245,7 @@ async def test_counted_quota_rejects_submits(
     assert (error.reason, error.metadata["quota"]) == ("QUOTA_EXCEEDED", quota)
 
 
-async def test_rate_rejects_submits_and_streams_of_submits(
+async def test_rate_quota_rejects_submits_and_submit_streams(
     tenants: TenantServiceStub, jobs: JobServiceStub, acme: Metadata
 ) -> None:
     await limit(tenants, acme, submits_per_second=0)
@@ -260,7 +260,7 @@ async def test_rate_rejects_submits_and_streams_of_submits(
 async def test_open_streams_are_limited_and_counted(
     tenants: TenantServiceStub, jobs: JobServiceStub, acme: Metadata, platform: Metadata
 ) -> None:
-    # The second quota shows when the gateway has read both.
+    # The second quota is rejected only after the gateway has read both quotas.
     await limit(tenants, acme, open_streams=1, submits_per_second=0)
     await until_refused(jobs, acme)
     stream = jobs.WatchJobs(WatchJobsRequest(), metadata=acme)
@@ -276,7 +276,7 @@ async def test_open_streams_are_limited_and_counted(
         await other.read()
 
 
-async def test_new_quotas_end_no_stream(
+async def test_new_quotas_keep_open_streams(
     database: Database, tenants: TenantServiceStub, jobs: JobServiceStub, acme: Metadata
 ) -> None:
     await add_tenant(database, "other")

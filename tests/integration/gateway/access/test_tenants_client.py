@@ -52,7 +52,7 @@ async def test_client_manages_tenants(target: str, platform_key: str) -> None:
             await client.tenant("missing")
 
 
-async def test_client_reports_the_quota_that_is_used_up(target: str, admin_key: str) -> None:
+async def test_client_reports_the_exhausted_quota(target: str, admin_key: str) -> None:
     async with Client(target, api_key=admin_key) as client:
         await client.set_quotas(quotas=Quotas(submits_per_second=0))
         with pytest.raises(QuotaExceeded) as refused:
@@ -66,15 +66,15 @@ async def test_client_reports_the_quota_that_is_used_up(target: str, admin_key: 
 
 async def test_command_line_manages_tenants(headrace: Headrace, platform_key: str) -> None:
     async def run(*arguments: str, code: int = 0) -> str:
-        ended = await headrace("tenants", *arguments, HEADRACE_API_KEY=platform_key)
-        assert ended.code == code, ended.err
-        return ended.out
+        result = await headrace("tenants", *arguments, HEADRACE_API_KEY=platform_key)
+        assert result.code == code, result.err
+        return result.out
 
     assert (await run("create", "acme", "--ceiling", "waiting_jobs=10")).strip() == "acme"
     await run("limit", "acme", "--quota", "waiting_jobs=5", "--quota", "open_streams=2")
-    shown = await run("limit", "acme", "--quota", "open_streams=none")
-    assert "waiting_jobs=5" in shown
-    assert "open_streams" not in shown
+    output = await run("limit", "acme", "--quota", "open_streams=none")
+    assert "waiting_jobs=5" in output
+    assert "open_streams" not in output
     await run("limit", "acme", "--quota", "waiting_jobs=11", code=2)
     await run("limit", "acme", "--quota", "jobs=1", code=2)
     await run("suspend", "acme")

@@ -1,4 +1,4 @@
-"""The token matrix: each way to present an invalid credential, and the response of a gateway.
+"""The token matrix: every kind of credential, and the gateway's response to it.
 
 docs/security.md contains the table. `HEADRACE_TEST_WRITE_DOCS=1` writes it.
 """
@@ -74,7 +74,7 @@ def issuer(tmp_path: Path) -> Iterator[LocalIssuer]:
 
 @pytest.fixture
 def attacker() -> Iterator[LocalIssuer]:
-    """The issuer of somebody else, which is not configured."""
+    """An issuer that the gateway does not trust."""
     with running_issuer() as attacker:
         yield attacker
 
@@ -90,8 +90,8 @@ def settings(settings: Settings, issuer: LocalIssuer) -> Settings:
 
 
 @dataclass
-class World:
-    """A gateway, its issuer, and what an attacker may know."""
+class Credentials:
+    """The sources of credentials: a gateway, a trusted issuer and an attacker's issuer."""
 
     issuer: LocalIssuer
     attacker: LocalIssuer
@@ -116,7 +116,7 @@ class World:
         return key.id, Ed25519PrivateKey.from_private_bytes(key.seed)
 
     async def change(self, token: str, *, kind: str, subject: str) -> None:
-        """Record a change that revokes a token, and wait until the gateway has noticed."""
+        """Record a change that revokes a token, and wait until the gateway has applied it."""
         async with self.ending_stream(token), self.database.transaction() as conn:
             await record_change(conn, tenant="default", kind=kind, subject=subject)
 
@@ -129,15 +129,15 @@ class World:
 
     @asynccontextmanager
     async def ending_stream(self, token: str) -> AsyncIterator[None]:
-        """Open a stream, and wait after the block until the gateway ends it."""
+        """Open a stream; after the block, wait until the gateway ends the stream."""
         stream = self.jobs.WatchJobs(WatchJobsRequest(), metadata=bearer(token))
         async with asyncio.timeout(TIMEOUT):
             await stream.read()
             yield
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
+            with pytest.raises(grpc.aio.AioRpcError) as excinfo:
                 while await stream.read() is not grpc.aio.EOF:
                     pass
-        assert read_error(caught.value).reason == "CREDENTIAL_CHANGED"
+        assert read_error(excinfo.value).reason == "CREDENTIAL_CHANGED"
 
     async def log_in(self, name: str = "ada") -> str:
         """Log in, and return the refresh token."""
@@ -149,16 +149,16 @@ class World:
         return response.tokens.refresh_token
 
     async def refresh(self, token: str) -> str:
-        """Use a refresh token, and return the next one."""
+        """Exchange a refresh token, and return the new one."""
         response = await self.sessions.RefreshSession(RefreshSessionRequest(refresh_token=token))
         return response.tokens.refresh_token
 
     async def watch_token(self, metadata: Metadata) -> str:
-        """Return a watch token that a caller mints."""
-        minted = await self.access.MintWatchToken(
+        """Mint a watch token as a caller, and return it."""
+        mint_response = await self.access.MintWatchToken(
             MintWatchTokenRequest(labels={"user": "42"}), metadata=metadata
         )
-        return minted.token
+        return mint_response.token
 
 
 def user(**fields: Any) -> Principal:
@@ -175,16 +175,16 @@ def user(**fields: Any) -> Principal:
 
 
 @pytest.fixture
-async def world(
+async def credentials(
     issuer: LocalIssuer,
     attacker: LocalIssuer,
     database: Database,
     gateway: Gateway,
     channel: grpc.aio.Channel,
-) -> AsyncIterator[World]:
+) -> AsyncIterator[Credentials]:
     async with database.statement() as conn:
         installation = await read_installation(conn)
-    return World(
+    return Credentials(
         issuer=issuer,
         attacker=attacker,
         database=database,
@@ -198,11 +198,11 @@ async def world(
     )
 
 
-Make = Callable[[World], str | Awaitable[str]]
+Make = Callable[[Credentials], str | Awaitable[str]]
 
 
 def changed(token: str, *, header: dict[str, Any] | None = None, **claims: Any) -> str:
-    """Return a token with other contents and the same signature."""
+    """Return a token with changed content and the original signature."""
     parts = token.split(".")
     return ".".join(
         (
@@ -214,7 +214,7 @@ def changed(token: str, *, header: dict[str, Any] | None = None, **claims: Any) 
 
 
 def unsigned(token: str, algorithm: str) -> str:
-    """Return a token without a signature, with the name of an algorithm."""
+    """Return an unsigned token whose header names an algorithm."""
     return changed(token, header={"alg": algorithm}).rpartition(".")[0] + "."
 
 
@@ -224,15 +224,15 @@ def hmac_signed(token: str, secret: bytes) -> str:
     return f"{content}.{encode_part(hmac.digest(secret, content.encode(), hashlib.sha256))}"
 
 
-def spoiled(token: str) -> str:
-    """Return a token with another bit in its signature."""
+def with_flipped_bit(token: str) -> str:
+    """Return a token with a changed signature."""
     content, _, signature = token.rpartition(".")
     return f"{content}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
 
 
-def transplanted(world: World) -> str:
-    """Return the contents of one token with the signature of another."""
-    first, second = world.issuer.token(), world.issuer.token(sub="bob")
+def with_foreign_signature(credentials: Credentials) -> str:
+    """Return the content of one token with the signature of another."""
+    first, second = credentials.issuer.token(), credentials.issuer.token(sub="bob")
     return f"{first.rpartition('.')[0]}.{second.rpartition('.')[2]}"
 
 
@@ -240,7 +240,7 @@ def later(seconds: float) -> int:
     return int(time.time() + seconds)
 
 
-# A token of the configured issuer, with the result.
+# Tokens of the trusted issuer, with the expected result.
 ISSUER: list[tuple[str, Make, str]] = [
     ("valid, RS256", lambda w: w.issuer.token("rsa"), OK),
     ("valid, ES256", lambda w: w.issuer.token("ec"), OK),
@@ -266,9 +266,9 @@ ISSUER: list[tuple[str, Make, str]] = [
     ("algorithm not accepted, RS512", lambda w: w.issuer.token(algorithm="RS512"), REJECTED),
     ("algorithm of another key", lambda w: w.issuer.token("ec", header={"kid": "rsa"}), REJECTED),
     ("key unknown", lambda w: w.issuer.token(header={"kid": "none"}), REJECTED),
-    ("key of another id", lambda w: w.issuer.token(header={"kid": "ec"}), REJECTED),
+    ("key id of another key", lambda w: w.issuer.token(header={"kid": "ec"}), REJECTED),
     ("key id missing", lambda w: w.issuer.token(header={"kid": ""}), REJECTED),
-    ("key id not a text", lambda w: changed(w.issuer.token(), header={"kid": 5}), REJECTED),
+    ("key id not a string", lambda w: changed(w.issuer.token(), header={"kid": 5}), REJECTED),
     ("signed by another key", lambda w: w.issuer.token(signer=w.attacker.keys["rsa"]), REJECTED),
     (
         "key in the header (`jwk`)",
@@ -294,7 +294,7 @@ ISSUER: list[tuple[str, Make, str]] = [
     ),
     ("critical extension", lambda w: w.issuer.token(header={"crit": ["x"], "x": 1}), REJECTED),
     ("issuer unknown", lambda w: w.attacker.token(), REJECTED),
-    ("issuer with another ending", lambda w: w.issuer.token(iss=f"{w.issuer.url}/"), REJECTED),
+    ("issuer with a trailing slash", lambda w: w.issuer.token(iss=f"{w.issuer.url}/"), REJECTED),
     ("issuer missing", lambda w: w.issuer.token(iss=None), REJECTED),
     ("audience of another service", lambda w: w.issuer.token(aud="billing"), REJECTED),
     ("audience missing", lambda w: w.issuer.token(aud=None), REJECTED),
@@ -305,9 +305,9 @@ ISSUER: list[tuple[str, Make, str]] = [
     ("issued in the future", lambda w: w.issuer.token(iat=later(60)), REJECTED),
     ("tampered claims", lambda w: changed(w.issuer.token(), roles=["admin"]), REJECTED),
     ("tampered header", lambda w: changed(w.issuer.token(), header={"typ": "x"}), REJECTED),
-    ("tampered signature", lambda w: spoiled(w.issuer.token()), REJECTED),
+    ("tampered signature", lambda w: with_flipped_bit(w.issuer.token()), REJECTED),
     ("signature missing", lambda w: w.issuer.token().rpartition(".")[0] + ".", REJECTED),
-    ("signature of another token", transplanted, REJECTED),
+    ("signature of another token", with_foreign_signature, REJECTED),
     ("encrypted (JWE)", lambda w: w.issuer.token() + ".AAAA.AAAA", REJECTED),
     ("not a token", lambda _: "AAAA.AAAA.AAAA", REJECTED),
     ("deeply nested", lambda _: f"{encode_part(b'[' * 2900)}.AAAA.AAAA", REJECTED),
@@ -325,88 +325,90 @@ ISSUER: list[tuple[str, Make, str]] = [
 ]
 
 
-async def revoked_signing_key(world: World) -> str:
-    """Return a token of a key of this installation that no longer exists."""
-    key_id, seed = new_signing_key(world.installation.secret)
+async def revoked_signing_key(credentials: Credentials) -> str:
+    """Return a token signed with a deleted key of this installation."""
+    key_id, seed = new_signing_key(credentials.installation.secret)
     key = Ed25519PrivateKey.from_private_bytes(seed)
-    return await own_token(world, key_id, key)
+    return await own_token(credentials, key_id, key)
 
 
 async def own_token(
-    world: World, key_id: str, key: Any, *, algorithm: str = "EdDSA", **claims: Any
+    credentials: Credentials, key_id: str, key: Any, *, algorithm: str = "EdDSA", **claims: Any
 ) -> str:
-    """Return a token with the claims of a valid one, signed by any key."""
-    valid = decode_part((await world.user_token()).split(".")[1])
+    """Return a token with valid claims, signed by the given key."""
+    valid = decode_part((await credentials.user_token()).split(".")[1])
     return jwt.encode({**valid, **claims}, key, algorithm=algorithm, headers={"kid": key_id})
 
 
-async def of_another_installation(world: World) -> str:
+async def of_another_installation(credentials: Credentials) -> str:
     other = Installation(id=uuid4(), secret=os.urandom(32))
     key_id, seed = new_signing_key(other.secret)
-    return await own_token(world, key_id, Ed25519PrivateKey.from_private_bytes(seed))
+    return await own_token(credentials, key_id, Ed25519PrivateKey.from_private_bytes(seed))
 
 
-async def own_signed(world: World, **claims: Any) -> str:
-    return await own_token(world, *await world.signing_key(), **claims)
+async def own_signed(credentials: Credentials, **claims: Any) -> str:
+    return await own_token(credentials, *await credentials.signing_key(), **claims)
 
 
-async def own_with_foreign_signature(world: World) -> str:
-    key_id, _ = await world.signing_key()
-    return await own_token(world, key_id, world.attacker.keys["ed"])
+async def own_with_foreign_signature(credentials: Credentials) -> str:
+    key_id, _ = await credentials.signing_key()
+    return await own_token(credentials, key_id, credentials.attacker.keys["ed"])
 
 
-async def own_unsigned(world: World) -> str:
-    return unsigned(await world.user_token(), "none")
+async def own_unsigned(credentials: Credentials) -> str:
+    return unsigned(await credentials.user_token(), "none")
 
 
-async def own_hmac(world: World) -> str:
-    _, key = await world.signing_key()
-    return hmac_signed(await world.user_token(), key.public_key().public_bytes_raw())
+async def own_hmac(credentials: Credentials) -> str:
+    _, key = await credentials.signing_key()
+    return hmac_signed(await credentials.user_token(), key.public_key().public_bytes_raw())
 
 
-async def own_tampered(world: World) -> str:
-    return changed(await world.user_token(), role="platform")
+async def own_tampered(credentials: Credentials) -> str:
+    return changed(await credentials.user_token(), role="platform")
 
 
-async def own_of_issuer(world: World) -> str:
-    key_id, _ = await world.signing_key()
-    return world.issuer.token("ed", header={"kid": key_id})
+async def own_of_issuer(credentials: Credentials) -> str:
+    key_id, _ = await credentials.signing_key()
+    return credentials.issuer.token("ed", header={"kid": key_id})
 
 
-async def issuer_of_own(world: World) -> str:
-    return world.issuer.token("ed", iss=f"headrace:{world.installation.id}")
+async def issuer_of_own(credentials: Credentials) -> str:
+    return credentials.issuer.token("ed", iss=f"headrace:{credentials.installation.id}")
 
 
-async def changed_user(world: World) -> str:
-    token = await world.user_token(name="eve")
-    await world.change(token, kind=PrincipalKind.USER, subject="eve")
+async def changed_user(credentials: Credentials) -> str:
+    token = await credentials.user_token(name="eve")
+    await credentials.change(token, kind=PrincipalKind.USER, subject="eve")
     return token
 
 
-async def ended_session(world: World) -> str:
-    token = await world.user_token(credential="ended")
-    await world.change(token, kind=PrincipalKind.USER, subject="ended")
+async def ended_session(credentials: Credentials) -> str:
+    token = await credentials.user_token(credential="ended")
+    await credentials.change(token, kind=PrincipalKind.USER, subject="ended")
     return token
 
 
-async def expired_user(world: World) -> str:
-    return await world.user_token(expire_time=time.time() - 1)
+async def expired_user(credentials: Credentials) -> str:
+    return await credentials.user_token(expire_time=time.time() - 1)
 
 
-async def minted(world: World) -> str:
-    return await world.watch_token(world.admin)
+async def minted(credentials: Credentials) -> str:
+    return await credentials.watch_token(credentials.admin)
 
 
-async def minted_by_revoked_key(world: World) -> str:
-    key = await add_api_key(world.database, Role.OPERATOR, principal="service")
-    token = await world.watch_token(bearer(key))
-    await world.revoke(key, token)
+async def minted_by_revoked_key(credentials: Credentials) -> str:
+    key = await add_api_key(credentials.database, Role.OPERATOR, principal="service")
+    token = await credentials.watch_token(bearer(key))
+    await credentials.revoke(key, token)
     return token
 
 
-async def minted_without_access_control(world: World) -> str:
-    valid = decode_part((await minted(world)).split(".")[1])
-    return await own_signed(world, **{**valid, "minter": {**valid["minter"], "kind": "anonymous"}})
+async def minted_without_access_control(credentials: Credentials) -> str:
+    valid = decode_part((await minted(credentials)).split(".")[1])
+    return await own_signed(
+        credentials, **{**valid, "minter": {**valid["minter"], "kind": "anonymous"}}
+    )
 
 
 OWN: list[tuple[str, Make, str]] = [
@@ -421,34 +423,34 @@ OWN: list[tuple[str, Make, str]] = [
     ("expiry missing", lambda w: own_signed(w, exp=None), REJECTED),
     ("audience of another service", lambda w: own_signed(w, aud="billing"), REJECTED),
     ("issuer of another service", lambda w: own_signed(w, iss="https://x"), REJECTED),
-    ("kind that is not signed here", lambda w: own_signed(w, kind="api_key"), REJECTED),
+    ("principal kind without such tokens", lambda w: own_signed(w, kind="api_key"), REJECTED),
     ("role unknown", lambda w: own_signed(w, role="owner"), REJECTED),
     ("scope unknown", lambda w: own_signed(w, scope=["x"]), REJECTED),
     ("of an external issuer, with the key id of this installation", own_of_issuer, REJECTED),
     ("of this installation, signed by an external issuer", issuer_of_own, REJECTED),
     ("of a user who was changed or disabled", changed_user, REJECTED),
-    ("of a session that ended", ended_session, REJECTED),
-    ("refresh token in its place", lambda w: w.log_in("eve"), REJECTED),
+    ("of an ended session", ended_session, REJECTED),
+    ("refresh token instead of an access token", lambda w: w.log_in("eve"), REJECTED),
     ("watch token, valid", minted, OK),
     ("watch token of a revoked API key", minted_by_revoked_key, REJECTED),
     ("watch token minted without access control", minted_without_access_control, REJECTED),
 ]
 
 
-async def revoked_key(world: World) -> str:
-    key = await add_api_key(world.database, Role.VIEWER)
-    await world.revoke(key, key)
+async def revoked_key(credentials: Credentials) -> str:
+    key = await add_api_key(credentials.database, Role.VIEWER)
+    await credentials.revoke(key, key)
     return key
 
 
-async def expired_key(world: World) -> str:
+async def expired_key(credentials: Credentials) -> str:
     return await add_api_key(
-        world.database, Role.VIEWER, expire_time=datetime.now(UTC) - timedelta(seconds=1)
+        credentials.database, Role.VIEWER, expire_time=datetime.now(UTC) - timedelta(seconds=1)
     )
 
 
-async def key_with_other_secret(world: World) -> str:
-    key = await add_api_key(world.database, Role.VIEWER)
+async def key_with_other_secret(credentials: Credentials) -> str:
+    key = await add_api_key(credentials.database, Role.VIEWER)
     return key[:-1] + ("a" if key[-1] != "a" else "b")
 
 
@@ -463,31 +465,31 @@ API_KEYS: list[tuple[str, Make, str]] = [
 ]
 
 
-async def replaced_refresh_token(world: World) -> str:
-    first = await world.log_in()
-    second = await world.refresh(first)
-    await world.refresh(second)
+async def replaced_refresh_token(credentials: Credentials) -> str:
+    first = await credentials.log_in()
+    second = await credentials.refresh(first)
+    await credentials.refresh(second)
     return first
 
 
-async def refresh_token_of_stolen_session(world: World) -> str:
-    first = await world.log_in()
-    third = await world.refresh(await world.refresh(first))
+async def refresh_token_of_stolen_session(credentials: Credentials) -> str:
+    first = await credentials.log_in()
+    third = await credentials.refresh(await credentials.refresh(first))
     with pytest.raises(grpc.aio.AioRpcError):
-        await world.refresh(first)
+        await credentials.refresh(first)
     return third
 
 
-async def refresh_token_after_logout(world: World) -> str:
-    token = await world.log_in()
-    await world.sessions.Logout(LogoutRequest(refresh_token=token))
+async def refresh_token_after_logout(credentials: Credentials) -> str:
+    token = await credentials.log_in()
+    await credentials.sessions.Logout(LogoutRequest(refresh_token=token))
     return token
 
 
-async def refresh_token_of_disabled_user(world: World) -> str:
-    token = await world.log_in("disabled")
-    await world.users.UpdateUser(
-        UpdateUserRequest(name="disabled", disabled=True), metadata=world.admin
+async def refresh_token_of_disabled_user(credentials: Credentials) -> str:
+    token = await credentials.log_in("disabled")
+    await credentials.users.UpdateUser(
+        UpdateUserRequest(name="disabled", disabled=True), metadata=credentials.admin
     )
     return token
 
@@ -496,7 +498,7 @@ REFRESH_TOKENS: list[tuple[str, Make, str]] = [
     ("valid", lambda w: w.log_in(), OK),
     ("used twice, after its replacement was used", replaced_refresh_token, REJECTED),
     ("newest one, after an earlier one was used twice", refresh_token_of_stolen_session, REJECTED),
-    ("of a session that was logged out", refresh_token_after_logout, REJECTED),
+    ("of a session after logout", refresh_token_after_logout, REJECTED),
     ("of a disabled user", refresh_token_of_disabled_user, REJECTED),
     (
         "of an unknown session",
@@ -508,7 +510,7 @@ REFRESH_TOKENS: list[tuple[str, Make, str]] = [
         lambda _: new_refresh_token(uuid4()).text(os.urandom(32)),
         REJECTED,
     ),
-    ("access token in its place", lambda w: w.user_token(), REJECTED),
+    ("access token instead of a refresh token", lambda w: w.user_token(), REJECTED),
 ]
 
 MATRIX = {
@@ -519,13 +521,13 @@ MATRIX = {
 }
 
 
-def test_published_table_is_the_matrix() -> None:
+def test_table_in_the_docs_equals_the_matrix() -> None:
     lines = ["| Credential | Case | Result |\n", "|---|---|---|\n"]
     for kind, rows in MATRIX.items():
         lines += [f"| {kind} | {case} | {result} |\n" for case, _, result in rows]
     document = DOCS.read_text()
-    before, _, rest = document.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, _, remainder = document.partition(BEGIN)
+    _, _, after = remainder.partition(END)
     expected = before + BEGIN + "".join(lines) + END + after
     if os.environ.get("HEADRACE_TEST_WRITE_DOCS"):
         DOCS.write_text(expected)
@@ -533,20 +535,22 @@ def test_published_table_is_the_matrix() -> None:
 
 
 @pytest.mark.parametrize("kind", MATRIX)
-async def test_credential_has_the_result_of_the_matrix(
-    kind: str, world: World, jobs: JobServiceStub, subtests: pytest.Subtests
+async def test_credential_has_the_result_in_the_matrix(
+    kind: str, credentials: Credentials, jobs: JobServiceStub, subtests: pytest.Subtests
 ) -> None:
     for case, make, expected in MATRIX[kind]:
         with subtests.test(case=case):
-            made = make(world)
-            credential = made if isinstance(made, str) else await made
+            credential_value = make(credentials)
+            credential = (
+                credential_value if isinstance(credential_value, str) else await credential_value
+            )
             if kind == "Refresh token":
-                call = world.refresh(credential)
+                call = credentials.refresh(credential)
             else:
                 call = jobs.GetStats(GetStatsRequest(), metadata=bearer(credential))
             assert await result(call, credential) == expected
-    # A gateway never reads an address from a token.
-    assert world.attacker.requests == []
+    # A gateway never fetches keys from a URL in a token.
+    assert credentials.attacker.requests == []
 
 
 async def result(call: Awaitable[object], credential: str) -> str:
@@ -555,26 +559,28 @@ async def result(call: Awaitable[object], credential: str) -> str:
         await call
     except grpc.aio.AioRpcError as error:
         detail = read_error(error)
-        # No error contains the credential, or a part of it.
+        # No error contains the credential or a part of it.
         assert credential not in detail.message
         assert not credential.count(".") or credential.split(".")[1] not in detail.message
         return error.code().name
     return OK
 
 
-async def test_watch_token_cannot_change_anything(world: World, jobs: JobServiceStub) -> None:
-    token = await minted(world)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+async def test_watch_token_cannot_change_anything(
+    credentials: Credentials, jobs: JobServiceStub
+) -> None:
+    token = await minted(credentials)
+    with pytest.raises(grpc.aio.AioRpcError) as excinfo:
         await jobs.SubmitJob(
             SubmitJobRequest(job=JobSpec(type="email", labels={"user": "42"})),
             metadata=bearer(token),
         )
-    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await world.access.MintWatchToken(
+    assert excinfo.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    with pytest.raises(grpc.aio.AioRpcError) as excinfo:
+        await credentials.access.MintWatchToken(
             MintWatchTokenRequest(labels={"user": "42"}), metadata=bearer(token)
         )
-    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert excinfo.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize(
@@ -588,9 +594,9 @@ async def test_watch_token_cannot_change_anything(world: World, jobs: JobService
         (("authorization", "Bearer " + "a" * 8200),),
     ],
 )
-async def test_header_without_one_bearer_is_rejected(
-    metadata: Metadata, jobs: JobServiceStub, world: World
+async def test_header_without_exactly_one_bearer_is_rejected(
+    metadata: Metadata, jobs: JobServiceStub, credentials: Credentials
 ) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as excinfo:
         await jobs.GetStats(GetStatsRequest(), metadata=metadata)
-    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert excinfo.value.code() is grpc.StatusCode.UNAUTHENTICATED

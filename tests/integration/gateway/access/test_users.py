@@ -96,16 +96,16 @@ async def refresh(sessions: SessionServiceStub, token: str) -> SessionTokens:
     return response.tokens
 
 
-async def forget_repeats(database: Database) -> None:
-    """Let the time pass in which a replaced refresh token may be used again."""
+async def end_replay_window(database: Database) -> None:
+    """Move time past the window in which a replaced refresh token may be used again."""
     async with database.statement() as conn:
         await conn.execute(
             text("UPDATE sessions SET replace_time = replace_time - interval '31 s'")
         )
 
 
-async def rejected(access: AccessServiceStub, tokens: SessionTokens) -> RpcError:
-    """Return the error of a call with an access token, once the gateway rejects it."""
+async def until_rejected(access: AccessServiceStub, tokens: SessionTokens) -> RpcError:
+    """Wait until the gateway rejects an access token; return the error."""
     async with asyncio.timeout(TIMEOUT):
         while True:
             try:
@@ -178,9 +178,9 @@ async def test_failed_logins_are_throttled(sessions: SessionServiceStub, ada: st
         "LOGIN_THROTTLED",
     )
     assert error.details["RetryInfo"]["retryDelay"].endswith("s")
-    # The right password is throttled too; otherwise the throttle would reveal it.
-    again = await rpc_error(sessions.Login(LoginRequest(username=ada, password=PASSWORD)))
-    assert again.reason == "LOGIN_THROTTLED"
+    # The correct password is throttled as well; otherwise, an attacker could recognize it.
+    throttled = await rpc_error(sessions.Login(LoginRequest(username=ada, password=PASSWORD)))
+    assert throttled.reason == "LOGIN_THROTTLED"
 
 
 async def test_refresh_returns_new_tokens(
@@ -199,9 +199,9 @@ async def test_repeated_refresh_returns_the_same_refresh_token(
     sessions: SessionServiceStub, ada: str
 ) -> None:
     first = await log_in(sessions)
-    found = await asyncio.gather(*(refresh(sessions, first.refresh_token) for _ in range(8)))
-    assert len({tokens.refresh_token for tokens in found}) == 1
-    await refresh(sessions, found[0].refresh_token)
+    refreshed = await asyncio.gather(*(refresh(sessions, first.refresh_token) for _ in range(8)))
+    assert len({tokens.refresh_token for tokens in refreshed}) == 1
+    await refresh(sessions, refreshed[0].refresh_token)
 
 
 async def test_reused_refresh_token_ends_the_session(
@@ -210,18 +210,18 @@ async def test_reused_refresh_token_ends_the_session(
     stolen = await log_in(sessions)
     other = await log_in(sessions)
     newest = await refresh(sessions, stolen.refresh_token)
-    await forget_repeats(database)
+    await end_replay_window(database)
     error = await rpc_error(refresh(sessions, stolen.refresh_token))
     assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
     assert error.message == "the session has ended; log in again"
     assert (await rpc_error(refresh(sessions, newest.refresh_token))).reason == "UNAUTHENTICATED"
-    assert (await rejected(access, newest)).reason == "UNAUTHENTICATED"
+    assert (await until_rejected(access, newest)).reason == "UNAUTHENTICATED"
     # Another session of the same user continues.
     await refresh(sessions, other.refresh_token)
     await access.WhoAmI(WhoAmIRequest(), metadata=bearer(other.access_token))
 
 
-async def test_older_refresh_token_ends_the_session_at_once(
+async def test_refresh_token_replaced_twice_ends_the_session(
     sessions: SessionServiceStub, ada: str
 ) -> None:
     first = await log_in(sessions)
@@ -274,7 +274,7 @@ async def test_logout_ends_calls_and_streams_of_the_session(
         "CREDENTIAL_CHANGED",
     )
     assert error.metadata == {"cursor": first.cursor}
-    assert (await rejected(access, tokens)).reason == "UNAUTHENTICATED"
+    assert (await until_rejected(access, tokens)).reason == "UNAUTHENTICATED"
     await rpc_error(refresh(sessions, tokens.refresh_token))
     await access.WhoAmI(WhoAmIRequest(), metadata=bearer(other.access_token))
 
@@ -284,7 +284,7 @@ async def drain(stream: grpc.aio.UnaryStreamCall[object, object]) -> None:
         pass
 
 
-async def test_user_has_a_limited_number_of_sessions(
+async def test_sessions_of_a_user_are_limited(
     database: Database, sessions: SessionServiceStub, ada: str
 ) -> None:
     first = await log_in(sessions)
@@ -309,7 +309,7 @@ async def test_changed_password_ends_the_other_sessions(
     own, other = await log_in(sessions), await log_in(sessions)
     change = ChangePasswordRequest(current_password=PASSWORD, new_password=OTHER_PASSWORD)
     await sessions.ChangePassword(change, metadata=bearer(own.access_token))
-    assert (await rejected(access, other)).reason == "UNAUTHENTICATED"
+    assert (await until_rejected(access, other)).reason == "UNAUTHENTICATED"
     await rpc_error(refresh(sessions, other.refresh_token))
     await refresh(sessions, own.refresh_token)
     await rpc_error(log_in(sessions))
@@ -332,7 +332,9 @@ async def test_password_change_needs_the_current_password(
         assert new not in error.message or not new
 
 
-async def test_key_has_no_password(sessions: SessionServiceStub, admin: Metadata) -> None:
+async def test_api_key_cannot_change_a_password(
+    sessions: SessionServiceStub, admin: Metadata
+) -> None:
     change = ChangePasswordRequest(current_password=PASSWORD, new_password=OTHER_PASSWORD)
     error = await rpc_error(sessions.ChangePassword(change, metadata=admin))
     assert error.code is grpc.StatusCode.UNAUTHENTICATED
@@ -379,7 +381,7 @@ async def test_new_role_takes_effect_with_the_next_token(
         ["queue:mail"],
         "",
     )
-    assert (await rejected(access, tokens)).reason == "UNAUTHENTICATED"
+    assert (await until_rejected(access, tokens)).reason == "UNAUTHENTICATED"
     tokens = await refresh(sessions, tokens.refresh_token)
     me = await access.WhoAmI(WhoAmIRequest(), metadata=bearer(tokens.access_token))
     assert (me.principal.role, me.principal.scope) == (ROLE_VIEWER, ["queue:mail"])
@@ -396,7 +398,7 @@ async def test_admin_resets_a_password(
     await log_in(sessions, password=password)
 
 
-async def test_deleted_user_cannot_return_with_old_tokens(
+async def test_tokens_of_a_deleted_user_stay_invalid(
     access: AccessServiceStub,
     sessions: SessionServiceStub,
     users: UserServiceStub,
@@ -407,7 +409,7 @@ async def test_deleted_user_cannot_return_with_old_tokens(
     await users.DeleteUser(DeleteUserRequest(name=ada), metadata=admin)
     request = CreateUserRequest(name=ada, role=ROLE_ADMIN)
     password = (await users.CreateUser(request, metadata=admin)).password
-    assert (await rejected(access, tokens)).reason == "UNAUTHENTICATED"
+    assert (await until_rejected(access, tokens)).reason == "UNAUTHENTICATED"
     await rpc_error(refresh(sessions, tokens.refresh_token))
     await log_in(sessions, password=password)
 
@@ -466,7 +468,7 @@ async def test_admin_cannot_raise_or_change_a_platform_user(
         assert (await rpc_error(change)).reason == "PERMISSION_DENIED"
 
 
-async def test_admin_cannot_take_over_a_user_who_reads_payloads(
+async def test_admin_without_payload_right_cannot_reset_password(
     database: Database, users: UserServiceStub, admin: Metadata
 ) -> None:
     platform = await caller(database, Role.PLATFORM, "payload:read")
@@ -474,7 +476,7 @@ async def test_admin_cannot_take_over_a_user_who_reads_payloads(
     await users.CreateUser(request, metadata=platform)
     reset = users.UpdateUser(UpdateUserRequest(name="eve", password=""), metadata=admin)
     assert (await rpc_error(reset)).reason == "PERMISSION_DENIED"
-    # Rights may be taken away.
+    # An admin may remove rights.
     await users.UpdateUser(UpdateUserRequest(name="eve", disabled=True), metadata=admin)
 
 
@@ -488,7 +490,7 @@ async def test_operator_cannot_manage_users(
     assert error.metadata == {"right": "access:manage"}
 
 
-async def test_users_are_listed_by_page(users: UserServiceStub, admin: Metadata) -> None:
+async def test_users_are_listed_in_pages(users: UserServiceStub, admin: Metadata) -> None:
     names = ["a1", "b2", "c3"]
     for name in names:
         await users.CreateUser(CreateUserRequest(name=name), metadata=admin)
@@ -511,9 +513,9 @@ async def test_login_in_a_suspended_tenant_is_rejected(
         await conn.execute(text("UPDATE tenants SET state = 'suspended'"))
     error = await rpc_error(log_in(sessions))
     assert (error.code, error.reason) == (grpc.StatusCode.PERMISSION_DENIED, "TENANT_SUSPENDED")
-    # Only a caller with the password is told the state of the tenant.
-    wrong = await rpc_error(log_in(sessions, password=OTHER_PASSWORD))
-    assert wrong.reason == "UNAUTHENTICATED"
+    # Only a caller with the correct password receives the tenant's state.
+    rejected_login = await rpc_error(log_in(sessions, password=OTHER_PASSWORD))
+    assert rejected_login.reason == "UNAUTHENTICATED"
 
 
 async def test_logins_and_changes_are_audited(
@@ -526,7 +528,7 @@ async def test_logins_and_changes_are_audited(
     await rpc_error(log_in(sessions, password=OTHER_PASSWORD))
     stolen = await log_in(sessions)
     await refresh(sessions, stolen.refresh_token)
-    await forget_repeats(database)
+    await end_replay_window(database)
     await rpc_error(refresh(sessions, stolen.refresh_token))
     other = await log_in(sessions)
     await sessions.Logout(LogoutRequest(refresh_token=other.refresh_token))
@@ -573,7 +575,7 @@ async def test_store_and_messages_contain_no_secret(
     assert tokens.refresh_token not in stored
 
 
-def test_each_secret_of_the_contract_is_marked() -> None:
+def test_each_secret_field_is_marked_as_sensitive() -> None:
     secret = {"password", "current_password", "new_password", "access_token", "refresh_token"}
     for file in (sessions_pb2.DESCRIPTOR, users_pb2.DESCRIPTOR):
         for message in file.message_types_by_name.values():

@@ -1,4 +1,4 @@
-"""Users of the Python client and the command line, against a real gateway."""
+"""User functions of the Python client and the command line, on a real gateway."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ async def test_client_manages_users(admin: Client) -> None:
     assert (created.user.role, created.user.scope) == (Role.OPERATOR, ("queue:mail",))
     with pytest.raises(AccessConflict, match="user 'ada' exists"):
         await admin.create_user("ada")
-    chosen = await admin.create_user("grace", password=NEW_PASSWORD)
-    assert chosen.password == ""
+    user_with_password = await admin.create_user("grace", password=NEW_PASSWORD)
+    assert user_with_password.password == ""
 
     changed = await admin.update_user("ada", role="viewer", scope=(), disabled=True)
     assert (changed.role, changed.scope, changed.disabled) == (Role.VIEWER, (), True)
@@ -41,10 +41,10 @@ async def test_client_manages_users(admin: Client) -> None:
         await admin.reset_password("ada")
 
 
-async def test_user_logs_in_and_changes_the_password(target: str, admin: Client) -> None:
+async def test_client_logs_in_and_changes_the_password(target: str, admin: Client) -> None:
     created = await admin.create_user("ada", role="operator")
-    async with Client(target) as anyone:
-        login = await anyone.login("ada", created.password)
+    async with Client(target) as anonymous:
+        login = await anonymous.login("ada", created.password)
         assert (login.principal.name, login.principal.kind) == ("ada", PrincipalKind.USER)
         tokens = login.tokens
         assert tokens.access_token not in repr(login)
@@ -52,27 +52,27 @@ async def test_user_logs_in_and_changes_the_password(target: str, admin: Client)
         async with Client(target, token=tokens.access_token) as client:
             await client.change_password(created.password, NEW_PASSWORD)
         with pytest.raises(Unauthenticated):
-            await anyone.login("ada", created.password)
-        again = (await anyone.login("ada", NEW_PASSWORD)).tokens
+            await anonymous.login("ada", created.password)
+        new_tokens = (await anonymous.login("ada", NEW_PASSWORD)).tokens
 
-        refreshed = await anyone.refresh_session(again.refresh_token)
+        refreshed = await anonymous.refresh_session(new_tokens.refresh_token)
         async with Client(target, token=refreshed.access_token) as client:
             assert (await client.whoami()).name == "ada"
-        await anyone.logout(refreshed.refresh_token)
+        await anonymous.logout(refreshed.refresh_token)
         with pytest.raises(Unauthenticated):
-            await anyone.refresh_session(refreshed.refresh_token)
+            await anonymous.refresh_session(refreshed.refresh_token)
 
 
-async def test_stream_continues_with_the_tokens_of_a_session(target: str, admin: Client) -> None:
+async def test_stream_continues_with_refreshed_session_tokens(target: str, admin: Client) -> None:
     created = await admin.create_user("ada", role="operator")
-    async with Client(target) as anyone:
-        tokens = (await anyone.login("ada", created.password)).tokens
+    async with Client(target) as anonymous:
+        tokens = (await anonymous.login("ada", created.password)).tokens
         returned: list[str] = []
 
         async def next_token() -> str:
             nonlocal tokens
             if returned:
-                tokens = await anyone.refresh_session(tokens.refresh_token)
+                tokens = await anonymous.refresh_session(tokens.refresh_token)
             returned.append(tokens.access_token)
             return tokens.access_token
 
@@ -96,13 +96,13 @@ async def test_command_line_logs_in_and_out(
     headrace: Headrace, admin: Client, tmp_path: Path
 ) -> None:
     password = (await admin.create_user("ada", role="operator")).password
-    wrong = await headrace("login", "ada", stdin="wrong\n")
-    assert wrong.code == 4
+    rejected = await headrace("login", "ada", stdin="wrong\n")
+    assert rejected.code == 4
     assert not (tmp_path / "headrace").exists()
 
-    ended = await headrace("login", "ada", stdin=f"{password}\n")
-    assert ended.code == 0, ended.err
-    assert "logged in as ada (operator, tenant default) in the context default" in ended.out
+    login_result = await headrace("login", "ada", stdin=f"{password}\n")
+    assert login_result.code == 0, login_result.err
+    assert "logged in as ada (operator, tenant default) in the context default" in login_result.out
     file = tmp_path / "headrace" / "config.toml"
     assert file.stat().st_mode & 0o777 == 0o600
     assert password not in file.read_text()
@@ -111,8 +111,8 @@ async def test_command_line_logs_in_and_out(
 
     changed = await headrace("password", stdin=f"{password}\n{NEW_PASSWORD}\n")
     assert changed.code == 0, changed.err
-    left = await headrace("logout")
-    assert left.code == 0, left.err
+    logged_out = await headrace("logout")
+    assert logged_out.code == 0, logged_out.err
     assert "token" not in file.read_text()
     assert (await headrace("whoami")).code == 4
     assert (await headrace("logout")).code == 2
@@ -140,8 +140,8 @@ async def test_command_line_renews_the_session(
     await admin.update_user("ada", disabled=True)
 
     async def rejection() -> str:
-        ended = await headrace("whoami")
-        return ended.err if ended.code == 4 else ""
+        completed = await headrace("whoami")
+        return completed.err if completed.code == 4 else ""
 
     assert "try: headrace login" in await until(rejection)
 

@@ -1,4 +1,4 @@
-"""Watch tokens: what they can read, and how long they live."""
+"""Watch tokens: their rights and their lifetimes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def mint(
     return await access.MintWatchToken(MintWatchTokenRequest(**fields), metadata=metadata)
 
 
-async def rejected(access: AccessServiceStub, metadata: Metadata, **fields: Any) -> RpcError:
+async def rejection(access: AccessServiceStub, metadata: Metadata, **fields: Any) -> RpcError:
     return await rpc_error(mint(access, metadata, **fields))
 
 
@@ -74,13 +74,13 @@ async def visible(jobs: JobServiceStub, token: str) -> set[str]:
     return {job.id for job in listed.jobs}
 
 
-async def test_token_of_labels_reads_only_jobs_with_them(
+async def test_label_token_reads_only_matching_jobs(
     access: AccessServiceStub, jobs: JobServiceStub, operator: Metadata
 ) -> None:
-    mine = await submit(jobs, operator, user="42")
+    labeled_job = await submit(jobs, operator, user="42")
     other = await submit(jobs, operator, user="43")
     token = (await mint(access, operator, labels={"user": "42"})).token
-    assert await visible(jobs, token) == {mine}
+    assert await visible(jobs, token) == {labeled_job}
     error = await rpc_error(jobs.GetJob(GetJobRequest(job_id=other), metadata=bearer(token)))
     assert error.code is grpc.StatusCode.NOT_FOUND
     stream = jobs.WatchJobs(WatchJobsRequest(), metadata=bearer(token))
@@ -94,7 +94,7 @@ async def test_token_of_labels_reads_only_jobs_with_them(
     stream.cancel()
 
 
-async def test_token_of_job_or_batch_reads_only_that(
+async def test_job_or_batch_token_reads_only_its_jobs(
     access: AccessServiceStub, jobs: JobServiceStub, operator: Metadata
 ) -> None:
     one = await submit(jobs, operator)
@@ -111,23 +111,23 @@ async def test_token_of_job_or_batch_reads_only_that(
         assert await visible(jobs, token) == expected
 
 
-async def test_token_identifies_a_viewer_with_the_name_of_the_minter(
+async def test_token_is_a_viewer_with_the_name_of_its_minter(
     access: AccessServiceStub, operator: Metadata
 ) -> None:
-    minted = await mint(access, operator, labels={"user": "42"})
-    me = (await access.WhoAmI(WhoAmIRequest(), metadata=bearer(minted.token))).principal
-    assert me == minted.principal
+    mint_response = await mint(access, operator, labels={"user": "42"})
+    me = (await access.WhoAmI(WhoAmIRequest(), metadata=bearer(mint_response.token))).principal
+    assert me == mint_response.principal
     assert (me.name, me.kind, me.role) == ("ada", PRINCIPAL_KIND_WATCH_TOKEN, ROLE_VIEWER)
     assert list(me.scope) == ["jobs:read", "label:user=42"]
     assert list(me.rights) == ["jobs:read"]
 
 
-async def test_payload_needs_the_right_and_the_request(
+async def test_payload_requires_the_right_and_the_request(
     access: AccessServiceStub, jobs: JobServiceStub, database: Database, operator: Metadata
 ) -> None:
     job_id = await submit(jobs, operator)
     reader = await caller(database, Role.OPERATOR, "payload:read")
-    error = await rejected(access, operator, job_id=job_id, include_payload=True)
+    error = await rejection(access, operator, job_id=job_id, include_payload=True)
     assert (error.reason, error.metadata) == ("PERMISSION_DENIED", {"right": "payload:read"})
     for include, withheld in ((False, True), (True, False)):
         token = (await mint(access, reader, job_id=job_id, include_payload=include)).token
@@ -137,17 +137,17 @@ async def test_payload_needs_the_right_and_the_request(
         assert bool(read.job.withheld_fields) is withheld
 
 
-async def test_token_is_within_the_scope_of_the_minter(
+async def test_token_is_limited_to_the_scope_of_its_minter(
     access: AccessServiceStub, jobs: JobServiceStub, database: Database, operator: Metadata
 ) -> None:
     outside = await submit(jobs, operator, team="b", user="42")
     inside = await submit(jobs, operator, team="a", user="42")
-    narrow = await caller(database, Role.OPERATOR, "label:team=a")
-    token = (await mint(access, narrow, labels={"user": "42"})).token
+    limited_caller = await caller(database, Role.OPERATOR, "label:team=a")
+    token = (await mint(access, limited_caller, labels={"user": "42"})).token
     assert await visible(jobs, token) == {inside}
-    token = (await mint(access, narrow, job_id=outside)).token
+    token = (await mint(access, limited_caller, job_id=outside)).token
     assert await visible(jobs, token) == set()
-    error = await rejected(access, narrow, labels={"team": "b"})
+    error = await rejection(access, limited_caller, labels={"team": "b"})
     assert error.code is grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -155,10 +155,10 @@ async def test_token_is_within_the_scope_of_the_minter(
     ("role", "scope", "right"),
     [(Role.VIEWER, [], "tokens:mint"), (Role.OPERATOR, ["tokens:mint"], "jobs:read")],
 )
-async def test_minter_needs_both_rights(
+async def test_minting_requires_both_rights(
     access: AccessServiceStub, database: Database, role: Role, scope: list[str], right: str
 ) -> None:
-    error = await rejected(access, await caller(database, role, *scope), labels={"user": "42"})
+    error = await rejection(access, await caller(database, role, *scope), labels={"user": "42"})
     assert (error.reason, error.metadata) == ("PERMISSION_DENIED", {"right": right})
 
 
@@ -179,7 +179,7 @@ async def test_minter_needs_both_rights(
 async def test_invalid_request_is_rejected(
     access: AccessServiceStub, operator: Metadata, fields: dict[str, Any], field: str
 ) -> None:
-    error = await rejected(access, operator, **fields)
+    error = await rejection(access, operator, **fields)
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert list(error.violations) == [field]
 
@@ -189,24 +189,26 @@ async def test_token_expires_with_the_key_of_the_minter(
 ) -> None:
     end = datetime.now(UTC) + timedelta(minutes=5)
     key = await add_api_key(database, Role.OPERATOR, expire_time=end)
-    minted = await mint(access, bearer(key), labels={"user": "42"}, lifetime=Duration(seconds=3600))
-    assert minted.principal.expire_time.seconds == int(end.timestamp())
+    mint_response = await mint(
+        access, bearer(key), labels={"user": "42"}, lifetime=Duration(seconds=3600)
+    )
+    assert mint_response.principal.expire_time.seconds == int(end.timestamp())
 
 
-async def test_lifetime_is_a_quarter_of_an_hour_by_default(
+async def test_default_lifetime_is_15_minutes(
     access: AccessServiceStub, operator: Metadata
 ) -> None:
     before = int(time.time())
-    minted = await mint(access, operator, labels={"user": "42"})
-    assert before + 900 <= minted.principal.expire_time.seconds <= time.time() + 900
+    mint_response = await mint(access, operator, labels={"user": "42"})
+    assert before + 900 <= mint_response.principal.expire_time.seconds <= time.time() + 900
 
 
 async def test_stream_ends_when_its_token_expires(
     access: AccessServiceStub, jobs: JobServiceStub, operator: Metadata
 ) -> None:
     job_id = await submit(jobs, operator)
-    minted = await mint(access, operator, job_id=job_id, lifetime=Duration(seconds=2))
-    stream = jobs.WatchJob(WatchJobRequest(job_id=job_id), metadata=bearer(minted.token))
+    mint_response = await mint(access, operator, job_id=job_id, lifetime=Duration(seconds=2))
+    stream = jobs.WatchJob(WatchJobRequest(job_id=job_id), metadata=bearer(mint_response.token))
 
     async def read() -> None:
         while await stream.read() is not grpc.aio.EOF:

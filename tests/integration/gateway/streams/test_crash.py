@@ -99,15 +99,15 @@ async def test_crash_loses_only_open_transactions(
 ):
     tail = ManualTail(server_settings, server_database)
     await tail.start()
-    lost = await open_writer(server_database)
-    await lost.submit()
+    uncommitted = await open_writer(server_database)
+    await uncommitted.submit()
     seen = await submit(server_database)
     await tail.run()
     unseen = await submit(server_database)
 
     await asyncio.to_thread(server[0].kill)
     with pytest.raises(Unavailable):
-        await lost.commit()
+        await uncommitted.commit()
     await asyncio.to_thread(server[0].start)
     await until(lambda: _run_succeeds(tail))
     later = await submit(server_database)
@@ -130,16 +130,16 @@ async def test_streams_survive_a_crash(
     worker_id = await register(server_database)
     job = await submit(server_database)
     async with watching(server_settings) as watch:
-        one, many = follow_job(watch, job.id), follow_jobs(watch)
-        await one.has(1)
-        await many.until(lambda reader: bool(reader.pages))
+        one_job, all_jobs = follow_job(watch, job.id), follow_jobs(watch)
+        await one_job.has(1)
+        await all_jobs.until(lambda reader: bool(reader.pages))
         await start(server_database, worker_id, job)
-        await one.has(2)
-        await many.has(1)
+        await one_job.has(2)
+        await all_jobs.has(1)
         await crash(server[0], server_database)
         await write_ends(server_database, worker_id, attempt_end(job.id, 1, EventType.SUCCEEDED))
-        await one.end()
-        await many.has(2)
-        assert one.seqs == [1, 2, 3]
-        assert many.seqs == [2, 3]
-        await many.cancel()
+        await one_job.end()
+        await all_jobs.has(2)
+        assert one_job.seqs == [1, 2, 3]
+        assert all_jobs.seqs == [2, 3]
+        await all_jobs.cancel()

@@ -78,14 +78,14 @@ async def watch_all(
     """Follow all jobs to the end of the log, and cut the stream after every few pages."""
     seen: list[JobEvent] = []
     while not (end.done() and seen and place_of(seen[-1]) >= end.result()):
-        left = chance.randint(0, 4)
+        remaining = chance.randint(0, 4)
         stream = chance.choice(watches).watch_jobs(DEFAULT_TENANT, JobFilter(), cursor)
         async with aclosing(stream) as pages:
             async for page in pages:
                 seen += page.events
                 cursor = page.cursor
-                left -= 1
-                if left < 0 or (end.done() and seen and place_of(seen[-1]) >= end.result()):
+                remaining -= 1
+                if remaining < 0 or (end.done() and seen and place_of(seen[-1]) >= end.result()):
                     break
     return seen
 
@@ -94,15 +94,15 @@ async def watch_one(watches: list[Watch], job_id: JobId, chance: random.Random) 
     """Follow a job to its end, and cut the stream after every few messages."""
     seen: list[JobEvent] = []
     while True:
-        left = chance.randint(0, 2)
+        remaining = chance.randint(0, 2)
         stream = chance.choice(watches).watch_job(
             DEFAULT_TENANT, job_id, seen[-1].seq if seen else 0
         )
         async with aclosing(stream) as messages:
             async for events in messages:
                 seen += events
-                left -= 1
-                if left < 0:
+                remaining -= 1
+                if remaining < 0:
                     break
             else:
                 return seen
@@ -113,8 +113,8 @@ async def test_resumed_streams_send_every_event_once_in_order(
     settings: Settings, database: Database, worker_id: WorkerId, bus: WakeBus, seed: int
 ):
     chance = random.Random(seed)
-    small = settings.model_copy(update={"stream_queue_events": 20})
-    async with watching(small) as one, watching(small) as other, asyncio.timeout(60):
+    small_queue = settings.model_copy(update={"stream_queue_events": 20})
+    async with watching(small_queue) as one, watching(small_queue) as other, asyncio.timeout(60):
         first = follow_jobs(one)
         await first.until(lambda reader: bool(reader.pages))
         await first.cancel()
@@ -162,11 +162,11 @@ async def test_long_postgresql_outage_ends_the_streams(settings: Settings, datab
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})
     job = await submit(database)
     async with watching(through, Timing(patience=0.5)) as watch:
-        one, many = follow_job(watch, job.id), follow_jobs(watch)
+        one, all_jobs = follow_job(watch, job.id), follow_jobs(watch)
         await one.has(1)
-        await many.until(lambda reader: bool(reader.pages))
+        await all_jobs.until(lambda reader: bool(reader.pages))
         await proxy.cut()
-        for reader in (one, many):
+        for reader in (one, all_jobs):
             with pytest.raises(Unavailable):
                 await reader.end()
         assert subscriptions(watch) == (0, 0, 0)
@@ -174,14 +174,14 @@ async def test_long_postgresql_outage_ends_the_streams(settings: Settings, datab
         jobs = await submit_many(database, 3)
 
         async def resumes() -> bool:
-            again = follow_jobs(watch, many.pages[-1].cursor)
+            resumed = follow_jobs(watch, all_jobs.pages[-1].cursor)
             try:
-                await again.has(3)
+                await resumed.has(3)
             except (TimeoutError, Unavailable):
                 return False
             finally:
-                await again.cancel()
-            return [event.job_id for event in again.events] == [job.id for job in jobs]
+                await resumed.cancel()
+            return [event.job_id for event in resumed.events] == [job.id for job in jobs]
 
         await until(resumes)
     await proxy.cut()

@@ -32,13 +32,16 @@ async def test_resuming_streams_share_reads_of_past_events(
         return page
 
     monkeypatch.setattr(history, "read_range", read_and_count)
-    early = follow_jobs(watch)
-    await early.until(has_caught_up)
-    cursor = early.pages[-1].cursor
+    early_reader = follow_jobs(watch)
+    await early_reader.until(has_caught_up)
+    cursor = early_reader.pages[-1].cursor
     missed = [job.id for job in await submit_many(database, JOBS)]
-    await early.has(JOBS)
+    await early_reader.has(JOBS)
     readers = [follow_jobs(watch, cursor) for _ in range(STREAMS)]
-    halves = [follow_jobs(watch, early.pages[len(early.pages) // 2].cursor) for _ in range(STREAMS)]
+    halves = [
+        follow_jobs(watch, early_reader.pages[len(early_reader.pages) // 2].cursor)
+        for _ in range(STREAMS)
+    ]
     for reader in (*readers, *halves):
         await reader.until(has_caught_up)
     for reader in readers:
@@ -49,6 +52,6 @@ async def test_resuming_streams_share_reads_of_past_events(
     # Concurrent streams share most reads: fewer rows are read than one read per stream would need.
     assert rows < JOBS * STREAMS / 4
     (job,) = await submit_many(database, 1)
-    for reader in (early, *readers, *halves):
+    for reader in (early_reader, *readers, *halves):
         await reader.until(lambda reader: reader.events[-1].job_id == job.id)
         await reader.cancel()

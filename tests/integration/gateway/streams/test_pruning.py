@@ -61,9 +61,9 @@ async def read_log_ids(database: Database) -> list[EventId]:
 
 async def until_expired(reader: Reader) -> str:
     """Wait until a stream ends with CursorExpired; return the cursor to resume from."""
-    with pytest.raises(CursorExpired) as caught:
+    with pytest.raises(CursorExpired) as excinfo:
         await reader.end()
-    return caught.value.oldest_cursor
+    return excinfo.value.oldest_cursor
 
 
 @asynccontextmanager
@@ -87,11 +87,11 @@ async def test_pruned_cursor_expires_with_the_new_start(watch: Watch, database: 
     oldest = await until_expired(follow_jobs(watch, before))
     # The cursor after the last pruned event is the oldest one, and it is valid.
     assert oldest == at_start.pages[-1].cursor
-    again = follow_jobs(watch, oldest)
-    await until_caught_up(again)
-    await again.has(1)
-    assert again.event_ids == [(newer.id, 1)]
-    await again.cancel()
+    resumed = follow_jobs(watch, oldest)
+    await until_caught_up(resumed)
+    await resumed.has(1)
+    assert resumed.event_ids == [(newer.id, 1)]
+    await resumed.cancel()
     with pytest.raises(JobNotFound):
         await follow_job(watch, old.id).end()
     assert await read_log_ids(database) == [(kept.id, 1), (newer.id, 1)]
@@ -109,10 +109,10 @@ async def test_live_stream_survives_pruning(watch: Watch, database: Database):
     assert reader.event_ids[-1] == (new.id, 1)
     assert watch.gauges.catch_ups == 0
     # All sent events are pruned, but the stream's cursor is still valid.
-    again = follow_jobs(watch, reader.pages[-2].cursor)
-    await again.has(1)
-    assert again.event_ids == [(new.id, 1)]
-    await again.cancel()
+    resumed = follow_jobs(watch, reader.pages[-2].cursor)
+    await resumed.has(1)
+    assert resumed.event_ids == [(new.id, 1)]
+    await resumed.cancel()
     await reader.cancel()
 
 
@@ -128,10 +128,10 @@ async def test_stream_continues_after_all_events_were_pruned(
         await until_expired(follow_jobs(other, before))
         now = await current_cursor(other)
         (new,) = await submit_many(database, 1)
-        again = follow_jobs(other, now)
-        await again.has(1)
-        assert again.event_ids == [(new.id, 1)]
-        await again.cancel()
+        resumed = follow_jobs(other, now)
+        await resumed.has(1)
+        assert resumed.event_ids == [(new.id, 1)]
+        await resumed.cancel()
 
 
 async def test_pruned_events_of_another_tenant_leave_no_gap(watch: Watch, database: Database):
@@ -157,13 +157,13 @@ async def test_stream_that_reads_during_pruning_has_no_gap(
             for job in jobs[number : number + 50]:
                 await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
     (kept,) = await submit_many(database, 1)
-    everything = await read_log_ids(database)
-    assert everything[-1] == (kept.id, 1)
+    all_ids = await read_log_ids(database)
+    assert all_ids[-1] == (kept.id, 1)
 
     readers: list[Reader] = []
 
     def ended(reader: Reader) -> bool:
-        return reader.task.done() or len(reader.events) >= len(everything)
+        return reader.task.done() or len(reader.events) >= len(all_ids)
 
     async def read() -> None:
         for _ in range(12):
@@ -180,13 +180,13 @@ async def test_stream_that_reads_during_pruning_has_no_gap(
         await asyncio.gather(read(), prune_all())
     for reader in readers:
         await until(lambda reader=reader: ended(reader))
-        assert reader.event_ids == everything[: len(reader.events)]
+        assert reader.event_ids == all_ids[: len(reader.events)]
         if reader.task.done():
             await until_expired(reader)
         else:
             await reader.cancel()
     await until_expired(follow_jobs(watch, before))
-    assert await read_log_ids(database) == everything[-1:]
+    assert await read_log_ids(database) == all_ids[-1:]
 
 
 @pytest.mark.parametrize("pruned", ["before", "behind"])
@@ -197,10 +197,10 @@ async def test_page_pruned_during_its_read_is_not_sent(
     before = await current_cursor(watch)
     await cancel(database, *await submit_many(database, 3))
     (kept,) = await submit_many(database, 1)
-    everything = await read_log_ids(database)
+    all_ids = await read_log_ids(database)
     # The new stream reads these events as past events.
     seen = follow_jobs(watch, before)
-    await seen.has(len(everything))
+    await seen.has(len(all_ids))
     await seen.cancel()
 
     async def read_and_prune(*args: Any, **options: Any) -> EventPage:
@@ -209,7 +209,7 @@ async def test_page_pruned_during_its_read_is_not_sent(
         page = await read_range(*args, **options)
         if pruned == "behind":
             assert (await prune(database)).jobs == 3
-            assert event_ids(list(page.events)) == everything
+            assert event_ids(list(page.events)) == all_ids
         return page
 
     monkeypatch.setattr(past, "read_range", read_and_prune)
@@ -217,41 +217,41 @@ async def test_page_pruned_during_its_read_is_not_sent(
     oldest = await until_expired(reader)
     assert reader.events == []
     monkeypatch.undo()
-    again = follow_jobs(watch, oldest)
-    await again.has(1)
-    assert again.event_ids == [(kept.id, 1)]
-    await again.cancel()
+    resumed = follow_jobs(watch, oldest)
+    await resumed.has(1)
+    assert resumed.event_ids == [(kept.id, 1)]
+    await resumed.cancel()
 
 
 async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, database: Database):
-    lost, found = follow_jobs(watch), follow_jobs(watch, queues=frozenset(["other"]))
-    await until_caught_up(lost)
-    await until_caught_up(found)
+    all_queues, other_queue = follow_jobs(watch), follow_jobs(watch, queues=frozenset(["other"]))
+    await until_caught_up(all_queues)
+    await until_caught_up(other_queue)
     (job, kept) = await submit_many(database, 2)
-    await lost.has(2)
+    await all_queues.has(2)
     of_job, of_kept = follow_job(watch, job.id), follow_job(watch, kept.id)
     await of_job.has(1)
     await of_kept.has(1)
-    seen = len(lost.events)
+    seen = len(all_queues.events)
     async with suspended(watch):
         await cancel(database, job)
         (later,) = await submit_many(database, 1, queue="other")
         assert (await prune(database)).jobs == 1
-    oldest = await until_expired(lost)
-    assert len(lost.events) == seen
-    assert await until_expired(found) == oldest
+    oldest = await until_expired(all_queues)
+    assert len(all_queues.events) == seen
+    assert await until_expired(other_queue) == oldest
     with pytest.raises(JobNotFound):
         await of_job.end()
     # Streams that start at the oldest cursor have no gap.
-    again = follow_jobs(watch, oldest)
-    await again.has(1)
+    resumed = follow_jobs(watch, oldest)
+    await resumed.has(1)
     await cancel(database, kept)
     await of_kept.has(2)
     await of_kept.end()
-    await again.has(2)
-    assert again.event_ids == [(later.id, 1), (kept.id, 2)]
+    await resumed.has(2)
+    assert resumed.event_ids == [(later.id, 1), (kept.id, 2)]
     assert watch.gauges.gaps == 0
-    await again.cancel()
+    await resumed.cancel()
 
 
 async def test_suspension_keeps_streams_of_unpruned_tenants(watch: Watch, database: Database):

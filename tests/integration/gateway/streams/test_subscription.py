@@ -87,19 +87,19 @@ async def test_only_unacknowledged_events_are_sent_again(watch: Watch, database:
     await submit(database, queue="a")
     await first.has(5)
     await first.cancel()
-    again = subscribe(watch, "one")
-    await again.has(1)
-    await until_receiving(again)
-    assert again.event_ids == first.event_ids[4:]
-    await again.cancel()
+    repeated = subscribe(watch, "one")
+    await repeated.has(1)
+    await until_receiving(repeated)
+    assert repeated.event_ids == first.event_ids[4:]
+    await repeated.cancel()
 
 
 async def test_cursor_of_a_mark_acknowledges_other_events(watch: Watch, database: Database):
     await create(database, "all")
     await create(database, queues=frozenset(["unused"]))
-    everything = subscribe(watch, name="all")
+    all_events = subscribe(watch, name="all")
     await submit_many(database, 3)
-    await everything.has(3)
+    await all_events.has(3)
     reader = subscribe(watch)
     await until_receiving(reader)
     assert reader.events == []
@@ -107,7 +107,7 @@ async def test_cursor_of_a_mark_acknowledges_other_events(watch: Watch, database
     await ack(database, watch, reader.pages[-1].cursor)
     assert (await read_subscription(database)).lag is None
     await reader.cancel()
-    await everything.cancel()
+    await all_events.cancel()
 
 
 async def test_consumers_without_a_name_are_distinct(watch: Watch, database: Database):
@@ -196,10 +196,10 @@ async def test_newer_watch_of_a_consumer_replaces_the_older_one(
         await older.end()
     # Cursors of the older watch can still be acknowledged.
     await ack(database, watch, older.pages[-1].cursor)
-    again = subscribe(watch, "one")
-    await until_receiving(again)
-    assert again.events == []
-    await again.cancel()
+    resubscribed = subscribe(watch, "one")
+    await until_receiving(resubscribed)
+    assert resubscribed.events == []
+    await resubscribed.cancel()
     with pytest.raises(SubscriptionTaken):
         await newer.end()
 
@@ -321,9 +321,9 @@ async def test_recreated_subscription_is_a_new_one(watch: Watch, database: Datab
     await create(database)
     with pytest.raises(SubscriptionNotFound):
         await holder.end()
-    again = subscribe(watch, "one")
-    await until_receiving(again)
-    await again.cancel()
+    resubscribed = subscribe(watch, "one")
+    await until_receiving(resubscribed)
+    await resubscribed.cancel()
 
 
 async def test_shutdown_releases_subscriptions_at_once(
@@ -434,10 +434,10 @@ async def test_subscription_continues_after_pruned_events(watch: Watch, database
     await create(database)
     for _ in range(4):
         await submit(database)
-    everything = subscribe(watch, "one")
-    await everything.has(4)
-    await everything.cancel()
-    places = [place_of(event) for event in everything.events]
+    all_events = subscribe(watch, "one")
+    await all_events.has(4)
+    await all_events.cancel()
+    places = [place_of(event) for event in all_events.events]
     async with database.transaction() as connection:
         await connection.execute(
             text("DELETE FROM job_events WHERE position <= :position"), {"position": places[1][1]}
@@ -450,14 +450,14 @@ async def test_subscription_continues_after_pruned_events(watch: Watch, database
             {"xid": str(places[1][0]), "position": places[1][1]},
         )
     reader = subscribe(watch, "one")
-    with pytest.raises(CursorExpired) as caught:
+    with pytest.raises(CursorExpired) as excinfo:
         await reader.end()
     assert reader.events == []
-    assert await ack(database, watch, caught.value.oldest_cursor)
-    again = subscribe(watch, "one")
-    await again.has(2)
-    assert again.event_ids == everything.event_ids[2:]
-    await again.cancel()
+    assert await ack(database, watch, excinfo.value.oldest_cursor)
+    resubscribed = subscribe(watch, "one")
+    await resubscribed.has(2)
+    assert resubscribed.event_ids == all_events.event_ids[2:]
+    await resubscribed.cancel()
 
 
 # Faults.
@@ -592,7 +592,7 @@ async def consume(
     while True:
         watch = chance.choice(gateways.watches)
         received: list[EventId] = []
-        left = chance.randint(1, 8)
+        remaining = chance.randint(1, 8)
         try:
             stream = watch.watch_subscription(DEFAULT_TENANT, NAME, consumer)
             async with aclosing(stream) as pages:
@@ -604,8 +604,8 @@ async def consume(
                         await ack(database, watch, page.cursor)
                         acknowledged += received
                         received = []
-                    left -= 1
-                    if left < 0:
+                    remaining -= 1
+                    if remaining < 0:
                         break
         except HeadraceError:
             pass

@@ -243,12 +243,12 @@ async def test_both_views_have_every_event_once_in_order(
 ):
     tail = ManualTail(settings, large_pool, page=page, window=window)
     await tail.start()
-    seen_before = await _committed_places(large_pool)
+    committed_before = await _committed_places(large_pool)
     writers: dict[int, OpenWriter] = {}
 
     async def run_and_check_views() -> None:
         await tail.run()
-        committed = sorted(await _committed_places(large_pool) - seen_before)
+        committed = sorted(await _committed_places(large_pool) - committed_before)
         assert sorted(map(place_of, tail.visible)) == committed
         settled = [place_of(event) for event in tail.settled]
         assert settled == committed[: len(settled)]

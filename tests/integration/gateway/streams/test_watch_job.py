@@ -213,25 +213,25 @@ async def test_long_history_is_sent_in_full(watch: Watch, database: Database, wo
 async def test_slow_stream_catches_up_from_the_store(
     settings: Settings, database: Database, worker_id: WorkerId
 ):
-    small = settings.model_copy(update={"stream_queue_events": 5})
+    small_queue = settings.model_copy(update={"stream_queue_events": 5})
     job = await submit(database)
     await start(database, worker_id, job)
-    async with watching(small) as watch:
+    async with watching(small_queue) as watch:
         stream = watch.watch_job(DEFAULT_TENANT, job.id, 2)
         # The reader reads the first event and then pauses.
         waiting = asyncio.create_task(anext(stream))
         await progress(database, worker_id, job.id, 1)
         first = await waiting
-        quick = follow_job(watch, job.id, 3)
+        fast_reader = follow_job(watch, job.id, 3)
         for _ in range(10):
             await progress(database, worker_id, job.id, 10)
-        await quick.has(100)
+        await fast_reader.has(100)
         await succeed(database, worker_id, job.id)
-        await quick.end()
-        slow = Reader(stream)
-        await slow.end()
-        assert [e.seq for e in first] + slow.seqs == list(range(3, 105))
-        assert quick.seqs == list(range(4, 105))
+        await fast_reader.end()
+        slow_reader = Reader(stream)
+        await slow_reader.end()
+        assert [e.seq for e in first] + slow_reader.seqs == list(range(3, 105))
+        assert fast_reader.seqs == list(range(4, 105))
         assert watch.gauges.catch_ups >= 1
         assert watch.gauges.gaps == 0
         assert subscriptions(watch) == (0, 0, 0)

@@ -79,14 +79,14 @@ async def test_caught_up_mark_separates_past_and_present(watch: Watch, database:
     await reader.has(count)
     await reader.cancel()
 
-    again = follow_jobs(watch, cursor)
-    await until_live(again)
-    assert [event.job_id for event in again.events] == [job.id for job in before]
-    assert [page.mark for page in again.pages] == [*[Mark.EVENTS] * 3, Mark.CAUGHT_UP]
+    resumed = follow_jobs(watch, cursor)
+    await until_live(resumed)
+    assert [event.job_id for event in resumed.events] == [job.id for job in before]
+    assert [page.mark for page in resumed.pages] == [*[Mark.EVENTS] * 3, Mark.CAUGHT_UP]
     after = await submit(database)
-    await again.has(count + 1)
-    assert again.events[-1].job_id == after.id
-    await again.cancel()
+    await resumed.has(count + 1)
+    assert resumed.events[-1].job_id == after.id
+    await resumed.cancel()
 
 
 async def test_every_cursor_resumes_at_any_gateway(
@@ -100,16 +100,16 @@ async def test_every_cursor_resumes_at_any_gateway(
     await reader.has(120)
     async with watching(settings) as other:
         for page in reader.pages:
-            behind = [
+            behind_reader = [
                 name
                 for later in reader.pages[reader.pages.index(page) + 1 :]
                 for name in ((event.job_id, event.seq) for event in later.events)
             ]
-            again = follow_jobs(other, page.cursor)
-            await until_live(again)
-            await again.has(len(behind))
-            assert again.event_ids == behind
-            await again.cancel()
+            resumed = follow_jobs(other, page.cursor)
+            await until_live(resumed)
+            await resumed.has(len(behind_reader))
+            assert resumed.event_ids == behind_reader
+            await resumed.cancel()
     await reader.cancel()
     cursors = await cursor_places(database, reader)
     assert cursors == sorted(cursors)
@@ -118,34 +118,34 @@ async def test_every_cursor_resumes_at_any_gateway(
 async def test_cursor_from_a_gateway_ahead_repeats_no_event(
     watch: Watch, settings: Settings, database: Database
 ):
-    ahead = follow_jobs(watch)
-    await until_live(ahead)
+    ahead_reader = follow_jobs(watch)
+    await until_live(ahead_reader)
     async with watching(settings) as other:
-        behind = follow_jobs(other)
-        await until_live(behind)
+        behind_reader = follow_jobs(other)
+        await until_live(behind_reader)
         # The tail of the other gateway is suspended.
         await other._tail_runner.stop()
         await submit_many(database, 5)
-        await ahead.has(5)
-        cursor = ahead.pages[-1].cursor
-        again = follow_jobs(other, cursor)
-        await until_live(again)
+        await ahead_reader.has(5)
+        cursor = ahead_reader.pages[-1].cursor
+        resumed = follow_jobs(other, cursor)
+        await until_live(resumed)
         other._tail_runner.start()
         (new,) = await submit_many(database, 1)
-        await again.has(1)
-        await behind.has(6)
-        assert [event.job_id for event in again.events] == [new.id]
-        await again.cancel()
-        await behind.cancel()
-    await ahead.cancel()
+        await resumed.has(1)
+        await behind_reader.has(6)
+        assert [event.job_id for event in resumed.events] == [new.id]
+        await resumed.cancel()
+        await behind_reader.cancel()
+    await ahead_reader.cancel()
 
 
 async def test_only_matching_events_are_sent_and_all_move_cursor(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
-    everything = follow_jobs(watch)
-    await until_live(everything)
-    cursor = everything.pages[-1].cursor
+    unfiltered = follow_jobs(watch)
+    await until_live(unfiltered)
+    cursor = unfiltered.pages[-1].cursor
     batch_id = BatchId(uuid7())
     async with database.transaction() as connection:
         _, batch, _ = await submit_batch(
@@ -163,7 +163,7 @@ async def test_only_matching_events_are_sent_and_all_move_cursor(
         "batch_id": (batch_id, [job.id for job in batch]),
         "job_ids": (frozenset([mail.id, batch[0].id]), [batch[0].id, mail.id]),
     }
-    await everything.has(6)
+    await unfiltered.has(6)
     for name, (value, expected) in filters.items():
         # The same filter applies to past and live events.
         past = follow_jobs(watch, cursor, **{name: value})
@@ -171,12 +171,12 @@ async def test_only_matching_events_are_sent_and_all_move_cursor(
         assert [event.job_id for event in past.events] == expected, name
         # The last cursor is not before the last event that was sent.
         assert (await cursor_places(database, past))[-1] >= (
-            await cursor_places(database, everything)
+            await cursor_places(database, unfiltered)
         )[-1]
         await past.cancel()
 
     readers = {
-        name: follow_jobs(watch, everything.pages[-1].cursor, **{name: value})
+        name: follow_jobs(watch, unfiltered.pages[-1].cursor, **{name: value})
         for name, (value, _) in filters.items()
     }
     for reader in readers.values():
@@ -187,7 +187,7 @@ async def test_only_matching_events_are_sent_and_all_move_cursor(
         assert readers[name].events[0].state is JobState.SUCCEEDED
     for name in ("types", "states", "batch_id", "job_ids"):
         assert readers[name].events == []
-    for reader in [*readers.values(), everything]:
+    for reader in [*readers.values(), unfiltered]:
         await reader.cancel()
 
 
@@ -241,8 +241,8 @@ async def _until_lagging(watch: Watch) -> None:
 async def test_slow_stream_catches_up_from_the_store(
     settings: Settings, database: Database, bus: WakeBus
 ):
-    small = settings.model_copy(update={"stream_queue_events": 5})
-    async with watching(small) as watch:
+    small_queue = settings.model_copy(update={"stream_queue_events": 5})
+    async with watching(small_queue) as watch:
         stream = watch.watch_jobs(DEFAULT_TENANT, JobFilter(queues=frozenset(["a"])), "")
         caught_up = await anext(stream)
         assert caught_up.mark is Mark.CAUGHT_UP
@@ -271,10 +271,10 @@ async def test_quiet_stream_sends_marks_that_move_the_cursor(watch: Watch, datab
     await until_live(reader)
     before = (await cursor_places(database, reader))[-1]
     await submit_many(database, 3, queue="b")
-    everything = follow_jobs(watch, reader.pages[-1].cursor)
-    await everything.has(3)
-    end = (await cursor_places(database, everything))[-1]
-    await everything.cancel()
+    unfiltered = follow_jobs(watch, reader.pages[-1].cursor)
+    await unfiltered.has(3)
+    end = (await cursor_places(database, unfiltered))[-1]
+    await unfiltered.cancel()
     sent = len(reader.pages)
     await reader.until(lambda reader: len(reader.pages) > sent + 1)
     assert {page.mark for page in reader.pages[1:]} == {Mark.IDLE}
@@ -285,18 +285,18 @@ async def test_quiet_stream_sends_marks_that_move_the_cursor(watch: Watch, datab
 
 @pytest.mark.parametrize("timing", [Timing(progress=0.0)], ids=["marks"])
 async def test_unmatched_past_events_move_the_cursor(watch: Watch, database: Database):
-    everything = follow_jobs(watch)
-    await until_live(everything)
-    start = everything.pages[0].cursor
+    unfiltered = follow_jobs(watch)
+    await until_live(unfiltered)
+    start = unfiltered.pages[0].cursor
     await submit_many(database, 1200, queue="b")
-    await everything.has(1200)
-    await everything.cancel()
+    await unfiltered.has(1200)
+    await unfiltered.cancel()
 
     reader = follow_jobs(watch, start, queues=frozenset(["unused"]))
     await until_live(reader)
     assert [page.mark for page in reader.pages] == [Mark.IDLE, Mark.IDLE, Mark.CAUGHT_UP]
-    passed = await cursor_places(database, reader)
-    assert passed == sorted(set(passed))
+    places = await cursor_places(database, reader)
+    assert places == sorted(set(places))
     await reader.cancel()
 
 
@@ -346,10 +346,10 @@ async def test_shutdown_sends_the_last_cursor(settings: Settings, database: Data
             -1
         ]
     async with watching(settings) as watch:
-        again = follow_jobs(watch, quiet.pages[-1].cursor)
-        await until_live(again)
-        assert again.events == []
-        await again.cancel()
+        resumed = follow_jobs(watch, quiet.pages[-1].cursor)
+        await until_live(resumed)
+        assert resumed.events == []
+        await resumed.cancel()
 
 
 async def test_cancelled_stream_leaves_no_mailbox(watch: Watch, database: Database):
