@@ -34,7 +34,7 @@ async def test_compressed_request_is_accepted(
     assert response.job.id
 
 
-async def test_decompressed_size_counts(jobs: JobServiceStub, settings: Settings) -> None:
+async def test_decompressed_size_is_limited(jobs: JobServiceStub, settings: Settings) -> None:
     size = settings.max_request_bytes
     error = await rpc_error(jobs.SubmitJob(request(size), compression=grpc.Compression.Gzip))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "LIMIT_EXCEEDED")
@@ -49,7 +49,7 @@ async def test_corrupt_compressed_request_is_rejected(channel: grpc.aio.Channel)
     assert "is not a headrace.v1.SubmitJobRequest" in error.message
 
 
-class TestLimitsOfConnections:
+class TestConnectionLimits:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(
@@ -59,12 +59,12 @@ class TestLimitsOfConnections:
     async def test_silent_connection_is_closed(self, gateway: Gateway) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         async with asyncio.timeout(TIMEOUT):
-            # The gateway sends its settings, and closes the connection without a preface.
+            # The gateway sends its settings, and then closes a connection that sends no preface.
             while await reader.read(1000):
                 pass
         writer.close()
 
-    async def test_idle_connection_is_closed_and_opens_again(
+    async def test_idle_connection_is_closed_and_reopened(
         self, gateway: Gateway, channel: grpc.aio.Channel
     ) -> None:
         stub = health_pb2_grpc.HealthStub(channel)

@@ -67,7 +67,9 @@ async def test_violation_of_one_job_rejects_the_batch(jobs: JobServiceStub):
     assert await count(jobs) == 0
 
 
-async def test_payload_of_one_job_rejects_the_batch(worker: FakeWorker, jobs: JobServiceStub):
+async def test_invalid_payload_of_one_job_rejects_the_batch(
+    worker: FakeWorker, jobs: JobServiceStub
+):
     specs = [
         JobSpec(type="square_sum", payload=NUMBERS),
         JobSpec(type="square_sum", payload=Data(json=b'{"data": ["x"]}')),
@@ -80,7 +82,7 @@ async def test_payload_of_one_job_rejects_the_batch(worker: FakeWorker, jobs: Jo
     assert await count(jobs) == 0
 
 
-async def test_batch_with_too_many_violations_lists_the_first(
+async def test_violations_of_a_batch_are_listed_up_to_a_limit(
     jobs: JobServiceStub,
 ):
     specs = [JobSpec(type="X" * 200, queue="Y" * 200, priority=1000) for _ in range(1000)]
@@ -96,7 +98,7 @@ async def test_batch_size_out_of_range_is_rejected(jobs: JobServiceStub):
         assert set(error.violations) == {"jobs"}
 
 
-async def test_batch_limit_names_its_setting(jobs: JobServiceStub):
+async def test_error_names_the_setting_of_the_batch_limit(jobs: JobServiceStub):
     error = await rpc_error(jobs.BatchSubmitJobs(emails(1001)))
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.metadata == {
@@ -127,7 +129,7 @@ async def test_same_request_id_with_different_content_conflicts(jobs: JobService
     assert await count(jobs) == 3
 
 
-async def test_concurrent_batches_with_one_key_make_one_batch(jobs: JobServiceStub):
+async def test_concurrent_batches_with_one_key_create_one_batch(jobs: JobServiceStub):
     request = emails(20, request_id="import-1")
     responses = await asyncio.gather(*(jobs.BatchSubmitJobs(request) for _ in range(30)))
     assert len({response.batch_id for response in responses}) == 1

@@ -23,8 +23,8 @@ from support.gateway import rpc_error
 from support.jobs import read_job
 
 EMAIL = JobSpec(type="email")
-# The call deadline, and the part of it that may pass before the call arrives, in seconds. gRPC
-# rounds deadlines up.
+# The call deadline, and the maximum time for the call to arrive, in seconds. gRPC rounds deadlines
+# up.
 TIMEOUT = 60
 MAX_DELAY = 40
 
@@ -80,7 +80,7 @@ async def test_unused_call_deadline_sets_no_job_deadline(jobs: JobServiceStub):
     assert not job.HasField("deadline")
 
 
-async def test_use_of_a_missing_call_deadline_is_invalid(jobs: JobServiceStub):
+async def test_use_call_deadline_without_a_deadline_is_invalid(jobs: JobServiceStub):
     for call in (
         jobs.SubmitJob(SubmitJobRequest(job=EMAIL, use_call_deadline=True)),
         jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[EMAIL], use_call_deadline=True)),
@@ -91,7 +91,7 @@ async def test_use_of_a_missing_call_deadline_is_invalid(jobs: JobServiceStub):
         assert set(error.violations) == {"use_call_deadline"}
 
 
-async def test_job_deadline_with_call_deadline_is_invalid(jobs: JobServiceStub):
+async def test_job_deadline_and_use_call_deadline_is_invalid(jobs: JobServiceStub):
     spec_with_deadline = JobSpec(type="email", deadline=Timestamp(seconds=4_000_000_000))
     for call, field in (
         (

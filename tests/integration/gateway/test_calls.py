@@ -148,7 +148,7 @@ class TestSizes:
         )
         assert (await rpc_error(call.read())).metadata["limit"] == "HEADRACE_MAX_REQUEST_BYTES"
 
-    async def test_request_far_beyond_its_limit_is_not_received(self, jobs: JobServiceStub):
+    async def test_request_far_beyond_its_limit_is_discarded(self, jobs: JobServiceStub):
         payload = Data(json=json.dumps("x" * 3_000_000).encode())
         with pytest.raises(grpc.aio.AioRpcError) as excinfo:
             await jobs.SubmitJob(SubmitJobRequest(job=JobSpec(type="email", payload=payload)))
@@ -192,10 +192,10 @@ def nested(depth: int, *, as_list: bool) -> struct_pb2.Value:
 
 @pytest.mark.parametrize("depth", [31, 45, 2000])
 @pytest.mark.parametrize("form", ["list", "struct", "json"])
-async def test_depth_beyond_its_limit_is_invalid_in_each_form(
+async def test_nesting_beyond_its_limit_is_invalid_in_each_form(
     channel: grpc.aio.Channel, form: str, depth: int
 ):
-    """Some requests can be decoded; others exceed the limits of every decoder."""
+    """Some of these requests can be decoded; others exceed the limits of every decoder."""
     if form == "json":
         data = _length_delimited(2, b"[" * depth + b'"[["' + b"]" * depth)
     else:
@@ -228,7 +228,7 @@ async def test_depth_beyond_its_limit_is_invalid_in_each_form(
         }
 
 
-async def test_depth_beyond_the_path_search_names_no_path(channel: grpc.aio.Channel):
+async def test_nesting_beyond_the_path_search_names_no_path(channel: grpc.aio.Channel):
     inner = b"\x20\x01"
     for _ in range(100):
         inner = _length_delimited(6, _length_delimited(1, inner))
@@ -246,7 +246,7 @@ async def test_depth_beyond_the_path_search_names_no_path(channel: grpc.aio.Chan
 
 
 @pytest.mark.parametrize("as_list", [True, False])
-async def test_depth_at_its_limit_is_accepted_and_shown(jobs: JobServiceStub, as_list: bool):
+async def test_nesting_at_its_limit_is_accepted_and_returned(jobs: JobServiceStub, as_list: bool):
     value = nested(30, as_list=as_list)
     spec = JobSpec(type="email", payload=Data(value=value))
     batch = await jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[spec]))
@@ -257,7 +257,7 @@ async def test_depth_at_its_limit_is_accepted_and_shown(jobs: JobServiceStub, as
 
 
 async def test_rejected_request_is_released(channel: grpc.aio.Channel):
-    """Calls that gRPC keeps in a reference cycle after an abort must not keep the request."""
+    """After an abort, gRPC keeps the call in a reference cycle. The request must be released."""
     rounds = 10
     jobs = b"\x0a\x00" * 500_000
     filter_ = _length_delimited(1, b"\x0a\x00" * 500_000)
@@ -270,12 +270,13 @@ async def test_rejected_request_is_released(channel: grpc.aio.Channel):
                 kind = "unary_stream" if method == "WatchJobs" else "unary_unary"
                 call = getattr(channel, kind)(METHOD_PREFIX + method)(raw)
                 assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-        held, _ = tracemalloc.get_traced_memory()
+        traced_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
         gc.enable()
-    # The gateway may still hold the last requests: their callers have the status before it ends.
-    assert held < rounds * len(jobs) / 2
+    # The gateway may still hold the last requests, because it sends the status before it releases
+    # them.
+    assert traced_bytes < rounds * len(jobs) / 2
 
 
 async def test_invalid_watch_calls_list_all_violations(jobs: JobServiceStub):

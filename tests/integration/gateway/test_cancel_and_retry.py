@@ -58,7 +58,7 @@ async def test_waiting_job_is_cancelled_at_once(
     assert await history(jobs, job_id) == ["SUBMITTED", "CANCELLED"]
 
 
-async def test_cancellation_of_running_job_is_requested(
+async def test_cancel_of_running_job_requests_its_cancellation(
     worker: FakeWorker, jobs: JobServiceStub, settings: Settings, database: Database
 ):
     job_id = await submit(jobs)
@@ -160,7 +160,7 @@ async def test_job_in_another_state_cannot_be_requeued(worker: FakeWorker, jobs:
 
 
 @pytest.mark.parametrize("call", [cancel, retry])
-async def test_unknown_job_or_invalid_id_is_an_error(jobs: JobServiceStub, call):
+async def test_unknown_job_and_invalid_id_are_rejected(jobs: JobServiceStub, call):
     error = await rpc_error(call(jobs, str(uuid4())))
     assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
     error = await rpc_error(call(jobs, "17"))

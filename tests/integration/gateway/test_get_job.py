@@ -109,7 +109,9 @@ async def test_failed_job_shows_its_error(worker: FakeWorker, jobs: JobServiceSt
     assert not job.HasField("result")
 
 
-async def test_stack_trace_is_in_the_full_view_only(worker: FakeWorker, jobs: JobServiceStub):
+async def test_only_the_full_view_contains_the_stack_trace(
+    worker: FakeWorker, jobs: JobServiceStub
+):
     job_id = await submit_job(jobs)
     await worker.start_job(job_id)
     await worker.fail(job_id)
@@ -138,12 +140,12 @@ async def test_stack_trace_is_in_the_full_view_only(worker: FakeWorker, jobs: Jo
     assert responses[-1].error == events[-1].error
 
 
-async def test_job_keeps_correlation_id_of_its_submit(jobs: JobServiceStub):
+async def test_job_keeps_the_correlation_id_of_its_submit(jobs: JobServiceStub):
     spec = JobSpec(type="square_sum", payload=Data(json=NUMBERS))
     metadata = (("x-request-id", "trace-17"),)
     single = SubmitJobRequest(job=spec, request_id="key")
     submitted = (await jobs.SubmitJob(single, metadata=metadata)).job
-    # The second call returns the same job, although its correlation id differs.
+    # The second call has another correlation id, and returns the job with the first one.
     repeated = (await jobs.SubmitJob(single, metadata=(("x-request-id", "trace-18"),))).job
     batch = await jobs.BatchSubmitJobs(
         BatchSubmitJobsRequest(jobs=[spec, JobSpec(type="other")]), metadata=metadata

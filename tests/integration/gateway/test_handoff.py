@@ -1,4 +1,4 @@
-"""Hand-off of committed jobs to pools, without the scheduler."""
+"""Hand-off: the gateway delivers committed jobs to pools without the scheduler."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POOL = "pool"
 async def hand_off_with_pools(
     settings: Settings, database: Database, bus: WakeBus
 ) -> AsyncIterator[HandOff]:
-    """Run a hand-off that has read the live pools."""
+    """Run a hand-off after it has read the live pools."""
     registrations = Registrations(database=database)
     hand_off = HandOff(settings=settings, database=database, registrations=registrations, bus=bus)
     await until(registrations.pools)
@@ -42,7 +42,7 @@ async def hand_off_with_pools(
 
 @pytest.fixture
 async def hand_off(settings: Settings, database: Database, bus: WakeBus) -> AsyncIterator[HandOff]:
-    """A hand-off that has read a pool with one worker and two slots."""
+    """A hand-off to a pool with one worker and two slots."""
     await register(database, slots=2)
     async with hand_off_with_pools(settings, database, bus) as hand_off:
         yield hand_off
@@ -52,7 +52,7 @@ async def hand_off(settings: Settings, database: Database, bus: WakeBus) -> Asyn
 async def scheduler_wake_ups(
     settings: Settings, database: Database
 ) -> AsyncIterator[WakeSubscription]:
-    """The wake-ups that a scheduler would receive for waiting jobs."""
+    """A scheduler's wake-ups for waiting jobs."""
     async with listening(settings, database, Topic.JOBS) as wake:
         yield wake
 
@@ -84,7 +84,7 @@ async def test_idle_pool_receives_a_job_directly(
     assert not await scheduler_wake_ups.wait(QUIET_PERIOD_S)
 
 
-async def test_many_or_unserved_jobs_wake_the_scheduler(
+async def test_jobs_without_hand_off_wake_the_scheduler(
     database: Database,
     hand_off: HandOff,
     scheduler_wake_ups: WakeSubscription,
@@ -186,7 +186,7 @@ async def test_hand_off_without_redis_wakes_the_scheduler(
     await bus.stop()
 
 
-async def test_lost_hand_off_is_delivered_by_the_scheduler(
+async def test_scheduler_delivers_a_lost_hand_off(
     settings: Settings, database: Database, hand_off: HandOff, redis: Redis
 ) -> None:
     job = await submit(database)

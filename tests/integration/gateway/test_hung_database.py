@@ -96,17 +96,17 @@ def all_calls(jobs: JobServiceStub) -> list[grpc.aio.Call]:
     ]
 
 
-@pytest.mark.parametrize("hangs", ["locked", "silent"])
+@pytest.mark.parametrize("fault", ["locked", "silent"])
 async def test_call_with_a_hung_database_is_unavailable(
-    jobs: JobServiceStub, database_url: str, settings: Settings, proxy: Proxy, hangs: str
+    jobs: JobServiceStub, database_url: str, settings: Settings, proxy: Proxy, fault: str
 ):
     await jobs.SubmitJob(SubmitJobRequest(job=SPEC))
-    hung = (
+    hung_database = (
         locked_jobs(database_url, settings.database_schema)
-        if hangs == "locked"
+        if fault == "locked"
         else silent_proxy(proxy)
     )
-    async with hung:
+    async with hung_database:
         errors = await asyncio.gather(*map(rpc_error, all_calls(jobs)))
 
     for error in errors:
@@ -121,13 +121,13 @@ async def test_client_retries_until_a_hung_database_responds(
     target = f"127.0.0.1:{gateway.port}"
     async with (
         Client(target, timeout=60, retries=50) as client,
-        Client(target, timeout=60, retries=0) as impatient,
+        Client(target, timeout=60, retries=0) as without_retries,
     ):
         async with locked_jobs(database_url, settings.database_schema):
             submit = asyncio.create_task(client.submit("email", request_id="once"))
-            # The first call of `submit` ends before the later call of `impatient`.
+            # The first call of `submit` ends before the later call of `without_retries`.
             with pytest.raises(Unavailable, match="postgresql"):
-                await impatient.submit("email")
+                await without_retries.submit("email")
             assert not submit.done()
         job = await submit
 

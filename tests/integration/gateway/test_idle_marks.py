@@ -29,7 +29,7 @@ from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, FakeWorker, rpc_error
 from support.proxy import Proxy
 
-# The interval of the marks, and the proxy's idle timeout, which is long enough for a busy machine.
+# The interval of the marks, and the idle timeout of the proxy, in seconds.
 MARK_S, PROXY_S = 0.3, 3.0
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
@@ -48,7 +48,7 @@ async def proxy(gateway: Gateway) -> AsyncIterator[Proxy]:
     await proxy.cut()
 
 
-async def test_idle_marks_keep_a_quiet_job_behind_a_proxy(
+async def test_idle_marks_keep_quiet_streams_through_a_proxy(
     proxy: Proxy, worker: FakeWorker, jobs: JobServiceStub
 ):
     spec = JobSpec(type="email")
@@ -82,7 +82,7 @@ async def test_idle_marks_keep_a_quiet_job_behind_a_proxy(
         request = SubmitAndWatchRequest(job=spec, request_id="key")
         submitted = group.create_task(follow(JobServiceStub(two).SubmitAndWatch(request)))
         client = group.create_task(follow_as_client())
-        # The proxy cuts the stream with rare marks, which shows that its idle timeout was reached.
+        # The proxy cuts the stream with rare marks, which proves that the idle timeout has passed.
         rare_marks = JobServiceStub(three).WatchJob(
             WatchJobRequest(job_id=job_id, idle_interval=Duration(seconds=60))
         )
@@ -129,7 +129,7 @@ async def test_idle_interval_out_of_range_is_invalid(
         assert error.violations == {"idle_interval": "must be 1 s to 60 s"}
 
 
-def test_longest_idle_setting_is_half_the_client_timeout():
+def test_maximum_idle_setting_is_half_the_client_timeout():
     longest = Timing().max_silence / 2
     assert Settings(stream_idle=longest).stream_idle == longest
     with pytest.raises(ValidationError, match="stream_idle"):

@@ -58,12 +58,12 @@ async def test_newest_job_is_listed_first(jobs: JobServiceStub):
     assert [job.id for job in response.jobs] == ids[::-1]
 
 
-async def test_pages_have_the_page_size_and_last_has_no_token(jobs: JobServiceStub):
+async def test_only_the_last_page_has_no_token(jobs: JobServiceStub):
     ids = await submit_many(jobs, 25)
     pages = await read_pages(jobs, page_size=10)
     assert [len(page) for page in pages] == [10, 10, 5]
     assert [job.id for page in pages for job in page] == ids
-    # A last page that is full has no token either.
+    # A full last page has no token either.
     assert [len(page) for page in await read_pages(jobs, page_size=5)] == [5] * 5
 
 

@@ -158,7 +158,7 @@ async def test_resumed_streams_are_counted(gateway: Gateway, jobs: JobServiceStu
         call.cancel()
 
 
-async def test_stalled_reader_raises_lag_until_it_returns(
+async def test_stalled_reader_raises_lag_until_it_resumes(
     gateway: Gateway,
     jobs: JobServiceStub,
     slow_jobs: JobServiceStub,
@@ -166,21 +166,21 @@ async def test_stalled_reader_raises_lag_until_it_returns(
     job_id: str,
 ):
     port = gateway.metrics_port
-    reading, away = jobs.WatchJobs(WatchJobsRequest()), slow_jobs.WatchJobs(WatchJobsRequest())
-    for call in (reading, away):
+    active, stalled = jobs.WatchJobs(WatchJobsRequest()), slow_jobs.WatchJobs(WatchJobsRequest())
+    for call in (active, stalled):
         await until_live(call)
     await worker.start_job(job_id)
-    # More events than the window, the packed messages and the mailbox can hold.
+    # These events exceed the capacity of the window, the packed messages and the mailbox.
     for _ in range(24):
         await worker.report(job_id, output=OUTPUT)
     samples = await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] > 0.3)
     lag = samples["headrace_stream_lag_seconds"]
-    # The lag may fall once, when the transport window grows, before it rises again.
+    # When the transport window grows, the lag may fall once before it rises again.
     later = await scrape_until(
         port, lambda samples: samples["headrace_stream_lag_seconds"] > lag + 0.3
     )
     assert later["headrace_stream_slow_consumers_total"] == 0
-    for call in (reading, away):
+    for call in (active, stalled):
         while not any(event.seq == 26 for event in (await read_response(call)).events):
             pass
     # The mailbox was too small for the missed events.
@@ -191,7 +191,7 @@ async def test_stalled_reader_raises_lag_until_it_returns(
             and samples["headrace_stream_catch_ups_total"] >= 1
         ),
     )
-    for call in (reading, away):
+    for call in (active, stalled):
         call.cancel()
 
 
@@ -202,26 +202,26 @@ async def test_open_transaction_raises_the_settled_lag(
     call = jobs.WatchJobs(WatchJobsRequest())
     await until_live(call)
     async with foreign_transaction(database):
-        # The metric rises once another session has written a row, before any event waits.
+        # The metric rises once another session has written a row, even if no event is unsettled.
         await FakeWorker(database).register()
         lagging = await scrape_until(
             port, lambda samples: samples["headrace_open_transaction_seconds"] > 0.2
         )
         assert lagging["headrace_settled_lag_seconds"] == 0
         job_id = (await jobs.SubmitJob(SubmitJobRequest(job=SPEC))).job.id
-        higher = await scrape_until(
+        raised = await scrape_until(
             port, lambda samples: samples["headrace_settled_lag_seconds"] > 0.2
         )
-        # The metric rises further without new events.
+        # The metric keeps rising without new events.
         await scrape_until(
             port,
             lambda samples: (
                 samples["headrace_settled_lag_seconds"]
-                > higher["headrace_settled_lag_seconds"] + 0.2
+                > raised["headrace_settled_lag_seconds"] + 0.2
             ),
         )
-        # The event is still unsettled, so no stream counts as slow. Streams of one job have
-        # received it.
+        # The event is unsettled, so no stream counts as slow. A stream of the job still receives
+        # the event.
         assert len((await read_response(jobs.WatchJob(WatchJobRequest(job_id=job_id)))).events) == 1
         await scrape_until(port, lambda samples: samples["headrace_stream_lag_seconds"] == 0)
     assert len((await read_response(call)).events) == 1
@@ -295,7 +295,7 @@ async def test_server_serves_only_metrics_until_it_stops(settings: Settings, dat
     try:
         with pytest.raises(HTTPError, match="404"):
             await asyncio.to_thread(urlopen, f"http://127.0.0.1:{port}/", timeout=10)
-        # A silent connection delays neither the next one nor the stop.
+        # A silent connection delays neither the next connection nor the stop.
         _, idle = await asyncio.open_connection("127.0.0.1", port)
         await scrape(port)
     finally:

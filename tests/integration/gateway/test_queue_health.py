@@ -35,8 +35,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
-# Watches report a change within two seconds, because the gateway reads workers every second. The
-# rest is a margin for a busy machine.
+# The gateway reads workers every second, so watches report a change within two seconds. The rest is
+# a margin for a busy machine.
 DEADLINE_S = 10
 
 
@@ -66,7 +66,7 @@ async def test_queue_without_a_worker_is_not_serving(health: health_pb2_grpc.Hea
 
 
 @pytest.mark.parametrize("name", ["queue/", "queue/No", "queue/a b", "queue/a/b", "queue", "fast"])
-async def test_name_without_a_queue_is_unknown(health: health_pb2_grpc.HealthStub, name: str):
+async def test_invalid_queue_name_is_unknown(health: health_pb2_grpc.HealthStub, name: str):
     with pytest.raises(grpc.aio.AioRpcError) as excinfo:
         await status(health, name)
     assert excinfo.value.code() is grpc.StatusCode.NOT_FOUND
@@ -103,7 +103,7 @@ async def test_unknown_queue_of_a_worker_is_not_serving(
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.QUEUED])
-async def test_queue_with_present_or_past_jobs_is_serving(
+async def test_queue_with_jobs_in_any_state_is_serving(
     health: health_pb2_grpc.HealthStub, database: Database, state: JobState
 ):
     prepared = await prepare_job(database, state)
@@ -115,7 +115,7 @@ async def test_queue_with_present_or_past_jobs_is_serving(
     assert await status(health, "queue/mine") == SERVING
 
 
-async def test_queue_with_only_unserved_types_is_not_serving(
+async def test_queue_with_only_unserved_job_types_is_not_serving(
     health: health_pb2_grpc.HealthStub, database: Database
 ):
     await register(database, "test", queues=["fast"])
@@ -142,7 +142,7 @@ async def test_watch_without_wake_up_follows_workers(
     assert await fast.next() == SERVING
     await end(database, worker_id)
     assert await fast.next() == NOT_SERVING
-    # No worker or job has named the other queue.
+    # No worker and no job has named the other queue.
     await register(database, queues=["slow"])
     assert await slow.next() == SERVING
 
@@ -189,7 +189,7 @@ class CountingDatabase(Database):
         return super().statement()
 
 
-async def test_many_probes_cost_one_query_a_second(settings: Settings):
+async def test_probes_share_one_query_per_second(settings: Settings):
     database = CountingDatabase(settings, application="test")
     wake = WakeSubscription()
     queues = queue_health(registrations=Registrations(database=database), wake=wake)
@@ -203,7 +203,7 @@ async def test_many_probes_cost_one_query_a_second(settings: Settings):
             for name in ("fast", "slow", "default"):
                 await queues.serving(f"queue/{name}")
             await asyncio.sleep(0)
-    # A probe may read just before a watch reads.
+    # A probe may query just before a watch does.
     assert database.statements <= 2 * (1 + (clock() - started))
     await queues.stop()
     await database.close()

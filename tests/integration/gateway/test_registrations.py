@@ -1,4 +1,4 @@
-"""Cached registrations: a gateway rereads them after wake-ups, by age, and after faults."""
+"""Cached registrations, and the wake-ups, faults and ages after which a gateway rereads them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEADLINE_S = 20
 
 
 class Clock:
-    """A monotonic clock that a test moves."""
+    """A monotonic clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -54,9 +54,7 @@ async def test_wake_up_rereads_handlers_in_use(database: Database) -> None:
         assert "late" in await registrations.handlers(DEFAULT_TENANT)
 
 
-async def test_failed_run_is_followed_by_another(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failed_run_is_retried(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     read, failed = module.live_handlers, asyncio.Event()
 
     async def fail_once(*args: Any, **options: Any) -> Any:
@@ -65,7 +63,7 @@ async def test_failed_run_is_followed_by_another(
             raise ValueError("an unexpected row")
         return await read(*args, **options)
 
-    # Without wake-ups, only age causes runs.
+    # Without wake-ups, only the maximum age causes runs.
     registrations = Registrations(database=database, max_age=0.01)
     assert await registrations.handlers(DEFAULT_TENANT) == {}
     monkeypatch.setattr(module, "live_handlers", fail_once)
@@ -76,7 +74,7 @@ async def test_failed_run_is_followed_by_another(
         assert "late" in await registrations.handlers(DEFAULT_TENANT)
 
 
-async def test_unused_tenants_and_pools_are_not_read(
+async def test_unused_tenants_and_pools_are_not_reread(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()

@@ -42,8 +42,8 @@ from headrace_gateway.grpc.data import MAX_VALUE_BYTES
 from headrace_gateway.grpc.server import MAX_RESPONSE_BYTES, SERVICE_DESCRIPTORS
 from support.gateway import TIMEOUT, FakeWorker
 
-# A number takes eleven bytes in a Value. The first document is as large as a Value may be.
-# Responses show the second document as text.
+# A number takes eleven bytes in a Value. The first document has the maximum size of a Value.
+# Responses contain the second document as text.
 NUMBERS = "[" + ",".join("0" * (MAX_VALUE_BYTES // 11 - 2)) + "]"
 TEXT = json.dumps("x" * (MAX_DOCUMENT_BYTES - 2))
 LONGEST_LABEL = "\U00010000" * 255
@@ -107,7 +107,7 @@ class FilledPlatform:
         return response
 
     async def events(self, name: str, request: Message, count: int) -> list[Message]:
-        """Read a stream until it has sent `count` events."""
+        """Read a stream up to its `count`th event."""
         stub = self.subscriptions if name == "WatchSubscription" else self.jobs
         call = getattr(stub, name)(request)
         events: list[Message] = []
@@ -289,7 +289,7 @@ async def submit_and_watch(filled: FilledPlatform) -> None:
 
 
 async def submit_job(filled: FilledPlatform) -> None:
-    # The fixture has submitted these jobs, so the submit returns an existing job.
+    # The fixture has already submitted these jobs, so the submit returns an existing job.
     request = js.SubmitJobRequest(job=largest_job(TEXT), request_id=f"key{len(TEXT)}")
     assert (await filled.call("SubmitJob", request)).job.state == JOB_STATE_SUCCEEDED
 
@@ -318,7 +318,7 @@ async def get_stats(filled: FilledPlatform) -> None:
     assert response.omitted_types > 10_000
     names = [queue.queue for queue in response.queues]
     assert names == sorted(names)
-    # The queues and types with the most jobs are listed.
+    # The response lists only the queues and types with the most jobs.
     assert "q" in names
 
 
@@ -501,14 +501,14 @@ async def watch_subscription(filled: FilledPlatform) -> None:
 
 @dataclass
 class RpcSizes:
-    """The calls that measure an RPC, and the minimum size of its largest response."""
+    """The function that calls an RPC, and the minimum size of the largest response."""
 
     measure: Callable[[FilledPlatform], object]
     at_least: int = 0
 
 
 MIB = 2**20
-# The calls run in this order: the first calls read the values that the fixture wrote.
+# The order matters: the first calls read the values that the fixture wrote.
 SIZES_BY_RPC = {
     "GetJob": RpcSizes(get_job, 3 * MIB),
     "ListJobs": RpcSizes(list_jobs, 3 * MIB),
@@ -567,7 +567,7 @@ def test_every_rpc_has_a_row_in_the_size_table() -> None:
 
 async def test_every_response_fits_a_default_client(filled: FilledPlatform) -> None:
     for measure in dict.fromkeys(row.measure for row in SIZES_BY_RPC.values()):
-        # An oversized response fails here, because the channel has gRPC's default limit.
+        # The channel has gRPC's default limit, so an oversized response fails here.
         await measure(filled)
     largest = {name: max(filled.sizes[name]) for name in SIZES_BY_RPC}
     assert max(largest.values()) <= MAX_RESPONSE_BYTES

@@ -81,11 +81,11 @@ async def test_expired_cursor_names_the_oldest_cursor(jobs: JobServiceStub, data
     await cancel(jobs, *old)
     (recent,) = await submit_jobs(jobs)
     # The gateway has settled all events that it has sent.
-    follower = jobs.WatchJobs(WatchJobsRequest(cursor=oldest_cursor))
+    resumed_stream = jobs.WatchJobs(WatchJobsRequest(cursor=oldest_cursor))
     seen: list[Any] = []
     while len(seen) < 8:
-        seen += (await read_response(follower)).events
-    follower.cancel()
+        seen += (await read_response(resumed_stream)).events
+    resumed_stream.cancel()
     assert (await prune(database)).jobs == 3
 
     error = await rpc_error(read_response(jobs.WatchJobs(WatchJobsRequest(cursor=oldest_cursor))))
@@ -178,9 +178,7 @@ async def test_pages_are_stable_while_jobs_are_pruned(jobs: JobServiceStub, data
     assert remaining == [ids[2], ids[1]]
 
 
-async def test_remaining_job_keeps_events_before_the_log_start(
-    jobs: JobServiceStub, database: Database
-):
+async def test_kept_job_has_events_before_the_log_start(jobs: JobServiceStub, database: Database):
     _, (oldest_cursor,) = await read_past(jobs)
     (kept,) = await submit_jobs(jobs)
     await cancel(jobs, kept)
@@ -198,16 +196,17 @@ async def test_remaining_job_keeps_events_before_the_log_start(
         async for response in jobs.WatchJob(WatchJobRequest(job_id=kept)):
             shown += [event.seq for event in response.events]
     assert shown == [1, 2]
-    # A stream of many jobs can no longer start there. It misses no later event.
-    only = JobFilter(job_ids=[kept])
-    old = WatchJobsRequest(filter=only, cursor=oldest_cursor)
+    # A stream of many jobs can no longer start at this cursor, but misses no event after the log
+    # start.
+    kept_job_filter = JobFilter(job_ids=[kept])
+    old = WatchJobsRequest(filter=kept_job_filter, cursor=oldest_cursor)
     error = await rpc_error(read_response(jobs.WatchJobs(old)))
     assert (error.code, error.reason) == CURSOR_EXPIRED
     await jobs.RetryJob(RetryJobRequest(job_id=kept))
-    request = WatchJobsRequest(filter=only, cursor=error.metadata["oldest_cursor"])
-    follower = jobs.WatchJobs(request)
+    request = WatchJobsRequest(filter=kept_job_filter, cursor=error.metadata["oldest_cursor"])
+    resumed_stream = jobs.WatchJobs(request)
     behind: list[Any] = []
     while not behind:
-        behind += (await read_response(follower)).events
-    follower.cancel()
+        behind += (await read_response(resumed_stream)).events
+    resumed_stream.cancel()
     assert [(event.job_id, event.seq) for event in behind] == [(kept, 3)]

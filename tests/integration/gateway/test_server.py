@@ -45,7 +45,7 @@ SUBMIT = SubmitJobRequest(job=JobSpec(type="email"))
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database for one test, which changes its settings and schema."""
+    """A database for a test that changes its settings and schema."""
     return own_database_url
 
 
@@ -75,8 +75,8 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel):
     assert set(SERVICES) < set(await reflected_services(channel))
 
 
-async def test_reflection_v1_describes_itself_and_the_rest(channel: grpc.aio.Channel):
-    """Call like a tool that supports only v1 and receives its message types by reflection."""
+async def test_reflection_v1_describes_every_service(channel: grpc.aio.Channel):
+    """Call the service like a tool that supports only v1 and knows no message types in advance."""
     path = f"/{REFLECTION_V1}/ServerReflectionInfo"
 
     async def ask(request: Message) -> reflection_pb2.ServerReflectionResponse:
@@ -250,7 +250,8 @@ async def test_stop_ends_streams_and_completes_open_calls(
     async with asyncio.timeout(10):
         await gateway.stop()
         results = await asyncio.gather(*calls, return_exceptions=True)
-        # Each submit was either stored, or rejected so that the client tries another gateway.
+        # Each submit was either stored, or rejected with a status that clients retry at another
+        # gateway.
         for result in results:
             if isinstance(result, grpc.aio.AioRpcError):
                 assert result.code() is grpc.StatusCode.UNAVAILABLE
@@ -270,7 +271,7 @@ async def test_second_stop_does_nothing(settings: Settings):
     await gateway.stop()
 
 
-async def test_port_in_use_is_an_error(gateway: Gateway, settings: Settings):
+async def test_port_in_use_ends_the_start(gateway: Gateway, settings: Settings):
     port_in_use = settings.model_copy(update={"gateway_address": f"127.0.0.1:{gateway.port}"})
     with pytest.raises(RuntimeError, match=str(gateway.port)):
         await Gateway(port_in_use).start()
@@ -331,7 +332,7 @@ async def test_process_logs_its_address_and_ends_cleanly(
         job = (await call).job
     code, output = await process.end(number)
     assert code == 0
-    # The process writes only to its log, and never payloads.
+    # The process writes only to its log, and its log contains no payload.
     assert output == b""
     assert "secret words" not in json.dumps(process.log)
     events = [line["event"] for line in process.log]

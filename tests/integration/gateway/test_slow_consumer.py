@@ -28,17 +28,17 @@ from headrace_gateway.service import Gateway
 from support.gateway import TIMEOUT, FakeWorker, read_error
 from support.until import until
 
-# The time that a reader may stall in these tests, in seconds.
+# The time for which a reader may stall in these tests, in seconds.
 PATIENCE_S = 0.5
 
-# A client whose window does not grow with its throughput.
+# Channel options for a flow-control window that does not grow.
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
 
-# The largest output. A few outputs fill the window and gRPC's buffer.
+# An output of the maximum size. A few outputs fill the window and gRPC's buffer.
 OUTPUT = '"' + 60_000 * "x" + '"'
 OUTPUTS = 12
 
-# The numbers of events that precede the start of a stream of all jobs, which may still send them.
+# The numbers of the events before the start of a stream of all jobs, which may still send them.
 PRECEDING_SEQS = {1, 2}
 
 SPEC = JobSpec(type="square_sum", payload=Data(json=b'{"data": [1, 2, 3]}'))
@@ -124,7 +124,7 @@ async def until_ended(gateway: Gateway, *, slow_consumers: int = 0, resets: int 
 
 
 def count_kept_calls() -> int:
-    """Return the number of calls that grpc.aio keeps."""
+    """Return the number of calls that grpc.aio still holds."""
     return sum(task.get_name() == "rpc_task" for task in asyncio.all_tasks())
 
 
@@ -218,7 +218,7 @@ async def test_reader_that_never_returns_is_released(
     await emit(worker, job_id)
     assert await read == list(range(3, last + 1))
     await until_ended(gateway, slow_consumers=3, resets=3)
-    # Only the other stream is left. grpc.aio keeps the newest call until the next call arrives.
+    # Only the call of the other stream remains; grpc.aio holds the newest call until the next one.
     await until(lambda: count_kept_calls() == 1)
     await slow_jobs.GetStats(GetStatsRequest(), timeout=TIMEOUT)
     for call in stalled:
@@ -230,7 +230,7 @@ async def test_reader_that_never_returns_is_released(
         assert await other_stream.read() is EOF
 
 
-# The patience is long enough for the readers to disconnect first, even on a slow machine.
+# With this patience, the readers disconnect first, even on a slow machine.
 @pytest.mark.parametrize("patience", [60.0])
 async def test_reader_that_disconnects_is_not_a_slow_consumer(
     gateway: Gateway,
@@ -242,7 +242,7 @@ async def test_reader_that_disconnects_is_not_a_slow_consumer(
     stalled = [watch_jobs(slow_jobs), watch_job(slow_jobs, job_id)]
     await until_live(stalled[0])
     await emit(worker, job_id)
-    # All events have reached the streams, which are blocked in writes that do not fit the window.
+    # All events have reached the streams. Their writes are blocked because the window is full.
     await until(lambda: gateway.gauges.events >= OUTPUTS)
     await until(lambda: gateway.gauges.job_streams == gateway.gauges.filter_streams == 1)
     with caplog.at_level(logging.WARNING):
@@ -257,7 +257,7 @@ async def test_reader_that_disconnects_is_not_a_slow_consumer(
 async def test_slow_but_active_reader_is_not_ended(
     gateway: Gateway, slow_jobs: JobServiceStub, worker: FakeWorker, job_id: str
 ):
-    """Reading all messages takes longer than the patience; reading each one takes less."""
+    """The test reads each message within the patience, but all messages take longer."""
     call = watch_jobs(slow_jobs)
     await until_live(call)
     await emit(worker, job_id)

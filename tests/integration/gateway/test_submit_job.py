@@ -299,7 +299,7 @@ async def test_same_request_id_and_content_return_the_job(jobs: JobServiceStub):
     assert await count(jobs) == 1
 
 
-async def test_value_in_a_different_order_is_the_same_content(jobs: JobServiceStub):
+async def test_key_order_of_a_value_does_not_change_its_content(jobs: JobServiceStub):
     names = [f"key {n}" for n in range(40)]
     outcomes = []
     for order in (names, names[::-1]):
@@ -376,7 +376,7 @@ async def test_same_content_in_a_different_form_returns_the_job(jobs: JobService
     assert error.reason == "REQUEST_ID_CONFLICT"
 
 
-async def test_key_of_older_version_matches_by_payload_text(
+async def test_request_id_of_an_older_version_matches_by_text(
     jobs: JobServiceStub, database: Database
 ):
     text = '{"b": 1.0, "a": 2}'
@@ -398,7 +398,7 @@ async def test_key_of_older_version_matches_by_payload_text(
     assert (await rpc_error(jobs.SubmitJob(other))).reason == "REQUEST_ID_CONFLICT"
 
 
-async def test_validate_only_with_a_used_key_returns_the_job(jobs: JobServiceStub):
+async def test_validate_only_with_a_known_key_returns_the_job(jobs: JobServiceStub):
     request = submit(request_id="order-17", payload=SAME_CONTENT[0])
     request.validate_only = True
     assert (await jobs.SubmitJob(request)).outcome == SUBMIT_OUTCOME_NO_WORKER
@@ -440,7 +440,7 @@ async def test_jobs_and_batches_have_separate_keys(jobs: JobServiceStub):
     watch.cancel()
 
 
-async def test_concurrent_submits_with_one_key_make_one_job(jobs: JobServiceStub):
+async def test_concurrent_submits_with_one_key_create_one_job(jobs: JobServiceStub):
     request = submit(request_id="order-17", payload=Data(json=b"[1]"))
     responses = await asyncio.gather(*(jobs.SubmitJob(request) for _ in range(200)))
     assert len({response.job.id for response in responses}) == 1

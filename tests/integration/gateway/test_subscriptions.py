@@ -82,7 +82,7 @@ class Consumer:
         async with asyncio.timeout(TIMEOUT):
             response = await self.call.read()
         if response is grpc.aio.EOF:
-            # Raise the error that ended the watch.
+            # This raises the error that ended the watch.
             await self.call
         self.last = response
         return response
@@ -449,7 +449,7 @@ async def test_output_has_the_requested_encoding(
     one.call.cancel()
 
 
-async def test_stopped_gateway_releases_its_subscriptions(
+async def test_stopping_gateway_releases_its_subscriptions(
     service: SubscriptionServiceStub, other_service: SubscriptionServiceStub, gateway: Gateway
 ):
     await create(service)

@@ -17,8 +17,8 @@ from support.retention import prune
 from support.until import until
 
 PAYLOAD = {"data": [1, 2, 3]}
-# A window that does not grow with the throughput, and the largest output. A few outputs fill the
-# window and gRPC's buffer.
+# Options for a flow-control window that does not grow, and an output of the maximum size. A few
+# outputs fill the window and gRPC's buffer.
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
 OUTPUT = '"' + 60_000 * "x" + '"'
 OUTPUTS = 12
@@ -40,7 +40,7 @@ async def client(gateway: Gateway) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def patience() -> float:
-    """The time that a reader may stall in these tests, in seconds."""
+    """The time for which a reader may stall in these tests, in seconds."""
     return 60.0
 
 
@@ -106,9 +106,7 @@ async def test_consumer_resumes_at_another_gateway(gateway: Gateway, other_gatew
             assert (await client.subscription("billing")).consumer == "a"
 
 
-async def test_consumer_that_was_replaced_cannot_acknowledge(
-    client: Client, other_gateway: Gateway
-):
+async def test_replaced_consumer_cannot_acknowledge(client: Client, other_gateway: Gateway):
     await client.create_subscription("billing")
     async with (
         Client(target(other_gateway)) as other,
@@ -143,7 +141,7 @@ async def test_pruned_events_are_reported_and_skipped(client: Client, database: 
         assert event_ids(await read_events(events, 1)) == [(recent.id, 1)]
 
 
-async def test_newer_watch_of_one_name_receives(client: Client):
+async def test_newer_watch_of_a_subscription_receives(client: Client):
     await client.create_subscription("billing")
     async with (
         client.subscribe("billing", consumer="a") as older,
@@ -169,7 +167,7 @@ async def test_synchronous_client_receives(client: Client, gateway: Gateway):
         assert await asyncio.to_thread(read_in_thread) == [(job.id, 1, True)]
 
 
-async def test_queue_serves_while_a_worker_runs(client: Client, worker: FakeWorker):
+async def test_client_reports_whether_a_queue_is_served(client: Client, worker: FakeWorker):
     await until(lambda: client.queue_serving("math"))
 
 

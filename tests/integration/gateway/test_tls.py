@@ -1,4 +1,4 @@
-"""The API over TLS: certificates that are replaced, client certificates, and refused files."""
+"""The API over TLS: replaced certificates, client certificates and rejected files."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ async def test_api_needs_tls_and_a_trusted_certificate(
         assert await call(gateway.port, other.credentials()) is grpc.StatusCode.UNAVAILABLE
 
 
-# Python warns of the old versions, which the gateway must refuse.
+# Python warns about the old versions, which the gateway must reject.
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-async def test_tls_below_1_2_is_refused(settings: Settings, server: CertificateFile) -> None:
+async def test_tls_below_1_2_is_rejected(settings: Settings, server: CertificateFile) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    # OpenSSL itself refuses TLS 1.1 above security level 0.
+    # Above security level 0, OpenSSL refuses TLS 1.1 itself.
     context.set_ciphers("ALL:@SECLEVEL=0")
     async with running(with_tls(settings, server)) as gateway:
         for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
@@ -129,7 +129,7 @@ async def test_replaced_certificate_applies_to_new_connections(
         assert await call(gateway.port, authority.credentials()) is grpc.StatusCode.OK
 
 
-async def test_half_replaced_certificate_keeps_the_previous_one(
+async def test_partly_replaced_certificate_is_not_used(
     settings: Settings, authority: Authority, server: CertificateFile
 ) -> None:
     async with running(with_tls(settings, server)) as gateway:
@@ -145,7 +145,7 @@ async def test_half_replaced_certificate_keeps_the_previous_one(
             shutil.copy(new.key, server.key)
             assert await served_certificate(gateway.port) == der(new)
         events = [line["event"] for line in logs if line["event"].startswith("certificate")]
-        # A file is rejected once, however many connections there are.
+        # A file is rejected only once, for any number of connections.
         assert events == ["certificate_rejected", "certificate_reloaded"]
         assert "does not belong" in next(line for line in logs if "reason" in line)["reason"]
 
@@ -233,7 +233,7 @@ async def test_plain_health_is_served_without_tls(
     ],
     ids=["missing", "no key", "other key", "empty"],
 )
-def test_unusable_files_are_refused_with_the_reason(
+def test_unusable_files_are_rejected_with_the_reason(
     server: CertificateFile, break_files: Callable[[CertificateFile], None], reason: str
 ) -> None:
     break_files(server)

@@ -46,8 +46,8 @@ Ids = dict[str, UUID]
 
 @pytest.fixture
 def poisoned_database(databases: Databases) -> Iterator[tuple[str, Ids]]:
-    with poisoned(databases) as poisoned_database_and_ids:
-        yield poisoned_database_and_ids
+    with poisoned(databases) as database_and_ids:
+        yield database_and_ids
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ async def test_worker_fails_unreadable_jobs_and_runs_readable_ones(
 
 
 def _registry(handler: RegisteredHandler, *types: str) -> Registry:
-    """Return a registry in which one handler runs all job types of the poisoned database."""
+    """Return a registry in which one handler handles every job type of the poisoned database."""
     registry = Registry()
     for name in types:
         registry._handlers[name] = replace(handler, spec=replace(handler.spec, type=name))

@@ -55,7 +55,7 @@ async def until_no_streams(gateway: Gateway) -> None:
     await until(has_no_stream)
 
 
-async def test_watch_follows_a_job_to_its_end(
+async def test_watch_sends_every_event_of_a_job_to_its_end(
     jobs: JobServiceStub, worker: FakeWorker, job_id: str, gateway: Gateway
 ):
     call = jobs.WatchJob(WatchJobRequest(job_id=job_id, data_encoding=DATA_ENCODING_JSON))

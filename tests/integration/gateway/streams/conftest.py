@@ -17,13 +17,13 @@ from support.workers import register
 
 @pytest.fixture
 def timing() -> Timing:
-    """The stream timing, which a test overrides with a parameter of this name."""
+    """The stream timing; a test overrides it with a parameter named `timing`."""
     return DEFAULT
 
 
 @pytest.fixture
 async def watch(settings: Settings, timing: Timing) -> AsyncIterator[Watch]:
-    """The streams of a gateway; a test must close all streams that it opens."""
+    """The streams of a gateway. A test must close every stream that it opens."""
     async with watching(settings, timing) as watch:
         yield watch
         assert subscriptions(watch) == (0, 0, 0)

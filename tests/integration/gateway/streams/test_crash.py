@@ -21,7 +21,7 @@ from support.until import until
 from support.watching import ManualTail, follow_job, follow_jobs, open_writer, watching
 from support.workers import attempt_end, register, start, write_ends
 
-# The maximum number of crashes; nearly always, one is enough.
+# The maximum number of crashes. One is almost always enough.
 MAX_CRASHES = 10
 
 
@@ -65,23 +65,23 @@ async def crash(server: Server, database: Database) -> None:
     await until(is_reachable)
 
 
-async def test_transaction_ids_reused_after_a_crash_hide_nothing(
+async def test_reused_transaction_ids_hide_no_event(
     server: tuple[Server, str], server_settings: Settings, server_database: Database
 ):
-    """A transaction id is reused if the server crashes before it writes its log to disk.
+    """PostgreSQL reuses a transaction id if it crashes before it writes its log to disk.
 
-    The server may write its log at any time, so the test repeats the crash until an id is reused.
+    PostgreSQL may write its log at any time, so the test crashes it until an id is reused.
     """
     tail = ManualTail(server_settings, server_database)
     await tail.start()
     jobs = []
     for _ in range(MAX_CRASHES):
         jobs.append(await submit(server_database))
-        traceless = [await open_writer(server_database) for _ in range(5)]
-        for writer in traceless:
+        rolled_back = [await open_writer(server_database) for _ in range(5)]
+        for writer in rolled_back:
             await writer.roll_back()
         await tail.run()
-        ended_before = max(writer.xid for writer in traceless)
+        ended_before = max(writer.xid for writer in rolled_back)
         known = len(tail.visible)
 
         await crash(server[0], server_database)
@@ -94,7 +94,7 @@ async def test_transaction_ids_reused_after_a_crash_hide_nothing(
     pytest.fail("no crash caused a transaction id to be reused")
 
 
-async def test_crash_loses_only_open_transactions(
+async def test_crash_loses_only_uncommitted_events(
     server: tuple[Server, str], server_settings: Settings, server_database: Database
 ):
     tail = ManualTail(server_settings, server_database)

@@ -38,7 +38,7 @@ async def write_jobs(
     chance: random.Random,
     submitted: Callable[[JobId], None],
 ) -> None:
-    """Run all jobs while other transactions are open, and publish some wake-ups."""
+    """Submit, run and end jobs while other transactions are open; publish some wake-ups."""
     written: list[JobId] = []
     waiting: list[Job] = []
     running: list[Job] = []
@@ -156,7 +156,7 @@ async def read_log(database: Database) -> list[tuple[int, int, JobId, int]]:
         return [tuple(row) for row in rows]
 
 
-async def test_long_postgresql_outage_ends_the_streams(settings: Settings, database: Database):
+async def test_long_postgresql_outage_ends_streams(settings: Settings, database: Database):
     proxy = Proxy(settings.database_url.get_secret_value())
     await proxy.start()
     through = Settings.model_validate({**settings.model_dump(), "database_url": proxy.url})

@@ -38,20 +38,20 @@ async def test_resuming_streams_share_reads_of_past_events(
     missed = [job.id for job in await submit_many(database, JOBS)]
     await early_reader.has(JOBS)
     readers = [follow_jobs(watch, cursor) for _ in range(STREAMS)]
-    halves = [
+    later_readers = [
         follow_jobs(watch, early_reader.pages[len(early_reader.pages) // 2].cursor)
         for _ in range(STREAMS)
     ]
-    for reader in (*readers, *halves):
+    for reader in (*readers, *later_readers):
         await reader.until(has_caught_up)
     for reader in readers:
         assert [event.job_id for event in reader.events] == missed
-    for reader in halves:
+    for reader in later_readers:
         assert 0 < len(reader.events) < JOBS
         assert [event.job_id for event in reader.events] == missed[-len(reader.events) :]
-    # Concurrent streams share most reads: fewer rows are read than one read per stream would need.
+    # Concurrent streams share most reads, so they read far fewer rows than separate reads would.
     assert rows < JOBS * STREAMS / 4
     (job,) = await submit_many(database, 1)
-    for reader in (early_reader, *readers, *halves):
+    for reader in (early_reader, *readers, *later_readers):
         await reader.until(lambda reader: reader.events[-1].job_id == job.id)
         await reader.cancel()

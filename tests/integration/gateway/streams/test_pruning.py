@@ -1,4 +1,4 @@
-"""Streams while old events are pruned: they send every event or end with CursorExpired."""
+"""Streams during pruning: they send every event or end with CursorExpired."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support.watching import (
     watching,
 )
 
-# More jobs than two pages of past events hold.
+# The jobs fill more than two pages of past events.
 JOBS = 600
 
 
@@ -74,7 +74,7 @@ async def suspended(watch: Watch) -> AsyncIterator[None]:
     watch._tail_runner.start()
 
 
-async def test_pruned_cursor_expires_with_the_new_start(watch: Watch, database: Database):
+async def test_pruned_cursor_expires_and_names_the_new_start(watch: Watch, database: Database):
     before = await current_cursor(watch)
     old, kept = await submit_many(database, 2)
     await cancel(database, old)
@@ -147,9 +147,7 @@ async def test_pruned_events_of_another_tenant_leave_no_gap(watch: Watch, databa
 
 
 @pytest.mark.parametrize("page", [7, 50, 300])
-async def test_stream_that_reads_during_pruning_has_no_gap(
-    watch: Watch, database: Database, page: int
-):
+async def test_stream_during_pruning_has_no_gap(watch: Watch, database: Database, page: int):
     before = await current_cursor(watch)
     jobs = await submit_many(database, JOBS)
     for number in range(0, JOBS, 50):
@@ -189,11 +187,11 @@ async def test_stream_that_reads_during_pruning_has_no_gap(
     assert await read_log_ids(database) == all_ids[-1:]
 
 
-@pytest.mark.parametrize("pruned", ["before", "behind"])
-async def test_page_pruned_during_its_read_is_not_sent(
+@pytest.mark.parametrize("pruned", ["before", "after"])
+async def test_page_pruned_during_its_read_expires_the_cursor(
     watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch, pruned: str
 ):
-    """Events are pruned just before, or just after, a page with them is read."""
+    """The events of a page are pruned immediately before or after its read."""
     before = await current_cursor(watch)
     await cancel(database, *await submit_many(database, 3))
     (kept,) = await submit_many(database, 1)
@@ -207,7 +205,7 @@ async def test_page_pruned_during_its_read_is_not_sent(
         if pruned == "before":
             assert (await prune(database)).jobs == 3
         page = await read_range(*args, **options)
-        if pruned == "behind":
+        if pruned == "after":
             assert (await prune(database)).jobs == 3
             assert event_ids(list(page.events)) == all_ids
         return page
@@ -223,7 +221,7 @@ async def test_page_pruned_during_its_read_is_not_sent(
     await resumed.cancel()
 
 
-async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, database: Database):
+async def test_suspension_longer_than_retention_expires_streams(watch: Watch, database: Database):
     all_queues, other_queue = follow_jobs(watch), follow_jobs(watch, queues=frozenset(["other"]))
     await until_caught_up(all_queues)
     await until_caught_up(other_queue)
@@ -254,7 +252,7 @@ async def test_suspension_beyond_the_retention_expires_streams(watch: Watch, dat
     await resumed.cancel()
 
 
-async def test_suspension_keeps_streams_of_unpruned_tenants(watch: Watch, database: Database):
+async def test_suspension_expires_only_streams_of_pruned_tenants(watch: Watch, database: Database):
     reader = follow_jobs(watch)
     await until_caught_up(reader)
     async with suspended(watch):

@@ -1,4 +1,4 @@
-"""Subscriptions: one stream receives, the others stand by, and unacknowledged events are resent."""
+"""Subscriptions: one receiving stream, standbys, and the resending of unacknowledged events."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ only_wake_ups = pytest.mark.parametrize(
 
 
 async def stop_without_release(watch: Watch) -> None:
-    """Stop a gateway's lease loop as if it were killed: the gateway releases nothing."""
+    """Stop a gateway's lease loop without a release, as if the gateway were killed."""
     await watch._leases_runner.stop()
     watch._leases._all_released.set()
 
@@ -72,7 +72,7 @@ async def stop_without_release(watch: Watch) -> None:
 # Events and marks.
 
 
-async def test_only_unacknowledged_events_are_sent_again(watch: Watch, database: Database):
+async def test_only_unacknowledged_events_are_resent(watch: Watch, database: Database):
     await create(database, queues=frozenset(["a"]))
     for _ in range(3):
         await submit(database, queue="a")
@@ -132,7 +132,7 @@ async def test_unknown_subscription_is_not_found(watch: Watch, database: Databas
 
 
 @only_wake_ups
-async def test_consumer_at_another_gateway_takes_over_at_once(
+async def test_standby_at_another_gateway_takes_over_at_once(
     watch: Watch, other_gateway: Watch, database: Database
 ):
     await create(database)
@@ -204,7 +204,7 @@ async def test_newer_watch_of_a_consumer_replaces_the_older_one(
         await newer.end()
 
 
-async def test_newer_standby_of_a_consumer_replaces_the_older(
+async def test_newer_standby_of_a_consumer_replaces_the_older_one(
     watch: Watch, other_gateway: Watch, database: Database
 ):
     await create(database)
@@ -259,7 +259,7 @@ async def test_killed_gateway_is_replaced_when_its_lease_lapses(
         await until_standby(second)
         await stop_without_release(killed)
         await second.has(1)
-        # The lease has lapsed for the holder as well, so the holder sends no more events.
+        # The holder knows that its lease has lapsed, so it sends no more events.
         await submit(database)
         await second.has(2)
         with pytest.raises(Unavailable):
@@ -331,7 +331,7 @@ async def test_shutdown_releases_subscriptions_at_once(
 ):
     await create(database)
     async with watching(settings) as watch:
-        # The stream has a stalled reader, so it cannot end.
+        # The reader of this stream is stalled, so the stream cannot end.
         stalled = watch.watch_subscription(DEFAULT_TENANT, NAME, "one")
         assert (await anext(stalled)).mark is Mark.CAUGHT_UP
         waiting = subscribe(watch, "waiting")
@@ -350,7 +350,7 @@ async def test_shutdown_releases_subscriptions_at_once(
     await second.cancel()
 
 
-async def test_watch_cancelled_while_acquiring_releases(
+async def test_watch_cancelled_during_acquisition_is_released(
     watch: Watch, other_gateway: Watch, database: Database
 ):
     await create(database)
@@ -378,7 +378,7 @@ async def test_cancelled_watches_leave_no_leases(watch: Watch, database: Databas
     await last.cancel()
 
 
-async def test_hundreds_of_standbys_cost_one_query_per_run(
+async def test_standbys_share_one_query_per_run(
     watch: Watch, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     await create(database)
@@ -464,7 +464,7 @@ async def test_subscription_continues_after_pruned_events(watch: Watch, database
 
 
 @short_leases
-async def test_holder_without_postgresql_stops_and_is_replaced(
+async def test_holder_without_postgresql_is_replaced(
     settings: Settings, other_gateway: Watch, database: Database
 ):
     await create(database)
@@ -541,12 +541,12 @@ async def test_holder_survives_a_short_postgresql_outage(settings: Settings, dat
     await proxy.cut()
 
 
-# Restarts, cuts and takeovers at once.
+# Concurrent restarts, cuts and takeovers.
 
 
 @asynccontextmanager
 async def gateway(settings: Settings, chance: random.Random) -> AsyncIterator[Watch]:
-    """Run a gateway that stops cleanly, or as if it were killed."""
+    """Run a gateway; at the end, stop it cleanly or as if it were killed."""
     async with watching(settings, SHORT_LEASES) as watch:
         yield watch
         if chance.random() < 0.5:
@@ -588,7 +588,7 @@ async def consume(
     chance: random.Random,
     acknowledged: list[EventId],
 ) -> None:
-    """Watch, acknowledge, and resume after cuts, at random times."""
+    """Watch and acknowledge events; cut and resume the stream at random times."""
     while True:
         watch = chance.choice(gateways.watches)
         received: list[EventId] = []

@@ -1,4 +1,4 @@
-"""The tail: both views contain every event once, for any order of commits."""
+"""The tail: its visible and settled views contain every event once, for any order of commits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_tail_routes_no_earlier_events(database: Database, new_tail: NewTa
     assert tail.tail.settled != (0, 0)
 
 
-async def test_early_transaction_with_late_commit_is_not_missed(
+async def test_late_commit_of_an_early_transaction_is_routed(
     large_pool: Database, new_tail: NewTail
 ):
     tail = await new_tail()
@@ -79,7 +79,7 @@ async def test_early_transaction_with_late_commit_is_not_missed(
     assert len(tail.visible) == len(tail.settled) == 2
 
 
-async def test_transaction_open_at_the_start_is_not_missed(large_pool: Database, new_tail: NewTail):
+async def test_transaction_open_at_the_start_is_routed(large_pool: Database, new_tail: NewTail):
     early = await open_writer(large_pool)
     (first,) = await early.submit()
     before = await submit(large_pool)
@@ -120,9 +120,7 @@ async def test_foreign_transaction_delays_only_the_settled_view(
     assert tail.gauges.settled_lag == 0
 
 
-async def test_long_foreign_transaction_does_not_slow_down_runs(
-    large_pool: Database, new_tail: NewTail
-):
+async def test_foreign_transaction_does_not_slow_down_runs(large_pool: Database, new_tail: NewTail):
     """A run reads only new events, not all events that the open transaction delays."""
     tail = await new_tail(page=1000)
     async with foreign_transaction(large_pool):
@@ -135,9 +133,7 @@ async def test_long_foreign_transaction_does_not_slow_down_runs(
     assert tail.settled == sorted(tail.visible, key=place_of)
 
 
-async def test_overflowed_window_is_read_again_from_the_store(
-    large_pool: Database, new_tail: NewTail
-):
+async def test_overflowed_window_is_reread_from_the_store(large_pool: Database, new_tail: NewTail):
     tail = await new_tail(page=7, window=20)
     async with foreign_transaction(large_pool):
         early = await open_writer(large_pool)
@@ -217,8 +213,8 @@ async def test_postgresql_outage_loses_no_event(settings: Settings, database: Da
         await proxy.cut()
 
 
-# Actions of writers. A writer that is not open opens and writes; an open writer commits, writes or
-# rolls back. If the flag is True, the tail runs afterwards.
+# Each step names a writer and an action. If the writer has no transaction, it opens one and writes;
+# otherwise it performs the action. If the flag is True, the tail runs afterwards.
 schedules = st.lists(
     st.tuples(
         st.integers(0, 4),
@@ -234,7 +230,7 @@ schedules = st.lists(
 @hypothesis_settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-async def test_both_views_have_every_event_once_in_order(
+async def test_both_views_contain_every_event_once_in_order(
     large_pool: Database,
     settings: Settings,
     schedule: list[tuple[int, str, bool]],
@@ -291,7 +287,7 @@ async def _committed_places(database: Database) -> set[tuple[int, int]]:
 async def test_job_events_keep_their_order_across_transactions(
     database: Database, new_tail: NewTail, run_between: bool
 ):
-    """A transaction with an earlier id writes a job's event after a transaction with a later id."""
+    """The transaction with the lower id writes its event of the job last."""
     worker_id = await register(database)
     job, other = await submit_many(database, 2)
     await start(database, worker_id, job, other)

@@ -109,7 +109,7 @@ async def test_stream_of_a_fully_seen_ended_job_ends_at_once(
 
 
 @pytest.mark.parametrize("after_seq", [1, 2, 3, 100, 2**31 - 1])
-async def test_number_after_the_newest_event_skips_to_it(
+async def test_stream_waits_for_a_number_after_the_newest_event(
     watch: Watch, database: Database, worker_id: WorkerId, after_seq: int
 ):
     job = await submit(database)
@@ -130,7 +130,7 @@ async def test_unknown_job_is_not_found(watch: Watch, database: Database):
             await follow_job(watch, job_id).end()
 
 
-async def test_requeued_job_is_followed_again(
+async def test_requeued_job_is_followed_to_its_second_end(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -153,7 +153,7 @@ async def test_requeued_job_is_followed_again(
     ]
 
 
-async def test_requeue_with_the_terminal_event_keeps_the_stream(
+async def test_requeue_read_with_the_terminal_event_keeps_stream(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -237,7 +237,7 @@ async def test_slow_stream_catches_up_from_the_store(
         assert subscriptions(watch) == (0, 0, 0)
 
 
-async def test_events_read_again_by_the_tail_are_sent_once(
+async def test_events_routed_twice_are_sent_once(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     job = await submit(database)
@@ -271,7 +271,7 @@ async def test_missing_event_is_read_from_the_store(
     assert watch.gauges.gaps == 1
 
 
-async def test_all_streams_of_a_job_receive_every_event(
+async def test_every_stream_of_a_job_receives_every_event(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     jobs = await submit_many(database, 3)

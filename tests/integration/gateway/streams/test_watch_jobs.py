@@ -70,7 +70,7 @@ async def test_stream_without_a_cursor_starts_now(watch: Watch, database: Databa
     await earlier.cancel()
 
 
-async def test_caught_up_mark_separates_past_and_present(watch: Watch, database: Database):
+async def test_caught_up_mark_separates_past_and_live_events(watch: Watch, database: Database):
     reader = follow_jobs(watch)
     await until_live(reader)
     cursor = reader.pages[-1].cursor
@@ -115,7 +115,7 @@ async def test_every_cursor_resumes_at_any_gateway(
     assert cursors == sorted(cursors)
 
 
-async def test_cursor_from_a_gateway_ahead_repeats_no_event(
+async def test_cursor_from_a_faster_gateway_repeats_no_event(
     watch: Watch, settings: Settings, database: Database
 ):
     ahead_reader = follow_jobs(watch)
@@ -140,7 +140,7 @@ async def test_cursor_from_a_gateway_ahead_repeats_no_event(
     await ahead_reader.cancel()
 
 
-async def test_only_matching_events_are_sent_and_all_move_cursor(
+async def test_filtered_stream_sends_matches_and_moves_cursor(
     watch: Watch, database: Database, worker_id: WorkerId
 ):
     unfiltered = follow_jobs(watch)
@@ -169,7 +169,7 @@ async def test_only_matching_events_are_sent_and_all_move_cursor(
         past = follow_jobs(watch, cursor, **{name: value})
         await until_live(past)
         assert [event.job_id for event in past.events] == expected, name
-        # The last cursor is not before the last event that was sent.
+        # The last cursor includes the last sent event.
         assert (await cursor_places(database, past))[-1] >= (
             await cursor_places(database, unfiltered)
         )[-1]
@@ -210,7 +210,7 @@ async def test_out_of_order_commits_are_sent_in_one_order(
         await reader.cancel()
 
 
-async def test_foreign_transaction_delays_the_cursor(
+async def test_foreign_transaction_delays_events_and_cursor(
     watch: Watch, database: Database, bus: WakeBus
 ):
     reader = follow_jobs(watch)
@@ -336,7 +336,7 @@ async def test_shutdown_sends_the_last_cursor(settings: Settings, database: Data
         await until_live(idle)
         await submit_many(database, 3)
         await idle.has(3)
-        # The quiet stream moves past these events at its next wake-up, which is its end.
+        # The quiet stream passes these events only at its next wake-up, which is the shutdown.
         await watch.stop()
         for reader in (quiet, idle):
             with pytest.raises(ShuttingDown):
