@@ -17,6 +17,7 @@ from headrace.v1 import access_service_pb2 as acs
 from headrace.v1 import audit_service_pb2 as aus
 from headrace.v1 import handler_service_pb2 as hs
 from headrace.v1 import job_service_pb2 as js
+from headrace.v1 import monitor_service_pb2 as ms
 from headrace.v1 import session_service_pb2 as ses
 from headrace.v1 import subscription_service_pb2 as ss
 from headrace.v1 import tenant_service_pb2 as ts
@@ -27,6 +28,7 @@ from headrace.v1.data_pb2 import DATA_ENCODING_JSON, DATA_ENCODING_VALUE, Data
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_pb2 import JOB_STATE_SUCCEEDED, JOB_VIEW_FULL, JobSpec, RetryPolicy
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.monitor_service_pb2_grpc import MonitorServiceStub
 from headrace.v1.session_service_pb2_grpc import SessionServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace.v1.tenant_service_pb2_grpc import TenantServiceStub
@@ -87,6 +89,7 @@ class FilledPlatform:
     sessions: SessionServiceStub
     users: UserServiceStub
     tenants: TenantServiceStub
+    monitor: MonitorServiceStub
     job_ids: list[str]
     cursor: str
     sizes: dict[str, list[int]] = field(default_factory=dict)
@@ -98,7 +101,7 @@ class FilledPlatform:
             for stub in (
                 *(self.jobs, self.handlers, self.subscriptions),
                 *(self.access, self.audit, self.sessions, self.users),
-                *(self.access, self.audit, self.tenants),
+                *(self.tenants, self.monitor),
             )
             if hasattr(stub, name)
         )
@@ -147,6 +150,7 @@ async def filled(
         SessionServiceStub(channel),
         UserServiceStub(channel),
         TenantServiceStub(channel),
+        MonitorServiceStub(channel),
         [],
         "",
     )
@@ -320,6 +324,43 @@ async def get_stats(filled: FilledPlatform) -> None:
     assert names == sorted(names)
     # The response lists only the queues and types with the most jobs.
     assert "q" in names
+
+
+async def monitor(filled: FilledPlatform) -> None:
+    # `get_stats` has added 25,000 queues.
+    async with filled.database.transaction() as connection:
+        await connection.execute(text("SET LOCAL session_replication_role = replica"))
+        await connection.execute(
+            text("""
+                INSERT INTO workers (id, tenant, name, pool, queues, slots, start_time,
+                    heartbeat_time, lease_expire_time)
+                SELECT gen_random_uuid(), 'default', repeat('n', 200), 'large',
+                    ARRAY(SELECT lpad(q::text, 100, 'q') FROM generate_series(1, 200) q), 100,
+                    now(), now(), now() + interval '1 hour'
+                FROM generate_series(1, 300)
+            """)
+        )
+        await connection.execute(
+            text("""
+                INSERT INTO jobs (id, tenant, type, queue, payload, priority, labels, state, rank,
+                    create_time, due_time, queue_time, update_time, worker_id, start_time, attempt)
+                SELECT gen_random_uuid(), 'default', repeat('t', 100), repeat('q', 100), '{}', 0,
+                    '{}', 'running', 0, now(), now(), now(), now(), w.id, now(), 1
+                FROM workers w, generate_series(1, 100) WHERE w.pool = 'large'
+            """)
+        )
+    for name, request in (
+        ("ListWorkers", ms.ListWorkersRequest(page_size=1000)),
+        ("ListQueues", ms.ListQueuesRequest(page_size=1000)),
+    ):
+        pages = 0
+        while pages < 3:
+            response = await filled.call(name, request)
+            request.page_token = response.next_page_token
+            pages += 1
+            if not request.page_token:
+                break
+        assert pages > 1, name
 
 
 async def list_handlers(filled: FilledPlatform) -> None:
@@ -556,6 +597,8 @@ SIZES_BY_RPC = {
     "SetQuotas": RpcSizes(tenants, 200),
     "GetUsage": RpcSizes(tenants, 50),
     "MintWatchToken": RpcSizes(api_keys),
+    "ListWorkers": RpcSizes(monitor, 2 * MIB),
+    "ListQueues": RpcSizes(monitor, 100_000),
 }
 
 

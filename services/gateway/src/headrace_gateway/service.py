@@ -33,6 +33,7 @@ from headrace_gateway.api.certificates import CertificateBindings
 from headrace_gateway.api.handlers import Handlers
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.jobs import Jobs
+from headrace_gateway.api.monitor import Monitor
 from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.sessions import UserSessions
 from headrace_gateway.api.submit import Submit
@@ -47,6 +48,7 @@ from headrace_gateway.grpc.access import AccessServicer
 from headrace_gateway.grpc.audit import AuditServicer
 from headrace_gateway.grpc.handlers import HandlerServicer, queue_health
 from headrace_gateway.grpc.jobs import JobServicer
+from headrace_gateway.grpc.monitor import MonitorServicer
 from headrace_gateway.grpc.server import SERVICES, build_server
 from headrace_gateway.grpc.sessions import SessionServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
@@ -230,6 +232,7 @@ class Gateway:
             tenants=TenantServicer(
                 Tenants(database=database, installation=installation, bus=bus, quotas=quotas)
             ),
+            monitor=MonitorServicer(Monitor(database=database, installation=installation)),
             health=health.servicer,
         )
         self._listen(server, certificate)

@@ -21,6 +21,7 @@ from headrace.v1 import access_service_pb2 as acs
 from headrace.v1 import audit_service_pb2 as aus
 from headrace.v1 import handler_service_pb2 as hs
 from headrace.v1 import job_service_pb2 as js
+from headrace.v1 import monitor_service_pb2 as ms
 from headrace.v1 import session_service_pb2 as ses
 from headrace.v1 import subscription_service_pb2 as ss
 from headrace.v1 import tenant_service_pb2 as ts
@@ -301,6 +302,20 @@ CASES = [
         NOT_FOUND,
     ),
     Case("UserService.DeleteUser", "name", lambda _: us.DeleteUserRequest(name=MARKER), NOT_FOUND),
+    Case("MonitorService.ListWorkers", "", lambda _: ms.ListWorkersRequest()),
+    Case(
+        "MonitorService.ListWorkers",
+        "page_token",
+        lambda f: ms.ListWorkersRequest(page_token=f.page_token),
+        INVALID,
+    ),
+    Case("MonitorService.ListQueues", "", lambda _: ms.ListQueuesRequest()),
+    Case(
+        "MonitorService.ListQueues",
+        "page_token",
+        lambda f: ms.ListQueuesRequest(page_token=f.page_token),
+        INVALID,
+    ),
     tenants("GetTenant", "name", lambda _: ts.GetTenantRequest(name=THEIRS), NOT_FOUND),
     tenants("GetUsage", "name", lambda _: ts.GetUsageRequest(name=THEIRS), NOT_FOUND),
     tenants("SetQuotas", "name", lambda _: ts.SetQuotasRequest(name=THEIRS), NOT_FOUND),

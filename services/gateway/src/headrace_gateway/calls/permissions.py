@@ -32,6 +32,7 @@ _AUDIT: Final = "/headrace.v1.AuditService/"
 _SESSIONS: Final = "/headrace.v1.SessionService/"
 _USERS: Final = "/headrace.v1.UserService/"
 _TENANTS: Final = "/headrace.v1.TenantService/"
+_MONITOR: Final = "/headrace.v1.MonitorService/"
 
 NEEDS: Final[Mapping[str, Need]] = {
     f"{_JOBS}SubmitJob": Right.JOBS_SUBMIT,
@@ -81,4 +82,6 @@ NEEDS: Final[Mapping[str, Need]] = {
     f"{_TENANTS}SetQuotas": Right.QUOTAS_MANAGE,
     f"{_TENANTS}GetUsage": Right.QUOTAS_MANAGE,
     f"{_ACCESS}MintWatchToken": Right.TOKENS_MINT,
+    f"{_MONITOR}ListWorkers": Right.JOBS_READ,
+    f"{_MONITOR}ListQueues": Right.JOBS_READ,
 }

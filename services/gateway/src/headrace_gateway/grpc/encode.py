@@ -258,17 +258,17 @@ def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
     by_queue, by_type = stats.by_queue(), stats.by_type()
     queues, types = _largest_names(by_queue), _largest_names(by_type)
     return job_service_pb2.GetStatsResponse(
-        states=_state_counts(stats.by_state()),
+        states=state_counts(stats.by_state()),
         queues=[
             job_service_pb2.QueueStats(
                 queue=queue,
-                states=_state_counts(by_queue[queue]),
+                states=state_counts(by_queue[queue]),
                 age=_duration(stats.ages.get(queue)),
             )
             for queue in queues
         ],
         types=[
-            job_service_pb2.TypeStats(type=job_type, states=_state_counts(by_type[job_type]))
+            job_service_pb2.TypeStats(type=job_type, states=state_counts(by_type[job_type]))
             for job_type in types
         ],
         stats_time=timestamp(stats.time),
@@ -282,7 +282,8 @@ def _largest_names(counts: Mapping[str, Mapping[JobState, int]]) -> Sequence[str
     return sorted(nlargest(_MAX_COUNTED_NAMES, counts, key=lambda name: sum(counts[name].values())))
 
 
-def _state_counts(states: Mapping[JobState, int]) -> Sequence[job_service_pb2.StateCount]:
+def state_counts(states: Mapping[JobState, int]) -> Sequence[job_service_pb2.StateCount]:
+    """Return the counts of states with jobs, in the order of JobState."""
     return [
         job_service_pb2.StateCount(state=STATES[state], jobs=states[state])
         for state in JobState

@@ -13,6 +13,7 @@ from headrace.v1 import (
     audit_service_pb2,
     handler_service_pb2,
     job_service_pb2,
+    monitor_service_pb2,
     session_service_pb2,
     subscription_service_pb2,
     tenant_service_pb2,
@@ -26,6 +27,7 @@ from headrace_gateway.grpc.access import AccessServicer
 from headrace_gateway.grpc.audit import AuditServicer
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
+from headrace_gateway.grpc.monitor import MonitorServicer
 from headrace_gateway.grpc.sessions import SessionServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
 from headrace_gateway.grpc.tenants import TenantServicer
@@ -40,10 +42,11 @@ AUDIT: Final = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
 SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 USERS: Final = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 TENANTS: Final = tenant_service_pb2.DESCRIPTOR.services_by_name["TenantService"]
+MONITOR: Final = monitor_service_pb2.DESCRIPTOR.services_by_name["MonitorService"]
 _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 SERVICE_DESCRIPTORS: Final = (
-    *(JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS, AUDIT, SESSIONS, USERS, TENANTS),
+    *(JOBS, HANDLERS, SUBSCRIPTIONS, ACCESS, AUDIT, SESSIONS, USERS, TENANTS, MONITOR),
 )
 # The full names of Headrace's services.
 SERVICES: Final = tuple(str(service.full_name) for service in SERVICE_DESCRIPTORS)
@@ -85,6 +88,7 @@ def build_server(
     sessions: SessionServicer,
     users: UserServicer,
     tenants: TenantServicer,
+    monitor: MonitorServicer,
     health: HealthServicer,
 ) -> grpc.aio.Server:
     """Return a server that passes each call through the chain.
@@ -100,6 +104,7 @@ def build_server(
         sessions: serves SessionService.
         users: serves UserService.
         tenants: serves TenantService.
+        monitor: serves MonitorService.
         health: serves grpc.health.v1.
 
     Raises:
@@ -116,6 +121,7 @@ def build_server(
         SESSIONS: sessions,
         USERS: users,
         TENANTS: tenants,
+        MONITOR: monitor,
     }
     services = [
         Service(descriptor=descriptor, servicer=servicer, chain=chain)

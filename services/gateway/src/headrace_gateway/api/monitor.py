@@ -1,0 +1,227 @@
+"""The use cases of people who watch workers and queues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+from headrace_core.domain.access import PrincipalKind, Right, Scope
+from headrace_core.domain.errors import PageTokenInvalid, PermissionDenied, Violation
+from headrace_core.domain.ids import WorkerId
+from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.monitor import QueueStatus, WorkerStatus
+from headrace_core.domain.pool import Lane, Pool, serves_queue, serves_tenant
+from headrace_core.domain.stats import Stats
+from headrace_core.store.jobs.read import read_stats
+from headrace_core.store.jobs.waiting import live_pools
+from headrace_core.store.monitor import list_workers
+from headrace_core.store.sql.database import Database
+from headrace_core.store.sql.installation import Installation
+from headrace_gateway.api.pages import Page, fill_page, split_page
+from headrace_gateway.api.validation import Violations, page_limit
+from headrace_gateway.calls.call import Call
+from headrace_gateway.tokens import decode_name_token, encode_name_token
+
+
+class Monitor:
+    """Shows workers and queues.
+
+    Methods report `violations`, which the transport found in the request, together with their own.
+
+    Args:
+        database: stores workers and jobs.
+        installation: signs page tokens.
+    """
+
+    def __init__(self, *, database: Database, installation: Installation) -> None:
+        self._database = database
+        self._installation = installation
+
+    async def list_workers(
+        self,
+        call: Call,
+        page: Page[WorkerStatus],
+        *,
+        size: int = 0,
+        token: str = "",
+        violations: Sequence[Violation] = (),
+    ) -> str:
+        """Fill a page with the workers that serve the tenant, by id.
+
+        Args:
+            call: the context of the request.
+            page: receives the workers.
+            size: the maximum number of workers on the page; 0 for the default.
+            token: the page token; empty for the first page.
+            violations: see the class.
+
+        Returns:
+            The token of the next page; empty after the last page.
+
+        Raises:
+            InvalidRequest: the size or the token is invalid.
+            PermissionDenied: see `monitored_scope`.
+        """
+        found = Violations(violations)
+        limit = page_limit(size, found)
+        found.check()
+        scope = monitored_scope(call)
+        sees_tenants = Right.TENANTS_MANAGE in call.principal.rights
+
+        async def read(after: WorkerId | None, wanted: int) -> tuple[Sequence[WorkerStatus], bool]:
+            workers = await list_workers(
+                conn,
+                tenant=call.tenant,
+                queues=scope.queues,
+                types=scope.types,
+                after=after,
+                limit=wanted + 1,
+            )
+            shown = [
+                replace(
+                    worker,
+                    tenants=worker.tenants if sees_tenants else frozenset((call.tenant,)),
+                    queues=worker.queues & scope.queues if scope.queues else worker.queues,
+                )
+                for worker in workers
+            ]
+            return split_page(shown, wanted)
+
+        after = decode_name_token(self._installation, call.tenant, token, of="workers")
+        async with self._database.transaction() as conn:
+            last = await fill_page(page, read, key=_id_of, after=_worker_id(after), size=limit)
+        if last is None:
+            return ""
+        return encode_name_token(self._installation, call.tenant, str(last), of="workers")
+
+    async def list_queues(
+        self,
+        call: Call,
+        page: Page[QueueStatus],
+        *,
+        size: int = 0,
+        token: str = "",
+        violations: Sequence[Violation] = (),
+    ) -> tuple[str, datetime]:
+        """Fill a page with the queues that have jobs or that workers name, by name.
+
+        Args:
+            call: the context of the request.
+            page: receives the queues.
+            size: the maximum number of queues on the page; 0 for the default.
+            token: the page token; empty for the first page.
+            violations: see the class.
+
+        Returns:
+            The token of the next page, empty after the last page; and the time of the measurement.
+
+        Raises:
+            InvalidRequest: the size or the token is invalid.
+            PermissionDenied: see `monitored_scope`.
+        """
+        found = Violations(violations)
+        limit = page_limit(size, found)
+        found.check()
+        scope = monitored_scope(call)
+        after = decode_name_token(self._installation, call.tenant, token, of="queues")
+        async with self._database.statement() as conn:
+            stats = await read_stats(conn, tenant=call.tenant, query=scope.query())
+            pools = await live_pools(conn)
+        queues = queue_statuses(stats, pools, call.tenant, scope)
+
+        async def read(after: str, wanted: int) -> tuple[Sequence[QueueStatus], bool]:
+            rest = [queue for queue in queues if queue.queue > after]
+            return split_page(rest, wanted)
+
+        last = await fill_page(page, read, key=_name_of, after=after, size=limit)
+        if not last:
+            return "", stats.time
+        return encode_name_token(self._installation, call.tenant, last, of="queues"), stats.time
+
+
+def monitored_scope(call: Call) -> Scope:
+    """Return the scope of a caller, which may restrict it to queues and types.
+
+    Raises:
+        PermissionDenied: the caller has a watch token, or its scope has labels, a batch or jobs.
+            Counts and workers exist only for queues and types.
+    """
+    scope = call.principal.scope
+    if (
+        call.principal.kind is PrincipalKind.WATCH_TOKEN
+        or scope.labels
+        or scope.batch_id is not None
+        or scope.job_ids
+    ):
+        raise PermissionDenied("all jobs of its queues and types")
+    return scope
+
+
+def queue_statuses(
+    stats: Stats, pools: Sequence[Pool], tenant: str, scope: Scope
+) -> list[QueueStatus]:
+    """Return the queues with jobs, and those that live pools name, by name.
+
+    Args:
+        stats: the jobs within the scope.
+        pools: the live pools.
+        tenant: the tenant.
+        scope: the queues and types that the caller may see.
+    """
+    pools = [
+        pool
+        for pool in pools
+        if serves_tenant(pool.tenants, tenant)
+        and (not scope.types or not scope.types.isdisjoint(pool.types))
+    ]
+    states = stats.by_queue()
+    named = {queue for pool in pools for queue in pool.queues}
+    if scope.queues:
+        named &= scope.queues
+    lanes: dict[str, list[Lane]] = {}
+    for count in stats.counts:
+        if count.state is JobState.QUEUED:
+            lanes.setdefault(count.queue, []).append(Lane(tenant, count.queue, count.type))
+    return [
+        _queue_status(queue, states.get(queue, {}), lanes.get(queue, ()), stats, pools)
+        for queue in sorted(named | states.keys())
+    ]
+
+
+def _queue_status(
+    queue: str,
+    states: Mapping[JobState, int],
+    lanes: Sequence[Lane],
+    stats: Stats,
+    pools: Sequence[Pool],
+) -> QueueStatus:
+    serving = [
+        pool
+        for pool in pools
+        if (any(map(pool.serves, lanes)) if lanes else serves_queue(pool.queues, queue))
+    ]
+    age = stats.ages.get(queue)
+    return QueueStatus(
+        queue=queue,
+        states=states,
+        oldest_queue_time=None if age is None else stats.time - age,
+        workers=sum(pool.workers for pool in serving),
+        slots=sum(pool.slots for pool in serving),
+    )
+
+
+def _worker_id(text: str) -> WorkerId | None:
+    try:
+        return WorkerId(UUID(text)) if text else None
+    except ValueError:
+        raise PageTokenInvalid from None
+
+
+def _id_of(worker: WorkerStatus) -> WorkerId | None:
+    return worker.id
+
+
+def _name_of(queue: QueueStatus) -> str:
+    return queue.queue
