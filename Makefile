@@ -14,7 +14,7 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE
 
 PACKAGES := clients/python services/core services/health services/gateway services/scheduler \
-	services/worker services/handlers services/standalone services/ops
+	services/worker services/handlers services/web services/standalone services/ops
 # The environment is recreated when one of these files changes.
 PINS := requirements/uv.txt requirements/dev.txt
 STAMP := $(VENV)/.headrace-is-set-up
@@ -129,7 +129,7 @@ gen-check: $(STAMP) ## Check that the generated stubs match protos/.
 COMPILE = "$(BIN)/uv" pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	$(foreach package,headrace headrace-core headrace-health headrace-gateway headrace-scheduler \
-		headrace-worker headrace-handlers headrace-standalone headrace-ops,--no-emit-package $(package)) $(if $(UPGRADE),--upgrade)
+		headrace-worker headrace-handlers headrace-web headrace-standalone headrace-ops,--no-emit-package $(package)) $(if $(UPGRADE),--upgrade)
 define pin
 @echo "requirements/$(1)"
 @$(COMPILE) $(2) --output-file requirements/$(1) >/dev/null
@@ -144,6 +144,7 @@ pins: $(STAMP) ## Pin the dependencies of all packages in requirements/; UPGRADE
 	$(call pin,gateway.txt,services/gateway/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,scheduler.txt,services/scheduler/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,worker.txt,services/handlers/pyproject.toml --extra all --constraints requirements/dev.txt)
+	$(call pin,web.txt,services/web/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,ops.txt,services/ops/pyproject.toml --constraints requirements/dev.txt)
 	@for input in bench/peers/*/requirements.in bench/compare/draw/requirements.in; do \
 		echo "$${input%.in}.txt"; $(COMPILE) "$$input" --output-file "$${input%.in}.txt" >/dev/null; done

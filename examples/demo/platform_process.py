@@ -31,7 +31,16 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
     examples = str(Path(__file__).resolve().parent.parent)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "headrace_standalone"),
-        *("--ephemeral", "--workers", "2", "--gateway-port", "0", "--handlers", "handlers"),
+        *(
+            "--ephemeral",
+            "--workers",
+            "2",
+            "--gateway-port",
+            "0",
+            "--no-web",
+            "--handlers",
+            "handlers",
+        ),
         stdout=PIPE,
         env={k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
         | {

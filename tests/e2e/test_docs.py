@@ -208,7 +208,16 @@ def live_platform(
     }
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(
-            [BIN / "headrace", "up", "--gateway-port", "0", "--log-format", "json"],
+            [
+                BIN / "headrace",
+                "up",
+                "--gateway-port",
+                "0",
+                "--web-port",
+                "0",
+                "--log-format",
+                "json",
+            ],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

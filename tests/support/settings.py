@@ -30,6 +30,7 @@ def _short() -> Settings:
         "gateway_address": "127.0.0.1:0",
         "scheduler_address": "127.0.0.1:0",
         "worker_address": "127.0.0.1:0",
+        "web_address": "127.0.0.1:0",
         "reflection": True,
         "log_format": "console",
         "shutdown_grace": 5.0,

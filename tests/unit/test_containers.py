@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-OUR_SERVICES = ("migrate", "gateway", "scheduler", "worker", "ops")
+OUR_SERVICES = ("migrate", "gateway", "scheduler", "worker", "web", "ops")
 # The package of this repository that each image installs.
 PACKAGE = {name: f"headrace-{name}" for name in OUR_SERVICES} | {
     "migrate": "headrace-core",
@@ -57,19 +57,20 @@ def test_compose_file_contains_all_services(compose: dict) -> None:
     assert set(compose["services"]) == {"postgres", "redis", *OUR_SERVICES}
 
 
-@pytest.mark.parametrize("name", ["postgres", "redis", "gateway", "scheduler", "worker"])
+@pytest.mark.parametrize("name", ["postgres", "redis", "gateway", "scheduler", "worker", "web"])
 def test_long_running_service_has_a_health_check(compose: dict, name: str) -> None:
     check = compose["services"][name]["healthcheck"]
     assert {"test", "interval", "timeout", "retries", "start_period"} <= set(check)
 
 
-@pytest.mark.parametrize("name", ["gateway", "scheduler", "worker"])
+@pytest.mark.parametrize("name", ["gateway", "scheduler", "worker", "web"])
 def test_health_check_probes_the_service_address(compose: dict, name: str) -> None:
     service = compose["services"][name]
     port = service["environment"][f"HEADRACE_{name.upper()}_ADDRESS"].rpartition(":")[2]
+    scheme = "http://" if name == "web" else ""
     assert service["healthcheck"]["test"] == [
         *("CMD", "python", "-m", "headrace_health", "probe"),
-        f"127.0.0.1:{port}",
+        f"{scheme}127.0.0.1:{port}",
     ]
 
 
@@ -98,23 +99,30 @@ def test_passwords_have_no_default() -> None:
     assert all(rest.startswith(":?") for _, rest in used)
 
 
-def test_only_the_api_is_published_and_only_on_loopback(compose: dict) -> None:
+def test_only_the_apis_are_published_and_only_on_loopback(compose: dict) -> None:
     published = {
         name: service["ports"]
         for name, service in compose["services"].items()
         if "ports" in service
     }
-    assert set(published) == {"gateway"}
-    assert all(port.startswith("127.0.0.1:") for port in published["gateway"])
+    assert set(published) == {"gateway", "web"}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
-def test_only_the_gateway_allows_insecure_access(compose: dict) -> None:
+def test_only_published_services_allow_insecure_access(compose: dict) -> None:
     insecure = {
         name
         for name, service in compose["services"].items()
         if "HEADRACE_ALLOW_INSECURE" in service.get("environment", {})
     }
-    assert insecure == {"gateway"}
+    assert insecure == {"gateway", "web"}
+
+
+def test_web_service_has_no_credentials_of_the_servers(compose: dict) -> None:
+    web = compose["services"]["web"]
+    assert web["env_file"] == []
+    assert not {"HEADRACE_DATABASE_URL", "HEADRACE_REDIS_URL"} & set(web["environment"])
+    assert "PASSWORD" not in str(web["environment"])
 
 
 @pytest.mark.parametrize("name", OUR_SERVICES)

@@ -35,8 +35,12 @@ from support.server import run_async
 
 DEADLINE_S = 60
 # One metric of each process except the gateway.
-METRIC_BY_PROCESS = {"scheduler": "headrace_leading", "worker-1": "headrace_attempts_running"}
-PROCESS_NAMES = {"postgres", "valkey", "gateway", "scheduler", "worker-1"}
+METRIC_BY_PROCESS = {
+    "scheduler": "headrace_leading",
+    "worker-1": "headrace_attempts_running",
+    "web": "headrace_web_open_requests",
+}
+PROCESS_NAMES = {"postgres", "valkey", "gateway", "scheduler", "worker-1", "web"}
 
 
 class RunningStack:
@@ -102,14 +106,21 @@ def wait_until_ended(processes: list[psutil.Process]) -> bool:
 @pytest.mark.timeout(240)
 def test_stack_starts_restarts_killed_processes_and_stops(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with up("--data", str(data), "--gateway-port", "0", "--metrics-port", "0") as stack:
+    ports = ("--gateway-port", "0", "--web-port", "0", "--metrics-port", "0")
+    with up("--data", str(data), *ports) as stack:
         address = re.search(r"127\.0\.0\.1:\d+", stack.until("API"))[0]
+        web = stack.until("  Web ").split()[-1]
         metrics = re.search(r"http://127\.0\.0\.1:\d+/metrics", stack.until("Metrics"))[0]
         metrics_urls = [
             re.search(r"http\S+", stack.until(f"({name})"))[0] for name in METRIC_BY_PROCESS
         ]
         stack.until("Ctrl-C stops it")
         assert probe(address, service="", timeout=10) == "SERVING"
+        with urlopen(f"{web}/healthz", timeout=10) as response:
+            assert response.read() == b"ok\n"
+        assert not {"HEADRACE_DATABASE_URL", "HEADRACE_REDIS_URL"} & set(
+            stack.service("web").environ()
+        )
         with urlopen(metrics, timeout=10) as response:
             assert "headrace_tail_looks_total" in response.read().decode()
         for other, metric in zip(metrics_urls, METRIC_BY_PROCESS.values(), strict=True):
@@ -148,7 +159,7 @@ async def who_am_i(address: str, ca: Path, key: str) -> WhoAmIResponse:
 @pytest.mark.timeout(240)
 def test_secure_stack_prints_its_admin_key_once(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    arguments = ("--secure", "--data", str(data), "--gateway-port", "0")
+    arguments = ("--secure", "--data", str(data), "--gateway-port", "0", "--no-web")
     with up(*arguments) as stack:
         address = re.search(r"127\.0\.0\.1:\d+", stack.until("API"))[0]
         ca = Path(stack.until("  CA ").split()[-1])
@@ -176,13 +187,13 @@ def test_secure_stack_prints_its_admin_key_once(tmp_path: Path) -> None:
 @pytest.mark.timeout(240)
 def test_killed_stack_leaves_no_process_and_starts_again(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
-    with up("--data", data, "--gateway-port", "0") as first:
+    with up("--data", data, "--gateway-port", "0", "--no-web") as first:
         first.until("Ctrl-C stops it")
         descendants = first.descendants()
         first.process.kill()
         first.finish()
         assert wait_until_ended(descendants)
-    with up("--data", data, "--gateway-port", "0") as second:
+    with up("--data", data, "--gateway-port", "0", "--no-web") as second:
         second.until("Ctrl-C stops it")
         descendants = second.descendants()
         # The suspended worker cannot end, so the stop would take the whole grace period.
@@ -201,10 +212,10 @@ def test_folder_in_use_is_rejected(tmp_path: Path) -> None:
     assert f"in use by process {os.getpid()}" in "".join(stack.printed)
 
 
-@pytest.mark.parametrize("option", ["--gateway-port", "--metrics-port"])
+@pytest.mark.parametrize("option", ["--gateway-port", "--web-port", "--metrics-port"])
 def test_port_in_use_names_its_option(tmp_path: Path, redis_server_url: str, option: str) -> None:
     port = redis_server_url.rpartition("/")[0].rpartition(":")[2]
-    ports = {"--gateway-port": "0", option: port}
+    ports = {"--gateway-port": "0", "--web-port": "0", option: port}
     with up("--data", str(tmp_path), *chain.from_iterable(ports.items())) as stack:
         assert stack.finish() == 1
     error = f"127.0.0.1:{port} is in use. Choose another port with {option}."
@@ -213,7 +224,9 @@ def test_port_in_use_names_its_option(tmp_path: Path, redis_server_url: str, opt
 
 def test_unreachable_server_is_reported_without_password(tmp_path: Path) -> None:
     url = f"postgresql://user:hush@127.0.0.1:{free_port()}/missing"
-    with up("--data", str(tmp_path), "--gateway-port", "0", HEADRACE_DATABASE_URL=url) as stack:
+    with up(
+        "--data", str(tmp_path), "--gateway-port", "0", "--no-web", HEADRACE_DATABASE_URL=url
+    ) as stack:
         assert stack.finish() == 1
     output = "".join(stack.printed)
     assert "migrate ended with exit code 1" in output
@@ -229,7 +242,7 @@ def test_configured_servers_are_awaited_and_data_is_deleted(
         databases.fresh(migrated=False) as url,
         role_without_connections(url) as (role_url, set_limit),
         up(
-            *("--ephemeral", "--gateway-port", "0"),
+            *("--ephemeral", "--gateway-port", "0", "--no-web"),
             TMPDIR=str(tmp_path),
             HEADRACE_DATABASE_URL=role_url,
             HEADRACE_REDIS_URL=redis_url,

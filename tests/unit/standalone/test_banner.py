@@ -51,10 +51,12 @@ def test_foreign_command_of_the_same_name_is_not_shown(
 def test_banner_names_every_address(tmp_path: Path, address: str, target: str) -> None:
     plan = Plan(
         gateway_address=address,
+        web_address="0.0.0.0:8080",
         metrics_addresses={"gateway": "127.0.0.1:9464", "worker-1": "127.0.0.1:9465"},
     )
     printed = banner(plan, folder=DataFolder(tmp_path), files=tmp_path / "files")
     assert f"API     {address} (gRPC)" in printed
+    assert "Web     http://127.0.0.1:8080\n" in printed
     assert "Metrics http://127.0.0.1:9464/metrics (gateway)" in printed
     assert "        http://127.0.0.1:9465/metrics (worker-1)" in printed
     assert f"  {target}{command_path('headrace')} submit square_sum" in printed

@@ -14,6 +14,7 @@ def test_ports_of_all_processes_follow_the_metrics_port() -> None:
         "scheduler": "127.0.0.1:9465",
         "worker-1": "127.0.0.1:9466",
         "worker-2": "127.0.0.1:9467",
+        "web": "127.0.0.1:9468",
     }
 
 
@@ -30,12 +31,15 @@ def test_worker_ports_count_up_from_the_variable() -> None:
         "HEADRACE_GATEWAY_METRICS_ADDRESS": "127.0.0.1:9000",
         "HEADRACE_SCHEDULER_METRICS_ADDRESS": "",
         "HEADRACE_WORKER_METRICS_ADDRESS": "[::1]:9100",
+        "HEADRACE_WEB_METRICS_ADDRESS": "127.0.0.1:9200",
     }
     assert metrics_addresses(workers=2, port=None, environment=environment) == {
         "gateway": "127.0.0.1:9000",
         "worker-1": "[::1]:9100",
         "worker-2": "[::1]:9101",
+        "web": "127.0.0.1:9200",
     }
+    assert "web" not in metrics_addresses(workers=1, web=False, port=9000, environment={})
     assert metrics_addresses(workers=2, port=None, environment={}) == {}
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from headrace_health.http_probe import probe_http
+
 _EXAMPLES = """\
 examples:
   python -m headrace_health probe 127.0.0.1:50051
   python -m headrace_health probe 127.0.0.1:50051 --service queue/default --timeout 1
+  python -m headrace_health probe http://127.0.0.1:8080
   python -m headrace_health probe 127.0.0.1:50051 --tls-ca ca.pem --tls-name gateway.example.com
 
 The command reads no environment variables."""
@@ -90,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("address", metavar="HOST:PORT")
+    command.add_argument(
+        "address", metavar="ADDRESS", help="HOST:PORT for gRPC, http(s)://HOST:PORT for HTTP"
+    )
     command.add_argument("--service", default="", metavar="NAME", help="default: the whole server")
     command.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds")
     command.add_argument("--tls-ca", type=Path, metavar="FILE", help="CA of the server; uses TLS")
@@ -108,11 +113,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ca=options.tls_ca, cert=options.tls_cert, key=options.tls_key, name=options.tls_name
     )
     try:
+        if options.address.startswith(("http://", "https://")):
+            return _probe_http(options, tls)
         status = probe(options.address, service=options.service, timeout=options.timeout, tls=tls)
     except OSError as error:
         parser.error(str(error))
     sys.stdout.write(f"{status}\n")
     return _OK if status == "SERVING" else _FAILED
+
+
+def _probe_http(options: argparse.Namespace, tls: ProbeTls | None) -> int:
+    healthy = probe_http(
+        options.address,
+        timeout=options.timeout,
+        ca=None if tls is None else tls.ca,
+        name="" if tls is None else tls.name,
+    )
+    sys.stdout.write("healthy\n" if healthy else "unhealthy\n")
+    return _OK if healthy else _FAILED
 
 
 if __name__ == "__main__":

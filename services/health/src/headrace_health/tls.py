@@ -26,6 +26,7 @@ class _Loaded(NamedTuple):
     cert: bytes
     key: bytes
     client_ca: bytes | None
+    context: ssl.SSLContext
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration(
@@ -79,6 +80,20 @@ class CertificateFiles:
             requires_client_certificate,
         )
 
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return the context of a server of another protocol; it asks clients for no certificate.
+
+        A connection uses the files that are current at its handshake.
+        """
+        context = self._current().context
+
+        def use_current(connection: ssl.SSLObject, *_: object) -> None:
+            connection.context = self._current().context
+
+        # OpenSSL calls it at each handshake, even if the client names no server.
+        context.sni_callback = use_current
+        return context
+
     def _changes_after(
         self, number: int
     ) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
@@ -122,13 +137,14 @@ class CertificateFiles:
             ValueError: the files changed while they were read.
         """
         before = self._read_stamp()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         loaded = _Loaded(
             number,
             cert=self._cert.read_bytes(),
             key=self._key.read_bytes(),
             client_ca=self._client_ca.read_bytes() if self._client_ca else None,
+            context=context,
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # Without a password, OpenSSL would ask for it on the terminal.
         context.load_cert_chain(self._cert, self._key, password="")
         if self._client_ca:

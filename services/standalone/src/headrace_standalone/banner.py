@@ -34,6 +34,8 @@ def banner(
     """
     workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
     rows = [("API", f"{plan.gateway_address} (gRPC)")]
+    if plan.web_address:
+        rows.append(("Web", web_url(plan)))
     rows += [
         ("" if place else "Metrics", f"http://{address}/metrics ({name})")
         for place, (name, address) in enumerate(plan.metrics_addresses.items())
@@ -61,6 +63,13 @@ def banner(
             "",
         )
     )
+
+
+def web_url(plan: Plan) -> str:
+    """Return the URL of the web service; empty without one."""
+    if not plan.web_address:
+        return ""
+    return f"{'https' if plan.secure else 'http'}://{reachable_address(plan.web_address)}"
 
 
 def command_path(name: str) -> str | None:

@@ -24,6 +24,11 @@ def up(
     metrics_port: Annotated[
         int | None, Parameter(validator=validators.Number(gte=0, lte=65535))
     ] = None,
+    web: bool = True,
+    web_port: Annotated[
+        int | None, Parameter(validator=validators.Number(gte=0, lte=65535))
+    ] = None,
+    open_browser: Annotated[bool, Parameter(name="--open", negative="")] = False,
     handlers: tuple[str, ...] = (),
     log_format: Literal["console", "json"] = "console",
     show_logs: bool = False,
@@ -41,7 +46,11 @@ def up(
         ephemeral: Use a temporary folder for the data, and delete it at the end.
         gateway_port: Port of the API on 127.0.0.1; default 50051, 0 for any free port.
         metrics_port: First port for metrics on 127.0.0.1; 0 for any free ports.
-            Gateway, scheduler and workers use consecutive ports, in this order.
+            Gateway, scheduler, workers and web use consecutive ports, in this order.
+        web: Serve HTTP: JSON, Connect and the dashboard.
+        web_port: Port for HTTP on 127.0.0.1; 0 for any free port.
+            The default is 8080, or a free port if 8080 is in use.
+        open_browser: Open the web address in the browser.
         handlers: Module with your own handlers; repeatable.
         log_format: Log format of the services.
         show_logs: Also print the logs to the terminal.
@@ -54,7 +63,7 @@ def up(
     from headrace_standalone.embedded import EmbeddedServerError  # noqa: PLC0415
     from headrace_standalone.embedded.port import free_port  # noqa: PLC0415
     from headrace_standalone.metrics import metrics_addresses  # noqa: PLC0415
-    from headrace_standalone.stack import Plan  # noqa: PLC0415
+    from headrace_standalone.stack import Plan, web_address  # noqa: PLC0415
     from headrace_standalone.up import run  # noqa: PLC0415
 
     address = os.environ.get("HEADRACE_GATEWAY_ADDRESS") or "127.0.0.1:50051"
@@ -68,8 +77,10 @@ def up(
             workers=workers,
             gateway_address=address,
             metrics_addresses=metrics_addresses(
-                workers=workers, port=metrics_port, environment=os.environ
+                workers=workers, web=web, port=metrics_port, environment=os.environ
             ),
+            web_address=web_address(web_port, os.environ) if web else "",
+            opens_browser=open_browser,
             handlers=handlers,
             log_format=log_format,
             ephemeral=ephemeral,

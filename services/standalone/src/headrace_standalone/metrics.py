@@ -11,17 +11,18 @@ _VARIABLE = "HEADRACE_{}_METRICS_ADDRESS"
 
 
 def metrics_addresses(
-    *, workers: int, port: int | None, environment: Mapping[str, str]
+    *, workers: int, web: bool = True, port: int | None, environment: Mapping[str, str]
 ) -> dict[str, str]:
     """Return `host:port` for each process that serves metrics, by its name.
 
-    With `port`, every process serves metrics on 127.0.0.1: the gateway on this port, the scheduler
-    and the workers on the next ports. Otherwise HEADRACE_GATEWAY_METRICS_ADDRESS and its
-    counterparts apply: the first worker uses the configured port, the other workers the next ports.
-    Port 0 selects a free port for each process.
+    With `port`, every process serves metrics on 127.0.0.1: the gateway on this port, the scheduler,
+    the workers and the web service on the next ports. Otherwise HEADRACE_GATEWAY_METRICS_ADDRESS
+    and its counterparts apply: the first worker uses the configured port, the other workers the
+    next ports. Port 0 selects a free port for each process.
 
     Args:
         workers: the number of workers.
+        web: whether there is a web service.
         port: the first port; None to use `environment`.
         environment: the variables of the process.
 
@@ -29,8 +30,9 @@ def metrics_addresses(
         EmbeddedServerError: a port is above 65535, or two processes would share an address.
     """
     worker_names = [f"worker-{number}" for number in range(1, workers + 1)]
+    web_names = ["web"] if web else []
     if port is not None:
-        names = ["gateway", "scheduler", *worker_names]
+        names = ["gateway", "scheduler", *worker_names, *web_names]
         addresses = _consecutive(names, f"127.0.0.1:{port}")
     else:
         addresses = {}
@@ -38,16 +40,18 @@ def metrics_addresses(
             ("gateway", ["gateway"]),
             ("scheduler", ["scheduler"]),
             ("worker", worker_names),
+            ("web", web_names),
         ):
-            if address := environment.get(_VARIABLE.format(service.upper())):
+            if names and (address := environment.get(_VARIABLE.format(service.upper()))):
                 addresses |= _consecutive(names, address)
     owners: dict[str, str] = {}
     for name, address in addresses.items():
         if other := owners.get(address):
             raise EmbeddedServerError(
                 f"{other} and {name} would both serve their metrics on {address}. Choose other "
-                "ports with HEADRACE_GATEWAY_METRICS_ADDRESS, HEADRACE_SCHEDULER_METRICS_ADDRESS "
-                "and HEADRACE_WORKER_METRICS_ADDRESS, or use --metrics-port."
+                "ports with HEADRACE_GATEWAY_METRICS_ADDRESS, HEADRACE_SCHEDULER_METRICS_ADDRESS, "
+                "HEADRACE_WORKER_METRICS_ADDRESS and HEADRACE_WEB_METRICS_ADDRESS, or use "
+                "--metrics-port."
             )
         owners[address] = name
     return addresses

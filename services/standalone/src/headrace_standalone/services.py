@@ -1,15 +1,16 @@
-"""The programs of the gateway, the scheduler and the workers."""
+"""The programs of the services."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from cryptography import x509
 
 from headrace_health.__main__ import ProbeTls, probe
+from headrace_health.http_probe import probe_http
 from headrace_standalone.program import Program
 
 _PROBE_TIMEOUT = 2.0
@@ -66,11 +67,38 @@ def worker(
     )
 
 
+def web(
+    *, address: str, environment: Mapping[str, str], grace: float, metrics_address: str = ""
+) -> Program:
+    """Return the web service on `address`."""
+    scheme = "https" if environment.get("HEADRACE_TLS_CERT") else "http"
+
+    async def serves() -> bool:
+        tls = _probe_tls("web", environment)
+        return await asyncio.to_thread(
+            probe_http,
+            f"{scheme}://{address}",
+            timeout=_PROBE_TIMEOUT,
+            ca=None if tls is None else tls.ca,
+            name=tls.name if tls else "",
+        )
+
+    return _program(
+        "web",
+        "web",
+        address=address,
+        metrics_address=metrics_address,
+        environment=environment,
+        grace=grace,
+        serves=serves,
+    )
+
+
 def _probe_tls(service: str, environment: Mapping[str, str]) -> ProbeTls | None:
     """Return the TLS options for a probe of a service; None for no TLS."""
     cert = environment.get("HEADRACE_TLS_CERT")
     plain = environment.get("HEADRACE_PLAIN_HEALTH", "").lower() in _TRUE
-    if not cert or (plain and service != "gateway"):
+    if not cert or (plain and service in ("scheduler", "worker")):
         return None
     file = Path(cert)
     certificate = x509.load_pem_x509_certificate(file.read_bytes())
@@ -90,10 +118,6 @@ def _service(
     environment: Mapping[str, str],
     grace: float,
 ) -> Program:
-    addresses = {f"HEADRACE_{service.upper()}_ADDRESS": address}
-    if metrics_address:
-        addresses[f"HEADRACE_{service.upper()}_METRICS_ADDRESS"] = metrics_address
-
     async def serves() -> bool:
         status = await asyncio.to_thread(
             probe,
@@ -105,6 +129,30 @@ def _service(
         # A gateway can be configured not to serve health.
         return status in {"SERVING", "UNIMPLEMENTED"}
 
+    return _program(
+        service,
+        name,
+        address=address,
+        metrics_address=metrics_address,
+        environment=environment,
+        grace=grace,
+        serves=serves,
+    )
+
+
+def _program(
+    service: str,
+    name: str,
+    *,
+    address: str,
+    metrics_address: str,
+    environment: Mapping[str, str],
+    grace: float,
+    serves: Callable[[], Awaitable[bool]],
+) -> Program:
+    addresses = {f"HEADRACE_{service.upper()}_ADDRESS": address}
+    if metrics_address:
+        addresses[f"HEADRACE_{service.upper()}_METRICS_ADDRESS"] = metrics_address
     return Program(
         name=name,
         command=(sys.executable, "-m", f"headrace_{service}"),

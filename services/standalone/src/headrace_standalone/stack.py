@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.variables import misspelled_variables
@@ -26,6 +26,8 @@ from headrace_standalone.migration import migrate
 from headrace_standalone.program import Program
 from headrace_standalone.supervised import SupervisedProgram
 
+_WEB_PORT: Final = 8080
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -34,22 +36,26 @@ class Plan:
     Args:
         workers: the number of workers.
         gateway_address: `host:port` of the API; the port is not 0.
+        web_address: `host:port` of the web service; the port is not 0. Empty for no web service.
         metrics_addresses: the metrics address (`host:port`) of each process that has one, by name.
         handlers: modules with handlers, in addition to HEADRACE_HANDLERS.
         log_format: `json` or `console`.
         ephemeral: whether the data folder is deleted at the end.
         show_logs: whether to print the output of the processes.
         secure: whether the API has TLS and access control.
+        opens_browser: whether to open the web address in the browser.
     """
 
     workers: int = 1
     gateway_address: str = "127.0.0.1:50051"
+    web_address: str = ""
     metrics_addresses: Mapping[str, str] = field(default_factory=dict)
     handlers: tuple[str, ...] = ()
     log_format: str = "console"
     ephemeral: bool = False
     show_logs: bool = False
     secure: bool = False
+    opens_browser: bool = False
 
 
 class Stack:
@@ -126,7 +132,8 @@ class Stack:
         gateway = services.gateway(
             address=self._plan.gateway_address,
             metrics_address=metrics.get("gateway", ""),
-            environment=environment | self._gateway_variables(),
+            environment=environment
+            | self._server_variables("HEADRACE_GATEWAY_ADDRESS", self._plan.gateway_address),
             grace=self._grace,
         )
         scheduler = services.scheduler(
@@ -145,16 +152,34 @@ class Stack:
             )
             for number in range(1, self._plan.workers + 1)
         ]
-        await self._start_stages([gateway], [scheduler], workers)
+        await self._start_stages([gateway], [scheduler], workers, self._web())
         if self._plan.secure:
             # At the end, because the key is shown only once.
             self.admin_key = await create_first_admin_key(settings_of(self._environment))
 
-    def _gateway_variables(self) -> dict[str, str]:
+    def _web(self) -> list[Program]:
+        """Return the web service, which needs no access to the servers of the data."""
+        address = self._plan.web_address
+        if not address:
+            return []
+        environment = self._environment | self._server_variables("HEADRACE_WEB_ADDRESS", address)
+        for name in ("HEADRACE_DATABASE_URL", "HEADRACE_REDIS_URL"):
+            environment.pop(name, None)
+        return [
+            services.web(
+                address=address,
+                metrics_address=self._plan.metrics_addresses.get("web", ""),
+                environment=environment,
+                grace=self._grace,
+            )
+        ]
+
+    def _server_variables(self, name: str, address: str) -> dict[str, str]:
+        """Return the variables of a server with TLS at `address`; none without TLS."""
         if self.certificates is None:
             return {}
         return {
-            "HEADRACE_GATEWAY_ADDRESS": self._plan.gateway_address,
+            name: address,
             "HEADRACE_TLS_CERT": str(self.certificates.cert),
             "HEADRACE_TLS_KEY": str(self.certificates.key),
         }
@@ -211,6 +236,7 @@ class Stack:
         metrics = self._plan.metrics_addresses.values()
         for address, option in (
             (self._plan.gateway_address, "--gateway-port"),
+            *([(self._plan.web_address, "--web-port")] if self._plan.web_address else []),
             *((address, "--metrics-port") for address in metrics),
         ):
             host, _, port = address.rpartition(":")
@@ -222,6 +248,24 @@ class Stack:
     def _log(self, name: str) -> LogFile:
         echo = partial(_echo, name) if self._plan.show_logs else None
         return LogFile(self._folder.logs / f"{name}.log", echo=echo)
+
+
+def web_address(port: int | None, environment: Mapping[str, str]) -> str:
+    """Return `host:port` of the web service.
+
+    Args:
+        port: the port on 127.0.0.1; 0 selects a free port. None to use HEADRACE_WEB_ADDRESS, or
+            otherwise port 8080 or a free port.
+        environment: the variables of the process.
+    """
+    address = environment.get("HEADRACE_WEB_ADDRESS", "")
+    if port is not None:
+        address = f"127.0.0.1:{port}"
+    elif not address:
+        port = _WEB_PORT if is_free("127.0.0.1", _WEB_PORT) else free_port()
+        address = f"127.0.0.1:{port}"
+    host, _, number = address.rpartition(":")
+    return f"{host}:{free_port()}" if number == "0" else address
 
 
 def reachable_address(address: str) -> str:

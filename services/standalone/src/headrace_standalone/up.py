@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import webbrowser
 
 import pydantic
 
 from headrace_core.runtime.settings import problems
-from headrace_standalone.banner import banner
+from headrace_standalone.banner import banner, web_url
 from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.embedded.folder import DataFolder
 from headrace_standalone.stack import Plan, Stack
@@ -44,6 +45,8 @@ async def _run(*, plan: Plan, folder: DataFolder) -> int:
             starting.result()
             sys.stdout.write(_banner(stack, plan, folder))
             sys.stdout.flush()
+            if plan.opens_browser and (url := web_url(plan)):
+                await asyncio.to_thread(webbrowser.open, url)
             await stopping
         else:
             starting.cancel()

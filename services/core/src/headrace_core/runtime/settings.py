@@ -32,7 +32,7 @@ BUILTIN_HANDLERS = ("ai_task", "data_cleaning", "email", "http_request", "number
 # The value of HEADRACE_WORKER_TENANTS for all tenants.
 ALL_TENANTS = "*"
 
-_SERVICES = ("gateway", "scheduler", "worker")
+_SERVICES = ("gateway", "scheduler", "worker", "web")
 _TLS = "TLS (HEADRACE_TLS_CERT, HEADRACE_TLS_KEY)"
 _PLAIN_HEALTH = "HEADRACE_PLAIN_HEALTH=true"
 _PLAIN_METRICS = "HEADRACE_PLAIN_METRICS=true"
@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     gateway_mtls_address: str = ""
     scheduler_address: str = "127.0.0.1:50052"
     worker_address: str = "127.0.0.1:50053"
+    web_address: str = "127.0.0.1:8080"
     allow_insecure: bool = False
     # Whether each call needs a credential.
     access_control: bool = False
@@ -95,6 +96,7 @@ class Settings(BaseSettings):
     gateway_metrics_address: str = ""
     scheduler_metrics_address: str = ""
     worker_metrics_address: str = ""
+    web_metrics_address: str = ""
     # The PEM files of this process's certificate and its key; empty for no TLS.
     tls_cert: str = ""
     tls_key: str = ""
@@ -112,6 +114,10 @@ class Settings(BaseSettings):
     plain_metrics: bool = False
     # Less than the clients' deadline of 10 s, so calls fail with UNAVAILABLE if a database hangs.
     call_timeout: float = Field(6.0, gt=0)
+    # The origins (https://host:port) whose pages may call the web service; empty for its own alone.
+    web_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    # The URL under which browsers reach the web service.
+    web_public_url: str = ""
     shutdown_grace: float = Field(10.0, ge=0)
 
     # Limits.
@@ -172,7 +178,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
         """Split comma-separated lists."""
-        for name in ("worker_queues", "worker_tenants", "handlers"):
+        for name in ("worker_queues", "worker_tenants", "handlers", "web_origins"):
             value = values.get(name)
             if isinstance(value, str):
                 values[name] = _split_commas(value)
@@ -183,6 +189,22 @@ class Settings(BaseSettings):
     def _check_retention_rules(cls, rules: str) -> str:
         parse_rules(rules)
         return rules
+
+    @field_validator("web_origins")
+    @classmethod
+    def _check_web_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _is_origin(origin):
+                raise ValueError(f"{origin!r} is not an origin, such as https://app.example.com")
+        return origins
+
+    @field_validator("web_public_url")
+    @classmethod
+    def _check_web_public_url(cls, url: str) -> str:
+        url = url.removesuffix("/")
+        if url and not _is_origin(url):
+            raise ValueError(f"{url!r} is not a URL without a path, such as https://example.com")
+        return url
 
     @field_validator("worker_tenants")
     @classmethod
@@ -287,6 +309,7 @@ class Settings(BaseSettings):
             "gateway_mtls_address": calls,
             "scheduler_address": health,
             "worker_address": health,
+            "web_address": calls,
             **{f"{service}_metrics_address": metrics for service in _SERVICES},
         }
         return [
@@ -342,6 +365,10 @@ class Settings(BaseSettings):
 
 def _split_commas(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _is_origin(text: str) -> bool:
+    return re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:\d{1,5})?", text) is not None
 
 
 def problems(error: ValidationError) -> list[str]:

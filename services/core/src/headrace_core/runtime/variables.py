@@ -47,8 +47,8 @@ _OTHER_VARIABLES: Final = frozenset(
         "HEADRACE_HTTP_MAX_RESPONSE_BYTES",
     }
 )
-# Test variables, and the port that Docker Compose publishes.
-_IGNORED_PREFIXES: Final = ("HEADRACE_TEST_", "HEADRACE_GATEWAY_PORT")
+# Test variables, and the ports that Docker Compose publishes.
+_IGNORED_PREFIXES: Final = ("HEADRACE_TEST_", "HEADRACE_GATEWAY_PORT", "HEADRACE_WEB_PORT")
 
 # Minimum similarity of two names, from 0 to 1: one letter in nine can differ.
 _MIN_SIMILARITY: Final = 0.85

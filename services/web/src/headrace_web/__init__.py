@@ -1,0 +1,1 @@
+"""Headrace over HTTP: a client of the gateway."""

@@ -1,0 +1,121 @@
+"""The HTTP server: uvicorn, started and stopped by the service instead of by signals."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from headrace_core.runtime.tasks import end_tasks
+
+# The largest head of a request, in bytes. A token can have several kilobytes.
+_MAX_HEAD_BYTES: Final = 64 * 1024
+# Seconds after which a connection without a request is closed.
+_KEEP_ALIVE_S: Final = 75
+# Seconds that open connections may take beyond the grace period.
+_STOP_MARGIN_S: Final = 5.0
+
+
+class HttpServer:
+    """Serves an ASGI application over HTTP/1.1.
+
+    Args:
+        app: the application.
+        address: `host:port`; port 0 selects a free port.
+        grace: seconds that open requests have to end when the server stops.
+        tls: the TLS context; None for no TLS.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, address: str, grace: float, tls: ssl.SSLContext | None = None
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            # A caller could otherwise choose its own address.
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(grace)),
+            h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+            ssl_context_factory=None if tls is None else lambda _, __: tls,
+        )
+        self._address = address
+        self._grace = grace
+        self._server = _Server(config)
+        self._running: asyncio.Task[None] | None = None
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The port; 0 before the start."""
+        return self._port
+
+    async def start(self) -> None:
+        """Listen, and return once the server accepts connections.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        listener = _bind(self._address)
+        self._port = listener.getsockname()[1]
+        self._running = asyncio.create_task(self._server.serve([listener]), name="http-server")
+        await self._server.listening.wait()
+
+    async def stop(self) -> None:
+        """Stop listening; open requests have the grace period to end."""
+        if self._running is None:
+            return
+        self._server.stopping.set()
+        await asyncio.wait({self._running}, timeout=self._grace + _STOP_MARGIN_S)
+        await end_tasks(self._running, within=1.0)
+        self._running = None
+
+
+class _Server(uvicorn.Server):
+    """A server that events start and stop. An idle server does not wake up."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+        self.stopping = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the process."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections."""
+        await super().startup(sockets)
+        self.listening.set()
+
+    async def main_loop(self) -> None:
+        """Wait for the stop."""
+        await self.stopping.wait()
+
+
+def _bind(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if _is_v6(host) else socket.AF_INET
+    return socket.create_server((host, int(port)), family=family, backlog=2048)
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
