@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from datetime import datetime
 
-from headrace._calls import Calls
+from headrace._calls import Calls, random_key
 from headrace._convert import (
     from_api_key,
     from_certificate_binding,
@@ -37,11 +37,9 @@ class AccessCalls:
         role: Role | str = Role.VIEWER,
         scope: Iterable[str] = (),
         expire_time: datetime | None = None,
+        request_id: str | None = None,
     ) -> NewApiKey:
         """Create an API key.
-
-        The call is not idempotent. If it fails without a response, list the keys and revoke one
-        that has not been used.
 
         Args:
             principal: the principal that the key identifies, 1 to 128 printable characters. To
@@ -49,9 +47,13 @@ class AccessCalls:
             role: the role; the key cannot have rights that the caller lacks.
             scope: entries such as `queue:mail`, `label:user=42` or `payload:read`, at most 64.
             expire_time: the time at which the key expires. None: never.
+            request_id: the idempotency key: 16 to 128 characters that nobody else can guess. For 10
+                minutes, a repeated call with the same key and arguments returns the same secret.
+                None: a random key.
 
         Raises:
             ValueError: `role` is not a role, or `expire_time` has no time zone.
+            AccessConflict: `request_id` was used with other arguments or more than 10 minutes ago.
             PermissionDenied: the caller may not manage keys, or the key would have more rights than
                 the caller.
         """
@@ -60,6 +62,7 @@ class AccessCalls:
             role=to_role(role),
             scope=scope,
             expire_time=to_timestamp(expire_time, "expire_time"),
+            request_id=request_id or random_key(),
         )
         response = await self._calls.unary(lambda gateway: gateway.access.CreateApiKey, request)
         return NewApiKey(api_key=from_api_key(response.api_key), secret=response.secret)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -192,3 +193,8 @@ class Calls:
         moved = self._gateways.switch_from(gateway)
         # The wait that a gateway requests applies only to that gateway.
         return backoff.next(None if moved else error.refusal.retry_after)
+
+
+def random_key() -> str:
+    """Return a random idempotency key."""
+    return os.urandom(16).hex()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 
-from headrace._calls import Calls
+from headrace._calls import Calls, random_key
 from headrace._convert import from_user, to_role
 from headrace._headers import Secret
 from headrace.access import NewUser, Role, User
@@ -23,6 +23,7 @@ class UserCalls:
         role: Role | str = Role.VIEWER,
         scope: Iterable[str] = (),
         password: str | None = None,
+        request_id: str | None = None,
     ) -> NewUser:
         """Create a user.
 
@@ -32,6 +33,9 @@ class UserCalls:
             scope: the entries of the scope; see `create_api_key`.
             password: the password, 12 to 256 characters. None: a random password, which the result
                 contains.
+            request_id: the idempotency key: 16 to 128 characters that nobody else can guess. For 10
+                minutes, a repeated call with the same key and arguments returns the same password.
+                None: a random key.
 
         Raises:
             ValueError: `role` is not a role.
@@ -44,7 +48,11 @@ class UserCalls:
             "the password",
             lambda gateway: gateway.users.CreateUser,
             user_service_pb2.CreateUserRequest(
-                name=name, role=to_role(role), scope=scope, password=password
+                name=name,
+                role=to_role(role),
+                scope=scope,
+                password=password,
+                request_id=request_id or random_key(),
             ),
         )
         return NewUser(user=from_user(response.user), password=response.password)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from headrace import _process
 from headrace._access import AccessCalls
 from headrace._audit import AuditCalls
 from headrace._batches import MAX_BATCH_JOBS, batches
-from headrace._calls import Calls
+from headrace._calls import Calls, random_key
 from headrace._convert import (
     JSON,
     from_event,
@@ -192,7 +191,7 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
         """
         request = job_service_pb2.SubmitJobRequest(
             job=to_spec(JobSpec(job_type, payload, **options)),
-            request_id=request_id or _random_key(),
+            request_id=request_id or random_key(),
             validate_only=validate_only,
             use_call_deadline=use_call_deadline,
             data_encoding=JSON,
@@ -239,7 +238,7 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
             )
         return await self._submit_batch(
             request,
-            request_id or _random_key(),
+            request_id or random_key(),
             timeout=call_timeout,
             metadata=_correlation_metadata(correlation_id),
         )
@@ -274,7 +273,7 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
         """
         if in_flight < 1:
             raise ValueError(f"in_flight is {in_flight}; it must be at least 1")
-        key = request_id or _random_key()
+        key = request_id or random_key()
         metadata = _correlation_metadata(correlation_id)
         calls: deque[asyncio.Task[Batch]] = deque()
         number = 0
@@ -344,7 +343,7 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
         """
         _check_after_seq(after_seq)
         spec = to_spec(JobSpec(job_type, payload, **options))
-        key = request_id or _random_key()
+        key = request_id or random_key()
         metadata = _correlation_metadata(correlation_id)
 
         def start(gateway: Gateway, headers: Metadata, seq: int) -> UnaryStreamCall[Any, Any]:
@@ -593,11 +592,6 @@ def _correlation_metadata(correlation_id: str | None) -> Metadata:
 def _check_after_seq(after_seq: int) -> None:
     if not 0 <= after_seq <= _MAX_SEQ:
         raise ValueError(f"after_seq is {after_seq}; it must be 0 to {_MAX_SEQ:,}")
-
-
-def _random_key() -> str:
-    """Return a random idempotency key."""
-    return os.urandom(16).hex()
 
 
 def _view(*, full: bool) -> job_pb2.JobView.ValueType:

@@ -270,10 +270,17 @@ class CreateApiKeyRequest(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     principal: _builtins.str
     """The principal, 1 to 128 printable characters. Required."""
     role: Global___Role.ValueType
     """The role. The key cannot have rights that the caller lacks."""
+    request_id: _builtins.str
+    """The idempotency key: 16 to 128 printable characters that nobody else can guess, such as a random
+    UUID. For 10 minutes, a repeated call of the same principal with the same content returns the same
+    key and the same secret. With other content, after that time or after the revocation of the key,
+    the call fails with ACCESS_CONFLICT. Empty: every call creates a key.
+    """
     @_builtins.property
     def scope(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The entries of the scope, at most 64."""
@@ -289,10 +296,11 @@ class CreateApiKeyRequest(_message.Message):
         role: Global___Role.ValueType = ...,
         scope: _abc.Iterable[_builtins.str] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "principal", b"principal", "role", b"role", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "principal", b"principal", "request_id", b"request_id", "role", b"role", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,7 +315,7 @@ class CreateApiKeyResponse(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
-    """The complete key, to be sent as `authorization: Bearer …`. It cannot be read again."""
+    """The complete key, to be sent as `authorization: Bearer …`. It is not stored."""
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
         """The key without its secret."""

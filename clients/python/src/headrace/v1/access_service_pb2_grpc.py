@@ -105,7 +105,8 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """Creates an API key. The response is the only one that contains its secret.
+        """Creates an API key. Only this response contains its secret. A repeated call with the same
+        `request_id` receives the same response.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,9 @@ class AccessServiceStub:
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.WhoAmIRequest, _access_service_pb2.WhoAmIResponse]
     """Returns the principal of this call."""
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreateApiKeyRequest, _access_service_pb2.CreateApiKeyResponse]
-    """Creates an API key. The response is the only one that contains its secret."""
+    """Creates an API key. Only this response contains its secret. A repeated call with the same
+    `request_id` receives the same response.
+    """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListApiKeysRequest, _access_service_pb2.ListApiKeysResponse]
     """Lists the API keys of the tenant by id, revoked and expired ones included."""
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RevokeApiKeyRequest, _access_service_pb2.RevokeApiKeyResponse]
@@ -83,7 +85,9 @@ class AccessServiceAsyncStub(AccessServiceStub):
     WhoAmI: _aio.UnaryUnaryMultiCallable[_access_service_pb2.WhoAmIRequest, _access_service_pb2.WhoAmIResponse]  # type: ignore[assignment]
     """Returns the principal of this call."""
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateApiKeyRequest, _access_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Creates an API key. The response is the only one that contains its secret."""
+    """Creates an API key. Only this response contains its secret. A repeated call with the same
+    `request_id` receives the same response.
+    """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListApiKeysRequest, _access_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists the API keys of the tenant by id, revoked and expired ones included."""
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RevokeApiKeyRequest, _access_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
@@ -130,7 +134,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_access_service_pb2.CreateApiKeyResponse]]:
-        """Creates an API key. The response is the only one that contains its secret."""
+        """Creates an API key. Only this response contains its secret. A repeated call with the same
+        `request_id` receives the same response.
+        """
 
     @_abc_1.abstractmethod
     def ListApiKeys(

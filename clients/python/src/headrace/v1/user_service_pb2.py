@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from headrace.v1 import access_service_pb2 as headrace_dot_v1_dot_access__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eheadrace/v1/user_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a headrace/v1/access_service.proto\"\x83\x02\n\x04User\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x03 \x03(\t\x12\x10\n\x08\x64isabled\x18\x04 \x01(\x08\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_login_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rpassword_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1f\n\x0cScopeEntries\x12\x0f\n\x07\x65ntries\x18\x01 \x03(\t\"h\n\x11\x43reateUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x03 \x03(\t\x12\x15\n\x08password\x18\x04 \x01(\tB\x03\x80\x01\x01\"L\n\x12\x43reateUserResponse\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.headrace.v1.User\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\"9\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x11ListUsersResponse\x12 \n\x05users\x18\x01 \x03(\x0b\x32\x11.headrace.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc7\x01\n\x11UpdateUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x11.headrace.v1.RoleH\x00\x88\x01\x01\x12(\n\x05scope\x18\x03 \x01(\x0b\x32\x19.headrace.v1.ScopeEntries\x12\x15\n\x08\x64isabled\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x1a\n\x08password\x18\x05 \x01(\tB\x03\x80\x01\x01H\x02\x88\x01\x01\x42\x07\n\x05_roleB\x0b\n\t_disabledB\x0b\n\t_password\"L\n\x12UpdateUserResponse\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.headrace.v1.User\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\"!\n\x11\x44\x65leteUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteUserResponse2\xc6\x02\n\x0bUserService\x12M\n\nCreateUser\x12\x1e.headrace.v1.CreateUserRequest\x1a\x1f.headrace.v1.CreateUserResponse\x12J\n\tListUsers\x12\x1d.headrace.v1.ListUsersRequest\x1a\x1e.headrace.v1.ListUsersResponse\x12M\n\nUpdateUser\x12\x1e.headrace.v1.UpdateUserRequest\x1a\x1f.headrace.v1.UpdateUserResponse\x12M\n\nDeleteUser\x12\x1e.headrace.v1.DeleteUserRequest\x1a\x1f.headrace.v1.DeleteUserResponseB`\n\x0eio.headrace.v1B\x10UserServiceProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eheadrace/v1/user_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a headrace/v1/access_service.proto\"\x83\x02\n\x04User\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x03 \x03(\t\x12\x10\n\x08\x64isabled\x18\x04 \x01(\x08\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_login_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rpassword_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1f\n\x0cScopeEntries\x12\x0f\n\x07\x65ntries\x18\x01 \x03(\t\"|\n\x11\x43reateUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x03 \x03(\t\x12\x15\n\x08password\x18\x04 \x01(\tB\x03\x80\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"L\n\x12\x43reateUserResponse\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.headrace.v1.User\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\"9\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x11ListUsersResponse\x12 \n\x05users\x18\x01 \x03(\x0b\x32\x11.headrace.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc7\x01\n\x11UpdateUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04role\x18\x02 \x01(\x0e\x32\x11.headrace.v1.RoleH\x00\x88\x01\x01\x12(\n\x05scope\x18\x03 \x01(\x0b\x32\x19.headrace.v1.ScopeEntries\x12\x15\n\x08\x64isabled\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x1a\n\x08password\x18\x05 \x01(\tB\x03\x80\x01\x01H\x02\x88\x01\x01\x42\x07\n\x05_roleB\x0b\n\t_disabledB\x0b\n\t_password\"L\n\x12UpdateUserResponse\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.headrace.v1.User\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01\"!\n\x11\x44\x65leteUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteUserResponse2\xc6\x02\n\x0bUserService\x12M\n\nCreateUser\x12\x1e.headrace.v1.CreateUserRequest\x1a\x1f.headrace.v1.CreateUserResponse\x12J\n\tListUsers\x12\x1d.headrace.v1.ListUsersRequest\x1a\x1e.headrace.v1.ListUsersResponse\x12M\n\nUpdateUser\x12\x1e.headrace.v1.UpdateUserRequest\x1a\x1f.headrace.v1.UpdateUserResponse\x12M\n\nDeleteUser\x12\x1e.headrace.v1.DeleteUserRequest\x1a\x1f.headrace.v1.DeleteUserResponseB`\n\x0eio.headrace.v1B\x10UserServiceProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,21 +47,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOPEENTRIES']._serialized_start=376
   _globals['_SCOPEENTRIES']._serialized_end=407
   _globals['_CREATEUSERREQUEST']._serialized_start=409
-  _globals['_CREATEUSERREQUEST']._serialized_end=513
-  _globals['_CREATEUSERRESPONSE']._serialized_start=515
-  _globals['_CREATEUSERRESPONSE']._serialized_end=591
-  _globals['_LISTUSERSREQUEST']._serialized_start=593
-  _globals['_LISTUSERSREQUEST']._serialized_end=650
-  _globals['_LISTUSERSRESPONSE']._serialized_start=652
-  _globals['_LISTUSERSRESPONSE']._serialized_end=730
-  _globals['_UPDATEUSERREQUEST']._serialized_start=733
-  _globals['_UPDATEUSERREQUEST']._serialized_end=932
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=934
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=1010
-  _globals['_DELETEUSERREQUEST']._serialized_start=1012
-  _globals['_DELETEUSERREQUEST']._serialized_end=1045
-  _globals['_DELETEUSERRESPONSE']._serialized_start=1047
-  _globals['_DELETEUSERRESPONSE']._serialized_end=1067
-  _globals['_USERSERVICE']._serialized_start=1070
-  _globals['_USERSERVICE']._serialized_end=1396
+  _globals['_CREATEUSERREQUEST']._serialized_end=533
+  _globals['_CREATEUSERRESPONSE']._serialized_start=535
+  _globals['_CREATEUSERRESPONSE']._serialized_end=611
+  _globals['_LISTUSERSREQUEST']._serialized_start=613
+  _globals['_LISTUSERSREQUEST']._serialized_end=670
+  _globals['_LISTUSERSRESPONSE']._serialized_start=672
+  _globals['_LISTUSERSRESPONSE']._serialized_end=750
+  _globals['_UPDATEUSERREQUEST']._serialized_start=753
+  _globals['_UPDATEUSERREQUEST']._serialized_end=952
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=954
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=1030
+  _globals['_DELETEUSERREQUEST']._serialized_start=1032
+  _globals['_DELETEUSERREQUEST']._serialized_end=1065
+  _globals['_DELETEUSERRESPONSE']._serialized_start=1067
+  _globals['_DELETEUSERRESPONSE']._serialized_end=1087
+  _globals['_USERSERVICE']._serialized_start=1090
+  _globals['_USERSERVICE']._serialized_end=1416
 # @@protoc_insertion_point(module_scope)

@@ -112,6 +112,7 @@ class CreateUserRequest(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name: 1 to 128 characters of a-z, A-Z, 0-9, `_`, `-`, `.`, `+` and `@`, beginning with a letter
     or digit. Required.
@@ -121,6 +122,12 @@ class CreateUserRequest(_message.Message):
     password: _builtins.str
     """The password, 12 to 256 characters; empty for a random password. Common passwords and those with
     the name of the user are rejected.
+    """
+    request_id: _builtins.str
+    """The idempotency key: 16 to 128 printable characters that nobody else can guess, such as a random
+    UUID. For 10 minutes, a repeated call of the same principal with the same content returns the same
+    user and the same random password, unless the user was changed. Empty: a repeated call fails
+    with ACCESS_CONFLICT.
     """
     @_builtins.property
     def scope(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -133,10 +140,11 @@ class CreateUserRequest(_message.Message):
         role: _access_service_pb2.Role.ValueType = ...,
         scope: _abc.Iterable[_builtins.str] | None = ...,
         password: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "password", b"password", "role", b"role", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "password", b"password", "request_id", b"request_id", "role", b"role", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -151,7 +159,7 @@ class CreateUserResponse(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
     password: _builtins.str
-    """The random password; empty if the request had a password. It cannot be read again."""
+    """The random password; empty if the request had a password. Only its hash is stored."""
     @_builtins.property
     def user(self) -> Global___User:
         """The new user."""

@@ -7,6 +7,7 @@ store.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import secrets
 import string
@@ -31,10 +32,16 @@ class NewApiKey(NamedTuple):
     text: str
 
 
-def new_api_key(installation_secret: bytes) -> NewApiKey:
-    """Return a new random key of an installation."""
-    key_id = new_sealed_id(installation_secret, _PURPOSE)
-    secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET))
+def new_api_key(installation_secret: bytes, seed: bytes | None = None) -> NewApiKey:
+    """Return a new key of an installation.
+
+    Args:
+        installation_secret: the secret of the installation.
+        seed: 32 secret bytes that determine the key; None for random ones.
+    """
+    seed = seed or secrets.token_bytes(32)
+    key_id = new_sealed_id(installation_secret, _PURPOSE, hmac.digest(seed, b"id", "sha256"))
+    secret = _encode(hmac.digest(seed, b"secret", "sha256"))
     return NewApiKey(key_id, _hash(secret), f"{API_KEY_PREFIX}{key_id}_{secret}")
 
 
@@ -48,6 +55,15 @@ def read_api_key(installation_secret: bytes, text: str) -> tuple[str, bytes] | N
     if match is None or not is_sealed_id(installation_secret, _PURPOSE, match[1]):
         return None
     return match[1], _hash(match[2])
+
+
+def _encode(secret: bytes) -> str:
+    """Return 32 bytes as text of letters and digits."""
+    number, text = int.from_bytes(secret), ""
+    for _ in range(_SECRET):
+        number, digit = divmod(number, len(_ALPHABET))
+        text += _ALPHABET[digit]
+    return text
 
 
 def _hash(secret: str) -> bytes:

@@ -323,12 +323,20 @@ class AccessNotFound(HeadraceError):
 
 
 class AccessConflict(HeadraceError):
-    """An object of this kind with this name exists; see AccessNotFound for the arguments."""
+    """An object of this kind with this name exists.
 
-    def __init__(self, kind: str, name: str) -> None:
+    Args:
+        kind: such as `api key` or `user`.
+        name: its id or name.
+        advice: what the caller can do.
+    """
+
+    def __init__(
+        self, kind: str, name: str, advice: str = "choose another name, or delete it first"
+    ) -> None:
         self.kind = kind
         self.name = name
-        super().__init__(f"{kind} {name!r} exists; choose another name, or delete it first")
+        super().__init__(f"{kind} {name!r} exists; {advice}")
 
 
 class TenantStateConflict(HeadraceError):

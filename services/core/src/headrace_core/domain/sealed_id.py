@@ -20,9 +20,15 @@ _MAC_BYTES: Final = 4
 _CHARACTERS: Final = 20
 
 
-def new_sealed_id(installation_secret: bytes, purpose: bytes) -> str:
-    """Return a new random id of an installation for a purpose, such as `api key`."""
-    seed = secrets.token_bytes(_SEED_BYTES)
+def new_sealed_id(installation_secret: bytes, purpose: bytes, random: bytes | None = None) -> str:
+    """Return a new id of an installation for a purpose, such as `api key`.
+
+    Args:
+        installation_secret: the secret of the installation.
+        purpose: the purpose.
+        random: random bytes that determine the id, at least 8; None for new ones.
+    """
+    seed = (random or secrets.token_bytes(_SEED_BYTES))[:_SEED_BYTES]
     raw = seed + _mac(installation_secret, purpose, seed)
     return base64.b32encode(raw).decode().rstrip("=").lower()
 

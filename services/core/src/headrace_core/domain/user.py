@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import secrets
 import unicodedata
@@ -24,6 +25,8 @@ MAX_PASSWORD: Final = 256
 # Before the normalization, which can shorten a password.
 MAX_SENT_PASSWORD: Final = 4 * MAX_PASSWORD
 _MIN_DIFFERENT: Final = 6
+# The bytes of a random password.
+_PASSWORD_BYTES: Final = 18
 # A shorter name can be part of a good password.
 _MIN_FORBIDDEN_NAME: Final = 4
 
@@ -190,6 +193,11 @@ def _is_common(text: str) -> bool:
     return common[-1]
 
 
-def new_password() -> str:
-    """Return a random password with 144 bits."""
-    return secrets.token_urlsafe(18)
+def new_password(seed: bytes | None = None) -> str:
+    """Return a new password with 144 bits.
+
+    Args:
+        seed: at least 18 secret bytes that determine the password; None for random ones.
+    """
+    raw = (seed or secrets.token_bytes(_PASSWORD_BYTES))[:_PASSWORD_BYTES]
+    return base64.urlsafe_b64encode(raw).decode()

@@ -25,6 +25,7 @@ from headrace_core.domain.access import (
 from headrace_core.domain.api_key import new_api_key
 from headrace_core.domain.errors import PermissionDenied, Violation
 from headrace_core.domain.query import JobFilter
+from headrace_core.domain.repeatable import secret_seed
 from headrace_core.domain.signing_key import MAX_TOKEN_LIFETIME
 from headrace_core.store.access.keys import create_api_key, list_api_keys, revoke_api_key
 from headrace_core.store.sql.database import Database
@@ -37,6 +38,7 @@ from headrace_gateway.api.validation import (
     Violations,
     check_labels,
     check_principal,
+    check_secret_request_id,
     page_limit,
     parse_batch_id,
     parse_job_id,
@@ -73,7 +75,7 @@ class Access:
 
     Args:
         database: the store of the keys.
-        installation: signs keys and page tokens.
+        installation: signs keys and page tokens, and makes the secrets of repeatable requests.
         tokens: signs watch tokens.
         bus: wakes the gateways after each change.
     """
@@ -99,6 +101,7 @@ class Access:
         role: Role,
         scope: Sequence[str] = (),
         expire_time: datetime | None = None,
+        request_id: str = "",
         violations: Sequence[Violation] = (),
     ) -> IssuedKey:
         """Create an API key in the tenant of the call.
@@ -109,20 +112,24 @@ class Access:
             role: the role.
             scope: the entries of the scope; see `parse_scope`.
             expire_time: the time at which the key expires; None for never.
+            request_id: the idempotency key, which nobody else can guess; empty for none.
             violations: the violations that the transport found in the request.
 
         Raises:
             InvalidRequest: an argument is invalid.
             PermissionDenied: the key would have a right that the caller lacks.
+            AccessConflict: the request_id was used with other content or too long ago.
         """
         found = Violations(violations)
         check_principal(principal, found)
         parsed = read_scope(scope, found)
         if expire_time is not None and expire_time <= datetime.now(UTC):
             found.note("expire_time", "must be in the future")
+        check_secret_request_id(request_id, found)
         found.check()
         check_grant(call, role, parsed)
-        new = new_api_key(self._installation.secret)
+        seed = request_seed(self._installation, call, request_id)
+        new = new_api_key(self._installation.secret, seed)
         async with self._database.transaction() as conn:
             key = await create_api_key(
                 conn,
@@ -275,6 +282,19 @@ class Access:
             )
         _log.info("watch_token_minted", token=principal.credential, principal=caller.name)
         return WatchToken(principal, text)
+
+
+def request_seed(installation: Installation, call: Call, request_id: str) -> bytes | None:
+    """Return the seed of the secret that a call creates; None without a request_id."""
+    if not request_id:
+        return None
+    return secret_seed(
+        installation.secret,
+        method=call.method,
+        caller=call.principal,
+        tenant=call.tenant,
+        request_id=request_id,
+    )
 
 
 def _jobs_text(scope: Scope) -> str:

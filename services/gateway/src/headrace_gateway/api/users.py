@@ -7,12 +7,13 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from headrace_core.domain.access import Role
-from headrace_core.domain.errors import Violation
+from headrace_core.domain.access import Role, Scope
+from headrace_core.domain.errors import AccessConflict, Violation
 from headrace_core.domain.user import USER_NAME_RULE, User, is_user_name, new_password
 from headrace_core.store.access.users import (
     create_user,
     delete_user,
+    find_repeated_user,
     list_users,
     lock_user,
     update_user,
@@ -22,9 +23,14 @@ from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
 from headrace_gateway.access.password_threads import PasswordThreads
-from headrace_gateway.api.access import check_grant, check_rank, read_scope
+from headrace_gateway.api.access import check_grant, check_rank, read_scope, request_seed
 from headrace_gateway.api.pages import Page, fill_page, split_page
-from headrace_gateway.api.validation import Violations, check_new_password, page_limit
+from headrace_gateway.api.validation import (
+    Violations,
+    check_new_password,
+    check_secret_request_id,
+    page_limit,
+)
 from headrace_gateway.calls.call import Call
 from headrace_gateway.tokens import decode_name_token, encode_name_token
 
@@ -48,7 +54,7 @@ class Users:
 
     Args:
         database: the store of the users.
-        installation: signs page tokens.
+        installation: signs page tokens, and makes the passwords of repeatable requests.
         threads: hashes passwords.
         bus: wakes the gateways after each change.
     """
@@ -74,6 +80,7 @@ class Users:
         role: Role,
         scope: Sequence[str] = (),
         password: str = "",
+        request_id: str = "",
         violations: Sequence[Violation] = (),
     ) -> SavedUser:
         """Create a user in the tenant of the call.
@@ -84,12 +91,14 @@ class Users:
             role: the role.
             scope: the entries of the scope; see `parse_scope`.
             password: the password; empty for a random one.
+            request_id: the idempotency key, which nobody else can guess; empty for none.
             violations: the violations that the transport found in the request.
 
         Raises:
             InvalidRequest: an argument is invalid.
             PermissionDenied: the user would have a right that the caller lacks.
-            AccessConflict: the tenant has a user with this name.
+            AccessConflict: the tenant has a user with this name that the same request has not
+                created, or created too long ago.
         """
         found = Violations(violations)
         if not is_user_name(name):
@@ -97,23 +106,53 @@ class Users:
         parsed = read_scope(scope, found)
         if password:
             check_new_password("password", password, found, user=name)
+        check_secret_request_id(request_id, found)
         found.check()
         check_grant(call, role, parsed)
-        random = "" if password else new_password()
+        seed = request_seed(self._installation, call, request_id)
+        random = "" if password else new_password(seed)
         password_hash = await self._threads.hash(password or random)
-        async with self._database.transaction() as conn:
-            user = await create_user(
+        try:
+            async with self._database.transaction() as conn:
+                user = await create_user(
+                    conn,
+                    tenant=call.tenant,
+                    name=name,
+                    role=role,
+                    scope=parsed,
+                    password_hash=password_hash,
+                    created_by=call.principal.name,
+                )
+                await record_audit(conn, call, target=f"user {name}")
+        except AccessConflict:
+            repeated = None
+            if request_id:
+                repeated = await self._find_repeated(call, name, role, parsed, password or random)
+            if repeated is None:
+                raise
+            return SavedUser(repeated, random)
+        _log.info("user_created", tenant=call.tenant, user=name, role=role)
+        return SavedUser(user, random)
+
+    async def _find_repeated(
+        self, call: Call, name: str, role: Role, scope: Scope, password: str
+    ) -> User | None:
+        """Return the user that an earlier attempt of the same request created."""
+        async with self._database.statement() as conn:
+            stored = await find_repeated_user(
                 conn,
                 tenant=call.tenant,
                 name=name,
                 role=role,
-                scope=parsed,
-                password_hash=password_hash,
+                scope=scope,
                 created_by=call.principal.name,
             )
+        # A random password matches only if it was made for the same request_id.
+        if stored is None or not await self._threads.verify(stored[1], password, known=True):
+            return None
+        async with self._database.transaction() as conn:
             await record_audit(conn, call, target=f"user {name}")
-        _log.info("user_created", tenant=call.tenant, user=name, role=role)
-        return SavedUser(user, random)
+        return stored[0]
 
     async def list(self, call: Call, page: Page[User], *, size: int = 0, token: str = "") -> str:
         """Fill a page with the users of the tenant, by name.

@@ -29,6 +29,7 @@ from headrace_core.domain.limits import (
     is_name,
 )
 from headrace_core.domain.query import JobFilter
+from headrace_core.domain.repeatable import MIN_SECRET_REQUEST_ID
 from headrace_core.domain.user import password_problem
 from headrace_gateway.calls.call import Call
 
@@ -83,6 +84,19 @@ def parse_batch_id(text: str, found: Violations, field: str = "batch_id") -> Bat
 def check_request_id(request_id: str | None, found: Violations) -> None:
     """Check an idempotency key."""
     _check_printable("request_id", request_id, MAX_REQUEST_ID, found)
+
+
+def check_secret_request_id(request_id: str, found: Violations) -> None:
+    """Check the idempotency key of a request that creates a secret; empty for none."""
+    if not request_id:
+        return
+    check_request_id(request_id, found)
+    if len(request_id) < MIN_SECRET_REQUEST_ID:
+        found.note(
+            "request_id",
+            f"has {len(request_id)} characters; use {MIN_SECRET_REQUEST_ID} or more, such as a "
+            "random UUID",
+        )
 
 
 def call_deadline(call: Call, use: bool, found: Violations) -> timedelta | None:

@@ -64,6 +64,7 @@ class AccessServicer:
             role=read_role(request.role, found),
             scope=request.scope,
             expire_time=expire_time,
+            request_id=request.request_id,
             violations=found,
         )
         return messages.CreateApiKeyResponse(api_key=_key_message(issued.key), secret=issued.secret)

@@ -35,6 +35,7 @@ class UserServicer:
             role=read_role(request.role, found),
             scope=request.scope,
             password=request.password,
+            request_id=request.request_id,
             violations=found,
         )
         return messages.CreateUserResponse(user=_user_message(saved.user), password=saved.password)

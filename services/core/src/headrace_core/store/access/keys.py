@@ -9,11 +9,16 @@ from typing import Final
 from sqlalchemy import text
 
 from headrace_core.domain.access import ApiKey, PrincipalKind, Role, Scope, parse_scope
-from headrace_core.domain.errors import AccessNotFound
+from headrace_core.domain.errors import AccessConflict, AccessNotFound
+from headrace_core.domain.repeatable import REPEAT_WINDOW
 from headrace_core.store.access.changes import record_change
 from headrace_core.store.sql.connection import Connection, Row
 
 _KIND: Final = "api key"
+_CONFLICT: Final = (
+    "its request_id was used with other content or more than 10 minutes ago, or it is revoked; use "
+    "a new request_id"
+)
 
 
 async def create_api_key(
@@ -28,8 +33,15 @@ async def create_api_key(
     created_by: str,
     expire_time: datetime | None,
 ) -> ApiKey:
-    """Store a key; see ApiKey for the arguments."""
-    row = await conn.execute(
+    """Store a key; see ApiKey for the arguments.
+
+    A repeated call returns the stored key, if the key has the same content, is not revoked and was
+    created within `REPEAT_WINDOW`.
+
+    Raises:
+        AccessConflict: a key with this id exists that a repeated call does not return.
+    """
+    rows = await conn.execute(
         _CREATE,
         {
             "id": key_id,
@@ -42,7 +54,17 @@ async def create_api_key(
             "expire_time": expire_time,
         },
     )
-    return _to_key(row.one())
+    row = rows.one_or_none()
+    if row is not None:
+        return _to_key(row)
+    repeated = {"id": key_id, "secret_hash": secret_hash, "window": REPEAT_WINDOW}
+    row = (await conn.execute(_FIND_REPEATED, repeated)).one_or_none()
+    if row is not None:
+        key = _to_key(row)
+        content = (key.tenant, key.principal, key.role, key.scope, key.created_by, key.expire_time)
+        if content == (tenant, principal, role, scope, created_by, expire_time):
+            return key
+    raise AccessConflict(_KIND, key_id, _CONFLICT)
 
 
 async def list_api_keys(
@@ -107,7 +129,14 @@ _CREATE = text(f"""
     INSERT INTO api_keys (id, secret_hash, tenant, principal, role, scope, created_by, expire_time)
     VALUES (:id, :secret_hash, :tenant, :principal, :role, CAST(:scope AS text[]), :created_by,
         CAST(:expire_time AS timestamptz))
+    ON CONFLICT (id) DO NOTHING
     RETURNING {_COLUMNS}
+""")
+
+_FIND_REPEATED = text(f"""
+    SELECT {_COLUMNS} FROM api_keys
+    WHERE id = :id AND secret_hash = :secret_hash AND revoke_time IS NULL
+        AND create_time > clock_timestamp() - CAST(:window AS interval)
 """)
 
 _LIST = text(f"""

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from headrace_core.domain.access import PrincipalKind, Role, Scope, TenantState
 from headrace_core.domain.errors import AccessConflict, AccessNotFound
+from headrace_core.domain.repeatable import REPEAT_WINDOW
 from headrace_core.domain.user import LoginCandidate, User
 from headrace_core.store.access.changes import record_change
 from headrace_core.store.access.sessions import end_sessions
@@ -48,6 +49,32 @@ async def create_user(
     if row is None:
         raise AccessConflict(_KIND, name)
     return to_user(row)
+
+
+async def find_repeated_user(
+    conn: Connection, *, tenant: str, name: str, role: Role, scope: Scope, created_by: str
+) -> tuple[User, str] | None:
+    """Return the user that an earlier attempt of a request may have created.
+
+    The caller must compare the password.
+
+    Returns:
+        The user and the hash of its password; None if no enabled user has this content, or if it
+        was created longer ago than `REPEAT_WINDOW`.
+    """
+    rows = await conn.execute(
+        _FIND_REPEATED,
+        {
+            "tenant": tenant,
+            "name": name,
+            "role": role,
+            "scope": scope.entries(),
+            "created_by": created_by,
+            "window": REPEAT_WINDOW,
+        },
+    )
+    row = rows.one_or_none()
+    return None if row is None else (to_user(row), row.password_hash)
 
 
 async def list_users(conn: Connection, *, tenant: str, after: str, limit: int) -> Sequence[User]:
@@ -196,6 +223,13 @@ _UPDATE = text(f"""
             ELSE clock_timestamp() END
     WHERE u.tenant = :tenant AND u.name = :name
     RETURNING {USER_COLUMNS}
+""")
+
+_FIND_REPEATED = text(f"""
+    SELECT {USER_COLUMNS}, u.password_hash FROM users u
+    WHERE u.tenant = :tenant AND u.name = :name AND u.role = :role
+        AND u.scope = CAST(:scope AS text[]) AND u.created_by = :created_by AND NOT u.disabled
+        AND u.create_time > clock_timestamp() - CAST(:window AS interval)
 """)
 
 _CHANGE_PASSWORD = text("""
