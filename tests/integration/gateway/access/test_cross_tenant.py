@@ -65,10 +65,12 @@ class Foreign:
     subscription_cursor: str = ""
     page_token: str = ""
     key_id: str = ""
+    key_secret: str = ""
     password: str = ""
 
     def values(self) -> list[str]:
-        return [self.job_id, self.ended_job_id, self.batch_id, self.key_id, self.password]
+        jobs = [self.job_id, self.ended_job_id, self.batch_id]
+        return [*jobs, self.key_id, self.key_secret, self.password]
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,17 @@ CASES = [
         "scope",
         lambda f: acs.CreateApiKeyRequest(principal="p", scope=[f"job:{f.job_id}"]),
     ),
+    # The request ids of each caller are its own.
+    Case(
+        "AccessService.CreateApiKey",
+        "request_id",
+        lambda _: acs.CreateApiKeyRequest(principal=MARKER, request_id=REQUEST_ID),
+    ),
+    Case(
+        "UserService.CreateUser",
+        "request_id",
+        lambda _: us.CreateUserRequest(name=MARKER, request_id=REQUEST_ID),
+    ),
     # A watch token is limited to the tenant of the call; minting reads none of the named data.
     *(
         Case("AccessService.MintWatchToken", field, build)
@@ -440,10 +453,12 @@ async def foreign(channel: grpc.aio.Channel, database: Database) -> Foreign:
             pass
     watch.cancel()
     foreign.subscription_cursor = response.cursor
-    created = await access.CreateApiKey(acs.CreateApiKeyRequest(principal=MARKER), metadata=theirs)
-    foreign.key_id = created.api_key.id
+    created = await access.CreateApiKey(
+        acs.CreateApiKeyRequest(principal=MARKER, request_id=REQUEST_ID), metadata=theirs
+    )
+    foreign.key_id, foreign.key_secret = created.api_key.id, created.secret
     user = await UserServiceStub(channel).CreateUser(
-        us.CreateUserRequest(name=MARKER), metadata=theirs
+        us.CreateUserRequest(name=MARKER, request_id=REQUEST_ID), metadata=theirs
     )
     foreign.password = user.password
     async with database.transaction() as conn:
