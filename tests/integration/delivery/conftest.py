@@ -1,4 +1,4 @@
-"""Fixtures for the delivery tests."""
+"""Fixtures of the delivery tests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from headrace_core.delivery import Deliverer
 from headrace_core.runtime.settings import Settings
-from support.crew import identify
 from support.valkey import OwnValkey, own_valkey
+from support.worker_callbacks import identify
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""The features of arq 0.28 that Headrace relies on, with one test for each.
+"""The features of arq 0.28 on which Headrace relies, with one test for each.
 
-After an arq upgrade, the tests of changed features fail.
+After an upgrade of arq, the tests of the changed features fail.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from headrace_core.delivery.keys import (
 )
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.runtime.settings import Settings
-from support.crew import POOL, QUEUE, Crew, new_keys, running_worker
 from support.until import until
+from support.worker_callbacks import POOL, QUEUE, FakeCallbacks, new_keys, running_worker
 
 NAME = str(new_keys(1)[0])
 
@@ -47,12 +47,12 @@ async def arq_redis(settings: Settings) -> AsyncIterator[ArqRedis]:
     await client.connection_pool.disconnect()
 
 
-def stock_worker(arq_redis: ArqRedis, ran: list[str]) -> Worker:
-    """Return a plain arq worker that runs the queue of a pool until it is empty."""
+def stock_worker(arq_redis: ArqRedis, executed: list[str]) -> Worker:
+    """Return an unmodified arq worker that runs the jobs of a pool's queue until it is empty."""
 
     async def run(ctx: dict[Any, Any], name: str) -> None:
         assert ctx["job_id"] == name
-        ran.append(name)
+        executed.append(name)
 
     return Worker(
         functions=[func(run, name=FUNCTION_NAME)],
@@ -75,9 +75,9 @@ def test_installed_arq_has_the_tested_version() -> None:
 async def test_job_enqueued_by_stock_arq_is_claimed(
     settings: Settings, arq_redis: ArqRedis
 ) -> None:
-    crew = Crew()
+    callbacks = FakeCallbacks()
     deliveries = new_keys(3)
-    async with running_worker(settings.model_copy(update={"redis_timeout": 0.4}), crew):
+    async with running_worker(settings.model_copy(update={"redis_timeout": 0.4}), callbacks):
         for delivery in deliveries:
             job = await arq_redis.enqueue_job(
                 FUNCTION_NAME,
@@ -86,7 +86,7 @@ async def test_job_enqueued_by_stock_arq_is_claimed(
                 _queue_name=QUEUE,
             )
             assert job is not None
-        await crew.until_started(*deliveries)
+        await callbacks.until_started(*deliveries)
 
         async def redis_is_empty() -> bool:
             return await arq_redis.keys("*") == []
@@ -95,36 +95,36 @@ async def test_job_enqueued_by_stock_arq_is_claimed(
 
 
 async def test_delivery_runs_on_stock_arq(deliverer: Deliverer, arq_redis: ArqRedis) -> None:
-    ran: list[str] = []
+    executed: list[str] = []
     deliveries = new_keys(5)
     ranked = [(delivery, now_ms() - 1000 + n) for n, delivery in enumerate(deliveries)]
     await deliverer.deliver(POOL, list(reversed(ranked)))
-    worker = stock_worker(arq_redis, ran)
+    worker = stock_worker(arq_redis, executed)
     assert await worker.run_check() == 5
     # arq's score is the rank; arq runs the lowest score first.
-    assert ran == [str(delivery) for delivery in deliveries]
-    # Only the worker's health key is left.
+    assert executed == [str(delivery) for delivery in deliveries]
+    # Only the worker's health key remains.
     remaining = {key.decode() for key in await arq_redis.keys("*")}
     assert remaining == {worker.health_check_key}
 
 
-async def test_future_score_delays_stock_arq_but_not_headrace(
+async def test_future_score_delays_only_stock_arq(
     settings: Settings, deliverer: Deliverer, arq_redis: ArqRedis
 ) -> None:
-    # A low-priority job has a rank in the future; stock arq waits until then.
+    # The rank of a low-priority job is in the future; stock arq waits until that time.
     [delivery] = new_keys(1)
     await deliverer.deliver(POOL, [(delivery, now_ms() + 60_000)])
-    ran: list[str] = []
-    worker = stock_worker(arq_redis, ran)
+    executed: list[str] = []
+    worker = stock_worker(arq_redis, executed)
     await worker._poll_iteration()
-    assert ran == []
+    assert executed == []
     assert not worker.tasks
-    crew = Crew()
-    async with running_worker(settings, crew):
-        await crew.until_started(delivery)
+    callbacks = FakeCallbacks()
+    async with running_worker(settings, callbacks):
+        await callbacks.until_started(delivery)
 
 
-async def test_delivery_record_has_arq_fields_in_msgpack(
+async def test_delivery_record_has_arq_fields_as_msgpack(
     deliverer: Deliverer, redis: Redis
 ) -> None:
     [delivery] = new_keys(1)
@@ -141,7 +141,7 @@ async def test_delivery_record_has_arq_fields_in_msgpack(
     assert await redis.zscore(QUEUE, str(delivery)) == 7.5
 
 
-async def test_every_key_of_a_delivery_expires(deliverer: Deliverer, redis: Redis) -> None:
+async def test_every_redis_key_of_a_delivery_expires(deliverer: Deliverer, redis: Redis) -> None:
     [delivery] = new_keys(1)
     await deliverer.deliver(POOL, [(delivery, 0)])
     for key in await redis.keys("*"):
@@ -189,9 +189,7 @@ async def test_serialize_job_has_the_known_signature() -> None:
     assert arq.constants.job_key_prefix == "arq:job:"
 
 
-async def test_arq_job_id_of_a_delivery_is_its_attempt_key(
-    deliverer: Deliverer, redis: Redis
-) -> None:
+async def test_arq_job_id_is_the_attempt_key(deliverer: Deliverer, redis: Redis) -> None:
     [delivery] = new_keys(1, attempt=12)
     await deliverer.deliver(POOL, [(delivery, 0)])
     [name] = await redis.zrange(QUEUE, 0, -1)

@@ -1,4 +1,4 @@
-"""The loops of tenants: deletion with progress, and the measurement of usage."""
+"""The tenant loops: deletion with progress, and the usage meter."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_tenant_is_deleted_in_pages(database: Database, bus: WakeBus) -> N
     await create(database)
 
 
-async def test_running_jobs_are_cancelled_before_the_tenant_ends(
+async def test_deletion_cancels_running_jobs_before_the_tenant(
     database: Database, bus: WakeBus
 ) -> None:
     await create(database)
@@ -92,13 +92,11 @@ async def test_running_jobs_are_cancelled_before_the_tenant_ends(
             text("SELECT count(*) FROM jobs WHERE cancel_request_time IS NOT NULL")
         )
     await write_ends(database, worker, attempt_end(running.id, 1, EventType.CANCELLED))
-    # Another leader continues.
+    # The next leader continues the deletion.
     assert await (await deletion_loop(database, bus)).run_once() == AT_ONCE.tenants
 
 
-async def test_job_that_ignores_its_cancellation_is_removed(
-    database: Database, bus: WakeBus
-) -> None:
+async def test_job_that_ignores_cancellation_is_removed(database: Database, bus: WakeBus) -> None:
     await create(database)
     worker = await register(database, tenant="acme")
     running = await submit(database, tenant="acme")
@@ -109,7 +107,7 @@ async def test_job_that_ignores_its_cancellation_is_removed(
     assert not await write_ends(database, worker, attempt_end(running.id, 1, EventType.SUCCEEDED))
 
 
-async def test_deletion_ends_with_the_term(database: Database, bus: WakeBus) -> None:
+async def test_deletion_stops_at_the_end_of_the_term(database: Database, bus: WakeBus) -> None:
     await create(database)
     await submit(database, tenant="acme")
     await delete(database)

@@ -1,4 +1,4 @@
-"""Dispatch: the jobs that are delivered, and repeated deliveries."""
+"""Dispatch: which jobs are delivered to which pools, and repeated deliveries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.workers import attempt_end, delivery, drain, lapse, register, start
 
 
 class Clock:
-    """A monotonic clock that a test moves."""
+    """A monotonic clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -77,7 +77,7 @@ class PoolQueues:
         return [AttemptKey.parse(name.decode()) for name in names]
 
     async def empty(self, pool: str) -> list[AttemptKey]:
-        """Empty a queue, as a worker or a FLUSHALL does."""
+        """Empty a queue, as a worker or FLUSHALL does."""
         taken = await self.entries(pool)
         await self._redis.delete(await queue_of(self._redis, pool))
         return taken
@@ -208,7 +208,7 @@ async def test_pool_without_live_workers_receives_nothing(
     assert await queues.entries("late") == deliveries(a, b)
 
 
-async def test_unclaimed_delivery_of_a_lost_pool_moves_at_once(
+async def test_unclaimed_delivery_of_a_lost_pool_is_moved_at_once(
     database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     lost_worker = await register(database, pool="gone")
@@ -221,7 +221,7 @@ async def test_unclaimed_delivery_of_a_lost_pool_moves_at_once(
     assert await queues.entries("other") == deliveries(job)
 
 
-async def test_type_without_a_worker_blocks_no_other_type(
+async def test_unserved_jobs_do_not_block_other_jobs(
     database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database, "served", queues=["fast"], slots=1)
@@ -232,7 +232,7 @@ async def test_type_without_a_worker_blocks_no_other_type(
     assert await queues.entries("pool") == deliveries(job)
 
 
-async def test_jobs_of_a_full_pool_hide_no_other_pool_jobs(
+async def test_jobs_of_a_full_pool_do_not_block_other_pools(
     database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     busy = await register(database, "slow", pool="full", slots=1)
@@ -245,14 +245,14 @@ async def test_jobs_of_a_full_pool_hide_no_other_pool_jobs(
     assert await queues.entries("free") == deliveries(*quick[:2])
 
 
-async def test_pool_that_becomes_full_hides_no_other_pool_jobs(
+async def test_pool_that_becomes_full_does_not_block_other_pools(
     database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database, "slow", pool="small", slots=1)
     await register(database, "quick", pool="large", slots=50)
     slow = await submit_many(database, 200, type="slow", priority=100)
     quick = await submit_many(database, 60, type="quick")
-    # One run is enough, however many jobs precede it.
+    # One run is enough, although many jobs precede them.
     await dispatch.run_once()
     assert await queues.entries("small") == deliveries(slow[0])
     assert await queues.entries("large") == deliveries(*quick[:50])
@@ -267,7 +267,7 @@ async def test_many_free_slots_are_filled_in_one_run(
     assert await queues.entries("pool") == deliveries(*jobs[:2500])
 
 
-async def test_pools_share_a_lane_by_their_free_slots(
+async def test_pools_share_a_lane_by_free_slots(
     database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database, "a", "b", pool="one", slots=6)
@@ -290,7 +290,7 @@ async def test_jobs_are_delivered_only_to_workers_of_their_tenant(
     assert await queues.entries("theirs") == deliveries(theirs)
 
 
-async def test_unclaimed_delivery_of_an_ended_job_frees_its_slot(
+async def test_end_of_an_undelivered_job_frees_its_slot(
     database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
     await register(database, slots=1)
@@ -311,13 +311,17 @@ async def test_scheduled_job_is_not_delivered(
     assert await queues.entries("pool") == []
 
 
-async def test_failed_delivery_without_redis_is_repeated(
+async def test_delivery_that_failed_without_redis_is_repeated(
     settings: Settings, database: Database, deliverer: Deliverer, queues: PoolQueues, term: int
 ) -> None:
     unreachable = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
-    lost_worker = Deliverer(unreachable, identify=database.installation_id)
+    unreachable_deliverer = Deliverer(unreachable, identify=database.installation_id)
     dispatch = Dispatch(
-        database=database, deliverer=lost_worker, term=term, prefetch=0, redeliver_after=10
+        database=database,
+        deliverer=unreachable_deliverer,
+        term=term,
+        prefetch=0,
+        redeliver_after=10,
     )
     await register(database)
     job = await submit(database)
@@ -327,7 +331,7 @@ async def test_failed_delivery_without_redis_is_repeated(
     await dispatch.run_once()
     assert await queues.entries("pool") == deliveries(job)
     assert (await read_job(database, job.id)).seq == 1
-    await lost_worker.close()
+    await unreachable_deliverer.close()
 
 
 async def test_freed_slot_wakes_dispatch_only_while_jobs_wait(
@@ -353,7 +357,7 @@ async def test_freed_slot_wakes_dispatch_while_any_pool_is_full(
     assert dispatch.accepts(Topic.SLOTS)
 
 
-async def test_pause_grows_with_the_delivered_jobs(
+async def test_pause_grows_with_the_number_of_deliveries(
     database: Database, dispatch: Dispatch, clock: Clock
 ) -> None:
     await register(database, slots=400)
@@ -364,7 +368,7 @@ async def test_pause_grows_with_the_delivered_jobs(
         await dispatch.run_once()
         pauses.append(dispatch.pause)
     assert pauses == sorted(set(pauses))
-    # Runs that deliver nothing become less frequent.
+    # Runs without deliveries keep the longest pause.
     for _ in range(9):
         await dispatch.run_once()
     assert dispatch.pause == max(pauses)

@@ -37,7 +37,7 @@ FAST_STANDBY = Timing(standby=(0.02, 0.02))
 
 
 class RecordedWork:
-    """Work that lasts for one term, and records the active leaders and their terms."""
+    """Work that runs for a term; it records the terms and the number of active leaders."""
 
     def __init__(self) -> None:
         self.active = 0
@@ -79,7 +79,7 @@ async def candidate(
 
 
 async def until_one_leads(*leaders: Leader) -> Leader:
-    """Wait until one of the leaders leads; return it."""
+    """Wait until one of `leaders` leads; return it."""
     leading = await until(lambda: next((one for one in leaders if one.leading.is_set()), None))
     assert leading is not None
     return leading
@@ -101,7 +101,7 @@ async def test_only_one_of_several_schedulers_leads(
             await stack.enter_async_context(candidate(settings, recorded)) for _ in range(3)
         ]
         await until_one_leads(*candidates)
-        # The other schedulers keep trying.
+        # The standbys keep trying.
         await until(lambda: len(attempts) > 20)
         assert sum(one.leading.is_set() for one in candidates) == 1
         assert (recorded.active, recorded.terms) == (1, [1])
@@ -117,7 +117,7 @@ async def test_standby_takes_over_at_once_when_the_leader_stops(settings: Settin
         async with candidate(settings, recorded) as standby:
             assert not standby.leading.is_set()
             await first.aclose()
-            # The lease would have lasted for an hour.
+            # The lease lasts an hour, so the leader must have released it.
             await until_one_leads(standby)
             await until(lambda: (recorded.active, recorded.terms) == (1, [1, 2]))
             assert (recorded.gauges.leading, recorded.gauges.term) == (True, 2)
@@ -136,21 +136,20 @@ async def test_leader_renews_its_lease(settings: Settings, monkeypatch: pytest.M
     async with candidate(settings, recorded, lease=3) as first:
         await until_one_leads(first)
         async with candidate(settings, recorded) as standby:
-            # A lease lasts for three renewals, so the fifth one shows that it was extended.
+            # A lease lasts for three renewal intervals, so the fifth renewal proves that it was
+            # extended.
             await until(lambda: len(renewals) == 5)
             assert not standby.leading.is_set()
             assert (recorded.active, recorded.terms) == (1, [1])
 
 
-async def test_leader_with_refused_renewal_stops_and_counts_it(
-    settings: Settings, database: Database
-) -> None:
+async def test_leader_with_a_refused_renewal_stops(settings: Settings, database: Database) -> None:
     # The leader renews after each third of the lease. On a busy machine, a shorter lease could
     # lapse before a renewal.
     recorded, other_holder = RecordedWork(), uuid4()
     async with candidate(settings, recorded, lease=6.0) as contender:
         await until_one_leads(contender)
-        # Another scheduler takes the lead, as if this one had been suspended.
+        # Another scheduler takes the lead, as after a suspension of this one.
         await lose_lead(database)
         async with database.statement() as connection:
             await take_lead(connection, holder=other_holder, lease=timedelta(hours=1))
@@ -181,14 +180,14 @@ async def test_leader_that_cannot_renew_stops_before_lease_ends(settings: Settin
         assert clock() - paused_at < lease
         assert not standby.leading.is_set()
         await until_one_leads(standby)
-        # The statements that the proxy held arrive now, and are refused.
+        # The held statements arrive now, and the database refuses them.
         proxy.release()
         await asyncio.sleep(lease / 2)
         assert standby.leading.is_set()
         assert (recorded.active, recorded_next.active, recorded_next.terms) == (0, 1, [2])
 
 
-async def test_fault_in_the_work_ends_only_its_term(settings: Settings) -> None:
+async def test_error_in_the_work_ends_only_its_term(settings: Settings) -> None:
     recorded = RecordedWork()
     recorded.fault = ExceptionGroup("loops", [ValueError("a fault in the work")])
     # The next term starts at once, although the lease is long.

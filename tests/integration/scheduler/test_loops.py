@@ -1,4 +1,4 @@
-"""The promote and recover loops: jobs that are due, lost or overdue."""
+"""The promote and recover loops, which process due, lost and overdue jobs."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_recover_handles_all_lost_and_overdue_jobs_in_one_run(
     assert await count_by_state(database) == {"queued": 1100, "running": 50, "failed": 150}
 
 
-async def test_recover_fails_job_that_lost_too_many_workers(
+async def test_recover_fails_a_job_that_lost_too_many_workers(
     database: Database, bus: WakeBus
 ) -> None:
     recover = await recover_loop(database, bus, max_losses=0)
@@ -128,7 +128,9 @@ async def test_recover_fails_job_that_lost_too_many_workers(
     assert await count_by_state(database) == {"failed": 1}
 
 
-async def test_recover_removes_long_lapsed_workers(database: Database, bus: WakeBus) -> None:
+async def test_recover_removes_workers_that_lapsed_long_ago(
+    database: Database, bus: WakeBus
+) -> None:
     for age in ("5 minutes", "2 hours"):
         worker_id = await register(database)
         async with database.transaction() as connection:

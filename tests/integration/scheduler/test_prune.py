@@ -1,4 +1,4 @@
-"""The prune loop removes all old jobs, pauses between pages, and logs unread events."""
+"""The prune loop: it removes all old jobs, pauses between pages, and logs unread events."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ async def test_prune_pauses_as_long_as_it_works(database: Database) -> None:
     async def record_pause(seconds: float) -> None:
         pauses.append(seconds)
 
-    # Each reading of the clock advances it by one second more than the previous reading.
+    # Each reading advances the clock, by one second more than the previous reading.
     clock = itertools.accumulate(itertools.count())
     await prune(database, page=1, sleep=record_pause, clock=lambda: float(next(clock)))
     assert pauses == [1, 3, 5]

@@ -22,7 +22,7 @@ DEADLINE_S = 20
 
 
 class RecordingBus(WakeBus):
-    """A bus that records its open subscriptions."""
+    """A bus that counts its open subscriptions."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         super().__init__(settings, database, Topic.JOBS, Topic.SLOTS, Topic.ACCESS)
@@ -60,7 +60,7 @@ class StubbornLoop(Loop):
         return 0.0
 
 
-async def test_term_cancelled_twice_ends_its_subscriptions(
+async def test_term_cancelled_twice_closes_its_subscriptions(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(term, "Prune", StubbornLoop)

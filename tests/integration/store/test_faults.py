@@ -248,14 +248,14 @@ async def test_session_closes_its_connection_at_its_end(impatient_database: Data
 async def test_end_of_a_session_is_noticed_at_once(database: Database) -> None:
     async def hold() -> None:
         async with database.session() as raw:
-            lock_released.set_result(await raw.fetchval("SELECT pg_backend_pid()"))
+            session_pid.set_result(await raw.fetchval("SELECT pg_backend_pid()"))
             # The probe alone would notice the end after an hour.
             await until_lost(raw, probe=3600)
 
-    lock_released: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    session_pid: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     holding = asyncio.create_task(hold())
     async with asyncio.timeout(15):
-        pid = await lock_released
+        pid = await session_pid
         async with database.transaction() as connection:
             await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
         with pytest.raises(Unavailable):

@@ -1,4 +1,4 @@
-"""PgBouncer: session mode works, and the other modes are refused with the reason."""
+"""PgBouncer: session mode works; services refuse the other modes and report the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.system_servers import pgbouncer
 
 @pytest.fixture
 def pooled(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Settings]:
-    """Settings with PgBouncer in a mode, which the test chooses indirectly."""
+    """Settings of a connection through PgBouncer; the test passes the mode."""
     with pgbouncer(settings.database_url.get_secret_value(), mode=request.param) as url:
         yield settings.model_copy(update={"database_url": SecretStr(url)})
 
@@ -39,7 +39,7 @@ async def test_session_mode_runs_jobs(pooled: Settings) -> None:
 
 
 @pytest.mark.parametrize("pooled", ["transaction", "statement"], indirect=True)
-async def test_shared_sessions_are_refused_by_every_service(pooled: Settings) -> None:
+async def test_every_service_refuses_shared_sessions(pooled: Settings) -> None:
     for service in (Gateway(pooled), Scheduler(pooled), WorkerService(pooled, handlers())):
         with pytest.raises(StartRefused, match="pool_mode=session"):
             await service.start()
@@ -47,8 +47,8 @@ async def test_shared_sessions_are_refused_by_every_service(pooled: Settings) ->
 
 
 @pytest.mark.parametrize("pooled", ["transaction"], indirect=True)
-async def test_busy_pooler_is_refused_too(pooled: Settings) -> None:
-    # Sessions of the pool that earlier clients have left, with their prepared statements.
+async def test_pool_with_used_sessions_is_refused(pooled: Settings) -> None:
+    # The pool contains sessions of earlier clients, with their prepared statements.
     for _ in range(3):
         database = Database(pooled, application="test")
         with pytest.raises(StartRefused):
@@ -57,7 +57,7 @@ async def test_busy_pooler_is_refused_too(pooled: Settings) -> None:
 
 
 @pytest.mark.parametrize("pooled", ["transaction"], indirect=True)
-def test_refusal_is_the_only_output_of_commands(pooled: Settings) -> None:
+def test_commands_print_only_the_refusal(pooled: Settings) -> None:
     with pytest.raises(StartRefused):
         migrate(pooled)
     for module, code in (("headrace_core", 1), ("headrace_scheduler", 78)):

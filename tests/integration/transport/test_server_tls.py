@@ -20,11 +20,11 @@ from headrace_core.store.migrate import migrate_async
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
 from support.certificates import Authority, CertificateFile
-from support.crew import identify
 from support.handlers import handlers
 from support.platform import platform
 from support.system_servers import CERTIFIED_ROLE, TlsPostgres, tls_postgres, tls_redis
 from support.until import until
+from support.worker_callbacks import identify
 
 REDIS_USER = "services"
 REDIS_PASSWORD = "p@ss/word"
@@ -73,7 +73,7 @@ def with_urls(settings: Settings, *, database: str = "", redis: str = "") -> Set
     )
 
 
-async def test_platform_runs_jobs_over_tls_alone(
+async def test_platform_runs_jobs_with_tls_only_servers(
     settings: Settings,
     authority: Authority,
     client: CertificateFile,
@@ -120,7 +120,7 @@ async def test_password_over_tls_connects(
 
 
 @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
-async def test_postgresql_with_another_authority_is_refused(
+async def test_postgresql_of_an_untrusted_authority_is_rejected(
     settings: Settings, other_ca: Path, postgres: TlsPostgres, mode: str
 ) -> None:
     url = postgres.url(f"sslmode={mode}&sslrootcert={other_ca}")
@@ -144,7 +144,7 @@ async def test_postgresql_refuses_plaintext_and_missing_certificates(
         await database.close()
 
 
-async def test_redis_needs_the_authority_and_the_client_certificate(
+async def test_redis_requires_authority_and_client_certificate(
     settings: Settings,
     authority: Authority,
     other_ca: Path,
@@ -159,7 +159,7 @@ async def test_redis_needs_the_authority_and_the_client_certificate(
     ):
         changed = with_urls(settings, redis=url).model_copy(update={"redis_prefix": "shared"})
         if not accepted and url.startswith("redis:"):
-            # TLS options need TLS.
+            # TLS options require a TLS URL.
             changed = with_urls(changed, redis=url.partition("?")[0])
         deliverer = Deliverer(changed, identify=identify)
         if accepted:
@@ -170,7 +170,7 @@ async def test_redis_needs_the_authority_and_the_client_certificate(
         await deliverer.close()
 
 
-async def test_redis_user_reaches_only_the_prefix(
+async def test_redis_user_can_access_only_its_prefix(
     settings: Settings,
     database: Database,
     authority: Authority,

@@ -16,9 +16,9 @@ from headrace_core.delivery.redis_server import read_redis
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic, WakeBus
-from support.crew import POOL, Crew, identify, new_keys, running_worker
 from support.listening import WAKE_UP_TIMEOUT_S, listening
 from support.valkey import OwnValkey, own_valkey
+from support.worker_callbacks import POOL, FakeCallbacks, identify, new_keys, running_worker
 
 PAGE = Path(__file__).parents[3] / "docs" / "production.md"
 
@@ -39,7 +39,7 @@ async def test_documented_acl_rules_are_sufficient(
     url = server._replace(netloc=f"headrace:password@127.0.0.1:{server.port}").geturl()
     limited = settings.model_copy(update={"redis_url": SecretStr(url)})
     async with AsyncExitStack() as stack:
-        # The helper that waits for the subscription needs privileges that services do not need.
+        # The test waits for the subscription as an admin, because that requires more privileges.
         wake = await stack.enter_async_context(
             listening(limited, database, Topic.JOBS, admin=valkey.url)
         )
@@ -51,12 +51,12 @@ async def test_documented_acl_rules_are_sufficient(
         assert await wake.wait(WAKE_UP_TIMEOUT_S)
         deliverer = Deliverer(limited, identify=identify)
         stack.push_async_callback(deliverer.close)
-        crew, deliveries = Crew(), new_keys(2)
-        async with running_worker(limited, crew) as worker:
+        callbacks, deliveries = FakeCallbacks(), new_keys(2)
+        async with running_worker(limited, callbacks) as worker:
             await worker.ping()
             for delivery in deliveries:
                 await deliverer.deliver(POOL, [(delivery, 0)])
-                await crew.until_started(delivery)
+                await callbacks.until_started(delivery)
             await worker.leave()
         assert not (await read_redis(limited)).write_error
     assert await admin.acl_log() == []

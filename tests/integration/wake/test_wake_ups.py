@@ -106,7 +106,7 @@ async def test_subscribers_of_a_bus_share_one_session(
         assert sessions == 1
 
 
-async def test_subscriber_may_reject_a_topic_for_a_while(
+async def test_subscriber_may_reject_a_topic_temporarily(
     settings: Settings, database: Database
 ) -> None:
     accepted_topics = {Topic.JOBS}
@@ -190,11 +190,11 @@ def other_url(databases: Databases) -> Iterator[str]:
         yield url
 
 
-async def test_installations_sharing_a_redis_are_separate(
+async def test_installations_on_one_redis_have_separate_wake_ups(
     settings: Settings, database: Database, other_url: str
 ) -> None:
     other_settings = settings.model_copy(update={"database_url": SecretStr(other_url)})
-    # Copies of one template share the installation id, so this database is migrated separately.
+    # Copies of a template share its installation id, so this database is migrated separately.
     other = Database(other_settings, application="test")
     async with other.statement() as connection:
         await connection.execute(text("UPDATE installation SET id = DEFAULT"))
@@ -208,7 +208,7 @@ async def test_installations_sharing_a_redis_are_separate(
         assert not await other_schema.wait(QUIET_PERIOD_S)
 
 
-async def test_schemas_of_one_database_have_own_channels(
+async def test_schemas_of_one_database_have_separate_channels(
     settings: Settings, other_url: str
 ) -> None:
     own_settings = settings.model_copy(update={"database_url": SecretStr(other_url)})
@@ -227,7 +227,7 @@ async def test_schemas_of_one_database_have_own_channels(
 # Without Redis.
 
 
-async def test_wake_ups_without_redis_use_postgresql(
+async def test_wake_ups_without_redis_arrive_through_postgresql(
     own_redis_settings: Settings, valkey: OwnValkey, database: Database
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -276,7 +276,7 @@ async def test_lost_listen_session_is_restored(settings: Settings, database: Dat
         assert await wake.wait(WAKE_UP_TIMEOUT_S)
 
 
-async def test_bus_without_connections_fails_its_ping(
+async def test_ping_fails_without_any_connection(
     own_redis_settings: Settings, valkey: OwnValkey
 ) -> None:
     link = Proxy(own_redis_settings.postgresql_url)
@@ -287,7 +287,7 @@ async def test_bus_without_connections_fails_its_ping(
     async with connected(bus, linked_settings, database, Topic.JOBS):
         await bus.ping()
         await asyncio.to_thread(valkey.kill)
-        # The ping succeeds as long as one connection is left.
+        # The ping succeeds while one connection remains.
         await asyncio.sleep(1.5)
         await bus.ping()
         await link.cut()
@@ -317,7 +317,7 @@ async def test_notification_is_sent_at_the_commit(settings: Settings, database: 
 
 
 @pytest.mark.parametrize("outage", ["redis", "postgresql", "both"])
-async def test_publish_never_fails_and_never_blocks(
+async def test_publish_neither_fails_nor_blocks(
     settings: Settings, database: Database, outage: str
 ) -> None:
     changes: dict[str, SecretStr] = {}
@@ -325,8 +325,8 @@ async def test_publish_never_fails_and_never_blocks(
         changes["redis_url"] = SecretStr("redis://127.0.0.1:1/0")
     if outage != "redis":
         changes["database_url"] = SecretStr("postgresql://headrace@127.0.0.1:1/headrace")
-    without = settings.model_copy(update=changes)
-    cut_off = Database(without, application="test")
+    outage_settings = settings.model_copy(update=changes)
+    cut_off = Database(outage_settings, application="test")
     flushed: list[None] = []
 
     def count_flushes(flush: Callable[[], object]) -> Callable[[], object]:
@@ -336,7 +336,7 @@ async def test_publish_never_fails_and_never_blocks(
 
         return count
 
-    async with asyncio.timeout(WAKE_UP_TIMEOUT_S), publishing(without, cut_off) as bus:
+    async with asyncio.timeout(WAKE_UP_TIMEOUT_S), publishing(outage_settings, cut_off) as bus:
         publisher = bus._publisher
         publisher._flush = count_flushes(publisher._flush)  # type: ignore[method-assign, assignment]
         for count in range(3):
@@ -345,7 +345,7 @@ async def test_publish_never_fails_and_never_blocks(
     await cut_off.close()
 
 
-async def test_link_that_dies_during_listen_is_detected_early(
+async def test_link_lost_during_listen_is_detected_early(
     settings: Settings,
 ) -> None:
     link = Proxy(settings.postgresql_url, marks=(b"LISTEN ",))

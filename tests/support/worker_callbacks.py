@@ -1,4 +1,4 @@
-"""BatchWorker callbacks that a test controls."""
+"""Controllable callbacks of a BatchWorker."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ async def identify() -> UUID:
     return INSTALLATION
 
 
-class Crew:
-    """Fake claims and handlers: every delivery is claimed, and attempts end when `gate` opens.
+class FakeCallbacks:
+    """Fake claims and handlers. Each delivery is claimed, and attempts run until `gate` opens.
 
     Attributes:
-        found: the attempts that the next PostgreSQL query returns.
+        undelivered: the attempts that the next PostgreSQL query returns.
         queries: the limits of the queries so far.
         failed_claims: the number of claims that failed while `unavailable` was set.
-        skipped_claims: the number of further claims that skip all deliveries.
+        skipped_claims: how many of the next claims skip all deliveries.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Crew:
         self.started: list[AttemptKey] = []
         self.running: set[AttemptKey] = set()
         self.most_running = 0
-        self.found: list[AttemptKey] = []
+        self.undelivered: list[AttemptKey] = []
         self.queries: list[int] = []
         self.unavailable = False
         self.failed_claims = 0
@@ -58,11 +58,11 @@ class Crew:
         if self.skipped_claims:
             # The claim skips the rows, as if another statement had locked them.
             self.skipped_claims -= 1
-            self.found = list(deliveries)
+            self.undelivered = list(deliveries)
             return []
         claimed = list(deliveries[:most])
         # The next query returns the attempts that had no slot.
-        self.found = [*deliveries[most:], *self.found]
+        self.undelivered = [*deliveries[most:], *self.undelivered]
         self.batches.append(claimed)
         await self._notify()
         return claimed
@@ -90,7 +90,7 @@ class Crew:
 
     async def find(self, limit: int) -> list[AttemptKey]:
         self.queries.append(limit)
-        attempts, self.found = self.found[:limit], self.found[limit:]
+        attempts, self.undelivered = self.undelivered[:limit], self.undelivered[limit:]
         await self._notify()
         return attempts
 
@@ -117,25 +117,30 @@ class Crew:
 
 @asynccontextmanager
 async def running_worker(
-    settings: Settings, crew: Crew, *, pool: str = POOL
+    settings: Settings, callbacks: FakeCallbacks, *, pool: str = POOL
 ) -> AsyncIterator[BatchWorker[AttemptKey]]:
     """Run a BatchWorker for the duration of the block."""
     worker = BatchWorker(
-        settings, pool=pool, claim=crew.claim, start=crew.start, find=crew.find, identify=identify
+        settings,
+        pool=pool,
+        claim=callbacks.claim,
+        start=callbacks.start,
+        find=callbacks.find,
+        identify=identify,
     )
     # Only a delivery may wake the worker.
     worker._wait_s = settings.redis_timeout / 2
-    crew.worker = worker
+    callbacks.worker = worker
     main = asyncio.create_task(worker.main())
     try:
         yield worker
     finally:
         async with asyncio.timeout(10):
-            await end_tasks(main, *crew.tasks)
+            await end_tasks(main, *callbacks.tasks)
         await worker.close()
     assert main.cancelled(), main.exception()
 
 
 def new_keys(count: int, *, attempt: int = 1) -> list[AttemptKey]:
-    """Return keys for attempts of jobs that are not in the database."""
+    """Return attempt keys of jobs that are not in the database."""
     return [AttemptKey(JobId(uuid7()), attempt) for _ in range(count)]
