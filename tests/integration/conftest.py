@@ -11,6 +11,6 @@ from support.databases import Databases
 def database_url(databases: Databases) -> str:
     """An empty database with the schema, shared by these tests.
 
-    A test that changes the schema or the settings of its database uses `own_database_url`.
+    A test that changes the schema or the settings of its database must use `own_database_url`.
     """
     return databases.empty_shared()

@@ -1,4 +1,4 @@
-"""Fixtures for the store tests."""
+"""Fixtures of the store tests."""
 
 from __future__ import annotations
 

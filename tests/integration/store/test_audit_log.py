@@ -1,4 +1,4 @@
-"""The audit log: appended in a chain, protected by triggers, and pruned with an anchor."""
+"""The audit log: a hash chain that triggers protect and that pruning continues from an anchor."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ async def read(database: Database, tenant: str = "acme") -> Sequence[AuditEvent]
 
 
 async def problems(database: Database, tenant: str = "acme") -> list[str]:
-    """Return the breaches of a chain."""
+    """Return the breaches that a check of a chain finds."""
     check = ChainCheck(await chain(database, tenant))
     return [*check.check(await read(database, tenant)), *check.end()]
 
 
-async def test_database_computes_the_hashes_of_the_domain(database: Database) -> None:
+async def test_database_and_domain_compute_the_same_hashes(database: Database) -> None:
     await append(
         database,
         entry(1, target="api key \u00e4\U0001f600 x:1", credential="k", address="::1"),
@@ -68,7 +68,7 @@ async def test_database_computes_the_hashes_of_the_domain(database: Database) ->
     assert await problems(database) == []
 
 
-async def test_tenants_have_chains_of_their_own(database: Database) -> None:
+async def test_each_tenant_has_its_own_chain(database: Database) -> None:
     await append(database, entry(1, "b"), entry(2, "a"), entry(3, "b"))
     assert [event.entry.method for event in await read(database, "b")] == [
         "Service/M1",
@@ -111,7 +111,7 @@ async def test_rolled_back_event_leaves_no_gap(database: Database) -> None:
         "UPDATE audit_chains SET tenant = 'other'",
     ],
 )
-async def test_change_of_the_log_is_rejected(database: Database, statement: str) -> None:
+async def test_audit_log_rejects_changes(database: Database, statement: str) -> None:
     await append(database, entry(1), entry(2))
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         async with database.statement() as conn:
@@ -140,7 +140,7 @@ async def test_pruned_chain_continues_from_its_anchor(database: Database) -> Non
     assert await problems(database) == []
 
 
-async def test_prune_of_an_earlier_term_is_refused(database: Database) -> None:
+async def test_audit_prune_in_an_old_term_is_refused(database: Database) -> None:
     await append(database, entry(1))
     term = await lead(database)
     with pytest.raises(StaleTerm):

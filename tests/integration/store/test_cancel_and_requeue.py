@@ -1,4 +1,4 @@
-"""Cancellations and requeues that a client requests."""
+"""Cancellations and requeues by clients."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_requeued_job_has_fresh_budgets(database: Database) -> None:
     assert (job.state, job.retries_used, job.error) == (JobState.QUEUED, 0, None)
     assert (job.progress, job.end_time, job.cancel_request_time) == (None, None, None)
     assert job.deadline is None
-    # The attempt number grows, so the old attempt stays fenced.
+    # The attempt number increases, so the old attempt stays fenced.
     assert job.attempt == failed.attempt == 1
     assert job.queue_time is not None
     assert failed.end_time is not None
@@ -112,7 +112,7 @@ async def test_requeued_job_can_be_cancelled_again(database: Database) -> None:
     assert_legal(await read_job(database, job_id), await history(database, job_id))
 
 
-# Two concurrent requests: the second one sees the result of the first.
+# Of two concurrent requests, the second one sees the result of the first.
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def test_requeued_job_can_be_cancelled_again(database: Database) -> None:
         (JobState.QUEUED, cancel, cancel, JobState.CANCELLED),
     ],
 )
-async def test_waiting_request_sees_the_earlier_change(
+async def test_concurrent_request_sees_the_earlier_change(
     large_pool: Database,
     state: JobState,
     first: Callable[..., Awaitable[Job]],

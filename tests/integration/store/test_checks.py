@@ -1,4 +1,4 @@
-"""Database constraints: the database rejects impossible rows."""
+"""Database constraints, which reject impossible rows."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ SESSION: dict[str, str] = {
 }
 REFRESHED = {**SESSION, "previous_hash": SESSION["token_hash"], "replace_time": "now()"}
 
-# Each table with a valid row and its time columns.
+# A valid row of each table, and the time columns of each table.
 TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
     (
         "jobs",
@@ -397,7 +397,7 @@ async def insert(database: Database, table: str, row: dict[str, str]) -> None:
     statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(row.values())})"
     async with database.transaction() as connection:
         if table == "audit_log":
-            # Its trigger sets the time and the hash.
+            # The trigger of this table sets the time and the hash.
             await connection.execute(text("SET LOCAL session_replication_role = replica"))
         await connection.execute(text(statement))
 

@@ -1,4 +1,4 @@
-"""Claims: exactly one live worker starts a job."""
+"""Claims: exactly one live worker starts each job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.jobs import history, read_job, set_column, submit, submit_many
 from support.workers import attempt_end, claim, delivery, lapse, register, start, write_ends
 
 
-async def test_claim_returns_all_that_a_worker_needs(database: Database) -> None:
+async def test_claim_returns_the_data_of_the_attempt(database: Database) -> None:
     worker_id = await register(database)
     retry = RetryOverrides(max_attempts=9, initial_backoff=timedelta(seconds=0.5), jitter=0.25)
     deadline = datetime.now(UTC) + timedelta(minutes=10)
@@ -50,7 +50,7 @@ async def test_claim_returns_all_that_a_worker_needs(database: Database) -> None
     assert job.start_time == job.update_time
 
 
-async def test_claimed_jobs_keep_the_delivery_order(database: Database) -> None:
+async def test_claimed_jobs_are_in_delivery_order(database: Database) -> None:
     worker_id = await register(database)
     jobs = await submit_many(database, 20)
     random.Random(1).shuffle(jobs)
@@ -61,7 +61,7 @@ async def test_claim_without_deliveries_returns_nothing(database: Database) -> N
     assert await claim(database, await register(database), []) == []
 
 
-async def test_second_claim_of_a_delivery_is_dropped(database: Database) -> None:
+async def test_second_claim_of_a_delivery_returns_nothing(database: Database) -> None:
     one, other = await register(database), await register(database)
     job = await submit(database)
     await start(database, one, job)
@@ -77,7 +77,7 @@ async def test_duplicate_delivery_in_one_claim_runs_once(database: Database) -> 
     assert [each.key for each in claimed] == [(job.id, 1)]
 
 
-async def test_stale_delivery_does_not_hide_a_current_one(
+async def test_stale_delivery_does_not_block_a_current_one(
     database: Database,
 ) -> None:
     worker_id = await register(database)
@@ -90,7 +90,7 @@ async def test_stale_delivery_does_not_hide_a_current_one(
 
 
 @pytest.mark.parametrize("attempt", [2, 7, 2**31 - 1])
-async def test_delivery_of_another_attempt_is_left_out(database: Database, attempt: int) -> None:
+async def test_delivery_of_another_attempt_is_not_claimed(database: Database, attempt: int) -> None:
     worker_id = await register(database)
     job = await submit(database)
     before = await read_job(database, job.id)
@@ -98,7 +98,7 @@ async def test_delivery_of_another_attempt_is_left_out(database: Database, attem
     assert await read_job(database, job.id) == before
 
 
-async def test_jobs_that_cannot_start_are_left_out_of_a_claim(database: Database) -> None:
+async def test_jobs_that_cannot_start_are_not_claimed(database: Database) -> None:
     worker_id = await register(database)
     claimable, cancelled, late, waiting, foreign = [
         await submit(database),
@@ -130,7 +130,7 @@ async def test_claim_skips_locked_jobs(database: Database) -> None:
     locked, free = await submit_many(database, 2)
     async with database.transaction() as connection:
         await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=locked.id)
-        # The cancellation is not committed yet. The claim skips the job without waiting.
+        # The cancellation is not committed. The claim skips the job without waiting.
         async with asyncio.timeout(30):
             claimed = await claim(database, worker_id, [delivery(locked), delivery(free)])
         assert [each.key.job_id for each in claimed] == [free.id]
@@ -142,7 +142,7 @@ async def test_claim_with_a_limit_takes_the_first_free_jobs(database: Database) 
     await start(database, other, jobs[0])
     deliveries = [delivery(job) for job in jobs]
     async with database.transaction() as connection:
-        # Another worker is claiming this job at the same time.
+        # Another worker holds the lock of this job for its own claim.
         await connection.execute(_LOCK_JOB, {"id": jobs[2].id})
         claimed = await claim(database, worker_id, deliveries, most=2)
     assert [job.key.job_id for job in claimed] == [jobs[1].id, jobs[3].id]
@@ -155,7 +155,7 @@ async def test_claim_with_a_limit_takes_the_first_free_jobs(database: Database) 
 _LOCK_JOB = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE")
 
 
-async def test_racing_claims_give_each_job_to_one_worker(large_pool: Database) -> None:
+async def test_concurrent_claims_give_each_job_to_one_worker(large_pool: Database) -> None:
     workers = [await register(large_pool) for _ in range(32)]
     chance = random.Random(32)
     for _ in range(5):

@@ -40,7 +40,7 @@ from support.leading import lead
 from support.states import PreparedJob, prepare_job
 from support.workers import attempt_end, lapse, write_ends
 
-# Open a connection with a transaction that is committed at the end of the block.
+# Openers of a connection with a transaction, which is committed at the end of the block.
 Opener = Callable[[str], AbstractAsyncContextManager[Any]]
 SyncOpener = Callable[[str], AbstractContextManager[Any]]
 
@@ -195,7 +195,7 @@ async def test_stale_attempt_of_a_sync_handler_is_refused(
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
-async def test_completion_of_a_job_not_running_is_refused(
+async def test_completion_of_a_waiting_or_ended_job_is_refused(
     database: Database, settings: Settings, state: JobState
 ) -> None:
     prepared = await prepare_job(database, state)
@@ -224,7 +224,7 @@ async def test_job_with_a_cancel_request_may_succeed(
     await assert_completed(database, running_job.job.id, "null")
 
 
-async def test_rolled_back_completion_does_not_count(
+async def test_rolled_back_completion_has_no_effect(
     database: Database, settings: Settings, running_job: PreparedJob
 ) -> None:
     async def completed(attempt: int) -> bool:
@@ -238,7 +238,7 @@ async def test_rolled_back_completion_does_not_count(
     assert not await completed(2)
 
 
-async def test_ended_transaction_does_not_hold_an_attempt_open(
+async def test_completion_in_an_ended_transaction_is_refused(
     database: Database, settings: Settings, running_job: PreparedJob
 ) -> None:
     async def held_open(attempt: int) -> bool:
@@ -301,7 +301,7 @@ async def test_connection_without_a_transaction_is_rejected(
 
 
 @pytest.mark.parametrize("opener", SYNC_OPENERS, ids=_opener_name)
-async def test_blocking_connection_in_the_loop_is_rejected(
+async def test_sync_connection_in_the_loop_is_rejected(
     settings: Settings, running_job: PreparedJob, opener: SyncOpener
 ) -> None:
     with (

@@ -1,4 +1,4 @@
-"""The cost of a statement depends on the size of its result, not on the stored rows."""
+"""The cost of a statement depends on its result, not on the number of stored rows."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ Execute = Callable[[Connection], Awaitable[object]]
 
 @pytest.fixture(params=["analyzed", "not analyzed"])
 async def statements(database: Database, request: pytest.FixtureRequest) -> dict[str, Execute]:
-    """Return every statement, with arguments for a full database.
+    """Return every statement, with arguments for a database with many jobs.
 
-    Each statement was planned for empty tables. A cached plan would read all rows.
+    Each statement was planned on empty tables, where a plan may choose to read all rows.
     """
     worker_id, term = await register(database), await lead(database)
     async with database.transaction() as connection:
@@ -152,7 +152,7 @@ def statements_for(
     }
 
 
-# Statements that count running jobs, so their cost grows with that number.
+# Statements that count the running jobs, so their cost grows with the number of running jobs.
 COUNT_RUNNING_JOBS = {"live_pools", "live_pools in a term", "cancel_requests"}
 # Statements with bad plans until the first ANALYZE, which autovacuum runs within a minute.
 PLANNED_WITHOUT_STATISTICS = {"list_jobs"}

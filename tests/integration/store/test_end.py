@@ -43,7 +43,7 @@ ENDS = [
 ]
 
 
-async def test_different_ends_are_written_in_one_statement(database: Database) -> None:
+async def test_one_statement_writes_different_ends(database: Database) -> None:
     worker_id = await register(database)
     jobs = await submit_many(database, len(ENDS))
     await start(database, worker_id, *jobs)
@@ -67,24 +67,24 @@ async def test_different_ends_are_written_in_one_statement(database: Database) -
         assert_legal(job, await history(database, job.id))
 
 
-async def test_written_ends_can_be_read(database: Database) -> None:
+async def test_accepted_ends_are_found_later(database: Database) -> None:
     worker_id = await register(database)
-    *jobs, dropped, running = await submit_many(database, len(ENDS) + 2)
-    await start(database, worker_id, *jobs, dropped, running)
+    *jobs, cancelled, running = await submit_many(database, len(ENDS) + 2)
+    await start(database, worker_id, *jobs, cancelled, running)
     async with database.transaction() as connection:
-        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=dropped.id)
-    results = [attempt_end(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
-    results.append(attempt_end(dropped.id, 1, EventType.INTERRUPTED))
-    await write_ends(database, worker_id, *results)
+        await cancel_job(connection, tenant=DEFAULT_TENANT, job_id=cancelled.id)
+    attempt_ends = [attempt_end(job.id, 1, event) for job, event in zip(jobs, ENDS, strict=True)]
+    attempt_ends.append(attempt_end(cancelled.id, 1, EventType.INTERRUPTED))
+    await write_ends(database, worker_id, *attempt_ends)
     others = [
         attempt_end(running.id, 1, EventType.SUCCEEDED),
         attempt_end(jobs[0].id, 1, EventType.FAILED),
     ]
     async with database.statement() as connection:
-        written = await written_ends(connection, ends=[*results, *others])
+        written = await written_ends(connection, ends=[*attempt_ends, *others])
     assert written == {
         **{(job.id, 1): event for job, event in zip(jobs, ENDS, strict=True)},
-        (dropped.id, 1): EventType.CANCELLED,
+        (cancelled.id, 1): EventType.CANCELLED,
     }
 
 
@@ -137,7 +137,7 @@ async def test_consecutive_interruptions_are_counted(
         assert await connection.scalar(text("SELECT interruptions FROM jobs")) == retries_left
 
 
-async def test_dead_process_counts_as_a_loss_but_not_a_retry(
+async def test_dead_process_spends_a_loss_but_no_retry(
     database: Database,
 ) -> None:
     worker_id = await register(database)
@@ -233,7 +233,7 @@ async def test_late_result_of_a_lost_worker_is_refused(database: Database) -> No
 
 
 async def test_second_end_of_an_attempt_is_refused(database: Database) -> None:
-    # A worker repeats a write if the response to its commit was lost.
+    # A worker repeats a write if it received no response to the commit.
     prepared = await prepare_job(database, JobState.RUNNING)
     for event in ENDS:
         end = attempt_end(prepared.job.id, 1, event)
@@ -266,7 +266,7 @@ async def test_end_between_lapse_and_recovery_is_accepted(
         (EventType.EXPIRED, EventType.EXPIRED, JobState.FAILED),
     ],
 )
-async def test_retry_after_a_cancel_request_becomes_cancelled(
+async def test_cancel_request_cancels_instead_of_a_retry(
     database: Database, event: EventType, written: EventType, state: JobState
 ) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
@@ -285,7 +285,7 @@ async def test_retry_after_a_cancel_request_becomes_cancelled(
     assert_legal(job, await history(database, job_id))
 
 
-async def test_end_that_waited_for_a_cancel_request_obeys_it(large_pool: Database) -> None:
+async def test_end_after_a_concurrent_cancel_request_is_cancelled(large_pool: Database) -> None:
     prepared = await prepare_job(large_pool, JobState.RUNNING)
     job_id = prepared.job.id
     async with large_pool.transaction() as connection:
@@ -301,7 +301,7 @@ async def test_end_that_waited_for_a_cancel_request_obeys_it(large_pool: Databas
     assert_legal(job, await history(large_pool, job_id))
 
 
-async def test_cancel_requests_for_other_workers_are_left_out(database: Database) -> None:
+async def test_worker_reads_only_its_own_cancel_requests(database: Database) -> None:
     own_job, other = (
         await prepare_job(database, JobState.RUNNING),
         await prepare_job(database, JobState.RUNNING),

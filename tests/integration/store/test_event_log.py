@@ -1,4 +1,4 @@
-"""The event log: unseen events, settled events, and read costs."""
+"""The event log: reads of unseen and settled events, and the costs of these reads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ROWS_READ = text("""
 async def unseen(
     database: Database, seen: SeenEvents, limit: int = 100
 ) -> tuple[EventPage, SeenEvents]:
-    """Return a page of unseen events, and the updated record of seen events."""
+    """Return a page of unseen events, and the updated set of seen events."""
     async with database.statement() as connection:
         reading = await read_unseen(connection, seen=seen, limit=limit)
         return reading.page, reading.seen
@@ -69,7 +69,7 @@ async def test_empty_log_ends_at_its_beginning(database: Database):
     assert page == EventPage(events=[], end=None, complete=True)
 
 
-async def test_end_of_the_log_is_the_place_of_its_last_event(database: Database):
+async def test_log_ends_at_the_place_of_its_last_event(database: Database):
     jobs = await submit_many(database, 3)
     async with foreign_transaction(database):
         newest = await submit(database)
@@ -123,7 +123,7 @@ async def test_read_after_a_full_page_misses_no_event(
     page, seen = await unseen(database, NOTHING_SEEN)
     assert seen.open == {writer.xid: BEGINNING for writer in writers}
     read, new = event_ids(page.events), []
-    # The event has a higher xid than its writer, whose transaction ends last.
+    # The xid of this event is higher than that of its writer, whose transaction ends last.
     ends = [attempt_end(job.id, 1, EventType.SUCCEEDED)]
     older_writer = writers.pop(0)
     await end_attempts(older_writer.connection, worker_id=worker_id, ends=ends)
@@ -162,7 +162,7 @@ async def test_settled_range_is_read_in_pages(database: Database):
     assert len(all_settled.events) == 7
 
 
-async def test_event_of_a_pruned_job_counts_in_its_page(database: Database):
+async def test_event_of_a_pruned_job_counts_toward_its_page(database: Database):
     jobs = await submit_many(database, 3)
     async with database.transaction() as connection:
         await connection.execute(text("DELETE FROM jobs WHERE id = :id"), {"id": jobs[2].id})
@@ -178,7 +178,7 @@ Read = Callable[[Connection], Awaitable[object]]
 
 @pytest.mark.parametrize("analyzed", [True, False])
 async def test_cost_of_a_read_depends_on_its_page(database: Database, analyzed: bool):
-    """Twenty thousand events are unsettled because of an open transaction; ten are new."""
+    """An open transaction keeps 20,000 events unsettled; ten of them are new."""
     early = await open_writer(database)
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE job_events SET (autovacuum_enabled = off)"))

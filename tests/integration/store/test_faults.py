@@ -1,4 +1,4 @@
-"""PostgreSQL faults: only transient ones become Unavailable."""
+"""PostgreSQL faults: only transient faults raise Unavailable."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_session_ended_in_a_transaction_is_unavailable(database: Database)
                 await other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
             await connection.execute(text("SELECT 1"))
     assert excinfo.value.dependency == "postgresql"
-    # The next statement gets a live connection.
+    # The next statement receives a live connection.
     await database.ping()
 
 
@@ -147,7 +147,7 @@ async def test_missing_server_is_unavailable(settings: Settings) -> None:
     await database.close()
 
 
-# Errors that the caller caused are not retried.
+# Errors that the caller caused. They are not retried.
 
 
 async def test_refused_login_after_a_success_is_unavailable(
@@ -166,7 +166,8 @@ async def test_refused_login_after_a_success_is_unavailable(
         for _ in range(2):
             with pytest.raises(Unavailable):
                 await database.ping()
-        # At the first login, the settings may be wrong, so the error has the server's message.
+        # Before the first successful login, the settings may be wrong, so the error contains the
+        # server's message.
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
             await new_database.ping()
     finally:
@@ -245,11 +246,11 @@ async def test_session_closes_its_connection_at_its_end(impatient_database: Data
         await until(only_these_are_open)
 
 
-async def test_end_of_a_session_is_noticed_at_once(database: Database) -> None:
+async def test_end_of_a_session_is_detected_at_once(database: Database) -> None:
     async def hold() -> None:
         async with database.session() as raw:
             session_pid.set_result(await raw.fetchval("SELECT pg_backend_pid()"))
-            # The probe alone would notice the end after an hour.
+            # The probe would detect the end only after an hour.
             await until_lost(raw, probe=3600)
 
     session_pid: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -305,6 +306,6 @@ async def test_full_disk_is_unavailable_and_logged(database: Database) -> None:
         async with database.statement() as connection:
             await connection.execute(full)
     assert excinfo.value.cause == "DiskFullError: no room left"
-    # The message for clients names neither disks nor drivers.
+    # The message for clients mentions neither disks nor drivers.
     assert "room" not in str(excinfo.value)
     await database.ping()

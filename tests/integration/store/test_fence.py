@@ -1,4 +1,4 @@
-"""The SQL function `check_fence`: it delays other attempts until the handler's transaction ends."""
+"""The SQL function `check_fence`: a handler's transaction with a check delays other attempts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_recovery_skips_a_checked_job_until_its_commit(
         await lapse(database, worker_id)
     async with handler_connection.transaction():
         await handler_connection.execute(CHECK_FENCE, running_job.job.id, 1)
-        # The page continues after it.
+        # The page continues with the jobs after it.
         assert await recover(database, limit=1) == [(other.job.id, JobState.QUEUED)]
         assert await recover(database) == []
     assert await recover(database) == [(running_job.job.id, JobState.QUEUED)]
@@ -90,7 +90,7 @@ async def test_claim_skips_a_checked_job_until_its_commit(
     second = [AttemptKey(job_id, 2)]
     async with handler_connection.transaction():
         await handler_connection.execute(CHECK_FENCE, job_id, 1)
-        # The attempt may end: for example, its worker may have abandoned the handler.
+        # The attempt itself may end, for example because its worker has abandoned the handler.
         assert await write_ends(database, running_job.worker_id, attempt_end(job_id, 1, event))
         if event is EventType.FAILED:
             async with database.transaction() as connection:
@@ -105,7 +105,7 @@ async def test_other_transitions_do_not_wait_for_a_checked_job(
     settings: Settings, handler_connection: asyncpg.Connection, running_job: PreparedJob
 ) -> None:
     job_id, worker_id = running_job.job.id, running_job.worker_id
-    # The time limit is short, because no call may wait for the handler.
+    # The timeout is short because no call may wait for the handler.
     short_timeout = Database(
         settings.model_copy(update={"database_timeout": 5.0}), application="test"
     )
@@ -137,7 +137,7 @@ async def test_check_of_another_attempt_is_refused(
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
-async def test_check_of_an_attempt_not_running_is_refused(
+async def test_check_of_a_waiting_or_ended_job_is_refused(
     database: Database, handler_connection: asyncpg.Connection, state: JobState
 ) -> None:
     prepared = await prepare_job(database, state)
@@ -150,7 +150,7 @@ async def test_check_after_a_takeover_is_refused(
     database: Database, handler_connection: asyncpg.Connection, running_job: PreparedJob
 ) -> None:
     async with handler_connection.transaction():
-        # The transaction has an older snapshot.
+        # The snapshot of this transaction is older than the takeover.
         await handler_connection.execute("SELECT 1")
         await lapse(database, running_job.worker_id)
         assert await recover(database)
@@ -167,7 +167,8 @@ async def test_reports_are_counted_during_a_checked_transaction(
         await handler_connection.execute(CHECK_FENCE, job.id, 1)
         sent = AttemptReport(key=AttemptKey(job.id, 1), progress=Progress(fraction=0.5))
         await report(database, running_job.worker_id, sent)
-        # The handler waits for the response, so the response must not wait for the handler.
+        # The handler waits for the response, so the report must not wait for the handler's
+        # transaction.
         async with asyncio.timeout(10), database.transaction() as connection:
             assert await count_reports(connection, AttemptKey(job.id, 1)) == 1
 

@@ -1,4 +1,4 @@
-"""The leader's terms and leases: a leader writes nothing after its term is over."""
+"""The leader's terms and leases. After its term, a leader writes nothing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_only_one_scheduler_becomes_leader(database: Database) -> None:
     assert await take_lead_as(database) is None
 
 
-async def test_concurrent_schedulers_get_one_leader(large_pool: Database) -> None:
+async def test_concurrent_schedulers_have_one_leader(large_pool: Database) -> None:
     for term in (1, 2):
         terms = await asyncio.gather(*(take_lead_as(large_pool) for _ in range(20)))
         assert [one for one in terms if one is not None] == [term]
@@ -70,7 +70,7 @@ async def test_each_new_lead_starts_a_new_term(database: Database) -> None:
     await renew_lease_in(database, 2)
 
 
-async def test_lapsed_term_is_over_without_a_successor(database: Database) -> None:
+async def test_lapsed_term_is_over_even_without_a_successor(database: Database) -> None:
     assert await take_lead_as(database) == 1
     await lose_lead(database)
     with pytest.raises(StaleTerm) as refusal:
@@ -78,10 +78,10 @@ async def test_lapsed_term_is_over_without_a_successor(database: Database) -> No
     assert refusal.value.term == 1
 
 
-async def test_released_lead_is_free_at_once(database: Database) -> None:
+async def test_released_lead_can_be_taken_at_once(database: Database) -> None:
     holder = uuid4()
     await take_lead_as(database, holder)
-    # A scheduler that does not lead changes nothing.
+    # A standby cannot release the lead.
     await give_up_lead_as(database, uuid4())
     await renew_lease_in(database, 1)
     await give_up_lead_as(database, holder)
@@ -101,7 +101,7 @@ async def test_lease_follows_the_database_clock(database: Database) -> None:
         assert timedelta(seconds=50) < remaining <= LEASE
 
 
-async def test_standby_writes_nothing(database: Database) -> None:
+async def test_standby_that_tries_to_lead_writes_nothing(database: Database) -> None:
     await take_lead_as(database)
     async with database.transaction() as connection:
         assert await take_lead(connection, holder=uuid4(), lease=LEASE) is None
@@ -196,26 +196,26 @@ async def table_contents(database: Database) -> list[object]:
         ]
 
 
-@pytest.mark.parametrize("over", ["lapsed", "another_leads", "released"])
+@pytest.mark.parametrize("term_end", ["lapsed", "another_leads", "released"])
 @pytest.mark.parametrize("name", STATEMENTS)
 async def test_statement_of_an_old_term_is_refused(
-    database: Database, name: str, over: str
+    database: Database, name: str, term_end: str
 ) -> None:
     prepare, run = STATEMENTS[name]
     await prepare(database)
     term = await lead(database)
-    if over == "released":
+    if term_end == "released":
         await give_up_lead_as(database, UUID(int=0))
     else:
         await lose_lead(database)
-    if over == "another_leads":
+    if term_end == "another_leads":
         assert await take_lead_as(database) == term + 1
     before = await table_contents(database)
     async with database.statement() as connection:
         with pytest.raises(StaleTerm):
             await run(connection, term=term)
     assert await table_contents(database) == before
-    # In the current term, the statement works, and the second time it finds nothing to do.
+    # In the current term, the first run writes, and the second run has nothing left to do.
     now = await lead(database)
     async with database.statement() as connection:
         assert await run(connection, term=now)
@@ -223,7 +223,7 @@ async def test_statement_of_an_old_term_is_refused(
             assert not await run(connection, term=now)
 
 
-async def test_idle_statement_of_an_old_term_is_refused(
+async def test_statement_without_work_in_an_old_term_is_refused(
     database: Database,
 ) -> None:
     for _, run in STATEMENTS.values():

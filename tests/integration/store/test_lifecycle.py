@@ -1,7 +1,7 @@
-"""Every rule of the lifecycle through the store's functions; all other combinations are rejected.
+"""The store's functions perform every transition of the lifecycle, and reject all others.
 
-Each event has functions that cause it. Each function is called for a job in each state: it writes
-one row of the table, or it changes nothing and reports this.
+Each event has functions that write it. The test calls each function for a job in each state: the
+function performs one row of the lifecycle table, or it changes nothing and reports this.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from support.leading import lead
 from support.states import PreparedJob, prepare_job
 from support.workers import attempt_end, claim, delivery, lapse, report, write_ends
 
-# Calls one function for a job, and returns whether the function reports a change.
+# A performer calls one function for a job, and returns whether the function reports a change.
 Performer = Callable[[Database, PreparedJob], Awaitable[bool]]
 
 
@@ -183,7 +183,7 @@ def assert_event(event: JobEvent, job: Job) -> None:
     assert event.output == ('"a piece"' if kind is EventType.OUTPUT else None)
 
 
-async def test_transitions_are_exactly_those_of_the_lifecycle(
+async def test_store_performs_exactly_the_lifecycle_transitions(
     database: Database, subtests: pytest.Subtests
 ) -> None:
     covered_rows: set[Row] = set()
@@ -192,7 +192,7 @@ async def test_transitions_are_exactly_those_of_the_lifecycle(
             with subtests.test(event=event, state=state):
                 rows = [await attempt_row(database, state, perform) for perform in performers]
                 covered_rows.update(row for row in rows if row is not None)
-                # A function for two events, such as cancel_job, writes the applicable one.
+                # A function for two events, such as cancel_job, writes the event that applies.
                 assert any(row and row[1] is event for row in rows) == (state in sources(event))
     for later, target in ((None, JobState.QUEUED), (timedelta(hours=1), JobState.SCHEDULED)):
         time = None if later is None else datetime.now(UTC) + later
@@ -226,7 +226,7 @@ async def test_performers_cover_every_event() -> None:
     assert set(PERFORMERS) == set(EventType)
 
 
-async def test_database_rejects_an_event_with_a_wrong_state(database: Database) -> None:
+async def test_database_rejects_event_with_a_wrong_state(database: Database) -> None:
     accepted, violated = set(), set()
     for event, state in itertools.product(EventType, JobState):
         values = {

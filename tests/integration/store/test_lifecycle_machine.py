@@ -1,4 +1,4 @@
-"""The store agrees with a model of jobs after any sequence of calls.
+"""After any sequence of calls, the store agrees with a model of jobs.
 
 Every run uses the same seed. `HEADRACE_TEST_LIFECYCLE_EXAMPLES=1000` runs 1,000 random
 sequences instead. A failure prints its steps and how to repeat them.
@@ -57,8 +57,8 @@ T = TypeVar("T")
 
 _EXAMPLES = "HEADRACE_TEST_LIFECYCLE_EXAMPLES"
 _LONG_DELAY = timedelta(hours=1)
-# Hypothesis draws constants from all loaded modules, so a seed's actions depend on earlier tests.
-# If a seed misses a row of the lifecycle, more seeds follow.
+# Hypothesis draws constants from all loaded modules, so the actions of a seed depend on earlier
+# tests. If a seed does not reach a row of the lifecycle table, the test tries more seeds.
 _MORE_SEEDS = 4
 
 keys = st.sampled_from([None, None, "a key", "another key"])
@@ -67,12 +67,12 @@ sizes = st.integers(1, 3)
 flags = st.booleans()
 # A loop's page size. 0 means that the loop does not run.
 limits = st.sampled_from([1000, 1000, 1, 0])
-# The offset from the current attempt number, mostly 0.
+# The difference from the current attempt number, mostly 0.
 shifts = st.sampled_from([0, 0, 0, 0, 0, -1, 1])
 # Reports: pieces of output, and progress in tenths.
 report_lists = st.lists(st.none() | st.integers(0, 10), min_size=1, max_size=3)
-# True: an action chooses a job that it can change; False: any job.
-aim_at_suitable = st.sampled_from([True] * 7 + [False])
+# If True, an action chooses among the jobs that it can change; if False, among all jobs.
+prefers_suitable = st.sampled_from([True] * 7 + [False])
 ends = st.sampled_from(
     [
         EventType.RETRY_SCHEDULED,
@@ -92,17 +92,17 @@ ACTIONS = (
 
 
 class LifecycleMachine(RuleBasedStateMachine):
-    """Make the same calls to the store and to the model."""
+    """Each action makes the same call to the store and to the model."""
 
     # The test sets the database, the function that runs a coroutine, and the counted transitions of
     # all runs.
     database: Database
     run: Callable[[Coroutine[Any, Any, Any]], Any]
-    rows_taken: Counter[Row]
+    covered_rows: Counter[Row]
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = LifecycleModel(self.rows_taken)
+        self.model = LifecycleModel(self.covered_rows)
         self.seen: dict[object, tuple[Job, list[JobEvent]]] = {}
         self.run(_empty_tables(self.database))
         self.term = self.run(lead(self.database))
@@ -128,8 +128,8 @@ class LifecycleMachine(RuleBasedStateMachine):
         )
         self.model.expire(expiring)
 
-    # All actions share one rule. If there were many rules, Hypothesis would disable most of them in
-    # each run, and few jobs would end.
+    # All actions share one rule, because Hypothesis disables most of many rules in each run, so few
+    # jobs would end.
     @rule(action=st.sampled_from(ACTIONS), data=st.data())
     def act(self, action: str, data: st.DataObject) -> None:
         getattr(self, action)(data)
@@ -140,10 +140,10 @@ class LifecycleMachine(RuleBasedStateMachine):
         self, data: st.DataObject, fits: Callable[[ModelJob], bool], *, most: int = 3
     ) -> list[ModelJob]:
         """Return some jobs, mostly suitable ones."""
-        aimed = data.draw(aim_at_suitable)
+        suitable_only = data.draw(prefers_suitable)
         existing = self.model.jobs
         candidates = [
-            job for job in existing if not aimed or (fits(job) and not job.pruned)
+            job for job in existing if not suitable_only or (fits(job) and not job.pruned)
         ] or existing
         return data.draw(
             st.lists(st.sampled_from(candidates), min_size=1, max_size=most, unique_by=id)
@@ -151,9 +151,9 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def _draw_worker(self, data: st.DataObject) -> ModelWorker:
         """Return a worker, mostly a live one."""
-        aimed = data.draw(aim_at_suitable)
+        suitable_only = data.draw(prefers_suitable)
         candidates = [
-            one for one in self.model.workers if not aimed or (one.live and one.registered)
+            one for one in self.model.workers if not suitable_only or (one.live and one.registered)
         ]
         return data.draw(st.sampled_from(candidates or self.model.workers))
 
@@ -291,15 +291,15 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def claim(self, data: st.DataObject) -> None:
         worker = self._draw_worker(data)
-        chosen = self._draw_jobs(data, lambda job: job.state is JobState.QUEUED)
-        self._claim(worker, chosen, shift=data.draw(shifts))
+        drawn = self._draw_jobs(data, lambda job: job.state is JobState.QUEUED)
+        self._claim(worker, drawn, shift=data.draw(shifts))
 
-    def _claim(self, worker: ModelWorker, chosen: Sequence[ModelJob], *, shift: int) -> None:
+    def _claim(self, worker: ModelWorker, drawn: Sequence[ModelJob], *, shift: int) -> None:
         # Each delivery is repeated in the batch.
-        deliveries = [AttemptKey(job.id, max(1, job.attempt + 1 + shift)) for job in chosen] * 2
+        deliveries = [AttemptKey(job.id, max(1, job.attempt + 1 + shift)) for job in drawn] * 2
         due = [
             job
-            for job, (_, attempt) in zip(chosen, deliveries, strict=False)
+            for job, (_, attempt) in zip(drawn, deliveries, strict=False)
             if self.model.may_claim(worker, job, attempt)
         ]
         claimed = self.run(claim(self.database, worker.id, deliveries))
@@ -311,13 +311,13 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def end(self, data: st.DataObject) -> None:
         event, shift, soon = data.draw(ends), data.draw(shifts), data.draw(flags)
-        chosen = self._draw_jobs(data, lambda job: job.runs)
-        other = None if data.draw(aim_at_suitable) else self._draw_worker(data)
-        self._write_ends(chosen, event, shift=shift, soon=soon, other=other)
+        drawn = self._draw_jobs(data, lambda job: job.runs)
+        other = None if data.draw(prefers_suitable) else self._draw_worker(data)
+        self._write_ends(drawn, event, shift=shift, soon=soon, other=other)
 
     def _write_ends(
         self,
-        chosen: Sequence[ModelJob],
+        drawn: Sequence[ModelJob],
         event: EventType,
         *,
         shift: int,
@@ -325,7 +325,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         other: ModelWorker | None,
     ) -> None:
         values = {"backoff": timedelta() if soon else _LONG_DELAY} if event is _RETRY else {}
-        by_worker = self._by_worker(chosen, other)
+        by_worker = self._by_worker(drawn, other)
         for worker, worker_jobs in by_worker:
             batch = [
                 attempt_end(job.id, max(1, job.attempt + shift), event, **values)
@@ -345,9 +345,9 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def report(self, data: st.DataObject) -> None:
         shift, fractions = data.draw(shifts), data.draw(report_lists)
-        chosen = self._draw_jobs(data, lambda job: job.runs)
-        other = None if data.draw(aim_at_suitable) else self._draw_worker(data)
-        for worker, worker_jobs in self._by_worker(chosen, other):
+        drawn = self._draw_jobs(data, lambda job: job.runs)
+        other = None if data.draw(prefers_suitable) else self._draw_worker(data)
+        for worker, worker_jobs in self._by_worker(drawn, other):
             allowed = [
                 job
                 for job in worker_jobs
@@ -371,11 +371,11 @@ class LifecycleMachine(RuleBasedStateMachine):
             assert accepted == {job.id for job in allowed}
 
     def _by_worker(
-        self, chosen: Sequence[ModelJob], other: ModelWorker | None
+        self, drawn: Sequence[ModelJob], other: ModelWorker | None
     ) -> list[tuple[ModelWorker, list[ModelJob]]]:
         """Group jobs by the worker that writes to them: their last worker, or `other`."""
         grouped: dict[ModelWorker, list[ModelJob]] = {}
-        for job in chosen:
+        for job in drawn:
             if (writer := other or job.worker) is not None:
                 grouped.setdefault(writer, []).append(job)
         return list(grouped.items())
@@ -447,7 +447,7 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def _call_as_leader(self, data: st.DataObject, call: Callable[..., Any], **options: Any) -> Any:
         """Call a function as the leader; return its result, or None if the term was over."""
-        if data.draw(aim_at_suitable):
+        if data.draw(prefers_suitable):
             return self._in_transaction(
                 lambda connection: call(connection, term=self.term, **options)
             )
@@ -457,7 +457,7 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def _set_times(self, job: ModelJob, assignment: str) -> None:
         self.run(set_column(self.database, job.id, assignment))
-        # The test made this change, so the invariant must not see it as a change by the store.
+        # The test made this change, so the invariant must not attribute it to the store.
         self.seen[job.id] = self._read_jobs()[job.id]
 
     # The invariants after each step.
@@ -494,7 +494,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         assert started[-1:] == ([job.worker.id] if job.worker else [])
 
     async def _compare_others(self, stored: Sequence[ModelJob]) -> None:
-        """Compare what the store's other read functions return for these jobs."""
+        """Compare the results of the store's other read functions for these jobs."""
         async with self.database.statement() as connection:
             rows = await connection.execute(
                 text("SELECT id, worker_losses, interruptions FROM jobs")
@@ -578,14 +578,14 @@ async def _empty_tables(database: Database) -> None:
         await connection.execute(_TRUNCATE)
 
 
-# The tables that the transitions of jobs write.
+# The tables that transitions write.
 _TRUNCATE = text(
     "TRUNCATE jobs, job_events, batches, pruned_jobs, event_log, workers, worker_handlers, "
     "leadership, subscriptions"
 )
 
 
-# The timeout is long enough for all examples and for shrinking a failure.
+# The timeout suffices for all examples and for the shrinking of a failure.
 @pytest.mark.timeout(600 + 2 * int(os.environ.get(_EXAMPLES, "0")))
 def test_store_agrees_with_the_model(settings: Settings) -> None:
     with asyncio.Runner() as runner:
@@ -596,15 +596,15 @@ def test_store_agrees_with_the_model(settings: Settings) -> None:
 
         Machine.database = database
         Machine.run = staticmethod(runner.run)
-        Machine.rows_taken = Counter()
+        Machine.covered_rows = Counter()
         try:
             profile = _hypothesis_settings(int(os.environ.get(_EXAMPLES, "0")))
             run_state_machine_as_test(Machine, settings=profile)
             for number in range(_MORE_SEEDS):
-                if set(Machine.rows_taken) == ROWS:
+                if set(Machine.covered_rows) == ROWS:
                     break
                 run_state_machine_as_test(seed(number)(Machine), settings=profile)
         finally:
-            sys.stdout.write(rows_report(Machine.rows_taken))
+            sys.stdout.write(rows_report(Machine.covered_rows))
             runner.run(database.close())
-        assert set(Machine.rows_taken) == ROWS
+        assert set(Machine.covered_rows) == ROWS

@@ -1,4 +1,4 @@
-"""Due jobs are queued, and never before their time."""
+"""Promotion: jobs are queued when they are due, and never earlier."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ async def test_due_jobs_are_queued_in_pages_oldest_first(
     database: Database,
 ) -> None:
     later, *jobs = await submit_many(database, 7, **await scheduled_in(database, hours=1))
-    late = [30, 10, 20, 10, 60, 20]
-    for job, seconds in zip(jobs, late, strict=True):
+    delays = [30, 10, 20, 10, 60, 20]
+    for job, seconds in zip(jobs, delays, strict=True):
         await set_column(database, job.id, f"due_time = now() - interval '{seconds} s'")
     remaining = await time_to_next_due(database)
     assert remaining is not None
@@ -72,10 +72,10 @@ async def test_due_jobs_are_queued_in_pages_oldest_first(
     pages = [await promote(database, limit=4), await promote(database, limit=4)]
     assert pages == [4, 2]
     assert await promote(database, limit=4) == 0
-    order = sorted(zip(late, jobs, strict=True), key=lambda pair: -pair[0])
+    order = sorted(zip(delays, jobs, strict=True), key=lambda pair: -pair[0])
     events = [(await history(database, job.id))[-1] for _, job in order]
     assert {event.type for event in events} == {EventType.DUE}
-    # The first page contains the four jobs that were due first.
+    # The first page contains the four jobs with the earliest due times.
     assert max(event.xid for event in events[:4]) < min(event.xid for event in events[4:])
     assert (await read_job(database, later.id)).state is JobState.SCHEDULED
 

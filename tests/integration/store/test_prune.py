@@ -57,7 +57,7 @@ async def prune_in(connection: Connection, *, term: int, limit: int = 100) -> Pr
 
 
 async def prune_concurrently(database: Database, *, limit: int = 100) -> PruneResult:
-    """Prune while other transactions are open."""
+    """Prune without waiting for open transactions."""
     async with database.transaction() as connection:
         return await prune_in(connection, term=await lead(database), limit=limit)
 
@@ -189,7 +189,7 @@ async def test_database_without_jobs_has_no_tenants(database: Database) -> None:
 
 async def test_log_starts_after_all_pruned_events(database: Database) -> None:
     one, other, third = await create_ended(database, 3)
-    # The job that ended last was created first.
+    # This job was created last and ended first.
     await backdate_end(database, third, "1 h")
     newest = {job.id: (await places(database, job))[-1] for job in (one, other, third)}
     assert (await prune(database, limit=1)).jobs == 1
@@ -231,7 +231,7 @@ async def test_unacknowledged_jobs_are_kept(database: Database) -> None:
     assert (pruned.jobs, pruned.unread) == (1, {})
 
 
-async def test_acknowledged_place_within_a_transaction_counts(database: Database) -> None:
+async def test_acknowledged_place_may_be_within_a_transaction(database: Database) -> None:
     jobs = await submit_many(database, 3)
     async with database.transaction() as connection:
         for job in jobs:
@@ -246,7 +246,7 @@ async def test_acknowledged_place_within_a_transaction_counts(database: Database
     assert await log_start(database) == newest[1]
 
 
-async def test_unread_jobs_are_pruned_after_the_hold_and_reported(database: Database) -> None:
+async def test_unread_jobs_are_pruned_and_reported_after_the_hold(database: Database) -> None:
     one, other = await create_ended(database, 2)
     (late,) = await create_ended(database, 1, by="90 min")
     await subscribe(database, "billing", (await places(database, one))[-1])
@@ -292,7 +292,7 @@ async def submit_two(database: Database, request_id: str) -> tuple[BatchId, list
         return await submit_batch(connection, new_batch(specs, request_id=request_id))
 
 
-async def test_job_pruned_during_a_submit_is_created_anew(
+async def test_job_pruned_during_a_submit_is_created_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (old,) = await create_ended(database, 1, request_id="order-17")
@@ -311,7 +311,7 @@ async def test_job_pruned_during_a_submit_is_created_anew(
     assert isinstance(refused, RequestIdConflict)
 
 
-async def test_batch_pruned_during_a_submit_is_created_anew(
+async def test_batch_pruned_during_a_submit_is_created_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_id, jobs, _ = await submit_two(database, "order-17")
@@ -322,7 +322,7 @@ async def test_batch_pruned_during_a_submit_is_created_anew(
 
     async def prune_and_execute(connection: Connection, statement: Any, *args: Any) -> Any:
         if statement is submitting_batches._BATCH_JOBS:
-            # The batch row was already found.
+            # The batch row has already been read.
             monkeypatch.undo()
             await prune(database)
         return await execute(connection, statement, *args)
@@ -352,7 +352,7 @@ async def test_submit_waits_for_a_prune_and_creates_a_job(
 # Concurrency.
 
 
-async def test_racing_requeue_and_prune_have_one_winner(database: Database) -> None:
+async def test_concurrent_requeue_and_prune_have_one_winner(database: Database) -> None:
     one, other = await create_ended(database, 2)
     # The requeue holds the row lock, so the prune skips the row without waiting.
     async with database.transaction() as connection:
@@ -381,7 +381,7 @@ async def requeue(database: Database, job: Job) -> None:
         await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job.id)
 
 
-async def test_only_another_prune_waits_for_a_prune(database: Database) -> None:
+async def test_prune_delays_only_other_prunes(database: Database) -> None:
     await create_ended(database, 2)
     await retention.until_settled(database)
     async with database.transaction() as connection:
@@ -399,7 +399,7 @@ async def test_only_another_prune_waits_for_a_prune(database: Database) -> None:
     assert await stored_ids(database) == {job.id}
 
 
-async def test_concurrent_prunes_of_a_batch_remove_it(database: Database) -> None:
+async def test_concurrent_prunes_remove_a_whole_batch(database: Database) -> None:
     _, jobs, _ = await submit_two(database, "night")
     await cancel(database, *jobs)
     for job in jobs:
@@ -497,7 +497,7 @@ async def test_events_of_a_large_job_are_removed_later(
         page = await read_range(connection, after=BEGINNING, through=end_of(2**62), limit=100)
     assert {event.job_id for event in page.events} == {other.id}
 
-    # An interrupted run leaves the rest for the next one.
+    # The next run continues after an interrupted one.
     async def remove() -> int:
         async with database.transaction() as connection:
             return await remove_leftovers(connection, term=await lead(database), max_events=30)
@@ -543,9 +543,9 @@ ROWS_READ = text("""
 
 
 @pytest.mark.parametrize("analyzed", [True, False])
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("with_lapsed_subscription", [False, True])
 async def test_cost_of_a_prune_depends_on_its_page_size(
-    database: Database, analyzed: bool, held: bool
+    database: Database, analyzed: bool, with_lapsed_subscription: bool
 ) -> None:
     term = await lead(database)
     page: dict[str, Any] = {
@@ -556,10 +556,10 @@ async def test_cost_of_a_prune_depends_on_its_page_size(
         "held_for": MONTH,
         "limit": 10,
     }
-    # Each statement was planned for empty tables.
+    # Each statement was planned on empty tables.
     for _ in range(6):
         await prune(database, **page)
-    if held:
+    if with_lapsed_subscription:
         await subscribe(database, "gone", BEGINNING, tenant="tenant 1")
     async with database.transaction() as connection:
         for table in ("jobs", "job_events"):
@@ -578,10 +578,10 @@ async def test_cost_of_a_prune_depends_on_its_page_size(
             rows = await statement(connection)
             assert await connection.scalar(ROWS_READ) - before <= MAX_ROWS_READ
         if isinstance(rows, PruneResult):
-            assert rows.jobs == (0 if held else 10)
+            assert rows.jobs == (0 if with_lapsed_subscription else 10)
 
 
-async def test_event_of_a_late_writer_is_pruned_by_its_raised_place(
+async def test_late_event_is_pruned_by_its_raised_place(
     database: Database,
 ) -> None:
     """An event written by an older transaction gets the higher xid of the job's previous event."""

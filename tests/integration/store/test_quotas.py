@@ -1,4 +1,4 @@
-"""Quotas that the database counts: no submit exceeds them, and ended use leaves room."""
+"""Quotas that the database counts: submits never exceed them, and ended jobs free their share."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_concurrent_submits_fill_the_quota_exactly(
         assert await conn.scalar(text("SELECT count(*) FROM jobs")) == 50
 
 
-async def test_started_and_cancelled_jobs_leave_room(database: Database) -> None:
+async def test_started_and_cancelled_jobs_free_their_share(database: Database) -> None:
     tenant = await limit_tenant(database, waiting_jobs=3)
     first, second, _ = await submit_metered(database, tenant, [new_job() for _ in range(3)])
     assert isinstance(first, Job)
@@ -63,7 +63,7 @@ async def test_started_and_cancelled_jobs_leave_room(database: Database) -> None
     assert outcomes(results) == {"Job": 2, "QuotaExceeded": 1}
 
 
-async def test_jobs_from_before_the_quota_count(database: Database) -> None:
+async def test_jobs_older_than_the_quota_count(database: Database) -> None:
     await submit_many(database, 2)
     tenant = await limit_tenant(database, waiting_jobs=3)
     results = await submit_metered(database, tenant, [new_job() for _ in range(4)])
@@ -71,7 +71,7 @@ async def test_jobs_from_before_the_quota_count(database: Database) -> None:
     assert outcomes(results) == {"Job": 1, "QuotaExceeded": 3}
 
 
-async def test_repeated_submit_returns_its_job_beyond_the_quota(database: Database) -> None:
+async def test_repeated_submit_at_the_quota_returns_its_job(database: Database) -> None:
     tenant = await limit_tenant(database, waiting_jobs=1)
     once = new_job(request_id="once")
     [accepted] = await submit_metered(database, tenant, [once])
@@ -87,7 +87,7 @@ async def test_repeated_submit_returns_its_job_beyond_the_quota(database: Databa
     assert (usage.waiting_jobs, usage.jobs_today) == (1, 1)
 
 
-async def test_quota_of_the_day_ends_at_midnight(database: Database) -> None:
+async def test_daily_quota_is_reset_at_midnight(database: Database) -> None:
     tenant = await limit_tenant(database, jobs_per_day=2)
     results = await submit_metered(database, tenant, [new_job() for _ in range(3)])
     assert outcomes(results) == {"Job": 2, "QuotaExceeded": 1}
@@ -101,7 +101,7 @@ async def test_quota_of_the_day_ends_at_midnight(database: Database) -> None:
     assert outcomes(results) == {"Job": 2, "QuotaExceeded": 1}
 
 
-async def test_pruned_payloads_leave_room(database: Database) -> None:
+async def test_pruned_payloads_free_their_share(database: Database) -> None:
     tenant = await limit_tenant(database, payload_bytes=100)
     payload = '"' + "é" * 24 + '"'
     assert len(payload.encode()) == 50
@@ -124,11 +124,11 @@ async def test_count_includes_earlier_payloads(database: Database) -> None:
         assert await take_recount(conn, term=term) is None
         await conn.execute(text("UPDATE tenant_usage SET recount_time = now()"))
         assert await take_recount(conn, term=term) == DEFAULT_TENANT
-        # Another look finds nothing while the count runs.
+        # No second count starts while one is running.
         assert await take_recount(conn, term=term) is None
     async with database.snapshot(statement_timeout=10) as conn:
         difference = await count_payload_bytes(conn, tenant=DEFAULT_TENANT)
-        # A submit during the count is not lost.
+        # The count includes a submit that ran during the count.
         await submit_metered(database, tenant, [new_job(payload='"1"')])
     async with database.statement() as conn:
         await correct_payload_bytes(conn, tenant=DEFAULT_TENANT, difference=difference)
@@ -158,7 +158,7 @@ async def test_batch_beyond_a_quota_is_rejected_as_a_whole(database: Database) -
         assert (await read_usage(conn, tenant=DEFAULT_TENANT)).waiting_jobs == 2
 
 
-async def test_requeue_needs_room_for_a_waiting_job(database: Database) -> None:
+async def test_requeue_at_the_waiting_quota_is_rejected(database: Database) -> None:
     tenant = await limit_tenant(database, waiting_jobs=1, jobs_per_day=2)
     [ended] = await submit_metered(database, tenant, [new_job()])
     assert isinstance(ended, Job)
@@ -170,7 +170,7 @@ async def test_requeue_needs_room_for_a_waiting_job(database: Database) -> None:
             await admit_requeue(conn, tenant=DEFAULT_TENANT, quotas=tenant.effective)
     await cancel(database, waiting)
     async with database.transaction() as conn:
-        # The quota of the day is used up, but it counts only new jobs.
+        # The daily quota is exhausted, but it counts only new jobs.
         await admit_requeue(conn, tenant=DEFAULT_TENANT, quotas=tenant.effective)
         await requeue_job(conn, tenant=DEFAULT_TENANT, job_id=ended.id)
 

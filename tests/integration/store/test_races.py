@@ -1,4 +1,4 @@
-"""Concurrent writers of all kinds: every job ends up with one legal history."""
+"""Concurrent writers of all kinds: every job has a legal history afterwards."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def promote(database: Database) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_racing_workers_leave_legal_histories(large_pool: Database, seed: int) -> None:
+async def test_concurrent_workers_leave_legal_histories(large_pool: Database, seed: int) -> None:
     chance = random.Random(seed)
     conflicts.clear()
     workers = [await register(large_pool) for _ in range(3)]
@@ -120,15 +120,15 @@ async def test_racing_workers_leave_legal_histories(large_pool: Database, seed: 
         requeues = sum(event.type is EventType.REQUEUED for event in events)
         assert ends == requeues + (job.state in TERMINAL)
         seen.update(event.type for event in events)
-    # The random choices caused starts and cancellations.
+    # The random choices included starts and cancellations.
     assert {EventType.STARTED, EventType.CANCELLED} <= set(seen)
-    # No conflict names a state that allows the request.
+    # No conflict reports a state that would have allowed the request.
     assert conflicts
     assert all(conflict.state not in conflict.allowed for conflict in conflicts)
 
 
 @pytest.mark.parametrize("event", [EventType.SUCCEEDED, EventType.RETRY_SCHEDULED])
-async def test_racing_cancel_and_end_have_one_winner(
+async def test_concurrent_cancel_and_end_have_one_winner(
     large_pool: Database, event: EventType
 ) -> None:
     worker_id = await register(large_pool)
@@ -145,7 +145,7 @@ async def test_racing_cancel_and_end_have_one_winner(
         assert_legal(ended, await history(large_pool, ended.id))
         states.append(ended.state)
     if event is EventType.SUCCEEDED:
-        # The result is accepted in either order. The cancellation was rejected or recorded.
+        # The result is accepted in either order. The cancellation is rejected or recorded.
         assert set(states) == {JobState.SUCCEEDED}
         assert {conflict.state for conflict in conflicts} <= {JobState.SUCCEEDED}
     else:

@@ -29,7 +29,7 @@ from support.until import until
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database for one test, which changes its settings."""
+    """A database for a test that changes its settings."""
     return own_database_url
 
 
@@ -55,7 +55,7 @@ async def use_all_connections(database: Database, count: int) -> None:
         await asyncio.gather(*(read() for _ in range(count)))
 
 
-async def test_read_only_sessions_do_not_outlive_the_fault(
+async def test_read_only_sessions_are_replaced_after_the_fault(
     settings: Settings, database: Database
 ) -> None:
     await submit(database)
@@ -64,7 +64,7 @@ async def test_read_only_sessions_do_not_outlive_the_fault(
     # All connections of the pool are opened while the database is read-only. Reads still work.
     await use_all_connections(database, settings.database_pool_size)
     await set_read_only(settings, read_only=False, end_sessions=False)
-    # The first write fails and replaces all of them.
+    # The first write fails, and the pool replaces all connections.
     with pytest.raises(Unavailable):
         await check_writes(database)
     outcomes = [rejects_writes(database) for _ in range(settings.database_pool_size)]
@@ -164,7 +164,7 @@ async def test_url_with_several_hosts_connects_to_the_primary(
         await database.close()
 
 
-async def test_standby_is_unavailable_until_promoted(primary_and_standby: ServerPair) -> None:
+async def test_standby_is_unavailable_until_its_promotion(primary_and_standby: ServerPair) -> None:
     settings = primary_and_standby.settings.model_copy(
         update={"database_url": SecretStr(primary_and_standby.standby_url)}
     )
@@ -176,7 +176,7 @@ async def test_standby_is_unavailable_until_promoted(primary_and_standby: Server
         with pytest.raises(Unavailable):
             async with database.session():
                 pass
-        # The operator's commands may read a standby.
+        # Commands for operators may read a standby.
         await reader.ping()
         operator = await asyncpg.connect(primary_and_standby.standby_url)
         assert await operator.fetchval("SELECT pg_promote()")

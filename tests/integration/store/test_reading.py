@@ -50,7 +50,7 @@ def comparison(field: str, operator: str, value: Any = "", key: str = "") -> Com
     return Comparison(field=field, operator=operator, value=value, key=key)
 
 
-async def test_pages_list_newest_first_despite_inserts(
+async def test_pages_are_newest_first_despite_inserts(
     database: Database,
 ) -> None:
     jobs = await submit_many(database, 10)
@@ -76,7 +76,7 @@ async def test_listed_job_equals_the_read_job(database: Database) -> None:
 
 @pytest.fixture
 async def jobs(database: Database) -> dict[str, Job]:
-    """Jobs that differ in every field that a filter can compare."""
+    """Jobs that differ in every filterable field."""
     jobs_by_name = {
         "plain": await submit(database),
         "mail": await submit(database, type="mail", queue="fast", priority=5, request_id="r-1"),
@@ -269,12 +269,12 @@ async def test_event_pages_are_limited_by_bytes(database: Database) -> None:
             complete = page.complete
             sizes.append(len(page.events))
             outputs += [event.output for event in page.events]
-        # The event that exceeds the page's byte limit still belongs to the page.
+        # The page includes the event that exceeds its byte limit.
         assert sizes == [4, 4, 1], read
         assert outputs == [piece.output for piece in pieces], read
 
 
-async def test_oversized_progress_is_read_truncated(database: Database) -> None:
+async def test_oversized_progress_is_truncated(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     # PostgreSQL compresses the second value to a small size.
     for content in (

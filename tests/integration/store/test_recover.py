@@ -1,4 +1,4 @@
-"""Recovery of jobs whose worker was lost, and expiry of jobs."""
+"""Recovery of the jobs of lost workers, and expiry of overdue jobs."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_only_running_jobs_are_recovered(database: Database) -> None:
 
 
 async def lose_worker(database: Database, job_id: JobId, *, max_losses: int) -> tuple[int, str]:
-    """Start another attempt and lose its worker; return the losses before it and the new state."""
+    """Start another attempt and lose its worker; return the earlier losses and the new state."""
     worker_id = await register(database)
     [claimed] = await start(database, worker_id, await read_job(database, job_id))
     await lapse(database, worker_id)
@@ -87,7 +87,7 @@ async def lose_worker(database: Database, job_id: JobId, *, max_losses: int) -> 
     return claimed.worker_losses, state
 
 
-async def test_job_in_its_own_process_spends_no_losses(
+async def test_job_in_its_own_process_keeps_its_loss_budget(
     database: Database,
 ) -> None:
     job = await submit(database)
@@ -100,7 +100,7 @@ async def test_job_in_its_own_process_spends_no_losses(
 
 
 @pytest.mark.parametrize("limit", range(LOSSES_BEFORE_OWN_PROCESS))
-async def test_small_loss_budget_fails_a_job_when_spent(database: Database, limit: int) -> None:
+async def test_spent_loss_budget_fails_the_job(database: Database, limit: int) -> None:
     job = await submit(database)
     results = [await lose_worker(database, job.id, max_losses=limit) for _ in range(limit + 1)]
     assert [state for _, state in results] == ["queued"] * limit + ["failed"]
@@ -173,7 +173,7 @@ async def test_delayed_recovery_respects_renewed_leases(
         async def has_lapsed() -> bool:
             return await holder.scalar(text("SELECT clock_timestamp()")) > end
 
-        # The lease in the statement's snapshot has lapsed by now.
+        # By now, the lease has lapsed in the statement's snapshot.
         await until(has_lapsed)
     assert await delayed == [(lapsed.job.id, "queued")]
     assert (await read_job(database, renewed.job.id)).state is JobState.RUNNING
@@ -187,7 +187,7 @@ _CREATE_WAIT_FUNCTION = text("""
 _CREATE_WAIT_TRIGGER = text("""
     CREATE TRIGGER held_up BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION hold_up()
 """)
-# The lease is long enough for the recovery to start before it lapses.
+# The recovery starts before this lease lapses.
 _SHORTEN_LEASE = text("""
     UPDATE workers SET lease_expire_time = clock_timestamp() + interval '2 s' WHERE id = :id
     RETURNING lease_expire_time
@@ -248,7 +248,7 @@ async def test_overdue_jobs_expire_in_pages_latest_first(database: Database) -> 
     assert set(pages[0]) == {job.id for job in jobs[6:]}
 
 
-async def test_running_jobs_in_grace_period_hide_no_late_jobs(
+async def test_jobs_in_their_grace_period_do_not_block_others(
     database: Database,
 ) -> None:
     running = [await prepare_job(database, JobState.RUNNING) for _ in range(3)]

@@ -26,7 +26,7 @@ def output(job_id: JobId, chunk: str, *, attempt: int = 1) -> AttemptReport:
     return AttemptReport(key=AttemptKey(job_id, attempt), output=chunk)
 
 
-async def test_reports_are_numbered_in_the_order_given(
+async def test_reports_are_numbered_in_order(
     database: Database,
 ) -> None:
     worker_id = await register(database)
@@ -59,7 +59,7 @@ async def test_reports_are_numbered_in_the_order_given(
     assert places == sorted(places)
 
 
-async def test_last_progress_is_shown_on_the_job(database: Database) -> None:
+async def test_job_has_its_last_progress(database: Database) -> None:
     prepared = await prepare_job(database, JobState.RUNNING)
     job_id = prepared.job.id
     await report(

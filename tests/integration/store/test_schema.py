@@ -1,4 +1,4 @@
-"""The migrations produce exactly the schema that `tables.py` declares."""
+"""The schema: the migrations produce exactly the tables that `tables.py` declares."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_migrated_schema_equals_the_declared_one(databases: Databases) -> None:
 @pytest.mark.filterwarnings("ignore:Did not recognize type .xid8")
 def test_alembic_finds_nothing_to_migrate(databases: Databases) -> None:
     def compare(connection: Connection) -> object:
-        # test_migrated_schema_equals_the_declared_one compares the defaults. Alembic evaluates
+        # test_migrated_schema_equals_the_declared_one compares the defaults. Alembic would evaluate
         # them, and random values always differ.
         options = {"compare_type": True, "version_table": VERSION_TABLE}
         return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
@@ -218,7 +218,7 @@ def test_migrate_leaves_another_application_unchanged(databases: Databases) -> N
 
 
 def move_tables_back(url: str, old: str = "public") -> None:
-    """Put the tables where revision 0005 had them, the functions in `headrace`."""
+    """Move the tables to the schema of revision 0005; the functions stay in `headrace`."""
     command.downgrade(alembic_config(settings_for(url)), "0005")
     tables = [table.name for table in metadata.sorted_tables]
     run_all(
@@ -249,8 +249,8 @@ def test_migrate_moves_an_old_installation_with_its_rows(databases: Databases, s
         assert scalar(url, "SELECT to_regclass('public.alembic_version')") is None
         assert run_on(url, lambda c: read_functions(c, schema)) == FUNCTIONS
         if schema == "headrace":
-            with databases.fresh() as usual:
-                assert run_on(url, read_catalog) == run_on(usual, read_catalog)
+            with databases.fresh() as fresh_url:
+                assert run_on(url, read_catalog) == run_on(fresh_url, read_catalog)
         else:
             assert run_on(url, read_functions) == []
 

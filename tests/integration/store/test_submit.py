@@ -1,4 +1,4 @@
-"""Submits: jobs and batches are stored exactly, and a repeated request is stored once."""
+"""Submits: jobs and batches are stored exactly, and repeated requests only once."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_submits_in_different_orders_cause_no_deadlock(
     one, other = [[new_job(request_id=key) for key in keys] for keys in ("xmz", "zmx")]
     async with large_pool.transaction() as holder:
         await submit_jobs(holder, [new_job(request_id="m")])
-        # Both submits wait for the key in the middle, and must not hold a key that the other one
+        # Both submits wait for the key in the middle, and must not hold a key that the other submit
         # needs.
         calls = [asyncio.create_task(submit_all(large_pool, *call)) for call in (one, other)]
         await until_blocked(large_pool, sessions=2)

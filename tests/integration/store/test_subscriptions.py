@@ -1,4 +1,4 @@
-"""Named subscriptions: one consumer each, fenced by its epoch; places only advance."""
+"""Subscriptions: each has one consumer, fenced by its epoch, and a place that only advances."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ async def test_subscriptions_are_listed_by_name(database: Database):
     assert await page(second[-1]) == []
 
 
-async def test_lag_is_the_age_of_the_oldest_unacknowledged_event(
+async def test_lag_is_the_age_of_the_oldest_unread_event(
     database: Database,
 ):
     subscription, _ = await create(database)
@@ -344,7 +344,7 @@ async def test_newer_watch_of_a_consumer_replaces_the_older_one(database: Databa
     second = await acquire(database, newer, "a")
     assert first == second
     assert await renew(database, older, newer) == {newer.watch_id}
-    # The replaced watch has nothing to release.
+    # The release by a replaced watch has no effect.
     assert await release(database, older) == 0
     assert await acquire(database, new_watch(), "b") is None
 
@@ -400,7 +400,7 @@ async def test_concurrent_watches_get_one_holder(large_pool: Database):
         )
         (acquired,) = (result for result in results if result is not None)
         assert acquired.epoch == 1
-        # The result is the same for sixteen watches that wait for the lease to lapse.
+        # Sixteen watches that wait for the lapse of the lease have the same result.
         await let_leases_lapse(large_pool)
         results = await asyncio.gather(
             *(acquire(large_pool, new_watch(name), f"d{number}") for number in range(16))
@@ -409,9 +409,9 @@ async def test_concurrent_watches_get_one_holder(large_pool: Database):
         assert acquired.epoch == 2
 
 
-async def test_current_holders_of_subscriptions_are_returned(database: Database):
+async def test_holders_of_subscriptions_are_read(database: Database):
     acquired_subscription, _ = await create(database)
-    free, _ = await create(database, "free")
+    free_subscription, _ = await create(database, "free")
     watch = new_watch()
     await acquire(database, watch, "a")
     async with database.transaction() as connection:
@@ -428,7 +428,7 @@ async def test_current_holders_of_subscriptions_are_returned(database: Database)
     assert holder.lease is not None
     assert timedelta(seconds=5) < holder.lease <= LEASE
     missing = holders[DEFAULT_TENANT, "free"]
-    assert (missing.id, missing.watch_id, missing.lease) == (free.id, None, None)
+    assert (missing.id, missing.watch_id, missing.lease) == (free_subscription.id, None, None)
 
 
 # Acknowledging.
@@ -474,7 +474,8 @@ async def test_released_subscription_can_be_acknowledged(
     await acquire(database, new_watch(), "b")
     with pytest.raises(SubscriptionTaken):
         await ack(database, acquired, second)
-    # An acknowledgement without an effect is refused as well, because success would be misleading.
+    # An acknowledgement without an effect is also refused, because success would mislead the
+    # caller.
     with pytest.raises(SubscriptionTaken):
         await ack(database, acquired, first)
     assert acknowledged_place(await get(database)) == first
@@ -553,9 +554,9 @@ async def test_successor_starts_after_a_concurrent_acknowledgement(
 
 async def test_concurrent_acknowledgements_keep_the_last_place(large_pool: Database):
     subscription, _ = await create(large_pool)
-    new_places = await places(large_pool, 12)
-    await asyncio.gather(*(ack(large_pool, subscription, one) for one in reversed(new_places)))
-    assert acknowledged_place(await get(large_pool)) == new_places[-1]
+    event_places = await places(large_pool, 12)
+    await asyncio.gather(*(ack(large_pool, subscription, one) for one in reversed(event_places)))
+    assert acknowledged_place(await get(large_pool)) == event_places[-1]
 
 
 async def test_waiting_watch_does_not_replace_a_newer_one(
@@ -569,7 +570,7 @@ async def test_waiting_watch_does_not_replace_a_newer_one(
             connection, older, consumer="one", lease=LEASE, takes_over=False
         )
         assert refused is None
-        # A watch that starts now takes over, independent of the gateways' clocks.
+        # A watch that starts now takes over, independently of the gateways' clocks.
         assert await acquire_subscription(connection, older, consumer="one", lease=LEASE)
         assert await acquire_subscription(
             connection, newer, consumer="one", lease=LEASE, takes_over=False

@@ -65,7 +65,7 @@ async def ready(database: Database, pool: str = "pool") -> set[object]:
 # States.
 
 
-async def test_names_of_tenants_are_unique(database: Database) -> None:
+async def test_tenant_names_are_unique(database: Database) -> None:
     await create(database)
     with pytest.raises(AccessConflict):
         await create(database)
@@ -74,7 +74,7 @@ async def test_names_of_tenants_are_unique(database: Database) -> None:
             await get_tenant(conn, name="other")
 
 
-async def test_tenant_being_deleted_cannot_change(database: Database) -> None:
+async def test_tenant_in_deletion_cannot_change(database: Database) -> None:
     await create(database)
     await delete(database)
     await delete(database)
@@ -143,7 +143,7 @@ async def test_worker_of_an_older_version_serves_its_tenant(database: Database) 
 
 
 async def fill(database: Database, name: str) -> list[Job]:
-    """Write rows of a tenant to each table that a deletion empties."""
+    """Write rows of a tenant to each table from which a deletion removes them."""
     jobs = await submit_many(database, 5, tenant=name)
     async with database.transaction() as conn:
         batch = BatchId(uuid7())

@@ -1,4 +1,4 @@
-"""The transition builder's statements, run on a database."""
+"""Statements of the transition builder, executed on a database."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RELEASE_DEPENDENTS = Transition(
         Lock.SKIP,
     ),
     changes={"queue_time": "clock_timestamp()"},
-    result="SELECT id FROM freed",
+    result="SELECT id FROM released",
 )
 
 STOP_AND_RELEASE = Transition(
@@ -37,7 +37,7 @@ STOP_AND_RELEASE = Transition(
     rows="j.id = :id AND $guard",
     changes={"end_time": "clock_timestamp()"},
     then=RELEASE_DEPENDENTS.ctes,
-    result="SELECT id FROM freed",
+    result="SELECT id FROM released",
 )
 
 
@@ -57,9 +57,9 @@ async def test_transition_can_trigger_transitions_of_other_jobs(database: Databa
     ]
 
     async with database.transaction() as connection:
-        freed = await connection.execute(STOP_AND_RELEASE.statement, {"id": first.id})
+        released = await connection.execute(STOP_AND_RELEASE.statement, {"id": first.id})
 
-    assert [row.id for row in freed] == [waiting.id]
+    assert [row.id for row in released] == [waiting.id]
     jobs = [await read_job(database, job.id) for job in (first, waiting, other)]
     assert [job.state for job in jobs] == [
         JobState.CANCELLED,

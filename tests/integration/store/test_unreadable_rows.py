@@ -1,4 +1,4 @@
-"""Unreadable rows that an older version stored do not affect other rows."""
+"""Unreadable rows from older versions do not affect other rows."""
 
 from __future__ import annotations
 
@@ -82,11 +82,13 @@ async def start_term(database: Database) -> int:
 async def test_verify_finds_each_poisoned_row_after_migration(database: Database, ids: Ids) -> None:
     subjects = unreadable_subjects(await audit(database))
     assert {f"job {ids[name]}" for name in POISONED} <= subjects
-    late = {f"event 1 of job {ids[name]}" for name in ("due.never", "due.always", "create.never")}
-    assert subjects == {f"job {ids[name]}" for name in POISONED} | late
+    event_subjects = {
+        f"event 1 of job {ids[name]}" for name in ("due.never", "due.always", "create.never")
+    }
+    assert subjects == {f"job {ids[name]}" for name in POISONED} | event_subjects
 
 
-async def test_mend_repairs_every_row_and_validates_checks(
+async def test_mend_repairs_rows_and_validates_constraints(
     poisoned_database: tuple[str, Ids], database: Database, ids: Ids
 ) -> None:
     before = {name: await read_job(database, JobId(ids[name])) for name in ids}
@@ -101,7 +103,7 @@ async def test_mend_repairs_every_row_and_validates_checks(
         assert await connection.scalars(text(invalid)) == []
         triggers = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgname LIKE '%clamp'"
         assert await connection.scalars(text(triggers)) == []
-    # A repeated migration leaves the constraints as they are.
+    # A second migration does not change the constraints.
     await asyncio.to_thread(migrate, Settings(database_url=SecretStr(poisoned_database[0])))
 
 
@@ -228,7 +230,7 @@ def clean_url(databases: Databases) -> Iterator[str]:
 async def test_clean_database_is_migrated_without_triggers(clean_url: str) -> None:
     database = Database(Settings(database_url=SecretStr(clean_url)), application="test")
     async with database.statement() as connection:
-        # The audit log has triggers; no other table pays for one.
+        # Only the audit log has triggers.
         triggers = (
             "SELECT DISTINCT tgrelid::regclass::text AS name FROM pg_trigger WHERE NOT tgisinternal"
         )

@@ -76,7 +76,7 @@ async def test_handlers_are_listed_with_their_live_workers(
     assert await handlers(database, "another") == {"d": 1}
 
 
-async def test_newest_version_of_a_handler_is_returned(database: Database) -> None:
+async def test_newest_handler_of_a_type_is_returned(database: Database) -> None:
     newest = HandlerSpec(
         type="mail",
         queue="fast",
@@ -181,7 +181,8 @@ async def test_worker_without_matching_handlers_serves_nothing(
 async def test_queue_is_served_if_its_jobs_would_be_dispatched(
     database: Database,
 ) -> None:
-    # A handler's queue is only the default for its jobs; its workers serve all queues.
+    # A handler's queue is only the default for its jobs; a worker with this handler serves all
+    # queues.
     handler = HandlerSpec(type="test", queue="named")
     for pool, queues in (("bound", ["bound"]), ("lapsed", ["lapsed"]), ("drains", ["drains"])):
         worker = NewWorker(
