@@ -59,6 +59,8 @@ def stock_worker(arq_redis: ArqRedis, executed: list[str]) -> Worker:
         queue_name=QUEUE,
         redis_pool=arq_redis,
         burst=True,
+        # Concurrent jobs could start in any order.
+        max_jobs=1,
         handle_signals=False,
         poll_delay=0.01,
         keep_result=0,
