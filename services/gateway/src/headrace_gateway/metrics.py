@@ -104,14 +104,14 @@ class _QuotaMetrics(Collector):
         self._quotas = quotas
 
     def collect(self) -> Iterator[Metric]:
-        refusals = CounterMetricFamily(
+        rejections = CounterMetricFamily(
             "headrace_quota_refusals",
             "Calls that were rejected because a quota of their tenant is used up.",
             labels=["tenant", "quota"],
         )
-        for (tenant, quota), count in self._quotas.refusals.copy().items():
-            refusals.add_metric([tenant, quota], count)
-        yield refusals
+        for (tenant, quota), count in self._quotas.rejections.copy().items():
+            rejections.add_metric([tenant, quota], count)
+        yield rejections
         streams = GaugeMetricFamily(
             "headrace_tenant_streams",
             "Open streams of a tenant with a quota of streams.",

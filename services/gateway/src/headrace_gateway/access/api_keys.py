@@ -1,4 +1,4 @@
-"""Verifies API keys, whose form is in `headrace_core.domain.api_key`."""
+"""Verifies API keys. `headrace_core.domain.api_key` defines their form."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_gateway.access.cache import TimedCache
 
-# The number of keys that a gateway remembers, and for how long in seconds. A change removes a key
-# earlier. Unknown keys are remembered too: a new key cannot be one of them, because its id is new.
-_REMEMBERED: Final = 10_000
+# The maximum number of cached keys, and the lifetime of an entry in seconds. A change of a key
+# removes its entry earlier. Unknown keys are cached too, which is safe because each new key has a
+# new id.
+_CACHE_SIZE: Final = 10_000
 _MAX_AGE: Final = 60.0
 
 
@@ -41,9 +42,9 @@ class ApiKeys:
         self._installation = installation
         # The principal and the hash of the secret, by id; None for an unknown or invalid key.
         self._keys: TimedCache[str, tuple[Principal, bytes] | None] = TimedCache(
-            size=_REMEMBERED, clock=clock
+            size=_CACHE_SIZE, clock=clock
         )
-        # Increases with each change of a key.
+        # The number of changes of keys, to detect a change during a query.
         self._changes = 0
 
     def accepts(self, bearer: str) -> bool:
@@ -68,7 +69,7 @@ class ApiKeys:
             async with self._database.statement() as conn:
                 stored = await find_api_key(conn, key_id=key_id)
             known = None if stored is None else (_principal(stored[0]), stored[1])
-            # A change during the query may concern this key.
+            # A change during the query may affect this key.
             if changes == self._changes:
                 self._keys.put(key_id, known, seconds=_MAX_AGE)
         if known is None or not hmac.compare_digest(known[1], secret_hash):
@@ -79,7 +80,7 @@ class ApiKeys:
         return principal
 
     def forget(self, change: AccessChange | None) -> None:
-        """Drop the key that changed; all keys if the change is None."""
+        """Remove the key that changed, or all keys if the change is None."""
         if change is None:
             self._changes += 1
             self._keys.clear()

@@ -28,7 +28,7 @@ async def record_audit(
         conn: a connection, in a transaction.
         call: the call.
         target: the object of the change, such as `api key 7hq2`; never a secret.
-        principal: the principal of a call without one, such as the user of a login.
+        principal: the principal to record if the call has none, such as the user who logs in.
         reason: the reason why the call was denied; empty if it was allowed.
     """
     entry = AuditEntry.by(

@@ -19,12 +19,12 @@ from headrace_gateway.calls.exchange import Exchange, short_name
 
 _log = structlog.get_logger()
 
-# The maximum number of different events that wait for a write. Equal events are counted.
+# The maximum number of distinct events in memory. Equal events share one entry with a count.
 _MAX_PENDING: Final = 1000
-# The maximum number of events of callers without a principal in one write. More callers share one
-# event, so an attacker cannot fill the log.
-_MAX_STRANGERS: Final = 10
-# Seconds between two writes, and between two runs without an event.
+# The maximum number of events in one write whose callers have no principal. Further such callers
+# share one event, so an attacker cannot fill the log.
+_MAX_UNAUTHENTICATED: Final = 10
+# Seconds between two writes, and between two runs while no event arrives.
 _PAUSE: Final = 0.5
 _IDLE: Final = 60.0
 # The fields of requests that name the object of the call.
@@ -44,9 +44,9 @@ class AuditWriter(Loop):
         database: the store.
 
     Attributes:
-        wake: ends the waits of the loop.
+        wake: starts the next run of the loop.
         readers: the tenants that record the reads of payloads.
-        dropped: the number of events that did not fit into the memory.
+        dropped: the number of events lost because `_MAX_PENDING` events were in memory.
     """
 
     name = "audit"
@@ -58,11 +58,11 @@ class AuditWriter(Loop):
         self.readers: frozenset[str] = frozenset()
         self.dropped = 0
         self._pending: dict[AuditEntry, int] = {}
-        self._strangers = 0
+        self._unauthenticated = 0
         self._reported = 0
 
     def note_denied(self, path: str, exchange: Exchange, error: Exception) -> None:
-        """Record that a call was denied, if the error says so.
+        """Record a denied call; ignore errors of other kinds.
 
         Args:
             path: the path of the method.
@@ -120,14 +120,14 @@ class AuditWriter(Loop):
         """Write the waiting events.
 
         Returns:
-            Seconds until the next run without an event.
+            Seconds until the next run if no event arrives.
 
         Raises:
-            Unavailable: PostgreSQL did not answer; the events keep waiting.
+            Unavailable: PostgreSQL did not answer. The events stay in memory.
         """
         if self._pending:
             written, self._pending = self._pending, {}
-            self._strangers = 0
+            self._unauthenticated = 0
             try:
                 async with self._database.transaction() as conn:
                     await record_audit(
@@ -145,9 +145,9 @@ class AuditWriter(Loop):
 
     def _note(self, entry: AuditEntry) -> None:
         if not entry.principal and entry not in self._pending:
-            if self._strangers >= _MAX_STRANGERS:
+            if self._unauthenticated >= _MAX_UNAUTHENTICATED:
                 entry = replace(entry, address="others", target="", reason="several")
-            self._strangers += 1
+            self._unauthenticated += 1
         self._add(entry, 1)
         self.wake.set()
 

@@ -1,4 +1,4 @@
-"""Token buckets: limits of rates that allow short bursts."""
+"""Token buckets: rate limits that allow short bursts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A rate.
+    """A rate limit.
 
     Attributes:
         burst: the number of tokens in a full bucket.
@@ -28,8 +28,8 @@ class Buckets(Generic[K]):
 
     Args:
         rate: the rate of each bucket.
-        size: the maximum number of buckets. A full bucket is as good as a new one, so only others
-            count. Beyond the maximum, all new keys share one bucket.
+        size: the maximum number of buckets. Full buckets do not count, because they equal new ones.
+            Beyond the maximum, all new keys share one bucket.
         clock: returns monotonic seconds.
     """
 
@@ -39,7 +39,7 @@ class Buckets(Generic[K]):
         self._rate = rate
         self._size = size
         self._clock = clock
-        # By key: the time at which the bucket is full. The oldest use is first.
+        # The time at which each bucket will be full; the least recently used bucket first.
         self._full: dict[K | _Shared, float] = {}
 
     def __len__(self) -> int:
@@ -49,27 +49,27 @@ class Buckets(Generic[K]):
         """Take a token from a bucket.
 
         Returns:
-            0 if there was one; otherwise the seconds until there is one.
+            0 if the bucket had a token; otherwise the seconds until it has one.
         """
         now = self._clock()
-        place = self._place(key, now)
-        full = max(self._full.get(place, now), now) + self._rate.seconds
+        bucket = self._bucket_of(key, now)
+        full = max(self._full.get(bucket, now), now) + self._rate.seconds
         wait = full - now - self._rate.burst * self._rate.seconds
-        # Sums of floats may differ in the last digits.
+        # Tolerate rounding errors of the sums.
         if wait > _EPSILON:
             return wait
-        self._full.pop(place, None)
-        self._full[place] = full
+        self._full.pop(bucket, None)
+        self._full[bucket] = full
         return 0.0
 
     def give_back(self, key: K) -> None:
         """Return a token to a bucket."""
-        place = key if key in self._full else _SHARED
-        if place in self._full:
-            self._full[place] -= self._rate.seconds
+        bucket = key if key in self._full else _SHARED
+        if bucket in self._full:
+            self._full[bucket] -= self._rate.seconds
 
-    def _place(self, key: K, now: float) -> K | _Shared:
-        """Return the key of the bucket; drop full buckets if there are too many."""
+    def _bucket_of(self, key: K, now: float) -> K | _Shared:
+        """Return the key of the bucket that counts for `key`; remove full buckets if necessary."""
         if key in self._full or len(self._full) < self._size:
             return key
         while self._full:

@@ -22,8 +22,9 @@ _HOSTS: Final = "peer_dns"
 
 # A certificate can have thousands of names; only the first ones count.
 _MAX_NAMES: Final = 20
-# The number of remembered certificates without a binding, and for how long in seconds.
-_REMEMBERED: Final = 1000
+# The maximum number of cached certificates without a binding, and the lifetime of an entry in
+# seconds.
+_CACHE_SIZE: Final = 1000
 _MAX_AGE: Final = 10.0
 
 
@@ -40,8 +41,8 @@ class Certificates:
     def __init__(self, *, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         # The names of certificates without a binding.
-        self._unbound: TimedCache[tuple[str, ...], None] = TimedCache(size=_REMEMBERED, clock=clock)
-        # Increases with each change of a binding.
+        self._unbound: TimedCache[tuple[str, ...], None] = TimedCache(size=_CACHE_SIZE, clock=clock)
+        # The number of changes of bindings, to detect a change during a query.
         self._changes = 0
 
     async def verify(self, properties: Mapping[str, tuple[bytes, ...]]) -> Principal:
@@ -54,7 +55,7 @@ class Certificates:
             Unauthenticated: no name of the certificate has a binding, or the certificate expired.
             Unavailable: PostgreSQL did not answer.
         """
-        # The connection can be older than the end of the certificate.
+        # The certificate can expire while the connection is open.
         certificate = x509.load_pem_x509_certificate(properties[PEM][0])
         expire_time = certificate.not_valid_after_utc.timestamp()
         if expire_time <= time.time():
@@ -80,7 +81,7 @@ class Certificates:
         )
 
     def forget(self, change: AccessChange | None) -> None:
-        """Drop what a change concerns; everything if the change is None."""
+        """Empty the cache if a binding changed, or if the change is None."""
         if change is None or change.kind == PrincipalKind.CERTIFICATE:
             self._changes += 1
             self._unbound.clear()

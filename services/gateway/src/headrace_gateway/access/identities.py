@@ -1,4 +1,4 @@
-"""The identities of callers: a cache of verified credentials that follows their changes."""
+"""The identities of callers: a cache of verified credentials, kept current."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from headrace_core.wake import Topic
 from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.cache import TimedCache
 from headrace_gateway.access.certificates import PEM, Certificates
-from headrace_gateway.calls.authenticate import Evidence
+from headrace_gateway.calls.authenticate import Credentials
 from headrace_gateway.calls.authorize import Sessions
 
 _log = structlog.get_logger()
@@ -36,8 +36,8 @@ _INTERVAL: Final = 1.0
 # Seconds after a read of the changes during which cached credentials are valid. Together with
 # the duration of a read, a revocation takes effect within five seconds.
 _FRESH: Final = 4.0
-# The number of remembered credentials, and for how long in seconds.
-_REMEMBERED: Final = 20_000
+# The maximum number of cached credentials, and the lifetime of an entry in seconds.
+_CACHE_SIZE: Final = 20_000
 _MAX_AGE: Final = 60.0
 # Seconds between two writes of the last uses of keys.
 _USES_INTERVAL: Final = 30.0
@@ -58,20 +58,20 @@ class Verifier(Protocol):
         """
 
     def forget(self, change: AccessChange | None) -> None:
-        """Drop what a change concerns; everything if the change is None."""
+        """Remove the cached values that a change affects, or all of them if the change is None."""
 
 
 class Identities(Loop):
     """Identifies principals; see `Authenticator`.
 
-    The loop reads the changes of credentials and tenants, drops cached principals that they
-    concern, and ends their streams.
+    The loop reads the changes of credentials and tenants, removes the cached principals that they
+    affect, and ends the streams of these principals.
 
     Args:
         database: the store of the changes.
         verifiers: verify credentials; the first one that accepts a credential decides.
         sessions: the open streams.
-        audit: learns which tenants record the reads of payloads.
+        audit: receives the names of the tenants that record reads of payloads.
         certificates: identifies callers without a bearer credential by their client certificates.
         clock: returns monotonic seconds.
     """
@@ -96,7 +96,7 @@ class Identities(Loop):
         self._certificates = certificates
         self._clock = clock
         # By the hash of the credential, because a memory dump should not contain secrets.
-        self._known: TimedCache[bytes, Principal] = TimedCache(size=_REMEMBERED, clock=clock)
+        self._known: TimedCache[bytes, Principal] = TimedCache(size=_CACHE_SIZE, clock=clock)
         self._tenants: Mapping[str, TenantRules] = {}
         self._version: int | None = None
         self._fresh_until = -inf
@@ -115,11 +115,11 @@ class Identities(Loop):
             self._used.add(principal.credential)
         return principal
 
-    async def identify(self, evidence: Evidence) -> Principal:
+    async def identify(self, credentials: Credentials) -> Principal:
         """Verify a credential; see `Authenticator`."""
-        bearer = evidence.bearer
+        bearer = credentials.bearer
         if not bearer:
-            return await self._identify_certificate(evidence.certificate)
+            return await self._identify_certificate(credentials.certificate)
         for verifier in self._verifiers:
             if verifier.accepts(bearer):
                 break
@@ -147,7 +147,7 @@ class Identities(Loop):
         while True:
             version = self._version
             principal = await verify()
-            # A change during the verification may concern this principal.
+            # A change during the verification may affect this principal.
             if version == self._version:
                 break
         # Another gateway may have issued the token at a later version.
@@ -200,7 +200,7 @@ class Identities(Loop):
         return _INTERVAL
 
     def _apply(self, changes: Sequence[AccessChange] | None) -> None:
-        """Drop the principals that changes concern, and end their streams; None: of all."""
+        """Remove affected principals and end their streams; None affects all of them."""
         if changes is None:
             self._known.clear()
             self._forget(None)

@@ -66,7 +66,8 @@ class Issuer(_Model):
         audience: the accepted audiences; the claim `aud` must contain one.
         algorithms: the accepted algorithms.
         jwks: the URL or the path of its keys; empty for discovery (OpenID Connect).
-        ca: the path of the certificates that its server must have; empty for those of the system.
+        ca: the path of the CA certificates that its server must chain to; empty for the CAs of the
+            system.
         leeway: the accepted difference of clocks, in seconds.
         refresh: seconds between two reads of the keys.
         max_stale: seconds for which the keys are used while they cannot be read.
@@ -109,7 +110,8 @@ class Issuer(_Model):
     def _check_algorithms(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if name not in ALGORITHMS:
-                raise ValueError(f"{name!r} is not accepted; use some of {', '.join(ALGORITHMS)}")
+                accepted = ", ".join(ALGORITHMS)
+                raise ValueError(f"{name!r} is not accepted; use one or more of {accepted}")
         return names
 
     @field_validator("jwks")
@@ -186,7 +188,7 @@ def check_url(url: str, *, loopback: bool = True) -> None:
         loopback: whether plain HTTP to this machine is accepted.
 
     Raises:
-        ValueError: the URL is not of HTTPS.
+        ValueError: the URL does not use HTTPS.
     """
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.hostname:

@@ -1,6 +1,6 @@
 """The public keys of an issuer: a JSON Web Key Set (RFC 7517), cached and refreshed.
 
-Only configured places are read: a token can name a key, but never the place of a key.
+Only configured URLs and files are read: a token can name a key, but never its location.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _MAX_BYTES: Final = 256 * 1024
 # The maximum number of keys, and the smallest modulus of RSA in bits (RFC 7518, section 3.3).
 _MAX_KEYS: Final = 100
 _MIN_RSA_BITS: Final = 2048
-# Calls with unknown keys cause a read each, up to a burst, and then one in this many seconds.
+# Calls with unknown keys may cause this many reads at once, and then one read per pause in seconds.
 _BURST: Final = 4
 _PAUSE: Final = 5.0
 # The longest wait after a failed read, in seconds.
 _RETRY: Final = 10.0
-# The number of unknown ids of keys that are remembered, and for how long in seconds.
+# The maximum number of cached unknown key ids, and the lifetime of an entry in seconds.
 _MISSING: Final = 1000
 _MISSING_AGE: Final = 60.0
 
@@ -53,7 +53,7 @@ _RSA: Final = frozenset(name for name in ALGORITHMS if name[:2] in ("RS", "PS"))
 
 
 class FetchFailed(Exception):
-    """A document of an issuer cannot be read. The message is fit for a log."""
+    """A document of an issuer cannot be read. The message contains no secrets."""
 
 
 class Fetch(Protocol):
@@ -111,7 +111,7 @@ class KeySet:
 
         Args:
             key_id: the id that the token names; empty if it names none.
-            algorithm: the algorithm of the token, one that is accepted from this issuer.
+            algorithm: the algorithm of the token; this issuer may use it.
 
         Raises:
             Unauthenticated: the issuer has no such key.
@@ -138,7 +138,7 @@ class KeySet:
         return keys
 
     async def refresh(self) -> float:
-        """Read the keys if it is time, and return the seconds until the next read."""
+        """Read the keys if they are due, and return the seconds until the next read."""
         if self._due() <= self._clock():
             await self._read()
         return self._due() - self._clock()
@@ -180,7 +180,7 @@ class KeySet:
         """Read the keys; concurrent callers share one read. Return whether it succeeded."""
         if self._reading is None:
             self._reading = asyncio.create_task(self._read_once(), name="jwks")
-        # A caller that gives up does not end the read of the others.
+        # The cancellation of one caller must not end the read for the others.
         return await asyncio.shield(self._reading)
 
     async def _read_once(self) -> bool:
@@ -217,7 +217,7 @@ class KeySet:
         issuer = self.issuer.issuer
         document = _to_object(await self._fetch(issuer.rstrip("/") + _DISCOVERY))
         if document.get("issuer") != issuer:
-            raise FetchFailed("the discovery document is of another issuer")
+            raise FetchFailed("the discovery document belongs to another issuer")
         url = document.get("jwks_uri")
         try:
             check_url(str(url), loopback=is_loopback(issuer))
@@ -230,7 +230,7 @@ class HttpFetch:
     """Reads documents over HTTPS; see `Fetch`. Redirects are not followed.
 
     Args:
-        ca: the path of the accepted certificates; empty for those of the system.
+        ca: the path of the CA certificates; empty for the CAs of the system.
     """
 
     def __init__(self, ca: str = "") -> None:
@@ -245,13 +245,14 @@ class HttpFetch:
                 httpx2.AsyncClient(
                     verify=context,
                     timeout=_DEADLINE,
-                    # A proxy of the environment cannot reach the loopback address of this machine.
+                    # A proxy from the environment cannot reach the loopback address of this
+                    # machine.
                     trust_env=not is_loopback(url),
                 ) as client,
                 client.stream(
                     "GET",
                     url,
-                    # A small compressed body could have any size.
+                    # A small compressed body could expand to any size.
                     headers={"accept": "application/json", "accept-encoding": "identity"},
                 ) as response,
             ):

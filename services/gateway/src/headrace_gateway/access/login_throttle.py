@@ -1,9 +1,9 @@
 """Limits the failed logins of addresses and users.
 
-Each address has a bucket, and each pair of user and address. A user has another bucket for all
-addresses that the user has never used, so many addresses together cannot try many passwords. The
-addresses that a user has used depend neither on that bucket nor on that of the address. Therefore
-failed logins at other addresses, and those of other users, cannot lock the user out of them.
+Each address has a bucket, and so does each pair of user and address. All addresses that a user has
+never used share one more bucket of that user, so many addresses together cannot try many passwords.
+Logins from an address that the user has used before depend only on the bucket of the pair.
+Therefore failed logins from other addresses, or of other users, cannot lock the user out.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SIZE: Final = 10_000
 # Seconds for which a gateway remembers that a user has used an address.
 _KNOWN_AGE: Final = 7 * 86_400.0
 
-# The rates of failures. An address can belong to many people.
+# The limits of failed logins. Many people can share an address.
 _ADDRESS: Final = Rate(burst=30, seconds=2)
-_STRANGE_PAIR: Final = Rate(burst=5, seconds=20)
+_NEW_PAIR: Final = Rate(burst=5, seconds=20)
 _KNOWN_PAIR: Final = Rate(burst=10, seconds=10)
-_STRANGERS: Final = Rate(burst=20, seconds=5)
+_NEW_ADDRESSES: Final = Rate(burst=20, seconds=5)
 
 
 class Account(NamedTuple):
@@ -37,7 +37,7 @@ class Account(NamedTuple):
 
 
 class LoginThrottle:
-    """Rejects logins after too many failures. A login that succeeds costs nothing.
+    """Rejects logins after too many failures. Successful logins do not count.
 
     Args:
         clock: returns monotonic seconds.
@@ -45,21 +45,19 @@ class LoginThrottle:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._addresses: Buckets[str] = Buckets(_ADDRESS, size=_SIZE, clock=clock)
-        self._strange_pairs: Buckets[tuple[Account, str]] = Buckets(
-            _STRANGE_PAIR, size=_SIZE, clock=clock
-        )
+        self._new_pairs: Buckets[tuple[Account, str]] = Buckets(_NEW_PAIR, size=_SIZE, clock=clock)
         self._known_pairs: Buckets[tuple[Account, str]] = Buckets(
             _KNOWN_PAIR, size=_SIZE, clock=clock
         )
-        self._strangers: Buckets[Account] = Buckets(_STRANGERS, size=_SIZE, clock=clock)
+        self._new_addresses: Buckets[Account] = Buckets(_NEW_ADDRESSES, size=_SIZE, clock=clock)
         # The pairs that this gateway knows without a query.
         self._known: TimedCache[tuple[Account, str], None] = TimedCache(size=_SIZE, clock=clock)
 
     def check_address(self, account: Account, address: str) -> None:
-        """Count a login of an address, before the query for the user.
+        """Count a login from an address, before the query for the user.
 
         Raises:
-            LoginThrottled: too many logins of this address have failed.
+            LoginThrottled: too many logins from this address have failed.
         """
         if not self.knows(account, address):
             _check(self._addresses.take(address))
@@ -73,8 +71,8 @@ class LoginThrottle:
         if self.knows(account, address):
             _check(self._known_pairs.take((account, address)))
             return
-        _check(self._strange_pairs.take((account, address)))
-        _check(self._strangers.take(account))
+        _check(self._new_pairs.take((account, address)))
+        _check(self._new_addresses.take(account))
 
     def succeed(self, account: Account, address: str) -> None:
         """Take back the counts of a login that succeeded."""
@@ -82,8 +80,8 @@ class LoginThrottle:
         if self.knows(account, address):
             self._known_pairs.give_back(pair)
         else:
-            self._strange_pairs.give_back(pair)
-            self._strangers.give_back(account)
+            self._new_pairs.give_back(pair)
+            self._new_addresses.give_back(account)
             self.remember(account, address)
 
     def knows(self, account: Account, address: str) -> bool:
@@ -91,7 +89,7 @@ class LoginThrottle:
         return (account, address) in self._known
 
     def remember(self, account: Account, address: str) -> None:
-        """Note that a user has used an address before; its logins do not count for the address."""
+        """Remember that a user has used an address; further logins do not count for the address."""
         if not self.knows(account, address):
             self._known.put((account, address), None, seconds=_KNOWN_AGE)
             self._addresses.give_back(address)

@@ -14,13 +14,14 @@ from headrace_core.store.access.passwords import hash_password, verify_password
 
 T = TypeVar("T")
 
-# Each thread needs 19 MiB, and a processor for about 20 ms per password. The event loop keeps one.
+# Each thread needs 19 MiB, and about 20 ms of CPU time per password. One CPU stays free for the
+# event loop.
 _THREADS: Final = min(2, max(1, (os.cpu_count() or 1) - 1))
-# The maximum number of passwords in the threads and waiting for them. Users at addresses that they
-# have never used get only a part, so a flood of them cannot displace the others.
+# The maximum number of passwords that threads hash or that wait for a thread. Logins from addresses
+# that the user has never used get only a part, so a flood of them cannot displace the others.
 _MAX_WAITING: Final = 64
-_MAX_STRANGERS: Final = 32
-# Seconds until the threads have worked through the queue.
+_MAX_NEW_ADDRESSES: Final = 32
+# The time in which the threads empty a full queue, in seconds.
 _RETRY_AFTER: Final = 1.0
 
 
@@ -52,7 +53,7 @@ class PasswordThreads:
         """
         return await self._run(
             lambda: verify_password(password_hash, password),
-            limit=_MAX_WAITING if known else _MAX_STRANGERS,
+            limit=_MAX_WAITING if known else _MAX_NEW_ADDRESSES,
         )
 
     def close(self) -> None:
@@ -70,7 +71,8 @@ class PasswordThreads:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._done)
 
-        # A caller that gives up can leave its password in a thread, where it still counts.
+        # After a cancellation, a thread can still hash the password, so it counts until the thread
+        # is done.
         future = self._pool.submit(work)
         future.add_done_callback(done)
         return await asyncio.wrap_future(future)

@@ -12,7 +12,7 @@ from typing import Final
 from headrace_core.domain.errors import QuotaExceeded
 from headrace_core.domain.tenant import COUNTED, NO_QUOTAS, Quota, Quotas
 
-# Seconds after which a caller may retry to open a stream.
+# Seconds after which a caller may try again to open a stream.
 _STREAM_RETRY: Final = 1.0
 # Seconds after which a caller may retry if the quota is 0.
 _BLOCKED_RETRY: Final = 60.0
@@ -39,7 +39,7 @@ class TenantQuotas:
         # Only tenants with the quota have a bucket.
         self._buckets: dict[str, _Bucket] = {}
         self._streams: Counter[str] = Counter()
-        self.refusals: Counter[tuple[str, Quota]] = Counter()
+        self.rejections: Counter[tuple[str, Quota]] = Counter()
 
     def follow(self, read: Callable[[str], Quotas]) -> None:
         """Enforce the quotas that `read` returns for a tenant; before this call there are none."""
@@ -79,7 +79,7 @@ class TenantQuotas:
         bucket.tokens -= 1
 
     def take_further_jobs(self, tenant: str, jobs: int) -> None:
-        """Count the further jobs of a batch, of which `take_submit` has counted one.
+        """Count the jobs of a batch except its first one, which `take_submit` counted.
 
         A full bucket accepts a batch of any size and then has a debt, so a large batch is possible
         and the rate holds over time.
@@ -108,7 +108,7 @@ class TenantQuotas:
 
     def _too_fast(self, tenant: str, rate: int, missing: float) -> QuotaExceeded:
         wait = missing / rate if rate else _BLOCKED_RETRY
-        return self.refuse(
+        return self.reject(
             tenant,
             QuotaExceeded(Quota.SUBMITS_PER_SECOND, limit=rate, used=rate, retry_after=wait),
         )
@@ -123,7 +123,7 @@ class TenantQuotas:
         limit = self._read(tenant).get(Quota.OPEN_STREAMS)
         used = self._streams[tenant]
         if limit is not None and used >= limit:
-            raise self.refuse(
+            raise self.reject(
                 tenant,
                 QuotaExceeded(
                     Quota.OPEN_STREAMS, limit=limit, used=used, retry_after=_STREAM_RETRY
@@ -137,9 +137,9 @@ class TenantQuotas:
             if not self._streams[tenant]:
                 del self._streams[tenant]
 
-    def refuse(self, tenant: str, error: QuotaExceeded) -> QuotaExceeded:
+    def reject(self, tenant: str, error: QuotaExceeded) -> QuotaExceeded:
         """Count a rejected call for the metrics, and return its error."""
-        self.refusals[tenant, Quota(error.quota)] += 1
+        self.rejections[tenant, Quota(error.quota)] += 1
         return error
 
 

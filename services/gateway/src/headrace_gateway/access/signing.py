@@ -40,7 +40,7 @@ _ALGORITHM: Final = "EdDSA"
 
 # Seconds for which the keys are cached. Replaced keys are valid for longer.
 _KEYS_AGE: Final = 60.0
-# The number of unknown keys that a gateway remembers, and for how long in seconds.
+# The maximum number of cached unknown keys, and the lifetime of an entry in seconds.
 _UNKNOWN_KEYS: Final = 1000
 _UNKNOWN_AGE: Final = 5.0
 # The maximum number of remembered changes. Tokens issued before the oldest one are rejected.
@@ -115,7 +115,7 @@ class InstallationTokens:
         if self._signing_key is None:
             async with self._database.transaction() as conn:
                 await ensure_signing_key(conn)
-            await self._load_keys(anew=True)
+            await self._load_keys(force=True)
         assert self._signing_key is not None
         key_id, key = self._signing_key
         minter = principal.minter
@@ -163,12 +163,12 @@ class InstallationTokens:
         except (jwt.PyJWTError, msgspec.ValidationError, ValueError, OverflowError) as error:
             raise Unauthenticated from error
         changes = self._changes or await self._load_changes()
-        if changes.concern(principal, claims.version):
+        if changes.affects(principal, claims.version):
             raise Unauthenticated
         return principal
 
     def forget(self, change: AccessChange | None) -> None:
-        """Note a change, which can revoke tokens; None if changes were missed."""
+        """Apply a change, which can revoke tokens; None if changes were missed."""
         self._forgotten += 1
         if change is None:
             self._changes = None
@@ -197,8 +197,8 @@ class InstallationTokens:
         await self._load_keys()
         key = self._keys.get(key_id)
         if key is None and key_id not in self._unknown_keys:
-            # Another gateway may have created the key since.
-            await self._load_keys(anew=True)
+            # Another gateway may have created the key since the last read.
+            await self._load_keys(force=True)
             key = self._keys.get(key_id)
             if key is None:
                 self._unknown_keys.put(key_id, None, seconds=_UNKNOWN_AGE)
@@ -206,8 +206,8 @@ class InstallationTokens:
             raise Unauthenticated
         return key
 
-    async def _load_keys(self, *, anew: bool = False) -> None:
-        if not anew and self._clock() < self._keys_end:
+    async def _load_keys(self, *, force: bool = False) -> None:
+        if not force and self._clock() < self._keys_end:
             return
         while True:
             started, forgotten = self._clock(), self._forgotten
@@ -228,7 +228,7 @@ class InstallationTokens:
             forgotten = self._forgotten
             async with self._database.statement() as conn:
                 since, recent = await read_recent_changes(conn, limit=_MAX_CHANGES)
-            # The query may have missed a change that was made since.
+            # The query may have missed a change made during it.
             if forgotten == self._forgotten:
                 break
         changes = _Changes(since)
@@ -251,7 +251,7 @@ class _Changes:
         self._versions: dict[tuple[str, str, str], int] = {}
 
     def add(self, change: AccessChange) -> None:
-        """Add a change. Older versions than an added one are ignored."""
+        """Add a change; ignore versions older than a known one."""
         if change.kind == TENANT_CHANGE:
             # The gateway checks the state of the tenant in each call.
             return
@@ -262,10 +262,10 @@ class _Changes:
             oldest = next(iter(self._versions))
             self._since = max(self._since, self._versions.pop(oldest))
 
-    def concern(self, principal: Principal, version: int) -> bool:
-        """Return whether a change after a version concerns a principal or its minter.
+    def affects(self, principal: Principal, version: int) -> bool:
+        """Return whether a change after a version affects a principal or its minter.
 
-        Also return True if too many changes happened since to know.
+        Return True also if such a change may have been dropped, because too many followed.
         """
         if version < self._since:
             return True
@@ -288,7 +288,8 @@ def _principal(claims: _Claims) -> Principal:
     minter = claims.minter
     if claims.kind not in SIGNED_KINDS:
         raise ValueError(claims.kind)
-    # Anyone can mint a token while access control is off; it is invalid when it is on.
+    # Anyone can mint a token while access control is off. Such a token is invalid once access
+    # control is on.
     if minter is not None and minter.kind is PrincipalKind.ANONYMOUS:
         raise ValueError(minter.kind)
     return Principal.of(

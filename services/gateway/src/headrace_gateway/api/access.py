@@ -50,7 +50,7 @@ from headrace_gateway.tokens import decode_name_token, encode_name_token
 _log = structlog.get_logger()
 
 _KEYS: Final = "api keys"
-# The lifetime of a watch token without a requested one.
+# The default lifetime of a watch token.
 _WATCH_LIFETIME: Final = timedelta(minutes=15)
 # The longest watch token, in characters. Servers and proxies limit all headers of a call to 8 KiB.
 _MAX_WATCH_TOKEN: Final = 4096
@@ -185,7 +185,7 @@ class Access:
         """
         async with self._database.transaction() as conn:
             key = await revoke_api_key(conn, tenant=call.tenant, key_id=key_id)
-            # The transaction takes the revocation back.
+            # An error rolls the revocation back.
             check_rank(call, key.role, "to revoke a key")
             await record_audit(conn, call, target=f"api key {key.id} of {key.principal}")
         self._bus.publish(Topic.ACCESS)
@@ -206,7 +206,7 @@ class Access:
         """Issue a token that can only read some jobs of the tenant.
 
         The jobs must match each of the arguments, and be within the scope of the caller. Nothing
-        is stored. The token ends with the credential of the caller.
+        is stored. The token expires no later than the credential of the caller.
 
         Args:
             call: the call.
@@ -305,14 +305,14 @@ def _jobs_text(scope: Scope) -> str:
 def _watch_end(caller: Principal, lifetime: timedelta) -> float:
     """Return when a watch token expires, in whole seconds since 1970."""
     end = float(int(time.time() + lifetime.total_seconds()))
-    # The session of a user lasts longer than its access token.
+    # A user's session outlasts the access token.
     if caller.expire_time is not None and caller.kind is not PrincipalKind.USER:
         end = min(end, float(int(caller.expire_time)))
     return end
 
 
 def read_scope(entries: Sequence[str], found: Violations) -> Scope:
-    """Return the scope of its entries; after a violation, an empty scope."""
+    """Return the scope with these entries; after a violation, an empty scope."""
     try:
         return parse_scope(entries)
     except ValueError as error:
@@ -326,7 +326,7 @@ def check_rank(call: Call, role: Role, action: str) -> None:
     Args:
         call: the context of the request.
         role: the role of the principal that the caller changes.
-        action: what the caller wants to do, such as `to revoke a key`.
+        action: the action of the caller, such as `to revoke a key`.
 
     Raises:
         PermissionDenied: the role has such a right.
@@ -336,10 +336,10 @@ def check_rank(call: Call, role: Role, action: str) -> None:
 
 
 def check_grant(call: Call, role: Role, scope: Scope) -> None:
-    """Check that the principal of a call may give a role within a scope to another one.
+    """Check that the caller may grant a role within a scope to another principal.
 
     Raises:
-        PermissionDenied: the other one would have a right that the principal lacks.
+        PermissionDenied: the grant includes a right that the caller lacks.
     """
     if not call.principal.may_grant(role, scope):
         raise PermissionDenied(f"to grant the role {role} with this scope")

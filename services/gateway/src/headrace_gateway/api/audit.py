@@ -68,8 +68,8 @@ class AuditLog:
 
         Raises:
             InvalidRequest: the size or the token is invalid.
-            PermissionDenied: the scope of the caller has only some jobs, or the caller may not
-                manage tenants and asks for the events without a tenant.
+            PermissionDenied: the scope of the caller excludes some jobs, or the caller requests
+                events without a tenant but may not manage tenants.
         """
         found = Violations(violations)
         limit = page_limit(size, found)
@@ -109,7 +109,7 @@ class AuditLog:
     async def set_payload_reads(self, call: Call, *, recorded: bool) -> None:
         """Set whether the tenant records the reads of payloads.
 
-        The streams of the tenant end with CredentialChanged, so the log contains each one that
+        The streams of the tenant end with CredentialChanged, so the log records each stream when it
         resumes.
         """
         async with self._database.transaction() as conn:

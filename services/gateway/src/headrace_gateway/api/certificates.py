@@ -63,7 +63,7 @@ class CertificateBindings:
         Raises:
             InvalidRequest: an argument is invalid.
             PermissionDenied: the binding would grant a right that the caller lacks.
-            AccessConflict: the name is bound already.
+            AccessConflict: the name is already bound.
         """
         found = Violations(violations)
         name = _read_san(san, found)

@@ -268,7 +268,7 @@ class Jobs:
                     reason=reason or None,
                 )
         except QuotaExceeded as error:
-            self._quotas.refuse(call.tenant, error)
+            self._quotas.reject(call.tenant, error)
             raise
         self._bus.publish(Topic.JOBS, Topic.EVENTS)
         _log.info("job_requeued", job_id=str(job_id))

@@ -1,4 +1,4 @@
-"""The use cases of users who log in: sessions and their own passwords."""
+"""The use cases of users who log in: sessions and password changes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SessionTokens(NamedTuple):
     Attributes:
         access_token: identifies the user in calls.
         principal: the user; its `expire_time` is that of the access token.
-        refresh_token: gets the next tokens.
+        refresh_token: a client exchanges it for the next tokens.
         session: the session.
     """
 
@@ -219,7 +219,7 @@ class UserSessions:
         Raises:
             InvalidRequest: the current password is wrong, or the new one is not acceptable.
             Unauthenticated: the caller is not a user who has logged in.
-            LoginThrottled: the current password was wrong too often.
+            LoginThrottled: too many attempts had a wrong current password.
         """
         principal = call.principal
         if principal.kind is not PrincipalKind.USER:
@@ -236,7 +236,7 @@ class UserSessions:
         try:
             candidate = await self._verify(account, address, current)
         except LoginRejected:
-            # Not UNAUTHENTICATED, because clients then repeat the call with a new access token.
+            # UNAUTHENTICATED would make clients repeat the call with a new access token.
             raise _wrong_password() from None
         new_hash = await self._threads.hash(new)
         async with self._database.transaction() as conn:
@@ -258,7 +258,7 @@ class UserSessions:
         """Return the user with this name and password.
 
         Raises:
-            LoginRejected: there is none, or the user is disabled.
+            LoginRejected: no such user exists, or the user is disabled.
             LoginThrottled: too many logins have failed.
         """
         async with self._database.statement() as conn:
@@ -312,7 +312,7 @@ def _principal(session: Session) -> Principal:
 
 
 def _account(tenant: str, username: str) -> Account:
-    """Return the account of a login; the same unknown one for all impossible names."""
+    """Return the account of a login. All invalid names share one unknown account."""
     if is_user_name(username) and len(tenant) <= _MAX_TENANT and "\0" not in tenant:
         return Account(tenant, username)
     return Account("", "")

@@ -148,7 +148,7 @@ class Submit:
         except TimeoutError:
             raise Unavailable("postgresql") from None
         if isinstance(result, QuotaExceeded):
-            raise self._quotas.refuse(call.tenant, result)
+            raise self._quotas.reject(call.tenant, result)
         if isinstance(result, Exception):
             raise result
         created = result.id == job.id
@@ -284,7 +284,7 @@ class Submit:
             async with self._database.transaction() as conn:
                 return await submit_metered_batch(conn, new, quotas=quotas)
         except QuotaExceeded as error:
-            self._quotas.refuse(new.tenant, error)
+            self._quotas.reject(new.tenant, error)
             raise
 
     async def _new_job(

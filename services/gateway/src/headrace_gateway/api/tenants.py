@@ -105,7 +105,7 @@ class Tenants:
         """Return a tenant; an empty name means the tenant of the call.
 
         Raises:
-            AccessNotFound: it does not exist, or the caller may see only its own tenant.
+            AccessNotFound: the tenant does not exist, or the caller may see only its own tenant.
         """
         name = _target(call, name)
         async with self._database.statement() as conn:
@@ -146,9 +146,9 @@ class Tenants:
         """Suspend a tenant.
 
         Raises:
-            InvalidRequest: it is the tenant of the caller.
-            AccessNotFound: it does not exist.
-            TenantStateConflict: it is being deleted.
+            InvalidRequest: the caller belongs to this tenant.
+            AccessNotFound: the tenant does not exist.
+            TenantStateConflict: the tenant is being deleted.
         """
         _check_other(call, name, "suspend")
         async with self._database.transaction() as conn:
@@ -162,8 +162,8 @@ class Tenants:
         """Resume a suspended tenant.
 
         Raises:
-            AccessNotFound: it does not exist.
-            TenantStateConflict: it is being deleted.
+            AccessNotFound: the tenant does not exist.
+            TenantStateConflict: the tenant is being deleted.
         """
         _check_scope(call)
         async with self._database.transaction() as conn:
@@ -174,7 +174,7 @@ class Tenants:
         return tenant
 
     async def delete(self, call: Call, name: str) -> Tenant:
-        """Begin to delete a tenant; see `suspend` for the errors."""
+        """Start the deletion of a tenant; see `suspend` for the errors."""
         found = Violations()
         if name == DEFAULT_TENANT:
             found.note("name", f"the tenant {DEFAULT_TENANT!r} cannot be deleted")
@@ -234,7 +234,7 @@ class Tenants:
         """Return the usage of a tenant; an empty name means the tenant of the call.
 
         Raises:
-            AccessNotFound: it does not exist, or the caller may see only its own tenant.
+            AccessNotFound: the tenant does not exist, or the caller may see only its own tenant.
         """
         name = _target(call, name)
         async with self._database.statement() as conn:
@@ -253,13 +253,13 @@ def _target(call: Call, name: str) -> str:
 
 
 def _check_scope(call: Call) -> None:
-    """Check that the caller may see all jobs of a tenant, because a tenant contains all of them."""
+    """Check that the caller's scope includes all jobs of the tenant."""
     if not call.principal.scope.covers_all_jobs:
         raise PermissionDenied("all jobs of the tenant")
 
 
 def _check_other(call: Call, name: str, action: str) -> None:
-    """Check that a tenant is not that of the caller, which would lock itself out."""
+    """Check that the caller does not belong to a tenant; otherwise it would lock itself out."""
     if name == call.principal.tenant:
         found = Violations()
         found.note("name", f"is the tenant of this principal, which would {action} itself")

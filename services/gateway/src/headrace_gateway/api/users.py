@@ -97,8 +97,8 @@ class Users:
         Raises:
             InvalidRequest: an argument is invalid.
             PermissionDenied: the user would have a right that the caller lacks.
-            AccessConflict: the tenant has a user with this name that the same request has not
-                created, or created too long ago.
+            AccessConflict: the tenant already has a user with this name, and this request did not
+                create the user, or created it too long ago.
         """
         found = Violations(violations)
         if not is_user_name(name):
@@ -193,7 +193,7 @@ class Users:
         password: str | None = None,
         violations: Sequence[Violation] = (),
     ) -> SavedUser:
-        """Change a user. None changes nothing.
+        """Change a user. Arguments that are None keep their values.
 
         Args:
             call: the call.
@@ -207,7 +207,7 @@ class Users:
         Raises:
             InvalidRequest: an argument is invalid.
             AccessNotFound: the tenant has no such user.
-            PermissionDenied: the role of the user has more rights than that of the caller, or the
+            PermissionDenied: the role of the user has a right that the caller's role lacks, or the
                 user would have a right that the caller lacks.
         """
         found = Violations(violations)
@@ -245,7 +245,7 @@ class Users:
 
         Raises:
             AccessNotFound: the tenant has no such user.
-            PermissionDenied: the role of the user has more rights than that of the caller.
+            PermissionDenied: the role of the user has a right that the caller's role lacks.
         """
         async with self._database.transaction() as conn:
             user = await lock_user(conn, tenant=call.tenant, name=name)

@@ -31,7 +31,7 @@ def check_visible(call: Call, job: Job) -> None:
     """Check that a job is within the scope of the caller.
 
     Raises:
-        JobNotFound: it is not. The caller cannot learn that the job exists.
+        JobNotFound: the job is outside of the scope. The caller cannot learn that it exists.
     """
     scope = call.principal.scope
     if not scope.covers_all_jobs and not scope.covers(
@@ -48,7 +48,7 @@ async def check_visible_id(conn: Connection, call: Call, job_id: JobId) -> None:
     """Check that a job is within the scope of the caller, before a change of the job.
 
     Raises:
-        JobNotFound: it is not, or the tenant has no such job.
+        JobNotFound: the job is outside of the scope, or does not exist.
     """
     if not call.principal.scope.covers_all_jobs:
         check_visible(call, await get_job(conn, tenant=call.tenant, job_id=job_id, full=False))
@@ -58,7 +58,7 @@ def check_submittable(call: Call, specs: Iterable[JobSpec]) -> None:
     """Check that the caller may submit jobs with these queues, types and labels.
 
     Raises:
-        PermissionDenied: a job would be outside of its scope.
+        PermissionDenied: a job would be outside of the caller's scope.
     """
     scope = call.principal.scope
     if scope.covers_all_jobs:
@@ -88,7 +88,7 @@ def narrow_filter(call: Call, job_filter: JobFilter) -> JobFilter:
 
 
 def visible_job(call: Call, job: Job) -> Job:
-    """Return a job as the caller may see it."""
+    """Return a job without the data that the caller may not read."""
     if Right.PAYLOAD_READ in call.principal.rights:
         return job
     return replace(
@@ -101,7 +101,7 @@ def visible_job(call: Call, job: Job) -> Job:
 
 
 def visible_batch(call: Call, batch: SubmittedBatch) -> SubmittedBatch:
-    """Return the result of a batch submit as the caller may see it."""
+    """Return the result of a batch submit without the data that the caller may not read."""
     if batch.created:
         return batch
     jobs = batch.jobs.templates.map(lambda job: visible_job(call, job))
@@ -109,7 +109,7 @@ def visible_batch(call: Call, batch: SubmittedBatch) -> SubmittedBatch:
 
 
 def visible_events(call: Call, events: Sequence[JobEvent]) -> Sequence[JobEvent]:
-    """Return events as the caller may see them.
+    """Return events without the data that the caller may not read.
 
     Streams share events, so a changed event is a copy.
     """
@@ -131,7 +131,7 @@ def visible_events(call: Call, events: Sequence[JobEvent]) -> Sequence[JobEvent]
 def visible_stream(
     call: Call, stream: AsyncGenerator[list[JobEvent], None]
 ) -> AsyncGenerator[list[JobEvent], None]:
-    """Return a stream of events as the caller may see them."""
+    """Return a stream of events without the data that the caller may not read."""
     if Right.PAYLOAD_READ in call.principal.rights:
         return stream
 
@@ -146,7 +146,7 @@ def visible_stream(
 def visible_pages(
     call: Call, stream: AsyncGenerator[WatchPage, None]
 ) -> AsyncGenerator[WatchPage, None]:
-    """Return a stream of pages as the caller may see them."""
+    """Return a stream of pages without the data that the caller may not read."""
     if Right.PAYLOAD_READ in call.principal.rights:
         return stream
 

@@ -16,8 +16,8 @@ from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed, short_name
 from headrace_gateway.calls.permissions import Need, Open
 
-# The header with a credential, and the header with which a principal of the platform names the
-# tenant of a call.
+# The header with the credential, and the header in which a platform principal names the tenant of a
+# call.
 AUTHORIZATION: Final = "authorization"
 TENANT: Final = "x-headrace-tenant"
 
@@ -35,7 +35,7 @@ ANONYMOUS: Final = Principal.of(
     scope=Scope(rights=frozenset({Right.PAYLOAD_READ})),
 )
 # The caller of the RPCs that are open to anyone.
-_STRANGER: Final = Principal(
+_UNAUTHENTICATED: Final = Principal(
     name="anonymous",
     tenant=DEFAULT_TENANT,
     kind=PrincipalKind.ANONYMOUS,
@@ -45,8 +45,8 @@ _STRANGER: Final = Principal(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What a call offers to identify its principal.
+class Credentials:
+    """The credentials of a call, before their verification.
 
     Attributes:
         bearer: the credential of the header `authorization`; empty without one.
@@ -62,17 +62,17 @@ class Authenticator(Protocol):
     """Identifies principals, and knows which tenants are active."""
 
     def recognize(self, bearer: str) -> Principal | None:
-        """Return the principal of a credential that was identified a moment ago.
+        """Return the principal of a cached credential.
 
         Returns:
-            None if the credential is not cached; `identify` must check it.
+            None if the credential is not cached; call `identify` to verify it.
         """
 
-    async def identify(self, evidence: Evidence) -> Principal:
+    async def identify(self, credentials: Credentials) -> Principal:
         """Return the principal of a call.
 
         Raises:
-            Unauthenticated: the evidence does not identify a principal.
+            Unauthenticated: the credentials do not identify a principal.
             Unavailable: the credential cannot be checked now.
         """
 
@@ -80,7 +80,7 @@ class Authenticator(Protocol):
         """Check that a tenant exists and is active.
 
         Raises:
-            TenantSuspended: it does not exist or is suspended.
+            TenantSuspended: the tenant does not exist or is suspended.
         """
 
 
@@ -120,7 +120,7 @@ class Authenticate:
         async def identify(exchange: Exchange, bearer: str, tenant: str) -> Message | None:
             certificate = exchange.context.auth_context()
             principal = await authenticator.identify(
-                Evidence(
+                Credentials(
                     bearer=bearer,
                     certificate=_properties(certificate),
                 )
@@ -133,7 +133,7 @@ class Authenticate:
 
 def _open(method: str, proceed: Proceed) -> Proceed:
     def accept(exchange: Exchange) -> Awaitable[Message | None]:
-        _set_call(exchange, method, _STRANGER, "", None)
+        _set_call(exchange, method, _UNAUTHENTICATED, "", None)
         return proceed(exchange)
 
     return accept
@@ -204,7 +204,7 @@ def _set_call(
 
 
 def _properties(context: Mapping[str, object]) -> dict[str, tuple[bytes, ...]]:
-    """Return the properties of a connection with a verified client certificate."""
+    """Return the properties of a verified client certificate; empty without one."""
     # gRPC sets this property only if it verified a certificate.
     if "x509_pem_cert" not in context:
         return {}

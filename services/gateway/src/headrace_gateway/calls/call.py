@@ -21,8 +21,8 @@ class Call:
             each job that it submits contains this id. It is not the `request_id` of a submit, which
             is an idempotency key.
         principal: the caller.
-        tenant: the tenant whose data the call reads and changes. It differs from the tenant of a
-            principal of the platform that named another tenant.
+        tenant: the tenant whose data the call reads and changes. A platform principal can name
+            another tenant than its own.
         address: the network address of the caller, such as `ipv4:10.0.0.7:41234`; empty for none.
         method: the method, such as `JobService/GetJob`.
         deadline: the time at which the caller gives up, by `time.monotonic()`; None for no limit.
@@ -56,7 +56,7 @@ class Call:
         """Check that the principal has a right.
 
         Raises:
-            PermissionDenied: it does not.
+            PermissionDenied: the principal lacks the right.
         """
         if right not in self.principal.rights:
             raise PermissionDenied(right)

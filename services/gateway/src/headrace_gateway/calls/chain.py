@@ -3,12 +3,11 @@
 Each link has one concern, a name, and the names of the links that must run before it. `order.py`
 declares the order. When the gateway starts, `Chain` verifies the order and wraps each method.
 
-To add a link (access control, rate limits and quotas, tracing):
+To add a link, such as tracing:
 1. Write its class in its own file: `name`, `needs`, and `wrap(method, proceed)`. A link that
    only checks is a plain function that raises, or returns `proceed(exchange)`. A link that also
    acts after the call (tracing, metrics) awaits `proceed(exchange)`.
-2. Add one line to `order.py`. Access control replaces `Authenticate`; rate limits and quotas follow
-   it, since they count per tenant; tracing is the first link.
+2. Add one line to `order.py`.
 """
 
 from __future__ import annotations
@@ -101,8 +100,8 @@ class Chain:
 
         async def handle(raw: Any, context: Context) -> Message | None:
             exchange = Exchange(raw, context)
-            # gRPC keeps the frames of an aborted call for a while. Without this reference they do
-            # not keep the request.
+            # gRPC keeps the frames of an aborted call for a while. The deletion lets Python release
+            # the request meanwhile.
             del raw
             return await proceed(exchange)
 
@@ -119,7 +118,7 @@ def _stream(
     method: Method, behavior: Callable[[Any, Any], AsyncGenerator[Message, None]]
 ) -> Proceed:
     # This handler writes responses instead of yielding them, so a cancelled call closes the
-    # servicer's generator at once. gRPC would leave that to the garbage collector.
+    # servicer's generator at once. Otherwise the garbage collector would close it later.
     async def respond(exchange: Exchange) -> None:
         source = behavior(exchange.request, exchange.context if method.foreign else exchange.call)
         write = exchange.write

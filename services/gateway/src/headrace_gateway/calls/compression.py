@@ -11,12 +11,12 @@ from typing import Final
 
 # The first bytes of gzip. No protobuf message begins with them, because 7 is not a wire type.
 _MAGIC: Final = b"\x1f\x8b"
-# zlib reads a gzip header, and no other.
+# With these window bits, zlib accepts only gzip headers.
 _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
 
 
 class CorruptRequest(Exception):
-    """The bytes begin as gzip, and cannot be decompressed."""
+    """The bytes begin with a gzip header but cannot be decompressed."""
 
 
 def is_compressed(raw: bytes) -> bool:

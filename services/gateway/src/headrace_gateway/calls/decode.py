@@ -15,7 +15,7 @@ from headrace_gateway.calls.statuses import UndecodableRequest
 
 _DATA: Final = data_pb2.Data.DESCRIPTOR.full_name
 _CONTAINERS: Final = frozenset({"google.protobuf.Struct", "google.protobuf.ListValue"})
-# The maximum number of fields to search in a request. Searching them takes up to 20 ms.
+# The maximum number of fields that a search visits. A search of that many takes up to 20 ms.
 _MAX_FIELDS: Final = 25_000
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

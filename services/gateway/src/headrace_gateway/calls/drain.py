@@ -12,9 +12,9 @@ from google.protobuf.message import Message
 from headrace_core.domain.errors import ShuttingDown
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
-# Time without a new call after which the transport counts as empty, in seconds.
+# The transport counts as empty after this many seconds without a new call.
 _QUIET_S: Final = 0.05
-# Longest total wait, in seconds.
+# The longest total wait, in seconds.
 _MAX_WAIT_S: Final = 1.0
 
 
@@ -40,7 +40,7 @@ class Drain:
         return admit
 
     async def drain(self) -> None:
-        """Reject calls from now on, and return once no call has arrived for a moment.
+        """Reject new calls, and return when none has arrived for `_QUIET_S` seconds.
 
         A stopping server cancels calls that its transport has received but not dispatched. Their
         clients would get CANCELLED, which they do not retry.

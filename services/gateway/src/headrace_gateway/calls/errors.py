@@ -27,7 +27,7 @@ class DeniedCalls(Protocol):
     """Receives denied calls."""
 
     def note_denied(self, path: str, exchange: Exchange, error: Exception) -> None:
-        """Record that a call was denied, if the error says so."""
+        """Record a denied call; ignore errors of other kinds."""
 
 
 class Errors:

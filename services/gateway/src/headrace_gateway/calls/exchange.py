@@ -52,8 +52,8 @@ class Exchange:
         request_id: set by the link `request id`; empty before that.
         call: set by the link `authenticate`.
         request: the decoded message, or an iterator of messages; set by the link `decode`.
-        place: the request field and the value with which a client resumes a stream after the last
-            response; set by the link `slow readers`.
+        place: the request field, and its value, that resume the stream after the last response; set
+            by the link `slow readers`.
         write: sends one response of a stream.
     """
 
@@ -72,7 +72,7 @@ class Exchange:
         self.write: Callable[[Message], Awaitable[None]] = context.write
 
     def release(self) -> None:
-        """Drop the request, because references to the exchange would keep it in memory."""
+        """Remove the request, because references to the exchange would keep it in memory."""
         self.raw = self.request = None
 
 

@@ -20,7 +20,7 @@ from headrace_gateway.calls.sizes import Sizes
 from headrace_gateway.calls.slow_readers import SlowReaders
 from headrace_gateway.calls.timeouts import Timeouts
 
-# The group commit limits the time of each submit.
+# The group commit limits the duration of these calls.
 _SELF_LIMITED_METHODS: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 
 # The links that Headrace's servicers need. A gateway that lacks one does not start.
@@ -58,7 +58,7 @@ def build_chain(
         limiter: counts submits and streams by tenant.
 
     Raises:
-        ChainError: the links do not fit together.
+        ChainError: a link is missing or in the wrong position.
     """
     return Chain(
         (

@@ -18,7 +18,7 @@ class ReadLog(Protocol):
 
     @property
     def readers(self) -> Collection[str]:
-        """The tenants that record them."""
+        """The tenants that record reads of payloads."""
 
     def note_read(self, call: Call, target: str) -> None:
         """Record that a call reads the payloads of `target`."""

@@ -16,9 +16,9 @@ from headrace_core.domain.access import Right
 class Open(Enum):
     """RPCs without a right of their own."""
 
-    # Everyone may call it. The credential of the call is ignored, because it may have expired.
+    # Anyone may call the RPC. The gateway ignores the credential, which may have expired.
     TO_ANYONE = "to anyone"
-    # Every principal may call it.
+    # Every principal may call the RPC.
     TO_PRINCIPALS = "to principals"
 
 

@@ -14,7 +14,8 @@ from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
 REQUEST_ID: Final = "x-request-id"
 
-# Ids are generated in batches: generating a single id takes a tenth of the time of an empty call.
+# Ids are generated in batches, because a single generation takes a tenth of the time of an empty
+# call.
 _BATCH_SIZE: Final = 100
 _spare_ids: list[bytes] = []
 

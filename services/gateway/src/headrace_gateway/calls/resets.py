@@ -11,7 +11,7 @@ import structlog
 
 _log = structlog.get_logger()
 
-# Time over which due calls are collected, in seconds, because each reset scans all tasks of the
+# Seconds in which due calls are collected for one reset, because a reset scans all tasks of the
 # loop.
 _ROUND_S: Final = 1.0
 

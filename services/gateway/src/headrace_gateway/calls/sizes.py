@@ -1,4 +1,4 @@
-"""The link `sizes`: decompresses requests, and rejects large ones and large metadata."""
+"""The link `sizes`: decompresses requests, and rejects oversized requests and metadata."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class SlowReaders:
         self._resets = Resets(counts)
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
-        """Return a function that calls `proceed` with limited write times, for streams."""
+        """Return a function that limits the time of each write; for unary calls, `proceed`."""
         if not method.streams_responses:
             return proceed
 

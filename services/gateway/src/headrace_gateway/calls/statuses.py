@@ -60,7 +60,7 @@ _MAX_DESCRIPTION_BYTES: Final = 300
 _MAX_METADATA_BYTES: Final = 200
 
 _RETRY_AFTER: Final = Duration(seconds=1)
-# The shortest wait that a caller beyond a quota is told, in seconds.
+# The shortest retry delay of a QuotaExceeded status, in seconds.
 _MIN_RETRY: Final = 0.01
 
 
@@ -152,8 +152,8 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 [_precondition_failure(str(error.job_id), text)],
             )
         case LimitExceeded():
-            # Not RESOURCE_EXHAUSTED, because clients retry it and the same request would fail
-            # again. A tenant at its quota must delete something first.
+            # Clients would retry RESOURCE_EXHAUSTED, and the same request would fail again until
+            # the tenant deletes something.
             is_quota = isinstance(error, TooManySubscriptions)
             return CallError(
                 grpc.StatusCode.FAILED_PRECONDITION

@@ -13,7 +13,7 @@ from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
 
 class Timeouts:
-    """Ends a unary call as Unavailable before its client gives up, so that the client retries.
+    """Ends a unary call with Unavailable before its client times out, so the client retries.
 
     Args:
         seconds: longest duration of a call.

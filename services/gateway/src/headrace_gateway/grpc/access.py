@@ -147,7 +147,7 @@ class AccessServicer:
 
 
 def read_role(value: int, found: Violations, field: str = "role") -> Role:
-    """Return a role; after a violation, the role with the fewest rights."""
+    """Return a role; after a violation, return the role with the fewest rights."""
     role = _ROLES.get(value)
     if role is None:
         found.note(field, f"{value} is not a role")
@@ -156,7 +156,7 @@ def read_role(value: int, found: Violations, field: str = "role") -> Role:
 
 
 def role_value(role: Role) -> messages.Role.ValueType:
-    """Return the value of a role in a message."""
+    """Return the protobuf enum value of a role."""
     return _ROLE_VALUES[role]
 
 

@@ -63,7 +63,7 @@ def read_idle_interval(message: WatchRequest) -> float | None:
 
 
 def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> JobFilter:
-    """Return the filter of a stream; after a violation the result is a placeholder."""
+    """Return the filter of a stream; after a violation, the result must not be used."""
     states = []
     # A request can contain millions of values, and `job_filter` rejects lists above the limit.
     for number, state_number in enumerate(message.states[: MAX_FILTER_VALUES + 1]):

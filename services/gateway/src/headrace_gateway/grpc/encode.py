@@ -63,7 +63,7 @@ _NO_OVERRIDES = RetryOverrides()
 
 
 def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
-    """Return a job message; in the BASIC view without payload and result."""
+    """Return a job message; the BASIC view omits payload and result."""
     # The times of a new job are equal, so they are converted once.
     created = timestamp(job.create_time)
     return job_pb2.Job(
@@ -104,7 +104,7 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
 def write_batch(
     jobs: BatchJobs, response: job_service_pb2.BatchSubmitJobsResponse, encoding: Encoding
 ) -> None:
-    """Add a batch's jobs to `response`; reduce them if they do not fit.
+    """Add the jobs of a batch to `response`; clear some fields if they do not fit.
 
     Jobs that differ only in their ids are converted once.
     """
@@ -125,7 +125,7 @@ def write_specs(
     response.jobs.extend(messages)
 
 
-# The fields that a reduced job lacks: their sizes depend on the submitter or the handler.
+# The fields that a reduced job lacks. The submitter or the handler determines their sizes.
 _CLEARED_FIELDS: Final = ("labels", "retry_policy", "progress", "error")
 
 

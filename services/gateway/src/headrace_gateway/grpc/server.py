@@ -59,7 +59,7 @@ MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 _RECEIVE_LIMIT_FACTOR: Final = 4
 _MAX_RECEIVED_METADATA_BYTES: Final = 64 * 1024
 
-# The maximum number of calls, over all connections, that have arrived and not started.
+# The maximum number of calls of all connections that have arrived but not started.
 _MAX_PENDING_CALLS: Final = 20_000
 
 _SECOND_MS: Final = 1000

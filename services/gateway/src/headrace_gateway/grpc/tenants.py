@@ -75,7 +75,7 @@ class TenantServicer:
     async def DeleteTenant(
         self, request: messages.DeleteTenantRequest, call: Call
     ) -> messages.DeleteTenantResponse:
-        """Begin to delete a tenant."""
+        """Start the deletion of a tenant."""
         tenant = await self._tenants.delete(call, request.name)
         return messages.DeleteTenantResponse(tenant=_tenant_message(tenant))
 
