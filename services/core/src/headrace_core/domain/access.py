@@ -27,7 +27,7 @@ from headrace_core.domain.query import Clause, Comparison, JobFilter, Query
 
 T = TypeVar("T")
 
-# The maximum number of entries of a scope, and of characters of an entry.
+# The maximum number of entries in a scope, and of characters in an entry.
 MAX_SCOPE_ENTRIES: Final = 64
 MAX_SCOPE_ENTRY: Final = 400
 # The longest name of a principal, in characters.
@@ -110,7 +110,8 @@ class TenantState(StrEnum):
 class Scope:
     """A restriction of the rights of a role.
 
-    Empty fields restrict nothing. A job is within the scope if it matches each other field.
+    Empty fields restrict nothing. A job is within the scope if it matches each nonempty field
+    except `rights`.
 
     Attributes:
         rights: the rights to keep. PAYLOAD_READ is added to the rights of the role.
@@ -231,7 +232,7 @@ class Scope:
         )
 
     def entries(self) -> list[str]:
-        """Return the entries of which `parse_scope` makes this scope, sorted."""
+        """Return the sorted entries from which `parse_scope` creates this scope."""
         entries: list[str] = sorted(self.rights)
         entries += [f"queue:{name}" for name in sorted(self.queues)]
         entries += [f"type:{name}" for name in sorted(self.types)]
@@ -246,7 +247,7 @@ FULL_SCOPE: Final = Scope()
 
 
 def parse_scope(entries: Iterable[str]) -> Scope:
-    """Return the scope of its entries.
+    """Return the scope with these entries.
 
     Args:
         entries: rights, such as `jobs:read`, and jobs: `queue:NAME`, `type:NAME`,
@@ -344,7 +345,7 @@ class Principal:
         expire_time: the time at which the credential expires, in seconds since 1970; None for
             never.
         minter: the credential that minted a watch token; None for other kinds.
-        version: the version of the changes of credentials at which this one was verified.
+        version: the version of the log of credential changes when this credential was verified.
     """
 
     name: str
@@ -399,12 +400,12 @@ def _uuid(entry: str, value: str) -> UUID:
 
 
 def _within(part: frozenset[T], whole: frozenset[T]) -> bool:
-    """Return whether a set is part of another; an empty set stands for everything."""
+    """Return whether a set is a subset of another. An empty set means everything."""
     return not whole or (bool(part) and part <= whole)
 
 
 def _common(wanted: frozenset[T], allowed: frozenset[T]) -> frozenset[T] | None:
-    """Return the common items; an empty set stands for everything. None if there are none."""
+    """Return the common items; None if there are none. An empty set means everything."""
     if not wanted or not allowed:
         return wanted or allowed
     return wanted & allowed or None
@@ -457,7 +458,7 @@ class AccessChange:
     subject: str
 
     def concerns(self, principal: Principal, tenant: str) -> bool:
-        """Return whether a principal that acts in a tenant may have other rights now."""
+        """Return whether the change may affect the rights of a principal that acts in a tenant."""
         if self.kind == TENANT_CHANGE:
             return self.subject in (tenant, principal.tenant)
         if self.kind == SIGNING_KEY_CHANGE:
@@ -474,9 +475,9 @@ class AccessChange:
         )
 
 
-# The kind of the changes of a tenant.
+# The kind of a change of a tenant.
 TENANT_CHANGE: Final = "tenant"
-# The kind of a change that concerns only the quotas of a tenant: no stream ends.
+# The kind of a change of a tenant's quotas, which ends no stream.
 QUOTAS_CHANGE: Final = "quotas"
 # The kind of the change that revokes a signing key.
 SIGNING_KEY_CHANGE: Final = "signing_key"

@@ -1,7 +1,7 @@
 """The form of API keys: `hr_ID_SECRET`.
 
-The id is a sealed id (see `sealed_id`). The secret has 256 random bits, so its SHA-256 is enough to
-store.
+The id is a sealed id (see `sealed_id`). The secret has 256 random bits, so storing its SHA-256 is
+safe.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ API_KEY_PREFIX: Final = "hr_"
 
 _PURPOSE: Final = b"api key"
 _ALPHABET: Final = string.ascii_letters + string.digits
-# 43 characters of 62 have 256 bits.
+# 43 characters from an alphabet of 62 have 256 bits.
 _SECRET: Final = 43
 _FORM: Final = re.compile(rf"hr_({SEALED_ID_FORM})_([A-Za-z0-9]{{{_SECRET}}})").fullmatch
 

@@ -21,7 +21,7 @@ INSTALLATION_CHAIN: Final = ""
 FIRST_HASH: Final = bytes(32)
 # The principal of a command of `python -m headrace_core`, which has no credential.
 COMMAND_LINE: Final = "command line"
-# The longest text of an event, in characters.
+# The longest text in an event, in characters.
 MAX_AUDIT_TEXT: Final = 500
 
 _TEXTS: Final = (
@@ -132,7 +132,7 @@ class AuditFilter:
 
     Attributes:
         start: the earliest time.
-        end: the time before which the events are.
+        end: the time before which the events happened.
         principal: the name of the principal.
         method: the method, or the start of a method that ends with `/`.
         only_denied: whether to leave out allowed actions.
@@ -194,7 +194,7 @@ class ChainCheck:
     def check(self, events: Iterable[AuditEvent]) -> Sequence[str]:
         """Check the next events, in order, and return a description of each breach.
 
-        After a breach, the check continues with the stored hash, so one change is reported once.
+        After a breach, the check continues from the stored hash, so it reports each change once.
         """
         found = []
         for event in events:

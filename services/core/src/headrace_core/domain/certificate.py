@@ -44,7 +44,7 @@ class CertificateBinding:
 
 
 def parse_san(text: str) -> str:
-    """Return a subject alternative name in the form in which it is compared.
+    """Return a subject alternative name in its normal form, for comparisons.
 
     Raises:
         ValueError: the name is malformed or too long.

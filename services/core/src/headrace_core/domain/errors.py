@@ -22,11 +22,11 @@ HeadraceError
 │   ├── CredentialChanged     a stream ended because its credential expired or changed
 │   ├── LoginRejected         the user name or the password is wrong
 │   └── SessionEnded          the session of a user has ended
-├── LoginThrottled            too many logins have failed, or are waiting
+├── LoginThrottled            too many logins have failed or are waiting
 ├── PermissionDenied          the principal lacks a right, or its scope excludes the object
 │   └── TenantSuspended
 ├── AccessNotFound            the tenant does not have this key, user or similar object
-├── AccessConflict            an object with this name exists
+├── AccessConflict            an object with this name already exists
 ├── TenantStateConflict       the tenant's state does not allow the action
 ├── QuotaExceeded             a quota of the tenant is used up
 ├── Unavailable               a required server cannot be reached; a retry may help
@@ -232,7 +232,8 @@ class StaleTerm(HeadraceError):
 class Unauthenticated(HeadraceError):
     """The credential of a call is missing, malformed, unknown, expired or revoked.
 
-    The message never contains the credential, and does not tell an unknown one from a revoked one.
+    The message never contains the credential. Unknown and revoked credentials have the same
+    message.
     """
 
     def __init__(self, problem: str = "the credential is not valid") -> None:
@@ -251,8 +252,8 @@ class CredentialChanged(Unauthenticated):
         self.place = place
         HeadraceError.__init__(
             self,
-            "the credential of this stream has expired or changed; resume where it stopped, with "
-            f"the {place[0]} of this error and a valid credential",
+            "the credential of this stream has expired or changed; resume with the "
+            f"{place[0]} of this error and a valid credential",
         )
 
 
@@ -323,7 +324,7 @@ class AccessNotFound(HeadraceError):
 
 
 class AccessConflict(HeadraceError):
-    """An object of this kind with this name exists.
+    """An object of this kind and name already exists.
 
     Args:
         kind: such as `api key` or `user`.
@@ -354,7 +355,7 @@ class QuotaExceeded(HeadraceError):
     Args:
         quota: the name of the quota, such as `waiting_jobs`.
         limit: the quota.
-        used: the part of it that is in use.
+        used: the amount that is in use.
         retry_after: seconds after which a retry may succeed.
     """
 

@@ -1,9 +1,9 @@
 """The form of refresh tokens: `hrs_` and the base64 of a session id, a secret and a signature.
 
-The signature is an HMAC with the secret of the installation. A gateway rejects invented tokens
-without a query, and recognizes replaced tokens although only the hashes of the newest two are
-stored. The secret of the next token is an HMAC of the previous one, so a repeated call returns the
-same token.
+The signature is an HMAC with the secret of the installation. A gateway therefore rejects forged
+tokens without a query. It also recognizes replaced tokens, although only the hashes of the newest
+two are stored. The secret of the next token is an HMAC of the previous one, so a repeated call
+returns the same token.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def new_refresh_token(session_id: UUID) -> RefreshToken:
 
 
 def read_refresh_token(installation_secret: bytes, text: str) -> RefreshToken | None:
-    """Return the token of its text; None if the text is not a token of this installation."""
+    """Parse a token; return None if the text is not a token of this installation."""
     match = _FORM(text)
     if match is None:
         return None

@@ -1,7 +1,7 @@
 """Public ids of credentials that only this installation can have created.
 
 An id has 64 random bits and 32 bits of an HMAC with the secret of the installation, so a gateway
-rejects invented ids and those of other installations without a query.
+rejects forged ids, and ids of other installations, without a query.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The keys with which an installation signs its own tokens: Ed25519 (RFC 8032)."""
+"""The Ed25519 keys (RFC 8032) with which an installation signs its own tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class SigningKey:
         id: the public id, which tokens contain; a sealed id.
         seed: the private key, 32 bytes.
         create_time: the time of creation. The newest key signs.
-        expire_time: the time after which no token of this key is valid; None while it may sign.
+        expire_time: the time after which no token of this key is valid; None while the key may
+            sign.
     """
 
     id: str

@@ -13,13 +13,13 @@ from headrace_core.domain.access import TenantState
 
 
 class Quota(StrEnum):
-    """A limit on what a tenant may use at the same time, or in a period.
+    """A limit on the usage of a tenant at one time or in a period.
 
     Attributes:
         WAITING_JOBS: SCHEDULED, QUEUED and RETRYING jobs, after a submit or a requeue.
         PAYLOAD_BYTES: bytes of the payloads of all stored jobs.
         JOBS_PER_DAY: submitted jobs on a calendar day in UTC.
-        SUBMITS_PER_SECOND: submit calls and further jobs of their batches, at one gateway.
+        SUBMITS_PER_SECOND: submitted jobs per second at one gateway.
         OPEN_STREAMS: open streams at one gateway.
     """
 
@@ -30,13 +30,13 @@ class Quota(StrEnum):
     OPEN_STREAMS = "open_streams"
 
 
-# The quotas that the database counts, for all gateways together.
+# The quotas that the database counts for all gateways.
 COUNTED: Final = frozenset({Quota.WAITING_JOBS, Quota.PAYLOAD_BYTES, Quota.JOBS_PER_DAY})
 
 # JSON numbers are exact up to this value.
 MAX_QUOTA: Final = 2**53
 
-# A quota that is missing has no limit.
+# A missing quota means no limit.
 Quotas: TypeAlias = Mapping[Quota, int]
 NO_QUOTAS: Final[Quotas] = MappingProxyType({})
 
@@ -106,8 +106,8 @@ class Usage:
     Attributes:
         waiting_jobs: SCHEDULED, QUEUED and RETRYING jobs.
         running_jobs: RUNNING jobs.
-        payload_bytes: bytes of stored payloads; None if the tenant has no counted quota, because
-            then they are not counted.
+        payload_bytes: bytes of stored payloads; None without a counted quota, because the database
+            then does not count them.
         jobs_today: submitted jobs since the start of the day in UTC, or since the tenant received a
             counted quota; None without a counted quota.
     """

@@ -22,15 +22,15 @@ _USER_NAME: Final = re.compile(rf"[a-zA-Z0-9][a-zA-Z0-9_.+@\-]{{0,{MAX_USER_NAME
 
 MIN_PASSWORD: Final = 12
 MAX_PASSWORD: Final = 256
-# Before the normalization, which can shorten a password.
+# The maximum before normalization, which can shorten a password.
 MAX_SENT_PASSWORD: Final = 4 * MAX_PASSWORD
 _MIN_DIFFERENT: Final = 6
 # The bytes of a random password.
 _PASSWORD_BYTES: Final = 18
-# A shorter name can be part of a good password.
+# A good password may contain a user name shorter than this.
 _MIN_FORBIDDEN_NAME: Final = 4
 
-# The bases of the most common passwords, in lower case. People append digits and symbols to them,
+# The bases of the most common passwords, in lowercase. People append digits and symbols to them,
 # combine them, and replace letters by similar characters.
 _COMMON: Final = (
     *(
@@ -122,7 +122,7 @@ class LoginCandidate:
         user: the user.
         password_hash: the hash to verify.
         tenant_state: the state of the tenant.
-        knows_address: whether the user has logged in from the address of the login before.
+        knows_address: whether the user has logged in from this address before.
     """
 
     user: User
@@ -155,7 +155,7 @@ def is_user_name(text: str) -> bool:
 
 
 def normalize_password(password: str) -> str:
-    """Return the form of a password that is hashed; keyboards encode some letters differently."""
+    """Return the normalized password to hash: keyboards encode some letters differently."""
     return unicodedata.normalize("NFKC", password)
 
 
@@ -180,7 +180,7 @@ def password_problem(password: str, *, user: str) -> str | None:
 
 def _is_common(text: str) -> bool:
     """Return whether a text consists of common words, digits and symbols."""
-    # Whether the characters before each place do.
+    # For each position: whether the text before it consists of them.
     common = [True] + [False] * len(text)
     for place, character in enumerate(text):
         if not common[place]:

@@ -20,7 +20,7 @@ async def record_audit(conn: Connection, *entries: AuditEntry) -> None:
     Other events of the same tenants wait until the transaction ends, so call this last. A
     transaction that calls it twice for different tenants can deadlock.
     """
-    # One order of tenants for all transactions.
+    # All transactions lock tenants in one order, which prevents deadlocks.
     ordered = sorted(entries, key=lambda entry: entry.tenant)
     columns = {name: [getattr(entry, name) for entry in ordered] for name in _TYPES}
     await conn.execute(_APPEND, columns)
@@ -149,7 +149,7 @@ _APPEND = text(f"""
 
 _COLUMNS: Final = f"seq, time, hash, {_NAMES}"
 
-# Times never decrease within a chain, so the bounds of time are bounds of `seq`.
+# Times never decrease within a chain, so bounds on times become bounds on `seq`.
 _LIST = text(f"""
     SELECT {_COLUMNS} FROM audit_log
     WHERE tenant = :tenant

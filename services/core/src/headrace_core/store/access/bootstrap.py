@@ -123,7 +123,7 @@ async def _check(conn: Connection, tenant: str, *, force: bool) -> None:
     """Check that a tenant exists and has no admin. Concurrent checks wait for the transaction.
 
     Raises:
-        BootstrapRejected: it does not exist, or has one and `force` is False.
+        BootstrapRejected: the tenant does not exist, or has an admin and `force` is False.
     """
     await conn.execute(_LOCK)
     row = (await conn.execute(_ADMINS, {"tenant": tenant})).one_or_none()
@@ -131,8 +131,8 @@ async def _check(conn: Connection, tenant: str, *, force: bool) -> None:
         raise BootstrapRejected(f"tenant {tenant!r} does not exist")
     if row.has_admin and not force:
         raise BootstrapRejected(
-            f"tenant {tenant!r} has an admin, who can create others; use --force to create one "
-            "nevertheless"
+            f"tenant {tenant!r} has an admin, who can create others; use --force to create "
+            "another one anyway"
         )
 
 

@@ -29,7 +29,7 @@ async def create_binding(
     """Store a binding, in a transaction; see CertificateBinding for the arguments.
 
     Raises:
-        AccessConflict: the name is bound already, in any tenant.
+        AccessConflict: the name is already bound in some tenant.
     """
     row = (
         await conn.execute(
@@ -46,7 +46,7 @@ async def create_binding(
     ).one_or_none()
     if row is None:
         raise AccessConflict(_KIND, san)
-    # Gateways remember names without a binding.
+    # Gateways cache names without a binding, so a new binding is a change too.
     await record_change(conn, tenant=tenant, kind=PrincipalKind.CERTIFICATE, subject=san)
     return _to_binding(row)
 

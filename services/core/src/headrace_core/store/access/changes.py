@@ -1,4 +1,4 @@
-"""The changes of credentials and tenants, which gateways follow to drop cached principals."""
+"""The log of changes of credentials and tenants. Gateways read it to update their caches."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from headrace_core.domain.access import AccessChange
 from headrace_core.domain.signing_key import MAX_TOKEN_LIFETIME
 from headrace_core.store.sql.connection import Connection, Row
 
-# A gateway that missed more changes than one page drops its whole cache.
+# The size of a page. A gateway that missed more changes empties its cache.
 MAX_CHANGES: Final = 1000
 
-# The age of the changes that can concern a valid token, with a margin for wrong clocks.
+# The maximum age of a change that can affect a valid token, with a margin for clock differences.
 _RECENT_AGE: Final = MAX_TOKEN_LIFETIME + timedelta(minutes=15)
 
 
 async def record_change(conn: Connection, *, tenant: str, kind: str, subject: str) -> None:
-    """Record a change in the transaction that makes it; see AccessChange for the arguments.
+    """Record a change in its transaction; see AccessChange for the arguments.
 
     Other changes wait until this transaction commits.
     """
@@ -68,9 +68,9 @@ def _to_change(row: Row) -> AccessChange:
     return AccessChange(version=row.version, tenant=row.tenant, kind=row.kind, subject=row.subject)
 
 
-# Versions have no gaps: a transaction that fails takes its version back. Old changes are removed
-# here, because changes are rare. Gateways read them within seconds, and read those of the lifetime
-# of a token when they start.
+# Versions have no gaps: a failed transaction rolls its version back. Changes are rare, so each one
+# removes the old ones here. Gateways read changes within seconds. When they start, they read those
+# that can affect a valid token.
 _RECORD = text("""
     WITH next AS (
         UPDATE access_version SET version = version + 1 WHERE singleton RETURNING version

@@ -1,8 +1,8 @@
 """The removal of the rows of a tenant, in small transactions.
 
 A tenant that is being deleted has the state DELETING, so calls are rejected and no attempt starts.
-The scheduler repeats these steps until no row is left. They need no memory of earlier steps, so a
-new leader continues where the last one stopped.
+The scheduler repeats these steps until no row is left. The steps keep no state, so a new leader
+continues where the previous one stopped.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from headrace_core.store.leadership import CURRENT_TERM, check_term
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.usage import lock_usage
 
-# The tables whose rows are removed by tenant, once the jobs are removed. A test fails for a table
-# with a tenant that is missing here and in KEPT_TABLES.
+# The tables whose rows are removed by tenant, once the jobs are removed. A test fails if a table
+# with a tenant is missing both here and in KEPT_TABLES.
 REMOVED_TABLES: Final = (
     *("batches", "subscriptions", "event_log", "tenant_usage"),
     *("api_keys", "sessions", "users", "certificate_bindings"),
@@ -76,7 +76,7 @@ async def deleting_tenants(conn: Connection) -> Sequence[DeletingTenant]:
 
 
 async def count_tenant_jobs(conn: Connection, *, tenant: str) -> int:
-    """Return the number of stored jobs of a tenant. The cost grows with that number."""
+    """Return the number of stored jobs of a tenant, in time proportional to it."""
     jobs: int = await conn.scalar(_COUNT, {"tenant": tenant})
     return jobs
 
@@ -105,7 +105,8 @@ async def remove_tenant_jobs(
         limit: the maximum number of jobs.
         after: the last id of the previous page, so that a page does not scan the dead index entries
             of earlier pages; None for the first page.
-        include_running: True to remove RUNNING jobs. The writes of their attempts are then refused.
+        include_running: True to remove RUNNING jobs. The store then rejects the writes of their
+            attempts.
         max_events: the approximate number of events to remove. If a single job has more events,
             `remove_leftovers` removes the rest.
 
@@ -152,7 +153,7 @@ async def finish_deletion(
         conn: a connection.
         term: the term of the scheduler.
         tenant: the tenant.
-        settled_after: the time since the request after which no gateway submits jobs any more.
+        settled_after: the time after the request when no gateway submits jobs of the tenant.
 
     Raises:
         StaleTerm: the scheduler's term is over.

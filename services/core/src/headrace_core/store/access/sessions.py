@@ -17,13 +17,13 @@ from headrace_core.store.sql.connection import Connection, Row
 
 # The maximum number of sessions of a user, ended ones included. A login removes the oldest ones.
 MAX_SESSIONS: Final = 100
-# A replaced refresh token is accepted for this long, because a client repeats a call whose response
+# A replaced refresh token stays valid for this long, so a client can repeat a call whose response
 # was lost.
 REPEAT: Final = timedelta(seconds=30)
 
 
 class ReusedToken(NamedTuple):
-    """A refresh token that was replaced before, so it may be stolen. Its session has been ended."""
+    """A refresh token that was replaced earlier, so it may be stolen. Its session has ended."""
 
     session: Session
 
@@ -80,7 +80,7 @@ async def refresh_session(
 ) -> Session | ReusedToken | None:
     """Replace the refresh token of a session, in a transaction.
 
-    The previous token returns the same result for the time `REPEAT`. Any other token ends the
+    For the time `REPEAT`, the previous token returns the same result. Any other token ends the
     session.
 
     Args:
@@ -105,7 +105,7 @@ async def refresh_session(
 
 
 async def end_session(conn: Connection, *, session_id: UUID) -> Session | None:
-    """End a session, in a transaction; return None if it has ended before."""
+    """End a session, in a transaction; return None if it had already ended."""
     row = (await conn.execute(_END, {"id": session_id})).one_or_none()
     if row is None:
         return None
@@ -121,7 +121,7 @@ async def end_sessions(conn: Connection, *, tenant: str, username: str, kept: st
         conn: the transaction.
         tenant: the tenant.
         username: the name of the user.
-        kept: the id of a session that continues; empty for none.
+        kept: the id of the session to keep; empty for none.
     """
     await conn.execute(_END_ALL, {"tenant": tenant, "username": username, "kept": kept})
 

@@ -14,14 +14,14 @@ from headrace_core.store.access.changes import record_change
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.installation import read_installation
 
-# How long the tokens of a replaced key stay valid. Gateways may sign with it for another minute,
-# because they cache the keys.
+# The time for which the tokens of a replaced key stay valid. Gateways cache the keys, so they may
+# sign with a replaced key for another minute.
 _KEEP: Final = MAX_TOKEN_LIFETIME + timedelta(minutes=5)
 
 # Signing keys belong to all tenants.
 _NO_TENANT: Final = ""
 
-# The advisory lock of the creation of keys. Its key is made from the bytes of "signing".
+# The advisory lock for the creation of keys: the bytes of "signing".
 _LOCK: Final = int.from_bytes(b"signing") >> 1
 
 

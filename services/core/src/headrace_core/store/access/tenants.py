@@ -1,4 +1,4 @@
-"""Tenants: the names under which all other rows are kept apart."""
+"""Tenants, with their states and quotas."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from headrace_core.store.sql.connection import Connection, Row
 
 _KIND: Final = "tenant"
 
-# Time from a new quota to the first count of the stored payloads. By then, each gateway has read
-# the quota, and the submits that did not count their payloads have ended.
+# The delay between a new quota and the first count of the stored payloads. By then, each gateway
+# has read the quota, and all submits without a count of their payloads have ended.
 _FIRST_RECOUNT: Final = timedelta(seconds=20)
 
 _STORED_QUOTAS: Final = msgspec.json.Decoder(dict[str, int])
@@ -50,7 +50,7 @@ async def create_tenant(
     """Create a tenant, in a transaction; see Tenant for the arguments.
 
     Raises:
-        AccessConflict: a tenant with this name exists.
+        AccessConflict: a tenant with this name already exists.
     """
     rows = await conn.execute(
         _CREATE, {"name": name, "quotas": _from_quotas(quotas), "ceilings": _from_quotas(ceilings)}
@@ -67,7 +67,7 @@ async def get_tenant(conn: Connection, *, name: str) -> Tenant:
     """Return a tenant.
 
     Raises:
-        AccessNotFound: it does not exist.
+        AccessNotFound: the tenant does not exist.
     """
     row = (await conn.execute(_GET, {"name": name})).one_or_none()
     if row is None:
@@ -84,8 +84,8 @@ async def suspend_tenant(conn: Connection, *, name: str) -> Tenant:
     """Suspend a tenant, in a transaction.
 
     Raises:
-        AccessNotFound: it does not exist.
-        TenantStateConflict: it is being deleted.
+        AccessNotFound: the tenant does not exist.
+        TenantStateConflict: the tenant is being deleted.
     """
     return await _change_state(conn, name, TenantState.SUSPENDED, action="suspend")
 
@@ -94,17 +94,17 @@ async def resume_tenant(conn: Connection, *, name: str) -> Tenant:
     """Make a suspended tenant active again, in a transaction.
 
     Raises:
-        AccessNotFound: it does not exist.
-        TenantStateConflict: it is being deleted.
+        AccessNotFound: the tenant does not exist.
+        TenantStateConflict: the tenant is being deleted.
     """
     return await _change_state(conn, name, TenantState.ACTIVE, action="resume")
 
 
 async def request_deletion(conn: Connection, *, name: str) -> Tenant:
-    """Begin to delete a tenant, in a transaction. A scheduler removes its rows.
+    """Request the deletion of a tenant, in a transaction. A scheduler removes its rows.
 
     Raises:
-        AccessNotFound: it does not exist.
+        AccessNotFound: the tenant does not exist.
     """
     return await _change_state(conn, name, TenantState.DELETING, action="delete")
 
@@ -112,11 +112,11 @@ async def request_deletion(conn: Connection, *, name: str) -> Tenant:
 async def set_quotas(
     conn: Connection, *, name: str, quotas: Quotas | None, ceilings: Quotas | None
 ) -> Tenant:
-    """Replace the quotas or the ceilings of a tenant, in a transaction; None: keep them.
+    """Replace the quotas or the ceilings of a tenant, in a transaction; None keeps them.
 
     Raises:
-        AccessNotFound: it does not exist.
-        TenantStateConflict: it is being deleted.
+        AccessNotFound: the tenant does not exist.
+        TenantStateConflict: the tenant is being deleted.
     """
     tenant = await _lock(conn, name)
     if tenant.state is TenantState.DELETING:
@@ -154,7 +154,7 @@ async def _lock(conn: Connection, name: str) -> Tenant:
 
 
 async def _meter(conn: Connection, tenant: Tenant) -> None:
-    """Begin or end the count of the usage of a tenant."""
+    """Start or stop counting the usage of a tenant."""
     if COUNTED.isdisjoint(tenant.effective):
         await conn.execute(_END_METER, {"tenant": tenant.name})
     else:
@@ -178,7 +178,7 @@ def _to_tenant(row: Row) -> Tenant:
 
 
 def _to_quotas(stored: str) -> Quotas:
-    """Return quotas; those that this version does not know are left out."""
+    """Return quotas, without those that this version does not know."""
     known = set(Quota)
     return {
         Quota(name): limit for name, limit in _STORED_QUOTAS.decode(stored).items() if name in known

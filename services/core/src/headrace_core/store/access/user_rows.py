@@ -1,4 +1,4 @@
-"""The columns of a user without the password, in the statements of users and sessions."""
+"""The columns of a user except the password, for statements about users and sessions."""
 
 from __future__ import annotations
 

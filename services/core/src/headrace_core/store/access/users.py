@@ -32,7 +32,7 @@ async def create_user(
     """Store a user; see User for the arguments.
 
     Raises:
-        AccessConflict: the tenant has a user with this name.
+        AccessConflict: the tenant already has a user with this name.
     """
     rows = await conn.execute(
         _CREATE,
@@ -104,7 +104,7 @@ async def update_user(
     disabled: bool,
     password_hash: str | None,
 ) -> User:
-    """Change a locked user. Disabling it or a new password ends its sessions.
+    """Change a locked user. A new password, or disabling the user, ends its sessions.
 
     Args:
         conn: the transaction.
@@ -141,7 +141,7 @@ async def change_password(
         user: the user.
         old_hash: the hash that was verified.
         new_hash: the hash of the new password.
-        kept_session: the id of the session that continues.
+        kept_session: the id of the session to keep.
 
     Returns:
         False if the password has changed since it was verified.
@@ -158,7 +158,7 @@ async def change_password(
 
 
 async def rehash_password(conn: Connection, user: User, *, old_hash: str, new_hash: str) -> None:
-    """Store the same password with newer parameters of the hash."""
+    """Replace the hash of a password by one with newer parameters."""
     await conn.execute(
         _REHASH,
         {"tenant": user.tenant, "name": user.name, "old_hash": old_hash, "new_hash": new_hash},
@@ -174,7 +174,7 @@ async def delete_user(conn: Connection, user: User) -> None:
 async def find_login(
     conn: Connection, *, tenant: str, name: str, address: str
 ) -> LoginCandidate | None:
-    """Return the user with the data of a login; None if it is unknown.
+    """Return a user with the data for a login; None if the user is unknown.
 
     Args:
         conn: the connection.
