@@ -115,7 +115,7 @@ class AccessCalls:
 
         Raises:
             CallError: no argument selects jobs, or an argument is malformed.
-            PermissionDenied: the client may not mint tokens, or not read these jobs.
+            PermissionDenied: the client may not mint tokens, or may not read these jobs.
         """
         request = access_service_pb2.MintWatchTokenRequest(
             job_id=job_id,
@@ -150,7 +150,7 @@ class AccessCalls:
 
         Raises:
             ValueError: `role` is not a role.
-            AccessConflict: the name has a binding.
+            AccessConflict: the name already has a binding.
             PermissionDenied: the caller lacks the right `tenants:manage`.
         """
         request = access_service_pb2.CreateCertificateBindingRequest(

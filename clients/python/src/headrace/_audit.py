@@ -36,8 +36,8 @@ class AuditCalls:
             method: only this method, such as `AccessService/CreateApiKey`, or the methods of a
                 service, such as `AccessService/`.
             only_denied: only denied actions.
-            installation: the actions without a tenant, such as calls with an invalid credential,
-                instead of the tenant's. Needs the right `tenants:manage`.
+            installation: whether to return the actions without a tenant, such as calls with an
+                invalid credential, instead of the tenant's. Requires the right `tenants:manage`.
             page_size: maximum number of events on a page; 0 for the server default.
 
         Raises:
@@ -61,13 +61,13 @@ class AuditCalls:
             request.page_token = page.next_page_token
 
     async def records_payload_reads(self) -> bool:
-        """Return whether the audit log contains each call that reads payloads."""
+        """Return whether the audit log records calls that read payloads."""
         request = audit_service_pb2.GetAuditSettingsRequest()
         response = await self._calls.unary(lambda gateway: gateway.audit.GetAuditSettings, request)
         return response.settings.payload_reads
 
     async def record_payload_reads(self, recorded: bool) -> None:
-        """Set whether the audit log contains each call that reads payloads."""
+        """Set whether the audit log records calls that read payloads."""
         request = audit_service_pb2.UpdateAuditSettingsRequest(
             settings=audit_service_pb2.AuditSettings(payload_reads=recorded)
         )

@@ -20,14 +20,14 @@ TokenProvider: TypeAlias = Callable[[], Awaitable[str]]
 
 _AUTHORIZATION: Final = "authorization"
 _TENANT: Final = "x-headrace-tenant"
-# The headers that have arguments of their own.
+# The headers that `metadata` must not contain, with the arguments that set them.
 _ARGUMENTS: Final = {_AUTHORIZATION: "token or api_key", _TENANT: "tenant"}
 # The names that gRPC accepts, except those with binary values (`-bin`).
 _NAME: Final = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)").fullmatch
 
 
 class Secret(str):
-    """A text that `repr` hides, because reports of errors can contain local variables."""
+    """A text that `repr` hides, because error reports can contain local variables."""
 
     __slots__ = ()
 
@@ -44,7 +44,7 @@ class Headers:
             that does not change.
         others: the other headers.
         exposed: the gateway to which a secret would be sent in plaintext; empty for none.
-        timeout: longest wait for the provider, in seconds.
+        timeout: the longest wait for the provider, in seconds.
 
     Attributes:
         current: the headers of the next call; None if the provider must be called first.
@@ -75,7 +75,7 @@ class Headers:
         return self._provider is not None
 
     def abandon(self) -> object:
-        """Drop the call of the provider in a forked child."""
+        """Forget the pending call of the provider, in a forked child."""
         left, self._renewal = self._renewal, None
         return left
 
@@ -134,7 +134,7 @@ class Headers:
     def _end_renewal(self, task: asyncio.Task[Metadata]) -> None:
         self._renewal = None
         if not task.cancelled():
-            # Without this, asyncio would log the error if each waiting call was cancelled.
+            # Retrieve the error; otherwise asyncio logs it if each waiting call was cancelled.
             task.exception()
 
     def _with(self, secret: Secret) -> Metadata:
@@ -155,7 +155,7 @@ def resolve_headers(
 ) -> Headers:
     """Return the headers of a client.
 
-    Without `token`, `api_key` and `provider`, the credential is that of HEADRACE_TOKEN or
+    Without `token`, `api_key` and `provider`, the credential comes from HEADRACE_TOKEN or
     HEADRACE_API_KEY.
 
     Args:
@@ -163,7 +163,7 @@ def resolve_headers(
         encrypted: whether connections use TLS.
         insecure: whether plaintext connections to other machines may carry the credential.
         token, api_key, provider, tenant, metadata: the arguments of the client.
-        timeout: longest wait for the provider, in seconds.
+        timeout: the longest wait for the provider, in seconds.
 
     Raises:
         TypeError: a credential is not a string.

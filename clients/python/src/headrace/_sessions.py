@@ -1,4 +1,4 @@
-"""The client's calls of users: sessions and passwords."""
+"""The client's calls for sessions and passwords."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class SessionCalls:
         Raises:
             InsecureConnection: the password would be sent to another machine in plaintext.
             Unauthenticated: the user name or the password is wrong, or the user is disabled.
-            LoginThrottled: too many logins have failed; `refusal.retry_after` is the wait.
+            LoginThrottled: too many logins have failed; retry after `refusal.retry_after`.
         """
-        # A report of an error below may contain the local variables.
+        # An error report may contain local variables.
         password = Secret(password)
         response = await self._calls.unary_with_secret(
             "the password",

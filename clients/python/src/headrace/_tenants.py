@@ -13,8 +13,8 @@ from headrace.v1 import tenant_service_pb2
 class TenantCalls:
     """The client's calls for tenants, their quotas and their usage.
 
-    Only principals of the platform manage tenants. An admin can read its own tenant and set its
-    quotas, up to the ceilings.
+    Only principals with the role PLATFORM can manage tenants. An admin can read its own tenant and
+    set its quotas, up to the ceilings.
     """
 
     _calls: Calls
@@ -27,11 +27,11 @@ class TenantCalls:
         Args:
             name: 1 to 100 characters of a-z, 0-9, `.`, `_` and `-`; the first is a letter or a
                 digit.
-            quotas: the quotas; None for none.
-            ceilings: the ceilings; None for none.
+            quotas: the quotas; None for no limits.
+            ceilings: the ceilings; None for no limits.
 
         Raises:
-            AccessConflict: a tenant with this name exists.
+            AccessConflict: a tenant with this name already exists.
         """
         request = tenant_service_pb2.CreateTenantRequest(
             name=name, quotas=to_quotas(quotas), ceilings=to_quotas(ceilings)
@@ -78,9 +78,9 @@ class TenantCalls:
         return from_tenant(response.tenant)
 
     async def delete_tenant(self, name: str) -> Tenant:
-        """Begin to delete a tenant with all its rows. A deletion cannot be stopped.
+        """Start the deletion of a tenant with all its rows. A deletion cannot be stopped.
 
-        `tenant` returns the progress, and raises AccessNotFound after the end.
+        `tenant` returns the progress, and raises AccessNotFound when the deletion is complete.
 
         Raises:
             AccessNotFound: the tenant does not exist.
@@ -96,9 +96,9 @@ class TenantCalls:
 
         Args:
             name: the tenant; empty for the tenant of this client.
-            quotas: the new quotas, at most the ceilings; a field with None removes its quota. None:
-                keep the quotas.
-            ceilings: the new ceilings, which only the platform may set. None: keep the ceilings.
+            quotas: the new quotas, at most the ceilings; a field that is None removes its quota.
+                None keeps all quotas.
+            ceilings: the new ceilings, which only the platform may set. None keeps all ceilings.
 
         Raises:
             AccessNotFound: the tenant does not exist, or the caller may change only its own tenant.

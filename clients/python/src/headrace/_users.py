@@ -40,9 +40,9 @@ class UserCalls:
         Raises:
             ValueError: `role` is not a role.
             InsecureConnection: the password would be sent to another machine in plaintext.
-            AccessConflict: the user exists.
+            AccessConflict: the user already exists.
         """
-        # A report of an error below may contain the local variables.
+        # An error report may contain local variables.
         password = Secret(password or "")
         response = await self._calls.unary_with_secret(
             "the password",
@@ -76,7 +76,7 @@ class UserCalls:
         scope: Iterable[str] | None = None,
         disabled: bool | None = None,
     ) -> User:
-        """Change a user; None changes nothing.
+        """Change a user. Arguments that are None keep their values.
 
         The change takes effect within five seconds, open streams included.
 

@@ -18,7 +18,7 @@ class Role(StrEnum):
     ADMIN = "admin"
     # Manages tenants, and acts in each of them.
     PLATFORM = "platform"
-    # Unknown to this version of the client.
+    # A value that this version of the client does not know.
     UNKNOWN = "unknown"
 
 
@@ -34,7 +34,7 @@ class PrincipalKind(StrEnum):
     USER = "user"
     CERTIFICATE = "certificate"
     WATCH_TOKEN = "watch_token"  # noqa: S105 - a kind, not a secret
-    # Unknown to this version of the client.
+    # A value that this version of the client does not know.
     UNKNOWN = "unknown"
 
 
@@ -45,8 +45,8 @@ class Principal:
     Args:
         name: the name, unique within its tenant.
         tenant: the tenant of the principal.
-        acting_tenant: the tenant of the call. Only a principal with the role PLATFORM can act in
-            another tenant than its own.
+        acting_tenant: the tenant of the call. It differs from `tenant` only if a principal with the
+            role PLATFORM acts in another tenant.
         kind: the kind of its credential.
         role: the role.
         scope: the entries that narrow the role to rights, queues, types, labels, batches or jobs.
@@ -154,7 +154,7 @@ class SessionTokens:
     Args:
         access_token: identifies the user, as in `Client(token=…)`.
         access_expire_time: the time at which the access token expires.
-        refresh_token: gets the next tokens with `Client.refresh_session`.
+        refresh_token: the argument of `Client.refresh_session`, which returns the next tokens.
         session_expire_time: the time at which the session ends.
     """
 

@@ -22,7 +22,7 @@ class AuditEvent:
         target: the object of the action, such as `api key 7hq2`.
         denied: whether the action was denied.
         reason: the reason of the denial.
-        count: the number of equal actions within a second that this event stands for.
+        count: the number of equal actions within a second that this event represents.
         hash: the hash of the event and of all events before it.
     """
 

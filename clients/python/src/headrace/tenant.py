@@ -15,7 +15,7 @@ class TenantState(StrEnum):
     SUSPENDED = "suspended"
     # Suspended, and its rows are being removed.
     DELETING = "deleting"
-    # Unknown to this version of the client.
+    # A value that this version of the client does not know.
     UNKNOWN = "unknown"
 
 
@@ -27,7 +27,7 @@ class Quotas:
         waiting_jobs: SCHEDULED, QUEUED and RETRYING jobs.
         payload_bytes: bytes of the payloads of all stored jobs.
         jobs_per_day: jobs submitted on a calendar day in UTC.
-        submits_per_second: submit calls and further jobs of their batches, at each gateway.
+        submits_per_second: submitted jobs per second at each gateway.
         open_streams: open streams at each gateway.
     """
 
@@ -83,8 +83,8 @@ class TenantUsage:
         limits: the limits that apply.
         waiting_jobs: SCHEDULED, QUEUED and RETRYING jobs.
         running_jobs: RUNNING jobs.
-        payload_bytes: bytes of the payloads of all stored jobs; None if they are not counted:
-            the tenant has no limit on waiting jobs, payload bytes or jobs per day.
+        payload_bytes: bytes of the payloads of all stored jobs; None if the tenant has no limit on
+            waiting jobs, payload bytes or jobs per day, because then they are not counted.
         jobs_today: jobs submitted today, in UTC; None like `payload_bytes`.
         open_streams: open streams at the gateway that answered.
     """

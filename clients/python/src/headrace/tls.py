@@ -29,7 +29,7 @@ class _Files(NamedTuple):
 class TLS:
     """The certificates of a client, as paths of PEM files.
 
-    If a connection fails after a file has changed, the client reads the files again.
+    If a connection fails and a file has changed, the client reads the files again.
 
     Args:
         ca: the authorities that may sign the certificates of gateways. None: the public authorities
@@ -61,7 +61,7 @@ class TLS:
         )
 
     def versions(self) -> tuple[tuple[int, int, int], ...]:
-        """Return values that change with the files.
+        """Return values that change when a file changes.
 
         Raises:
             OSError: a file does not exist.

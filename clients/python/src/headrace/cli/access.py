@@ -68,7 +68,8 @@ async def mint_watch_token(
 
 async def create_key(
     principal: Annotated[
-        str, Parameter(name="PRINCIPAL", help="The name of the service or person with the key.")
+        str,
+        Parameter(name="PRINCIPAL", help="The name of the service or person that uses the key."),
     ],
     /,
     *,

@@ -68,7 +68,8 @@ def _build_app(arguments: Sequence[str], *, errors: Console) -> App:
         help=_HELP,
         help_format="plaintext",
         group_parameters=_OPTIONS,
-        # Without this, flags and lists would get options such as --no-watch and --empty-label.
+        # Without this setting, flags and lists would get options such as --no-watch and
+        # --empty-label.
         default_parameter=Parameter(negative=()),
         help_epilogue=_EPILOGUE,
         version=lambda: version("headrace"),
@@ -98,14 +99,14 @@ def _build_app(arguments: Sequence[str], *, errors: Console) -> App:
         ] = None,
         tls: Annotated[
             Flag,
-            Parameter(group=_GLOBAL, help="Use TLS with the public authorities, or with --tls-ca."),
+            Parameter(group=_GLOBAL, help="Use TLS with the public CAs, or with --tls-ca."),
         ] = False,
         tls_ca: Annotated[
             Path | None,
             Parameter(
                 group=_GLOBAL,
                 metavar="FILE",
-                help="Authorities of the gateway's certificate; default HEADRACE_TLS_CA.",
+                help="CA certificates that verify the gateway; default HEADRACE_TLS_CA.",
             ),
         ] = None,
         tls_cert: Annotated[
@@ -133,7 +134,7 @@ def _build_app(arguments: Sequence[str], *, errors: Console) -> App:
         ] = False,
         tenant: Annotated[
             str | None,
-            Parameter(group=_GLOBAL, help="Act in this tenant, with a credential of the platform."),
+            Parameter(group=_GLOBAL, help="Act in this tenant; requires the role platform."),
         ] = None,
         output: Annotated[
             Format,

@@ -31,7 +31,7 @@ async def audit(
     denied: Annotated[Flag, Parameter(help="Only denied actions.")] = False,
     installation: Annotated[
         Flag,
-        Parameter(help="The actions without a tenant, such as calls with an invalid credential."),
+        Parameter(help="Show actions without a tenant, such as calls with an invalid credential."),
     ] = False,
     limit: Annotated[
         int,

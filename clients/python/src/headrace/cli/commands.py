@@ -115,7 +115,7 @@ _COMMANDS: Final = {
     ),
     "password": (
         "login:change_password",
-        "Change your password; prompts or two lines of stdin contain both passwords.",
+        "Change your password, from prompts or from two lines of stdin.",
         """
   headrace password""",
     ),
@@ -221,7 +221,7 @@ _CERTIFICATES: Final = (
 _CERTIFICATES_COMMANDS: Final = {
     "bind": (
         "certificates:bind",
-        "Bind the client certificates with a name to a principal.",
+        "Bind a name in client certificates to a principal.",
         """
   headrace certificates bind uri:spiffe://example.com/billing billing --role operator
   headrace certificates bind dns:billing.example.com billing --scope queue:invoices""",
@@ -289,7 +289,7 @@ _TENANTS_COMMANDS: Final = {
     ),
     "limit": (
         "tenants:limit",
-        "Set or remove quotas of a tenant; other quotas stay.",
+        "Set or remove quotas of a tenant; other quotas do not change.",
         """
   headrace tenants limit --quota waiting_jobs=5000
   headrace tenants limit acme --ceiling open_streams=500 --quota jobs_per_day=none""",

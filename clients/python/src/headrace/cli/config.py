@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from headrace.cli.usage import UsageError
 
-# The permissions that only the owner of a file has.
+# The permission bits of users other than the owner.
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -30,7 +30,7 @@ class Context:
         insecure: whether to send the credential in plaintext to another machine.
         tenant: the tenant of all calls; empty for the tenant of the credential.
         api_key: an API key.
-        token: an access token of another issuer.
+        token: an access token of an external issuer.
         username: the user who has logged in.
         access_token, access_expire_time, refresh_token: the tokens of the session of that user.
     """
@@ -82,7 +82,7 @@ class Config:
         """Return a context.
 
         Raises:
-            UsageError: it does not exist.
+            UsageError: the context does not exist.
         """
         if name not in self.contexts:
             known = ", ".join(self.contexts) or "none"
@@ -163,7 +163,7 @@ def _locked(path: Path) -> Iterator[None]:
         return
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        # The lock ends with the file.
+        # Closing the file releases the lock.
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
@@ -178,7 +178,7 @@ def _write(path: Path, config: Config) -> None:
         for key in _KEYS:
             if value := getattr(context, key):
                 lines.append(f"{key} = {'true' if value is True else _quoted(value)}")
-    # Keep a symbolic link to the file.
+    # If the path is a symbolic link, keep it.
     real = path.resolve()
     new = real.with_name(f".{real.name}.{token_hex(8)}")
     try:
@@ -193,7 +193,7 @@ def _write(path: Path, config: Config) -> None:
 
 
 def _quoted(text: str) -> str:
-    """Return a basic string of TOML; JSON strings are such, except for the character DEL."""
+    """Return a TOML basic string: a JSON string with the character DEL escaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,6 +1,6 @@
 """The connection of a command, from the global options, the environment and the current context.
 
-A context belongs together: its credential is sent only to its own gateways, unless the command line
+The credential of a context is sent only to the gateways of that context, unless the command line
 names both the context and another target.
 """
 
@@ -133,8 +133,8 @@ def connection(options: Options) -> Connection:
 
     The context is the one of `--context` or HEADRACE_CONTEXT. Otherwise it is the current context,
     but only if no target is set (`--target`, HEADRACE_TARGET) or if its target is the same.
-    HEADRACE_TOKEN and HEADRACE_API_KEY replace the credential of the current context, but not of a
-    context that the command line names.
+    HEADRACE_TOKEN and HEADRACE_API_KEY replace the credential of the current context, but not the
+    credential of a context that the command line names.
 
     Raises:
         UsageError: the context does not exist, or the configuration is not valid.

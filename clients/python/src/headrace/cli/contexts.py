@@ -41,7 +41,7 @@ def add(
         str | None,
         Parameter(metavar="FILE", help="File with an access token, or - for a prompt or stdin."),
     ] = None,
-    use: Annotated[Flag, Parameter(help="Make it the current context.")] = False,
+    use: Annotated[Flag, Parameter(help="Make the new context the current one.")] = False,
     session: Injected,
 ) -> None:
     if api_key_file and token_file:

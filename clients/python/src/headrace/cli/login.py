@@ -18,14 +18,14 @@ from headrace.cli.usage import UsageError
 
 # The context that a login without any context creates.
 _DEFAULT_CONTEXT: Final = "default"
-# As in the client, which the command line imports only for a call.
+# A copy of the client's default: the command line imports the client only for calls.
 _DEFAULT_TARGET: Final = "127.0.0.1:50051"
 
 
 async def login(
     username: Annotated[
         str | None,
-        Parameter(name="USERNAME", help="The user; default: that of the context, or a prompt."),
+        Parameter(name="USERNAME", help="The user; default: the user of the context, or a prompt."),
     ] = None,
     /,
     *,
@@ -58,7 +58,7 @@ async def logout(*, session: Injected) -> None:
         async with chosen.client(authenticated=False) as client:
             await client.logout(refresh_token)
     finally:
-        # Even if no gateway is available, this machine forgets the tokens.
+        # Remove the local tokens even if no gateway is available.
         with changing_config() as config:
             if chosen.name in config.contexts:
                 context = config.contexts[chosen.name]
@@ -79,14 +79,14 @@ async def change_password(*, session: Injected) -> None:
 
 
 def _choose_context(options: Options) -> Connection:
-    """Return the connection of a login; without a context, that of a new one."""
+    """Return the connection of a login: of the chosen context, or of a new one."""
     name = options.context_name
     if name and name not in load_config().contexts:
         target = os.environ.get("HEADRACE_TARGET") or _DEFAULT_TARGET
         return Connection(name=name, context=options.apply_to(Context(target=target)))
     chosen = connection(options)
     if chosen.name:
-        # Not the credential of the environment.
+        # Ignore the credential of the environment.
         context = load_config().find(chosen.name)
         return replace(chosen, context=options.apply_to(context))
     context = replace(chosen.context, target=chosen.context.target or _DEFAULT_TARGET)

@@ -22,7 +22,7 @@ _UNLIMITED_WIDTH = 10_000
 
 class _Console(Console):
     def on_broken_pipe(self) -> NoReturn:
-        # Without this, rich exits with code 1. `run` in app.py handles the error.
+        # By default, rich exits with code 1. `run` in app.py handles the error.
         raise BrokenPipeError
 
 

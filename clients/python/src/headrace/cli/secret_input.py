@@ -11,7 +11,8 @@ from headrace.cli.usage import UsageError
 
 
 def read_secret(name: str) -> str:
-    """Return a secret: from a prompt without echo in a terminal, or else the next line of stdin.
+    """Return a secret from a prompt without echo or, without a terminal, from the next line of
+    stdin.
 
     Raises:
         UsageError: the secret is empty.
@@ -25,7 +26,7 @@ def read_secret(name: str) -> str:
 
 
 def read_secret_file(name: str, file: str) -> str:
-    """Return the secret in a file, or see `read_secret` for `-`.
+    """Return the secret in a file; `-` calls `read_secret`.
 
     Raises:
         UsageError: the file cannot be read or is empty.

@@ -19,7 +19,7 @@ _MARGIN: Final = timedelta(seconds=30)
 
 
 class StoredSession:
-    """Returns the access token of a context, and renews it; a token provider for `Client`.
+    """A token provider for `Client`: returns and renews the access token of a context.
 
     Commands that run at the same time share the tokens: a refresh token can be used again for a
     short time, and each process reads the tokens that another one has stored.

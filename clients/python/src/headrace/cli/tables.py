@@ -52,7 +52,7 @@ _MIN_NAME_WIDTH: Final = 8
 class JobsTable:
     """A table of jobs: one line per job, with a note.
 
-    If the lines are too wide for the terminal, notes move to separate lines, then long names are
+    If the lines are too wide for the terminal, notes move to separate lines. Then long names are
     truncated, then columns are dropped from the right. Ids are shortened last, because users copy
     them.
     """

@@ -21,7 +21,7 @@ _NONE: Final = "none"
 
 _Name: TypeAlias = Annotated[str, Parameter(name="NAME", help="The name of the tenant.")]
 _OptionalName: TypeAlias = Annotated[
-    str, Parameter(name="NAME", help="The name of the tenant; default: the own tenant.")
+    str, Parameter(name="NAME", help="The name of the tenant; default: your own tenant.")
 ]
 _QuotaOption: TypeAlias = Annotated[
     Repeated,

@@ -21,8 +21,7 @@ _END: Final = object()
 _CREDENTIAL_CHANGED: Final = Refusal(
     code="UNAUTHENTICATED",
     reason="CREDENTIAL_CHANGED",
-    message="the credential of this stream has expired or changed; resume where it stopped, with a "
-    "valid credential",
+    message="the credential of this stream has expired or changed; resume with a valid credential",
 )
 
 
