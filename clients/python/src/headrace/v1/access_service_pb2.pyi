@@ -28,7 +28,7 @@ class _Role:
 class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
-    """As a request: the role with the fewest rights, VIEWER."""
+    """In a request, this means VIEWER, the role with the fewest rights."""
     ROLE_VIEWER: _Role.ValueType  # 1
     """Reads jobs."""
     ROLE_OPERATOR: _Role.ValueType  # 2
@@ -36,13 +36,13 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_ADMIN: _Role.ValueType  # 3
     """Manages keys, users and quotas of the tenant, and reads its audit log."""
     ROLE_PLATFORM: _Role.ValueType  # 4
-    """Manages tenants, and acts in each of them: the metadata `x-headrace-tenant` names the tenant."""
+    """Manages tenants, and can act in each of them: the header `x-headrace-tenant` names the tenant."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """A role. Each role has the rights of the previous one."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
-"""As a request: the role with the fewest rights, VIEWER."""
+"""In a request, this means VIEWER, the role with the fewest rights."""
 ROLE_VIEWER: Role.ValueType  # 1
 """Reads jobs."""
 ROLE_OPERATOR: Role.ValueType  # 2
@@ -50,7 +50,7 @@ ROLE_OPERATOR: Role.ValueType  # 2
 ROLE_ADMIN: Role.ValueType  # 3
 """Manages keys, users and quotas of the tenant, and reads its audit log."""
 ROLE_PLATFORM: Role.ValueType  # 4
-"""Manages tenants, and acts in each of them: the metadata `x-headrace-tenant` names the tenant."""
+"""Manages tenants, and can act in each of them: the header `x-headrace-tenant` names the tenant."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _PrincipalKind:
@@ -188,7 +188,7 @@ class ApiKey(_message.Message):
 
     @_builtins.property
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
-        """The minute of the last use; absent before the first use. It appears up to a minute late."""
+        """The minute of the last use, up to a minute late; absent before the first use."""
 
     @_builtins.property
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
@@ -315,7 +315,7 @@ class CreateApiKeyResponse(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
-    """The complete key, to be sent as `authorization: Bearer …`. It is not stored."""
+    """The complete key, for the header `authorization: Bearer …`. It is not stored."""
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
         """The key without its secret."""
@@ -651,8 +651,8 @@ Global___DeleteCertificateBindingResponse: _TypeAlias = DeleteCertificateBinding
 
 @_typing.final
 class MintWatchTokenRequest(_message.Message):
-    """The request of MintWatchToken. The token can read the jobs that match each field that is set, and
-    that the caller can read. At least one of `job_id`, `batch_id` and `labels` is required.
+    """The request of MintWatchToken. The token can read the jobs that match all set fields and that the
+    caller can read. At least one of `job_id`, `batch_id` and `labels` is required.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -687,8 +687,8 @@ class MintWatchTokenRequest(_message.Message):
     batch_id: _builtins.str
     """The batch."""
     include_payload: _builtins.bool
-    """Whether the token can read payloads, results, output, error messages and stack traces. The
-    caller needs the right `payload:read`.
+    """Whether the token can read payloads, results, output, error messages and stack traces. This
+    requires that the caller has the right `payload:read`.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -726,7 +726,7 @@ class MintWatchTokenResponse(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """The token, to be sent as `authorization: Bearer …`. It cannot be read again."""
+    """The token, for the header `authorization: Bearer …`. No later call returns it."""
     @_builtins.property
     def principal(self) -> Global___Principal:
         """The principal that the token identifies, with the scope and the time of expiry."""

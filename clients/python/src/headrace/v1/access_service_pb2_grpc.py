@@ -28,13 +28,14 @@ if _version_not_supported:
 class AccessServiceStub:
     """Manages the API keys of a tenant.
 
-    A caller sends its credential as `authorization: Bearer …`. A role grants rights within a tenant;
-    a scope narrows them. The entries of a scope are rights (`jobs:read`, `jobs:submit`, `jobs:cancel`,
-    `jobs:retry`, `subscriptions:write`, `tokens:mint`, `access:manage`, `quotas:manage`,
-    `audit:read`) and jobs (`queue:NAME`, `type:NAME`, `label:KEY=VALUE`, `batch:ID`, `job:ID`). A
-    scope without rights keeps all rights of the role, and a scope without jobs includes all jobs. No
-    role includes the right `payload:read`, so a scope must name it; without it, payloads, results,
-    output, error messages and stack traces are withheld.
+    A caller sends its credential in the header `authorization: Bearer …`. A role grants rights
+    within a tenant; a scope narrows them. The entries of a scope are rights (`jobs:read`,
+    `jobs:submit`, `jobs:cancel`, `jobs:retry`, `subscriptions:write`, `tokens:mint`,
+    `access:manage`, `quotas:manage`, `audit:read`) and jobs (`queue:NAME`, `type:NAME`,
+    `label:KEY=VALUE`, `batch:ID`, `job:ID`). A scope without rights keeps all rights of the role,
+    and a scope without jobs includes all jobs. No role includes the right `payload:read`, so a scope
+    must name it. Without this right, payloads, results, output, error messages and stack traces are
+    withheld.
     """
 
     def __init__(self, channel):
@@ -88,13 +89,14 @@ class AccessServiceStub:
 class AccessServiceServicer:
     """Manages the API keys of a tenant.
 
-    A caller sends its credential as `authorization: Bearer …`. A role grants rights within a tenant;
-    a scope narrows them. The entries of a scope are rights (`jobs:read`, `jobs:submit`, `jobs:cancel`,
-    `jobs:retry`, `subscriptions:write`, `tokens:mint`, `access:manage`, `quotas:manage`,
-    `audit:read`) and jobs (`queue:NAME`, `type:NAME`, `label:KEY=VALUE`, `batch:ID`, `job:ID`). A
-    scope without rights keeps all rights of the role, and a scope without jobs includes all jobs. No
-    role includes the right `payload:read`, so a scope must name it; without it, payloads, results,
-    output, error messages and stack traces are withheld.
+    A caller sends its credential in the header `authorization: Bearer …`. A role grants rights
+    within a tenant; a scope narrows them. The entries of a scope are rights (`jobs:read`,
+    `jobs:submit`, `jobs:cancel`, `jobs:retry`, `subscriptions:write`, `tokens:mint`,
+    `access:manage`, `quotas:manage`, `audit:read`) and jobs (`queue:NAME`, `type:NAME`,
+    `label:KEY=VALUE`, `batch:ID`, `job:ID`). A scope without rights keeps all rights of the role,
+    and a scope without jobs includes all jobs. No role includes the right `payload:read`, so a scope
+    must name it. Without this right, payloads, results, output, error messages and stack traces are
+    withheld.
     """
 
     def WhoAmI(self, request, context):
@@ -127,8 +129,8 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateCertificateBinding(self, request, context):
-        """Binds the client certificates with a name to a principal of the tenant. Certificates belong to no
-        tenant, so this needs the right `tenants:manage`.
+        """Binds a name in client certificates to a principal of the tenant. Certificates belong to no
+        tenant, so this call requires the right `tenants:manage`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,8 +144,8 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCertificateBinding(self, request, context):
-        """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
-        their streams. Needs the right `tenants:manage`.
+        """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and
+        end their streams. Requires the right `tenants:manage`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,13 +214,14 @@ def add_AccessServiceServicer_to_server(servicer, server):
 class AccessService:
     """Manages the API keys of a tenant.
 
-    A caller sends its credential as `authorization: Bearer …`. A role grants rights within a tenant;
-    a scope narrows them. The entries of a scope are rights (`jobs:read`, `jobs:submit`, `jobs:cancel`,
-    `jobs:retry`, `subscriptions:write`, `tokens:mint`, `access:manage`, `quotas:manage`,
-    `audit:read`) and jobs (`queue:NAME`, `type:NAME`, `label:KEY=VALUE`, `batch:ID`, `job:ID`). A
-    scope without rights keeps all rights of the role, and a scope without jobs includes all jobs. No
-    role includes the right `payload:read`, so a scope must name it; without it, payloads, results,
-    output, error messages and stack traces are withheld.
+    A caller sends its credential in the header `authorization: Bearer …`. A role grants rights
+    within a tenant; a scope narrows them. The entries of a scope are rights (`jobs:read`,
+    `jobs:submit`, `jobs:cancel`, `jobs:retry`, `subscriptions:write`, `tokens:mint`,
+    `access:manage`, `quotas:manage`, `audit:read`) and jobs (`queue:NAME`, `type:NAME`,
+    `label:KEY=VALUE`, `batch:ID`, `job:ID`). A scope without rights keeps all rights of the role,
+    and a scope without jobs includes all jobs. No role includes the right `payload:read`, so a scope
+    must name it. Without this right, payloads, results, output, error messages and stack traces are
+    withheld.
     """
 
     @staticmethod

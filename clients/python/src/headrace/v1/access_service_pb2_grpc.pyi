@@ -29,13 +29,14 @@ GRPC_VERSION: str
 class AccessServiceStub:
     """Manages the API keys of a tenant.
 
-    A caller sends its credential as `authorization: Bearer …`. A role grants rights within a tenant;
-    a scope narrows them. The entries of a scope are rights (`jobs:read`, `jobs:submit`, `jobs:cancel`,
-    `jobs:retry`, `subscriptions:write`, `tokens:mint`, `access:manage`, `quotas:manage`,
-    `audit:read`) and jobs (`queue:NAME`, `type:NAME`, `label:KEY=VALUE`, `batch:ID`, `job:ID`). A
-    scope without rights keeps all rights of the role, and a scope without jobs includes all jobs. No
-    role includes the right `payload:read`, so a scope must name it; without it, payloads, results,
-    output, error messages and stack traces are withheld.
+    A caller sends its credential in the header `authorization: Bearer …`. A role grants rights
+    within a tenant; a scope narrows them. The entries of a scope are rights (`jobs:read`,
+    `jobs:submit`, `jobs:cancel`, `jobs:retry`, `subscriptions:write`, `tokens:mint`,
+    `access:manage`, `quotas:manage`, `audit:read`) and jobs (`queue:NAME`, `type:NAME`,
+    `label:KEY=VALUE`, `batch:ID`, `job:ID`). A scope without rights keeps all rights of the role,
+    and a scope without jobs includes all jobs. No role includes the right `payload:read`, so a scope
+    must name it. Without this right, payloads, results, output, error messages and stack traces are
+    withheld.
     """
 
     @_typing.overload
@@ -53,14 +54,14 @@ class AccessServiceStub:
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RevokeApiKeyRequest, _access_service_pb2.RevokeApiKeyResponse]
     """Revokes an API key. Within five seconds, all gateways reject it and end its streams."""
     CreateCertificateBinding: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreateCertificateBindingRequest, _access_service_pb2.CreateCertificateBindingResponse]
-    """Binds the client certificates with a name to a principal of the tenant. Certificates belong to no
-    tenant, so this needs the right `tenants:manage`.
+    """Binds a name in client certificates to a principal of the tenant. Certificates belong to no
+    tenant, so this call requires the right `tenants:manage`.
     """
     ListCertificateBindings: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListCertificateBindingsRequest, _access_service_pb2.ListCertificateBindingsResponse]
     """Lists the certificate bindings of the tenant by name."""
     DeleteCertificateBinding: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeleteCertificateBindingRequest, _access_service_pb2.DeleteCertificateBindingResponse]
-    """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
-    their streams. Needs the right `tenants:manage`.
+    """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and
+    end their streams. Requires the right `tenants:manage`.
     """
     MintWatchToken: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.MintWatchTokenRequest, _access_service_pb2.MintWatchTokenResponse]
     """Issues a token that can only read some jobs, such as those of one user of an application, for a
@@ -72,13 +73,14 @@ class AccessServiceStub:
 class AccessServiceAsyncStub(AccessServiceStub):
     """Manages the API keys of a tenant.
 
-    A caller sends its credential as `authorization: Bearer …`. A role grants rights within a tenant;
-    a scope narrows them. The entries of a scope are rights (`jobs:read`, `jobs:submit`, `jobs:cancel`,
-    `jobs:retry`, `subscriptions:write`, `tokens:mint`, `access:manage`, `quotas:manage`,
-    `audit:read`) and jobs (`queue:NAME`, `type:NAME`, `label:KEY=VALUE`, `batch:ID`, `job:ID`). A
-    scope without rights keeps all rights of the role, and a scope without jobs includes all jobs. No
-    role includes the right `payload:read`, so a scope must name it; without it, payloads, results,
-    output, error messages and stack traces are withheld.
+    A caller sends its credential in the header `authorization: Bearer …`. A role grants rights
+    within a tenant; a scope narrows them. The entries of a scope are rights (`jobs:read`,
+    `jobs:submit`, `jobs:cancel`, `jobs:retry`, `subscriptions:write`, `tokens:mint`,
+    `access:manage`, `quotas:manage`, `audit:read`) and jobs (`queue:NAME`, `type:NAME`,
+    `label:KEY=VALUE`, `batch:ID`, `job:ID`). A scope without rights keeps all rights of the role,
+    and a scope without jobs includes all jobs. No role includes the right `payload:read`, so a scope
+    must name it. Without this right, payloads, results, output, error messages and stack traces are
+    withheld.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -93,14 +95,14 @@ class AccessServiceAsyncStub(AccessServiceStub):
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RevokeApiKeyRequest, _access_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """Revokes an API key. Within five seconds, all gateways reject it and end its streams."""
     CreateCertificateBinding: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateCertificateBindingRequest, _access_service_pb2.CreateCertificateBindingResponse]  # type: ignore[assignment]
-    """Binds the client certificates with a name to a principal of the tenant. Certificates belong to no
-    tenant, so this needs the right `tenants:manage`.
+    """Binds a name in client certificates to a principal of the tenant. Certificates belong to no
+    tenant, so this call requires the right `tenants:manage`.
     """
     ListCertificateBindings: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListCertificateBindingsRequest, _access_service_pb2.ListCertificateBindingsResponse]  # type: ignore[assignment]
     """Lists the certificate bindings of the tenant by name."""
     DeleteCertificateBinding: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteCertificateBindingRequest, _access_service_pb2.DeleteCertificateBindingResponse]  # type: ignore[assignment]
-    """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
-    their streams. Needs the right `tenants:manage`.
+    """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and
+    end their streams. Requires the right `tenants:manage`.
     """
     MintWatchToken: _aio.UnaryUnaryMultiCallable[_access_service_pb2.MintWatchTokenRequest, _access_service_pb2.MintWatchTokenResponse]  # type: ignore[assignment]
     """Issues a token that can only read some jobs, such as those of one user of an application, for a
@@ -111,13 +113,14 @@ class AccessServiceAsyncStub(AccessServiceStub):
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages the API keys of a tenant.
 
-    A caller sends its credential as `authorization: Bearer …`. A role grants rights within a tenant;
-    a scope narrows them. The entries of a scope are rights (`jobs:read`, `jobs:submit`, `jobs:cancel`,
-    `jobs:retry`, `subscriptions:write`, `tokens:mint`, `access:manage`, `quotas:manage`,
-    `audit:read`) and jobs (`queue:NAME`, `type:NAME`, `label:KEY=VALUE`, `batch:ID`, `job:ID`). A
-    scope without rights keeps all rights of the role, and a scope without jobs includes all jobs. No
-    role includes the right `payload:read`, so a scope must name it; without it, payloads, results,
-    output, error messages and stack traces are withheld.
+    A caller sends its credential in the header `authorization: Bearer …`. A role grants rights
+    within a tenant; a scope narrows them. The entries of a scope are rights (`jobs:read`,
+    `jobs:submit`, `jobs:cancel`, `jobs:retry`, `subscriptions:write`, `tokens:mint`,
+    `access:manage`, `quotas:manage`, `audit:read`) and jobs (`queue:NAME`, `type:NAME`,
+    `label:KEY=VALUE`, `batch:ID`, `job:ID`). A scope without rights keeps all rights of the role,
+    and a scope without jobs includes all jobs. No role includes the right `payload:read`, so a scope
+    must name it. Without this right, payloads, results, output, error messages and stack traces are
+    withheld.
     """
 
     @_abc_1.abstractmethod
@@ -160,8 +163,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.CreateCertificateBindingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.CreateCertificateBindingResponse, _abc.Awaitable[_access_service_pb2.CreateCertificateBindingResponse]]:
-        """Binds the client certificates with a name to a principal of the tenant. Certificates belong to no
-        tenant, so this needs the right `tenants:manage`.
+        """Binds a name in client certificates to a principal of the tenant. Certificates belong to no
+        tenant, so this call requires the right `tenants:manage`.
         """
 
     @_abc_1.abstractmethod
@@ -178,8 +181,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.DeleteCertificateBindingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.DeleteCertificateBindingResponse, _abc.Awaitable[_access_service_pb2.DeleteCertificateBindingResponse]]:
-        """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and end
-        their streams. Needs the right `tenants:manage`.
+        """Deletes a certificate binding. Within five seconds, all gateways reject its certificates and
+        end their streams. Requires the right `tenants:manage`.
         """
 
     @_abc_1.abstractmethod

@@ -60,7 +60,7 @@ class AuditEvent(_message.Message):
     reason: _builtins.str
     """The reason of the denial, such as the missing right."""
     count: _builtins.int
-    """The number of equal actions within a second that this event stands for."""
+    """The number of equal actions within a second that this event represents."""
     hash: _builtins.bytes
     """SHA-256 of the hash of the previous event and of the fields of this one."""
     @_builtins.property
@@ -100,7 +100,7 @@ class AuditSettings(_message.Message):
 
     PAYLOAD_READS_FIELD_NUMBER: _builtins.int
     payload_reads: _builtins.bool
-    """Whether the log contains each call that reads payloads, results or output."""
+    """Whether the log records calls that read payloads, results or output."""
     def __init__(
         self,
         *,
@@ -137,7 +137,7 @@ class ListAuditEventsRequest(_message.Message):
     principal: _builtins.str
     """Return only the actions of this principal."""
     method: _builtins.str
-    """Return only the actions with this method, or of a service, such as `AccessService/`."""
+    """Return only calls of this method; `AccessService/` selects all methods of a service."""
     only_denied: _builtins.bool
     """Return only denied actions."""
     installation: _builtins.bool

@@ -28,10 +28,10 @@ if _version_not_supported:
 class AuditServiceStub:
     """Reads the audit log of a tenant.
 
-    The log contains each change of credentials, users, subscriptions and settings, logins, denied
-    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
-    own transaction, the others within a second. Submits are not part of the log, because each job
-    contains its principal; nor are cancellations and retries, which the events of a job contain.
+    The log contains changes of credentials, users, subscriptions and settings, logins, and denied
+    calls. If `payload_reads` is set, it also contains calls that read payloads. A change and its
+    audit event are in one transaction; other audit events follow within a second. The log does not
+    contain submits, cancellations and retries: the job and its events contain their principals.
     """
 
     def __init__(self, channel):
@@ -60,10 +60,10 @@ class AuditServiceStub:
 class AuditServiceServicer:
     """Reads the audit log of a tenant.
 
-    The log contains each change of credentials, users, subscriptions and settings, logins, denied
-    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
-    own transaction, the others within a second. Submits are not part of the log, because each job
-    contains its principal; nor are cancellations and retries, which the events of a job contain.
+    The log contains changes of credentials, users, subscriptions and settings, logins, and denied
+    calls. If `payload_reads` is set, it also contains calls that read payloads. A change and its
+    audit event are in one transaction; other audit events follow within a second. The log does not
+    contain submits, cancellations and retries: the job and its events contain their principals.
     """
 
     def ListAuditEvents(self, request, context):
@@ -81,8 +81,8 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAuditSettings(self, request, context):
-        """Changes the settings of the tenant. Open streams of the tenant end with UNAUTHENTICATED and the
-        reason CREDENTIAL_CHANGED, so that the log contains them when they resume.
+        """Changes the settings of the tenant. Open streams of the tenant end with UNAUTHENTICATED, reason
+        CREDENTIAL_CHANGED. The log then records them when they resume.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,10 +117,10 @@ def add_AuditServiceServicer_to_server(servicer, server):
 class AuditService:
     """Reads the audit log of a tenant.
 
-    The log contains each change of credentials, users, subscriptions and settings, logins, denied
-    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
-    own transaction, the others within a second. Submits are not part of the log, because each job
-    contains its principal; nor are cancellations and retries, which the events of a job contain.
+    The log contains changes of credentials, users, subscriptions and settings, logins, and denied
+    calls. If `payload_reads` is set, it also contains calls that read payloads. A change and its
+    audit event are in one transaction; other audit events follow within a second. The log does not
+    contain submits, cancellations and retries: the job and its events contain their principals.
     """
 
     @staticmethod

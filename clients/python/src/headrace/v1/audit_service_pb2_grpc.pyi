@@ -29,10 +29,10 @@ GRPC_VERSION: str
 class AuditServiceStub:
     """Reads the audit log of a tenant.
 
-    The log contains each change of credentials, users, subscriptions and settings, logins, denied
-    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
-    own transaction, the others within a second. Submits are not part of the log, because each job
-    contains its principal; nor are cancellations and retries, which the events of a job contain.
+    The log contains changes of credentials, users, subscriptions and settings, logins, and denied
+    calls. If `payload_reads` is set, it also contains calls that read payloads. A change and its
+    audit event are in one transaction; other audit events follow within a second. The log does not
+    contain submits, cancellations and retries: the job and its events contain their principals.
     """
 
     @_typing.overload
@@ -44,18 +44,18 @@ class AuditServiceStub:
     GetAuditSettings: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditSettingsRequest, _audit_service_pb2.GetAuditSettingsResponse]
     """Returns the settings of the tenant."""
     UpdateAuditSettings: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.UpdateAuditSettingsRequest, _audit_service_pb2.UpdateAuditSettingsResponse]
-    """Changes the settings of the tenant. Open streams of the tenant end with UNAUTHENTICATED and the
-    reason CREDENTIAL_CHANGED, so that the log contains them when they resume.
+    """Changes the settings of the tenant. Open streams of the tenant end with UNAUTHENTICATED, reason
+    CREDENTIAL_CHANGED. The log then records them when they resume.
     """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
     """Reads the audit log of a tenant.
 
-    The log contains each change of credentials, users, subscriptions and settings, logins, denied
-    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
-    own transaction, the others within a second. Submits are not part of the log, because each job
-    contains its principal; nor are cancellations and retries, which the events of a job contain.
+    The log contains changes of credentials, users, subscriptions and settings, logins, and denied
+    calls. If `payload_reads` is set, it also contains calls that read payloads. A change and its
+    audit event are in one transaction; other audit events follow within a second. The log does not
+    contain submits, cancellations and retries: the job and its events contain their principals.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -64,17 +64,17 @@ class AuditServiceAsyncStub(AuditServiceStub):
     GetAuditSettings: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditSettingsRequest, _audit_service_pb2.GetAuditSettingsResponse]  # type: ignore[assignment]
     """Returns the settings of the tenant."""
     UpdateAuditSettings: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.UpdateAuditSettingsRequest, _audit_service_pb2.UpdateAuditSettingsResponse]  # type: ignore[assignment]
-    """Changes the settings of the tenant. Open streams of the tenant end with UNAUTHENTICATED and the
-    reason CREDENTIAL_CHANGED, so that the log contains them when they resume.
+    """Changes the settings of the tenant. Open streams of the tenant end with UNAUTHENTICATED, reason
+    CREDENTIAL_CHANGED. The log then records them when they resume.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads the audit log of a tenant.
 
-    The log contains each change of credentials, users, subscriptions and settings, logins, denied
-    calls, and, if the tenant wants it, each call that reads payloads. Changes are recorded in their
-    own transaction, the others within a second. Submits are not part of the log, because each job
-    contains its principal; nor are cancellations and retries, which the events of a job contain.
+    The log contains changes of credentials, users, subscriptions and settings, logins, and denied
+    calls. If `payload_reads` is set, it also contains calls that read payloads. A change and its
+    audit event are in one transaction; other audit events follow within a second. The log does not
+    contain submits, cancellations and retries: the job and its events contain their principals.
     """
 
     @_abc_1.abstractmethod
@@ -99,8 +99,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.UpdateAuditSettingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.UpdateAuditSettingsResponse, _abc.Awaitable[_audit_service_pb2.UpdateAuditSettingsResponse]]:
-        """Changes the settings of the tenant. Open streams of the tenant end with UNAUTHENTICATED and the
-        reason CREDENTIAL_CHANGED, so that the log contains them when they resume.
+        """Changes the settings of the tenant. Open streams of the tenant end with UNAUTHENTICATED, reason
+        CREDENTIAL_CHANGED. The log then records them when they resume.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -58,8 +58,8 @@ class MonitorServiceServicer:
     """
 
     def ListWorkers(self, request, context):
-        """Lists the workers that serve the tenant, in the order of their start. A worker is listed until a
-        minute after its lease has expired.
+        """Lists the workers that serve the tenant, in the order of their start. A worker that did not stop in
+        order is listed until an hour after the end of its lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

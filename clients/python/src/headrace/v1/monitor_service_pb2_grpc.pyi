@@ -38,8 +38,8 @@ class MonitorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MonitorServiceAsyncStub: ...
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.ListWorkersRequest, _monitor_service_pb2.ListWorkersResponse]
-    """Lists the workers that serve the tenant, in the order of their start. A worker is listed until a
-    minute after its lease has expired.
+    """Lists the workers that serve the tenant, in the order of their start. A worker that did not stop in
+    order is listed until an hour after the end of its lease.
     """
     ListQueues: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.ListQueuesRequest, _monitor_service_pb2.ListQueuesResponse]
     """Lists the queues with stored jobs, and the queues that live workers name, in name order. Every call
@@ -56,8 +56,8 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListWorkers: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.ListWorkersRequest, _monitor_service_pb2.ListWorkersResponse]  # type: ignore[assignment]
-    """Lists the workers that serve the tenant, in the order of their start. A worker is listed until a
-    minute after its lease has expired.
+    """Lists the workers that serve the tenant, in the order of their start. A worker that did not stop in
+    order is listed until an hour after the end of its lease.
     """
     ListQueues: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.ListQueuesRequest, _monitor_service_pb2.ListQueuesResponse]  # type: ignore[assignment]
     """Lists the queues with stored jobs, and the queues that live workers name, in name order. Every call
@@ -77,8 +77,8 @@ class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitor_service_pb2.ListWorkersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitor_service_pb2.ListWorkersResponse, _abc.Awaitable[_monitor_service_pb2.ListWorkersResponse]]:
-        """Lists the workers that serve the tenant, in the order of their start. A worker is listed until a
-        minute after its lease has expired.
+        """Lists the workers that serve the tenant, in the order of their start. A worker that did not stop in
+        order is listed until an hour after the end of its lease.
         """
 
     @_abc_1.abstractmethod

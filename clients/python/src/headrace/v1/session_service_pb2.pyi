@@ -31,7 +31,9 @@ class SessionTokens(_message.Message):
     access_token: _builtins.str
     """Identifies the user in calls."""
     refresh_token: _builtins.str
-    """Gets the next tokens. It replaces all previous refresh tokens of the session."""
+    """The refresh token for the next RefreshSession. It replaces all previous refresh tokens of the
+    session.
+    """
     @_builtins.property
     def access_expire_time(self) -> _timestamp_pb2.Timestamp:
         """The time at which the access token expires."""
@@ -170,7 +172,9 @@ class LogoutRequest(_message.Message):
 
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     refresh_token: _builtins.str
-    """A refresh token of the session. Required. The call succeeds if the session has ended already."""
+    """A refresh token of the session. Required. The call succeeds also if the session has already
+    ended.
+    """
     def __init__(
         self,
         *,
@@ -212,8 +216,8 @@ class ChangePasswordRequest(_message.Message):
     current_password: _builtins.str
     """The current password. Required."""
     new_password: _builtins.str
-    """The new password, 12 to 256 characters. Common passwords and those with the name of the user
-    are rejected. Required.
+    """The new password, 12 to 256 characters. The gateway rejects common passwords and passwords that
+    contain the user name. Required.
     """
     def __init__(
         self,

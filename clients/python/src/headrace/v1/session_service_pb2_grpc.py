@@ -28,10 +28,11 @@ if _version_not_supported:
 class SessionServiceStub:
     """Logs users in and out.
 
-    A login starts a session. An access token identifies the user in calls, sent as `authorization:
-    Bearer …`, for 15 minutes. A refresh token gets the next access token, and is replaced each time.
-    If a replaced refresh token is used again more than 30 seconds later, it may have been stolen, so
-    the session ends. The calls Login, RefreshSession and Logout need no credential, and ignore one.
+    A login starts a session. An access token identifies the user for 15 minutes, in the header
+    `authorization: Bearer …`. RefreshSession exchanges a refresh token for the next access token and
+    the next refresh token. If a replaced refresh token is used again more than 30 seconds later, it
+    may have been stolen, so the session ends. Login, RefreshSession and Logout require no
+    credential, and ignore the header.
     """
 
     def __init__(self, channel):
@@ -65,23 +66,24 @@ class SessionServiceStub:
 class SessionServiceServicer:
     """Logs users in and out.
 
-    A login starts a session. An access token identifies the user in calls, sent as `authorization:
-    Bearer …`, for 15 minutes. A refresh token gets the next access token, and is replaced each time.
-    If a replaced refresh token is used again more than 30 seconds later, it may have been stolen, so
-    the session ends. The calls Login, RefreshSession and Logout need no credential, and ignore one.
+    A login starts a session. An access token identifies the user for 15 minutes, in the header
+    `authorization: Bearer …`. RefreshSession exchanges a refresh token for the next access token and
+    the next refresh token. If a replaced refresh token is used again more than 30 seconds later, it
+    may have been stolen, so the session ends. Login, RefreshSession and Logout require no
+    credential, and ignore the header.
     """
 
     def Login(self, request, context):
-        """Starts a session. Repeated failures are rejected with RESOURCE_EXHAUSTED, reason
-        LOGIN_THROTTLED, and a RetryInfo.
+        """Starts a session. After repeated failures, the gateway rejects logins with RESOURCE_EXHAUSTED,
+        reason LOGIN_THROTTLED, and a RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RefreshSession(self, request, context):
-        """Returns the next tokens of a session. A call can be repeated within 30 seconds, also by
-        processes that share a session: the responses contain the same refresh token.
+        """Returns the next tokens of a session. A client can repeat the call within 30 seconds, and so
+        can processes that share a session: all responses contain the same refresh token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +97,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """Changes the password of the user who calls, and ends the other sessions of that user.
+        """Changes the password of the calling user, and ends the user's other sessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,10 +137,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
 class SessionService:
     """Logs users in and out.
 
-    A login starts a session. An access token identifies the user in calls, sent as `authorization:
-    Bearer …`, for 15 minutes. A refresh token gets the next access token, and is replaced each time.
-    If a replaced refresh token is used again more than 30 seconds later, it may have been stolen, so
-    the session ends. The calls Login, RefreshSession and Logout need no credential, and ignore one.
+    A login starts a session. An access token identifies the user for 15 minutes, in the header
+    `authorization: Bearer …`. RefreshSession exchanges a refresh token for the next access token and
+    the next refresh token. If a replaced refresh token is used again more than 30 seconds later, it
+    may have been stolen, so the session ends. Login, RefreshSession and Logout require no
+    credential, and ignore the header.
     """
 
     @staticmethod

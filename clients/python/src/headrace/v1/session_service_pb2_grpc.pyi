@@ -29,10 +29,11 @@ GRPC_VERSION: str
 class SessionServiceStub:
     """Logs users in and out.
 
-    A login starts a session. An access token identifies the user in calls, sent as `authorization:
-    Bearer …`, for 15 minutes. A refresh token gets the next access token, and is replaced each time.
-    If a replaced refresh token is used again more than 30 seconds later, it may have been stolen, so
-    the session ends. The calls Login, RefreshSession and Logout need no credential, and ignore one.
+    A login starts a session. An access token identifies the user for 15 minutes, in the header
+    `authorization: Bearer …`. RefreshSession exchanges a refresh token for the next access token and
+    the next refresh token. If a replaced refresh token is used again more than 30 seconds later, it
+    may have been stolen, so the session ends. Login, RefreshSession and Logout require no
+    credential, and ignore the header.
     """
 
     @_typing.overload
@@ -40,49 +41,51 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     Login: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.LoginRequest, _session_service_pb2.LoginResponse]
-    """Starts a session. Repeated failures are rejected with RESOURCE_EXHAUSTED, reason
-    LOGIN_THROTTLED, and a RetryInfo.
+    """Starts a session. After repeated failures, the gateway rejects logins with RESOURCE_EXHAUSTED,
+    reason LOGIN_THROTTLED, and a RetryInfo.
     """
     RefreshSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RefreshSessionRequest, _session_service_pb2.RefreshSessionResponse]
-    """Returns the next tokens of a session. A call can be repeated within 30 seconds, also by
-    processes that share a session: the responses contain the same refresh token.
+    """Returns the next tokens of a session. A client can repeat the call within 30 seconds, and so
+    can processes that share a session: all responses contain the same refresh token.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.LogoutRequest, _session_service_pb2.LogoutResponse]
     """Ends a session. Within five seconds, all gateways reject its access tokens and end its streams."""
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ChangePasswordRequest, _session_service_pb2.ChangePasswordResponse]
-    """Changes the password of the user who calls, and ends the other sessions of that user."""
+    """Changes the password of the calling user, and ends the user's other sessions."""
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
     """Logs users in and out.
 
-    A login starts a session. An access token identifies the user in calls, sent as `authorization:
-    Bearer …`, for 15 minutes. A refresh token gets the next access token, and is replaced each time.
-    If a replaced refresh token is used again more than 30 seconds later, it may have been stolen, so
-    the session ends. The calls Login, RefreshSession and Logout need no credential, and ignore one.
+    A login starts a session. An access token identifies the user for 15 minutes, in the header
+    `authorization: Bearer …`. RefreshSession exchanges a refresh token for the next access token and
+    the next refresh token. If a replaced refresh token is used again more than 30 seconds later, it
+    may have been stolen, so the session ends. Login, RefreshSession and Logout require no
+    credential, and ignore the header.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Login: _aio.UnaryUnaryMultiCallable[_session_service_pb2.LoginRequest, _session_service_pb2.LoginResponse]  # type: ignore[assignment]
-    """Starts a session. Repeated failures are rejected with RESOURCE_EXHAUSTED, reason
-    LOGIN_THROTTLED, and a RetryInfo.
+    """Starts a session. After repeated failures, the gateway rejects logins with RESOURCE_EXHAUSTED,
+    reason LOGIN_THROTTLED, and a RetryInfo.
     """
     RefreshSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RefreshSessionRequest, _session_service_pb2.RefreshSessionResponse]  # type: ignore[assignment]
-    """Returns the next tokens of a session. A call can be repeated within 30 seconds, also by
-    processes that share a session: the responses contain the same refresh token.
+    """Returns the next tokens of a session. A client can repeat the call within 30 seconds, and so
+    can processes that share a session: all responses contain the same refresh token.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_session_service_pb2.LogoutRequest, _session_service_pb2.LogoutResponse]  # type: ignore[assignment]
     """Ends a session. Within five seconds, all gateways reject its access tokens and end its streams."""
     ChangePassword: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ChangePasswordRequest, _session_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
-    """Changes the password of the user who calls, and ends the other sessions of that user."""
+    """Changes the password of the calling user, and ends the user's other sessions."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Logs users in and out.
 
-    A login starts a session. An access token identifies the user in calls, sent as `authorization:
-    Bearer …`, for 15 minutes. A refresh token gets the next access token, and is replaced each time.
-    If a replaced refresh token is used again more than 30 seconds later, it may have been stolen, so
-    the session ends. The calls Login, RefreshSession and Logout need no credential, and ignore one.
+    A login starts a session. An access token identifies the user for 15 minutes, in the header
+    `authorization: Bearer …`. RefreshSession exchanges a refresh token for the next access token and
+    the next refresh token. If a replaced refresh token is used again more than 30 seconds later, it
+    may have been stolen, so the session ends. Login, RefreshSession and Logout require no
+    credential, and ignore the header.
     """
 
     @_abc_1.abstractmethod
@@ -91,8 +94,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.LoginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.LoginResponse, _abc.Awaitable[_session_service_pb2.LoginResponse]]:
-        """Starts a session. Repeated failures are rejected with RESOURCE_EXHAUSTED, reason
-        LOGIN_THROTTLED, and a RetryInfo.
+        """Starts a session. After repeated failures, the gateway rejects logins with RESOURCE_EXHAUSTED,
+        reason LOGIN_THROTTLED, and a RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -101,8 +104,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RefreshSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RefreshSessionResponse, _abc.Awaitable[_session_service_pb2.RefreshSessionResponse]]:
-        """Returns the next tokens of a session. A call can be repeated within 30 seconds, also by
-        processes that share a session: the responses contain the same refresh token.
+        """Returns the next tokens of a session. A client can repeat the call within 30 seconds, and so
+        can processes that share a session: all responses contain the same refresh token.
         """
 
     @_abc_1.abstractmethod
@@ -119,6 +122,6 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ChangePasswordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ChangePasswordResponse, _abc.Awaitable[_session_service_pb2.ChangePasswordResponse]]:
-        """Changes the password of the user who calls, and ends the other sessions of that user."""
+        """Changes the password of the calling user, and ends the user's other sessions."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

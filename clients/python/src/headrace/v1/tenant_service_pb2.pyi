@@ -51,8 +51,8 @@ Global___TenantState: _TypeAlias = TenantState  # noqa: Y015
 @_typing.final
 class Quotas(_message.Message):
     """Limits on the usage of a tenant. A call that would exceed a limit is rejected with
-    RESOURCE_EXHAUSTED, reason QUOTA_EXCEEDED. An absent field has no limit; 0 rejects every call. A limit
-    is at most 2^53.
+    RESOURCE_EXHAUSTED, reason QUOTA_EXCEEDED. An absent field means no limit; 0 rejects every call.
+    A limit is at most 2^53.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -71,10 +71,10 @@ class Quotas(_message.Message):
     limit includes earlier payloads after about twenty seconds.
     """
     jobs_per_day: _builtins.int
-    """Jobs submitted on a calendar day in UTC, beginning with the limit."""
+    """Jobs submitted on a calendar day in UTC, counted from the moment the limit is set."""
     submits_per_second: _builtins.int
-    """Submit calls, and further jobs of their batches, per second at each gateway. The same number may
-    arrive at once after a pause. A larger batch is accepted after a pause, and delays later submits.
+    """Submitted jobs per second at each gateway. After a pause, as many jobs may arrive at once.
+    After a pause, the gateway also accepts a larger batch, which delays later submits.
     """
     open_streams: _builtins.int
     """Open streams at each gateway."""
@@ -368,7 +368,7 @@ class SuspendTenantRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The tenant, not that of the caller. Required."""
+    """The tenant; not the caller's own tenant. Required."""
     def __init__(
         self,
         *,
@@ -460,7 +460,7 @@ class DeleteTenantRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The tenant, neither that of the caller nor `default`. Required."""
+    """The tenant; neither the caller's own tenant nor `default`. Required."""
     def __init__(
         self,
         *,
@@ -511,8 +511,8 @@ class SetQuotasRequest(_message.Message):
     """The tenant; empty for the tenant of the call."""
     @_builtins.property
     def quotas(self) -> Global___Quotas:
-        """The new quotas, at most the ceilings; absent to keep the quotas. A field that is absent in it
-        removes its quota.
+        """The new quotas, at most the ceilings; absent to keep all quotas. A field that is absent in this
+        message removes its quota.
         """
 
     @_builtins.property
@@ -601,7 +601,7 @@ class GetUsageResponse(_message.Message):
     payload bytes or jobs per day, because otherwise they are not counted.
     """
     jobs_today: _builtins.int
-    """The jobs submitted today, in UTC. Absent like `payload_bytes`."""
+    """The jobs submitted today, in UTC. Absent if `payload_bytes` is absent."""
     open_streams: _builtins.int
     """The open streams at the gateway that serves this call."""
     @_builtins.property

@@ -110,7 +110,8 @@ class TenantServiceServicer:
 
     def SuspendTenant(self, request, context):
         """Suspends a tenant: its calls are rejected with TENANT_SUSPENDED, its streams end, and none of its
-        jobs starts. Running jobs continue to their end. Suspending a suspended tenant changes nothing.
+        jobs starts. Running jobs continue until they end. Suspending a suspended tenant changes
+        nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,15 +127,15 @@ class TenantServiceServicer:
     def DeleteTenant(self, request, context):
         """Deletes a tenant with all its rows, except its audit log. The tenant is suspended at once and
         removed in the background. Running jobs are cancelled. A deletion cannot be stopped. GetTenant
-        shows the progress, and returns NOT_FOUND after the end.
+        returns the progress, and NOT_FOUND once the deletion is complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetQuotas(self, request, context):
-        """Replaces the quotas of a tenant. The right `quotas:manage` is enough for the quotas of the caller's
-        own tenant, up to its ceilings. Ceilings require the right `tenants:manage`.
+        """Replaces the quotas of a tenant. With the right `quotas:manage`, a caller can set the quotas of
+        its own tenant, up to the ceilings. Ceilings require the right `tenants:manage`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

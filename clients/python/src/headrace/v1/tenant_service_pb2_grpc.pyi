@@ -45,18 +45,19 @@ class TenantServiceStub:
     """Lists the tenants by name."""
     SuspendTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.SuspendTenantRequest, _tenant_service_pb2.SuspendTenantResponse]
     """Suspends a tenant: its calls are rejected with TENANT_SUSPENDED, its streams end, and none of its
-    jobs starts. Running jobs continue to their end. Suspending a suspended tenant changes nothing.
+    jobs starts. Running jobs continue until they end. Suspending a suspended tenant changes
+    nothing.
     """
     ResumeTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ResumeTenantRequest, _tenant_service_pb2.ResumeTenantResponse]
     """Resumes a suspended tenant. Resuming an active tenant changes nothing."""
     DeleteTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.DeleteTenantResponse]
     """Deletes a tenant with all its rows, except its audit log. The tenant is suspended at once and
     removed in the background. Running jobs are cancelled. A deletion cannot be stopped. GetTenant
-    shows the progress, and returns NOT_FOUND after the end.
+    returns the progress, and NOT_FOUND once the deletion is complete.
     """
     SetQuotas: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.SetQuotasRequest, _tenant_service_pb2.SetQuotasResponse]
-    """Replaces the quotas of a tenant. The right `quotas:manage` is enough for the quotas of the caller's
-    own tenant, up to its ceilings. Ceilings require the right `tenants:manage`.
+    """Replaces the quotas of a tenant. With the right `quotas:manage`, a caller can set the quotas of
+    its own tenant, up to the ceilings. Ceilings require the right `tenants:manage`.
     """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetUsageRequest, _tenant_service_pb2.GetUsageResponse]
     """Returns the usage of a tenant."""
@@ -78,18 +79,19 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """Lists the tenants by name."""
     SuspendTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.SuspendTenantRequest, _tenant_service_pb2.SuspendTenantResponse]  # type: ignore[assignment]
     """Suspends a tenant: its calls are rejected with TENANT_SUSPENDED, its streams end, and none of its
-    jobs starts. Running jobs continue to their end. Suspending a suspended tenant changes nothing.
+    jobs starts. Running jobs continue until they end. Suspending a suspended tenant changes
+    nothing.
     """
     ResumeTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ResumeTenantRequest, _tenant_service_pb2.ResumeTenantResponse]  # type: ignore[assignment]
     """Resumes a suspended tenant. Resuming an active tenant changes nothing."""
     DeleteTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.DeleteTenantResponse]  # type: ignore[assignment]
     """Deletes a tenant with all its rows, except its audit log. The tenant is suspended at once and
     removed in the background. Running jobs are cancelled. A deletion cannot be stopped. GetTenant
-    shows the progress, and returns NOT_FOUND after the end.
+    returns the progress, and NOT_FOUND once the deletion is complete.
     """
     SetQuotas: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.SetQuotasRequest, _tenant_service_pb2.SetQuotasResponse]  # type: ignore[assignment]
-    """Replaces the quotas of a tenant. The right `quotas:manage` is enough for the quotas of the caller's
-    own tenant, up to its ceilings. Ceilings require the right `tenants:manage`.
+    """Replaces the quotas of a tenant. With the right `quotas:manage`, a caller can set the quotas of
+    its own tenant, up to the ceilings. Ceilings require the right `tenants:manage`.
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetUsageRequest, _tenant_service_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Returns the usage of a tenant."""
@@ -132,7 +134,8 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.SuspendTenantResponse, _abc.Awaitable[_tenant_service_pb2.SuspendTenantResponse]]:
         """Suspends a tenant: its calls are rejected with TENANT_SUSPENDED, its streams end, and none of its
-        jobs starts. Running jobs continue to their end. Suspending a suspended tenant changes nothing.
+        jobs starts. Running jobs continue until they end. Suspending a suspended tenant changes
+        nothing.
         """
 
     @_abc_1.abstractmethod
@@ -151,7 +154,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tenant_service_pb2.DeleteTenantResponse, _abc.Awaitable[_tenant_service_pb2.DeleteTenantResponse]]:
         """Deletes a tenant with all its rows, except its audit log. The tenant is suspended at once and
         removed in the background. Running jobs are cancelled. A deletion cannot be stopped. GetTenant
-        shows the progress, and returns NOT_FOUND after the end.
+        returns the progress, and NOT_FOUND once the deletion is complete.
         """
 
     @_abc_1.abstractmethod
@@ -160,8 +163,8 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.SetQuotasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.SetQuotasResponse, _abc.Awaitable[_tenant_service_pb2.SetQuotasResponse]]:
-        """Replaces the quotas of a tenant. The right `quotas:manage` is enough for the quotas of the caller's
-        own tenant, up to its ceilings. Ceilings require the right `tenants:manage`.
+        """Replaces the quotas of a tenant. With the right `quotas:manage`, a caller can set the quotas of
+        its own tenant, up to the ceilings. Ceilings require the right `tenants:manage`.
         """
 
     @_abc_1.abstractmethod

@@ -120,8 +120,8 @@ class CreateUserRequest(_message.Message):
     role: _access_service_pb2.Role.ValueType
     """The role."""
     password: _builtins.str
-    """The password, 12 to 256 characters; empty for a random password. Common passwords and those with
-    the name of the user are rejected.
+    """The password, 12 to 256 characters; empty for a random password. The gateway rejects common
+    passwords and passwords that contain the user name.
     """
     request_id: _builtins.str
     """The idempotency key: 16 to 128 printable characters that nobody else can guess, such as a random

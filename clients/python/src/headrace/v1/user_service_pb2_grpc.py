@@ -28,8 +28,8 @@ if _version_not_supported:
 class UserServiceStub:
     """Manages the users of a tenant: people who log in with a password.
 
-    A caller can neither give a user more rights than it has itself, nor change or delete a user who has
-    more rights. A change takes effect at all gateways within five seconds, open streams included.
+    A caller cannot grant a user more rights than it has, and cannot change or delete a user with
+    more rights. A change takes effect at all gateways and for open streams within five seconds.
     """
 
     def __init__(self, channel):
@@ -63,8 +63,8 @@ class UserServiceStub:
 class UserServiceServicer:
     """Manages the users of a tenant: people who log in with a password.
 
-    A caller can neither give a user more rights than it has itself, nor change or delete a user who has
-    more rights. A change takes effect at all gateways within five seconds, open streams included.
+    A caller cannot grant a user more rights than it has, and cannot change or delete a user with
+    more rights. A change takes effect at all gateways and for open streams within five seconds.
     """
 
     def CreateUser(self, request, context):
@@ -82,7 +82,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Changes a user. Absent fields of the request change nothing.
+        """Changes a user. Fields that are absent from the request keep their values.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,8 +129,8 @@ def add_UserServiceServicer_to_server(servicer, server):
 class UserService:
     """Manages the users of a tenant: people who log in with a password.
 
-    A caller can neither give a user more rights than it has itself, nor change or delete a user who has
-    more rights. A change takes effect at all gateways within five seconds, open streams included.
+    A caller cannot grant a user more rights than it has, and cannot change or delete a user with
+    more rights. A change takes effect at all gateways and for open streams within five seconds.
     """
 
     @staticmethod

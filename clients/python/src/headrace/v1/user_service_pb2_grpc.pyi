@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class UserServiceStub:
     """Manages the users of a tenant: people who log in with a password.
 
-    A caller can neither give a user more rights than it has itself, nor change or delete a user who has
-    more rights. A change takes effect at all gateways within five seconds, open streams included.
+    A caller cannot grant a user more rights than it has, and cannot change or delete a user with
+    more rights. A change takes effect at all gateways and for open streams within five seconds.
     """
 
     @_typing.overload
@@ -42,7 +42,7 @@ class UserServiceStub:
     ListUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]
     """Lists the users of the tenant by name."""
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_service_pb2.UpdateUserResponse]
-    """Changes a user. Absent fields of the request change nothing."""
+    """Changes a user. Fields that are absent from the request keep their values."""
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.DeleteUserRequest, _user_service_pb2.DeleteUserResponse]
     """Deletes a user and ends its sessions."""
 
@@ -50,8 +50,8 @@ class UserServiceStub:
 class UserServiceAsyncStub(UserServiceStub):
     """Manages the users of a tenant: people who log in with a password.
 
-    A caller can neither give a user more rights than it has itself, nor change or delete a user who has
-    more rights. A change takes effect at all gateways within five seconds, open streams included.
+    A caller cannot grant a user more rights than it has, and cannot change or delete a user with
+    more rights. A change takes effect at all gateways and for open streams within five seconds.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -60,15 +60,15 @@ class UserServiceAsyncStub(UserServiceStub):
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]  # type: ignore[assignment]
     """Lists the users of the tenant by name."""
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_service_pb2.UpdateUserResponse]  # type: ignore[assignment]
-    """Changes a user. Absent fields of the request change nothing."""
+    """Changes a user. Fields that are absent from the request keep their values."""
     DeleteUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.DeleteUserRequest, _user_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
     """Deletes a user and ends its sessions."""
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages the users of a tenant: people who log in with a password.
 
-    A caller can neither give a user more rights than it has itself, nor change or delete a user who has
-    more rights. A change takes effect at all gateways within five seconds, open streams included.
+    A caller cannot grant a user more rights than it has, and cannot change or delete a user with
+    more rights. A change takes effect at all gateways and for open streams within five seconds.
     """
 
     @_abc_1.abstractmethod
@@ -93,7 +93,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.UpdateUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.UpdateUserResponse, _abc.Awaitable[_user_service_pb2.UpdateUserResponse]]:
-        """Changes a user. Absent fields of the request change nothing."""
+        """Changes a user. Fields that are absent from the request keep their values."""
 
     @_abc_1.abstractmethod
     def DeleteUser(
