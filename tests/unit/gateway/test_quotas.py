@@ -37,7 +37,7 @@ def test_tenant_without_quotas_is_not_limited(clock: Clock) -> None:
         limiter.take_submit("other")
     with limiter.stream("other"):
         assert limiter.streams("other") == 1
-    assert limiter.refusals == {}
+    assert limiter.rejections == {}
 
 
 def test_rate_allows_one_second_of_submits_at_once(clock: Clock) -> None:
@@ -48,7 +48,7 @@ def test_rate_allows_one_second_of_submits_at_once(clock: Clock) -> None:
         limiter.take_submit("acme")
     assert (refused.value.quota, refused.value.limit) == ("submits_per_second", 3)
     assert refused.value.retry_after == pytest.approx(1 / 3)
-    assert limiter.refusals == {("acme", Quota.SUBMITS_PER_SECOND): 1}
+    assert limiter.rejections == {("acme", Quota.SUBMITS_PER_SECOND): 1}
     clock.now += refused.value.retry_after + 0.001
     limiter.take_submit("acme")
 
