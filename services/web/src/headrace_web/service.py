@@ -13,6 +13,7 @@ from headrace_health import CertificateFiles, Check, Health
 from headrace_web.app import create_app
 from headrace_web.gateway import Gateway
 from headrace_web.metrics import Requests, web_metrics
+from headrace_web.pages import page_routes
 from headrace_web.server import HttpServer
 
 _log = structlog.get_logger()
@@ -74,7 +75,7 @@ class Web:
         health = Health(checks=[Check(name="gateway", ping=gateway.check_health)])
         requests = Requests()
         server = HttpServer(
-            create_app(settings, health=health, requests=requests),
+            create_app(settings, health=health, requests=requests, routes=page_routes()),
             address=settings.web_address,
             grace=settings.shutdown_grace,
             tls=None if certificate is None else certificate.ssl_context(),
