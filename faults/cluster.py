@@ -77,7 +77,7 @@ class Service:
         name: `gateway-1`, `worker-3`.
         address: the address at which the service listens.
         metrics_url: the URL of its metrics.
-        postgres, redis, entrance: the links of the process; None if the plan has no such links.
+        postgres, redis, client_link: the links of the process; None if the plan has no such links.
         clock: the wall clock of the process; None if the plan has no clocks.
         restarts: the number of restarts by the supervisor.
     """
@@ -89,7 +89,7 @@ class Service:
         self.metrics_url = metrics_url
         self.postgres: Proxy | None = None
         self.redis: Proxy | None = None
-        self.entrance: Proxy | None = None
+        self.client_link: Proxy | None = None
         self.clock: Clock | None = None
         self.restarts = 0
 
@@ -105,7 +105,7 @@ class Service:
     @property
     def target(self) -> str:
         """The address for clients."""
-        return self.entrance.address if self.entrance is not None else self.address
+        return self.client_link.address if self.client_link is not None else self.address
 
     @property
     def links(self) -> dict[str, Proxy]:
@@ -113,7 +113,7 @@ class Service:
         named = {
             f"{self.name} to postgresql": self.postgres,
             f"{self.name} to redis": self.redis,
-            f"clients to {self.name}": self.entrance,
+            f"clients to {self.name}": self.client_link,
         }
         return {name: link for name, link in named.items() if link is not None}
 
@@ -296,7 +296,7 @@ class Cluster:
         environment = self._service_environment(self.plan.settings_by_service.get(name, {}))
         metrics = f"127.0.0.1:{free_port()}"
         environment[f"HEADRACE_{kind.upper()}_METRICS_ADDRESS"] = metrics
-        postgres = redis = entrance = None
+        postgres = redis = client_link = None
         if kind in self.plan.links:
             postgres = await _start_link(
                 self.settings.database_url, LISTEN, cleanup, statement=self.plan.statement
@@ -312,7 +312,7 @@ class Cluster:
         if kind == "gateway":
             program = services.gateway(address=address, environment=environment, grace=grace)
             if "client" in self.plan.links:
-                entrance = await _start_link(SecretStr(f"grpc://{address}"), b"", cleanup)
+                client_link = await _start_link(SecretStr(f"grpc://{address}"), b"", cleanup)
         elif kind == "scheduler":
             program = services.scheduler(address=address, environment=environment, grace=grace)
         else:
@@ -326,7 +326,7 @@ class Cluster:
         service = Service(
             server, name=name, address=address, metrics_url=f"http://{metrics}/metrics"
         )
-        service.postgres, service.redis, service.entrance = postgres, redis, entrance
+        service.postgres, service.redis, service.client_link = postgres, redis, client_link
         service.clock = clock
         return service
 
@@ -334,7 +334,7 @@ class Cluster:
         paths = filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])
         return environment_of(
             self.settings.model_copy(update=dict(changes)),
-            HEADRACE_HANDLERS="faults.handlers,faults.poison,faults.rude",
+            HEADRACE_HANDLERS="faults.handlers,faults.poison,faults.misbehaving",
             HEADRACE_HTTP_ALLOWED_HOSTS="127.0.0.1",
             PYTHONPATH=os.pathsep.join(paths),
             **{ledger.LEDGER_VARIABLE: str(self._ledger_path)},

@@ -199,8 +199,8 @@ class Evidence:
     usages: Sequence[Usage] = ()
     recoveries: Sequence[Recovery] = ()
 
-    def without_neighbors(self) -> Evidence:
-        """Return the evidence with the jobs and events of the load's tenant only."""
+    def of_load_tenant(self) -> Evidence:
+        """Return the evidence without the jobs and events of other tenants."""
         jobs = {job_id: job for job_id, job in self.jobs.items() if job.tenant == TENANT}
         events = [event for event in self.events if event.job_id in jobs]
         return replace(self, jobs=jobs, events=events)

@@ -42,7 +42,7 @@ SERVICES: Final = (
 )
 METHODS: Final[Sequence[MethodDescriptor]] = [m for service in SERVICES for m in service.methods]
 
-# The timeout of a call, and how long an accepted stream stays open, in seconds.
+# The timeout of a call, and the time that an accepted stream stays open, in seconds.
 _CALL_TIMEOUT_S: Final = 20.0
 _STREAM_OPEN_S: Final = 0.5
 _MIB: Final = 2**20
@@ -103,25 +103,23 @@ class Responses:
         )
 
 
-def handmade_messages(chance: random.Random) -> Iterator[Garbage]:
+def handmade_messages(rng: random.Random) -> Iterator[Garbage]:
     """Yield all handmade messages over and over."""
     while True:
-        yield from _handmade_messages(chance)
+        yield from _handmade_messages(rng)
 
 
-def random_messages(chance: random.Random) -> Iterator[Garbage]:
+def random_messages(rng: random.Random) -> Iterator[Garbage]:
     """Yield random messages forever."""
     while True:
         for method in METHODS:
-            yield _garbage_call(
-                method, "random bytes", chance.randbytes(chance.choice((1, 9, 99, 999)))
-            )
-            message = _message(method.input_type, chance)
+            yield _garbage_call(method, "random bytes", rng.randbytes(rng.choice((1, 9, 99, 999))))
+            message = _message(method.input_type, rng)
             yield _garbage_call(method, "random message", message.SerializeToString())
-            yield _garbage_call(method, "mutated", _mutate(message.SerializeToString(), chance))
+            yield _garbage_call(method, "mutated", _mutate(message.SerializeToString(), rng))
 
 
-def _handmade_messages(chance: random.Random) -> Iterator[Garbage]:
+def _handmade_messages(rng: random.Random) -> Iterator[Garbage]:
     submit = METHODS[0]
     for method in METHODS:
         for size in (5, 100) if method is submit else (5,):
@@ -150,15 +148,15 @@ def _handmade_messages(chance: random.Random) -> Iterator[Garbage]:
         yield _job("NaN", retry_policy=retry)
     for raw in (b"NaN", b"[Infinity]", b"-Infinity", b"1e999"):
         yield _job("NaN", payload=data_pb2.Data(json=raw))
-    yield from _large_messages(chance)
+    yield from _large_messages(rng)
     for method in METHODS:
         yield _garbage_call(method, "metadata", b"", (("x-request-id", "~" * 4000),))
-        yield _garbage_call(method, "metadata", b"", (("x-junk-bin", chance.randbytes(20_000)),))
+        yield _garbage_call(method, "metadata", b"", (("x-junk-bin", rng.randbytes(20_000)),))
         yield _garbage_call(method, "metadata", b"", [(f"x-{n}", "y" * 50) for n in range(500)])
 
 
-def _large_messages(chance: random.Random) -> Iterator[Garbage]:
-    """Yield messages within the size limit that hold as many elements as possible."""
+def _large_messages(rng: random.Random) -> Iterator[Garbage]:
+    """Yield messages within the size limit that contain as many elements as possible."""
     by_name = {method.name: method for method in METHODS}
     entry = _field(1, b"k") + _field(2, b"v")
     for count in (10_000, 1_000_000):
@@ -178,7 +176,7 @@ def _large_messages(chance: random.Random) -> Iterator[Garbage]:
     for _ in range(80_000):
         value.list_value.values.add(bool_value=True)
     yield _job("huge repeated", payload=data_pb2.Data(value=value))
-    labels = {str(number): chance.choice(_TEXTS) for number in range(5000)}
+    labels = {str(number): rng.choice(_TEXTS) for number in range(5000)}
     yield _job("huge repeated", labels=labels)
 
 
@@ -213,44 +211,44 @@ def _field(number: int, body: bytes) -> bytes:
     return head + bytes([size]) + body
 
 
-def _mutate(raw: bytes, chance: random.Random) -> bytes:
+def _mutate(raw: bytes, rng: random.Random) -> bytes:
     body = bytearray(raw or b"\0")
-    for _ in range(chance.randint(1, 6)):
-        place = chance.randrange(len(body) + 1)
-        match chance.randrange(4):
+    for _ in range(rng.randint(1, 6)):
+        place = rng.randrange(len(body) + 1)
+        match rng.randrange(4):
             case 0:
-                body[place : place + 1] = chance.randbytes(1)
+                body[place : place + 1] = rng.randbytes(1)
             case 1:
-                del body[place : place + chance.randint(1, 8)]
+                del body[place : place + rng.randint(1, 8)]
             case 2:
-                body[place:place] = chance.randbytes(chance.randint(1, 8))
+                body[place:place] = rng.randbytes(rng.randint(1, 8))
             case _:
-                body[place:place] = body[: chance.randrange(50)]
+                body[place:place] = body[: rng.randrange(50)]
         body = body or bytearray(b"\0")
     return bytes(body)
 
 
-def _message(descriptor: Descriptor, chance: random.Random, depth: int = 0) -> Message:
+def _message(descriptor: Descriptor, rng: random.Random, depth: int = 0) -> Message:
     """Return a well-formed message with random, unusual values."""
     message = GetMessageClass(descriptor)()
     for each in descriptor.fields:
-        if chance.random() < 0.4:
+        if rng.random() < 0.4:
             continue
         if _is_map(each):
             # Apart from Struct, the API has only string maps.
             if _message_type(each).fields_by_name["value"].type == FieldDescriptor.TYPE_STRING:
-                getattr(message, each.name)[chance.choice(_TEXTS)] = chance.choice(_TEXTS)
+                getattr(message, each.name)[rng.choice(_TEXTS)] = rng.choice(_TEXTS)
         elif each.type == FieldDescriptor.TYPE_MESSAGE:
             if depth < 8:
-                inner = _message(_message_type(each), chance, depth + 1)
+                inner = _message(_message_type(each), rng, depth + 1)
                 if each.is_repeated:
                     getattr(message, each.name).append(inner)
                 else:
                     getattr(message, each.name).CopyFrom(inner)
         elif each.is_repeated:
-            getattr(message, each.name).append(_scalar(each, chance))
+            getattr(message, each.name).append(_scalar(each, rng))
         else:
-            setattr(message, each.name, _scalar(each, chance))
+            setattr(message, each.name, _scalar(each, rng))
     return message
 
 
@@ -273,19 +271,19 @@ _INTEGER_BOUNDS: Final[Mapping[int, tuple[int, int]]] = {
 }
 
 
-def _scalar(each: FieldDescriptor, chance: random.Random) -> Any:
+def _scalar(each: FieldDescriptor, rng: random.Random) -> Any:
     if each.cpp_type in _INTEGER_BOUNDS:
         least, most = _INTEGER_BOUNDS[each.cpp_type]
-        if each.cpp_type == FieldDescriptor.CPPTYPE_ENUM and chance.random() < 0.8:
-            return chance.randrange(8)
-        return min(most, max(least, chance.choice(_INTEGERS)))
+        if each.cpp_type == FieldDescriptor.CPPTYPE_ENUM and rng.random() < 0.8:
+            return rng.randrange(8)
+        return min(most, max(least, rng.choice(_INTEGERS)))
     if each.type == FieldDescriptor.TYPE_BYTES:
-        return chance.choice(_BYTES)
+        return rng.choice(_BYTES)
     if each.type == FieldDescriptor.TYPE_STRING:
-        return chance.choice(_TEXTS)
+        return rng.choice(_TEXTS)
     if each.type == FieldDescriptor.TYPE_BOOL:
-        return chance.random() < 0.5
-    return chance.choice(_DOUBLES)
+        return rng.random() < 0.5
+    return rng.choice(_DOUBLES)
 
 
 async def send(target: str, source: Iterator[Garbage], responses: Responses, until: float) -> None:

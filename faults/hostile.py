@@ -40,7 +40,7 @@ async def run_hostile_client(module: str, *arguments: str, timeout: float) -> by
         arguments: its arguments.
         timeout: the maximum duration, in seconds.
     """
-    # Without asyncio, because uvloop forks, and a fork during gRPC calls may crash.
+    # Avoid asyncio here: uvloop forks, and a fork during gRPC calls may crash.
     process = subprocess.Popen(
         leashed_command((sys.executable, "-m", module, *arguments), death_signal=signal.SIGKILL),
         stdout=subprocess.PIPE,
@@ -56,7 +56,7 @@ async def run_hostile_client(module: str, *arguments: str, timeout: float) -> by
 
 @asynccontextmanager
 async def probing(trial: Trial) -> AsyncIterator[HealthChecks]:
-    """Check the health of each gateway all the time, for the length of the block."""
+    """Check the health of each gateway continuously for the duration of the block."""
     health = HealthChecks()
     probes = [
         asyncio.create_task(_probe(gateway, health), name=f"probe of {gateway.name}")

@@ -26,7 +26,7 @@ _CLOCK_TOLERANCE = timedelta(milliseconds=100)
 class Verdict:
     """The result of a check: the number of items checked, and the breaches."""
 
-    looked_at: int
+    checked: int
     broken: tuple[str, ...]
 
 
@@ -84,15 +84,15 @@ def repeated_ends(evidence: Evidence) -> list[str]:
 
 def _one_terminal_event(evidence: Evidence) -> Verdict:
     broken = repeated_ends(evidence)
-    looked_at = 0
+    checked = 0
     for job_id, history in evidence.by_job().items():
         for life in lives(history):
-            looked_at += 1
+            checked += 1
             if not any(event.state in TERMINAL for event in life):
                 broken.append(f"{job_id} has no terminal event")
             elif life[-1].state not in TERMINAL:
                 broken.append(f"{job_id}: {life[-1].type} follows its terminal event")
-    return Verdict(looked_at, tuple(broken))
+    return Verdict(checked, tuple(broken))
 
 
 def _legal_transitions(evidence: Evidence) -> Verdict:
@@ -119,7 +119,7 @@ def _legal_transitions(evidence: Evidence) -> Verdict:
 
 def _streams_show_the_log(evidence: Evidence) -> Verdict:
     broken: list[str] = []
-    looked_at = 0
+    checked = 0
     histories = evidence.by_job()
     for stream in evidence.streams:
         # A shortcut: most streams filter by one job id.
@@ -131,9 +131,9 @@ def _streams_show_the_log(evidence: Evidence) -> Verdict:
             for event in histories[job_id]
             if stream.wanted.matches(job, event)
         }
-        looked_at += len(wanted)
+        checked += len(wanted)
         broken += _compare(stream, wanted)
-    return Verdict(looked_at, tuple(broken))
+    return Verdict(checked, tuple(broken))
 
 
 def _compare(stream: StreamLog, wanted: set[EventId]) -> Iterator[str]:
@@ -165,7 +165,7 @@ def _compare(stream: StreamLog, wanted: set[EventId]) -> Iterator[str]:
 
 def _never_early(evidence: Evidence) -> Verdict:
     broken = []
-    looked_at = 0
+    checked = 0
     for job_id, history in evidence.by_job().items():
         not_before: datetime | None = None
         for event in history:
@@ -174,16 +174,16 @@ def _never_early(evidence: Evidence) -> Verdict:
             elif event.type is EventType.REQUEUED:
                 not_before = None
             elif event.type in (EventType.DUE, EventType.STARTED) and not_before is not None:
-                looked_at += 1
+                checked += 1
                 if event.time < not_before:
                     early = (not_before - event.time).total_seconds()
                     broken.append(f"{job_id}: {event.type} was {early:.3f} s early")
-    return Verdict(looked_at, tuple(broken))
+    return Verdict(checked, tuple(broken))
 
 
 def _retries_within_policy(evidence: Evidence) -> Verdict:
     broken = []
-    looked_at = 0
+    checked = 0
     for job_id, history in evidence.by_job().items():
         job = evidence.jobs.get(job_id)
         if job is None:
@@ -193,7 +193,7 @@ def _retries_within_policy(evidence: Evidence) -> Verdict:
             retries = kinds[EventType.RETRY_SCHEDULED]
             # An attempt lost with its worker is not a retry.
             interruptions = kinds[EventType.INTERRUPTED] + kinds[EventType.WORKER_LOST]
-            looked_at += kinds[EventType.STARTED]
+            checked += kinds[EventType.STARTED]
             if retries > job.policy.max_attempts - 1:
                 broken.append(f"{job_id} was retried {retries} times")
             if kinds[EventType.STARTED] > job.policy.max_attempts + interruptions:
@@ -217,22 +217,22 @@ def _retries_within_policy(evidence: Evidence) -> Verdict:
                 ):
                     broken.append(f"{job_id}: retry {number} waits {wait.total_seconds():.1f} s")
                 backoff = min(backoff * job.policy.multiplier, job.policy.max_backoff)
-    return Verdict(looked_at, tuple(broken))
+    return Verdict(checked, tuple(broken))
 
 
 def _tenants_isolated(evidence: Evidence) -> Verdict:
     broken = []
-    looked_at = 0
+    checked = 0
     tenants = {job.tenant for job in evidence.jobs.values()}
     for stream in evidence.streams:
         # With a single tenant there is nothing to check.
         if tenants - {stream.wanted.tenant}:
-            looked_at += len(stream.shown)
+            checked += len(stream.shown)
         for shown in stream.shown:
             job = evidence.jobs.get(shown.job_id)
             if job is not None and job.tenant != stream.wanted.tenant:
                 broken.append(f"{stream.name} delivered {shown.name} of tenant {job.tenant}")
-    return Verdict(looked_at, tuple(broken))
+    return Verdict(checked, tuple(broken))
 
 
 def _resources_are_released(evidence: Evidence) -> Verdict:
@@ -317,7 +317,7 @@ def judge(evidence: Evidence, required: tuple[str, ...]) -> dict[str, Verdict]:
     verdicts = {}
     for invariant in INVARIANTS.values():
         verdict = invariant.check(evidence)
-        if not verdict.looked_at and not verdict.broken:
+        if not verdict.checked and not verdict.broken:
             if invariant.id not in required:
                 continue
             verdict = Verdict(0, ("no evidence",))

@@ -17,11 +17,11 @@ from faults.watchers import Watchers
 from headrace import CallError, Client, JobSpec
 from headrace._convert import to_spec
 
-# After a failure with one of these codes, the job may exist nevertheless.
+# After a failure with one of these codes, the job may still exist.
 _UNKNOWN_OUTCOME_CODES = frozenset(
     {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"}
 )
-# How long a submit is retried, and the longest wait between two calls, in seconds.
+# The time for which a submit is retried, and the longest wait between two calls, in seconds.
 _RETRY_PERIOD_S = 60.0
 _MAX_WAIT_S = 2.0
 # The share of single-job streams that use the client library.
@@ -68,7 +68,7 @@ class Load:
     Args:
         targets: addresses of the gateways.
         watchers: follows some of the jobs.
-        chance: the source of all random decisions.
+        rng: the source of all random decisions.
         rate: jobs per second.
         mix: the kinds of jobs.
         name: the prefix of every idempotency key.
@@ -79,7 +79,7 @@ class Load:
         *,
         targets: Sequence[str],
         watchers: Watchers,
-        chance: random.Random,
+        rng: random.Random,
         rate: float,
         mix: Mix,
         name: str,
@@ -89,7 +89,7 @@ class Load:
             Client([*targets[turn:], *targets[:turn]], retries=0) for turn in range(len(targets))
         ]
         self._watchers = watchers
-        self._chance = chance
+        self._rng = rng
         self._rate = rate
         self._mix = mix
         self._name = name
@@ -120,7 +120,7 @@ class Load:
         clock = asyncio.get_running_loop().time
         due = clock()
         while True:
-            due += self._chance.uniform(0.5, 1.5) / self._rate
+            due += self._rng.uniform(0.5, 1.5) / self._rate
             await asyncio.sleep(max(0.0, due - clock()))
             self._start_submit(self._mix)
 
@@ -132,8 +132,8 @@ class Load:
     def _start_submit(self, mix: Mix, labels: Mapping[str, str] = _NO_LABELS) -> None:
         submission = Submission(request_id=f"{self._name}-{len(self.history)}", invoked=time.time())
         self.history.append(submission)
-        attached = self._chance.random() < mix.attached
-        watched = self._chance.random() < mix.watched
+        attached = self._rng.random() < mix.attached
+        watched = self._rng.random() < mix.watched
         client = self._clients[len(self.history) % len(self._clients)]
         spec = self._spec(mix, labels)
         work = (
@@ -146,22 +146,22 @@ class Load:
         task.add_done_callback(self._open.discard)
 
     def _spec(self, mix: Mix, labels: Mapping[str, str]) -> JobSpec:
-        chance = self._chance
-        payload: dict[str, Any] = {"seconds": round(chance.uniform(*mix.seconds), 3)}
-        if chance.random() < mix.failing:
-            payload["failures"] = chance.randint(1, 2)
-        if chance.random() < mix.reporting:
-            payload |= {"reports": chance.randint(1, 3), "chunks": chance.randint(1, 3)}
-        scheduled = chance.random() < mix.scheduled
-        # A time instead of a delay, because a repeated submit must have the same content.
-        soon = timedelta(seconds=chance.uniform(0.5, 3)) if scheduled else None
+        rng = self._rng
+        payload: dict[str, Any] = {"seconds": round(rng.uniform(*mix.seconds), 3)}
+        if rng.random() < mix.failing:
+            payload["failures"] = rng.randint(1, 2)
+        if rng.random() < mix.reporting:
+            payload |= {"reports": rng.randint(1, 3), "chunks": rng.randint(1, 3)}
+        scheduled = rng.random() < mix.scheduled
+        # Use a time instead of a delay, because a repeated submit must have the same content.
+        soon = timedelta(seconds=rng.uniform(0.5, 3)) if scheduled else None
         if mix.url:
             payload["url"] = mix.url
         return JobSpec(
             "call" if mix.url else "work",
             payload,
-            queue=chance.choice(QUEUES),
-            labels={"load": self._name, "shard": str(chance.randrange(SHARDS)), **labels},
+            queue=rng.choice(QUEUES),
+            labels={"load": self._name, "shard": str(rng.randrange(SHARDS)), **labels},
             schedule_time=datetime.now(UTC) + soon if soon else None,
         )
 
@@ -183,7 +183,7 @@ class Load:
                 submission.codes.append(error.refusal.code)
                 submission.responded = time.time()
                 if error.refusal.code not in _UNKNOWN_OUTCOME_CODES:
-                    # An earlier call may have submitted the job nevertheless.
+                    # An earlier call may still have submitted the job.
                     unknown_before = any(
                         code in _UNKNOWN_OUTCOME_CODES for code in submission.codes
                     )
@@ -197,7 +197,7 @@ class Load:
                 continue
             submission.responded = time.time()
             submission.outcome, submission.job_id = Outcome.OK, handle.id
-            if watched and self._chance.random() < _CLIENT_SHARE:
+            if watched and self._rng.random() < _CLIENT_SHARE:
                 self._watchers.follow_job_with_client(handle.id)
             elif watched:
                 self._watchers.follow_job(handle.id)

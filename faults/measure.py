@@ -90,7 +90,7 @@ def recovery(
     """Return the time from the end of a fault until 90 % of the throughput returned.
 
     The recovery ends with the first window of 3 s that has this throughput, if the average up to
-    the limit has it too. A processed backlog followed by silence therefore does not count.
+    the limit has it too. A burst from the backlog, followed by a pause, therefore does not count.
 
     Args:
         what: the fault.

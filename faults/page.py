@@ -1,4 +1,4 @@
-"""The section of docs/reliability.md between two marks, which a run writes."""
+"""The generated section of docs/reliability.md, between two marks."""
 
 from __future__ import annotations
 

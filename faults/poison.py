@@ -57,7 +57,7 @@ def _run_out_of_memory() -> None:
         os.abort()
 
 
-class Picky(Struct, frozen=True, forbid_unknown_fields=True):
+class Even(Struct, frozen=True, forbid_unknown_fields=True):
     """A payload with a rule that its schema cannot express."""
 
     number: int
@@ -67,7 +67,7 @@ class Picky(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("number must be even")
 
 
-@handler("picky")
-async def picky(payload: Picky, ctx: Context) -> None:
+@handler("even")
+async def even(payload: Even, ctx: Context) -> None:
     """Accept even numbers."""
     record_start(ctx)

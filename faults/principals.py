@@ -38,7 +38,7 @@ class Gateway:
 
 
 class Principal:
-    """A program that submits jobs and reads statistics all the time, at each gateway in turn.
+    """A program that keeps submitting jobs and reading statistics, at alternating gateways.
 
     Attributes:
         name: the name, and the value of the label `load` of its jobs.
@@ -109,7 +109,7 @@ class Principal:
 
 
 def bearer(credential: str) -> Metadata:
-    """Return the metadata of a call with a credential."""
+    """Return the call metadata with a credential."""
     return (("authorization", f"Bearer {credential}"),)
 
 
@@ -142,7 +142,7 @@ async def seconds_until_rejected(
 
 
 async def open_stream(gateway: Gateway, credential: str) -> asyncio.Task[tuple[str, float]]:
-    """Open a stream; return a task that reads it, and returns its code and the time of its end."""
+    """Open a stream, and return a task that reads it and returns its status code and end time."""
     call = gateway.jobs.WatchJobs(job_service_pb2.WatchJobsRequest(), metadata=bearer(credential))
     await call.read()
 

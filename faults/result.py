@@ -56,7 +56,7 @@ class Result:
     Attributes:
         audit: the verdict of `headrace verify`; None if it did not run.
         circumstances: time, commit and machine.
-        failure: the error that ended the trial early; then there are no verdicts.
+        failure: the error that ended the trial early; empty if the trial has verdicts.
         not_run: why this machine cannot run the scenario.
     """
 
@@ -136,7 +136,7 @@ def _breach_lines(name: str, verdict: Verdict) -> list[str]:
 
 
 def _parse_verdict(document: Mapping[str, Any]) -> Verdict:
-    return Verdict(document["looked_at"], tuple(document["broken"]))
+    return Verdict(document["checked"], tuple(document["broken"]))
 
 
 def _parse_number(value: float | None) -> float:

@@ -20,8 +20,8 @@ class Scenario:
     Args:
         id: `F7`.
         title: the fault, in one line.
-        shows: the invariants for which the trial must have evidence. Every invariant with
-            evidence is checked.
+        shows: the invariants for which the trial must have evidence. Invariants with evidence are
+            always checked.
         run: starts the load, injects the fault and measures. The runner then waits for the end of
             all jobs and judges the evidence.
         plan: the processes.

@@ -14,7 +14,7 @@ from faults.database import Records
 from faults.evidence import TENANT, EventRow, Evidence, JobRow, StreamFilter, StreamLog, Usage
 from faults.load import BURST_LABEL, SHARDS, Load, Mix
 from faults.measure import Figure, ends, recovery
-from faults.neighbor import submit_neighbor_jobs
+from faults.other_tenant import submit_jobs_of_other_tenant
 from faults.watchers import Metadata, Watchers
 from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.lifecycle import JobState
@@ -22,7 +22,7 @@ from headrace_core.runtime.tasks import end_tasks
 
 # Longest time from the end of the load until all jobs have ended, in seconds.
 _DRAIN_TIMEOUT_S = 90.0
-# Longest time from then until all streams have received the events, in seconds.
+# Longest time from the last end until all streams have received the events, in seconds.
 _RECEIVE_TIMEOUT_S = 30.0
 # Grace period in which an unexpected event would arrive, in seconds.
 _GRACE_S = 0.5
@@ -47,7 +47,7 @@ class Trial:
         log: writes a line of progress.
 
     Attributes:
-        chance: the source of all random decisions, seeded with `seed`.
+        rng: the source of all random decisions, seeded with `seed`.
         records: reads of the database, without a link.
         watchers: the streams that the trial follows.
     """
@@ -57,14 +57,14 @@ class Trial:
     ) -> None:
         self.cluster = cluster
         self.seed = seed
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.short = short
         self.log = log
         self.records = Records(cluster.postgres.url)
         self.figures: list[Figure] = []
         self.usages: list[Usage] = []
         self.loads: list[Load] = []
-        self._neighbors: list[asyncio.Task[None]] = []
+        self._other_tenants: list[asyncio.Task[None]] = []
         self._faults: list[_Fault] = []
         # The load runs undisturbed until the first fault starts.
         self._steady: tuple[float, float] | None = None
@@ -118,21 +118,21 @@ class Trial:
         load = Load(
             targets=self.cluster.targets,
             watchers=self.watchers,
-            chance=random.Random(self.chance.random()),
+            rng=random.Random(self.rng.random()),
             rate=rate,
             mix=mix or Mix(),
             name=name,
         )
         self._open.push_async_callback(load.close)
         self.loads.append(load)
-        neighbor = asyncio.create_task(
-            submit_neighbor_jobs(
-                self.cluster.settings, load=name, chance=random.Random(self.chance.random())
+        other_tenant = asyncio.create_task(
+            submit_jobs_of_other_tenant(
+                self.cluster.settings, load=name, rng=random.Random(self.rng.random())
             ),
-            name="neighbor",
+            name="other-tenant",
         )
-        self._neighbors.append(neighbor)
-        self._open.push_async_callback(end_tasks, neighbor)
+        self._other_tenants.append(other_tenant)
+        self._open.push_async_callback(end_tasks, other_tenant)
         load.start()
         self.log(f"{rate:g} jobs/s")
         # Skip the first third, which is the warm-up.
@@ -145,7 +145,7 @@ class Trial:
         """Follow a load through different filters, with and without the client library."""
         watchers = self.watchers
         label = {"load": name}
-        shard = {"load": name, "shard": str(self.chance.randrange(SHARDS))}
+        shard = {"load": name, "shard": str(self.rng.randrange(SHARDS))}
         watchers.follow("all 1")
         watchers.follow("all 2")
         watchers.follow("load", StreamFilter(labels=label))
@@ -239,7 +239,7 @@ class Trial:
             self._stalled = max(self._stalled, time.monotonic() - due)
 
     async def mark_unwatched(self) -> None:
-        """Mark all existing jobs as older than the streams, so no stream must receive them."""
+        """Mark all existing jobs as older than the streams: no stream must deliver them."""
         self._unwatched = frozenset(await self.records.jobs())
 
     async def _read_jobs(self) -> dict[str, JobRow]:
@@ -251,14 +251,14 @@ class Trial:
     # The end of the trial.
 
     async def finish(self) -> None:
-        """Stop the load, and wait until all jobs have ended and all streams have received that."""
+        """Stop the load, and wait until all jobs have ended and all streams show it."""
         self._stopped = time.time()
         # A stall of the harness distorts every figure.
         self.figure("longest stall of the harness", self._stalled, "s")
         self.log("load stopped; waiting for the end of all jobs")
         for load in self.loads:
             await load.stop()
-        await end_tasks(*self._neighbors)
+        await end_tasks(*self._other_tenants)
         if not await self.records.all_ended(within=_DRAIN_TIMEOUT_S):
             self.log(f"{await self.records.unfinished()} jobs have not ended in time")
         jobs, events = await self._read_jobs(), await self.records.events()
@@ -295,7 +295,7 @@ class Trial:
             usages=self.usages,
             recoveries=recoveries,
         )
-        own = evidence.without_neighbors()
+        own = evidence.of_load_tenant()
         for check in self._checks:
             check(own)
         return evidence

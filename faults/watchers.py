@@ -24,7 +24,7 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
 # The waits before repeated restarts of a stream, without jitter, in seconds.
 _RESTART_WAITS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
-# Longest silence before a stream of many jobs counts as cut, in seconds. A gateway sends a
+# A stream of many jobs counts as cut after this many seconds without a response. A gateway sends a
 # mark every 15 s on an idle stream.
 _MAX_SILENCE_S = 45.0
 # Resume timeout of the client, longer than any fault, in seconds.
@@ -50,8 +50,8 @@ _CUT_CODES = (
     grpc.StatusCode.CANCELLED,
 )
 
-# Codes after which a stream with a credential is restarted too: its credential has changed, or its
-# tenant is suspended.
+# Further codes after which a stream with a credential is restarted: its credential has changed, or
+# its tenant is suspended.
 _REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 _JSON = data_pb2.DATA_ENCODING_JSON
@@ -233,8 +233,8 @@ class Watchers:
         channels: number of connections to each gateway.
         window: bytes that a gateway may send ahead on a stream without a reader; None for gRPC's
             default.
-        metadata: returns the current credential for `follow`, as the metadata of a call. A stream
-            that is refused is then restarted.
+        metadata: returns the current credential for `follow`, as the metadata of a call. Rejected
+            streams are then restarted.
     """
 
     def __init__(
@@ -385,7 +385,7 @@ class Watchers:
             await asyncio.gather(*(follower.live.wait() for follower in self.followers))
 
     async def wait_for_events(self, wanted: Callable[[StreamLog], int], *, within: float) -> None:
-        """Wait until each stream has received all events that it should, at most `within` seconds.
+        """Wait at most `within` seconds until each stream has received all expected events.
 
         Args:
             wanted: returns the number of events that a stream should receive.

@@ -17,7 +17,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 INTERVAL_S = 5.0
 DURATION_S = 60.0
 SHORT_DURATION_S = 20.0
-# Long enough that each killed worker runs some jobs.
+# Jobs last long enough that each killed worker is running some.
 MIX = Mix(seconds=(0.2, 2.0))
 # Longest time until a lost attempt is claimed again, and longest recovery, in seconds.
 MAX_RECLAIM_S = 25.0
@@ -32,7 +32,7 @@ async def run(trial: Trial) -> None:
     async with trial.fault("workers are killed", recovers_within=MAX_RECOVERY_S):
         end = time.monotonic() + (SHORT_DURATION_S if trial.short else DURATION_S)
         while time.monotonic() < end:
-            worker = trial.chance.choice(trial.cluster.workers)
+            worker = trial.rng.choice(trial.cluster.workers)
             # A worker that was killed earlier may still be restarting.
             if worker.running and worker.pid not in killed:
                 killed[worker.pid] = time.time()
@@ -54,7 +54,7 @@ def _measure(
         for start, following in pairwise(starts):
             if start.attempt in lost:
                 losses += 1
-                # On a machine that stalls, a worker may lose its lease without being killed.
+                # On a stalling machine, a worker may lose its lease without being killed.
                 when = killed.get(pids[start.worker_id], start.time.timestamp())
                 waits.append(following.time.timestamp() - when)
         orphaned += losses

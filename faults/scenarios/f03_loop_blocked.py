@@ -21,7 +21,7 @@ MAX_MOVE_S = 25.0
 # From the start of the block to a new process: the watchdog timeout and a restart.
 MAX_REPLACE_S = 45.0
 MAX_SLOWDOWN = 2.0
-# Shorter waits count as this long, since they are noise, in seconds.
+# Waits below this number of seconds are noise, and count as this long.
 _NOISE_S = 0.01
 
 

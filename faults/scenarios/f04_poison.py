@@ -32,11 +32,11 @@ async def run(trial: Trial) -> None:
                 1 if trial.short else JOBS_PER_KIND
             )
             # The schema accepts these payloads, but the handler type rejects them.
-            jobs += [("picky", {"number": 2 * number + 1}) for number in range(JOBS_PER_KIND)]
-            trial.chance.shuffle(jobs)
+            jobs += [("even", {"number": 2 * number + 1}) for number in range(JOBS_PER_KIND)]
+            trial.rng.shuffle(jobs)
             for job_type, payload in jobs:
                 await client.submit(job_type, payload)
-                await asyncio.sleep(trial.chance.uniform(0, 1))
+                await asyncio.sleep(trial.rng.uniform(0, 1))
         trial.figure(
             "time until all poison jobs ended",
             await until(lambda: _have_poison_jobs_ended(trial), within=MAX_DRAIN_S),
@@ -79,7 +79,7 @@ def _measure(trial: Trial, evidence: Evidence, poison: int) -> None:
     trial.figure("workers lost by each poison job, at most", max(map(losses, ended)))
     undecodable_ends = [
         job
-        for job in jobs_of("picky")
+        for job in jobs_of("even")
         if histories[job.id][-1].type is EventType.FAILED
         # A poison job in the same worker may have interrupted it first.
         and not any(event.type is EventType.RETRY_SCHEDULED for event in histories[job.id])

@@ -17,7 +17,7 @@ async def run(trial: Trial) -> None:
     for number in range(1, CRASHES + 1):
         async with trial.fault(f"crash {number}", recovers_within=MAX_RECOVERY_S):
             await trial.cluster.postgres.crash()
-            await asyncio.sleep(trial.chance.uniform(0, 6))
+            await asyncio.sleep(trial.rng.uniform(0, 6))
             await trial.cluster.postgres.start()
         # Time for the recovery, plus one window to measure it.
         await asyncio.sleep(MAX_RECOVERY_S + 4)

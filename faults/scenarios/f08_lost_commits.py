@@ -22,7 +22,7 @@ async def run(trial: Trial) -> None:
 
     def loses_reply() -> bool:
         nonlocal cuts
-        lost = trial.chance.random() < SHARE
+        lost = trial.rng.random() < SHARE
         cuts += lost
         return lost
 

@@ -26,36 +26,36 @@ _MAX_OPEN_S = 0.2
 class _Writers:
     """Submits jobs and cancels other writers' jobs, in transactions that stay open for a while."""
 
-    def __init__(self, database: Database, chance: random.Random, writes: int) -> None:
+    def __init__(self, database: Database, rng: random.Random, writes: int) -> None:
         self._database = database
-        self._chance = chance
+        self._rng = rng
         self._left = writes
         self._jobs: list[JobId] = []
         self.rolled_back = 0
 
     async def write(self) -> None:
         """Run one writer until all transactions have ended."""
-        chance = self._chance
+        rng = self._rng
         while self._left > 0:
             self._left -= 1
             writer = await open_writer(self._database)
             jobs = []
-            await asyncio.sleep(chance.uniform(0, _MAX_OPEN_S))
+            await asyncio.sleep(rng.uniform(0, _MAX_OPEN_S))
             try:
                 # The job may come from a transaction that started later.
-                if self._jobs and chance.random() < 0.4:
-                    job_id = self._jobs.pop(chance.randrange(len(self._jobs)))
+                if self._jobs and rng.random() < 0.4:
+                    job_id = self._jobs.pop(rng.randrange(len(self._jobs)))
                     await cancel_job(writer.connection, tenant=DEFAULT_TENANT, job_id=job_id)
                     jobs.append(job_id)
-                    await asyncio.sleep(chance.uniform(0, _MAX_OPEN_S / 4))
+                    await asyncio.sleep(rng.uniform(0, _MAX_OPEN_S / 4))
                 submitted = await writer.submit(
-                    chance.randint(1, 3), type=TYPE, labels={"shard": str(chance.randrange(4))}
+                    rng.randint(1, 3), type=TYPE, labels={"shard": str(rng.randrange(4))}
                 )
-                await asyncio.sleep(chance.uniform(0, _MAX_OPEN_S / 4))
+                await asyncio.sleep(rng.uniform(0, _MAX_OPEN_S / 4))
             except BaseException:
                 await writer.roll_back()
                 raise
-            if chance.random() < 0.05:
+            if rng.random() < 0.05:
                 await writer.roll_back()
                 self.rolled_back += 1
                 self._jobs += jobs
@@ -82,7 +82,7 @@ async def run(trial: Trial) -> None:
     database = Database(settings, application="writers")
     try:
         writes = WRITES // 10 if trial.short else WRITES
-        writers = _Writers(database, trial.chance, writes)
+        writers = _Writers(database, trial.rng, writes)
         async with (
             trial.fault(f"{WRITERS} writers, {writes} transactions"),
             asyncio.TaskGroup() as group,

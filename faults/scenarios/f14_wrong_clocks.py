@@ -60,10 +60,10 @@ async def run(trial: Trial) -> None:
 
 async def _set_clocks(trial: Trial, offsets: dict[str, float], more: float) -> None:
     """Set the offsets of the clocks, one after another."""
-    for service in trial.chance.sample(trial.cluster.services, len(trial.cluster.services)):
+    for service in trial.rng.sample(trial.cluster.services, len(trial.cluster.services)):
         assert service.clock is not None
         service.clock.set(offsets[service.name] + more)
-        await asyncio.sleep(trial.chance.uniform(0, 0.5))
+        await asyncio.sleep(trial.rng.uniform(0, 0.5))
     # Wait until each process has read its new offset.
     await asyncio.sleep(1.5)
 

@@ -20,14 +20,14 @@ async def run(trial: Trial) -> None:
     await trial.load()
     step = SHORT_PAUSE_S if trial.short else PAUSE_S
     links = [item for service in trial.cluster.services for item in service.links.items()]
-    trial.chance.shuffle(links)
+    trial.rng.shuffle(links)
     async with trial.fault(f"{len(links)} links are blackholed", recovers_within=MAX_RECOVERY_S):
         for name, link in links:
             trial.log(f"blackholed: {name}")
             link.hold()
             await asyncio.sleep(step)
         await asyncio.sleep(step if trial.short else NO_LINKS_S)
-        trial.chance.shuffle(links)
+        trial.rng.shuffle(links)
         for name, link in links:
             trial.log(f"restored: {name}")
             link.release()

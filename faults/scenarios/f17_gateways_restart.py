@@ -31,10 +31,10 @@ _IN_TRANSIT_S = 0.3
 
 async def run(trial: Trial) -> None:
     await trial.load(rate=20, steady=9)
-    crowd, jobs = await _open_streams(trial)
-    await _restart(trial, crowd, Service.terminate, "restarted")
+    followers, jobs = await _open_streams(trial)
+    await _restart(trial, followers, Service.terminate, "restarted")
     await asyncio.sleep(5)
-    await _restart(trial, crowd, Service.kill, "killed")
+    await _restart(trial, followers, Service.kill, "killed")
     async with Client(trial.cluster.targets) as client:
         for job_id in jobs:
             await client.cancel(job_id)
@@ -46,16 +46,16 @@ async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
     """Open streams with and without the client library; return them and the ids of the jobs."""
     watchers = trial.add_watchers(channels=5)
     for number in range(STREAMS // 2):
-        wanted = StreamFilter(labels={"crowd": str(number % JOBS)})
-        watchers.follow(f"crowd {number}", wanted)
+        wanted = StreamFilter(labels={"group": str(number % JOBS)})
+        watchers.follow(f"stream {number}", wanted)
         if number < STREAMS // 4:
-            watchers.follow_with_client(f"client's crowd {number}", wanted)
+            watchers.follow_with_client(f"client stream {number}", wanted)
     await watchers.wait_until_live(within=60)
     reports = int(DURATION_S / PROGRESS_S)
     async with Client(trial.cluster.targets) as client:
         submitted = [
             await client.submit(
-                "work", {"seconds": DURATION_S, "reports": reports}, labels={"crowd": str(number)}
+                "work", {"seconds": DURATION_S, "reports": reports}, labels={"group": str(number)}
             )
             for number in range(JOBS)
         ]
@@ -63,17 +63,17 @@ async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
     for number in range(STREAMS // 8):
         watchers.follow_job(jobs[number % JOBS])
         watchers.follow_job_with_client(jobs[number % JOBS])
-    crowd = watchers.followers
-    trial.log(f"{len(crowd)} streams")
+    followers = watchers.followers
+    trial.log(f"{len(followers)} streams")
     async with asyncio.timeout(30):
         # Each stream has received the submit and the start of a job.
-        await asyncio.gather(*(follower.wait_for_events(2) for follower in crowd))
-    return crowd, jobs
+        await asyncio.gather(*(follower.wait_for_events(2) for follower in followers))
+    return followers, jobs
 
 
 async def _restart(
     trial: Trial,
-    crowd: list[Follower],
+    followers: list[Follower],
     end: Callable[[Service], Awaitable[object]],
     what: str,
 ) -> None:
@@ -87,11 +87,11 @@ async def _restart(
         serving = time.time()
     deadline = serving + MAX_RESUME_S + 15
     while time.time() < deadline and None in (
-        times := [_resume_time(f.log, stopped) for f in crowd]
+        times := [_resume_time(f.log, stopped) for f in followers]
     ):
         await asyncio.sleep(0.5)
     back = [moment - serving for moment in times if moment is not None]
-    trial.figure(f"streams that resumed, gateways {what}", len(back), at_least=len(crowd))
+    trial.figure(f"streams that resumed, gateways {what}", len(back), at_least=len(followers))
     trial.figure(
         "time until the last stream resumed",
         max(back, default=float("nan")),
@@ -100,7 +100,7 @@ async def _restart(
     )
     clients = [
         moment
-        for follower, moment in zip(crowd, times, strict=True)
+        for follower, moment in zip(followers, times, strict=True)
         if moment is not None and isinstance(follower, ClientFollower)
     ]
     spread = percentile(clients, 0.95) - percentile(clients, 0.05)

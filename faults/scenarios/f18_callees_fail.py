@@ -22,8 +22,8 @@ RATE = 30.0
 BURST_JOBS = 500
 # Highest ratio of the retries in one second to the mean of the seconds around it.
 MAX_PEAK = 2.0
-# The number of these seconds before, and after.
-NEIGHBORHOOD_S = 15
+# The number of these seconds before, and the number after.
+AROUND_S = 15
 
 
 async def run(trial: Trial) -> None:
@@ -96,12 +96,12 @@ def _measure(trial: Trial, evidence: Evidence, *, began: float, end: float) -> N
 def _peak_ratio(counts: Counter[int], duration: int) -> float:
     """Return the highest ratio of one second's count to the mean of the seconds around it.
 
-    The mean of the whole time would not do: the first retries are close together, and their number
-    grows with every new job. The first seconds are left out for the same reason.
+    The mean of the whole time would be misleading, because the first retries are close together and
+    their number grows with every new job. The first seconds are omitted for the same reason.
     """
     peaks = []
-    for second in range(NEIGHBORHOOD_S, duration - 1):
-        around = range(second - NEIGHBORHOOD_S, min(second + NEIGHBORHOOD_S, duration))
+    for second in range(AROUND_S, duration - 1):
+        around = range(second - AROUND_S, min(second + AROUND_S, duration))
         mean = sum(counts[each] for each in around) / len(around)
         peaks.append(counts[second] / mean if mean else 0.0)
     return max(peaks)

@@ -50,16 +50,16 @@ async def run(trial: Trial) -> None:
         async with trial.fault(f"{VANISHED_STREAMS} streams of clients that are killed"):
             await _open_and_kill(targets, VANISHED_STREAMS // 2)
             await _wait_until_all_closed(trial, "streams of killed clients")
-            entrances = [gateway.entrance for gateway in trial.cluster.gateways]
-            through = [link.address for link in entrances if link]
-            async with _open_crowd(VANISHED_STREAMS // 2, through) as process:
-                # The gateways can see neither the end of the client nor closed connections.
-                for link in entrances:
+            client_links = [gateway.client_link for gateway in trial.cluster.gateways]
+            link_targets = [link.address for link in client_links if link]
+            async with _open_in_child(VANISHED_STREAMS // 2, link_targets) as process:
+                # The gateways detect neither the end of the client nor closed connections.
+                for link in client_links:
                     if link:
                         link.hold()
                 process.kill()
                 await _wait_until_all_closed(trial, "streams on a dead link")
-            for link in entrances:
+            for link in client_links:
                 if link:
                     link.release()
         await asyncio.sleep(_MEMORY_RETURN_S)
@@ -99,22 +99,22 @@ async def _churn(targets: Sequence[str], job_id: str, count: int) -> None:
 def _open(stub: JobServiceStub, number: int, job_id: str) -> Any:
     if number % 2:
         return stub.WatchJob(job_service_pb2.WatchJobRequest(job_id=job_id))
-    job_filter = job_service_pb2.JobFilter(labels={"crowd": str(number)})
+    job_filter = job_service_pb2.JobFilter(labels={"group": str(number)})
     return stub.WatchJobs(job_service_pb2.WatchJobsRequest(filter=job_filter))
 
 
 async def _open_and_kill(targets: Sequence[str], count: int) -> None:
-    async with _open_crowd(count, targets):
+    async with _open_in_child(count, targets):
         pass
 
 
 @asynccontextmanager
-async def _open_crowd(
+async def _open_in_child(
     count: int, targets: Sequence[str]
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a client with open streams for the duration of the block, then kill it."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "faults.crowd", str(count), *targets),
+        *(sys.executable, "-m", "faults.idle_streams", str(count), *targets),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(_ROOT)},
     )

@@ -26,8 +26,8 @@ MAX_RECOVERY_S = 30.0
 async def run(trial: Trial) -> None:
     watchers = trial.add_watchers(channels=4)
     for number in range(STREAMS // 2):
-        watchers.follow(f"crowd {number}", StreamFilter(labels={"shard": str(number % 4)}))
-        watchers.follow_with_client(f"client's crowd {number}", StreamFilter(queues=("side",)))
+        watchers.follow(f"stream {number}", StreamFilter(labels={"shard": str(number % 4)}))
+        watchers.follow_with_client(f"client stream {number}", StreamFilter(queues=("side",)))
     await watchers.wait_until_live(within=60)
     # No job fails by itself, so only an interruption can cause another attempt.
     await trial.load(rate=40, mix=Mix(failing=0.0))

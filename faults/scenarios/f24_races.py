@@ -35,7 +35,7 @@ MAX_RECOVERY_S = 25.0
 # loop that scanned all parked jobs every 2 s would read half a row per parked job and second.
 LOAD_ROWS_PER_S = 1_000.0
 PARKED_SHARE_PER_S = 1 / 8
-# A job type for which the platform's workers have no handler.
+# A job type without a handler in the platform's workers.
 _TYPE = "parked"
 _PAGE = 500
 _LOSER_CODES = frozenset({"FAILED_PRECONDITION"})
@@ -98,9 +98,9 @@ async def _race_for_keys(trial: Trial, clients: Sequence[Client]) -> None:
 
 async def _cancel_and_requeue(trial: Trial, clients: Sequence[Client], *, seconds: float) -> None:
     """Cancel and requeue jobs repeatedly while workers run and end them."""
-    chance = trial.chance
+    rng = trial.rng
     jobs = [
-        await clients[0].submit("work", {"seconds": chance.uniform(0.1, 2)})
+        await clients[0].submit("work", {"seconds": rng.uniform(0.1, 2)})
         for _ in range(CONTESTED_JOBS)
     ]
     codes: list[str] = []
@@ -115,7 +115,7 @@ async def _cancel_and_requeue(trial: Trial, clients: Sequence[Client], *, second
                 won += 1
             except CallError as error:
                 codes.append(error.refusal.code)
-            await asyncio.sleep(chance.uniform(0, 0.1))
+            await asyncio.sleep(rng.uniform(0, 0.1))
 
     await asyncio.gather(
         *(
@@ -147,7 +147,7 @@ async def _delete_worker_row(trial: Trial, client: Client) -> None:
 
     await until(running, within=10)
     before = await holders()
-    victim = trial.chance.choice(sorted(set(before.values())))
+    victim = trial.rng.choice(sorted(set(before.values())))
     lost_jobs = [job_id for job_id, worker in before.items() if worker == victim]
     losses_before = await _metric(trial, "headrace_lease_losses_total")
     async with trial.records.connection() as connection:

@@ -13,7 +13,7 @@ from grpc import aio
 
 from faults.cluster import Plan
 from faults.evidence import StreamFilter
-from faults.neighbor import submit_neighbor_jobs
+from faults.other_tenant import submit_jobs_of_other_tenant
 from faults.principals import Gateway, Principal, bearer, open_stream, seconds_until_rejected
 from faults.scenario import Scenario
 from faults.trial import Trial
@@ -49,9 +49,9 @@ class _CredentialAdmin:
         self.stream_ends: list[float] = []
         self.stream_codes: set[str] = set()
 
-    async def create(self, name: str, chance: random.Random) -> tuple[str, str]:
+    async def create(self, name: str, rng: random.Random) -> tuple[str, str]:
         """Create a key; return it and its id."""
-        created = await chance.choice(self.gateways).access.CreateApiKey(
+        created = await rng.choice(self.gateways).access.CreateApiKey(
             access_service_pb2.CreateApiKeyRequest(
                 principal=name, role=access_service_pb2.ROLE_OPERATOR
             ),
@@ -59,11 +59,11 @@ class _CredentialAdmin:
         )
         return created.secret, created.api_key.id
 
-    async def revoke(self, credential: str, key_id: str, chance: random.Random) -> None:
+    async def revoke(self, credential: str, key_id: str, rng: random.Random) -> None:
         """Revoke a key, and measure the time until all gateways reject it and its streams end."""
         streams = [await open_stream(gateway, credential) for gateway in self.gateways]
         began = time.monotonic()
-        await chance.choice(self.gateways).access.RevokeApiKey(
+        await rng.choice(self.gateways).access.RevokeApiKey(
             access_service_pb2.RevokeApiKeyRequest(id=key_id), metadata=self._metadata
         )
         await self._measure(credential, streams, began)
@@ -112,7 +112,7 @@ async def run(trial: Trial) -> None:
         keys = _CredentialAdmin(database, gateways, await add_api_key(database, Role.ADMIN))
         services = []
         for number in range(SERVICES):
-            secret, key_id = await keys.create(f"service-{number}", trial.chance)
+            secret, key_id = await keys.create(f"service-{number}", trial.rng)
             services.append(Principal(f"service-{number}", secret, gateways, credential_id=key_id))
         async with database.statement() as conn:
             installation = await read_installation(conn)
@@ -128,22 +128,22 @@ async def run(trial: Trial) -> None:
             principal.start()
             stack.push_async_callback(principal.stop)
         # Another tenant's jobs with the same labels.
-        neighbor = asyncio.create_task(
-            submit_neighbor_jobs(
+        other_tenant = asyncio.create_task(
+            submit_jobs_of_other_tenant(
                 trial.cluster.settings,
                 load=services[0].name,
-                chance=random.Random(trial.chance.random()),
+                rng=random.Random(trial.rng.random()),
             )
         )
-        stack.push_async_callback(end_tasks, neighbor)
+        stack.push_async_callback(end_tasks, other_tenant)
         await asyncio.sleep(_STEADY_S)
         async with trial.fault("keys are rotated"):
             for _ in range(8 if trial.short else 20):
-                service = trial.chance.choice(services)
+                service = trial.rng.choice(services)
                 old, old_id = service.credential, service.credential_id
-                secret, key_id = await keys.create(service.name, trial.chance)
+                secret, key_id = await keys.create(service.name, trial.rng)
                 await service.use(secret, credential_id=key_id)
-                await keys.revoke(old, old_id, trial.chance)
+                await keys.revoke(old, old_id, trial.rng)
         async with trial.fault("the signing key is rotated"):
             async with database.transaction() as conn:
                 await rotate_signing_key(conn)

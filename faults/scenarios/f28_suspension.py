@@ -80,13 +80,13 @@ async def run(trial: Trial) -> None:
         for _ in range(2 if trial.short else 3):
             async with trial.fault(f"{OTHER} is suspended"):
                 began = time.monotonic()
-                gateway = trial.chance.choice(gateways)
+                gateway = trial.rng.choice(gateways)
                 await _change_state(gateway, OTHER, TenantState.SUSPENDED, metadata=platform)
                 await _until(gateways, others[0].credential, _SUSPENDED)
                 times[TenantState.SUSPENDED].append(time.monotonic() - began)
                 await asyncio.sleep(_STEADY_S)
                 began = time.monotonic()
-                gateway = trial.chance.choice(gateways)
+                gateway = trial.rng.choice(gateways)
                 await _change_state(gateway, OTHER, TenantState.ACTIVE, metadata=platform)
                 await _until_accepted(gateways, others[0].credential)
                 times[TenantState.ACTIVE].append(time.monotonic() - began)
@@ -136,7 +136,7 @@ class _Spy:
         while True:
             jobs = await self._trial.records.jobs()
             foreign = [job.id for job in jobs.values() if job.tenant == OTHER]
-            for job_id in self._trial.chance.sample(foreign, min(len(foreign), 5)):
+            for job_id in self._trial.rng.sample(foreign, min(len(foreign), 5)):
                 stubs = next(self._gateways).jobs
                 for name, request in _requests(job_id):
                     await self._call(name, getattr(stubs, name), request)

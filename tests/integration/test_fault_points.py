@@ -179,7 +179,7 @@ class FaultRun:
     load: Load
     records: Records
     ledger: Ledger
-    chance: random.Random
+    rng: random.Random
     unexpected: list[str] = field(default_factory=list)
     chores: Sequence[asyncio.Task[None]] = ()
 
@@ -189,7 +189,7 @@ class FaultRun:
             while True:
                 for action in work:
                     await self._retry_until_done(name, action, client)
-                await asyncio.sleep(self.chance.uniform(0.05, 0.15))
+                await asyncio.sleep(self.rng.uniform(0.05, 0.15))
 
     async def _retry_until_done(
         self, name: str, action: Callable[[Client], Awaitable[object]], client: Client
@@ -203,7 +203,7 @@ class FaultRun:
                 if error.refusal.code not in EXPECTED_CODES:
                     self.unexpected.append(f"{name}: {error.refusal.code} {error.refusal.message}")
                     return
-                await asyncio.sleep(self.chance.uniform(0.02, 0.1))
+                await asyncio.sleep(self.rng.uniform(0.02, 0.1))
 
     async def wait_until_ended(self) -> None:
         """Wait until all jobs have ended and the streams have sent all events."""
@@ -273,10 +273,8 @@ async def fault_run(
         targets = [f"127.0.0.1:{gateway.port}" for gateway in gateways]
         watchers = Watchers(targets)
         stack.push_async_callback(watchers.close)
-        chance = random.Random(SEED)
-        load = Load(
-            targets=targets, watchers=watchers, chance=chance, rate=RATE, mix=MIX, name="load"
-        )
+        rng = random.Random(SEED)
+        load = Load(targets=targets, watchers=watchers, rng=rng, rate=RATE, mix=MIX, name="load")
         stack.push_async_callback(load.close)
         ledger = Ledger(tmp_path / "ledger")
         stack.callback(ledger.close)
@@ -288,7 +286,7 @@ async def fault_run(
             load=load,
             records=Records(settings.postgresql_url),
             ledger=ledger,
-            chance=chance,
+            rng=rng,
         )
         watchers.follow("all")
         watchers.follow("shard", StreamFilter(labels={"shard": "1"}))
@@ -342,7 +340,7 @@ class Chores:
 
     def __init__(self, fault_run: FaultRun) -> None:
         self._fault_run = fault_run
-        self._chance = fault_run.chance
+        self._rng = fault_run.rng
         self._numbers = itertools.count()
         self._job_id = ""
         self._long_jobs = 0
@@ -359,7 +357,7 @@ class Chores:
     async def read_a_job(self, client: Client) -> None:
         known = [one.job_id for one in self._fault_run.load.history if one.job_id]
         if known:
-            job_id = self._chance.choice(known)
+            job_id = self._rng.choice(known)
             await client.get(job_id)
             async for _ in client.events(job_id):
                 pass
@@ -375,7 +373,7 @@ class Chores:
         self._job_id, self._long_jobs = handle.id, self._long_jobs + 1
 
     async def cancel(self, client: Client) -> None:
-        await asyncio.sleep(self._chance.uniform(0, 0.3))
+        await asyncio.sleep(self._rng.uniform(0, 0.3))
         await client.cancel(self._job_id)
         # The request is stored; the worker still has to cancel the attempt.
         async with client.watch_job(self._job_id) as events:
@@ -395,9 +393,7 @@ class Chores:
 
     async def submit_with_a_short_deadline(self, client: Client) -> None:
         soon = datetime.now(UTC) + timedelta(seconds=0.3)
-        await client.submit(
-            "work", {"seconds": 5}, deadline=soon, queue=self._chance.choice(QUEUES)
-        )
+        await client.submit("work", {"seconds": 5}, deadline=soon, queue=self._rng.choice(QUEUES))
 
     async def resume(self, client: Client) -> None:
         async with client.watch(cursor=self._cursor) as events:
@@ -434,7 +430,7 @@ class Chores:
             async with _always_stopped(worker):
                 with suppress(Unavailable):
                     await worker.start()
-                    await asyncio.sleep(self._chance.uniform(0.2, 0.5))
+                    await asyncio.sleep(self._rng.uniform(0.2, 0.5))
 
     async def restart_gateways(self) -> None:
         while True:
@@ -448,7 +444,7 @@ class Chores:
         """Delete rows of live workers, so that their jobs are recovered as if leases had lapsed."""
         async with self._fault_run.records.connection() as connection:
             while True:
-                await asyncio.sleep(self._chance.uniform(1, 3))
+                await asyncio.sleep(self._rng.uniform(1, 3))
                 await connection.execute(
                     "DELETE FROM workers WHERE id = (SELECT id FROM workers "
                     "WHERE lease_expire_time > clock_timestamp() ORDER BY random() LIMIT 1)"

@@ -37,7 +37,7 @@ async def test_short_scenario_holds_its_invariants(tmp_path: Path):
     assert result.counts.events > 200
     # `headrace verify` has checked every event.
     assert result.audit is not None
-    assert (result.audit.looked_at, result.audit.broken) == (result.counts.events, ())
+    assert (result.audit.checked, result.audit.broken) == (result.counts.events, ())
     assert any("seed 1" in line for line in lines)
     files = {file.name for file in (tmp_path / "F9-seed-1").iterdir()}
     assert {"gateway-1.log", "postgres.log", "events.jsonl", "streams.jsonl"} <= files

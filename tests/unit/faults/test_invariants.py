@@ -96,8 +96,8 @@ def job(job_id: str, seq: int, **changes: object) -> JobRow:
 
 
 # A job of another tenant, and its events.
-NEIGHBOR_JOB = job("n", 2, tenant="neighbor", request_id=None, state=_S.CANCELLED)
-NEIGHBOR_EVENTS = [
+OTHER_TENANT_JOB = job("n", 2, tenant="other-tenant", request_id=None, state=_S.CANCELLED)
+OTHER_TENANT_EVENTS = [
     row(1, _E.SUBMITTED, _S.QUEUED, 0, job_id="n"),
     row(2, _E.CANCELLED, _S.CANCELLED, 0, job_id="n"),
 ]
@@ -121,8 +121,8 @@ def valid_history() -> Evidence:
     """Return a history that breaks no invariant."""
     return Evidence(
         submissions=[submission("a"), submission("b")],
-        jobs={"a": job("a", 7), "b": job("b", 6), "n": NEIGHBOR_JOB},
-        events=[*RETRIED_EVENTS, *REQUEUED_EVENTS, *NEIGHBOR_EVENTS],
+        jobs={"a": job("a", 7), "b": job("b", 6), "n": OTHER_TENANT_JOB},
+        events=[*RETRIED_EVENTS, *REQUEUED_EVENTS, *OTHER_TENANT_EVENTS],
         ledger=[LedgerEntry("a", 1), LedgerEntry("a", 2), LedgerEntry("b", 1), LedgerEntry("b", 2)],
         streams=[
             stream(*RETRIED_EVENTS, *REQUEUED_EVENTS),
@@ -147,7 +147,7 @@ def test_valid_history_breaks_no_invariant_and_checks_all():
     verdicts = judge(valid_history(), tuple(INVARIANTS))
     assert {name: verdict.broken for name, verdict in verdicts.items() if verdict.broken} == {}
     assert set(verdicts) == set(INVARIANTS)
-    assert all(verdict.looked_at for verdict in verdicts.values())
+    assert all(verdict.checked for verdict in verdicts.values())
 
 
 def test_check_without_evidence_checks_nothing():
@@ -180,7 +180,7 @@ def with_events(*events: EventRow) -> Falsify:
     def falsify(evidence: Evidence) -> Evidence:
         return replace(
             evidence,
-            events=[*events, *REQUEUED_EVENTS, *NEIGHBOR_EVENTS],
+            events=[*events, *REQUEUED_EVENTS, *OTHER_TENANT_EVENTS],
             jobs={**evidence.jobs, "a": job("a", len(events), state=events[-1].state)},
             streams=[stream(*events, *REQUEUED_EVENTS)],
         )
@@ -334,7 +334,11 @@ FALSIFIED_HISTORIES: list[tuple[str, str, Falsify]] = [
             *RETRIED_EVENTS[:3], replace(RETRIED_EVENTS[3], due_time=at(4 + 5)), *RETRIED_EVENTS[4:]
         ),
     ),
-    ("I7", "a stream delivers another tenant's job", with_stream(*ALL_EVENTS, *NEIGHBOR_EVENTS)),
+    (
+        "I7",
+        "a stream delivers another tenant's job",
+        with_stream(*ALL_EVENTS, *OTHER_TENANT_EVENTS),
+    ),
     (
         "I8",
         "memory is not released",
@@ -403,7 +407,7 @@ def test_resumed_stream_may_repeat_events_after_the_last_cursor():
 
 
 def test_isolation_of_a_single_tenant_is_not_checked():
-    alone = valid_history().without_neighbors()
+    alone = valid_history().of_load_tenant()
     assert "n" not in alone.jobs
     assert "I7" not in judge(alone, ())
 

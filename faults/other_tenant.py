@@ -18,12 +18,12 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.sql.database import Database
 
-TENANT = "neighbor"
+TENANT = "other-tenant"
 _INTERVAL_S = 0.5
 
 
-async def submit_neighbor_jobs(settings: Settings, *, load: str, chance: random.Random) -> None:
-    """Until cancelled, submit jobs that differ from a load's jobs only in their tenant.
+async def submit_jobs_of_other_tenant(settings: Settings, *, load: str, rng: random.Random) -> None:
+    """Submit jobs that differ from a load's jobs only in their tenant, until cancelled.
 
     Without access control, the gateways serve only the default tenant, so the jobs are written
     directly to the database. Each job is cancelled in the same transaction, so that no worker runs
@@ -32,13 +32,13 @@ async def submit_neighbor_jobs(settings: Settings, *, load: str, chance: random.
     Args:
         settings: the settings with the database's own URL, which bypasses the links.
         load: the name of the load, for the labels.
-        chance: the source of all random decisions.
+        rng: the source of all random decisions.
     """
-    database = Database(settings, application="neighbor")
+    database = Database(settings, application="other-tenant")
     try:
         while True:
-            labels = {"load": load, "shard": str(chance.randrange(SHARDS))}
-            spec = JobSpec(type="work", queue=chance.choice(QUEUES), labels=labels)
+            labels = {"load": load, "shard": str(rng.randrange(SHARDS))}
+            spec = JobSpec(type="work", queue=rng.choice(QUEUES), labels=labels)
             job = NewJob(id=JobId(uuid7()), tenant=TENANT, spec=spec)
             # Write no jobs while the database is down.
             with suppress(Unavailable, asyncpg.PostgresError):

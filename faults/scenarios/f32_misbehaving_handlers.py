@@ -10,7 +10,7 @@ import msgspec
 from faults.cluster import Plan
 from faults.evidence import Evidence
 from faults.load import Mix
-from faults.rude import HARMLESS, Attack, Child, LoopAttack, ProcessAttack
+from faults.misbehaving import HARMLESS, Attack, Child, LoopAttack, ProcessAttack
 from faults.scenario import Scenario
 from faults.trial import Trial, until
 from headrace import Client
@@ -21,7 +21,11 @@ GOOD_JOBS = 1000
 SHORT_GOOD_JOBS = 500
 MAX_DRAIN_S = 120.0
 MAX_RECOVERY_S = 10.0
-ATTACKS_BY_TYPE = {"rude.loop": LoopAttack, "rude.thread": Attack, "rude.process": ProcessAttack}
+ATTACKS_BY_TYPE = {
+    "misbehaving.loop": LoopAttack,
+    "misbehaving.thread": Attack,
+    "misbehaving.process": ProcessAttack,
+}
 
 _decode_children = msgspec.json.Decoder(list[Child]).decode
 
@@ -29,9 +33,9 @@ _decode_children = msgspec.json.Decoder(list[Child]).decode
 async def run(trial: Trial) -> None:
     workers = trial.cluster.workers
     trial.supervise(workers)
-    # Good jobs never fail by themselves, so only a rude handler can cost one an attempt.
+    # Good jobs never fail by themselves, so only a misbehaving handler can cost one an attempt.
     load = await trial.load(rate=40.0, mix=Mix(failing=0.0))
-    async with trial.fault("rude handlers", recovers_within=MAX_RECOVERY_S):
+    async with trial.fault("misbehaving handlers", recovers_within=MAX_RECOVERY_S):
         async with Client(trial.cluster.targets) as client:
             jobs = [
                 (job_type, attack)
@@ -39,13 +43,13 @@ async def run(trial: Trial) -> None:
                 for attack in _attack_names(attacks)
                 for _ in range(1 if trial.short else JOBS_PER_KIND)
             ]
-            trial.chance.shuffle(jobs)
+            trial.rng.shuffle(jobs)
             for job_type, attack in jobs:
                 await client.submit(job_type, {"attack": attack}, labels={"attack": attack})
-                await asyncio.sleep(trial.chance.uniform(0, 0.5))
+                await asyncio.sleep(trial.rng.uniform(0, 0.5))
         trial.figure(
-            "time until all rude jobs ended",
-            await until(lambda: _have_rude_jobs_ended(trial), within=MAX_DRAIN_S),
+            "time until all misbehaving jobs ended",
+            await until(lambda: _have_misbehaving_jobs_ended(trial), within=MAX_DRAIN_S),
             "s",
             at_most=MAX_DRAIN_S,
         )
@@ -62,7 +66,7 @@ def _attack_names(attacks: Any) -> list[str]:
     return list(get_args(attacks))
 
 
-async def _have_rude_jobs_ended(trial: Trial) -> bool:
+async def _have_misbehaving_jobs_ended(trial: Trial) -> bool:
     waiting = [await trial.records.unfinished(job_type=job_type) for job_type in ATTACKS_BY_TYPE]
     return not any(waiting)
 
@@ -77,15 +81,15 @@ async def _leftover_children(trial: Trial) -> list[Child]:
 
 
 def _measure(trial: Trial, evidence: Evidence, submitted: int) -> None:
-    rude = [job for job in evidence.jobs.values() if job.type in ATTACKS_BY_TYPE]
+    misbehaving = [job for job in evidence.jobs.values() if job.type in ATTACKS_BY_TYPE]
     wrong = [
         f"{job.type} {job.labels['attack']}"
-        for job in rude
+        for job in misbehaving
         if (job.state is JobState.SUCCEEDED) != (job.labels["attack"] in HARMLESS)
     ]
-    trial.figure("rude jobs", len(rude), at_least=submitted)
+    trial.figure("misbehaving jobs", len(misbehaving), at_least=submitted)
     trial.figure(
-        f"rude jobs with an unexpected end{': ' if wrong else ''}{', '.join(wrong)}",
+        f"misbehaving jobs with an unexpected end{': ' if wrong else ''}{', '.join(wrong)}",
         len(wrong),
         at_most=0,
     )

@@ -1,6 +1,6 @@
 """A client process that opens streams and then idles until it is killed.
 
-python -m faults.crowd COUNT TARGET...
+python -m faults.idle_streams COUNT TARGET...
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def main(count: int, targets: list[str]) -> None:
     for number in range(count):
         call = stubs[number % len(stubs)].WatchJobs(
             job_service_pb2.WatchJobsRequest(
-                filter=job_service_pb2.JobFilter(labels={"crowd": str(number)})
+                filter=job_service_pb2.JobFilter(labels={"group": str(number)})
             )
         )
         calls.append(call)

@@ -68,7 +68,7 @@ class _ExitingText(Exception):
         raise SystemExit(4)
 
 
-@handler("rude.loop", retry=_ONE_ATTEMPT)
+@handler("misbehaving.loop", retry=_ONE_ATTEMPT)
 async def in_loop(payload: InLoop, ctx: Context) -> list[Child]:
     """Attack the event loop."""
     _record_start(ctx)
@@ -96,14 +96,14 @@ async def in_loop(payload: InLoop, ctx: Context) -> list[Child]:
     return []
 
 
-@handler("rude.thread", retry=_ONE_ATTEMPT)
+@handler("misbehaving.thread", retry=_ONE_ATTEMPT)
 def in_thread(payload: InThread, ctx: SyncContext) -> list[Child]:
     """Start children in a thread."""
     _record_start(ctx)
     return _attack_with_children(payload.attack)
 
 
-@handler("rude.process", retry=_ONE_ATTEMPT, isolation="process")
+@handler("misbehaving.process", retry=_ONE_ATTEMPT, isolation="process")
 def in_process(payload: InProcess, ctx: SyncContext) -> list[Child]:
     """Start children in a process, or close its file descriptors."""
     _record_start(ctx)
