@@ -30,7 +30,7 @@ PAGE_SIZES = {"ListHandlers": 1, "ListJobEvents": 2, "ListJobOutput": 1}
 def rejection_status(
     code, reason=None, *, message="rejected by the test", retry_ms=None, metadata=None
 ):
-    """Return the status of a rejected call; without a reason, it is like a proxy's."""
+    """Return the status of a rejected call; without a reason, it has no details."""
     return Refusal(
         code=code.name,
         reason=reason or "",
@@ -215,7 +215,7 @@ class Platform(FakeGateway):
         self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER")
 
     def end(self, code, reason=None, *, retry_ms=None):
-        """End every stream with a status (None: OK). Without a reason, it is like a proxy's."""
+        """End every stream with a status (None: OK); without a reason, it has no details."""
         self._calls.cut(None if code is None else rejection_status(code, reason, retry_ms=retry_ms))
 
     async def until(self, condition):

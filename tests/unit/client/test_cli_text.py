@@ -51,7 +51,7 @@ def test_list_keeps_ids_states_and_errors_at_any_width(width):
     assert lines[0].split()[:2] == ["ID", "STATE"]
 
 
-def test_audit_table_shows_denied_calls_and_strangers():
+def test_audit_table_shows_denied_and_anonymous_calls():
     denied = AuditEvent(
         seq=2,
         event_time=None,

@@ -1,4 +1,4 @@
-"""TLS between client and gateway, with certificates of an authority of the test."""
+"""TLS between client and gateway, with certificates from a test CA."""
 
 import grpc
 import pytest

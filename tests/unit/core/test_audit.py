@@ -1,4 +1,4 @@
-"""The chain of the audit log: every change of an event is found."""
+"""The chain of the audit log: the check detects every change of an event."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_unchanged_chain_has_no_breach() -> None:
         (lambda _: events(6), "events 6 to 6 are beyond the end of the chain"),
     ],
 )
-def test_missing_and_additional_events_are_found(
+def test_missing_and_additional_events_are_detected(
     change: Callable[[list[AuditEvent]], list[AuditEvent]], problem: str
 ) -> None:
     assert problems(change(events(5)), events(5)) == [problem]
@@ -76,19 +76,19 @@ OTHER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(AuditEntry)])
-def test_change_of_each_field_is_found(name: str) -> None:
+def test_change_of_each_field_is_detected(name: str) -> None:
     chain = events(3)
     chain[1] = replace(chain[1], entry=replace(ENTRY, **{name: OTHER.get(name, "other")}))
     assert problems(chain, events(3)) == ["event 2 or the event before it was changed"]
 
 
-def test_change_of_the_time_is_found() -> None:
+def test_change_of_the_time_is_detected() -> None:
     chain = events(3)
     chain[1] = replace(chain[1], time=START)
     assert problems(chain, events(3)) == ["event 2 or the event before it was changed"]
 
 
-def test_recomputed_end_is_found() -> None:
+def test_recomputed_end_is_detected() -> None:
     chain = events(3)
     changed = replace(chain[2], entry=replace(ENTRY, principal="eve"))
     chain[2] = replace(changed, hash=chain_hash(chain[1].hash, changed))

@@ -22,7 +22,7 @@ SECRETS = {
 NO_SECRETS = {("audit_chains", "start_hash")}
 
 
-def test_every_table_has_a_decision_about_privileges() -> None:
+def test_every_table_has_declared_privileges() -> None:
     """Add the table to PRIVILEGES in store/grants.py with the least privileges of each service."""
     tables = {table.name for table in metadata.sorted_tables}
     assert set(PRIVILEGES) == tables | {VERSION_TABLE}
@@ -49,7 +49,7 @@ def test_only_gateways_read_secrets(table: str, column: str) -> None:
     assert readers(table, column) == {Client.GATEWAY}
 
 
-def test_columns_with_secrets_are_known() -> None:
+def test_columns_with_secrets_are_listed() -> None:
     """Add the column to SECRETS if it holds a secret; otherwise choose another name."""
     suspicious = {
         (table.name, column.name)
@@ -72,7 +72,7 @@ def test_handler_has_functions_and_no_tables() -> None:
     assert functions == ["check_fence(uuid, integer)", "complete(uuid, integer, json)"]
 
 
-def test_operator_only_reads() -> None:
+def test_ops_role_can_only_read() -> None:
     for table, clients in PRIVILEGES.items():
         assert {one.verb for one in clients.get(Client.OPS, ())} <= {"SELECT"}, table
 

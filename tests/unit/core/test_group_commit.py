@@ -15,7 +15,7 @@ from headrace_core.store.sql.group_commit import GroupCommit, Overloaded
 
 
 class ControlledCommit:
-    """A commit function that a test can hold, release and fail."""
+    """A commit function that a test can block, release and fail."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

@@ -65,12 +65,12 @@ def test_random_passwords_are_acceptable_and_differ() -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "Ada.Lovelace+ops@example.com", "0" * 128])
-def test_user_name_is_accepted(name: str) -> None:
+def test_valid_user_name_is_accepted(name: str) -> None:
     assert is_user_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "-a", "@a", "a b", "a\n", "ä", "a" * 129, "a\0"])
-def test_user_name_is_rejected(name: str) -> None:
+def test_malformed_user_name_is_rejected(name: str) -> None:
     assert not is_user_name(name)
 
 

@@ -11,7 +11,7 @@ from headrace_core.domain.refresh_token import new_refresh_token, read_refresh_t
 SECRET = b"s" * 32
 
 
-def test_token_is_read_back() -> None:
+def test_token_survives_a_round_trip() -> None:
     token = new_refresh_token(uuid4())
     assert read_refresh_token(SECRET, token.text(SECRET)) == token
     assert token.text(SECRET) not in repr(token)
@@ -35,7 +35,7 @@ def test_other_text_is_rejected(text: str) -> None:
     assert read_refresh_token(SECRET, text) is None
 
 
-def test_next_token_is_the_same_for_each_repetition() -> None:
+def test_repeated_refresh_returns_the_same_token() -> None:
     token = new_refresh_token(uuid4())
     following = token.next(SECRET)
     assert following == token.next(SECRET)

@@ -100,7 +100,7 @@ def test_incomplete_tls_is_rejected(fields: dict[str, str], problem: str) -> Non
         Settings(**fields)  # type: ignore[arg-type]
 
 
-def test_health_hides_queues_from_strangers_by_default() -> None:
+def test_access_control_hides_queue_health_by_default() -> None:
     assert Settings().health_names == "queues"
     assert Settings(access_control=True).health_names == "services"
     assert Settings(access_control=True, health="queues").health_names == "queues"

@@ -1,4 +1,4 @@
-"""The settings of issuers, and the principals that their claims make."""
+"""The settings of issuers, and the principals built from claims."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_unreadable_setting_is_rejected(tmp_path: Path) -> None:
             read_issuers(setting)
 
 
-def test_claims_make_a_principal() -> None:
+def test_claims_become_a_principal() -> None:
     configured = issuer(
         claims={
             "principal": "email",
@@ -123,7 +123,7 @@ def test_claims_make_a_principal() -> None:
         ({"claims": {"scope": "scope"}}, {"scope": ["jobs:read", 5]}),
     ],
 )
-def test_missing_or_unknown_claim_makes_no_principal(
+def test_missing_or_unknown_claim_is_rejected(
     fields: dict[str, Any], claims: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError):

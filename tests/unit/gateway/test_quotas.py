@@ -83,7 +83,7 @@ def test_quota_of_zero_rejects_each_submit(clock: Clock) -> None:
     assert refused.value.retry_after == 60
 
 
-def test_closed_stream_leaves_room(clock: Clock) -> None:
+def test_closed_stream_can_be_replaced(clock: Clock) -> None:
     limiter = quotas_of(clock, {Quota.OPEN_STREAMS: 2})
     with limiter.stream("acme"):
         with limiter.stream("acme"):
@@ -103,7 +103,7 @@ def test_counted_quotas_are_those_of_the_database(clock: Clock) -> None:
     assert quotas_of(clock, counted).counted("other") == {}
 
 
-def test_lower_one_of_quota_and_ceiling_applies() -> None:
+def test_lower_of_quota_and_ceiling_applies() -> None:
     quotas = {Quota.WAITING_JOBS: 10, Quota.OPEN_STREAMS: 5}
     ceilings = {Quota.WAITING_JOBS: 7, Quota.OPEN_STREAMS: 8, Quota.JOBS_PER_DAY: 3}
     assert effective_quotas(quotas, ceilings) == {

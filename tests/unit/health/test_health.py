@@ -134,7 +134,7 @@ async def test_malformed_request_is_an_invalid_argument(
 
 @pytest.mark.parametrize("method", ["Check", "List"])
 async def test_oversized_request_is_an_invalid_argument(served: ServedHealth, method: str):
-    # protobuf may parse zeros as a message without fields, so only the size check can reject them.
+    # Protobuf may parse zeros as a message without fields, so only the size check can reject them.
     call = served.channel.unary_unary(f"/grpc.health.v1.Health/{method}")(bytes(100_000))
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "the limit is 65,536" in (await call.details() or "")

@@ -20,9 +20,9 @@ import sys
 from pathlib import Path
 from tools import set_up
 
-def install(venv, packages, anew):
+def install(venv, packages, clear):
     venv.mkdir(exist_ok=True)
-    print("installing", *anew, flush=True)
+    print("installing", *clear, flush=True)
     if sys.stdin.readline() != "continue\\n":
         sys.exit("interrupted")
 

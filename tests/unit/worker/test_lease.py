@@ -20,7 +20,7 @@ from headrace_worker.metrics import Counts
 
 
 class UnreachableDatabase:
-    """A database with a dead connection, which TCP detects only after 15 minutes."""
+    """A database whose connection is dead, which TCP detects only after 15 minutes."""
 
     def __init__(self) -> None:
         self.hangs = asyncio.Event()

@@ -10,7 +10,7 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.loop import LoopRunner, Timing, Wake
 from headrace_worker.claims import Claims, Strays
 
-# Longest wait, and grace period in which an unexpected search would start, in seconds.
+# The longest wait, and the grace period in which an unexpected search would start, in seconds.
 DEADLINE_S = 20
 GRACE_S = 0.05
 

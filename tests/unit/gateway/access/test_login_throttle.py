@@ -1,4 +1,4 @@
-"""Limits of failed logins, with a clock of their own."""
+"""Limits of failed logins, with a clock that the tests set."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_new_keys_share_one_bucket_beyond_the_maximum(clock: Clock) -> None:
     buckets: Buckets[int] = Buckets(Rate(burst=2, seconds=10), size=100, clock=clock)
     assert all(buckets.take(key) == 0 for key in range(100))
     assert [buckets.take(key) > 0 for key in range(100, 104)] == [False, False, True, True]
-    # Those that have a bucket keep it.
+    # Keys that have a bucket keep it.
     assert buckets.take(0) == 0
     assert len(buckets) <= 101
     clock.now += 100
@@ -89,14 +89,14 @@ def test_new_keys_share_one_bucket_beyond_the_maximum(clock: Clock) -> None:
     assert len(buckets) == 1
 
 
-def test_one_address_can_fail_a_few_times_per_user(throttle: LoginThrottle, clock: Clock) -> None:
+def test_failures_of_an_address_are_limited_per_user(throttle: LoginThrottle, clock: Clock) -> None:
     assert exhaust(throttle, ADA, "10.0.0.7") == 5
     assert fail(throttle, BOB, "10.0.0.7") == 0
     clock.now += 20
     assert exhaust(throttle, ADA, "10.0.0.7") == 1
 
 
-def test_one_address_can_fail_a_limited_number_of_times(throttle: LoginThrottle) -> None:
+def test_failures_of_an_address_are_limited(throttle: LoginThrottle) -> None:
     failed = [fail(throttle, Account("default", f"u{n}"), "10.0.0.7") for n in range(40)]
     assert [bool(wait) for wait in failed] == [False] * 30 + [True] * 10
     assert fail(throttle, ADA, "10.0.0.8") == 0
@@ -107,11 +107,11 @@ def test_many_addresses_cannot_try_many_passwords(throttle: LoginThrottle) -> No
     assert sum(wait == 0 for wait in waits) == 20
 
 
-def test_nobody_can_lock_a_user_out_of_a_known_address(throttle: LoginThrottle) -> None:
+def test_failures_elsewhere_do_not_lock_a_known_address(throttle: LoginThrottle) -> None:
     succeed(throttle, ADA, "10.0.0.7")
     for number in range(1000):
         fail(throttle, ADA, f"10.1.{number // 250}.{number % 250}")
-    # Another user of the same address has failed too often.
+    # Another user at the same address has failed too often.
     for number in range(100):
         fail(throttle, Account("default", f"u{number}"), "10.0.0.7")
     assert fail(throttle, BOB, "10.0.0.7") > 0
@@ -122,12 +122,12 @@ def test_known_address_survives_a_restart_of_the_gateway(throttle: LoginThrottle
     for number in range(1000):
         fail(throttle, ADA, f"10.1.{number // 250}.{number % 250}")
     throttle.check_address(ADA, "10.0.0.7")
-    # The query for the user returned that it has used this address.
+    # The query for the user reported that the user has used this address.
     throttle.remember(ADA, "10.0.0.7")
     throttle.check_account(ADA, "10.0.0.7")
 
 
-def test_successful_logins_cost_nothing(throttle: LoginThrottle) -> None:
+def test_successful_logins_do_not_count(throttle: LoginThrottle) -> None:
     for number in range(100):
         succeed(throttle, Account("default", f"u{number}"), "10.0.0.7")
         succeed(throttle, Account("default", f"u{number}"), "10.0.0.7")

@@ -72,7 +72,7 @@ def test_full_mailbox_does_not_affect_other_streams(routes: Routes, make_event: 
         assert not slow
 
 
-def test_ended_stream_leaves_no_routes(routes: Routes, gauges: Gauges, make_event: MakeEvent):
+def test_ended_stream_has_no_routes(routes: Routes, gauges: Gauges, make_event: MakeEvent):
     job_ids = frozenset(JobId(uuid7()) for _ in range(100))
     with routes.open_for_job(next(iter(job_ids))):
         with (
