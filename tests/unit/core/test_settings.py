@@ -255,3 +255,14 @@ def test_contradicting_tenants_of_a_worker_are_rejected(
 ) -> None:
     with pytest.raises(ValidationError, match=problem):
         Settings(**values)
+
+
+def test_trusted_proxies_are_networks_and_names_of_certificates() -> None:
+    settings = Settings(trusted_proxies="10.0.0.0/8, 2001:db8::1, dns:Web.example.com")
+    assert settings.trusted_proxies == ("10.0.0.0/8", "2001:db8::1/128", "dns:web.example.com")
+
+
+@pytest.mark.parametrize("entry", ["web", "10.0.0.7/8", "0.0.0.0/33", "dns:", "*"])
+def test_malformed_trusted_proxy_is_rejected(entry: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(trusted_proxies=entry)

@@ -6,7 +6,7 @@ import pytest
 
 from headrace_core.domain.errors import LoginThrottled
 from headrace_gateway.access.buckets import Buckets, Rate
-from headrace_gateway.access.login_throttle import Account, LoginThrottle, read_address
+from headrace_gateway.access.login_throttle import Account, LoginThrottle, throttled_address
 
 ADA = Account("default", "ada")
 BOB = Account("default", "bob")
@@ -139,17 +139,17 @@ def test_known_address_cannot_try_many_passwords(throttle: LoginThrottle) -> Non
 
 
 @pytest.mark.parametrize(
-    ("peer", "address"),
+    ("host", "address"),
     [
-        ("ipv4:10.0.0.7:41234", "10.0.0.7"),
-        ("ipv6:%5B::1%5D:41234", "::/64"),
-        ("ipv6:[2001:db8:1:2:3:4:5:6]:41234", "2001:db8:1:2::/64"),
-        ("ipv6:[2001:db8:1:2:ffff::]:1", "2001:db8:1:2::/64"),
-        ("ipv6:[::ffff:10.0.0.7]:41234", "10.0.0.7"),
-        ("ipv6:[fe80::1%25eth0]:41234", "fe80::/64"),
-        ("unix:/run/headrace.sock", "unix"),
+        ("10.0.0.7", "10.0.0.7"),
+        ("::1", "::/64"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unix", "unix"),
         ("", ""),
     ],
 )
-def test_address_of_a_peer(peer: str, address: str) -> None:
-    assert read_address(peer) == address
+def test_addresses_of_a_network_count_together(host: str, address: str) -> None:
+    assert throttled_address(host) == address

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from headrace_core.domain.certificate import parse_san
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.domain.limits import (
     MAX_DOCUMENT_BYTES,
@@ -85,6 +86,8 @@ class Settings(BaseSettings):
     worker_address: str = "127.0.0.1:50053"
     web_address: str = "127.0.0.1:8080"
     allow_insecure: bool = False
+    # Proxies whose `x-forwarded-for` names the caller: networks and names of client certificates.
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     # Whether each call needs a credential.
     access_control: bool = False
     # From a login to the end of the session.
@@ -178,7 +181,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
         """Split comma-separated lists."""
-        for name in ("worker_queues", "worker_tenants", "handlers", "web_origins"):
+        for name in (
+            "worker_queues",
+            "worker_tenants",
+            "handlers",
+            "web_origins",
+            "trusted_proxies",
+        ):
             value = values.get(name)
             if isinstance(value, str):
                 values[name] = _split_commas(value)
@@ -205,6 +214,11 @@ class Settings(BaseSettings):
         if url and not _is_origin(url):
             raise ValueError(f"{url!r} is not a URL without a path, such as https://example.com")
         return url
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_trusted_proxies(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_parse_proxy(entry) for entry in entries)
 
     @field_validator("worker_tenants")
     @classmethod
@@ -365,6 +379,19 @@ class Settings(BaseSettings):
 
 def _split_commas(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _parse_proxy(entry: str) -> str:
+    """Return a network or the name of a certificate in the form in which it is compared."""
+    if entry.startswith(("uri:", "dns:")):
+        return parse_san(entry)
+    try:
+        return str(ipaddress.ip_network(entry))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; use a network, such as 10.0.0.0/8, or the name of a client certificate, "
+            "such as dns:web.example.com"
+        ) from None
 
 
 def _is_origin(text: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote
-
 from headrace_core.domain.access import Principal
 from headrace_core.domain.audit import AuditEntry
 from headrace_core.store.access import audit as store
@@ -34,18 +32,10 @@ async def record_audit(
     entry = AuditEntry.by(
         principal or call.principal,
         tenant=call.tenant if principal is None else principal.tenant,
-        address=host_of(call.address),
+        address=call.address,
         method=call.method,
         target=target,
         allowed=not reason,
         reason=reason,
     )
     await store.record_audit(conn, entry)
-
-
-def host_of(peer: str) -> str:
-    """Return the address of a gRPC peer without its port, such as `10.0.0.7` or `::1`."""
-    kind, _, rest = peer.partition(":")
-    if kind not in {"ipv4", "ipv6"}:
-        return kind
-    return unquote(rest).rpartition(":")[0].strip("[]")

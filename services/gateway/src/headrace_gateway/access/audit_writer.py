@@ -13,7 +13,6 @@ from headrace_core.domain.errors import LoginRejected, PermissionDenied, Unauthe
 from headrace_core.runtime.loop import Loop, Wake
 from headrace_core.store.access.audit import record_audit
 from headrace_core.store.sql.database import Database
-from headrace_gateway.access.audit import host_of
 from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.exchange import Exchange, short_name
 
@@ -84,7 +83,7 @@ class AuditWriter(Loop):
             self._note(
                 AuditEntry(
                     tenant=INSTALLATION_CHAIN,
-                    address=host_of(exchange.context.peer()),
+                    address=exchange.address,
                     method=short_name(path),
                     target=target,
                     allowed=False,
@@ -96,7 +95,7 @@ class AuditWriter(Loop):
                 AuditEntry.by(
                     call.principal,
                     tenant=call.tenant,
-                    address=host_of(call.address),
+                    address=call.address,
                     method=call.method,
                     target=target,
                     allowed=False,
@@ -110,7 +109,7 @@ class AuditWriter(Loop):
             AuditEntry.by(
                 call.principal,
                 tenant=call.tenant,
-                address=host_of(call.address),
+                address=call.address,
                 method=call.method,
                 target=target,
             )

@@ -9,19 +9,12 @@ from typing import Final
 from cryptography import x509
 
 from headrace_core.domain.access import AccessChange, Principal, PrincipalKind
-from headrace_core.domain.certificate import parse_san
 from headrace_core.domain.errors import Unauthenticated
 from headrace_core.store.access.certificates import find_binding
 from headrace_core.store.sql.database import Database
 from headrace_gateway.access.cache import TimedCache
+from headrace_gateway.calls.peer_certificates import PEM, certificate_names
 
-# The names of gRPC's properties of a verified client certificate.
-PEM: Final = "x509_pem_cert"
-_URIS: Final = "peer_uri"
-_HOSTS: Final = "peer_dns"
-
-# A certificate can have thousands of names; only the first ones count.
-_MAX_NAMES: Final = 20
 # The maximum number of cached certificates without a binding, and the lifetime of an entry in
 # seconds.
 _CACHE_SIZE: Final = 1000
@@ -60,7 +53,7 @@ class Certificates:
         expire_time = certificate.not_valid_after_utc.timestamp()
         if expire_time <= time.time():
             raise Unauthenticated("the client certificate has expired")
-        names = _names(properties)
+        names = certificate_names(properties)
         if names in self._unbound:
             raise Unauthenticated(_UNBOUND)
         changes = self._changes
@@ -88,15 +81,3 @@ class Certificates:
 
 
 _UNBOUND: Final = "no name of the client certificate is bound to a principal"
-
-
-def _names(properties: Mapping[str, tuple[bytes, ...]]) -> tuple[str, ...]:
-    """Return the names of a certificate that can have a binding."""
-    found = []
-    for kind, values in (("uri", properties.get(_URIS, ())), ("dns", properties.get(_HOSTS, ()))):
-        for value in values:
-            try:
-                found.append(parse_san(f"{kind}:{value.decode('ascii')}"))
-            except ValueError:
-                continue
-    return tuple(found[:_MAX_NAMES])

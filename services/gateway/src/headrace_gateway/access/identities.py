@@ -25,9 +25,10 @@ from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic
 from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.cache import TimedCache
-from headrace_gateway.access.certificates import PEM, Certificates
+from headrace_gateway.access.certificates import Certificates
 from headrace_gateway.calls.authenticate import Credentials
 from headrace_gateway.calls.authorize import Sessions
+from headrace_gateway.calls.peer_certificates import PEM
 
 _log = structlog.get_logger()
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from headrace_core.domain.errors import LoginThrottled
-from headrace_gateway.access.audit import host_of
 from headrace_gateway.access.buckets import Buckets, Rate
 from headrace_gateway.access.cache import TimedCache
 
@@ -95,16 +94,15 @@ class LoginThrottle:
             self._addresses.give_back(address)
 
 
-def read_address(peer: str) -> str:
-    """Return the network address of a peer of gRPC, such as `ipv4:10.0.0.7:41234`.
+def throttled_address(host: str) -> str:
+    """Return the address that is counted for a caller at `host`.
 
     Returns:
         An IPv4 address, the /64 network of an IPv6 address because one customer has at least such a
         network, or the kind of other transports.
     """
-    host = host_of(peer).partition("%")[0]
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return host
     if isinstance(address, ipaddress.IPv6Address):

@@ -46,7 +46,7 @@ from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.audit import record_audit
-from headrace_gateway.access.login_throttle import Account, LoginThrottle, read_address
+from headrace_gateway.access.login_throttle import Account, LoginThrottle, throttled_address
 from headrace_gateway.access.password_threads import PasswordThreads
 from headrace_gateway.access.signing import InstallationTokens
 from headrace_gateway.api.validation import Violations, check_new_password
@@ -133,7 +133,7 @@ class UserSessions:
         _require("password", password, found)
         found.check()
         account = _account(tenant or DEFAULT_TENANT, username)
-        address = read_address(call.address)
+        address = throttled_address(call.address)
         self._throttle.check_address(account, address)
         candidate = await self._verify(account, address, password)
         if candidate.tenant_state is not TenantState.ACTIVE:
@@ -193,7 +193,7 @@ class UserSessions:
         if session is None:
             raise SessionEnded
         user = session.user
-        self._throttle.remember(Account(user.tenant, user.name), read_address(call.address))
+        self._throttle.remember(Account(user.tenant, user.name), throttled_address(call.address))
         return await self._issue(session, following, version)
 
     async def log_out(self, call: Call, refresh_token: str) -> None:
@@ -231,7 +231,7 @@ class UserSessions:
             found.note("new_password", "must differ from the current password")
         found.check()
         account = Account(principal.tenant, principal.name)
-        address = read_address(call.address)
+        address = throttled_address(call.address)
         self._throttle.remember(account, address)
         try:
             candidate = await self._verify(account, address, current)

@@ -14,6 +14,7 @@ from headrace_core.domain.errors import PermissionDenied, Unauthenticated
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed, short_name
+from headrace_gateway.calls.peer_certificates import certificate_properties
 from headrace_gateway.calls.permissions import Need, Open
 
 # The header with the credential, and the header in which a platform principal names the tenant of a
@@ -93,7 +94,7 @@ class Authenticate:
     """
 
     name: ClassVar[str] = "authenticate"
-    needs: ClassVar[tuple[str, ...]] = ("request id", "errors", "sizes")
+    needs: ClassVar[tuple[str, ...]] = ("request id", "address", "errors", "sizes")
 
     def __init__(self, authenticator: Authenticator | None, needs: Mapping[str, Need]) -> None:
         self._authenticator = authenticator
@@ -118,11 +119,10 @@ class Authenticate:
             return identify(exchange, bearer, tenant)
 
         async def identify(exchange: Exchange, bearer: str, tenant: str) -> Message | None:
-            certificate = exchange.context.auth_context()
             principal = await authenticator.identify(
                 Credentials(
                     bearer=bearer,
-                    certificate=_properties(certificate),
+                    certificate=certificate_properties(exchange.context.auth_context()),
                 )
             )
             _set_call(exchange, name, principal, tenant, authenticator.check_tenant)
@@ -192,7 +192,7 @@ def _set_call(
         correlation_id=exchange.request_id,
         principal=principal,
         tenant=tenant,
-        address=exchange.context.peer(),
+        address=exchange.address,
         method=method,
         deadline=None if remaining is None else time.monotonic() + remaining,
         metadata=exchange.metadata,
@@ -201,11 +201,3 @@ def _set_call(
         raise PermissionDenied(Right.TENANTS_MANAGE)
     if check_tenant is not None:
         check_tenant(tenant)
-
-
-def _properties(context: Mapping[str, object]) -> dict[str, tuple[bytes, ...]]:
-    """Return the properties of a verified client certificate; empty without one."""
-    # gRPC sets this property only if it verified a certificate.
-    if "x509_pem_cert" not in context:
-        return {}
-    return {key: tuple(values) for key, values in context.items()}  # type: ignore[arg-type]

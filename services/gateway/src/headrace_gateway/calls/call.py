@@ -23,7 +23,7 @@ class Call:
         principal: the caller.
         tenant: the tenant whose data the call reads and changes. A platform principal can name
             another tenant than its own.
-        address: the network address of the caller, such as `ipv4:10.0.0.7:41234`; empty for none.
+        address: the network address of the caller, such as `10.0.0.7`; empty for none.
         method: the method, such as `JobService/GetJob`.
         deadline: the time at which the caller gives up, by `time.monotonic()`; None for no limit.
         metadata: the headers, in order. Keys are lowercase; values of keys that end with `-bin` are

@@ -50,6 +50,7 @@ class Exchange:
     Attributes:
         metadata: the headers of the call.
         request_id: set by the link `request id`; empty before that.
+        address: the network address of the caller; set by the link `address`.
         call: set by the link `authenticate`.
         request: the decoded message, or an iterator of messages; set by the link `decode`.
         place: the request field, and its value, that resume the stream after the last response; set
@@ -57,7 +58,10 @@ class Exchange:
         write: sends one response of a stream.
     """
 
-    __slots__ = ("call", "context", "metadata", "place", "raw", "request", "request_id", "write")
+    __slots__ = (
+        *("address", "call", "context", "metadata", "place", "raw", "request", "request_id"),
+        "write",
+    )
 
     call: Call
 
@@ -66,7 +70,7 @@ class Exchange:
         self.context = context
         # gRPC copies the metadata on each read.
         self.metadata: Metadata = context.invocation_metadata() or ()  # type: ignore[assignment]
-        self.request_id = ""
+        self.request_id = self.address = ""
         self.place: Callable[[], tuple[str, str]] = _no_place
         self.request: Any = None
         self.write: Callable[[Message], Awaitable[None]] = context.write

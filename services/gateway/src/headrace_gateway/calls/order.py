@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from headrace_core.runtime.settings import Settings
+from headrace_gateway.calls.addresses import Addresses
 from headrace_gateway.calls.authenticate import Authenticate, Authenticator
 from headrace_gateway.calls.authorize import Authorize, Sessions
 from headrace_gateway.calls.chain import Chain
@@ -25,8 +26,8 @@ _SELF_LIMITED_METHODS: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 
 # The links that Headrace's servicers need. A gateway that lacks one does not start.
 SERVICER_NEEDS: Final = (
-    *("request id", "errors", "drain", "sizes", "authenticate", "authorize", "limits"),
-    *("decode", "payload reads", "timeout", "slow readers"),
+    *("request id", "address", "errors", "drain", "sizes", "authenticate", "authorize"),
+    *("limits", "decode", "payload reads", "timeout", "slow readers"),
 )
 # The links around health and reflection. Probes are anonymous, and must still work during a drain.
 FOREIGN_LINKS: Final = ("request id", "errors", "sizes", "decode")
@@ -63,6 +64,7 @@ def build_chain(
     return Chain(
         (
             RequestIds(),
+            Addresses(settings.trusted_proxies),
             Errors(audit),
             drain,
             Sizes(max_request_bytes=settings.max_request_bytes),
