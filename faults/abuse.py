@@ -20,9 +20,9 @@ from typing import Final
 
 import msgspec
 
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
-_WINDOW_UPDATE, _CONTINUATION = 8, 9
-_END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
+# Types and flags of frames.
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, PING, _CONTINUATION = 0, 1, 3, 4, 6, 9
+_END_STREAM, ACK, _END_HEADERS = 1, 1, 4
 _INITIAL_WINDOW_SIZE: Final = 4
 _CANCEL: Final = 8
 _MAX_FRAME: Final = 16_384
@@ -167,7 +167,7 @@ async def rapid_reset(connection: Connection, counts: Counts) -> None:
 
 async def ping_flood(connection: Connection, counts: Counts) -> None:
     """Send pings as fast as possible."""
-    await _flood(connection, counts, frame(_PING, 0, 0, b"headrace") * 100, 100)
+    await _flood(connection, counts, frame(PING, 0, 0, b"headrace") * 100, 100)
 
 
 async def settings_flood(connection: Connection, counts: Counts) -> None:

@@ -34,13 +34,9 @@ def test_unknown_option_is_not_found(library: bytes):
     assert b"grpc.http2.min_recv_ping_interval_without_data_ms\0" not in library
 
 
-def test_client_pings_less_often_than_the_gateway_allows():
-    gateway, client = (
+def test_gateway_and_client_detect_dead_peers_equally_fast():
+    for options in (
         dict(server_options(Settings())),
         dict(_gateways._channel_options("127.0.0.1:50051")),
-    )
-    allowed = gateway["grpc.http2.min_ping_interval_without_data_ms"]
-    assert client["grpc.keepalive_time_ms"] >= 2 * allowed
-    # Both sides detect a dead peer equally fast.
-    for options in (gateway, client):
+    ):
         assert options["grpc.http2.ping_timeout_ms"] == options["grpc.keepalive_timeout_ms"]

@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from faults.abuse import ACK, PING, PREFACE, frame
 from headrace.v1.data_pb2 import Data
 from headrace.v1.job_pb2 import JobSpec
 from headrace.v1.job_service_pb2 import SubmitJobRequest
@@ -47,6 +48,22 @@ async def test_corrupt_compressed_request_is_rejected(channel: grpc.aio.Channel)
     error = await rpc_error(call(gzip.compress(b"x" * 1000)[:-1], timeout=TIMEOUT))
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "is not a headrace.v1.SubmitJobRequest" in error.message
+
+
+async def test_frequent_pings_are_answered(gateway: Gateway) -> None:
+    # By default, gRPC closes the connection after the first round, which delays other calls.
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(PREFACE)
+    pings = 1000
+    for _ in range(2):
+        writer.write(frame(PING, 0, 0, b"headrace") * pings)
+        answers = 0
+        async with asyncio.timeout(TIMEOUT):
+            while answers < pings:
+                header = await reader.readexactly(9)
+                await reader.readexactly(int.from_bytes(header[:3]))
+                answers += header[3] == PING and header[4] == ACK
+    writer.close()
 
 
 class TestConnectionLimits:

@@ -71,8 +71,9 @@ _KEEPALIVE: Final = (
     ("grpc.http2.ping_timeout_ms", 10 * _SECOND_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # Clients may ping every 5 s, even without a call.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5 * _SECOND_MS),
+    # By default, gRPC closes a connection with frequent pings. But it copies an error for each ping
+    # before the close, so a few kilobytes of pings would occupy a thread for a second.
+    ("grpc.http2.max_ping_strikes", 0),
 )
 
 
