@@ -68,10 +68,11 @@ def test_health_beyond_loopback_needs_tls_or_plain_health(name: str) -> None:
     assert Settings(**address, tls_cert="a", tls_key="b").exposures() == []
 
 
-def test_metrics_beyond_loopback_need_plain_metrics() -> None:
+def test_metrics_beyond_loopback_need_tls_or_plain_metrics() -> None:
     address = {"worker_metrics_address": "0.0.0.0:9464"}
-    with pytest.raises(ValidationError, match="HEADRACE_PLAIN_METRICS=true"):
-        Settings(**address, **SECURE)
+    with pytest.raises(ValidationError, match=r"TLS .* or HEADRACE_PLAIN_METRICS=true"):
+        Settings(**address)
+    assert Settings(**address, tls_cert="a", tls_key="b").exposures() == []
     assert Settings(**address, plain_metrics=True).exposures() == []
 
 

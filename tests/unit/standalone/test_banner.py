@@ -60,3 +60,11 @@ def test_banner_names_every_address(tmp_path: Path, address: str, target: str) -
     assert "Metrics http://127.0.0.1:9464/metrics (gateway)" in printed
     assert "        http://127.0.0.1:9465/metrics (worker-1)" in printed
     assert f"  {target}{command_path('headrace')} submit square_sum" in printed
+
+
+def test_secure_banner_names_encrypted_metrics(tmp_path: Path) -> None:
+    addresses = {"gateway": "127.0.0.1:9464", "worker-1": "127.0.0.1:9465"}
+    plan = Plan(secure=True, metrics_addresses=addresses)
+    printed = banner(plan, folder=DataFolder(tmp_path), files=tmp_path / "files")
+    assert "https://127.0.0.1:9464/metrics (gateway)" in printed
+    assert "http://127.0.0.1:9465/metrics (worker-1)" in printed

@@ -57,7 +57,7 @@ from headrace_gateway.grpc.users import UserServicer
 from headrace_gateway.metrics import gateway_metrics
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.timing import DEFAULT, Timing
-from headrace_health import CertificateFiles, Check, Health, add_port
+from headrace_health import CertificateFiles, Check, Health, add_port, metrics_context
 
 _log = structlog.get_logger()
 
@@ -241,6 +241,7 @@ class Gateway:
         metrics = MetricsServer(
             address=settings.gateway_metrics_address,
             registry=gateway_metrics(watch, records, audit, quotas),
+            tls=metrics_context(settings, certificate),
         )
         await metrics.start()
         on_stop.push_async_callback(metrics.stop)

@@ -8,7 +8,7 @@ from headrace_health.lookup import Lookup
 from headrace_health.reflection import Reflection, enable_reflection, reflections
 from headrace_health.server import HealthServer, keep_completion_queue
 from headrace_health.servicer import HealthServicer
-from headrace_health.tls import CertificateFiles, add_port
+from headrace_health.tls import CertificateFiles, add_port, metrics_context
 
 __all__ = [
     "CertificateFiles",
@@ -21,5 +21,6 @@ __all__ = [
     "add_port",
     "enable_reflection",
     "keep_completion_queue",
+    "metrics_context",
     "reflections",
 ]

@@ -167,6 +167,13 @@ _OPENSSL_REASONS: Final = {
 }
 
 
+def metrics_context(
+    settings: Settings, certificate: CertificateFiles | None
+) -> ssl.SSLContext | None:
+    """Return the TLS context of the metrics of a process with this certificate; None for no TLS."""
+    return None if certificate is None or settings.plain_metrics else certificate.ssl_context()
+
+
 def add_port(
     server: grpc.aio.Server,
     address: str,

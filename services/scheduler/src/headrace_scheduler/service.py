@@ -17,7 +17,7 @@ from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
-from headrace_health import CertificateFiles, Check, Health, HealthServer
+from headrace_health import CertificateFiles, Check, Health, HealthServer, metrics_context
 from headrace_scheduler.leader import Leader
 from headrace_scheduler.metrics import Gauges, scheduler_metrics
 from headrace_scheduler.term import Term
@@ -43,10 +43,11 @@ class Scheduler:
         self._database = Database(settings, application="scheduler")
         self._bus = WakeBus(settings, self._database, Topic.JOBS, Topic.SLOTS, Topic.ACCESS)
         self._deliverer = Deliverer(settings, identify=self._database.installation_id)
+        certificate = CertificateFiles.of(settings)
         self._health = HealthServer(
             address=settings.scheduler_address,
             reflection=settings.reflection,
-            certificate=None if settings.plain_health else CertificateFiles.of(settings),
+            certificate=None if settings.plain_health else certificate,
             health=Health(
                 checks=(
                     Check(name="postgresql", ping=WriteProbe(self._database, submits=False).run),
@@ -62,6 +63,7 @@ class Scheduler:
         self._metrics = MetricsServer(
             address=settings.scheduler_metrics_address,
             registry=scheduler_metrics(self._gauges, self._records),
+            tls=metrics_context(settings, certificate),
         )
         self.leader = Leader(
             database=self._database,

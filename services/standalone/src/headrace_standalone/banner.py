@@ -37,7 +37,7 @@ def banner(
     if plan.web_address:
         rows.append(("Web", web_url(plan)))
     rows += [
-        ("" if place else "Metrics", f"http://{address}/metrics ({name})")
+        ("" if place else "Metrics", f"{_metrics_scheme(plan, name)}://{address}/metrics ({name})")
         for place, (name, address) in enumerate(plan.metrics_addresses.items())
     ]
     rows += [
@@ -63,6 +63,11 @@ def banner(
             "",
         )
     )
+
+
+def _metrics_scheme(plan: Plan, name: str) -> str:
+    # The other processes have no certificate.
+    return "https" if plan.secure and name in {"gateway", "web"} else "http"
 
 
 def web_url(plan: Plan) -> str:

@@ -9,7 +9,7 @@ import structlog
 from headrace.tls import TLS
 from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings, StartRefused
-from headrace_health import CertificateFiles, Check, Health
+from headrace_health import CertificateFiles, Check, Health, metrics_context
 from headrace_web.app import create_app
 from headrace_web.gateway import Gateway
 from headrace_web.metrics import Requests, web_metrics
@@ -81,7 +81,9 @@ class Web:
             tls=None if certificate is None else certificate.ssl_context(),
         )
         metrics = MetricsServer(
-            address=settings.web_metrics_address, registry=web_metrics(requests)
+            address=settings.web_metrics_address,
+            registry=web_metrics(requests),
+            tls=metrics_context(settings, certificate),
         )
         await metrics.start()
         on_stop.push_async_callback(metrics.stop)

@@ -17,7 +17,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
-from headrace_health import CertificateFiles, Check, Health, HealthServer
+from headrace_health import CertificateFiles, Check, Health, HealthServer, metrics_context
 from headrace_worker.api.registry import Registry
 from headrace_worker.attempt.environment import Environment
 from headrace_worker.attempt.execution import Execution, StopReason
@@ -56,6 +56,7 @@ class WorkerService:
     ) -> None:
         timing = Timing() if timing is None else timing
         self._settings = settings
+        self._certificate = CertificateFiles.of(settings)
         self._timing = timing
         self._handlers = handlers
         self._pool = pool_of(settings, handlers)
@@ -239,9 +240,7 @@ class WorkerService:
         return HealthServer(
             address=self._settings.worker_address,
             reflection=self._settings.reflection,
-            certificate=None
-            if self._settings.plain_health
-            else CertificateFiles.of(self._settings),
+            certificate=None if self._settings.plain_health else self._certificate,
             health=Health(
                 checks=(
                     Check(name="postgresql", ping=WriteProbe(self._database, submits=False).run),
@@ -261,6 +260,7 @@ class WorkerService:
         return MetricsServer(
             address=self._settings.worker_metrics_address,
             registry=worker_metrics(self.counts, levels, self._records),
+            tls=metrics_context(self._settings, self._certificate),
         )
 
 

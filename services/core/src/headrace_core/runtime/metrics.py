@@ -1,10 +1,11 @@
-"""Metrics, served over HTTP in the Prometheus format."""
+"""Metrics, served over HTTP or HTTPS in the Prometheus format."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -91,11 +92,15 @@ class MetricsServer:
         address: `host:port`; port 0 selects a free port. The server listens on this address only.
             If it is empty, `start` does nothing.
         registry: the metrics, collected in another thread.
+        tls: the TLS context; None for no TLS.
     """
 
-    def __init__(self, *, address: str, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, *, address: str, registry: CollectorRegistry, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._address = address
         self._registry = registry
+        self._tls = tls
         self._server: WSGIServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -114,13 +119,11 @@ class MetricsServer:
             return
         host, _, port = self._address.rpartition(":")
         host = host.strip("[]")
-        self._server = make_server(
-            host,
-            int(port),
-            _serve_metrics_path(make_wsgi_app(self._registry)),
-            _ServerV6 if _is_v6(host) else _Server,
-            _Handler,
-        )
+        server_class = _ServerV6 if _is_v6(host) else _Server
+        application = _serve_metrics_path(make_wsgi_app(self._registry))
+        server = make_server(host, int(port), application, server_class, _Handler)
+        server.tls = self._tls
+        self._server = server
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="metrics", daemon=True
         )
@@ -137,14 +140,25 @@ class MetricsServer:
 
 
 class _Server(ThreadingWSGIServer):
+    tls: ssl.SSLContext | None = None
+
     def server_bind(self) -> None:
         """Bind without the host name lookup of the base class."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in its own thread, so a slow handshake delays no other client."""
+        if self.tls is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(_Handler.timeout)
+        with self.tls.wrap_socket(request, server_side=True) as encrypted:
+            super().finish_request(encrypted, client_address)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore clients that disconnected or timed out."""
+        """Ignore clients that disconnected, timed out or do not speak TLS."""
 
 
 class _ServerV6(_Server):

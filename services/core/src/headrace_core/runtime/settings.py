@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     health: Literal["", "off", "services", "queues"] = ""
     # Whether the health of schedulers and workers is served without TLS, at any address.
     plain_health: bool = False
-    # Whether metrics may be served at any address. They have no TLS.
+    # Whether metrics are served without TLS, at any address.
     plain_metrics: bool = False
     # Less than the clients' deadline of 10 s, so calls fail with UNAVAILABLE if a database hangs.
     call_timeout: float = Field(6.0, gt=0)
@@ -317,7 +317,7 @@ class Settings(BaseSettings):
         if not self.access_control:
             calls.append("access control (HEADRACE_ACCESS_CONTROL=true)")
         health = [] if self.tls_cert or self.plain_health else [f"{_TLS} or {_PLAIN_HEALTH}"]
-        metrics = [] if self.plain_metrics else [_PLAIN_METRICS]
+        metrics = [] if self.tls_cert or self.plain_metrics else [f"{_TLS} or {_PLAIN_METRICS}"]
         missing = {
             "gateway_address": calls,
             "gateway_mtls_address": calls,
