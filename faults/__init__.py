@@ -5,6 +5,7 @@
 
 import os
 
-# Must be set before gRPC is imported. uvloop forks for each command, such as `headrace verify`.
-# With gRPC's fork handlers, one in ten children died of SIGSEGV before it executed the command.
+# Set this variable before gRPC is imported. uvloop forks for each command, such as `headrace
+# verify`. With gRPC's fork handlers, one in ten children died of SIGSEGV before it executed the
+# command.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"

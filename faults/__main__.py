@@ -30,9 +30,9 @@ async def _run(
     try:
         for scenario in chosen:
             for number in range(options.times):
-                began = time.monotonic()
+                started = time.monotonic()
 
-                def log(text: str, name: str = scenario.id, since: float = began) -> None:
+                def log(text: str, name: str = scenario.id, since: float = started) -> None:
                     passed = time.monotonic() - since
                     console.print(f"[dim]{passed:6.1f}[/] {name} {text}", highlight=False)
 

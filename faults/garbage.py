@@ -104,7 +104,7 @@ class Responses:
 
 
 def handmade_messages(rng: random.Random) -> Iterator[Garbage]:
-    """Yield all handmade messages over and over."""
+    """Yield all handmade messages repeatedly."""
     while True:
         yield from _handmade_messages(rng)
 

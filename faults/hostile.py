@@ -76,10 +76,10 @@ async def _probe(gateway: Service, health: HealthChecks) -> None:
     async with aio.insecure_channel(gateway.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
             health.not_serving += response.status != health_pb2.HealthCheckResponse.SERVING
-            health.waits.append(time.monotonic() - began)
+            health.waits.append(time.monotonic() - started)
             most = health.most.get(gateway.name, 0.0)
             health.most[gateway.name] = max(most, gateway.memory_mib())
             await asyncio.sleep(_PROBE_EVERY_S)

@@ -109,8 +109,8 @@ def recovery(
     start = end
     while start + _WINDOW_S <= last:
         window = start + _WINDOW_S
-        stays = max(window, min(end + limit, last))
-        if all(count(start, to) >= enough * (to - start) for to in (window, stays)):
+        last_window = max(window, min(end + limit, last))
+        if all(count(start, to) >= enough * (to - start) for to in (window, last_window)):
             seconds = window - end
             return Recovery(what=what, before=before, seconds=seconds, limit=limit)
         start += _STEP_S

@@ -121,10 +121,10 @@ async def seconds_until_rejected(
     Returns:
         The seconds until the slowest rejection; NaN if a gateway still accepts the credential.
     """
-    began = time.monotonic()
+    started = time.monotonic()
 
     async def seconds_until_rejection(gateway: Gateway) -> float:
-        while time.monotonic() - began < within:
+        while time.monotonic() - started < within:
             try:
                 await gateway.access.WhoAmI(
                     access_service_pb2.WhoAmIRequest(),
@@ -133,7 +133,7 @@ async def seconds_until_rejected(
                 )
             except aio.AioRpcError as error:
                 if error.code() in _REJECTED:
-                    return time.monotonic() - began
+                    return time.monotonic() - started
             await asyncio.sleep(_POLL_S)
         return float("nan")
 

@@ -49,7 +49,7 @@ async def run_trial(
         log: writes a line of progress.
         output: the folder for logs and evidence.
     """
-    began, context = time.monotonic(), circumstances()
+    started, context = time.monotonic(), circumstances()
     if missing := scenario.unsupported():
         return Result(
             scenario=scenario.id,
@@ -86,7 +86,7 @@ async def run_trial(
             title=scenario.title,
             seed=seed,
             short=short,
-            seconds=time.monotonic() - began,
+            seconds=time.monotonic() - started,
             verdicts={} if failure else judge(evidence, scenario.shows),
             figures=figures,
             recoveries=evidence.recoveries,

@@ -170,9 +170,9 @@ class Trial:
         if self._steady is None:
             self._steady = self._steady_since, time.time()
         self.log(what)
-        began = time.monotonic()
+        started = time.monotonic()
         yield
-        self.log(f"over after {time.monotonic() - began:.1f} s")
+        self.log(f"over after {time.monotonic() - started:.1f} s")
         if recovers_within is not None:
             self._faults.append(_Fault(what, time.time(), recovers_within))
 
@@ -325,9 +325,9 @@ def count_expected_events(
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float) -> float:
     """Poll `condition` and return the seconds until it is true; NaN after a timeout."""
-    began = time.monotonic()
-    while time.monotonic() - began < within:
+    started = time.monotonic()
+    while time.monotonic() - started < within:
         if await condition():
-            return time.monotonic() - began
+            return time.monotonic() - started
         await asyncio.sleep(0.1)
     return float("nan")

@@ -124,11 +124,11 @@ async def _wait_for_end(stage: Stage, *, jobs: int, start: float, limit: float) 
         await asyncio.sleep(_COUNTERS_EVERY_S)
     deadline = time.monotonic() + _RECORD_TIMEOUT_S
     while True:
-        asked = time.monotonic()
+        request_time = time.monotonic()
         response = await stage.control.ask("unfinished", timeout=_REQUEST_TIMEOUT_S)
         if not response["jobs"]:
             break
-        if asked > deadline:
+        if request_time > deadline:
             raise PeerFailedError(
                 f"all {jobs:,} jobs were handled, but {response['jobs']:,} are still unfinished in "
                 f"the contestant's records after {_RECORD_TIMEOUT_S:g} s"
@@ -139,6 +139,6 @@ async def _wait_for_end(stage: Stage, *, jobs: int, start: float, limit: float) 
         jobs=jobs,
         handled_s=count.last - start,
         # If the first response is 0, all ends were recorded before the request.
-        recorded_s=max(asked, count.last) - start,
+        recorded_s=max(request_time, count.last) - start,
         whole=True,
     )

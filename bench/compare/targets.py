@@ -128,11 +128,11 @@ def target_results(
         ours, peers = _ours_and_peers(summaries, "C", case)
         if not ours:
             continue
-        kept = [peer for peer in peers if peer.contestant in durable]
+        durable_peers = [peer for peer in peers if peer.contestant in durable]
         for value in ("p50_ms", "p99_ms"):
             figure = f"C, {value.removesuffix('_ms')}"
-            if kept:
-                best = min(kept, key=lambda one: one.values[value])
+            if durable_peers:
+                best = min(durable_peers, key=lambda one: one.values[value])
                 found.append(result(f"{figure}, durable", best, ours, DURABLE_LATENCY_RATIO, value))
             found += (
                 result(figure, peer, ours, LATENCY_RATIO[1], value)

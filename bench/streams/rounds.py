@@ -40,9 +40,9 @@ def latencies_by_round(times: bytes, latencies: bytes, bounds: Sequence[float]) 
         bounds: the bounds of the rounds, in seconds (`time.time()`).
     """
     rounds: list[list[int]] = [[] for _ in bounds[1:]]
-    begin, length = bounds[0] * 1e6, (bounds[1] - bounds[0]) * 1e6
+    first_bound, length = bounds[0] * 1e6, (bounds[1] - bounds[0]) * 1e6
     for stamp, latency in zip(array("q", times), array("q", latencies), strict=True):
-        number = int((stamp - begin) // length)
+        number = int((stamp - first_bound) // length)
         if 0 <= number < len(rounds):
             rounds[number].append(latency)
     return rounds

@@ -58,9 +58,9 @@ def _times_table(run: Run) -> Table:
     table = Table(box=None, padding=(0, 2))
     for heading in ("from submit to …", "p50", "p99", "max"):
         table.add_column(heading, justify="left" if heading.startswith("from") else "right")
-    singles = [t for job_id, t in run.times.items() if job_id not in run.bulk_ids]
-    many = [t for job_id, t in run.times.items() if job_id in run.bulk_ids]
-    for name, times in (("single jobs", singles), ("bulk", many)):
+    single = [t for job_id, t in run.times.items() if job_id not in run.bulk_ids]
+    bulk = [t for job_id, t in run.times.items() if job_id in run.bulk_ids]
+    for name, times in (("single jobs", single), ("bulk", bulk)):
         table.add_row(f"first transition, {name}", *_quantiles(_first_delays(times)))
         table.add_row(f"end, {name}", *_quantiles(_end_delays(times)))
     return table

@@ -46,7 +46,7 @@ async def run(trial: Trial) -> None:
 def _measure(
     trial: Trial, evidence: Evidence, killed: dict[int, float], pids: dict[str, int]
 ) -> None:
-    orphaned, twice, waits = 0, 0, [0.0]
+    orphaned, lost_twice, waits = 0, 0, [0.0]
     for history in evidence.by_job().values():
         losses = 0
         starts = [event for event in history if event.type is EventType.STARTED]
@@ -55,14 +55,14 @@ def _measure(
             if start.attempt in lost:
                 losses += 1
                 # On a stalling machine, a worker may lose its lease without being killed.
-                when = killed.get(pids[start.worker_id], start.time.timestamp())
-                waits.append(following.time.timestamp() - when)
+                kill_time = killed.get(pids[start.worker_id], start.time.timestamp())
+                waits.append(following.time.timestamp() - kill_time)
         orphaned += losses
-        twice += losses > 1
+        lost_twice += losses > 1
     least = (SHORT_DURATION_S if trial.short else DURATION_S) / INTERVAL_S / 2
     trial.figure("workers killed", len(killed), at_least=least)
     trial.figure("attempts lost with a worker", orphaned, at_least=1)
-    trial.figure("jobs that lost more than one worker", twice)
+    trial.figure("jobs that lost more than one worker", lost_twice)
     trial.figure("longest time to the next claim", max(waits), "s", at_most=MAX_RECLAIM_S)
     states = [job.state for job in evidence.jobs.values()]
     trial.figure("failed jobs", states.count(JobState.FAILED), at_most=0)

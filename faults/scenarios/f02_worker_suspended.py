@@ -32,8 +32,8 @@ async def run(trial: Trial) -> None:
             await client.submit("work", {"seconds": DURATION_S}, queue=QUEUE) for _ in range(JOBS)
         ]
     jobs = {job.id for job in submitted}
-    held = await until(lambda: _have_all_started(trial, jobs), within=5)
-    trial.figure("time until the worker runs all jobs", held, "s", at_most=5)
+    claim_seconds = await until(lambda: _have_all_started(trial, jobs), within=5)
+    trial.figure("time until the worker runs all jobs", claim_seconds, "s", at_most=5)
     lease = trial.cluster.settings.worker_lease
     async with trial.fault("a worker is suspended"):
         worker.suspend()
@@ -53,17 +53,17 @@ async def run(trial: Trial) -> None:
     await asyncio.sleep(DURATION_S + 26)
 
     def measure(evidence: Evidence) -> None:
-        first, again = set(), {}
+        first, restarted = set(), {}
         for event in evidence.events:
             if event.job_id in jobs and event.type is EventType.STARTED:
                 if event.attempt == 1:
                     first.add(event.worker_id)
                 else:
-                    again[event.job_id] = event
-        trial.figure("jobs that ran again", len(again), at_least=JOBS)
-        returned = {event.worker_id for event in again.values()}
+                    restarted[event.job_id] = event
+        trial.figure("jobs that ran again", len(restarted), at_least=JOBS)
+        returned = {event.worker_id for event in restarted.values()}
         trial.figure("new ids of the worker", len(returned - first), at_least=1, at_most=1)
-        last = max((event.time.timestamp() for event in again.values()), default=float("nan"))
+        last = max((event.time.timestamp() for event in restarted.values()), default=float("nan"))
         trial.figure(
             "time until the last job started again", last - resumed, "s", at_most=MAX_RETURN_S
         )

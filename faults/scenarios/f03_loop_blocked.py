@@ -28,7 +28,7 @@ _NOISE_S = 0.01
 async def run(trial: Trial) -> None:
     trial.supervise(trial.cluster.workers)
     await trial.load(rate=60, steady=20)
-    calm = time.time() - 12
+    quiet_start = time.time() - 12
     async with trial.fault("a handler blocks the loop", recovers_within=30):
         blocked = time.time()
         async with Client(trial.cluster.targets) as client:
@@ -36,7 +36,7 @@ async def run(trial: Trial) -> None:
         replaced = await until(lambda: _has_restarted(trial), within=MAX_REPLACE_S + 15)
         trial.figure("time until the process is replaced", replaced, "s", at_most=MAX_REPLACE_S)
         await asyncio.sleep(5 if trial.short else max(0.0, blocked + BLOCKED_S - time.time()))
-        over = time.time()
+        block_end = time.time()
     await asyncio.sleep(34 if not trial.short else 10)
 
     def measure(evidence: Evidence) -> None:
@@ -46,13 +46,16 @@ async def run(trial: Trial) -> None:
             if event.job_id == job.id and event.type is EventType.STARTED
         ]
         trial.figure("attempts of the blocking job", len(starts), at_least=2, at_most=2)
-        again = starts[-1].time - starts[0].time
+        restart_delay = starts[-1].time - starts[0].time
         trial.figure(
-            "time until the job runs elsewhere", again.total_seconds(), "s", at_most=MAX_MOVE_S
+            "time until the job runs elsewhere",
+            restart_delay.total_seconds(),
+            "s",
+            at_most=MAX_MOVE_S,
         )
         others = [event for event in evidence.events if event.job_id != job.id]
-        before = percentile(claim_waits(others, since=calm, until=blocked), 0.95)
-        during = percentile(claim_waits(others, since=blocked, until=over), 0.95)
+        before = percentile(claim_waits(others, since=quiet_start, until=blocked), 0.95)
+        during = percentile(claim_waits(others, since=blocked, until=block_end), 0.95)
         trial.figure("claim wait in other queues, p95 before", before * 1000, "ms")
         limit = MAX_SLOWDOWN * max(before, _NOISE_S) * 1000
         trial.figure("claim wait in other queues, p95 during", during * 1000, "ms", at_most=limit)

@@ -39,11 +39,11 @@ async def run(trial: Trial) -> None:
     valkey = trial.cluster.valkey
     async with trial.fault("deliveries wait while a snapshot is written"):
         load.burst(BURST_JOBS, Mix(seconds=DURATION_S, watched=0, attached=0, scheduled=0))
-        held = await trial.waiting_deliveries()
+        waiting = await trial.waiting_deliveries()
         snapshot = await valkey.save()
         await asyncio.sleep(5)
     await _lose_redis(trial, "Redis is down and restarts empty", None)
-    trial.figure("deliveries in the snapshot", len(held), at_least=1)
+    trial.figure("deliveries in the snapshot", len(waiting), at_least=1)
     await _lose_redis(trial, "Redis is down and restarts from an old snapshot", snapshot)
     trial.expect_codes(only=frozenset())
 
@@ -52,7 +52,7 @@ async def _lose_redis(trial: Trial, what: str, snapshot: Path | None) -> None:
     valkey = trial.cluster.valkey
     async with trial.fault(what, recovers_within=MAX_RECOVERY_S):
         await valkey.kill()
-        began = time.time()
+        started = time.time()
         await asyncio.sleep(SHORT_DOWN_S if trial.short else DOWN_S)
         end = time.time()
         await valkey.start(snapshot=snapshot)
@@ -66,13 +66,15 @@ async def _lose_redis(trial: Trial, what: str, snapshot: Path | None) -> None:
 
     def measure(evidence: Evidence) -> None:
         accepted = sum(
-            submission.outcome is Outcome.OK and began <= submission.responded < end
+            submission.outcome is Outcome.OK and started <= submission.responded < end
             for submission in evidence.submissions
         )
         times = ends(evidence.events)
-        ended = bisect_left(times, end) - bisect_left(times, began)
-        trial.figure("submits accepted without Redis", accepted / (end - began), "/s", at_least=30)
-        trial.figure("jobs ended without Redis", ended / (end - began), "/s", at_least=30)
+        ended = bisect_left(times, end) - bisect_left(times, started)
+        trial.figure(
+            "submits accepted without Redis", accepted / (end - started), "/s", at_least=30
+        )
+        trial.figure("jobs ended without Redis", ended / (end - started), "/s", at_least=30)
 
     trial.on_evidence(measure)
 

@@ -23,12 +23,14 @@ async def run(trial: Trial) -> None:
     await trial.load(rate=50, mix=Mix(watched=0.4), steady=STEADY_S)
     start = time.time()
     async with trial.fault("a transaction stays open"), trial.records.idle_transaction():
-        began = time.monotonic()
+        started = time.monotonic()
         raised = await asyncio.gather(
             *(until(partial(_is_lagging, gateway), within=30) for gateway in trial.cluster.gateways)
         )
         trial.figure("time until the lag metric rises", max(raised), "s", at_most=10)
-        await asyncio.sleep((SHORT_IDLE_S if trial.short else IDLE_S) - (time.monotonic() - began))
+        await asyncio.sleep(
+            (SHORT_IDLE_S if trial.short else IDLE_S) - (time.monotonic() - started)
+        )
         lags = [await gateway.metric(LAG_METRIC) for gateway in trial.cluster.gateways]
         trial.figure("lag metric at the end", min(lags), "s")
     end = time.time()

@@ -43,12 +43,14 @@ async def run(trial: Trial) -> None:
         for link in (*postgres, *redis):
             link.release()
     since = time.monotonic()
-    back = await asyncio.gather(
+    reconnect_times = await asyncio.gather(
         until(lambda: _all_received_data(listening, LISTEN, since), within=60),
         until(lambda: _all_received_data(subscribed, SUBSCRIBE, since), within=60),
     )
-    trial.figure("time until LISTEN works again", back[0], "s", at_most=MAX_RECONNECT_S)
-    trial.figure("time until SUBSCRIBE works again", back[1], "s", at_most=MAX_RECONNECT_S)
+    trial.figure("time until LISTEN works again", reconnect_times[0], "s", at_most=MAX_RECONNECT_S)
+    trial.figure(
+        "time until SUBSCRIBE works again", reconnect_times[1], "s", at_most=MAX_RECONNECT_S
+    )
     await _blackhole_existing_links(trial, listening)
     await asyncio.sleep(5)
 
@@ -73,8 +75,10 @@ async def _blackhole_existing_links(trial: Trial, links: dict[Proxy, int]) -> No
     since = time.monotonic()
     for link in links:
         link.hold(sent=LISTEN, old=True)
-    back = await until(lambda: _all_received_data(links, LISTEN, since), within=60)
-    trial.figure("time until dead connections are replaced", back, "s", at_most=MAX_RECONNECT_S)
+    reconnect_times = await until(lambda: _all_received_data(links, LISTEN, since), within=60)
+    trial.figure(
+        "time until dead connections are replaced", reconnect_times, "s", at_most=MAX_RECONNECT_S
+    )
     for link in links:
         link.release()
 

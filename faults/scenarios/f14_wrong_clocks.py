@@ -93,8 +93,8 @@ def _measure(trial: Trial, evidence: Evidence, long: set[str], doomed: dict[str,
         for job_id, events in history.items()
     ]
     trial.figure("largest error of a gateway's clock", max(wrong), "s", at_least=JUMP_S)
-    again = [job_id for job_id in long if history[job_id][-1].attempt != 1]
-    trial.figure("long jobs that started again", len(again), at_most=0)
+    restarted = [job_id for job_id in long if history[job_id][-1].attempt != 1]
+    trial.figure("long jobs that started again", len(restarted), at_most=0)
     expired: Sequence[EventRow] = [
         event for event in evidence.events if event.type is EventType.EXPIRED
     ]

@@ -35,7 +35,7 @@ async def run(trial: Trial) -> None:
         lost = time.time()
         await asyncio.sleep(duration)
         worker.postgres.release()
-        back = time.time()
+        reconnect_time = time.time()
     rejoined = await until(lambda: _has_new_id(trial, worker, ids), within=MAX_REJOIN_S + 5)
     trial.figure(
         "time until the worker registers under a new id", rejoined, "s", at_most=MAX_REJOIN_S
@@ -66,12 +66,12 @@ async def run(trial: Trial) -> None:
             for event in evidence.events
             if event.type is EventType.STARTED and event.worker_id in ids
         ]
-        last = max((moment for moment in starts if moment < back), default=lost)
+        last = max((moment for moment in starts if moment < reconnect_time), default=lost)
         trial.figure(
             "time from the loss to the last start", max(0.0, last - lost), "s", at_most=heartbeat
         )
         # A delivery that this worker takes but cannot claim would be repeated only after 10 s.
-        waits = claim_waits(evidence.events, since=lost + heartbeat, until=back)
+        waits = claim_waits(evidence.events, since=lost + heartbeat, until=reconnect_time)
         trial.figure("longest claim wait of other jobs", max(waits), "s", at_most=MAX_WAIT_S)
         trial.figure(
             "later starts under the old id",

@@ -90,11 +90,13 @@ async def _restart(
         times := [_resume_time(f.log, stopped) for f in followers]
     ):
         await asyncio.sleep(0.5)
-    back = [moment - serving for moment in times if moment is not None]
-    trial.figure(f"streams that resumed, gateways {what}", len(back), at_least=len(followers))
+    resume_times = [moment - serving for moment in times if moment is not None]
+    trial.figure(
+        f"streams that resumed, gateways {what}", len(resume_times), at_least=len(followers)
+    )
     trial.figure(
         "time until the last stream resumed",
-        max(back, default=float("nan")),
+        max(resume_times, default=float("nan")),
         "s",
         at_most=MAX_RESUME_S,
     )

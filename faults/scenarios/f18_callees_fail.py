@@ -33,7 +33,7 @@ async def run(trial: Trial) -> None:
         load = await trial.load(rate=RATE, mix=mix)
         duration = SHORT_DOWN_S if trial.short else DOWN_S
         async with trial.fault(f"all calls fail for {duration:g} s"):
-            began = time.time()
+            start = time.time()
             service.responder = fails
             load.burst(BURST_JOBS, mix)
             await asyncio.sleep(duration)
@@ -45,7 +45,7 @@ async def run(trial: Trial) -> None:
         await trial.records.all_ended(within=2 * duration)
 
         def measure(evidence: Evidence) -> None:
-            _measure(trial, evidence, began=began, end=end)
+            _measure(trial, evidence, start=start, end=end)
 
         trial.on_evidence(measure)
 
@@ -70,7 +70,7 @@ def _failing_responder() -> Responder:
     return respond
 
 
-def _measure(trial: Trial, evidence: Evidence, *, began: float, end: float) -> None:
+def _measure(trial: Trial, evidence: Evidence, *, start: float, end: float) -> None:
     due: Counter[int] = Counter()
     started: Counter[int] = Counter()
     failed: set[str] = set()
@@ -78,19 +78,19 @@ def _measure(trial: Trial, evidence: Evidence, *, began: float, end: float) -> N
     for event in evidence.events:
         moment = event.time.timestamp()
         if event.type is EventType.RETRY_SCHEDULED and event.due_time is not None:
-            due[int(event.due_time.timestamp() - began)] += 1
+            due[int(event.due_time.timestamp() - start)] += 1
             failed.add(event.job_id)
         elif event.type is EventType.STARTED and event.attempt > 1:
-            started[int(moment - began)] += 1
+            started[int(moment - start)] += 1
         if event.state in TERMINAL and event.job_id in failed:
             last = max(last, moment)
     trial.figure("jobs that were retried", len(failed), at_least=BURST_JOBS)
     trial.figure("retries", sum(started.values()))
-    duration = int(end - began)
+    duration = int(end - start)
     trial.figure("peak of due retries to the mean", _peak_ratio(due, duration), at_most=MAX_PEAK)
     # The start times also depend on the load of the machine.
     trial.figure("peak of started retries to the mean", _peak_ratio(started, duration))
-    trial.figure("time until all retried jobs ended", last - end, "s", at_most=2 * (end - began))
+    trial.figure("time until all retried jobs ended", last - end, "s", at_most=2 * (end - start))
 
 
 def _peak_ratio(counts: Counter[int], duration: int) -> float:

@@ -1,4 +1,4 @@
-"""F20: twenty readers stop reading while 300 events per second match, and continue later."""
+"""F20: twenty readers pause while 300 events per second match, and then continue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def run(trial: Trial) -> None:
     ]
     await trial.load(rate=JOBS_PER_S, mix=Mix(watched=0.05), steady=9)
     before = [gateway.memory_mib() for gateway in trial.cluster.gateways]
-    most = list(before)
+    peak = list(before)
     start = time.time()
     async with trial.fault(f"{READERS} readers stop"):
         for follower in slow:
@@ -42,12 +42,12 @@ async def run(trial: Trial) -> None:
         while time.monotonic() < until:
             await asyncio.sleep(0.5)
             now = [gateway.memory_mib() for gateway in trial.cluster.gateways]
-            most = [max(pair) for pair in zip(most, now, strict=True)]
+            peak = [max(pair) for pair in zip(peak, now, strict=True)]
         end = time.time()
         for follower in slow:
             follower.reading.set()
-    grown = max(after - earlier for after, earlier in zip(most, before, strict=True))
-    trial.figure("memory growth of a gateway", grown, "MiB", at_most=MAX_GROWTH_MIB)
+    growth = max(after - earlier for after, earlier in zip(peak, before, strict=True))
+    trial.figure("memory growth of a gateway", growth, "MiB", at_most=MAX_GROWTH_MIB)
     ended = [
         await gateway.metric("headrace_stream_slow_consumers_total")
         for gateway in trial.cluster.gateways

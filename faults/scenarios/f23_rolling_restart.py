@@ -33,7 +33,7 @@ async def run(trial: Trial) -> None:
     await trial.load(rate=40, mix=Mix(failing=0.0))
     jobs: set[str] = set()
     grace = trial.cluster.settings.shutdown_grace
-    took: dict[str, float] = {}
+    durations: dict[str, float] = {}
     codes = []
     async with (
         Client(trial.cluster.targets) as client,
@@ -44,13 +44,13 @@ async def run(trial: Trial) -> None:
                 job = await client.submit("work", {"seconds": LONG_JOB_S}, labels={"shard": "0"})
                 jobs.add(job.id)
             await until(lambda: _have_all_started(trial, jobs), within=PAUSE_S)
-            began = time.monotonic()
+            terminated = time.monotonic()
             codes.append(await service.terminate())
-            took[service.name] = time.monotonic() - began
+            durations[service.name] = time.monotonic() - terminated
             await service.start()
             await asyncio.sleep(PAUSE_S)
     for kind in ("gateway", "scheduler", "worker"):
-        longest = max(time for name, time in took.items() if name.startswith(kind))
+        longest = max(time for name, time in durations.items() if name.startswith(kind))
         trial.figure(f"shutdown time of a {kind}", longest, "s", at_most=grace + MAX_EXIT_S)
     trial.figure("processes with a nonzero exit code", sum(map(bool, codes)), at_most=0)
     await asyncio.sleep(MAX_RECOVERY_S + 4)

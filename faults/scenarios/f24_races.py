@@ -104,15 +104,15 @@ async def _cancel_and_requeue(trial: Trial, clients: Sequence[Client], *, second
         for _ in range(CONTESTED_JOBS)
     ]
     codes: list[str] = []
-    won = 0
+    accepted = 0
     end = time.monotonic() + seconds
 
     async def repeat(job_id: str, act: Callable[[str], Coroutine[Any, Any, Any]]) -> None:
-        nonlocal won
+        nonlocal accepted
         while time.monotonic() < end:
             try:
                 await act(job_id)
-                won += 1
+                accepted += 1
             except CallError as error:
                 codes.append(error.refusal.code)
             await asyncio.sleep(rng.uniform(0, 0.1))
@@ -125,7 +125,7 @@ async def _cancel_and_requeue(trial: Trial, clients: Sequence[Client], *, second
             for act in (client.cancel, client.retry)
         )
     )
-    trial.figure("cancels and requeues accepted", won, at_least=CONTESTED_JOBS)
+    trial.figure("cancels and requeues accepted", accepted, at_least=CONTESTED_JOBS)
     trial.figure("cancels and requeues rejected", len(codes), at_least=1)
     others = set(codes) - _LOSER_CODES
     trial.figure(f"other error codes {' '.join(others)}".strip(), len(others), at_most=0)
@@ -147,15 +147,15 @@ async def _delete_worker_row(trial: Trial, client: Client) -> None:
 
     await until(running, within=10)
     before = await holders()
-    victim = trial.rng.choice(sorted(set(before.values())))
-    lost_jobs = [job_id for job_id, worker in before.items() if worker == victim]
+    deleted_worker = trial.rng.choice(sorted(set(before.values())))
+    lost_jobs = [job_id for job_id, worker in before.items() if worker == deleted_worker]
     losses_before = await _metric(trial, "headrace_lease_losses_total")
     async with trial.records.connection() as connection:
-        await connection.execute("DELETE FROM workers WHERE id = $1", victim)
+        await connection.execute("DELETE FROM workers WHERE id = $1", deleted_worker)
 
     async def runs_elsewhere() -> bool:
         now = await holders()
-        return all(now.get(job_id, victim) != victim for job_id in lost_jobs)
+        return all(now.get(job_id, deleted_worker) != deleted_worker for job_id in lost_jobs)
 
     async def is_registered_again() -> bool:
         async with trial.records.connection() as connection:
@@ -213,14 +213,14 @@ async def _lose_worker(
         async with _registered_worker(database, "twin", renews=True) as second:
             assert not await _end(database, second, [job.id])
             read = await _rows_read(trial)
-            began = time.monotonic()
+            started = time.monotonic()
 
             async def is_running_again() -> bool:
                 return bool(await _claim(database, second, [job.id], attempt=2))
 
             after = await until(is_running_again, within=MAX_RECOVERY_S * 2)
             trial.figure("time until the lost job runs again", after, "s", at_most=MAX_RECOVERY_S)
-            rate = (await _rows_read(trial) - read) / (time.monotonic() - began)
+            rate = (await _rows_read(trial) - read) / (time.monotonic() - started)
             trial.figure("rows of jobs read", rate, "/s", at_most=max_rows)
             late = [
                 await _end(database, first, [job.id], attempt=1),

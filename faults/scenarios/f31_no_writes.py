@@ -48,8 +48,10 @@ async def _measure_not_serving(trial: Trial) -> None:
         )
         return set(statuses) == {"NOT_SERVING"}
 
-    took = await until(all_not_serving, within=MAX_NOTICE_S * 2)
-    trial.figure("time until every service is NOT_SERVING", took, "s", at_most=MAX_NOTICE_S)
+    notice_seconds = await until(all_not_serving, within=MAX_NOTICE_S * 2)
+    trial.figure(
+        "time until every service is NOT_SERVING", notice_seconds, "s", at_most=MAX_NOTICE_S
+    )
 
 
 async def _wait_for_recovery(trial: Trial) -> None:

@@ -53,8 +53,8 @@ async def run(trial: Trial) -> None:
             "s",
             at_most=MAX_DRAIN_S,
         )
-        left = [child for child in await _leftover_children(trial) if child.is_running]
-        trial.figure("children that outlived their attempt", len(left), at_most=0)
+        leftover = [child for child in await _leftover_children(trial) if child.is_running]
+        trial.figure("children that outlived their attempt", len(leftover), at_most=0)
     while len(load.history) < (SHORT_GOOD_JOBS if trial.short else GOOD_JOBS):
         await asyncio.sleep(0.5)
     await asyncio.sleep(MAX_RECOVERY_S + 4)
