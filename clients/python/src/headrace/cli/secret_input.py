@@ -20,8 +20,8 @@ def read_secret(name: str) -> str:
     terminal = sys.stdin.isatty()
     secret = (getpass(f"{name}: ") if terminal else sys.stdin.readline()).strip("\r\n")
     if not secret:
-        where = "is empty" if terminal else "is missing; write it to stdin"
-        raise UsageError(f"the {name.lower()} {where}")
+        advice = "is empty" if terminal else "is missing; write it to stdin"
+        raise UsageError(f"the {name.lower()} {advice}")
     return secret
 
 

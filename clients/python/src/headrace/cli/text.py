@@ -85,8 +85,8 @@ def error_text(error: JobError) -> str:
 
 
 def job_line(job: Job) -> Text:
-    asked = job.cancel_request_time is not None and not job.state.terminal
-    note = " cancel requested" if asked else ""
+    requested = job.cancel_request_time is not None and not job.state.terminal
+    note = " cancel requested" if requested else ""
     return Text.assemble(f"{job.id} ", state_text(job.state), note)
 
 

@@ -222,7 +222,7 @@ class SubscriptionTaken(HeadraceError):
 
 
 class StaleTerm(HeadraceError):
-    """A scheduler's write was refused because its term is over."""
+    """A scheduler's write was rejected because its term is over."""
 
     def __init__(self, term: int) -> None:
         self.term = term
@@ -275,7 +275,7 @@ class LoginThrottled(HeadraceError):
     """Too many logins have failed, or too many wait for the verification of their passwords.
 
     Args:
-        retry_after: the seconds until the next try.
+        retry_after: the seconds until the next login is accepted.
     """
 
     def __init__(self, retry_after: float) -> None:

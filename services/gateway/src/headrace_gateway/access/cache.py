@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class TimedCache(Generic[K, V]):
-    """A mapping with a maximum size; each entry has a time limit.
+    """A mapping with a maximum size, whose entries expire.
 
     A full cache drops its oldest entry.
 
@@ -65,5 +65,5 @@ class TimedCache(Generic[K, V]):
             del self._entries[key]
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Remove all values."""
         self._entries.clear()

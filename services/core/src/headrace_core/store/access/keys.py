@@ -16,8 +16,8 @@ from headrace_core.store.sql.connection import Connection, Row
 
 _KIND: Final = "api key"
 _CONFLICT: Final = (
-    "its request_id was used with other content or more than 10 minutes ago, or it is revoked; use "
-    "a new request_id"
+    "an earlier request used this request_id with other content or more than 10 minutes ago, or "
+    "its key is revoked; use a new request_id"
 )
 
 
@@ -39,7 +39,7 @@ async def create_api_key(
     created within `REPEAT_WINDOW`.
 
     Raises:
-        AccessConflict: a key with this id exists that a repeated call does not return.
+        AccessConflict: a key with this id exists, and this call does not repeat its creation.
     """
     rows = await conn.execute(
         _CREATE,
