@@ -86,10 +86,10 @@ class Faults(Calls):
             aclosing(super().responses(call, counted)) as responses,
         ):
             async for response in responses:
-                while response.events and platform.room == 0:
+                while response.events and platform.remaining_messages == 0:
                     await platform.changed.wait()
-                if response.events and platform.room is not None:
-                    platform.room -= 1
+                if response.events and platform.remaining_messages is not None:
+                    platform.remaining_messages -= 1
                 if response.events and call.method in {"WatchJob", "SubmitAndWatch"}:
                     # The client skips the marks on a job's stream.
                     yield type(response)(mark=WATCH_MARK_IDLE)
@@ -132,14 +132,15 @@ class Platform(FakeGateway):
     Attributes:
         unavailable: the number of calls to reject with UNAVAILABLE.
         retry_ms: the wait in milliseconds that these rejections request.
-        silent: whether calls wait for a response, and streams for their acceptance.
+        silent: whether calls get no response, and streams are not accepted.
         deadline_exceeded: whether silent calls end with DEADLINE_EXCEEDED at the next `wake`.
         keeps_running: whether a cancelled job continues to run.
         reject_with: the status and reason with which every call is rejected; None to reject none.
         reject_metadata: the metadata of that rejection.
         reading: whether new streams wait before their first response, as if they read history.
         cut_at_mark: whether streams are cut after their caught-up mark.
-        room: the number of messages with events that may still be sent; None means any number.
+        remaining_messages: the number of messages with events that may still be sent; None means
+            any number.
         started_streams: the number of started streams, by job id or subscription name; `*` for
             WatchJobs.
         ended_streams: the number of ended streams, with the same keys.
@@ -161,7 +162,7 @@ class Platform(FakeGateway):
         self.reject_metadata = None
         self.reading = False
         self.cut_at_mark = False
-        self.room = None
+        self.remaining_messages = None
         self.started_streams = Counter()
         self.ended_streams = Counter()
 

@@ -591,10 +591,10 @@ async def test_basic_view_omits_fields_of_the_full_view(run):
 
     (listed,) = (await run("list", "-o", "json")).json
     (retried,) = (await run("retry", job, "-o", "json")).json
-    got = (await run("get", job, "-o", "json")).json
+    basic_view = (await run("get", job, "-o", "json")).json
 
     assert not FULL_FIELDS & (listed.keys() | retried.keys())
-    assert got.keys() >= JOB_FIELDS | FULL_FIELDS
+    assert basic_view.keys() >= JOB_FIELDS | FULL_FIELDS
     assert listed["error"] == {"type": "ValueError", "message": "no good", "retryable": False}
 
 

@@ -162,7 +162,7 @@ def test_named_context_overrides_the_environment(monkeypatch):
     assert chosen().name == "stage"
 
 
-def test_credential_of_the_environment_replaces_that_of_the_current_context(monkeypatch):
+def test_environment_credential_overrides_current_context(monkeypatch):
     store("prod", prod=Context(target="gateway:1", api_key=KEY))
     monkeypatch.setenv("HEADRACE_API_KEY", "another")
 

@@ -165,21 +165,21 @@ async def test_errors_do_not_contain_the_credential(server, platform):
         with pytest.raises(Unauthenticated) as ended:
             async with client.watch():
                 pass
-        with pytest.raises(Unauthenticated) as unsubmitted:
+        with pytest.raises(Unauthenticated) as submit_error:
             await client.submit("wait")
     with pytest.raises(ValueError, match="plaintext") as plaintext:
         Client(REMOTE, api_key=SECRET)
     with pytest.raises(ValueError, match="not printable") as malformed:
         Client(api_key=f"{SECRET}\n{SECRET}")
 
-    async with Client(REMOTE) as anyone:
-        with pytest.raises(InsecureConnection) as unsent:
-            await anyone.login("ada", SECRET)
-    async with Client(server.target) as anyone:
+    async with Client(REMOTE) as anonymous:
+        with pytest.raises(InsecureConnection) as plaintext_error:
+            await anonymous.login("ada", SECRET)
+    async with Client(server.target) as anonymous:
         with pytest.raises(CallError, match="Method not found") as unknown:
-            await anyone.login("ada", SECRET)
+            await anonymous.login("ada", SECRET)
 
-    for caught in (unsent, unknown, rejected, ended, unsubmitted, plaintext, malformed):
+    for caught in (plaintext_error, unknown, rejected, ended, submit_error, plaintext, malformed):
         assert SECRET not in full_report(caught.value)
     assert SECRET not in repr(vars(client)) + repr(vars(client._calls._headers))
 
@@ -418,12 +418,12 @@ async def test_stream_resumes_after_an_error_of_the_provider(server, platform):
 
 
 async def test_closing_a_stream_ends_its_wait_for_the_provider(server, platform):
-    asked = asyncio.Event()
+    requested = asyncio.Event()
     tokens = ["old"]
 
     async def provide():
         if not tokens:
-            asked.set()
+            requested.set()
             await asyncio.Event().wait()
         return tokens.pop()
 
@@ -434,7 +434,7 @@ async def test_closing_a_stream_ends_its_wait_for_the_provider(server, platform)
         await anext(events)
         waiting = asyncio.ensure_future(anext(events))
         platform.revoke("old")
-        await asked.wait()
+        await requested.wait()
         await events.aclose()
 
         with pytest.raises(StopAsyncIteration):

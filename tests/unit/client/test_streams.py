@@ -184,14 +184,14 @@ async def test_backoff_grows_until_a_new_event(impatient_client, platform, waits
         await impatient_client.submit("wait")
         await await_within(30, ahead)
         await await_within(30, anext(watch))
-        grown = len(waits)
+        wait_count = len(waits)
         platform.cut()
         ahead = asyncio.create_task(anext(watch))
         await impatient_client.submit("wait")
         await await_within(30, ahead)
 
     assert waits[:4] == [0.25, 0.5, 1.0, 2.0]
-    assert waits[grown] == 0.25
+    assert waits[wait_count] == 0.25
 
 
 async def test_watch_of_a_quiet_job_survives_repeated_cuts(server, platform):

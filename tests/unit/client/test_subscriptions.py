@@ -216,7 +216,7 @@ async def test_repeated_events_do_not_move_the_cursor_back(client, platform, bil
         for _ in range(2):
             await client.submit("wait")
         await take(events, 4)
-        platform.room = 1
+        platform.remaining_messages = 1
         platform.cut()
         ahead = asyncio.create_task(anext(events))
         # The first two events are repetitions, the other two are not.
@@ -224,7 +224,7 @@ async def test_repeated_events_do_not_move_the_cursor_back(client, platform, bil
 
         assert await events.ack()
         assert platform.acks() == [4]
-        platform.room = None
+        platform.remaining_messages = None
         await client.submit("wait")
         assert (await ahead).seq == 1
 

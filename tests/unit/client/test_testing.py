@@ -120,9 +120,9 @@ async def test_rejected_call_is_retried(gateway: FakeGateway, client: Client):
     await client.submit("manual")
     assert [call.method for call in gateway.calls] == ["SubmitJob"] * 3
     gateway.refuse(100)
-    async with Client(gateway.target, retries=0) as impatient:
+    async with Client(gateway.target, retries=0) as client_without_retries:
         with pytest.raises(Unavailable, match="postgresql is not available"):
-            await impatient.stats()
+            await client_without_retries.stats()
 
 
 async def test_cut_stream_is_resumed(gateway: FakeGateway, client: Client):

@@ -154,7 +154,7 @@ def test_principal_cannot_grant_more_than_it_has() -> None:
     assert not admin.may_grant(Role.PLATFORM, parse_scope(["queue:mail"]))
 
 
-def test_change_concerns_principals_of_its_credential_user_or_tenant() -> None:
+def test_change_concerns_matching_credential_user_or_tenant() -> None:
     ada = principal(Role.ADMIN)
 
     def concerns(tenant: str, kind: str, subject: str, *, acting_in: str = "acme") -> bool:

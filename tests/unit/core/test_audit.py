@@ -35,15 +35,15 @@ def events(count: int) -> list[AuditEvent]:
     return chain
 
 
-def problems(found: Sequence[AuditEvent], whole: Sequence[AuditEvent]) -> list[str]:
+def problems(found: Sequence[AuditEvent], stored: Sequence[AuditEvent]) -> list[str]:
     """Return the breaches that a check finds, with the bounds of the whole chain."""
     check = ChainCheck(
         AuditChain(
             tenant="acme",
             start_seq=0,
             start_hash=FIRST_HASH,
-            seq=whole[-1].seq,
-            hash=whole[-1].hash,
+            seq=stored[-1].seq,
+            hash=stored[-1].hash,
         )
     )
     return [*check.check(found), *check.end()]

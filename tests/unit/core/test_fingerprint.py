@@ -51,9 +51,9 @@ def test_fingerprint_covers_each_requested_field() -> None:
         replace(SPEC, retry=RetryOverrides(max_attempts=5, initial_backoff=timedelta(seconds=2))),
         replace(SPEC, retry=RetryOverrides()),
     ]
-    made = {fingerprint(spec, PAYLOAD) for spec in (SPEC, *others)}
-    made.add(fingerprint(SPEC, '{"width": 4}'))
-    assert len(made) == 2 + len(others)
+    fingerprints = {fingerprint(spec, PAYLOAD) for spec in (SPEC, *others)}
+    fingerprints.add(fingerprint(SPEC, '{"width": 4}'))
+    assert len(fingerprints) == 2 + len(others)
 
 
 def test_fingerprint_ignores_the_order_of_labels() -> None:

@@ -30,7 +30,7 @@ def test_every_table_has_declared_privileges() -> None:
 
 def test_every_column_of_a_privilege_exists() -> None:
     for table, clients in PRIVILEGES.items():
-        for privilege in [one for some in clients.values() for one in some]:
+        for privilege in [one for group in clients.values() for one in group]:
             columns = metadata.tables[table].columns if privilege.columns else {}
             assert set(privilege.columns) <= set(columns.keys()), table
 

@@ -26,17 +26,17 @@ def test_uuid7_has_the_fields_of_version_7() -> None:
 
 
 def test_uuid7_increases_with_each_call() -> None:
-    made = [uuid7() for _ in range(10_000)]
-    assert made == sorted(set(made))
-    assert [str(value) for value in made] == sorted(str(value) for value in made)
+    generated = [uuid7() for _ in range(10_000)]
+    assert generated == sorted(set(generated))
+    assert [str(value) for value in generated] == sorted(str(value) for value in generated)
 
 
 def test_many_uuid7_increase_and_precede_the_next_one() -> None:
     before = uuid7()
-    made = [UUID(bytes=raw) for raw in uuid7_bytes(1000)]
+    generated = [UUID(bytes=raw) for raw in uuid7_bytes(1000)]
     after = uuid7()
-    assert [before, *made, after] == sorted({before, *made, after})
-    assert {(value.version, value.variant) for value in made} == {(7, RFC_4122)}
+    assert [before, *generated, after] == sorted({before, *generated, after})
+    assert {(value.version, value.variant) for value in generated} == {(7, RFC_4122)}
     assert uuid7_bytes(0) == []
 
 
@@ -46,9 +46,9 @@ def test_uuid7_is_unique_and_increases_across_threads() -> None:
 
     with ThreadPoolExecutor(8) as threads:
         drawn = list(threads.map(draw, range(8)))
-    for made in drawn:
-        assert made == sorted(made)
-    stamps = [timestamp_parts(value) for made in drawn for value in made]
+    for generated in drawn:
+        assert generated == sorted(generated)
+    stamps = [timestamp_parts(value) for generated in drawn for value in generated]
     assert len(set(stamps)) == len(stamps)
 
 

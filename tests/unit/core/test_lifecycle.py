@@ -66,8 +66,8 @@ def test_state_left_only_by_a_requeue_is_terminal() -> None:
 
 
 def test_each_state_except_succeeded_can_be_left() -> None:
-    left = {state for rule in LIFECYCLE for state in rule.sources}
-    assert set(JobState) - left == {JobState.SUCCEEDED}
+    nonterminal = {state for rule in LIFECYCLE for state in rule.sources}
+    assert set(JobState) - nonterminal == {JobState.SUCCEEDED}
 
 
 def test_each_state_can_be_reached() -> None:

@@ -95,12 +95,12 @@ async def test_pause_collects_wake_ups_for_one_run() -> None:
     clock = asyncio.get_running_loop().time
     async with running(runner):
         await runner.record.runs.wait_for_count(1)
-        began = clock()
+        started = clock()
         for _ in range(10):
             wake.set()
             await asyncio.sleep(0)
         await runner.record.runs.wait_for_count(2)
-        assert clock() - began >= 0.15
+        assert clock() - started >= 0.15
         assert counting.runs == 2
 
 

@@ -126,10 +126,10 @@ PROGRAM = textwrap.dedent(
 )
 
 
-def run(how: str, **variables: str) -> subprocess.Popen[str]:
+def run(mode: str, **variables: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, how],
+        [sys.executable, "-c", PROGRAM, mode],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

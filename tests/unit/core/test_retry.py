@@ -50,17 +50,19 @@ def test_backoff_is_within_zero_and_max_backoff(
 
 @given(policies(), st.integers(1, 10_000), draws, waits)
 def test_requested_wait_is_lengthened_by_jitter(
-    policy: RetryPolicy, retry: int, draw: float, asked: timedelta
+    policy: RetryPolicy, retry: int, draw: float, requested_wait: timedelta
 ) -> None:
-    wait = policy.backoff(retry, lambda: draw, at_least=asked)
-    assert asked <= wait <= asked + policy.max_backoff
-    assert policy.backoff(retry, lambda: 0.0, at_least=asked) == asked
+    wait = policy.backoff(retry, lambda: draw, at_least=requested_wait)
+    assert requested_wait <= wait <= requested_wait + policy.max_backoff
+    assert policy.backoff(retry, lambda: 0.0, at_least=requested_wait) == requested_wait
 
 
 def test_equal_requested_waits_end_at_different_times() -> None:
     policy = RetryPolicy(initial_backoff=timedelta(seconds=1), max_backoff=timedelta(seconds=30))
-    asked = timedelta(seconds=5)
-    seconds = Counter(int(policy.backoff(6, at_least=asked).total_seconds()) for _ in range(1000))
+    requested_wait = timedelta(seconds=5)
+    seconds = Counter(
+        int(policy.backoff(6, at_least=requested_wait).total_seconds()) for _ in range(1000)
+    )
     assert min(seconds) >= 5
     assert max(seconds.values()) < 100
 
@@ -69,8 +71,8 @@ def test_equal_requested_waits_end_at_different_times() -> None:
 def test_jitter_shortens_the_backoff_by_at_most_its_share(
     policy: RetryPolicy, retry: int, draw: float
 ) -> None:
-    whole = policy.backoff(retry, lambda: 0.0)
-    least = whole * (1 - policy.jitter)
+    full_backoff = policy.backoff(retry, lambda: 0.0)
+    least = full_backoff * (1 - policy.jitter)
     # A timedelta has a resolution of microseconds.
     assert policy.backoff(retry, lambda: draw) >= least - timedelta(microseconds=1)
 

@@ -147,10 +147,10 @@ def test_watchdog_within_the_lease_is_rejected() -> None:
 
 def test_retention_rules_are_read_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_RETENTION_RULES", "failed=30d,acme=3d")
-    kept = Settings(retention=60).retention_policy
-    assert kept.of("acme", JobState.FAILED) == timedelta(days=3)
-    assert kept.of("default", JobState.FAILED) == timedelta(days=30)
-    assert kept.of("default", JobState.SUCCEEDED) == timedelta(minutes=1)
+    policy = Settings(retention=60).retention_policy
+    assert policy.of("acme", JobState.FAILED) == timedelta(days=3)
+    assert policy.of("default", JobState.FAILED) == timedelta(days=30)
+    assert policy.of("default", JobState.SUCCEEDED) == timedelta(minutes=1)
     monkeypatch.setenv("HEADRACE_RETENTION_RULES", "acme/lost=3d")
     with pytest.raises(ValidationError, match="'lost' is not a terminal state"):
         Settings()

@@ -66,9 +66,9 @@ async def test_silent_client_is_disconnected_and_delays_nothing(
     assert (await asyncio.to_thread(request, "127.0.0.1", server.port, "/metrics"))[0] == 200
     assert [await asyncio.to_thread(one.recv, 1) for one in silent] == [b""] * 5
     late = socket.create_connection(("127.0.0.1", server.port), timeout=10)
-    began = time.monotonic()
+    started = time.monotonic()
     await server.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     await server.stop()
     for one in (*silent, late):
         one.close()

@@ -26,7 +26,7 @@ def url(query: str, hosts: str = "h:1") -> str:
 
 
 @pytest.mark.parametrize(
-    ("query", "kept"),
+    ("query", "effective"),
     [
         ("sslmode=require&channel_binding=require", "?sslmode=require"),
         ("connect_timeout=10&keepalives=1&keepalives_idle=30&tcp_user_timeout=5000", ""),
@@ -40,9 +40,9 @@ def url(query: str, hosts: str = "h:1") -> str:
         ("target_session_attrs=read-write", "?target_session_attrs=read-write"),
     ],
 )
-def test_database_options_are_honored_or_ignored(query: str, kept: str) -> None:
+def test_database_options_are_honored_or_ignored(query: str, effective: str) -> None:
     settings = Settings(database_url=url(query))
-    assert settings.postgresql_url == f"postgresql://u:{SECRET}@h:1/d{kept}"
+    assert settings.postgresql_url == f"postgresql://u:{SECRET}@h:1/d{effective}"
 
 
 @pytest.mark.parametrize(

@@ -51,14 +51,14 @@ def test_long_or_unprintable_request_id_is_invalid(request_id: str):
     assert fields(found) == ["request_id"]
 
 
-@pytest.mark.parametrize("left", [0.0, 1e9, 1e30, float("inf")])
-def test_call_deadline_stays_within_the_calendar(left: float):
+@pytest.mark.parametrize("remaining", [0.0, 1e9, 1e30, float("inf")])
+def test_call_deadline_stays_within_the_calendar(remaining: float):
     found = Violations()
     call = Call(
         correlation_id="c",
         principal=ANONYMOUS,
         tenant=DEFAULT_TENANT,
-        deadline=time.monotonic() + left,
+        deadline=time.monotonic() + remaining,
     )
     deadline = call_deadline(call, True, found)
     assert not found

@@ -65,18 +65,18 @@ def test_body_in_any_charset_is_valid_json(body: bytes, charset: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50), st.integers(0, 200))
-def test_text_is_cut_to_the_size_of_its_json(text: str, room: int) -> None:
-    cut = cut_text(text, room)
+def test_text_is_cut_to_the_size_of_its_json(text: str, max_bytes: int) -> None:
+    cut = cut_text(text, max_bytes)
     assert text.startswith(cut)
-    assert len(msgspec.json.encode(cut)) <= max(room, 2)
+    assert len(msgspec.json.encode(cut)) <= max(max_bytes, 2)
     if cut != text:
-        assert len(msgspec.json.encode(text[: len(cut) + 1])) > room
+        assert len(msgspec.json.encode(text[: len(cut) + 1])) > max_bytes
 
 
 @given(st.binary(max_size=50), st.integers(0, 80))
-def test_base64_is_cut_between_bytes(body: bytes, room: int) -> None:
-    cut = cut_base64(base64.b64encode(body).decode(), room)
-    assert len(cut) <= max(0, room - 2)
+def test_base64_is_cut_between_bytes(body: bytes, max_bytes: int) -> None:
+    cut = cut_base64(base64.b64encode(body).decode(), max_bytes)
+    assert len(cut) <= max(0, max_bytes - 2)
     assert body.startswith(base64.b64decode(cut, validate=True))
 
 

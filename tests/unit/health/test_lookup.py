@@ -110,11 +110,11 @@ async def test_probes_of_any_name_share_a_valid_reading(served: ServedLookup):
 async def test_concurrent_probes_share_one_reading(served: ServedLookup):
     served.registry.gate.clear()
     probes = [asyncio.ensure_future(served.status("door/open")) for _ in range(20)]
-    impatient = served.stub.Check(health_pb2.HealthCheckRequest(service="door/open"))
+    cancelled_probe = served.stub.Check(health_pb2.HealthCheckRequest(service="door/open"))
     while not served.registry.readings:
         await asyncio.sleep(0)
     # A cancelled probe does not cancel the shared reading.
-    impatient.cancel()
+    cancelled_probe.cancel()
     served.registry.gate.set()
     assert set(await asyncio.gather(*probes)) == {SERVING}
     assert served.registry.readings == 1
@@ -195,13 +195,13 @@ async def test_names_are_not_read_without_a_watch(served: ServedLookup):
 
 async def test_notification_during_a_reading_causes_another_one(served: ServedLookup):
     served.registry.gate.clear()
-    early = asyncio.create_task(served.lookup.serving("door/late"))
+    first_probe = asyncio.create_task(served.lookup.serving("door/late"))
     while not served.registry.readings:
         await asyncio.sleep(0)
     late = asyncio.create_task(served.lookup.run_once())
     await asyncio.sleep(0)
     served.registry.gate.set()
-    await asyncio.gather(early, late)
+    await asyncio.gather(first_probe, late)
     assert served.registry.readings == 2
 
 

@@ -108,10 +108,10 @@ def test_job_is_assigned_to_the_pool_with_most_room() -> None:
 
 
 def test_job_without_room_delays_no_other() -> None:
-    waiting, next_one = job(type="a"), job(rank=1.0, type="b")
+    waiting, next_job = job(type="a"), job(rank=1.0, type="b")
     pools = [pool("full"), pool("free", types=frozenset("b"))]
-    planned = plan(to_heads([waiting, next_one]), pools, {"full": 0, "free": 1})
-    assert planned.jobs == {"free": [next_one]}
+    planned = plan(to_heads([waiting, next_job]), pools, {"full": 0, "free": 1})
+    assert planned.jobs == {"free": [next_job]}
     assert planned.whole
     assert planned.full
 

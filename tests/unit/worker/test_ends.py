@@ -73,10 +73,10 @@ class RecordingWriter:
 
 def set_results(monkeypatch: pytest.MonkeyPatch, *results: Any) -> None:
     """Make each write of ends return or raise the next result."""
-    left = list(results)
+    pending = list(results)
 
     async def end_attempts(_: None, *, ends: Sequence[AttemptEnd], **__: Any) -> dict[Any, Any]:
-        found = left.pop(0)
+        found = pending.pop(0)
         if isinstance(found, Exception):
             raise found
         return {end.key: found for end in ends if found is not None}

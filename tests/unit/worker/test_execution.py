@@ -131,7 +131,7 @@ async def _waits(_: object) -> None:
     await asyncio.get_running_loop().create_future()
 
 
-async def _cleans_up_for_long(_: object) -> None:
+async def _cleans_up_slowly(_: object) -> None:
     try:
         await asyncio.get_running_loop().create_future()
     finally:
@@ -140,7 +140,7 @@ async def _cleans_up_for_long(_: object) -> None:
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 @pytest.mark.parametrize(
-    ("function", "grace"), [(_waits, 0.0), (_waits, 5.0), (_cleans_up_for_long, 0.02)]
+    ("function", "grace"), [(_waits, 0.0), (_waits, 5.0), (_cleans_up_slowly, 0.02)]
 )
 def test_cancelled_attempt_ends_once(
     function: Callable[..., Awaitable[Any]], grace: float, run: Callable[..., Any]

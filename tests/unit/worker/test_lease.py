@@ -137,13 +137,13 @@ async def test_lease_is_lost_one_heartbeat_before_it_lapses(
 
 
 async def test_failed_renewal_is_a_failed_run_of_the_loop() -> None:
-    doubts: list[None] = []
+    reported_failures: list[None] = []
     held = Lease(
         database=UnavailableDatabase(),  # type: ignore[arg-type]
         describe=worker,
         lease_s=30.0,
         heartbeat_s=0.001,
-        on_doubt=lambda: doubts.append(None),
+        on_doubt=lambda: reported_failures.append(None),
         on_lost=lambda: None,
         on_held=lambda: None,
         counts=Counts(),
@@ -154,6 +154,6 @@ async def test_failed_renewal_is_a_failed_run_of_the_loop() -> None:
         async with asyncio.timeout(10):
             await runner.record.failures.wait_for_count(2)
         assert runner.record.runs.count == 0
-        assert len(doubts) == 1
+        assert len(reported_failures) == 1
     finally:
         await end_tasks(task)

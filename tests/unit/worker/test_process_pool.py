@@ -91,8 +91,8 @@ def children() -> Iterator[list[int]]:
                 os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("away", [False, True])
-def test_surviving_child_does_not_hide_the_dead_process(away: bool) -> None:
+@pytest.mark.parametrize("detached", [False, True])
+def test_surviving_child_does_not_hide_the_dead_process(detached: bool) -> None:
     async def main() -> None:
         with children() as started:
 
@@ -103,8 +103,8 @@ def test_surviving_child_does_not_hide_the_dead_process(away: bool) -> None:
 
             async with asyncio.timeout(DEADLINE_S):
                 with pytest.raises(ProcessDied, match="SIGKILL"):
-                    await run(ProcessPool(Settings()), "t.forks", die, payload=json.dumps(away))
-            if not away:
+                    await run(ProcessPool(Settings()), "t.forks", die, payload=json.dumps(detached))
+            if not detached:
                 await until(lambda: not is_running(started[0]))
 
     uvloop.run(main())

@@ -84,9 +84,9 @@ def test_unknown_link_is_rejected() -> None:
 
 
 def test_subchain_without_a_required_link_is_rejected() -> None:
-    whole = chain(RecordingLink("errors"), RecordingLink("decode", "errors"))
+    full_chain = chain(RecordingLink("errors"), RecordingLink("decode", "errors"))
     with pytest.raises(ChainError, match="the link 'errors' is missing"):
-        whole.only("decode")
+        full_chain.only("decode")
 
 
 @pytest.mark.parametrize("name", SERVICER_NEEDS)

@@ -14,10 +14,10 @@ CLOCK_OFFSET_S = 1_700_000_000.0
 
 
 def reading(
-    asked: float, read: float, received: float, *, ahead: float = CLOCK_OFFSET_S
+    request_time: float, read: float, received: float, *, ahead: float = CLOCK_OFFSET_S
 ) -> ClockReading:
     """Return a clock reading taken between its request and its response."""
-    return ClockReading(sent=asked, time=read + ahead, received=received)
+    return ClockReading(sent=request_time, time=read + ahead, received=received)
 
 
 def offset(clock: DatabaseClock) -> float:

@@ -133,12 +133,12 @@ numbers = st.integers(0, 29)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     reads=st.lists(st.tuples(numbers, numbers, st.integers(1, 12)), max_size=40),
-    room=st.integers(1, 40),
+    capacity=st.integers(1, 40),
 )
 def test_page_equals_the_log_after_any_reads(
-    log: list[JobEvent], reads: list[tuple[int, int, int]], room: int
+    log: list[JobEvent], reads: list[tuple[int, int, int]], capacity: int
 ):
-    recent = RecentEvents(max_events=room)
+    recent = RecentEvents(max_events=capacity)
     places = [BEGINNING, *map(place_of, log)]
     assert all(earlier < later for earlier, later in pairwise(places))
     for first, length, limit in reads:

@@ -29,14 +29,14 @@ def routes(gauges: Gauges) -> Routes:
 
 
 def test_visible_event_is_routed_only_to_its_job(routes: Routes, make_event: MakeEvent):
-    mine, other = make_event(), make_event()
+    own, other = make_event(), make_event()
     with (
-        routes.open_for_job(mine.job_id) as first,
-        routes.open_for_job(mine.job_id) as second,
+        routes.open_for_job(own.job_id) as first,
+        routes.open_for_job(own.job_id) as second,
         routes.open_for_filter("default", JobFilter()) as (many, _),
     ):
-        routes.route_visible([mine, other])
-        assert first.take(9) == second.take(9) == [mine]
+        routes.route_visible([own, other])
+        assert first.take(9) == second.take(9) == [own]
         assert not many
 
 
