@@ -16,7 +16,7 @@ def choose(
     Args:
         scenarios: the candidates.
         seed: the seed of the random choice.
-        budget: the most seconds that the usual durations may add up to.
+        budget: the maximum sum of the usual durations, in seconds.
         short: use the durations of trials with shorter waits.
 
     Returns:

@@ -28,7 +28,7 @@ class HealthChecks:
 
     def __init__(self) -> None:
         self.waits: list[float] = []
-        self.most: dict[str, float] = {}
+        self.peaks: dict[str, float] = {}
         self.not_serving = 0
 
 
@@ -80,6 +80,6 @@ async def _probe(gateway: Service, health: HealthChecks) -> None:
             response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
             health.not_serving += response.status != health_pb2.HealthCheckResponse.SERVING
             health.waits.append(time.monotonic() - started)
-            most = health.most.get(gateway.name, 0.0)
-            health.most[gateway.name] = max(most, gateway.memory_mib())
+            peak = health.peaks.get(gateway.name, 0.0)
+            health.peaks[gateway.name] = max(peak, gateway.memory_mib())
             await asyncio.sleep(_PROBE_EVERY_S)

@@ -16,7 +16,7 @@ from faults.invariants import (
 )
 from faults.measure import Figure
 
-# The most breaches shown for an invariant.
+# The maximum number of breaches shown for an invariant.
 _MAX_SHOWN_BREACHES = 5
 
 

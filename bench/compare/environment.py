@@ -80,7 +80,7 @@ def _search_path() -> str:
 
 
 async def _run_uv(*arguments: str) -> None:
-    """Run the uv in the folder of the running Python."""
+    """Run uv from the folder of the running Python."""
     command = [str(Path(sys.executable).parent / "uv"), *arguments]
     try:
         process = await asyncio.create_subprocess_exec(

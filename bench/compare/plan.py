@@ -28,11 +28,10 @@ class Plan:
         warm_up: seconds of the same load before each round (C).
         seconds: length of a round in seconds (C).
         jobs: jobs per end-to-end run (D, E).
-        waiting: waiting jobs in the database (E); 0 omits the case, for this field and the next
-            three.
-        finished: finished jobs in the database (E).
-        queues: queues that share the jobs (E).
-        delayed: jobs due in the same second (E).
+        waiting: waiting jobs in the database (E); 0 omits the case.
+        finished: finished jobs in the database (E); 0 omits the case.
+        queues: queues that share the jobs (E); 0 omits the case.
+        delayed: jobs due in the same second (E); 0 omits the case.
         memory_jobs: jobs between the two memory readings (F).
         rest: idle seconds before each memory reading (F).
         gateways: the number of Headrace gateways.

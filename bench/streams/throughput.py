@@ -44,8 +44,8 @@ async def measure_throughput(stack: Stack, plan: Plan) -> Throughput:
                 await writer.link.receive(WriteResult, timeout=SETUP_TIMEOUT_S)
                 reader.link.send(Collect(events=plan.burst))
                 live = await reader.link.receive(ReadResult, timeout=SETUP_TIMEOUT_S)
-            again = Subject(kind=Kind.JOBS, label=stream.label, cursor=opened.cursor)
-            with Child.running("reader", read, gateway.address, [again], 1) as reader:
+            replay = Subject(kind=Kind.JOBS, label=stream.label, cursor=opened.cursor)
+            with Child.running("reader", read, gateway.address, [replay], 1) as reader:
                 await reader.link.receive(Opened, timeout=SETUP_TIMEOUT_S)
                 reader.link.send(Collect(events=plan.burst))
                 caught_up = await reader.link.receive(ReadResult, timeout=SETUP_TIMEOUT_S)

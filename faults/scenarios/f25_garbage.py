@@ -67,7 +67,7 @@ async def run(trial: Trial) -> None:
     trial.figure("health check, p99 during", percentile(health.waits, 0.99), "s", at_most=HEALTH_S)
     trial.figure("health checks that were not SERVING", health.not_serving, at_most=0)
     await _cancel_accepted(trial)
-    growth = max(health.most[name] - before[name] for name in before)
+    growth = max(health.peaks[name] - before[name] for name in before)
     trial.figure("highest memory growth of a gateway", growth, "MiB", at_most=MAX_PEAK_MIB)
     rest = max(gateway.memory_mib() - before[gateway.name] for gateway in gateways)
     trial.figure("remaining memory growth of a gateway", rest, "MiB", at_most=MAX_LASTING_MIB)

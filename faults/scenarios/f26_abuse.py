@@ -75,7 +75,7 @@ async def _abuse(trial: Trial, kind: str, *, seconds: float) -> None:
     p99 = percentile(health.waits, 0.99)
     trial.figure(f"{kind}: health check, p99", p99, "s", at_most=HEALTH_S)
     trial.figure(f"{kind}: health checks that were not SERVING", health.not_serving, at_most=0)
-    growth = max(health.most[name] - before[name] for name in before)
+    growth = max(health.peaks[name] - before[name] for name in before)
     trial.figure(f"{kind}: memory growth of a gateway", growth, "MiB", at_most=MAX_PEAK_MIB)
     trial.figure(f"{kind}: sent", counts.sent, at_least=1)
     trial.figure(f"{kind}: connections", counts.connections)

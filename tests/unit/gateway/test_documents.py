@@ -103,7 +103,7 @@ def test_depth_is_not_the_number_of_brackets(text: str):
 )
 def test_equal_documents_have_one_canonical_text(one: str, other: str):
     assert canonical_text(one) == canonical_text(other)
-    # The canonical text of a canonical text is the same text.
+    # Canonical text does not change when it is canonicalized again.
     assert canonical_text(canonical_text(one)) == canonical_text(one)
 
 

@@ -44,12 +44,12 @@ def test_rate_allows_one_second_of_submits_at_once(clock: Clock) -> None:
     limiter = quotas_of(clock, {Quota.SUBMITS_PER_SECOND: 3})
     for _ in range(3):
         limiter.take_submit("acme")
-    with pytest.raises(QuotaExceeded) as refused:
+    with pytest.raises(QuotaExceeded) as rejected:
         limiter.take_submit("acme")
-    assert (refused.value.quota, refused.value.limit) == ("submits_per_second", 3)
-    assert refused.value.retry_after == pytest.approx(1 / 3)
+    assert (rejected.value.quota, rejected.value.limit) == ("submits_per_second", 3)
+    assert rejected.value.retry_after == pytest.approx(1 / 3)
     assert limiter.rejections == {("acme", Quota.SUBMITS_PER_SECOND): 1}
-    clock.now += refused.value.retry_after + 0.001
+    clock.now += rejected.value.retry_after + 0.001
     limiter.take_submit("acme")
 
 
@@ -57,9 +57,9 @@ def test_large_batch_delays_later_submits(clock: Clock) -> None:
     limiter = quotas_of(clock, {Quota.SUBMITS_PER_SECOND: 10})
     limiter.take_submit("acme")
     limiter.take_further_jobs("acme", 99)
-    with pytest.raises(QuotaExceeded) as refused:
+    with pytest.raises(QuotaExceeded) as rejected:
         limiter.take_submit("acme")
-    assert refused.value.retry_after == pytest.approx(9.1)
+    assert rejected.value.retry_after == pytest.approx(9.1)
     clock.now += 9.2
     limiter.take_submit("acme")
 
@@ -78,18 +78,18 @@ def test_rejected_batch_takes_no_tokens(clock: Clock) -> None:
 def test_quota_of_zero_rejects_each_submit(clock: Clock) -> None:
     limiter = quotas_of(clock, {Quota.SUBMITS_PER_SECOND: 0})
     clock.now += 1000
-    with pytest.raises(QuotaExceeded) as refused:
+    with pytest.raises(QuotaExceeded) as rejected:
         limiter.take_submit("acme")
-    assert refused.value.retry_after == 60
+    assert rejected.value.retry_after == 60
 
 
 def test_closed_stream_can_be_replaced(clock: Clock) -> None:
     limiter = quotas_of(clock, {Quota.OPEN_STREAMS: 2})
     with limiter.stream("acme"):
         with limiter.stream("acme"):
-            with pytest.raises(QuotaExceeded) as refused, limiter.stream("acme"):
+            with pytest.raises(QuotaExceeded) as rejected, limiter.stream("acme"):
                 pass
-            assert (refused.value.limit, refused.value.used) == (2, 2)
+            assert (rejected.value.limit, rejected.value.used) == (2, 2)
         with limiter.stream("acme"):
             assert limiter.streams_by_tenant() == {"acme": 2}
     assert limiter.streams_by_tenant() == {}

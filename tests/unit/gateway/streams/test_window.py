@@ -82,21 +82,21 @@ def test_events_settle_once_in_order_for_any_commit_order(
     make_event: MakeEvent, writers: list[int], max_events: int, seed: int
 ):
     """End transactions in random order; missing events are read from a list, the store."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     transactions = {
-        xid: [make_event(xid=xid, position=chance.randrange(2**40)) for _ in range(count)]
+        xid: [make_event(xid=xid, position=rng.randrange(2**40)) for _ in range(count)]
         for xid, count in enumerate(writers, start=1)
     }
     running = list(transactions)
     window, store, settled = Window(max_events=max_events), [], []
     while running:
-        for xid in chance.sample(running, k=min(len(running), chance.randint(1, 3))):
+        for xid in rng.sample(running, k=min(len(running), rng.randint(1, 3))):
             running.remove(xid)
             visible = sorted(transactions[xid], key=place_of)
             store = sorted([*store, *visible], key=place_of)
             window.add(visible)
         horizon = min(running, default=len(writers) + 1)
-        for _ in range(chance.randint(0, 3)):
+        for _ in range(rng.randint(0, 3)):
             if missing := window.missing_through:
                 last = min(missing, horizon - 1)
                 page = [e for e in store if window.place < place_of(e) and e.xid <= last][:2]
