@@ -36,7 +36,7 @@ class Plan:
     seconds: float = 10.0
     warm_up: float = 3.0
     idle: int = 10_000
-    idle_loads: tuple[tuple[Kind, int], ...] = ((Kind.JOBS, 10), (Kind.JOBS, 1), (Kind.JOB, 10))
+    idle_loads: tuple[tuple[Kind, int], ...] = ((Kind.JOBS, 10), (Kind.JOBS, 100), (Kind.JOB, 10))
     settle: float = 30.0
     channels: int = 10
     burst: int = 50_000

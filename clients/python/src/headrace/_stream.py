@@ -21,6 +21,7 @@ from headrace.errors import (
     QuotaExceeded,
     Refusal,
     SlowConsumer,
+    TokensThrottled,
     Unauthenticated,
     Unavailable,
 )
@@ -268,7 +269,7 @@ class Stream(Generic[R]):
             self._has_renewed = True
             changed = isinstance(error, CredentialChanged)
             wait = self._backoff.next() if changed and not was_stable else 0.0
-        elif gateway is not None and (_is_disconnect(error) or self._may_wait_for_quota(error)):
+        elif gateway is not None and (_is_disconnect(error) or self._may_wait(error)):
             moved = self._gateways.switch_from(gateway)
             # The wait that a gateway requests applies only to that gateway.
             wait = self._backoff.next(None if moved else error.refusal.retry_after)
@@ -292,9 +293,13 @@ class Stream(Generic[R]):
         self._has_renewed = False
         self._backoff.reset()
 
-    def _may_wait_for_quota(self, error: CallError) -> bool:
-        """Return whether a resumed stream may wait for its own interrupted call to end."""
-        return isinstance(error, QuotaExceeded) and self._has_responded
+    def _may_wait(self, error: CallError) -> bool:
+        """Return whether a resumed stream may wait.
+
+        Its own interrupted call can still count for a quota, and other callers at its address can
+        use up the tokens that the gateway verifies.
+        """
+        return isinstance(error, QuotaExceeded | TokensThrottled) and self._has_responded
 
     def _may_renew(self, error: CallError) -> bool:
         """Return whether the stream may continue with a renewed credential.

@@ -23,6 +23,7 @@ HeadraceError
 │   ├── AccessNotFound        the API key, user or similar object does not exist
 │   ├── AccessConflict        an object with this name exists
 │   ├── LoginThrottled        too many logins have failed; a later login may succeed
+│   ├── TokensThrottled       too many tokens of this address were rejected
 │   ├── Unavailable           no gateway could serve the call; a retry may succeed
 │   ├── DeadlineExceeded      the call took too long; also a TimeoutError
 │   └── InternalError         a bug in the server
@@ -286,6 +287,10 @@ class AccessConflict(_AccessError):
 
 class LoginThrottled(CallError):
     """Too many logins have failed; `refusal.retry_after` is the wait."""
+
+
+class TokensThrottled(CallError):
+    """Too many tokens of this address were rejected; `refusal.retry_after` is the wait."""
 
 
 class Unavailable(CallError):

@@ -23,6 +23,7 @@ from headrace_core.domain.errors import (
     SlowConsumer,
     StateConflict,
     TenantStateConflict,
+    TokensThrottled,
     TooManySubscriptions,
     Unavailable,
     Violation,
@@ -155,6 +156,13 @@ def details(error: CallError) -> dict[str, Message]:
             CODES.RESOURCE_EXHAUSTED,
             "QUOTA_EXCEEDED",
             {"quota": "waiting_jobs", "limit": "10", "used": "9"},
+            {"RetryInfo"},
+        ),
+        (
+            TokensThrottled(0.5),
+            CODES.RESOURCE_EXHAUSTED,
+            "TOKENS_THROTTLED",
+            {},
             {"RetryInfo"},
         ),
         (

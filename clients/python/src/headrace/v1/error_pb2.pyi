@@ -102,6 +102,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. A quota of the tenant is used up. A RetryInfo contains the wait. {"quota":
     "waiting_jobs", "limit": "1000", "used": "1000"}
     """
+    ERROR_REASON_TOKENS_THROTTLED: _ErrorReason.ValueType  # 26
+    """RESOURCE_EXHAUSTED. Too many tokens of the caller's address were rejected, so this one was not
+    verified. A RetryInfo contains the time until the next try.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo in every error, without the prefix `ERROR_REASON_`. The
@@ -187,5 +191,9 @@ until the next try.
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 25
 """RESOURCE_EXHAUSTED. A quota of the tenant is used up. A RetryInfo contains the wait. {"quota":
 "waiting_jobs", "limit": "1000", "used": "1000"}
+"""
+ERROR_REASON_TOKENS_THROTTLED: ErrorReason.ValueType  # 26
+"""RESOURCE_EXHAUSTED. Too many tokens of the caller's address were rejected, so this one was not
+verified. A RetryInfo contains the time until the next try.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

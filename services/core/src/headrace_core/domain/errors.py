@@ -23,6 +23,7 @@ HeadraceError
 │   ├── LoginRejected         the user name or the password is wrong
 │   └── SessionEnded          the session of a user has ended
 ├── LoginThrottled            too many logins have failed or are waiting
+├── TokensThrottled           too many tokens of an address were rejected
 ├── PermissionDenied          the principal lacks a right, or its scope excludes the object
 │   └── TenantSuspended
 ├── AccessNotFound            the tenant does not have this key, user or similar object
@@ -282,6 +283,21 @@ class LoginThrottled(HeadraceError):
         self.retry_after = retry_after
         super().__init__(
             f"too many logins have failed or are waiting; try again in {math.ceil(retry_after)} s"
+        )
+
+
+class TokensThrottled(HeadraceError):
+    """Too many tokens of an address were rejected, so the gateway does not verify this one now.
+
+    Args:
+        retry_after: the seconds until the next try.
+    """
+
+    def __init__(self, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(
+            "too many tokens from this address were rejected; try again in "
+            f"{math.ceil(retry_after)} s"
         )
 
 

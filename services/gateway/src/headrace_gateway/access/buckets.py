@@ -51,22 +51,33 @@ class Buckets(Generic[K]):
         Returns:
             0 if the bucket had a token; otherwise the seconds until it has one.
         """
-        now = self._clock()
-        bucket = self._bucket_of(key, now)
-        full = max(self._full.get(bucket, now), now) + self._rate.seconds
-        wait = full - now - self._rate.burst * self._rate.seconds
-        # Tolerate rounding errors of the sums.
-        if wait > _EPSILON:
+        bucket, full, wait = self._next_token(key)
+        if wait:
             return wait
         self._full.pop(bucket, None)
         self._full[bucket] = full
         return 0.0
+
+    def wait(self, key: K) -> float:
+        """Return the seconds until a bucket has a token; 0 if it has one now."""
+        return self._next_token(key)[2]
 
     def give_back(self, key: K) -> None:
         """Return a token to a bucket."""
         bucket = key if key in self._full else _SHARED
         if bucket in self._full:
             self._full[bucket] -= self._rate.seconds
+
+    def _next_token(self, key: K) -> tuple[K | _Shared, float, float]:
+        """Return the bucket of a key, the time at which it is full without its next token, and the
+        seconds until it has this token.
+        """
+        now = self._clock()
+        bucket = self._bucket_of(key, now)
+        full = max(self._full.get(bucket, now), now) + self._rate.seconds
+        wait = full - now - self._rate.burst * self._rate.seconds
+        # Tolerate rounding errors of the sums.
+        return bucket, full, wait if wait > _EPSILON else 0.0
 
     def _bucket_of(self, key: K, now: float) -> K | _Shared:
         """Return the key of the bucket that counts for `key`; remove full buckets if necessary."""

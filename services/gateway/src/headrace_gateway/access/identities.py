@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 import structlog
 
@@ -26,6 +26,7 @@ from headrace_core.wake import Topic
 from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.cache import TimedCache
 from headrace_gateway.access.certificates import Certificates
+from headrace_gateway.access.token_throttle import TokenThrottle
 from headrace_gateway.calls.authenticate import Credentials
 from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.peer_certificates import PEM
@@ -45,7 +46,14 @@ _USES_INTERVAL: Final = 30.0
 
 
 class Verifier(Protocol):
-    """Verifies one kind of credential."""
+    """Verifies one kind of credential.
+
+    Attributes:
+        checks_signatures: whether a verification takes much CPU time, so the rejected credentials
+            of an address are limited.
+    """
+
+    checks_signatures: ClassVar[bool]
 
     def accepts(self, bearer: str) -> bool:
         """Return whether a credential has the form of this kind."""
@@ -98,6 +106,7 @@ class Identities(Loop):
         self._clock = clock
         # By the hash of the credential, because a memory dump should not contain secrets.
         self._known: TimedCache[bytes, Principal] = TimedCache(size=_CACHE_SIZE, clock=clock)
+        self._throttle = TokenThrottle(clock=clock)
         self._tenants: Mapping[str, TenantRules] = {}
         self._version: int | None = None
         self._fresh_until = -inf
@@ -126,9 +135,19 @@ class Identities(Loop):
                 break
         else:
             raise Unauthenticated
-        principal = await self._verify(_digest(bearer), lambda: verifier.verify(bearer))
-        if principal.kind is PrincipalKind.API_KEY:
-            self._used.add(principal.credential)
+        digest = _digest(bearer)
+        if not verifier.checks_signatures:
+            principal = await self._verify(digest, lambda: verifier.verify(bearer))
+            if principal.kind is PrincipalKind.API_KEY:
+                self._used.add(principal.credential)
+            return principal
+        self._throttle.check(credentials.address, bearer)
+        try:
+            principal = await self._verify(digest, lambda: verifier.verify(bearer))
+        except Unauthenticated:
+            self._throttle.reject(credentials.address, bearer)
+            raise
+        self._throttle.accept(credentials.address, bearer)
         return principal
 
     async def _identify_certificate(self, properties: Mapping[str, tuple[bytes, ...]]) -> Principal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import jwt
 
@@ -38,6 +38,8 @@ class IssuerTokens(Loop):
     """
 
     name = "issuers"
+
+    checks_signatures: ClassVar[bool] = True
 
     def __init__(self, key_sets: Sequence[KeySet]) -> None:
         self._key_sets = {key_set.issuer.issuer: key_set for key_set in key_sets}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import jwt
 import msgspec
@@ -76,6 +76,8 @@ class InstallationTokens:
         installation: the installation whose tokens are valid.
         clock: returns monotonic seconds.
     """
+
+    checks_signatures: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -51,11 +51,13 @@ class Credentials:
 
     Attributes:
         bearer: the credential of the header `authorization`; empty without one.
+        address: the network address of the caller.
         certificate: the properties of a verified client certificate, such as its subject
             alternative names; empty without one.
     """
 
     bearer: str = ""
+    address: str
     certificate: Mapping[str, tuple[bytes, ...]]
 
 
@@ -73,6 +75,7 @@ class Authenticator(Protocol):
         """Return the principal of a call.
 
         Raises:
+            TokensThrottled: too many tokens of the address were rejected.
             Unauthenticated: the credentials do not identify a principal.
             Unavailable: the credential cannot be checked now.
         """
@@ -122,6 +125,7 @@ class Authenticate:
             principal = await authenticator.identify(
                 Credentials(
                     bearer=bearer,
+                    address=exchange.address,
                     certificate=certificate_properties(exchange.context.auth_context()),
                 )
             )

@@ -42,6 +42,7 @@ from headrace_core.domain.errors import (
     SubscriptionTaken,
     TenantStateConflict,
     TenantSuspended,
+    TokensThrottled,
     TooManySubscriptions,
     Unauthenticated,
     Unavailable,
@@ -223,10 +224,15 @@ def to_call_error(error: Exception, *, request_id: str) -> CallError:
                 _reason(error_pb2.ERROR_REASON_UNAUTHENTICATED),
                 text,
             )
-        case LoginThrottled():
+        case LoginThrottled() | TokensThrottled():
+            throttled = (
+                error_pb2.ERROR_REASON_LOGIN_THROTTLED
+                if isinstance(error, LoginThrottled)
+                else error_pb2.ERROR_REASON_TOKENS_THROTTLED
+            )
             return CallError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                _reason(error_pb2.ERROR_REASON_LOGIN_THROTTLED),
+                _reason(throttled),
                 text,
                 details=[
                     error_details_pb2.RetryInfo(
