@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import math
+import os
 import pkgutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property
@@ -17,6 +19,9 @@ from grpc import aio
 import headrace.v1
 from headrace._gateways import Gateway as _Gateway
 from headrace._gateways import Gateways, health_request, parse_targets
+from headrace._headers import Headers
+from headrace._stream import Stream
+from headrace._timing import DEFAULT
 from headrace.tls import TLS, resolve_tls
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
@@ -25,6 +30,8 @@ Metadata: TypeAlias = Sequence[tuple[str, str]]
 _ANSWERS: Final = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND}
 _SERVING: Final = 1
 _HEALTH_TIMEOUT_S: Final = 2.0
+# Longest wait for a gateway to accept a stream before the next gateway is tried, in seconds.
+_ACCEPT_TIMEOUT_S: Final = 5.0
 
 
 class Method:
@@ -78,9 +85,13 @@ METHODS: Final[Mapping[str, Method]] = {
 class Gateway:
     """The connections to the gateways. One gateway is in use; after a failure, the next one.
 
+    The connections present no client certificate: a gateway would take a call without a credential
+    for a call of the web service itself.
+
     Args:
         targets: the addresses of the gateways, separated by commas; None for HEADRACE_TARGET.
-        tls: the certificates of the connections; None for the variables of the client.
+        tls: the certificates of the connections. None: TLS if HEADRACE_TLS or HEADRACE_TLS_CA is
+            set.
 
     Raises:
         OSError: a certificate cannot be read.
@@ -90,7 +101,9 @@ class Gateway:
     def __init__(
         self, targets: str | Sequence[str] | None = None, tls: TLS | bool | None = None
     ) -> None:
-        self.connections = Gateways(parse_targets(targets), resolve_tls(tls))
+        self._connections = Gateways(
+            parse_targets(targets), _tls_of_environment() if tls is None else resolve_tls(tls)
+        )
 
     async def call(
         self,
@@ -111,7 +124,7 @@ class Gateway:
         Raises:
             grpc.aio.AioRpcError: the call was rejected or failed.
         """
-        gateway = self.connections.current()
+        gateway = self._connections.current()
         multicallable: aio.UnaryUnaryMultiCallable[Message, Message] = gateway.channel.unary_unary(
             method.path,
             request_serializer=method.request_type.SerializeToString,
@@ -142,7 +155,7 @@ class Gateway:
         Raises:
             grpc.aio.AioRpcError: the call was rejected or failed.
         """
-        gateway = self.connections.current()
+        gateway = self._connections.current()
         multicallable: aio.UnaryStreamMultiCallable[Message, Message] = (
             gateway.channel.unary_stream(
                 method.path,
@@ -160,6 +173,25 @@ class Gateway:
         finally:
             call.cancel()
 
+    def follow(self, *, metadata: Metadata, endless: bool) -> Stream[Any]:
+        """Return a stream that resumes for as long as it is used, at any gateway.
+
+        Args:
+            metadata: the metadata of its calls, with the credential.
+            endless: whether the stream ends only with an error.
+        """
+        connections = self._connections
+        return Stream(
+            gateways=connections,
+            endless=endless,
+            first_retries=None,
+            # A browser gives up after an error, but waits on an open connection.
+            resume_timeout=math.inf,
+            accept_timeout=_ACCEPT_TIMEOUT_S if len(connections.targets) > 1 else None,
+            headers=Headers(others=tuple(metadata)),
+            timing=DEFAULT,
+        )
+
     async def check_health(self) -> None:
         """Check that the gateway in use is SERVING.
 
@@ -167,7 +199,7 @@ class Gateway:
             grpc.aio.AioRpcError: the gateway cannot be reached.
             RuntimeError: the gateway reports that it is not SERVING.
         """
-        gateway = self.connections.current()
+        gateway = self._connections.current()
         try:
             response = await gateway.health(health_request(""), timeout=_HEALTH_TIMEOUT_S)
         except aio.AioRpcError as error:
@@ -180,9 +212,17 @@ class Gateway:
 
     async def close(self) -> None:
         """Cancel all calls and close the connections."""
-        await self.connections.close()
+        await self._connections.close()
 
     def _note(self, gateway: _Gateway, error: aio.AioRpcError) -> None:
         """Use the next gateway after a gateway has become unavailable."""
         if error.code() is grpc.StatusCode.UNAVAILABLE:
-            self.connections.switch_from(gateway)
+            self._connections.switch_from(gateway)
+
+
+def _tls_of_environment() -> TLS | None:
+    # HEADRACE_TLS_CERT is the certificate of the HTTP server, so it does not select TLS.
+    if not (os.environ.get("HEADRACE_TLS") or os.environ.get("HEADRACE_TLS_CA")):
+        return None
+    tls = resolve_tls(None)
+    return None if tls is None else TLS(ca=tls.ca)

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from starlette.responses import JSONResponse
 
+from headrace.errors import Refusal
+
 MEDIA_TYPE: Final = "application/problem+json"
 
 
@@ -36,7 +38,7 @@ class Problem(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status = HTTPStatus(status)
+        self.status = int(status)
         self.detail = detail
         self.reason = reason
         self.violations = tuple(violations)
@@ -52,8 +54,8 @@ class Problem(Exception):
         """
         document: dict[str, Any] = {
             "type": f"urn:headrace:error:{self.reason}" if self.reason else "about:blank",
-            "title": self.status.phrase,
-            "status": int(self.status),
+            "title": _title(self.status),
+            "status": self.status,
             "detail": self.detail,
             "requestId": request_id,
         }
@@ -74,7 +76,71 @@ class Problem(Exception):
             headers["retry-after"] = str(max(1, round(self.retry_after)))
         return JSONResponse(
             self.document(request_id),
-            status_code=int(self.status),
+            status_code=self.status,
             headers=headers,
             media_type=MEDIA_TYPE,
         )
+
+
+# The HTTP status of each gRPC status, as in the Connect protocol, except for FAILED_PRECONDITION:
+# 400 would mean that the request itself is wrong.
+_HTTP_STATUS: Final[Mapping[str, int]] = {
+    "CANCELLED": 499,
+    "INVALID_ARGUMENT": 400,
+    "DEADLINE_EXCEEDED": 504,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "PERMISSION_DENIED": 403,
+    "RESOURCE_EXHAUSTED": 429,
+    "FAILED_PRECONDITION": 409,
+    "ABORTED": 409,
+    "OUT_OF_RANGE": 400,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "UNAUTHENTICATED": 401,
+}
+
+
+def problem_of(refusal: Refusal) -> Problem:
+    """Return the problem of a call that the gateway has rejected or that has failed."""
+    status = _HTTP_STATUS.get(refusal.code, 500)
+    headers = {}
+    if refusal.reason == "CURSOR_EXPIRED":
+        # A browser then stops to reconnect.
+        status = HTTPStatus.GONE
+    if refusal.code == "UNAUTHENTICATED":
+        headers["www-authenticate"] = "Bearer"
+    detail = refusal.message
+    if not refusal.reason:
+        # The message of a connection error can contain addresses of the network.
+        detail = {
+            "UNAVAILABLE": "the gateway is unavailable; repeat the request",
+            "DEADLINE_EXCEEDED": "the gateway did not answer in time",
+        }.get(refusal.code, detail)
+    return Problem(
+        status,
+        detail,
+        reason=refusal.reason or _REASONS.get(refusal.code, ""),
+        violations=[
+            {"field": one.field, "description": one.description} for one in refusal.violations
+        ],
+        metadata=refusal.metadata,
+        retry_after=None if refusal.retry_after is None else refusal.retry_after.total_seconds(),
+        headers=headers,
+    )
+
+
+# The reasons of calls that no gateway has answered.
+_REASONS: Final[Mapping[str, str]] = {
+    "UNAVAILABLE": "UNAVAILABLE",
+    "DEADLINE_EXCEEDED": "DEADLINE_EXCEEDED",
+    "CANCELLED": "UNAVAILABLE",
+}
+
+
+def _title(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        # 499 is common for a request that the client has cancelled, but not registered.
+        return "Client Closed Request"

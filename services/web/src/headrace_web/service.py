@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import structlog
@@ -14,6 +15,7 @@ from headrace_web.app import create_app
 from headrace_web.gateway import Gateway
 from headrace_web.metrics import Requests, web_metrics
 from headrace_web.pages import page_routes
+from headrace_web.rest.routes import rest_routes
 from headrace_web.server import HttpServer
 
 _log = structlog.get_logger()
@@ -25,7 +27,7 @@ class Web:
     Args:
         settings: the settings of the platform.
         target: the address of the gateway; None for HEADRACE_TARGET.
-        tls: the certificates of its connections; None for the variables of the client.
+        tls: the certificates of its connections; None for the variables.
     """
 
     def __init__(
@@ -74,8 +76,14 @@ class Web:
         on_stop.push_async_callback(gateway.close)
         health = Health(checks=[Check(name="gateway", ping=gateway.check_health)])
         requests = Requests()
+        stopping = asyncio.Event()
         server = HttpServer(
-            create_app(settings, health=health, requests=requests, routes=page_routes()),
+            create_app(
+                settings,
+                health=health,
+                requests=requests,
+                routes=[*rest_routes(gateway, stopping=stopping), *page_routes()],
+            ),
             address=settings.web_address,
             grace=settings.shutdown_grace,
             tls=None if certificate is None else certificate.ssl_context(),
@@ -92,6 +100,7 @@ class Web:
         on_stop.push_async_callback(server.stop)
         await server.start()
         on_stop.push_async_callback(health.enter_graceful_shutdown)
+        on_stop.callback(stopping.set)
         self._port = server.port
         on_stop.callback(_log.info, "web_stopping")
         host = settings.web_address.rpartition(":")[0]
