@@ -78,9 +78,9 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
         token_provider: returns an access token or an API key. The client calls it before its first
             call, and again when a gateway rejects the credential. Then the client repeats the call
             once, and streams resume. Errors of the provider are passed on.
-        tls: the certificates of the connection; True for TLS with the public authorities; False for
+        tls: the certificates of the connection; True for TLS with the public CAs; False for
             plaintext. None: the values of HEADRACE_TLS_CA, HEADRACE_TLS_CERT and HEADRACE_TLS_KEY,
-            or TLS with the public authorities if HEADRACE_TLS is true, or plaintext.
+            or TLS with the public CAs if HEADRACE_TLS is true, or plaintext.
         insecure: send the credential in plaintext even to another machine; others can read it.
         tenant: the tenant of all calls, for a principal that may act in other tenants than its own.
         metadata: further headers of all calls.
@@ -118,7 +118,7 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
         if not 0 <= retries < inf:
             raise ValueError(f"retries is {retries}; it must be 0 or more")
         _process.check_monkey_patches()
-        # A report of an error below may contain the local variables.
+        # An error report may contain local variables.
         token = Secret(token) if isinstance(token, str) else token
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         targets, certificates = parse_targets(target), resolve_tls(tls)

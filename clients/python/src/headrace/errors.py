@@ -21,7 +21,7 @@ HeadraceError
 │   │   └── TenantSuspended   the tenant is suspended or does not exist
 │   ├── QuotaExceeded         a quota of the tenant is used up; a later call may succeed
 │   ├── AccessNotFound        the API key, user or similar object does not exist
-│   ├── AccessConflict        an object with this name exists
+│   ├── AccessConflict        an object with this name already exists
 │   ├── LoginThrottled        too many logins have failed; a later login may succeed
 │   ├── TokensThrottled       too many tokens of this address were rejected
 │   ├── Unavailable           no gateway could serve the call; a retry may succeed
@@ -249,7 +249,7 @@ class TenantSuspended(PermissionDenied):
 
 
 class QuotaExceeded(CallError):
-    """The tenant has used up `quota`, such as `waiting_jobs`; `refusal.retry_after` is the wait.
+    """The tenant has used up `quota`, such as `waiting_jobs`; retry after `refusal.retry_after`.
 
     `limit` and `used` are None if the server did not report them.
     """
@@ -282,11 +282,11 @@ class AccessNotFound(_AccessError):
 
 
 class AccessConflict(_AccessError):
-    """An object `name` of this `kind` exists; choose another name, or delete it first."""
+    """An object `name` of this `kind` already exists; choose another name, or delete it first."""
 
 
 class LoginThrottled(CallError):
-    """Too many logins have failed; `refusal.retry_after` is the wait."""
+    """Too many logins have failed; retry after `refusal.retry_after`."""
 
 
 class TokensThrottled(CallError):

@@ -177,7 +177,7 @@ class SyncClient(Blocking[Client]):
         retries: int = 5,
         resume_timeout: float = 60.0,
     ) -> None:
-        # A report of an error below may contain the local variables.
+        # An error report may contain local variables.
         token = Secret(token) if isinstance(token, str) else token
         api_key = Secret(api_key) if isinstance(api_key, str) else api_key
         inner = Client(

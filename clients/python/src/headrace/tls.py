@@ -32,8 +32,7 @@ class TLS:
     If a connection fails and a file has changed, the client reads the files again.
 
     Args:
-        ca: the authorities that may sign the certificates of gateways. None: the public authorities
-            that gRPC includes.
+        ca: the CA certificates that verify gateways. None: the public CAs that gRPC includes.
         cert: the certificate chain of the client, for gateways that request client certificates.
         key: the private key of `cert`.
 
