@@ -79,7 +79,7 @@ def test_ops_role_can_only_read() -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", 'a"b', "a'b", "pg_monitor", "1a", "a" * 64])
 def test_unsafe_role_name_is_rejected(name: str) -> None:
-    with pytest.raises(ValueError, match="is not a name of a role"):
+    with pytest.raises(ValueError, match="is not a valid role name"):
         check_role(name)
 
 

@@ -121,9 +121,9 @@ def main() -> int:
         if arguments.command == "grants":
             _grant(settings, roles, applies=arguments.apply)
         elif arguments.command == "mend":
-            mended = mend(settings)
+            repaired_rows = mend(settings)
             structlog.get_logger().info(
-                "database_mended", times=mended.times, documents=mended.documents
+                "database_mended", times=repaired_rows.times, documents=repaired_rows.documents
             )
         elif arguments.command == "rotate-signing-key":
             key = asyncio.run(_rotate_signing_key(settings, revoke=arguments.revoke))

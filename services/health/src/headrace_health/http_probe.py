@@ -14,19 +14,18 @@ def probe_http(url: str, *, timeout: float, ca: Path | None = None, name: str = 
     Args:
         url: the scheme and the address, such as `https://127.0.0.1:8080`.
         timeout: the time limit of each step of the request, in seconds.
-        ca: the PEM file of the authority, or of the certificate itself; None for the authorities
-            of the system.
+        ca: the PEM file of the CA, or of the certificate itself; None for the CAs of the system.
         name: the name in the server's certificate; empty for the host of the URL.
 
     Raises:
-        OSError: the file of the authority cannot be read.
+        OSError: the CA file cannot be read.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context(cafile=ca)
-        # A certificate of the server itself is trusted like an authority.
+        # Trust the certificate of the server itself like a CA.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         connection = _NamedConnection(host, port, timeout=timeout, context=context, name=name)
     else:

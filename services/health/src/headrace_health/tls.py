@@ -1,4 +1,4 @@
-"""TLS of gRPC servers, with certificates that are read again when their files change."""
+"""TLS for servers, with certificates that are reloaded when their files change."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class CertificateFiles:
     """The certificate of a server.
 
     The files are checked at each handshake. A new certificate applies to new connections. While the
-    new files do not fit together, the previous certificate stays in use.
+    new certificate and key do not match, the previous certificate stays in use.
 
     Args:
         cert: the certificate and its chain.
         key: the private key, without a password.
-        client_ca: the certificate authorities of clients; None to ask for no certificate.
+        client_ca: the CA certificates that verify clients; None to request no client certificate.
 
     Raises:
         StartRefused: the files cannot be used.
@@ -81,7 +81,7 @@ class CertificateFiles:
         )
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Return the context of a server of another protocol; it asks clients for no certificate.
+        """Return the context of a server without gRPC; it requests no client certificate.
 
         A connection uses the files that are current at its handshake.
         """
@@ -90,7 +90,7 @@ class CertificateFiles:
         def use_current(connection: ssl.SSLObject, *_: object) -> None:
             connection.context = self._current().context
 
-        # OpenSSL calls it at each handshake, even if the client names no server.
+        # OpenSSL calls this function at each handshake, even if the client names no server.
         context.sni_callback = use_current
         return context
 
@@ -145,7 +145,7 @@ class CertificateFiles:
             client_ca=self._client_ca.read_bytes() if self._client_ca else None,
             context=context,
         )
-        # Without a password, OpenSSL would ask for it on the terminal.
+        # If no password is given, OpenSSL prompts for one on the terminal.
         context.load_cert_chain(self._cert, self._key, password="")
         if self._client_ca:
             context.load_verify_locations(self._client_ca)

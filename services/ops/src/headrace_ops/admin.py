@@ -46,8 +46,8 @@ def run(
     if isinstance(result, BootstrapRejected):
         output.errors.print(Text.assemble(("rejected: ", "bold red"), str(result)))
         return Exit.BROKEN
-    made = f"the password of user {user}" if key is None else f"an API key of principal {key}"
-    output.errors.print(Text(f"{made}, tenant {tenant}, role {role}; it cannot be shown again:"))
+    created = f"the password of user {user}" if key is None else f"an API key of principal {key}"
+    output.errors.print(Text(f"{created}, tenant {tenant}, role {role}; it cannot be shown again:"))
     output.line(result)
     return Exit.CLEAN
 

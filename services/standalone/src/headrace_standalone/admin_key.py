@@ -18,7 +18,7 @@ _PRINCIPAL = "admin"
 
 
 async def create_first_admin_key(settings: Settings) -> str | None:
-    """Create an API key of the platform if there is none.
+    """Create an API key with the role platform if none exists.
 
     The key can read payloads.
 
@@ -26,7 +26,7 @@ async def create_first_admin_key(settings: Settings) -> str | None:
         settings: the URL of the migrated database, and its schema.
 
     Returns:
-        The complete key; None if a valid key of the platform exists.
+        The complete key; None if a valid key with this role exists.
 
     Raises:
         Unavailable: PostgreSQL did not answer.

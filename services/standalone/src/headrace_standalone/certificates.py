@@ -1,4 +1,4 @@
-"""The certificates of `headrace up --secure`, signed by an authority of the data folder."""
+"""The certificates of `headrace up --secure`, signed by a CA in the data folder."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _CA_LIFETIME: Final = timedelta(days=3650)
 _LIFETIME: Final = timedelta(days=397)
 # A certificate with less time left is replaced at the next start.
 _RENEW_BEFORE: Final = timedelta(days=90)
-# Clocks differ.
+# Certificates start in the past, because the clocks of machines differ.
 _BACKDATE: Final = timedelta(hours=1)
 
 
 class Certificates(NamedTuple):
-    """PEM files: the authority, and the certificate of the gateway with its key."""
+    """PEM files: the CA, and the certificate of the gateway with its key."""
 
     ca: Path
     cert: Path

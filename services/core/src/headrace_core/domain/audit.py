@@ -46,7 +46,7 @@ class AuditEntry:
         target: the object of the action, such as `api key 7hq2`.
         allowed: whether the action was allowed.
         reason: the reason why it was denied.
-        count: the number of equal actions that this event stands for.
+        count: the number of equal actions that this event represents.
     """
 
     tenant: str
@@ -148,7 +148,7 @@ class AuditFilter:
 def chain_hash(previous: bytes, event: AuditEvent) -> bytes:
     """Return the hash of an event, as the trigger of the table `audit_log` computes it.
 
-    It is SHA-256 of the previous hash and of the fields as netstrings: the length in bytes, a
+    The hash is SHA-256 of the previous hash and of the fields as netstrings: the length in bytes, a
     colon, and the UTF-8 text.
 
     Args:

@@ -1,8 +1,8 @@
 """Secrets that a repeated request receives again, although only their hashes are stored.
 
 The secret is derived from the installation's secret, the caller and the caller's `request_id`. All
-attempts of a request therefore return the same secret, in whichever order they reach the database.
-The `request_id` itself is not stored, so nobody can derive the secret from the database alone.
+attempts of a request therefore return the same secret, in any order. The `request_id` itself is not
+stored, so the secret cannot be derived from the database alone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Final
 
 from headrace_core.domain.access import Principal
 
-# The time after the creation in which a repeated request receives the secret.
+# The time for which a repeated request receives the secret of the first one.
 REPEAT_WINDOW: Final = timedelta(minutes=10)
 
-# A shorter text can be guessed.
+# The minimum length, because a shorter text could be guessed.
 MIN_SECRET_REQUEST_ID: Final = 16
 
 
@@ -29,7 +29,8 @@ def secret_seed(
     Args:
         installation_secret: the secret of the installation.
         method: the name of the method.
-        caller: the caller; the same `request_id` of another caller is another request.
+        caller: the caller. Equal values of `request_id` from different callers are different
+            requests.
         tenant: the tenant of the call.
         request_id: the caller's unguessable id of the request.
     """

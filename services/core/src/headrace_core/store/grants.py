@@ -83,7 +83,7 @@ _ATTEMPT: Final = (
 _JOB_CONTENTS: Final = ("payload", "result", "progress", "stack_trace")
 _EVENT_CONTENTS: Final = ("progress", "output")
 
-# What each client may do with each table. A client without an entry may do nothing.
+# The privileges of each client on each table. A client without an entry has none.
 PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
     "installation": {
         # The secret signs cursors, page tokens and API keys.
@@ -267,7 +267,7 @@ def check_role(name: str) -> str:
     """
     if not _ROLE.fullmatch(name):
         raise ValueError(
-            f"{name!r} is not a name of a role; use a letter or an underscore, then up to 62 "
+            f"{name!r} is not a valid role name; use a letter or an underscore, then up to 62 "
             "letters, digits and _.@-; names with pg_ belong to PostgreSQL"
         )
     return name

@@ -112,7 +112,7 @@ class Access:
             role: the role.
             scope: the entries of the scope; see `parse_scope`.
             expire_time: the time at which the key expires; None for never.
-            request_id: the idempotency key, which nobody else can guess; empty for none.
+            request_id: the idempotency key, which other callers must not guess; empty for none.
             violations: the violations that the transport found in the request.
 
         Raises:

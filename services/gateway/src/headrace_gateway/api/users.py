@@ -91,7 +91,7 @@ class Users:
             role: the role.
             scope: the entries of the scope; see `parse_scope`.
             password: the password; empty for a random one.
-            request_id: the idempotency key, which nobody else can guess; empty for none.
+            request_id: the idempotency key, which other callers must not guess; empty for none.
             violations: the violations that the transport found in the request.
 
         Raises:
