@@ -7,7 +7,7 @@ sends the same calls to both in turns:
   with an invalid key;
 - the CPU time of a gateway for a submit, for comparison;
 - the response times of GetJob for a job of another tenant and for a job that does not exist. A
-  difference would tell a caller which foreign jobs exist.
+  difference would reveal to a caller which foreign jobs exist.
 """
 
 from __future__ import annotations
