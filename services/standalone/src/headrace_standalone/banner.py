@@ -29,7 +29,7 @@ def banner(
         plan: the options.
         folder: the data folder.
         files: the folder for job files.
-        ca: the authority of the gateway's certificate; None without TLS.
+        ca: the CA that verifies the gateway's certificate; None without TLS.
         admin_key: a new API key, which is shown once.
     """
     workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"

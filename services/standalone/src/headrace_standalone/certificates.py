@@ -112,14 +112,14 @@ def _issue(files: Certificates, ca_key_file: Path, names: frozenset[str]) -> Non
 
 
 def _is_usable(files: Certificates, names: frozenset[str]) -> bool:
-    """Return whether the certificate has these names, the current authority and time left."""
+    """Return whether the current CA signed the certificate for these names and long enough."""
     if not (files.cert.exists() and files.key.exists()):
         return False
     certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
     authority = x509.load_pem_x509_certificate(files.ca.read_bytes())
     try:
         certificate.verify_directly_issued_by(authority)
-    except Exception:  # noqa: BLE001 - any error means another authority
+    except Exception:  # noqa: BLE001 - any error means another CA
         return False
     found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return certificate.not_valid_after_utc - datetime.now(UTC) > _RENEW_BEFORE and names <= {
