@@ -12,7 +12,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-# How long a process caches the offset, in seconds.
+# The time for which a process caches the offset, in seconds.
 _CACHE_S = 1
 _TIMEOUT_S = 30.0
 _SHARED_MEMORY = Path("/dev/shm")

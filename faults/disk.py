@@ -29,7 +29,7 @@ class Disk:
         return found.f_bavail * found.f_frsize / 2**20
 
     def fill(self) -> None:
-        """Fill all free space; repeat the call to fill space that was freed in between."""
+        """Fill all free space; repeat the call to fill space that was freed meanwhile."""
         with self._filler.open("ab", buffering=0) as file:
             size = _CHUNK_BYTES
             while size:

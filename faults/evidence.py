@@ -148,7 +148,7 @@ class StreamLog:
     Attributes:
         connected: the start time of each connection, in seconds since 1970.
         codes: the status codes with which connections ended.
-        failure: the error that ended the stream for good; empty if there was none.
+        failure: the error that ended the stream permanently; empty without one.
     """
 
     name: str

@@ -14,7 +14,7 @@ examples:
   make faults                     all scenarios with one random seed
   make faults S=F7                one scenario
   make faults S="F7 F9" SEED=17   two scenarios, with the seed of a report
-  make faults S=F9 TIMES=10       ten seeds in turn
+  make faults S=F9 TIMES=10       ten consecutive seeds
   make faults-quick               a random choice that fits in ten minutes, with shorter waits
   make faults A=--docs            all scenarios; write their figures into docs/reliability.md
   make faults A="--docs --from a.json b.json"    write the figures of earlier runs

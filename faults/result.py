@@ -57,7 +57,7 @@ class Result:
         audit: the verdict of `headrace verify`; None if it did not run.
         circumstances: time, commit and machine.
         failure: the error that ended the trial early; empty if the trial has verdicts.
-        not_run: why this machine cannot run the scenario.
+        not_run: the reason why this machine cannot run the scenario; empty if it can.
     """
 
     scenario: str

@@ -27,7 +27,7 @@ ENTRYPOINT: Final = "noop"
 BATCH: Final = 1 if ENVIRONMENT.for_latency else 500
 # The client's connections.
 CONNECTIONS: Final = 16
-# How long the client collects notifications before it queries the states of its jobs.
+# The time for which the client collects notifications before it queries the states of its jobs.
 DEBOUNCE: Final = timedelta(milliseconds=2)
 
 

@@ -137,7 +137,8 @@ class Platform(FakeGateway):
         keeps_running: whether a cancelled job continues to run.
         reject_with: the status and reason with which every call is rejected; None to reject none.
         reject_metadata: the metadata of that rejection.
-        reading: whether new streams wait before their first response, as if they read history.
+        reading: whether new streams wait before their first response, like a gateway that reads
+            history.
         cut_at_mark: whether streams are cut after their caught-up mark.
         remaining_messages: the number of messages with events that may still be sent; None means
             any number.

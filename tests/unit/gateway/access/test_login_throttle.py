@@ -49,7 +49,7 @@ def succeed(throttle: LoginThrottle, account: Account, address: str) -> None:
 
 
 def exhaust(throttle: LoginThrottle, account: Account, address: str) -> int:
-    """Fail logins until they are throttled; return the number of those that were not."""
+    """Fail logins until one is throttled; return the number of logins before it."""
     count = 0
     while not fail(throttle, account, address):
         count += 1

@@ -262,7 +262,7 @@ def _check_other(call: Call, name: str, action: str) -> None:
     """Check that the caller does not belong to a tenant; otherwise it would lock itself out."""
     if name == call.principal.tenant:
         found = Violations()
-        found.note("name", f"is the tenant of this principal, which would {action} itself")
+        found.note("name", f"is the tenant of the caller; a caller cannot {action} its own tenant")
         found.check()
     _check_scope(call)
 
