@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -11,44 +12,87 @@ from headrace_web.gateway import Metadata
 from headrace_web.middleware import REQUEST_ID
 from headrace_web.problems import Problem
 
+_AUTHORIZATION: Final = "authorization"
 # Headers that the gateway reads itself.
-_FORWARDED: Final = ("authorization", "x-headrace-tenant")
+_FORWARDED: Final = (
+    _AUTHORIZATION,
+    "x-headrace-tenant",
+    REQUEST_ID,
+    # https://www.w3.org/TR/trace-context/
+    "traceparent",
+    "tracestate",
+)
+_CLIENT_ADDRESS: Final = "x-forwarded-for"
 _TOKEN_PARAMETER: Final = "access_token"  # noqa: S105 - a name, not a token
 # The prefix of API keys.
 _API_KEY: Final = "hr_"
 
 
-def metadata_of(request: Request, *, accepts_token_parameter: bool = False) -> Metadata:
+def metadata_of(headers: Mapping[str, str], *, client: str) -> Metadata:
     """Return the metadata of a call on behalf of a request.
 
     Args:
-        request: the request.
-        accepts_token_parameter: whether the URL may contain a token as `access_token`. A browser's
-            EventSource cannot send headers.
+        headers: the headers of the request.
+        client: the address of the client; empty if it is unknown.
 
     Raises:
-        Problem: the credential is in the wrong place.
+        Problem: a header cannot be sent to the gateway.
     """
-    headers = request.headers
     metadata = [(name, headers[name]) for name in _FORWARDED if name in headers]
-    metadata.append((REQUEST_ID, request.state.request_id))
-    if request.client is not None:
-        metadata.append(("x-forwarded-for", request.client.host))
-    if any(not (value.isascii() and value.isprintable()) for _, value in metadata):
-        raise Problem(
-            HTTPStatus.BAD_REQUEST, "a header has a character that is not printable ASCII"
-        )
+    for name, value in metadata:
+        if not _is_printable(value):
+            raise Problem(
+                HTTPStatus.BAD_REQUEST,
+                f"the header {name} has a character that is not printable ASCII",
+            )
+    if client:
+        metadata.append((_CLIENT_ADDRESS, client))
+    return metadata
+
+
+def request_metadata(request: Request) -> Metadata:
+    """Return the metadata of a call on behalf of a request to a resource.
+
+    Raises:
+        Problem: the credential is in the wrong place, or a header cannot be sent.
+    """
+    if _TOKEN_PARAMETER in request.query_params:
+        raise _misplaced_token()
+    return metadata_of(request.headers, client=_client(request))
+
+
+def stream_metadata(request: Request) -> Metadata:
+    """Return the metadata of an event stream, whose URL may contain a token as `access_token`.
+
+    A browser's EventSource cannot send headers.
+
+    Raises:
+        Problem: the credential is in the wrong place, or a header cannot be sent.
+    """
+    metadata = metadata_of(request.headers, client=_client(request))
     token = request.query_params.get(_TOKEN_PARAMETER)
     if token is None:
         return metadata
-    if not accepts_token_parameter or "authorization" in headers or token.startswith(_API_KEY):
-        raise Problem(
-            HTTPStatus.BAD_REQUEST,
-            f"{_TOKEN_PARAMETER} is only for watch tokens of event streams without the header "
-            "Authorization; other credentials do not belong into a URL",
-            reason="INVALID_ARGUMENT",
-            violations=[{"field": _TOKEN_PARAMETER, "description": "is not allowed here"}],
-        )
-    if not (token.isascii() and token.isprintable() and token):
+    if _AUTHORIZATION in request.headers or token.startswith(_API_KEY):
+        raise _misplaced_token()
+    if not _is_printable(token):
         raise Problem(HTTPStatus.UNAUTHORIZED, "the token is malformed", reason="UNAUTHENTICATED")
-    return [*metadata, ("authorization", f"Bearer {token}")]
+    return [*metadata, (_AUTHORIZATION, f"Bearer {token}")]
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
+def _misplaced_token() -> Problem:
+    return Problem(
+        HTTPStatus.BAD_REQUEST,
+        f"{_TOKEN_PARAMETER} is only for the tokens of event streams without the header "
+        "Authorization; a URL must not contain any other credential",
+        reason="INVALID_ARGUMENT",
+        violations=[{"field": _TOKEN_PARAMETER, "description": "is not allowed here"}],
+    )
+
+
+def _is_printable(text: str) -> bool:
+    return bool(text) and text.isascii() and text.isprintable()

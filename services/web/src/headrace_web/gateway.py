@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 import pkgutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
@@ -143,7 +143,7 @@ class Gateway:
         *,
         metadata: Metadata,
         timeout: float | None = None,  # noqa: ASYNC109 - sent to the gateway
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """Yield the responses of a streaming RPC. Closing the iterator cancels the call.
 
         Args:

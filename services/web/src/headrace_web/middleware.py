@@ -59,6 +59,7 @@ class EveryRequest:
         request_id = headers.get(REQUEST_ID, "")
         if not _VALID_ID(request_id):
             request_id = uuid.uuid4().hex
+            MutableHeaders(scope=scope)[REQUEST_ID] = request_id
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 

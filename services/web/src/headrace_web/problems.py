@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
+from grpc.aio import AioRpcError
 from starlette.responses import JSONResponse
 
+from headrace._status import call_error
 from headrace.errors import Refusal
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -99,6 +101,11 @@ _HTTP_STATUS: Final[Mapping[str, int]] = {
     "UNAVAILABLE": 503,
     "UNAUTHENTICATED": 401,
 }
+
+
+def refusal_of(error: AioRpcError) -> Refusal:
+    """Return the status and the details of a failed call."""
+    return call_error(error).refusal
 
 
 def problem_of(refusal: Refusal) -> Problem:

@@ -19,6 +19,8 @@ from headrace_core.runtime.tasks import end_tasks
 _MAX_HEAD_BYTES: Final = 64 * 1024
 # Seconds after which a connection without a request is closed.
 _KEEP_ALIVE_S: Final = 75
+# Milliseconds after which the kernel closes a connection whose client accepts no data.
+_PATIENCE_MS: Final = 60_000
 # Seconds that open connections may take beyond the grace period.
 _STOP_MARGIN_S: Final = 5.0
 
@@ -111,7 +113,12 @@ def _bind(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if _is_v6(host) else socket.AF_INET
-    return socket.create_server((host, int(port)), family=family, backlog=2048)
+    listener = socket.create_server((host, int(port)), family=family, backlog=2048)
+    # Connections inherit the options.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _PATIENCE_MS)
+    return listener
 
 
 def _is_v6(host: str) -> bool:

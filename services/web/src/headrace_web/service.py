@@ -16,6 +16,7 @@ from headrace_web.gateway import Gateway
 from headrace_web.metrics import Requests, web_metrics
 from headrace_web.pages import page_routes
 from headrace_web.rest.routes import rest_routes
+from headrace_web.rpc import rpc_routes
 from headrace_web.server import HttpServer
 
 _log = structlog.get_logger()
@@ -82,7 +83,15 @@ class Web:
                 settings,
                 health=health,
                 requests=requests,
-                routes=[*rest_routes(gateway, stopping=stopping), *page_routes()],
+                routes=[
+                    *rest_routes(gateway, stopping=stopping),
+                    *rpc_routes(
+                        gateway,
+                        stopping=stopping,
+                        max_request_bytes=settings.max_request_bytes,
+                    ),
+                    *page_routes(),
+                ],
             ),
             address=settings.web_address,
             grace=settings.shutdown_grace,

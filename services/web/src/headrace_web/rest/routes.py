@@ -15,11 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from headrace._status import call_error
 from headrace.v1 import access_service_pb2, data_pb2, job_pb2, job_service_pb2
-from headrace_web.credentials import metadata_of
+from headrace_web.credentials import request_metadata, stream_metadata
 from headrace_web.gateway import Gateway, Method
-from headrace_web.problems import Problem, problem_of
+from headrace_web.problems import Problem, problem_of, refusal_of
 from headrace_web.rest.documents import document, encode, fill, parse_array, parse_object
 from headrace_web.rest.events import JobEvents, JobsEvents, job_filter
 from headrace_web.rest.operations import OPERATIONS, Operation, method_of
@@ -159,14 +158,13 @@ class Resources:
             message.data_encoding = data_pb2.DATA_ENCODING_JSON  # type: ignore[attr-defined]
         try:
             return await self._gateway.call(
-                method, message, metadata=metadata_of(request), timeout=_TIMEOUT_S
+                method, message, metadata=request_metadata(request), timeout=_TIMEOUT_S
             )
         except AioRpcError as error:
-            raise problem_of(call_error(error).refusal) from None
+            raise problem_of(refusal_of(error)) from None
 
     def _follow(self, request: Request, *, endless: bool) -> Any:
-        metadata = metadata_of(request, accepts_token_parameter=True)
-        return self._gateway.follow(metadata=metadata, endless=endless)
+        return self._gateway.follow(metadata=stream_metadata(request), endless=endless)
 
 
 def _answer(operation: Operation, response: Any) -> Response:
