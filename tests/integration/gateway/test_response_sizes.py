@@ -361,6 +361,13 @@ async def monitor(filled: FilledPlatform) -> None:
             if not request.page_token:
                 break
         assert pages > 1, name
+    stream = filled.monitor.WatchOverview(ms.WatchOverviewRequest(), timeout=TIMEOUT)
+    while not (response := await stream.read()).HasField("overview"):
+        pass
+    stream.cancel()
+    assert len(response.overview.queues) == 1000
+    assert response.overview.omitted_queues > 20_000
+    filled.sizes["WatchOverview"] = [response.ByteSize()]
 
 
 async def list_handlers(filled: FilledPlatform) -> None:
@@ -599,6 +606,7 @@ SIZES_BY_RPC = {
     "MintWatchToken": RpcSizes(api_keys),
     "ListWorkers": RpcSizes(monitor, 2 * MIB),
     "ListQueues": RpcSizes(monitor, 100_000),
+    "WatchOverview": RpcSizes(monitor, 100_000),
 }
 
 

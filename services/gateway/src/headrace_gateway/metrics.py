@@ -32,6 +32,10 @@ _GAUGES: Final[dict[str, tuple[str, _Read]]] = {
         "Time the oldest open transaction has delayed streams of many jobs, in seconds.",
         lambda gauges: gauges.delay,
     ),
+    "headrace_overviews": (
+        "Running computations of overviews, one per watched tenant and scope.",
+        lambda gauges: gauges.overview_computations,
+    ),
     "headrace_tail_last_look_seconds": (
         "Time since the tail last read the log, in seconds.",
         lambda gauges: gauges.since_last_run,
@@ -142,6 +146,7 @@ class _StreamMetrics(Collector):
         streams.add_metric(["jobs"], jobs)
         streams.add_metric(["subscription"], gauges.subscription_streams)
         streams.add_metric(["standby"], gauges.standby_streams)
+        streams.add_metric(["overview"], gauges.overview_streams)
         yield streams
         yield GaugeMetricFamily(
             "headrace_stream_lag_seconds",

@@ -232,7 +232,9 @@ class Gateway:
             tenants=TenantServicer(
                 Tenants(database=database, installation=installation, bus=bus, quotas=quotas)
             ),
-            monitor=MonitorServicer(Monitor(database=database, installation=installation)),
+            monitor=MonitorServicer(
+                Monitor(database=database, installation=installation, watch=watch)
+            ),
             health=health.servicer,
         )
         self._listen(server, certificate)

@@ -322,6 +322,7 @@ CASES = [
         lambda f: ms.ListWorkersRequest(page_token=f.page_token),
         INVALID,
     ),
+    Case("MonitorService.WatchOverview", "", lambda _: ms.WatchOverviewRequest()),
     Case("MonitorService.ListQueues", "", lambda _: ms.ListQueuesRequest()),
     Case(
         "MonitorService.ListQueues",

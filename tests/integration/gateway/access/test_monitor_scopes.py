@@ -117,7 +117,26 @@ async def test_only_the_platform_sees_other_tenants_of_a_worker(
         assert worker.busy_slots == 2
 
 
-@pytest.mark.parametrize("rpc", ["ListWorkers", "ListQueues"])
+async def test_scope_limits_the_overview(
+    monitor: MonitorServiceStub, shared_worker: WorkerId, database: Database
+) -> None:
+    for scope, queues in (
+        ((), ["mail", "slow"]),
+        (("type:invoice",), ["mail"]),
+        (("queue:slow",), ["slow"]),
+    ):
+        metadata = await caller(database, Role.VIEWER, *scope)
+        call = monitor.WatchOverview(ms.WatchOverviewRequest(), metadata=metadata)
+        overview = (await call.read()).overview
+        call.cancel()
+        assert [queue.queue for queue in overview.queues if queue.states] == queues
+        assert overview.busy_slots == len(queues)
+        assert overview.wait.count == len(queues)
+        window = overview.rates[1].window.ToNanoseconds() / 1e9
+        assert overview.rates[1].started * window == pytest.approx(len(queues))
+
+
+@pytest.mark.parametrize("rpc", ["ListWorkers", "ListQueues", "WatchOverview"])
 async def test_narrower_scopes_and_watch_tokens_are_denied(
     rpc: str, monitor: MonitorServiceStub, channel: grpc.aio.Channel, database: Database
 ) -> None:
@@ -131,4 +150,5 @@ async def test_narrower_scopes_and_watch_tokens_are_denied(
     scoped = [await caller(database, Role.VIEWER, entry) for entry in entries]
     for metadata in (bearer(minted.token), *scoped):
         call = getattr(monitor, rpc)(getattr(ms, f"{rpc}Request")(), metadata=metadata)
-        assert (await rpc_error(call)).code is grpc.StatusCode.PERMISSION_DENIED
+        received = call.read() if hasattr(call, "read") else call
+        assert (await rpc_error(received)).code is grpc.StatusCode.PERMISSION_DENIED

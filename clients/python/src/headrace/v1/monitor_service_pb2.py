@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from headrace.v1 import job_service_pb2 as headrace_dot_v1_dot_job__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/v1/monitor_service.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dheadrace/v1/job_service.proto\"z\n\nRunningJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xed\x02\n\x06Worker\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x0f\n\x07tenants\x18\x04 \x03(\t\x12\x0e\n\x06queues\x18\x05 \x03(\t\x12\r\n\x05types\x18\x06 \x03(\t\x12\r\n\x05slots\x18\x07 \x01(\x05\x12\x12\n\nbusy_slots\x18\x08 \x01(\x05\x12-\n\x0crunning_jobs\x18\t \x03(\x0b\x32\x17.headrace.v1.RunningJob\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x0c\n\x04live\x18\x0b \x01(\x08\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eheartbeat_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11lease_expire_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x12ListWorkersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListWorkersResponse\x12$\n\x07workers\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9c\x01\n\x0bQueueStatus\x12\r\n\x05queue\x18\x01 \x01(\t\x12\'\n\x06states\x18\x02 \x03(\x0b\x32\x17.headrace.v1.StateCount\x12\x35\n\x11oldest_queue_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07workers\x18\x04 \x01(\x05\x12\r\n\x05slots\x18\x05 \x01(\x05\":\n\x11ListQueuesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x89\x01\n\x12ListQueuesResponse\x12(\n\x06queues\x18\x01 \x03(\x0b\x32\x18.headrace.v1.QueueStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x30\n\x0cmeasure_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xb1\x01\n\x0eMonitorService\x12P\n\x0bListWorkers\x12\x1f.headrace.v1.ListWorkersRequest\x1a .headrace.v1.ListWorkersResponse\x12M\n\nListQueues\x12\x1e.headrace.v1.ListQueuesRequest\x1a\x1f.headrace.v1.ListQueuesResponseBc\n\x0eio.headrace.v1B\x13MonitorServiceProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/v1/monitor_service.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dheadrace/v1/job_service.proto\"z\n\nRunningJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05queue\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xed\x02\n\x06Worker\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x0f\n\x07tenants\x18\x04 \x03(\t\x12\x0e\n\x06queues\x18\x05 \x03(\t\x12\r\n\x05types\x18\x06 \x03(\t\x12\r\n\x05slots\x18\x07 \x01(\x05\x12\x12\n\nbusy_slots\x18\x08 \x01(\x05\x12-\n\x0crunning_jobs\x18\t \x03(\x0b\x32\x17.headrace.v1.RunningJob\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x0c\n\x04live\x18\x0b \x01(\x08\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eheartbeat_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11lease_expire_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x12ListWorkersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListWorkersResponse\x12$\n\x07workers\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9c\x01\n\x0bQueueStatus\x12\r\n\x05queue\x18\x01 \x01(\t\x12\'\n\x06states\x18\x02 \x03(\x0b\x32\x17.headrace.v1.StateCount\x12\x35\n\x11oldest_queue_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07workers\x18\x04 \x01(\x05\x12\r\n\x05slots\x18\x05 \x01(\x05\":\n\x11ListQueuesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x89\x01\n\x12ListQueuesResponse\x12(\n\x06queues\x18\x01 \x03(\x0b\x32\x18.headrace.v1.QueueStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x30\n\x0cmeasure_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\x14WatchOverviewRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\ridle_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x15WatchOverviewResponse\x12\'\n\x08overview\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Overview\x12$\n\x04mark\x18\x02 \x01(\x0e\x32\x16.headrace.v1.WatchMark\"\xed\x03\n\x08Overview\x12\x31\n\roverview_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncount_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06states\x18\x03 \x03(\x0b\x32\x17.headrace.v1.StateCount\x12(\n\x06queues\x18\x04 \x03(\x0b\x32\x18.headrace.v1.QueueStatus\x12\x16\n\x0eomitted_queues\x18\x05 \x01(\x05\x12*\n\noldest_job\x18\x06 \x01(\x0b\x32\x16.headrace.v1.OldestJob\x12\x0f\n\x07workers\x18\x07 \x01(\x05\x12\x18\n\x10\x64raining_workers\x18\x08 \x01(\x05\x12\r\n\x05slots\x18\t \x01(\x05\x12\x12\n\nbusy_slots\x18\n \x01(\x05\x12!\n\x05rates\x18\x0b \x03(\x0b\x32\x12.headrace.v1.Rates\x12\"\n\x04wait\x18\x0c \x01(\x0b\x32\x14.headrace.v1.Latency\x12!\n\x03run\x18\r \x01(\x0b\x32\x14.headrace.v1.Latency\x12/\n\rfailing_types\x18\x0e \x03(\x0b\x32\x18.headrace.v1.FailingType\"h\n\tOldestJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12.\n\nqueue_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9d\x01\n\x05Rates\x12)\n\x06window\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tsubmitted\x18\x02 \x01(\x01\x12\x0f\n\x07started\x18\x03 \x01(\x01\x12\x0f\n\x07retried\x18\x04 \x01(\x01\x12\x11\n\tsucceeded\x18\x05 \x01(\x01\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x01\x12\x11\n\tcancelled\x18\x07 \x01(\x01\"h\n\x07Latency\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12&\n\x03p50\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x85\x01\n\x0b\x46\x61ilingType\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x12\n\nerror_type\x18\x02 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\x03\x12\x13\n\x0blast_job_id\x18\x04 \x01(\t\x12-\n\tlast_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x8b\x02\n\x0eMonitorService\x12P\n\x0bListWorkers\x12\x1f.headrace.v1.ListWorkersRequest\x1a .headrace.v1.ListWorkersResponse\x12M\n\nListQueues\x12\x1e.headrace.v1.ListQueuesRequest\x1a\x1f.headrace.v1.ListQueuesResponse\x12X\n\rWatchOverview\x12!.headrace.v1.WatchOverviewRequest\x1a\".headrace.v1.WatchOverviewResponse0\x01\x42\x63\n\x0eio.headrace.v1B\x13MonitorServiceProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,20 +35,34 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.monitor_service
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016io.headrace.v1B\023MonitorServiceProtoP\001Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1'
-  _globals['_RUNNINGJOB']._serialized_start=114
-  _globals['_RUNNINGJOB']._serialized_end=236
-  _globals['_WORKER']._serialized_start=239
-  _globals['_WORKER']._serialized_end=604
-  _globals['_LISTWORKERSREQUEST']._serialized_start=606
-  _globals['_LISTWORKERSREQUEST']._serialized_end=665
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=667
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=751
-  _globals['_QUEUESTATUS']._serialized_start=754
-  _globals['_QUEUESTATUS']._serialized_end=910
-  _globals['_LISTQUEUESREQUEST']._serialized_start=912
-  _globals['_LISTQUEUESREQUEST']._serialized_end=970
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=973
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=1110
-  _globals['_MONITORSERVICE']._serialized_start=1113
-  _globals['_MONITORSERVICE']._serialized_end=1290
+  _globals['_RUNNINGJOB']._serialized_start=146
+  _globals['_RUNNINGJOB']._serialized_end=268
+  _globals['_WORKER']._serialized_start=271
+  _globals['_WORKER']._serialized_end=636
+  _globals['_LISTWORKERSREQUEST']._serialized_start=638
+  _globals['_LISTWORKERSREQUEST']._serialized_end=697
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=699
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=783
+  _globals['_QUEUESTATUS']._serialized_start=786
+  _globals['_QUEUESTATUS']._serialized_end=942
+  _globals['_LISTQUEUESREQUEST']._serialized_start=944
+  _globals['_LISTQUEUESREQUEST']._serialized_end=1002
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=1005
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=1142
+  _globals['_WATCHOVERVIEWREQUEST']._serialized_start=1144
+  _globals['_WATCHOVERVIEWREQUEST']._serialized_end=1261
+  _globals['_WATCHOVERVIEWRESPONSE']._serialized_start=1263
+  _globals['_WATCHOVERVIEWRESPONSE']._serialized_end=1365
+  _globals['_OVERVIEW']._serialized_start=1368
+  _globals['_OVERVIEW']._serialized_end=1861
+  _globals['_OLDESTJOB']._serialized_start=1863
+  _globals['_OLDESTJOB']._serialized_end=1967
+  _globals['_RATES']._serialized_start=1970
+  _globals['_RATES']._serialized_end=2127
+  _globals['_LATENCY']._serialized_start=2129
+  _globals['_LATENCY']._serialized_end=2233
+  _globals['_FAILINGTYPE']._serialized_start=2236
+  _globals['_FAILINGTYPE']._serialized_end=2369
+  _globals['_MONITORSERVICE']._serialized_start=2372
+  _globals['_MONITORSERVICE']._serialized_end=2639
 # @@protoc_insertion_point(module_scope)

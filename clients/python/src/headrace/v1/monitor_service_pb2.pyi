@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -311,3 +312,320 @@ class ListQueuesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListQueuesResponse: _TypeAlias = ListQueuesResponse  # noqa: Y015
+
+@_typing.final
+class WatchOverviewRequest(_message.Message):
+    """The request of WatchOverview."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """The minimum time between two overviews, 100 ms to 60 s. Absent: 200 ms. A change is sent at once if
+        the previous overview is older than this.
+        """
+
+    @_builtins.property
+    def idle_interval(self) -> _duration_pb2.Duration:
+        """The maximum time without a response, as in WatchJobRequest."""
+
+    def __init__(
+        self,
+        *,
+        interval: _duration_pb2.Duration | None = ...,
+        idle_interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_interval", b"idle_interval", "interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_interval", b"idle_interval", "interval", b"interval"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchOverviewRequest: _TypeAlias = WatchOverviewRequest  # noqa: Y015
+
+@_typing.final
+class WatchOverviewResponse(_message.Message):
+    """An overview, or a mark."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERVIEW_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    mark: _job_service_pb2.WatchMark.ValueType
+    """WATCH_MARK_IDLE, or not set."""
+    @_builtins.property
+    def overview(self) -> Global___Overview:
+        """The overview; absent in a response with a mark."""
+
+    def __init__(
+        self,
+        *,
+        overview: Global___Overview | None = ...,
+        mark: _job_service_pb2.WatchMark.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["overview", b"overview"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark", b"mark", "overview", b"overview"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchOverviewResponse: _TypeAlias = WatchOverviewResponse  # noqa: Y015
+
+@_typing.final
+class Overview(_message.Message):
+    """The state of a tenant, with all events that the gateway has seen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERVIEW_TIME_FIELD_NUMBER: _builtins.int
+    COUNT_TIME_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    OMITTED_QUEUES_FIELD_NUMBER: _builtins.int
+    OLDEST_JOB_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    DRAINING_WORKERS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    BUSY_SLOTS_FIELD_NUMBER: _builtins.int
+    RATES_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    FAILING_TYPES_FIELD_NUMBER: _builtins.int
+    omitted_queues: _builtins.int
+    """The number of queues that are not listed."""
+    workers: _builtins.int
+    """The number of live workers that are not draining."""
+    draining_workers: _builtins.int
+    """The number of live workers that are draining."""
+    slots: _builtins.int
+    """The slots of workers that are not draining."""
+    busy_slots: _builtins.int
+    """The number of slots that run jobs of the tenant."""
+    @_builtins.property
+    def overview_time(self) -> _timestamp_pb2.Timestamp:
+        """The time of the overview, by the database's clock."""
+
+    @_builtins.property
+    def count_time(self) -> _timestamp_pb2.Timestamp:
+        """The time of the last count of all stored jobs. Later events are included. Jobs that were pruned
+        since then are still counted; the jobs are counted again after half a minute, or later with
+        millions of jobs.
+        """
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[_job_service_pb2.StateCount]:
+        """Counts of jobs by state; states without jobs are omitted."""
+
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueStatus]:
+        """The queues, in name order; at most 1,000. If there are more, the queues with the most jobs."""
+
+    @_builtins.property
+    def oldest_job(self) -> Global___OldestJob:
+        """The job that has been QUEUED for the longest time; absent if no job is QUEUED. With jobs of
+        different priorities, another job may have waited for longer until the next count.
+        """
+
+    @_builtins.property
+    def rates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rates]:
+        """Rates over the last 10 s and the last 60 s."""
+
+    @_builtins.property
+    def wait(self) -> Global___Latency:
+        """The time between queueing and start of the attempts that started in the last 60 s."""
+
+    @_builtins.property
+    def run(self) -> Global___Latency:
+        """The duration of the attempts that ended in the last 60 s."""
+
+    @_builtins.property
+    def failing_types(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailingType]:
+        """Errors of attempts in the last five minutes, the most frequent first; at most 20."""
+
+    def __init__(
+        self,
+        *,
+        overview_time: _timestamp_pb2.Timestamp | None = ...,
+        count_time: _timestamp_pb2.Timestamp | None = ...,
+        states: _abc.Iterable[_job_service_pb2.StateCount] | None = ...,
+        queues: _abc.Iterable[Global___QueueStatus] | None = ...,
+        omitted_queues: _builtins.int = ...,
+        oldest_job: Global___OldestJob | None = ...,
+        workers: _builtins.int = ...,
+        draining_workers: _builtins.int = ...,
+        slots: _builtins.int = ...,
+        busy_slots: _builtins.int = ...,
+        rates: _abc.Iterable[Global___Rates] | None = ...,
+        wait: Global___Latency | None = ...,
+        run: Global___Latency | None = ...,
+        failing_types: _abc.Iterable[Global___FailingType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["count_time", b"count_time", "oldest_job", b"oldest_job", "overview_time", b"overview_time", "run", b"run", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_slots", b"busy_slots", "count_time", b"count_time", "draining_workers", b"draining_workers", "failing_types", b"failing_types", "oldest_job", b"oldest_job", "omitted_queues", b"omitted_queues", "overview_time", b"overview_time", "queues", b"queues", "rates", b"rates", "run", b"run", "slots", b"slots", "states", b"states", "wait", b"wait", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Overview: _TypeAlias = Overview  # noqa: Y015
+
+@_typing.final
+class OldestJob(_message.Message):
+    """A QUEUED job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    QUEUE_TIME_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job id; empty if it is not known."""
+    queue: _builtins.str
+    """The queue."""
+    type: _builtins.str
+    """The job type."""
+    @_builtins.property
+    def queue_time(self) -> _timestamp_pb2.Timestamp:
+        """The time at which the job was queued."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        type: _builtins.str = ...,
+        queue_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_time", b"queue_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "queue", b"queue", "queue_time", b"queue_time", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OldestJob: _TypeAlias = OldestJob  # noqa: Y015
+
+@_typing.final
+class Rates(_message.Message):
+    """Events per second."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    SUBMITTED_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    RETRIED_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    submitted: _builtins.float
+    """Submitted jobs."""
+    started: _builtins.float
+    """Started attempts."""
+    retried: _builtins.float
+    """Attempts that failed and will be retried."""
+    succeeded: _builtins.float
+    """Jobs that succeeded."""
+    failed: _builtins.float
+    """Jobs that failed."""
+    cancelled: _builtins.float
+    """Jobs that were cancelled."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """The period before the overview over which the events were counted. It is shorter than 10 s or 60 s
+        if the gateway has not seen all events of that time.
+        """
+
+    def __init__(
+        self,
+        *,
+        window: _duration_pb2.Duration | None = ...,
+        submitted: _builtins.float = ...,
+        started: _builtins.float = ...,
+        retried: _builtins.float = ...,
+        succeeded: _builtins.float = ...,
+        failed: _builtins.float = ...,
+        cancelled: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "retried", b"retried", "started", b"started", "submitted", b"submitted", "succeeded", b"succeeded", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rates: _TypeAlias = Rates  # noqa: Y015
+
+@_typing.final
+class Latency(_message.Message):
+    """The distribution of a duration. Quantiles are accurate to 10 %, and to 1 ms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    P50_FIELD_NUMBER: _builtins.int
+    P95_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """The number of measured attempts; if it is 0, the quantiles are absent."""
+    @_builtins.property
+    def p50(self) -> _duration_pb2.Duration:
+        """The median."""
+
+    @_builtins.property
+    def p95(self) -> _duration_pb2.Duration:
+        """The 95th percentile."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        p50: _duration_pb2.Duration | None = ...,
+        p95: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p95", b"p95"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "p50", b"p50", "p95", b"p95"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Latency: _TypeAlias = Latency  # noqa: Y015
+
+@_typing.final
+class FailingType(_message.Message):
+    """The errors of a job type."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ERROR_TYPE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LAST_JOB_ID_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """The job type."""
+    error_type: _builtins.str
+    """The type of the error, as in JobError."""
+    attempts: _builtins.int
+    """The number of attempts that ended with this error."""
+    last_job_id: _builtins.str
+    """The job of the newest such attempt."""
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """The time of the newest such attempt."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        error_type: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        last_job_id: _builtins.str = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "error_type", b"error_type", "last_job_id", b"last_job_id", "last_time", b"last_time", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailingType: _TypeAlias = FailingType  # noqa: Y015

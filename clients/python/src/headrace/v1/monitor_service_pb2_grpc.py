@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MonitorServiceStub:
-    """Shows workers and queues.
+    """Shows workers, queues and rates, for dashboards.
 
     A scope may restrict the caller to queues and types; it then sees only these. A scope with labels, a
     batch or jobs, and a watch token, are rejected with PERMISSION_DENIED.
@@ -48,10 +48,15 @@ class MonitorServiceStub:
                 request_serializer=headrace_dot_v1_dot_monitor__service__pb2.ListQueuesRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_monitor__service__pb2.ListQueuesResponse.FromString,
                 _registered_method=True)
+        self.WatchOverview = channel.unary_stream(
+                '/headrace.v1.MonitorService/WatchOverview',
+                request_serializer=headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewResponse.FromString,
+                _registered_method=True)
 
 
 class MonitorServiceServicer:
-    """Shows workers and queues.
+    """Shows workers, queues and rates, for dashboards.
 
     A scope may restrict the caller to queues and types; it then sees only these. A scope with labels, a
     batch or jobs, and a watch token, are rejected with PERMISSION_DENIED.
@@ -73,6 +78,14 @@ class MonitorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchOverview(self, request, context):
+        """Streams an overview of the tenant: first the current one, then a new one after each change, until
+        the caller ends the stream. The stream cannot be resumed, because each overview is complete.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -86,6 +99,11 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     request_deserializer=headrace_dot_v1_dot_monitor__service__pb2.ListQueuesRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_monitor__service__pb2.ListQueuesResponse.SerializeToString,
             ),
+            'WatchOverview': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOverview,
+                    request_deserializer=headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'headrace.v1.MonitorService', rpc_method_handlers)
@@ -95,7 +113,7 @@ def add_MonitorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MonitorService:
-    """Shows workers and queues.
+    """Shows workers, queues and rates, for dashboards.
 
     A scope may restrict the caller to queues and types; it then sees only these. A scope with labels, a
     batch or jobs, and a watch token, are rejected with PERMISSION_DENIED.
@@ -145,6 +163,33 @@ class MonitorService:
             '/headrace.v1.MonitorService/ListQueues',
             headrace_dot_v1_dot_monitor__service__pb2.ListQueuesRequest.SerializeToString,
             headrace_dot_v1_dot_monitor__service__pb2.ListQueuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOverview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headrace.v1.MonitorService/WatchOverview',
+            headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewRequest.SerializeToString,
+            headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewResponse.FromString,
             options,
             channel_credentials,
             insecure,

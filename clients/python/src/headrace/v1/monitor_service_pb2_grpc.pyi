@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MonitorServiceStub:
-    """Shows workers and queues.
+    """Shows workers, queues and rates, for dashboards.
 
     A scope may restrict the caller to queues and types; it then sees only these. A scope with labels, a
     batch or jobs, and a watch token, are rejected with PERMISSION_DENIED.
@@ -45,10 +45,14 @@ class MonitorServiceStub:
     """Lists the queues with stored jobs, and the queues that live workers name, in name order. Every call
     counts the jobs of the tenant.
     """
+    WatchOverview: _grpc.UnaryStreamMultiCallable[_monitor_service_pb2.WatchOverviewRequest, _monitor_service_pb2.WatchOverviewResponse]
+    """Streams an overview of the tenant: first the current one, then a new one after each change, until
+    the caller ends the stream. The stream cannot be resumed, because each overview is complete.
+    """
 
 @_typing.type_check_only
 class MonitorServiceAsyncStub(MonitorServiceStub):
-    """Shows workers and queues.
+    """Shows workers, queues and rates, for dashboards.
 
     A scope may restrict the caller to queues and types; it then sees only these. A scope with labels, a
     batch or jobs, and a watch token, are rejected with PERMISSION_DENIED.
@@ -63,9 +67,13 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     """Lists the queues with stored jobs, and the queues that live workers name, in name order. Every call
     counts the jobs of the tenant.
     """
+    WatchOverview: _aio.UnaryStreamMultiCallable[_monitor_service_pb2.WatchOverviewRequest, _monitor_service_pb2.WatchOverviewResponse]  # type: ignore[assignment]
+    """Streams an overview of the tenant: first the current one, then a new one after each change, until
+    the caller ends the stream. The stream cannot be resumed, because each overview is complete.
+    """
 
 class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows workers and queues.
+    """Shows workers, queues and rates, for dashboards.
 
     A scope may restrict the caller to queues and types; it then sees only these. A scope with labels, a
     batch or jobs, and a watch token, are rejected with PERMISSION_DENIED.
@@ -89,6 +97,16 @@ class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_monitor_service_pb2.ListQueuesResponse, _abc.Awaitable[_monitor_service_pb2.ListQueuesResponse]]:
         """Lists the queues with stored jobs, and the queues that live workers name, in name order. Every call
         counts the jobs of the tenant.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchOverview(
+        self,
+        request: _monitor_service_pb2.WatchOverviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_monitor_service_pb2.WatchOverviewResponse], _abc.AsyncIterator[_monitor_service_pb2.WatchOverviewResponse]]:
+        """Streams an overview of the tenant: first the current one, then a new one after each change, until
+        the caller ends the stream. The stream cannot be resumed, because each overview is complete.
         """
 
 def add_MonitorServiceServicer_to_server(servicer: MonitorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -182,15 +182,14 @@ class CursorExpired(HeadraceError):
 class SlowConsumer(HeadraceError):
     """The reader of a stream stopped reading for too long.
 
-    `place` is the request field to resume with (`cursor`, `after_seq`) and its value.
+    `place` is the request field to resume with (`cursor`, `after_seq`) and its value, which is
+    empty for a stream that starts again from its current state.
     """
 
     def __init__(self, patience: float, place: tuple[str, str]) -> None:
         self.place = place
-        super().__init__(
-            f"the stream was not read for {patience:g} s; resume it with the {place[0]} "
-            "in this error"
-        )
+        way = f"resume it with the {place[0]} in this error" if place[1] else "open it again"
+        super().__init__(f"the stream was not read for {patience:g} s; {way}")
 
 
 class SubscriptionNotFound(HeadraceError):
@@ -246,15 +245,16 @@ class Unauthenticated(HeadraceError):
 class CredentialChanged(Unauthenticated):
     """A stream ended because its credential expired, was revoked, or has different rights.
 
-    `place` is the request field to resume with (`cursor`, `after_seq`) and its value.
+    `place` is the request field to resume with (`cursor`, `after_seq`) and its value, which is
+    empty for a stream that starts again from its current state.
     """
 
     def __init__(self, place: tuple[str, str]) -> None:
         self.place = place
+        way = f"resume with the {place[0]} of this error and" if place[1] else "open it again with"
         HeadraceError.__init__(
             self,
-            "the credential of this stream has expired or changed; resume with the "
-            f"{place[0]} of this error and a valid credential",
+            f"the credential of this stream has expired or changed; {way} a valid credential",
         )
 
 

@@ -1,10 +1,10 @@
-"""The state of workers and queues, for people who watch them."""
+"""The state of workers, queues and jobs, for people who watch them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import JobState
@@ -78,3 +78,84 @@ class QueueStatus:
     oldest_queue_time: datetime | None
     workers: int
     slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OldestJob:
+    """The QUEUED job of a lane that has waited for the longest time; `id` may be unknown."""
+
+    id: JobId | None
+    queue: str
+    type: str
+    queue_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Events per second over `window` seconds."""
+
+    window: float
+    submitted: float
+    started: float
+    retried: float
+    succeeded: float
+    failed: float
+    cancelled: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """The number of measured durations, and two quantiles; None without durations."""
+
+    count: int
+    p50: timedelta | None
+    p95: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailingType:
+    """The attempts of a job type that ended with a type of error, and the newest of them."""
+
+    type: str
+    error_type: str
+    attempts: int
+    last_job_id: JobId
+    last_time: datetime
+
+
+# Overviews are shared and compared by identity.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Overview:
+    """The state of a tenant, or of the part of it within a scope.
+
+    Attributes:
+        time: the time of the overview.
+        count_time: the time of the last count of all jobs.
+        states: the number of jobs by state.
+        queues: the queues by name.
+        omitted_queues: the number of queues that are not in `queues`.
+        oldest_job: the QUEUED job that has waited for the longest time.
+        workers: the number of live workers that accept jobs.
+        draining_workers: the number of live workers that drain.
+        slots: the slots of workers that accept jobs.
+        busy_slots: the number of slots that run jobs.
+        rates: the rates over a short and a long window.
+        wait: the time between queueing and start.
+        run: the duration of attempts.
+        failing_types: the most frequent errors.
+    """
+
+    time: datetime
+    count_time: datetime
+    states: Mapping[JobState, int]
+    queues: Sequence[QueueStatus]
+    omitted_queues: int
+    oldest_job: OldestJob | None
+    workers: int
+    draining_workers: int
+    slots: int
+    busy_slots: int
+    rates: Sequence[Rates]
+    wait: Latency
+    run: Latency
+    failing_types: Sequence[FailingType]

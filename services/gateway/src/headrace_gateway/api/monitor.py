@@ -1,17 +1,18 @@
-"""The use cases of people who watch workers and queues."""
+"""The use cases of people who watch workers, queues and rates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from headrace_core.domain.access import PrincipalKind, Right, Scope
 from headrace_core.domain.errors import PageTokenInvalid, PermissionDenied, Violation
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.domain.monitor import QueueStatus, WorkerStatus
+from headrace_core.domain.monitor import Overview, QueueStatus, WorkerStatus
 from headrace_core.domain.pool import Lane, Pool, serves_queue, serves_tenant
 from headrace_core.domain.stats import Stats
 from headrace_core.store.jobs.read import read_stats
@@ -20,24 +21,32 @@ from headrace_core.store.monitor import list_workers
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
 from headrace_gateway.api.pages import Page, fill_page, split_page
-from headrace_gateway.api.validation import Violations, page_limit
+from headrace_gateway.api.validation import Violations, check_idle_interval, page_limit
 from headrace_gateway.calls.call import Call
+from headrace_gateway.streams import Watch
 from headrace_gateway.tokens import decode_name_token, encode_name_token
+
+# The minimum, default and maximum time between two overviews, in seconds.
+_MIN_INTERVAL: Final = 0.1
+_DEFAULT_INTERVAL: Final = 0.2
+_MAX_INTERVAL: Final = 60.0
 
 
 class Monitor:
-    """Shows workers and queues.
+    """Shows workers, queues and rates.
 
     Methods report `violations`, which the transport found in the request, together with their own.
 
     Args:
         database: stores workers and jobs.
         installation: signs page tokens.
+        watch: the streams of this gateway.
     """
 
-    def __init__(self, *, database: Database, installation: Installation) -> None:
+    def __init__(self, *, database: Database, installation: Installation, watch: Watch) -> None:
         self._database = database
         self._installation = installation
+        self._watch = watch
 
     async def list_workers(
         self,
@@ -139,6 +148,40 @@ class Monitor:
         if not last:
             return "", stats.time
         return encode_name_token(self._installation, call.tenant, last, of="queues"), stats.time
+
+    def watch_overview(
+        self,
+        call: Call,
+        *,
+        interval: float | None,
+        idle: float | None,
+        violations: Sequence[Violation] = (),
+    ) -> AsyncGenerator[Overview | None, None]:
+        """Return the stream of overviews of the tenant; None is an idle mark.
+
+        The caller must close the generator if it stops early.
+
+        Args:
+            call: the context of the request.
+            interval: the minimum time between two overviews, in seconds; None for the default.
+            idle: the longest time without an item, in seconds; None for the default.
+            violations: see the class.
+
+        Raises:
+            InvalidRequest: an interval is out of range.
+            PermissionDenied: see `monitored_scope`.
+        """
+        found = Violations(violations)
+        if interval is not None and not _MIN_INTERVAL <= interval <= _MAX_INTERVAL:
+            found.note("interval", f"must be {_MIN_INTERVAL} s to {_MAX_INTERVAL:.0f} s")
+        check_idle_interval(idle, found)
+        found.check()
+        return self._watch.watch_overview(
+            call.tenant,
+            monitored_scope(call),
+            interval=_DEFAULT_INTERVAL if interval is None else interval,
+            idle=idle,
+        )
 
 
 def monitored_scope(call: Call) -> Scope:

@@ -84,4 +84,5 @@ NEEDS: Final[Mapping[str, Need]] = {
     f"{_ACCESS}MintWatchToken": Right.TOKENS_MINT,
     f"{_MONITOR}ListWorkers": Right.JOBS_READ,
     f"{_MONITOR}ListQueues": Right.JOBS_READ,
+    f"{_MONITOR}WatchOverview": Right.JOBS_READ,
 }

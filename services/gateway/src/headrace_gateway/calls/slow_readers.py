@@ -130,7 +130,10 @@ class StreamWriter:
 
 
 class _Place:
-    """The place where a client resumes a stream: the sequence number of an event, or a cursor."""
+    """The place where a client resumes a stream: the sequence number of an event, or a cursor.
+
+    The cursor stays empty for a stream that starts again from its current state.
+    """
 
     def __init__(self, request: Message) -> None:
         by_number = "after_seq" in request.DESCRIPTOR.fields_by_name
@@ -140,7 +143,7 @@ class _Place:
     def advance(self, response: Any) -> None:
         """Move to the place after a response."""
         if self._field == "cursor":
-            self._value = response.cursor or self._value
+            self._value = getattr(response, "cursor", "") or self._value
         elif response.events:
             self._value = response.events[-1].seq
 

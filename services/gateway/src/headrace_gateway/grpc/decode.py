@@ -14,7 +14,13 @@ from typing import Final, TypeAlias
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from headrace.v1 import data_pb2, job_pb2, job_service_pb2, subscription_service_pb2
+from headrace.v1 import (
+    data_pb2,
+    job_pb2,
+    job_service_pb2,
+    monitor_service_pb2,
+    subscription_service_pb2,
+)
 from headrace_core.domain.job import JobSpec
 from headrace_core.domain.limits import FIRST_TIME, MAX_LABELS, TIME_RULE
 from headrace_core.domain.query import JobFilter
@@ -38,6 +44,7 @@ WatchRequest: TypeAlias = (
     | job_service_pb2.WatchJobsRequest
     | job_service_pb2.SubmitAndWatchRequest
     | subscription_service_pb2.WatchSubscriptionRequest
+    | monitor_service_pb2.WatchOverviewRequest
 )
 
 
@@ -59,7 +66,12 @@ def read_idle_interval(message: WatchRequest) -> float | None:
     """Return the longest time between two responses, in seconds; None if the field is absent."""
     if not message.HasField("idle_interval"):
         return None
-    return message.idle_interval.seconds + message.idle_interval.nanos / 1e9
+    return seconds_of(message.idle_interval)
+
+
+def seconds_of(duration: Duration) -> float:
+    """Return a duration in seconds."""
+    return duration.seconds + duration.nanos / 1e9
 
 
 def read_job_filter(message: job_service_pb2.JobFilter, found: Violations) -> JobFilter:

@@ -74,7 +74,7 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
         payload=_data(job.payload, encoding),
         priority=job.priority,
         labels=job.labels or None,
-        timeout=_duration(job.timeout),
+        timeout=duration_message(job.timeout),
         deadline=timestamp(job.deadline),
         retry_policy=_retry(job.retry),
         request_id=job.request_id or "",
@@ -147,7 +147,7 @@ def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_p
         queue=spec.queue,
         priority=spec.priority,
         labels=spec.labels or None,
-        timeout=_duration(spec.timeout),
+        timeout=duration_message(spec.timeout),
         deadline=timestamp(spec.deadline),
         retry_policy=_retry(spec.retry),
         request_id=request_id or "",
@@ -221,7 +221,7 @@ def handler_message(handler: LiveHandler, encoding: Encoding) -> handler_service
         description=spec.description,
         payload_schema=write_data(spec.payload_schema, encoding),
         result_schema=write_data(spec.result_schema, encoding),
-        timeout=_duration(spec.timeout),
+        timeout=duration_message(spec.timeout),
         retry_policy=_retry(spec.retry),
         live_workers=handler.live_workers,
     )
@@ -249,7 +249,7 @@ def subscription_message(subscription: Subscription) -> subscription_service_pb2
         ack_time=timestamp(subscription.ack_time),
         unreadable_fields=subscription.unreadable,
         consumer=subscription.consumer or "",
-        lag=_duration(subscription.lag),
+        lag=duration_message(subscription.lag),
     )
 
 
@@ -263,7 +263,7 @@ def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
             job_service_pb2.QueueStats(
                 queue=queue,
                 states=state_counts(by_queue[queue]),
-                age=_duration(stats.ages.get(queue)),
+                age=duration_message(stats.ages.get(queue)),
             )
             for queue in queues
         ],
@@ -311,7 +311,8 @@ def _write_time(time: datetime, timestamp: Timestamp) -> None:
     timestamp.nanos = since.microseconds * 1000
 
 
-def _duration(duration: timedelta | None) -> Duration | None:
+def duration_message(duration: timedelta | None) -> Duration | None:
+    """Return the message of a duration; None without one."""
     if duration is None:
         return None
     message = Duration()
@@ -341,8 +342,8 @@ def _retry(retry: RetryOverrides | RetryPolicy) -> job_pb2.RetryPolicy | None:
         return None
     return job_pb2.RetryPolicy(
         max_attempts=retry.max_attempts,
-        initial_backoff=_duration(retry.initial_backoff),
-        max_backoff=_duration(retry.max_backoff),
+        initial_backoff=duration_message(retry.initial_backoff),
+        max_backoff=duration_message(retry.max_backoff),
         multiplier=retry.multiplier,
         jitter=retry.jitter,
         non_retryable_error_types=retry.non_retryable_error_types,

@@ -4,16 +4,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import timedelta
+from functools import lru_cache
+
 from headrace.v1 import monitor_service_pb2 as messages
-from headrace_core.domain.monitor import QueueStatus, WorkerStatus
+from headrace.v1.job_service_pb2 import WATCH_MARK_IDLE
+from headrace_core.domain.monitor import Latency, Overview, QueueStatus, Rates, WorkerStatus
 from headrace_gateway.api.monitor import Monitor
 from headrace_gateway.calls.call import Call
-from headrace_gateway.grpc.encode import state_counts, timestamp
+from headrace_gateway.grpc.decode import read_idle_interval, seconds_of
+from headrace_gateway.grpc.encode import duration_message, state_counts, timestamp
 from headrace_gateway.grpc.pages import MessagePage
 
 
 class MonitorServicer:
-    """Shows workers and queues.
+    """Shows workers, queues and rates.
 
     Args:
         monitor: the use cases.
@@ -43,6 +50,82 @@ class MonitorServicer:
         return messages.ListQueuesResponse(
             queues=page.messages, next_page_token=token, measure_time=timestamp(time)
         )
+
+    async def WatchOverview(
+        self, request: messages.WatchOverviewRequest, call: Call
+    ) -> AsyncGenerator[messages.WatchOverviewResponse, None]:
+        """Send the overview of the tenant, and a new one after each change."""
+        stream = self._monitor.watch_overview(
+            call,
+            interval=seconds_of(request.interval) if request.HasField("interval") else None,
+            idle=read_idle_interval(request),
+        )
+        async with aclosing(stream) as overviews:
+            async for overview in overviews:
+                yield _IDLE if overview is None else _overview_response(overview)
+
+
+_IDLE = messages.WatchOverviewResponse(mark=WATCH_MARK_IDLE)
+
+
+# All streams of a tenant send the same response.
+@lru_cache(maxsize=16)
+def _overview_response(overview: Overview) -> messages.WatchOverviewResponse:
+    oldest = overview.oldest_job
+    return messages.WatchOverviewResponse(
+        overview=messages.Overview(
+            overview_time=timestamp(overview.time),
+            count_time=timestamp(overview.count_time),
+            states=state_counts(overview.states),
+            queues=map(_queue_message, overview.queues),
+            omitted_queues=overview.omitted_queues,
+            oldest_job=None
+            if oldest is None
+            else messages.OldestJob(
+                job_id=str(oldest.id) if oldest.id else "",
+                queue=oldest.queue,
+                type=oldest.type,
+                queue_time=timestamp(oldest.queue_time),
+            ),
+            workers=overview.workers,
+            draining_workers=overview.draining_workers,
+            slots=overview.slots,
+            busy_slots=overview.busy_slots,
+            rates=map(_rates_message, overview.rates),
+            wait=_latency_message(overview.wait),
+            run=_latency_message(overview.run),
+            failing_types=[
+                messages.FailingType(
+                    type=failing.type,
+                    error_type=failing.error_type,
+                    attempts=failing.attempts,
+                    last_job_id=str(failing.last_job_id),
+                    last_time=timestamp(failing.last_time),
+                )
+                for failing in overview.failing_types
+            ],
+        )
+    )
+
+
+def _rates_message(rates: Rates) -> messages.Rates:
+    return messages.Rates(
+        window=duration_message(timedelta(seconds=rates.window)),
+        submitted=rates.submitted,
+        started=rates.started,
+        retried=rates.retried,
+        succeeded=rates.succeeded,
+        failed=rates.failed,
+        cancelled=rates.cancelled,
+    )
+
+
+def _latency_message(latency: Latency) -> messages.Latency:
+    return messages.Latency(
+        count=latency.count,
+        p50=duration_message(latency.p50),
+        p95=duration_message(latency.p95),
+    )
 
 
 def _worker_message(worker: WorkerStatus) -> messages.Worker:

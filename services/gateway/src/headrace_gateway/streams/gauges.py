@@ -100,6 +100,8 @@ class Gauges:
         filter_streams: open streams over many jobs, including subscription streams.
         subscription_streams: open streams that receive the events of a subscription.
         standby_streams: open streams that wait on standby for a subscription.
+        overview_streams: open streams of overviews.
+        overview_computations: computations of overviews, which streams share.
         resumes: streams that resumed after a cursor or a known event.
         catch_ups: mailbox overflows, after which the stream continued from PostgreSQL.
         gaps: events of a job that arrived without the preceding event; must stay 0.
@@ -122,6 +124,8 @@ class Gauges:
     filter_streams: int = 0
     subscription_streams: int = 0
     standby_streams: int = 0
+    overview_streams: int = 0
+    overview_computations: int = 0
     resumes: int = 0
     catch_ups: int = 0
     gaps: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -214,6 +214,7 @@ class Routes:
         self._max_characters = max_characters
         self._gauges = gauges
         self._by_job: dict[JobId, set[Mailbox]] = {}
+        self._by_tenant: dict[str, set[Mailbox]] = {}
         self._by_key: dict[Key, dict[Mailbox, Predicate]] = {}
         # The number of open streams by kind of key. Kinds without streams are skipped.
         self._kinds: Counter[Hashable] = Counter()
@@ -245,6 +246,19 @@ class Routes:
                 mailboxes.discard(mailbox)
                 if not mailboxes:
                     del self._by_job[job_id]
+
+    @contextmanager
+    def open_for_tenant(self, tenant: str) -> Iterator[Mailbox]:
+        """Open a mailbox that receives a tenant's events when they become visible."""
+        with self._mailbox() as mailbox:
+            self._by_tenant.setdefault(tenant, set()).add(mailbox)
+            try:
+                yield mailbox
+            finally:
+                mailboxes = self._by_tenant[tenant]
+                mailboxes.discard(mailbox)
+                if not mailboxes:
+                    del self._by_tenant[tenant]
 
     @contextmanager
     def open_for_filter(
@@ -286,13 +300,16 @@ class Routes:
         moments = [mailbox.oldest for mailbox in list(self._mailboxes)]
         return min((moment for moment in moments if moment is not None), default=None)
 
-    def route_visible(self, events: Iterable[JobEvent]) -> None:
+    def route_visible(self, events: Sequence[JobEvent]) -> None:
         """Route events that have become visible."""
-        if not self._by_job:
-            return
-        for event in events:
-            for mailbox in self._by_job.get(event.job_id, ()):
-                mailbox.put(event)
+        if self._by_job:
+            for event in events:
+                for mailbox in self._by_job.get(event.job_id, ()):
+                    mailbox.put(event)
+        if self._by_tenant:
+            for event in events:
+                for mailbox in self._by_tenant.get(event.tenant, ()):
+                    mailbox.put(event)
 
     def route_settled(self, events: Sequence[JobEvent]) -> None:
         """Route events that have settled, in the order of their places."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
+from headrace_core.domain.access import Scope
 from headrace_core.domain.errors import ShuttingDown
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JobEvent
+from headrace_core.domain.monitor import Overview
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.subscription import AcquiredSubscription
 from headrace_core.runtime import loop
@@ -22,6 +24,7 @@ from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.history import History
 from headrace_gateway.streams.leases import Leases
 from headrace_gateway.streams.many import FilterStream, WatchPage
+from headrace_gateway.streams.overview import Overviews
 from headrace_gateway.streams.routing import Routes
 from headrace_gateway.streams.single import JobStream
 from headrace_gateway.streams.subscription import SubscriptionStream
@@ -69,6 +72,14 @@ class Watch:
         self._tail = Tail(database=database, routes=self._routes, gauges=self.gauges, timing=timing)
         # The other half of the connections is for the tail and for unary calls.
         self._history = History(database=database, readers=max(1, settings.database_pool_size // 2))
+        self._overviews = Overviews(
+            database=database,
+            routes=self._routes,
+            tail=self._tail,
+            gauges=self.gauges,
+            bus=bus,
+            timing=timing,
+        )
         wake = bus.subscribe(*Leases.topics)
         self._leases = Leases(
             database=database,
@@ -91,6 +102,7 @@ class Watch:
     async def stop(self) -> None:
         """End every stream with ShuttingDown, then stop the tail and the leases."""
         self._routes.close(ShuttingDown())
+        await self._overviews.stop()
         await self._leases.end(ShuttingDown())
         await self._leases_runner.stop(within=self._timing.stop)
         await self._tail_runner.stop()
@@ -209,6 +221,19 @@ class Watch:
             idle=idle or self._idle,
         )
         return stream.run()
+
+    def watch_overview(
+        self, tenant: str, scope: Scope, *, interval: float, idle: float | None = None
+    ) -> AsyncGenerator[Overview | None, None]:
+        """Follow the overview of a tenant; see `Overviews.watch`.
+
+        Args:
+            tenant: the tenant.
+            scope: restricts the jobs to queues and types.
+            interval: the minimum time between two overviews, in seconds.
+            idle: longest time without an item, in seconds; None for the default.
+        """
+        return self._overviews.watch(tenant, scope, interval=interval, idle=idle or self._idle)
 
     def _filter_stream(
         self,

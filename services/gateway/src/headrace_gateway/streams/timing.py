@@ -25,6 +25,11 @@ class Timing:
         progress: time between two marks while a stream reads the past. With the cursor of a mark,
             the client can resume near that place even if no event has matched.
         stop: longest wait for the release of subscriptions when the gateway stops.
+        overview_pace: shortest time between two changes of an overview.
+        overview_workers: longest wait for changes of workers without a wake-up.
+        overview_recount: shortest wait between two counts of all jobs, and the further wait if no
+            event was missed.
+        overview_tick: time between two overviews while rates change without an event.
     """
 
     lease: float = 15.0
@@ -38,6 +43,10 @@ class Timing:
     linger: float = 5.0
     progress: float = 1.0
     stop: float = 3.0
+    overview_pace: float = 0.05
+    overview_workers: float = 2.0
+    overview_recount: tuple[float, float] = (1.0, 29.0)
+    overview_tick: float = 1.0
 
 
 DEFAULT = Timing()

@@ -135,8 +135,9 @@ class Database:
                 await driver.execute(
                     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
                     f"SET LOCAL statement_timeout = {round(statement_timeout * 1000)};"
-                    # Over many rows, custom plans and hash joins are cheaper.
+                    # Over many rows, custom plans, scans of tables and hash joins are cheaper.
                     "SET LOCAL plan_cache_mode = force_custom_plan;"
+                    "SET LOCAL enable_seqscan = on;"
                     "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
                 )
                 connection = Connection(driver, in_transaction=True)
