@@ -8,6 +8,7 @@ With `HEADRACE_TEST_ROLES=1` each service connects with a role that has only its
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -46,6 +47,18 @@ if "HEADRACE_TEST_DATABASE_URL" not in os.environ:
 # Property tests have no time limit, since machines differ in speed.
 hypothesis.settings.register_profile("headrace", deadline=None)
 hypothesis.settings.load_profile("headrace")
+
+# The collected tests and modules are more than a million objects. They stay alive until the end, so
+# the garbage collector need not examine them.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all existing objects from garbage collection, and turn it on."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
 
 # A shell without job control starts background processes with SIGINT ignored. Children inherit
 # this, so a child that a test interrupts would ignore the signal.

@@ -13,6 +13,7 @@ milliseconds. Each run has its own process, standard streams, environment and si
 from __future__ import annotations
 
 import array
+import gc
 import io
 import json
 import os
@@ -65,6 +66,9 @@ def _serve(address: str, modules: list[str]) -> None:
         import_module(module.name)
     for name in ("grpc.aio", "headrace.client", "headrace.v1.job_service_pb2_grpc", *modules):
         import_module(name)
+    # A collection in a child would write to the pages that it shares with this process.
+    gc.collect()
+    gc.freeze()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
