@@ -58,8 +58,10 @@ T = TypeVar("T")
 _EXAMPLES = "HEADRACE_TEST_LIFECYCLE_EXAMPLES"
 _LONG_DELAY = timedelta(hours=1)
 # Hypothesis draws constants from all loaded modules, so the actions of a seed depend on earlier
-# tests. If a seed does not reach a row of the lifecycle table, the test tries more seeds.
-_MORE_SEEDS = 4
+# tests. If a seed does not reach a row of the lifecycle table, the test tries more seeds, each with
+# few examples.
+_MORE_SEEDS = 30
+_EXAMPLES_PER_SEED = 10
 
 keys = st.sampled_from([None, None, "a key", "another key"])
 contents = st.integers(0, 1)
@@ -603,7 +605,8 @@ def test_store_agrees_with_the_model(settings: Settings) -> None:
             for number in range(_MORE_SEEDS):
                 if set(Machine.covered_rows) == ROWS:
                     break
-                run_state_machine_as_test(seed(number)(Machine), settings=profile)
+                few = _hypothesis_settings(_EXAMPLES_PER_SEED)
+                run_state_machine_as_test(seed(number)(Machine), settings=few)
         finally:
             sys.stdout.write(rows_report(Machine.covered_rows))
             runner.run(database.close())
