@@ -226,7 +226,8 @@ async def test_job_runs_to_its_result(client: Client, driver: Driver):
     )
     assert finished_job.progress is not None
     assert (finished_job.progress.fraction, finished_job.progress.counters) == (0.5, {"done": 1})
-    assert finished_job.end_time == finished_job.update_time
+    # The two times come from separate readings of the clock.
+    assert running.start_time <= finished_job.end_time <= finished_job.update_time
     assert await history(client, job.id) == [
         T.SUBMITTED,
         T.STARTED,

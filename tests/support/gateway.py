@@ -22,8 +22,8 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.store.sql.database import Database
 from support import workers
 
-# The time limit of a call in seconds.
-TIMEOUT = 30
+# The time limit of a call in seconds, generous because the machine may be busy.
+TIMEOUT = 60
 
 STACK_TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1, in f'
 

@@ -22,8 +22,8 @@ from headrace_scheduler.service import Scheduler
 from headrace_worker.api.registry import Registry
 from headrace_worker.service import WorkerService
 
-# The limit of each wait in seconds.
-DEADLINE_S = 30
+# The limit of each wait in seconds, generous because the machine may be busy.
+DEADLINE_S = 90
 
 
 class Platform:

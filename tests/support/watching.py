@@ -27,8 +27,8 @@ from support.jobs import new_job
 
 T = TypeVar("T")
 
-# The limit of each wait in seconds.
-DEADLINE_S = 20
+# The limit of each wait in seconds, generous because the machine may be busy.
+DEADLINE_S = 60
 
 # The job id and the number of an event.
 EventId = tuple[JobId, int]
@@ -172,16 +172,22 @@ class Reader:
         self.pages: list[Any] = []
         self.events: list[JobEvent] = []
         self._changed = asyncio.Condition()
+        self._has_ended = False
         self._stream = pages
         self.task = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        async with aclosing(self._stream) as pages:
-            async for page in pages:
-                async with self._changed:
-                    self.pages.append(page)
-                    self.events += page.events if isinstance(page, WatchPage) else page
-                    self._changed.notify_all()
+        try:
+            async with aclosing(self._stream) as pages:
+                async for page in pages:
+                    async with self._changed:
+                        self.pages.append(page)
+                        self.events += page.events if isinstance(page, WatchPage) else page
+                        self._changed.notify_all()
+        finally:
+            async with self._changed:
+                self._has_ended = True
+                self._changed.notify_all()
 
     @property
     def seqs(self) -> list[int]:
@@ -196,9 +202,14 @@ class Reader:
 
         Raises:
             TimeoutError: the condition was not met in time.
+            HeadraceError: the stream ended before.
         """
-        async with asyncio.timeout(within), self._changed:
-            await self._changed.wait_for(lambda: met(self))
+        async with asyncio.timeout(within):
+            async with self._changed:
+                await self._changed.wait_for(lambda: met(self) or self._has_ended)
+            if not met(self):
+                await self.task
+                raise AssertionError("the stream has ended")
 
     async def has(self, count: int, *, within: float = DEADLINE_S) -> None:
         """Wait until at least `count` events were read."""

@@ -176,18 +176,18 @@ async def filled(
     await worker.start_job(failed)
     await worker.fail(failed)
     # Older versions accepted documents of these sizes.
-    async with database.transaction() as connection:
-        for name, pieces in (("progress", 20_000), ("progress", 2_000_000), ("result", 3_000_000)):
+    for name, pieces in (("progress", 20_000), ("progress", 2_000_000), ("result", 3_000_000)):
+        document = {"fraction": 1, "message": "", "counters": {"a": [0] * pieces}}
+        row = {
+            "document": json.dumps(document),
+            "id": filled.job_ids[1 if name == "result" else 2],
+        }
+        async with database.statement() as connection:
             await connection.execute(
                 text(
                     f"UPDATE jobs SET {name} = CAST(:document AS json) WHERE id = CAST(:id AS uuid)"
                 ),
-                {
-                    "document": json.dumps(
-                        {"fraction": 1, "message": "", "counters": {"a": [0] * pieces}}
-                    ),
-                    "id": filled.job_ids[1 if name == "result" else 2],
-                },
+                row,
             )
     return filled
 

@@ -14,7 +14,9 @@ from headrace_core.store.sql.database import Database
 async def large_pool(settings: Settings) -> AsyncIterator[Database]:
     """The database, with enough connections for many concurrent transactions."""
     database = Database(
-        settings.model_copy(update={"database_pool_size": 40}), application="test-crowd"
+        # On a busy machine, many simultaneous connects take long.
+        settings.model_copy(update={"database_pool_size": 40, "database_timeout": 60.0}),
+        application="test-crowd",
     )
     try:
         yield database

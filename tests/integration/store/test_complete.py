@@ -33,10 +33,11 @@ from headrace_core.store.jobs.complete import (
 )
 from headrace_core.store.jobs.recover import recover_lost
 from headrace_core.store.sql.database import Database
-from headrace_core.wake import Topic, WakeBus
+from headrace_core.wake import Topic
 from support.histories import assert_legal
 from support.jobs import history, read_job
 from support.leading import lead
+from support.listening import QUIET_PERIOD_S, WAKE_UP_TIMEOUT_S, listening
 from support.states import PreparedJob, prepare_job
 from support.workers import attempt_end, lapse, write_ends
 
@@ -256,20 +257,11 @@ async def test_completion_in_an_ended_transaction_is_refused(
 async def test_completion_wakes_gateways_at_its_commit(
     database: Database, settings: Settings, running_job: PreparedJob
 ) -> None:
-    bus = WakeBus(settings, database, Topic.EVENTS)
-    events = bus.subscribe(Topic.EVENTS)
-    await bus.start()
-    try:
-        async with asyncio.timeout(20):
-            # Each of the two new connections counts as a wake-up.
-            while await events.wait(0.5):
-                pass
-            async with by_asyncpg(settings.postgresql_url) as connection:
-                await complete_attempt(connection, AttemptKey(running_job.job.id, 1), result="1")
-                assert not await events.wait(0.2)
-            assert await events.wait(10) == {Topic.EVENTS}
-    finally:
-        await bus.stop()
+    async with listening(settings, database, Topic.EVENTS) as events:
+        async with by_asyncpg(settings.postgresql_url) as connection:
+            await complete_attempt(connection, AttemptKey(running_job.job.id, 1), result="1")
+            assert not await events.wait(QUIET_PERIOD_S)
+        assert await events.wait(WAKE_UP_TIMEOUT_S) == {Topic.EVENTS}
 
 
 async def test_recovery_skips_a_job_that_is_being_completed(

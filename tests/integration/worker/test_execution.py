@@ -293,9 +293,10 @@ async def test_waiting_for_a_process_counts_only_for_the_deadline(
 ) -> None:
     one_process = settings.model_copy(update={"worker_processes": 1, "worker_cancel_grace": 0.1})
     async with platform(one_process, handlers()) as jobs:
-        first = await jobs.submit("t.spin", timeout=timedelta(seconds=4))
+        first = await jobs.submit("t.spin", timeout=timedelta(seconds=9))
         await jobs.until(first, E.OUTPUT)
-        patient = await jobs.submit("t.process", '{"number": 1}', timeout=timedelta(seconds=3))
+        # It waits longer than its timeout, which is enough to start a process on a busy machine.
+        patient = await jobs.submit("t.process", '{"number": 1}', timeout=timedelta(seconds=8))
         late = await jobs.submit(
             "t.process", '{"number": 1}', deadline=datetime.now(UTC) + timedelta(seconds=1)
         )
@@ -339,7 +340,7 @@ async def test_payload_mismatch_is_found_in_a_process(jobs: Platform) -> None:
 async def test_handler_with_an_unusual_end_fails_alone(
     jobs: Platform, job_type: str, error: str
 ) -> None:
-    others = await jobs.submit_many(20, "t.echo")
+    others = await jobs.submit_many(4, "t.echo")
     job = await jobs.until_ended(await jobs.submit(job_type))
     assert job.state is JobState.FAILED
     assert job.error is not None

@@ -26,7 +26,7 @@ from support.handlers import handlers
 from support.processes import is_running
 from support.until import until
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 
 
 class Reporter:
