@@ -12,6 +12,7 @@ from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings, StartRefused
 from headrace_health import CertificateFiles, Check, Health, metrics_context
 from headrace_web.app import create_app
+from headrace_web.feeds import Feeds, feed_routes
 from headrace_web.gateway import Gateway
 from headrace_web.metrics import Requests, web_metrics
 from headrace_web.pages import page_routes
@@ -78,6 +79,8 @@ class Web:
         health = Health(checks=[Check(name="gateway", ping=gateway.check_health)])
         requests = Requests()
         stopping = asyncio.Event()
+        feeds = Feeds()
+        on_stop.push_async_callback(feeds.stop)
         server = HttpServer(
             create_app(
                 settings,
@@ -90,6 +93,7 @@ class Web:
                         stopping=stopping,
                         max_request_bytes=settings.max_request_bytes,
                     ),
+                    *feed_routes(gateway, feeds, stopping=stopping),
                     *page_routes(),
                 ],
             ),

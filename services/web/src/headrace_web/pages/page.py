@@ -28,6 +28,7 @@ class Page:
 
 
 PAGES: Final = (
+    Page(path="/", title="Overview", script="overview", needs="jobs:read"),
     Page(path="/jobs", title="Jobs", script="jobs", needs="jobs:read"),
     Page(path="/jobs/{id}", title="Job", script="job", section="jobs", listed=False),
     Page(path="/submit", title="Submit", script="submit", needs="jobs:submit"),

@@ -32,10 +32,10 @@ export function notify(text, kind = "info") {
   if (kind !== "error") setTimeout(() => message.remove(), 6000);
 }
 
-/** Shows an error of a call as a message. Cancelled calls are not shown. */
+/** Shows an error or a problem document as a message. Cancelled calls are not shown. */
 export function notifyError(error) {
-  if (error.name === "AbortError" || error.status === 401) return;
-  notify(error.message, "error");
+  if (!error || error.name === "AbortError" || error.status === 401) return;
+  notify(error.message || error.detail || error.title || String(error), "error");
 }
 
 /** Returns a section that explains why it has no content and what to do. */

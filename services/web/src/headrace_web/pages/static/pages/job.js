@@ -9,6 +9,10 @@ import { drawTimeline } from "../lib/timeline.js";
 import { ask, button, copyButton, field, loading, notify, notifyError, stateMark, timeMark } from "../lib/ui.js";
 
 const TERMINAL = new Set(["SUCCEEDED", "FAILED", "CANCELLED"]);
+const EVENT_TYPES = [
+  "submitted", "due", "started", "progressed", "output", "succeeded", "retry_scheduled", "failed", "interrupted",
+  "worker_lost", "cancel_requested", "cancelled", "expired", "requeued",
+];
 // Old pieces of a long output are dropped from the page; the job keeps them.
 const MAX_OUTPUT_PIECES = 5000;
 
@@ -83,9 +87,34 @@ class JobView {
       if (!waiting.length) requestAnimationFrame(flush);
       waiting.push(event);
     };
-    const url = withQuery(`/v1/jobs/${encodeURIComponent(this.id)}/events`, { stream: "true" });
-    this.stream = follow(url, { job: listener, end: () => this.stream.close(), expired: () => notify("The events of this job are no longer stored.") });
+    this.stream = follow(`/v1/jobs/${encodeURIComponent(this.id)}/events`, Object.fromEntries(EVENT_TYPES.map((type) => [type, listener])), {
+      ended: () => this.waitForRequeue(),
+      gone: () => notify("The events of this job are no longer stored."),
+      refused: notifyError,
+    });
     this.clock = setInterval(() => this.showTimeline(), 1000);
+  }
+
+  /** Follows a job that has ended, in case it is requeued. */
+  waitForRequeue() {
+    const restart = async () => {
+      await this.reload();
+      if (TERMINAL.has(state(this.job.state))) return;
+      this.stream.close();
+      this.restart();
+    };
+    const check = () => restart().catch(notifyError);
+    this.stream = follow(withQuery("/v1/events", { jobId: this.id }), { caught_up: check, requeued: check }, { refused: notifyError });
+  }
+
+  restart() {
+    this.stream.close();
+    clearInterval(this.clock);
+    fill(this.parts.events);
+    fill(this.parts.output);
+    this.events = [];
+    this.pieces = 0;
+    this.follow();
   }
 
   addEvents(events) {
@@ -154,14 +183,7 @@ class JobView {
     try {
       const job = await post(`/v1/jobs/${encodeURIComponent(this.id)}:${verb}`, { reason: form.get("reason") });
       Object.assign(this.job, { state: job.state, cancelRequestTime: job.cancelRequestTime });
-      if (verb === "retry") {
-        this.stream.close();
-        clearInterval(this.clock);
-        fill(this.parts.events);
-        fill(this.parts.output);
-        this.events = [];
-        this.follow();
-      }
+      if (verb === "retry") this.restart();
       this.show();
     } catch (error) {
       notifyError(error);

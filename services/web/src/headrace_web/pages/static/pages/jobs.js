@@ -76,10 +76,7 @@ class JobsPage {
     if (push && url !== location.pathname + location.search) history.pushState(null, "", url);
     this.showViews();
     this.stream?.close();
-    this.stream = follow(withQuery("/feed/jobs", { filter, pageSize: PAGE_SIZE }), {
-      jobs: (change) => this.take(change),
-      error: (problem) => this.reject(problem),
-    });
+    this.stream = follow(withQuery("/feed/jobs", { filter, pageSize: PAGE_SIZE }), { jobs: (change) => this.take(change) }, { refused: (problem) => this.reject(problem) });
   }
 
   /** Applies a message of the feed: the order of the first page and the rows that changed. */

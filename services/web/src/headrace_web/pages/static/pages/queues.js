@@ -16,13 +16,12 @@ export async function start(content) {
   ]);
   const note = h("div");
   fill(content, h("div.heading", {}, h("h1", {}, "Queues")), h("section.panel", { "aria-label": "Queues" }, element, note));
-  follow("/feed/queues", {
-    queues: ({ queues = [] }) => {
+  follow("/feed/overview", {
+    overview: ({ queues = [] }) => {
       reconcile(body, queues, (queue) => queue.queue, createRow, fillRow);
       fill(note, queues.length ? null : empty("There is no queue yet.", "A queue exists while jobs of it are stored or a worker serves it."));
     },
-    error: notifyError,
-  });
+  }, { refused: notifyError });
 }
 
 function createRow(queue) {

@@ -15,8 +15,7 @@ export async function start(content) {
       reconcile(list, workers, (worker) => worker.id, createPanel, fillPanel);
       fill(note, workers.length ? null : empty("No worker is registered.", "Start one with `python -m headrace_worker` or `headrace up`."));
     },
-    error: notifyError,
-  });
+  }, { refused: notifyError });
 }
 
 function createPanel(worker) {

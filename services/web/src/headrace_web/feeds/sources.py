@@ -1,0 +1,255 @@
+"""The sources of feeds: streams and lists of the gateway as steps of a feed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from grpc import aio
+from grpc.aio import AioRpcError
+
+from headrace._gateways import Gateway as Connection
+from headrace._headers import Metadata as CallMetadata
+from headrace._status import call_error
+from headrace._stream import Start
+from headrace.errors import PermissionDenied
+from headrace.v1 import job_service_pb2, monitor_service_pb2
+from headrace_web.feeds.shared import Reader
+from headrace_web.gateway import Gateway, Metadata
+from headrace_web.rest.documents import document
+from headrace_web.rest.operations import method_of
+from headrace_web.rest.sse import message
+
+# The least time between two overviews, in nanoseconds: below it, people see no difference.
+_OVERVIEW_INTERVAL: Final = Duration(nanos=200_000_000)
+# The deadline of a list call, in seconds.
+_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A step whose message replaces everything before it.
+
+    Attributes:
+        event: the type of the message.
+        content: the message of the contract.
+    """
+
+    event: str
+    content: Message
+
+    @cached_property
+    def _encoded(self) -> bytes:
+        return message(event=self.event, document=document(self.content))
+
+    def change(self) -> bytes:
+        """Return the message."""
+        return self._encoded
+
+    def snapshot(self) -> bytes:
+        """Return the message."""
+        return self._encoded
+
+
+@dataclass(frozen=True)
+class Page:
+    """A step of a list of jobs: the order of the page, and the rows that changed.
+
+    Attributes:
+        jobs: the jobs of the page, in order.
+        changed: the jobs that the previous step lacked or had in another form.
+        next_page_token: the token of the next page; empty if there is none.
+    """
+
+    jobs: Sequence[Any]
+    changed: Sequence[Any]
+    next_page_token: str
+
+    def change(self) -> bytes:
+        """Return the message with the rows that changed."""
+        return self._encode(self.changed)
+
+    def snapshot(self) -> bytes:
+        """Return the message with all rows."""
+        return self._snapshot
+
+    @cached_property
+    def _snapshot(self) -> bytes:
+        return self._encode(self.jobs)
+
+    def _encode(self, rows: Sequence[Any]) -> bytes:
+        content = {
+            "order": [job.id for job in self.jobs],
+            "jobs": [document(job) for job in rows],
+            "nextPageToken": self.next_page_token,
+        }
+        return message(event="jobs", document=content)
+
+
+class Tick:
+    """A step that only tells other feeds to read again."""
+
+    def change(self) -> bytes:
+        """Return one character, because readers wait for messages."""
+        return b"."
+
+    snapshot = change
+
+
+async def overviews(gateway: Gateway, metadata: Metadata) -> AsyncGenerator[Whole, None]:
+    """Yield each overview of the tenant.
+
+    Raises:
+        CallError: the gateway rejects the stream.
+    """
+    request = monitor_service_pb2.WatchOverviewRequest(interval=_OVERVIEW_INTERVAL)
+    start = _starts("MonitorService/WatchOverview", request)
+    stream = gateway.follow(metadata=metadata, endless=True)
+    try:
+        while (response := await stream.next(start)) is not None:
+            if response.HasField("overview"):
+                stream.reset_backoff()
+                yield Whole("overview", response.overview)
+    finally:
+        await stream.aclose()
+
+
+async def changes(
+    gateway: Gateway, metadata: Metadata, overview: Reader
+) -> AsyncGenerator[Tick, None]:
+    """Yield a step whenever jobs may have changed.
+
+    Args:
+        gateway: the gateway.
+        metadata: the metadata of the calls.
+        overview: a reader of the overviews; closed at the end. A principal whose scope has no
+            overview follows its jobs instead.
+
+    Raises:
+        CallError: the gateway rejects the stream.
+    """
+    try:
+        while True:
+            await overview.next()
+            yield Tick()
+    except PermissionDenied:
+        pass
+    finally:
+        await overview.aclose()
+    cursor = ""
+
+    def start(connection: Connection, sent: CallMetadata) -> aio.UnaryStreamCall[Any, Any]:
+        request = job_service_pb2.WatchJobsRequest(cursor=cursor)
+        return _starts("JobService/WatchJobs", request)(connection, sent)
+
+    stream = gateway.follow(metadata=metadata, endless=True)
+    try:
+        while (response := await stream.next(start)) is not None:
+            cursor = response.cursor
+            if response.events or response.mark == job_service_pb2.WATCH_MARK_CAUGHT_UP:
+                stream.reset_backoff()
+                yield Tick()
+    finally:
+        await stream.aclose()
+
+
+def _starts(rpc: str, request: Message) -> Start[Any]:
+    """Return a function that starts a streaming RPC on a connection."""
+    method = method_of(rpc)
+
+    def start(connection: Connection, sent: CallMetadata) -> aio.UnaryStreamCall[Any, Any]:
+        multicallable: aio.UnaryStreamMultiCallable[Any, Any] = connection.channel.unary_stream(
+            method.path,
+            request_serializer=method.request_type.SerializeToString,
+            response_deserializer=method.response_type.FromString,
+        )
+        return multicallable(request, metadata=sent)
+
+    return start
+
+
+async def pages_of_jobs(
+    gateway: Gateway,
+    metadata: Metadata,
+    trigger: Reader,
+    *,
+    matching: str,
+    page_size: int,
+    interval: float,
+) -> AsyncGenerator[Page, None]:
+    """Yield the first page of the jobs that match a filter, whenever it changes.
+
+    Args:
+        gateway: the gateway.
+        metadata: the metadata of the calls.
+        trigger: has a message whenever a job may have changed; closed at the end.
+        matching: the filter.
+        page_size: the number of jobs.
+        interval: the least time between two reads, in seconds.
+
+    Raises:
+        CallError: the gateway rejects a call.
+    """
+    request = job_service_pb2.ListJobsRequest(filter=matching, page_size=page_size)
+    known: Mapping[str, bytes] = {}
+    order: Sequence[str] = ()
+
+    async for response in _lists(
+        gateway, metadata, trigger, rpc="JobService/ListJobs", request=request, interval=interval
+    ):
+        rows = {job.id: job.SerializeToString(deterministic=True) for job in response.jobs}
+        changed = [job for job in response.jobs if known.get(job.id) != rows[job.id]]
+        if changed or list(rows) != order or not known:
+            yield Page(response.jobs, changed, response.next_page_token)
+        known, order = rows, list(rows)
+
+
+async def lists(
+    gateway: Gateway,
+    metadata: Metadata,
+    trigger: Reader,
+    *,
+    event: str,
+    rpc: str,
+    request: Message,
+    interval: float,
+) -> AsyncGenerator[Whole, None]:
+    """Yield the response of a list RPC, whenever it changes; see `pages_of_jobs`."""
+    last: Message | None = None
+    async for response in _lists(
+        gateway, metadata, trigger, rpc=rpc, request=request, interval=interval
+    ):
+        if response != last:
+            yield Whole(event, response)
+        last = response
+
+
+async def _lists(
+    gateway: Gateway,
+    metadata: Metadata,
+    trigger: Reader,
+    *,
+    rpc: str,
+    request: Message,
+    interval: float,
+) -> AsyncGenerator[Any, None]:
+    loop = asyncio.get_running_loop()
+    try:
+        while True:
+            # The trigger comes first, so that no change between the two is missed.
+            await trigger.next()
+            read_time = loop.time()
+            try:
+                yield await gateway.call(
+                    method_of(rpc), request, metadata=metadata, timeout=_TIMEOUT_S
+                )
+            except AioRpcError as error:
+                raise call_error(error) from None
+            await asyncio.sleep(read_time + interval - loop.time())
+    finally:
+        await trigger.aclose()
