@@ -257,7 +257,7 @@ function facts(job) {
     ["Priority", job.priority || 0],
     ["Attempt", job.attempt || "none yet"],
     ["Submitted", [timeMark(job.createTime), job.submittedBy ? ` by ${job.submittedBy}` : ""]],
-    job.scheduleTime ? ["Scheduled for", timeMark(job.scheduleTime)] : null,
+    job.scheduleTime && job.scheduleTime !== job.createTime ? ["Scheduled for", timeMark(job.scheduleTime)] : null,
     ["Started", timeMark(job.startTime)],
     ["Ended", timeMark(job.endTime)],
     ["Timeout", job.timeout ? duration(seconds(job.timeout)) : "default of the handler"],

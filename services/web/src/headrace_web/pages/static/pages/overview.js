@@ -115,9 +115,15 @@ function figuresOf(overview) {
     ["ended", rate((recent.succeeded || 0) + (recent.failed || 0) + (recent.cancelled || 0)), period],
     ["slots busy", `${number(overview.busySlots)} / ${number(overview.slots)}`, `${number(overview.workers)} workers, ${number(overview.drainingWorkers)} draining`],
     ["oldest waiting", oldestJob ? duration((Date.now() - new Date(oldestJob.queueTime)) / 1000) : "–", oldestJob ? `${oldestJob.type} in ${oldestJob.queue}` : "No job waits."],
-    ["wait p50 / p95", `${duration(seconds(wait.p50))} / ${duration(seconds(wait.p95))}`, "attempts of the last minute"],
-    ["run p50 / p95", `${duration(seconds(run.p50))} / ${duration(seconds(run.p95))}`, "attempts of the last minute"],
+    ["median wait", duration(seconds(wait.p50)), lastMinute(wait)],
+    ["median run time", duration(seconds(run.p50)), lastMinute(run)],
+    ["wait, p95", duration(seconds(wait.p95)), lastMinute(wait)],
+    ["run time, p95", duration(seconds(run.p95)), lastMinute(run)],
   ];
+}
+
+function lastMinute({ count = 0 }) {
+  return `${number(count)} attempts of the last minute`;
 }
 
 function fillQueue(row, queue) {
