@@ -79,9 +79,9 @@ async def test_bootstrap_prints_an_api_key(settings: Settings, database: Databas
     ],
 )
 async def test_invalid_arguments_are_rejected(
-    settings: Settings, arguments: tuple[str, ...], reason: str
+    headrace: Headrace, settings: Settings, arguments: tuple[str, ...], reason: str
 ) -> None:
-    completed = core(settings, *arguments)
+    completed = headrace(settings, "admin", "bootstrap", *arguments)
     assert (completed.returncode, completed.stdout) == (1, "")
     assert reason in completed.stderr
 
