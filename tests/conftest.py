@@ -177,7 +177,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[AsyncRedis]:
     """A client for the test's Redis."""
-    client = AsyncRedis.from_url(settings.redis_url.get_secret_value(), socket_timeout=10)
+    client = AsyncRedis.from_url(settings.redis_url.get_secret_value(), socket_timeout=60)
     yield client
     await client.aclose()
 

@@ -115,7 +115,7 @@ def shorten_logins(url: str) -> None:
 
 def _execute(url: str, *statements: str) -> None:
     async def execute() -> None:
-        connection = await asyncpg.connect(url, timeout=10, command_timeout=30)
+        connection = await asyncpg.connect(url, timeout=60, command_timeout=30)
         try:
             for statement in filter(None, statements):
                 await connection.execute(statement)

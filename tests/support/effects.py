@@ -60,7 +60,7 @@ async def process_loop(payload: Effect, ctx: Context) -> str:
 
 
 async def _complete_with_asyncpg(payload: Effect, ctx: Context) -> str:
-    connection = await asyncpg.connect(payload.url, timeout=10)
+    connection = await asyncpg.connect(payload.url, timeout=60)
     try:
         await ctx.progress(0.5, "half")
         transaction = connection.transaction()
@@ -128,7 +128,7 @@ def never_ends(payload: Effect, ctx: SyncContext) -> None:
 @handler("e.slow", timeout=60)
 async def slow(payload: Effect, ctx: Context) -> None:
     """Sleep between the effect, the completion, the commit and the return."""
-    connection = await asyncpg.connect(payload.url, timeout=10)
+    connection = await asyncpg.connect(payload.url, timeout=60)
     try:
         async with connection.transaction():
             await connection.execute(

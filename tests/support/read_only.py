@@ -19,7 +19,7 @@ async def set_read_only(settings: Settings, *, read_only: bool, end_sessions: bo
     """
     url = urlsplit(settings.postgresql_url)
     name = url.path.removeprefix("/")
-    operator = await asyncpg.connect(url._replace(path="/postgres").geturl(), timeout=10)
+    operator = await asyncpg.connect(url._replace(path="/postgres").geturl(), timeout=60)
     try:
         change = "SET default_transaction_read_only = " + ("on" if read_only else "off")
         await operator.execute(f'ALTER DATABASE "{name}" {change}')

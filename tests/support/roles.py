@@ -103,7 +103,7 @@ def use_roles(patch: pytest.MonkeyPatch, roles: Roles) -> None:
 
 def _execute(url: str, *statements: str) -> None:
     async def execute() -> None:
-        connection = await asyncpg.connect(url, timeout=10, command_timeout=30)
+        connection = await asyncpg.connect(url, timeout=60, command_timeout=30)
         try:
             for statement in statements:
                 await connection.execute(statement)

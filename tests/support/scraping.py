@@ -36,5 +36,5 @@ async def scrape_until(port: int, met: Callable[[Scrape], bool], *, within: floa
 
 
 def _get(url: str) -> str:
-    with urlopen(url, timeout=10) as response:
+    with urlopen(url, timeout=60) as response:
         return str(response.read().decode())

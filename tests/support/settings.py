@@ -51,7 +51,7 @@ def _short() -> Settings:
 def empty_redis(urls: Iterator[str]) -> str:
     """Empty the next Redis database of `urls` and return its URL."""
     url = next(urls)
-    with Redis.from_url(url, socket_timeout=10) as client:
+    with Redis.from_url(url, socket_timeout=60) as client:
         client.flushdb()
     return url
 

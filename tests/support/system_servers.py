@@ -235,7 +235,7 @@ default_pool_size = 50
 
 async def _responds(url: str, *statements: str) -> bool:
     try:
-        connection = await asyncpg.connect(url, timeout=5, statement_cache_size=0)
+        connection = await asyncpg.connect(url, timeout=60, statement_cache_size=0)
     except (OSError, asyncpg.PostgresError):
         return False
     try:
@@ -247,7 +247,7 @@ async def _responds(url: str, *statements: str) -> bool:
 
 
 async def _redis_responds(url: str) -> bool:
-    client: Redis = Redis.from_url(url, socket_timeout=5)
+    client: Redis = Redis.from_url(url, socket_timeout=60)
     try:
         await client.ping()
     except (RedisError, OSError):

@@ -135,7 +135,7 @@ async def running_worker(
     try:
         yield worker
     finally:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await end_tasks(main, *callbacks.tasks)
         await worker.close()
     assert main.cancelled(), main.exception()

@@ -299,7 +299,7 @@ async def test_server_serves_only_metrics_until_it_stops(settings: Settings, dat
         _, idle = await asyncio.open_connection("127.0.0.1", port)
         await scrape(port)
     finally:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await gateway.stop()
     idle.close()
     with pytest.raises(ConnectionRefusedError):

@@ -247,7 +247,7 @@ async def test_stop_ends_streams_and_completes_open_calls(
     assert (await stream.read()).events
     calls = [asyncio.ensure_future(jobs.SubmitJob(SUBMIT)) for _ in range(50)]
     await calls[0]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await gateway.stop()
         results = await asyncio.gather(*calls, return_exceptions=True)
         # Each submit was either stored, or rejected with a status that clients retry at another

@@ -72,7 +72,7 @@ async def candidate(
     try:
         yield contender
     finally:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await end_tasks(running)
         await database.close()
     assert running.cancelled(), running.exception()
@@ -133,12 +133,12 @@ async def test_leader_renews_its_lease(settings: Settings, monkeypatch: pytest.M
         renewals.append(options)
 
     monkeypatch.setattr(leader, "renew_lead", renew_and_count)
-    async with candidate(settings, recorded, lease=3) as first:
+    async with candidate(settings, recorded, lease=4.5) as first:
         await until_one_leads(first)
         async with candidate(settings, recorded) as standby:
-            # A lease lasts for three renewal intervals, so the fifth renewal proves that it was
+            # A lease lasts for three renewal intervals, so the fourth renewal proves that it was
             # extended.
-            await until(lambda: len(renewals) == 5)
+            await until(lambda: len(renewals) == 4)
             assert not standby.leading.is_set()
             assert (recorded.active, recorded.terms) == (1, [1])
 
@@ -147,7 +147,7 @@ async def test_leader_with_a_refused_renewal_stops(settings: Settings, database:
     # The leader renews after each third of the lease. On a busy machine, a shorter lease could
     # lapse before a renewal.
     recorded, other_holder = RecordedWork(), uuid4()
-    async with candidate(settings, recorded, lease=6.0) as contender:
+    async with candidate(settings, recorded, lease=9.0) as contender:
         await until_one_leads(contender)
         # Another scheduler takes the lead, as after a suspension of this one.
         await lose_lead(database)

@@ -59,7 +59,7 @@ def serve(postgres: EmbeddedPostgres, folder: DataFolder) -> Server:
 
 def execute(url: str, statement: str) -> object:
     async def run() -> object:
-        connection = await asyncpg.connect(url, timeout=10)
+        connection = await asyncpg.connect(url, timeout=60)
         try:
             return await connection.fetchval(statement)
         finally:

@@ -48,7 +48,7 @@ SyncOpener = Callable[[str], AbstractContextManager[Any]]
 
 @asynccontextmanager
 async def by_asyncpg(url: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await asyncpg.connect(url, timeout=60)
     try:
         async with connection.transaction():
             yield connection
@@ -280,7 +280,7 @@ async def test_connection_without_a_transaction_is_rejected(
     database: Database, settings: Settings, running_job: PreparedJob
 ) -> None:
     key = AttemptKey(running_job.job.id, 1)
-    connection = await asyncpg.connect(settings.postgresql_url, timeout=10)
+    connection = await asyncpg.connect(settings.postgresql_url, timeout=60)
     with pytest.raises(ValueError, match="transaction"):
         await complete_attempt(connection, key, result="1")
     connection.terminate()

@@ -220,7 +220,7 @@ async def test_idle_transaction_times_out_and_releases_its_locks(
     with pytest.raises(Unavailable):
         async with idle.transaction() as connection:
             await connection.execute(text("UPDATE jobs SET priority = 1"))
-            async with asyncio.timeout(10), database.transaction() as other:
+            async with asyncio.timeout(60), database.transaction() as other:
                 await other.execute(text("UPDATE jobs SET priority = 2"))
     await idle.close()
     assert (await read_job(database, job.id)).priority == 2

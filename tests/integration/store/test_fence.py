@@ -43,7 +43,7 @@ async def expire(database: Database) -> Sequence[JobId]:
 @pytest.fixture
 async def handler_connection(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
     """A handler's connection, which is closed with its transaction at the end of the test."""
-    connection = await asyncpg.connect(settings.postgresql_url, timeout=10, command_timeout=10)
+    connection = await asyncpg.connect(settings.postgresql_url, timeout=60, command_timeout=60)
     yield connection
     connection.terminate()
 
@@ -169,7 +169,7 @@ async def test_reports_are_counted_during_a_checked_transaction(
         await report(database, running_job.worker_id, sent)
         # The handler waits for the response, so the report must not wait for the handler's
         # transaction.
-        async with asyncio.timeout(10), database.transaction() as connection:
+        async with asyncio.timeout(60), database.transaction() as connection:
             assert await count_reports(connection, AttemptKey(job.id, 1)) == 1
 
 

@@ -237,7 +237,7 @@ async def test_stopped_leader_in_a_transaction_blocks_no_successor(
 ) -> None:
     await create_due_job(database)
     term = await lead(database)
-    async with asyncio.timeout(10), database.transaction() as connection:
+    async with asyncio.timeout(60), database.transaction() as connection:
         assert await promote_due(connection, term=term, limit=10) == 1
         await lose_lead(database)
         assert await take_lead_as(database) == term + 1

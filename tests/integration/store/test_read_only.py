@@ -89,7 +89,7 @@ async def test_probe_of_a_locked_table_waits_and_recovers(
         await until(is_blocked)
         assert not probing.done()
         await holder.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await probing
 
 

@@ -24,7 +24,7 @@ class Pieces:
 
 async def test_output_emits_first_text_at_once_and_rest_together() -> None:
     pieces = Pieces()
-    async with asyncio.timeout(10), CoalescedOutput(pieces.emit, interval=60) as output:
+    async with asyncio.timeout(60), CoalescedOutput(pieces.emit, interval=60) as output:
         output.write("first")
         await pieces.arrived.wait()
         assert pieces.emitted == ["first"]
@@ -35,7 +35,7 @@ async def test_output_emits_first_text_at_once_and_rest_together() -> None:
 
 async def test_pending_text_is_emitted_after_the_interval() -> None:
     pieces = Pieces()
-    async with asyncio.timeout(10), CoalescedOutput(pieces.emit, interval=0.01) as output:
+    async with asyncio.timeout(60), CoalescedOutput(pieces.emit, interval=0.01) as output:
         output.write("a")
         await pieces.arrived.wait()
         pieces.arrived.clear()
@@ -46,14 +46,14 @@ async def test_pending_text_is_emitted_after_the_interval() -> None:
 
 async def test_output_without_text_emits_nothing() -> None:
     pieces = Pieces()
-    async with asyncio.timeout(10), CoalescedOutput(pieces.emit):
+    async with asyncio.timeout(60), CoalescedOutput(pieces.emit):
         pass
     assert pieces.emitted == []
 
 
 async def test_long_text_is_emitted_in_pieces() -> None:
     pieces = Pieces()
-    async with asyncio.timeout(10), CoalescedOutput(pieces.emit) as output:
+    async with asyncio.timeout(60), CoalescedOutput(pieces.emit) as output:
         output.write("x" * (2 * PIECE + 1))
     assert [len(str(piece)) for piece in pieces.emitted] == [PIECE, PIECE, 1]
 
@@ -66,7 +66,7 @@ async def test_emit_error_is_raised_by_write() -> None:
         raise Fail("too large")
 
     async def write() -> None:
-        async with asyncio.timeout(10), CoalescedOutput(emit) as output:
+        async with asyncio.timeout(60), CoalescedOutput(emit) as output:
             output.write("a")
             await failed.wait()
             while True:
@@ -82,7 +82,7 @@ async def test_last_emit_error_is_raised_at_the_end() -> None:
         raise Fail("too large")
 
     with pytest.raises(Fail, match="too large"):
-        async with asyncio.timeout(10), CoalescedOutput(emit) as output:
+        async with asyncio.timeout(60), CoalescedOutput(emit) as output:
             output.write("a")
 
 
@@ -91,7 +91,7 @@ async def test_block_error_stops_the_output() -> None:
     before = asyncio.all_tasks()
 
     async def write() -> None:
-        async with asyncio.timeout(10), CoalescedOutput(pieces.emit, interval=60) as output:
+        async with asyncio.timeout(60), CoalescedOutput(pieces.emit, interval=60) as output:
             output.write("a")
             await pieces.arrived.wait()
             output.write("b")
@@ -116,7 +116,7 @@ async def test_cancellation_stops_the_last_emit() -> None:
 
     before = asyncio.all_tasks()
     writer = asyncio.create_task(write())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await started.wait()
         writer.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -52,7 +52,7 @@ def test_broken_fails_without_retries(examples: ModuleType) -> None:
 
 async def test_slow_reports_progress_to_the_end(examples: ModuleType) -> None:
     recording = Recording()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         slept = await examples.slow(examples.Slow(seconds=0.25), async_context(recording))
     assert slept.seconds >= 0.25
     assert recording.fractions[0] < 0.1
@@ -64,7 +64,7 @@ async def test_slow_stops_when_it_is_cancelled(examples: ModuleType) -> None:
     recording = Recording()
     ctx = async_context(recording)
     job = asyncio.create_task(examples.slow(examples.Slow(seconds=3600), ctx))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await recording.reported.wait()
         ctx.cancel_event.set()
         with pytest.raises(Stopped):

@@ -182,7 +182,7 @@ async def test_checks_are_repeated():
 
     health = Health(checks=(Check(name="postgresql", ping=ping),), interval=0.001)
     await health.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for _ in range(4):
             await rounds.get()
     await health.enter_graceful_shutdown()

@@ -92,7 +92,7 @@ class EndRecorder:
         self._ended.set()
 
     async def wait(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self._ended.wait()
 
     @property
