@@ -7,8 +7,11 @@ import asyncio
 import grpc
 import grpc.aio
 import pytest
+from sqlalchemy import text
 
 from headrace.v1 import tenant_service_pb2 as pb
+from headrace.v1.access_service_pb2 import MintWatchTokenRequest, WhoAmIRequest
+from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.job_pb2 import JobSpec
 from headrace.v1.job_service_pb2 import (
     BatchSubmitJobsRequest,
@@ -18,11 +21,15 @@ from headrace.v1.job_service_pb2 import (
     WatchJobsRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.session_service_pb2 import LoginRequest
+from headrace.v1.session_service_pb2_grpc import SessionServiceStub
 from headrace.v1.tenant_service_pb2_grpc import TenantServiceStub
+from headrace.v1.user_service_pb2 import CreateUserRequest
+from headrace.v1.user_service_pb2_grpc import UserServiceStub
 from headrace_core.domain.access import Role
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
-from support.access import Metadata, add_tenant, caller
+from support.access import Metadata, add_tenant, bearer, caller
 from support.gateway import TIMEOUT, rpc_error
 from support.until import until
 
@@ -191,6 +198,51 @@ async def test_tenant_deletion_cannot_be_stopped(
     )
     assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STATE_CONFLICT")
     assert error.metadata == {"tenant": "acme", "state": "DELETING"}
+
+
+async def test_credentials_of_a_deleted_tenant_are_rejected_in_a_new_one(
+    channel: grpc.aio.Channel,
+    database: Database,
+    tenants: TenantServiceStub,
+    acme: Metadata,
+    platform: Metadata,
+) -> None:
+    access, users = AccessServiceStub(channel), UserServiceStub(channel)
+    minted = await access.MintWatchToken(
+        MintWatchTokenRequest(labels={"user": "42"}), metadata=acme
+    )
+    user = await users.CreateUser(CreateUserRequest(name="ada"), metadata=acme)
+    login = await SessionServiceStub(channel).Login(
+        LoginRequest(username="ada", password=user.password, tenant="acme")
+    )
+    old = (acme, bearer(minted.token), bearer(login.tokens.access_token))
+    await tenants.DeleteTenant(pb.DeleteTenantRequest(name="acme"), metadata=platform)
+
+    async def code(metadata: Metadata) -> grpc.StatusCode:
+        try:
+            await access.WhoAmI(WhoAmIRequest(), metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    async def are_denied() -> bool:
+        return {await code(one) for one in old} == {grpc.StatusCode.PERMISSION_DENIED}
+
+    # The gateway has verified the credentials again, and cached them, while the rows exist.
+    await until(are_denied)
+    async with database.transaction() as conn:
+        # The statements with which a scheduler removes the rows.
+        for table in ("api_keys", "sessions", "users"):
+            await conn.execute(text(f"DELETE FROM {table} WHERE tenant = 'acme'"))
+        await conn.execute(text("DELETE FROM tenants WHERE name = 'acme'"))
+    await tenants.CreateTenant(pb.CreateTenantRequest(name="acme"), metadata=platform)
+    new = await caller(database, Role.ADMIN, tenant="acme")
+
+    async def is_accepted() -> bool:
+        return await code(new) is grpc.StatusCode.OK
+
+    await until(is_accepted)
+    assert [await code(one) for one in old] == [grpc.StatusCode.UNAUTHENTICATED] * 3
 
 
 # Quotas.

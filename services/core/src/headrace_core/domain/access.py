@@ -459,7 +459,7 @@ class AccessChange:
 
     def concerns(self, principal: Principal, tenant: str) -> bool:
         """Return whether the change may affect the rights of a principal that acts in a tenant."""
-        if self.kind == TENANT_CHANGE:
+        if self.kind in (TENANT_CHANGE, TENANT_CREATION):
             return self.subject in (tenant, principal.tenant)
         if self.kind == SIGNING_KEY_CHANGE:
             return principal.kind in SIGNED_KINDS
@@ -477,6 +477,9 @@ class AccessChange:
 
 # The kind of a change of a tenant.
 TENANT_CHANGE: Final = "tenant"
+# The kind of the creation of a tenant, which invalidates the credentials of a deleted tenant with
+# the same name.
+TENANT_CREATION: Final = "tenant_creation"
 # The kind of a change of a tenant's quotas, which ends no stream.
 QUOTAS_CHANGE: Final = "quotas"
 # The kind of the change that revokes a signing key.

@@ -7,7 +7,13 @@ import time
 from collections.abc import Callable
 from typing import ClassVar, Final
 
-from headrace_core.domain.access import AccessChange, ApiKey, Principal, PrincipalKind
+from headrace_core.domain.access import (
+    TENANT_CREATION,
+    AccessChange,
+    ApiKey,
+    Principal,
+    PrincipalKind,
+)
 from headrace_core.domain.api_key import API_KEY_PREFIX, read_api_key
 from headrace_core.domain.errors import Unauthenticated
 from headrace_core.store.access.keys import find_api_key
@@ -82,13 +88,19 @@ class ApiKeys:
         return principal
 
     def forget(self, change: AccessChange | None) -> None:
-        """Remove the key that changed, or all keys if the change is None."""
+        """Remove the keys that a change affects, or all keys if the change is None."""
         if change is None:
             self._changes += 1
             self._keys.clear()
         elif change.kind == PrincipalKind.API_KEY:
             self._changes += 1
             self._keys.remove(change.subject)
+        elif change.kind == TENANT_CREATION:
+            # A deleted tenant may have had the same name.
+            self._changes += 1
+            self._keys.remove_if(
+                lambda known: known is not None and known[0].tenant == change.tenant
+            )
 
 
 def _principal(key: ApiKey) -> Principal:

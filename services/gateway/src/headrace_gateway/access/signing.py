@@ -20,6 +20,7 @@ from headrace_core.domain.access import (
     SIGNED_KINDS,
     SIGNING_KEY_CHANGE,
     TENANT_CHANGE,
+    TENANT_CREATION,
     AccessChange,
     Minter,
     Principal,
@@ -275,9 +276,14 @@ class _Changes:
         if principal.minter is not None:
             owners.append(principal.minter)
         return any(
-            self._versions.get((owner.kind, owner.tenant, subject), 0) > version
+            self._versions.get((kind, owner.tenant, subject), 0) > version
             for owner in owners
-            for subject in (owner.credential, owner.name)
+            for kind, subject in (
+                (owner.kind, owner.credential),
+                (owner.kind, owner.name),
+                # The token belongs to a deleted tenant with the same name.
+                (TENANT_CREATION, owner.tenant),
+            )
         )
 
 

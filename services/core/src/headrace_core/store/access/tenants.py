@@ -9,7 +9,12 @@ from typing import Final
 import msgspec
 from sqlalchemy import text
 
-from headrace_core.domain.access import QUOTAS_CHANGE, TENANT_CHANGE, TenantState
+from headrace_core.domain.access import (
+    QUOTAS_CHANGE,
+    TENANT_CHANGE,
+    TENANT_CREATION,
+    TenantState,
+)
 from headrace_core.domain.errors import AccessConflict, AccessNotFound, TenantStateConflict
 from headrace_core.domain.tenant import (
     COUNTED,
@@ -59,7 +64,7 @@ async def create_tenant(
         raise AccessConflict(_KIND, name)
     tenant = _to_tenant(rows.one())
     await _meter(conn, tenant)
-    await record_change(conn, tenant=name, kind=TENANT_CHANGE, subject=name)
+    await record_change(conn, tenant=name, kind=TENANT_CREATION, subject=name)
     return tenant
 
 
