@@ -22,6 +22,7 @@ from headrace.cli.arguments import STDIN, Flag
 from headrace.cli.commands import add_commands
 from headrace.cli.connection import Options
 from headrace.cli.output import Format, Output
+from headrace.cli.secret_input import Interrupted
 from headrace.cli.session import Exit, Session, exit_code_for
 from headrace.cli.usage import UsageError
 
@@ -182,6 +183,8 @@ async def _run_interruptible(command: Coroutine[Any, Any, object]) -> object:
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
     try:
         return await task
+    except Interrupted:
+        return Exit.INTERRUPTED
     except asyncio.CancelledError:
         if interrupted:
             return Exit.INTERRUPTED

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from headrace.cli.config import Context, changing_config, load_config
 from headrace.cli.connection import Connection, Options, connection, without_credential
-from headrace.cli.secret_input import read_secret
+from headrace.cli.secret_input import interruptible_prompt, read_secret
 from headrace.cli.session import Injected
 from headrace.cli.stored_session import with_tokens
 from headrace.cli.usage import UsageError
@@ -104,7 +104,8 @@ def _ask_for_username() -> str:
         raise UsageError("the username is missing; use headrace login USERNAME")
     sys.stderr.write("Username: ")
     sys.stderr.flush()
-    username = sys.stdin.readline().strip()
+    with interruptible_prompt():
+        username = sys.stdin.readline().strip()
     if not username:
         raise UsageError("the username is empty")
     return username

@@ -1,13 +1,37 @@
-"""Reads secrets from a prompt, from stdin or from a file, but never from an argument."""
+"""Prompts, and secrets from a prompt, from stdin or from a file, but never from an argument."""
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from getpass import getpass
 from pathlib import Path
 
 from headrace.cli.arguments import STDIN
 from headrace.cli.usage import UsageError
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C at a prompt."""
+
+
+@contextmanager
+def interruptible_prompt() -> Iterator[None]:
+    """Let Ctrl-C end a prompt, although the prompt blocks the event loop that handles signals.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C.
+    """
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        raise Interrupted from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def read_secret(name: str) -> str:
@@ -16,9 +40,11 @@ def read_secret(name: str) -> str:
 
     Raises:
         UsageError: the secret is empty.
+        Interrupted: the user pressed Ctrl-C.
     """
     terminal = sys.stdin.isatty()
-    secret = (getpass(f"{name}: ") if terminal else sys.stdin.readline()).strip("\r\n")
+    with interruptible_prompt():
+        secret = (getpass(f"{name}: ") if terminal else sys.stdin.readline()).strip("\r\n")
     if not secret:
         advice = "is empty" if terminal else "is missing; write it to stdin"
         raise UsageError(f"the {name.lower()} {advice}")
