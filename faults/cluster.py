@@ -27,6 +27,7 @@ from headrace_standalone.embedded.port import free_port
 from headrace_standalone.embedded.postgres import EmbeddedPostgres
 from headrace_standalone.embedded.valkey import EmbeddedValkey
 from headrace_standalone.program import Program
+from support.issuer import LocalIssuer, running_issuer
 from support.proxy import Proxy
 from support.server import Server
 from support.settings import environment_of
@@ -55,6 +56,8 @@ class Plan:
         statement: a part of the SQL statements whose responses the PostgreSQL links can lose.
         settings: changes to the defaults, by `Settings` field.
         settings_by_service: further changes, by service: `{"worker-1": {"worker_slots": 5}}`.
+        issuer: fields of an issuer of tokens that the gateways accept, `cluster.issuer`; None for
+            no issuer. Its link, `cluster.issuer_link`, can fail.
         clocks: give each service its own wall clock, `service.clock`, that can be wrong.
         disk_mib: size of the PostgreSQL disk (`cluster.disk`) in MiB; None for the machine's disk.
     """
@@ -66,6 +69,7 @@ class Plan:
     statement: bytes = b""
     settings: Mapping[str, object] = field(default_factory=dict)
     settings_by_service: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    issuer: Mapping[str, object] | None = None
     clocks: bool = False
     disk_mib: int | None = None
 
@@ -228,7 +232,11 @@ class Cluster:
         logs: the folder with the logs of the processes.
         ledger: the record of started attempts.
         disk: the PostgreSQL disk; None if PostgreSQL uses the machine's disk.
+        issuer, issuer_link: the issuer of tokens and the link to it; None without an issuer.
     """
+
+    issuer: LocalIssuer | None = None
+    issuer_link: Proxy | None = None
 
     def __init__(self, folder: DataFolder, plan: Plan, disk: Disk | None) -> None:
         self.plan = plan
@@ -273,6 +281,8 @@ class Cluster:
 
     async def _start(self, cleanup: AsyncExitStack) -> None:
         cleanup.callback(self.ledger.close)
+        if self.plan.issuer is not None:
+            await self._start_issuer(self.plan.issuer, cleanup)
         for server in (self.postgres._server, self.valkey.server):
             # Stop PostgreSQL instead of killing it: its sessions would still write to the folder.
             cleanup.push_async_callback(asyncio.to_thread, server.stop)
@@ -290,6 +300,12 @@ class Cluster:
                 cleanup.push_async_callback(service.kill)
                 service.launch()
         await asyncio.gather(*(service.serving() for service in self.services))
+
+    async def _start_issuer(self, fields: Mapping[str, object], cleanup: AsyncExitStack) -> None:
+        self.issuer = cleanup.enter_context(running_issuer())
+        self.issuer_link = await _start_link(SecretStr(self.issuer.url), b"", cleanup)
+        self.issuer.url = f"http://{self.issuer_link.address}"
+        self.settings = self.settings.model_copy(update={"issuers": self.issuer.setting(**fields)})
 
     async def _make_service(self, kind: str, number: int, cleanup: AsyncExitStack) -> Service:
         name, address = f"{kind}-{number}", f"127.0.0.1:{free_port()}"

@@ -1,9 +1,10 @@
-"""F27: API keys and signing keys are rotated and revoked under load."""
+"""F27: API keys, signing keys and the keys of an issuer are rotated and revoked under load."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
 import random
 import time
 from collections import Counter
@@ -14,7 +15,14 @@ from grpc import aio
 from faults.cluster import Plan
 from faults.evidence import StreamFilter
 from faults.other_tenant import submit_jobs_of_other_tenant
-from faults.principals import Gateway, Principal, bearer, open_stream, seconds_until_rejected
+from faults.principals import (
+    CALL_S,
+    Gateway,
+    Principal,
+    bearer,
+    open_stream,
+    seconds_until_rejected,
+)
 from faults.scenario import Scenario
 from faults.trial import Trial
 from headrace.v1 import access_service_pb2
@@ -32,6 +40,10 @@ from support.access import add_api_key
 
 SERVICES = 4
 PEOPLE = 2
+# Principals with tokens of an external issuer.
+GUESTS = 2
+# Seconds between two reads of the issuer's keys.
+REFRESH_S = 2.0
 REVOKED_WITHIN_S = 5.0
 # Longest wait for a revocation, in seconds.
 _MAX_REVOCATION_WAIT_S = 20.0
@@ -121,7 +133,8 @@ async def run(trial: Trial) -> None:
             Principal(f"person-{number}", await _token(issuer, database, number), gateways)
             for number in range(PEOPLE)
         ]
-        for principal in (*services, *people):
+        guests = _Guests(trial, gateways)
+        for principal in (*services, *people, *guests.principals):
             watchers = trial.add_watchers(metadata=principal.metadata)
             watchers.follow(principal.name, StreamFilter(labels={"load": principal.name}))
             await watchers.wait_until_live()
@@ -151,7 +164,9 @@ async def run(trial: Trial) -> None:
             for number, person in enumerate(people):
                 await person.use(await _token(issuer, database, number))
             await asyncio.sleep(_STEADY_S)
-        _judge_calls(trial, [*services, *people])
+        await guests.rotate_keys()
+        await guests.lose_issuer()
+        _judge_calls(trial, [*services, *people, *guests.principals])
         async with trial.fault("the signing keys are revoked"):
             for person in people:
                 await person.stop()
@@ -180,6 +195,104 @@ async def run(trial: Trial) -> None:
             len(others),
             at_most=0,
         )
+
+
+class _Guests:
+    """Principals with tokens of an external issuer.
+
+    Attributes:
+        principals: the principals.
+    """
+
+    def __init__(self, trial: Trial, gateways: list[Gateway]) -> None:
+        assert trial.cluster.issuer is not None
+        assert trial.cluster.issuer_link is not None
+        self._trial = trial
+        self._issuer = trial.cluster.issuer
+        self._link = trial.cluster.issuer_link
+        self._gateways = gateways
+        self._key = "ed"
+        self.principals = [
+            Principal(f"guest-{number}", self._token(number), gateways) for number in range(GUESTS)
+        ]
+
+    async def rotate_keys(self) -> None:
+        """Replace the issuer's key, and measure when the gateways accept and reject its tokens."""
+        accepted, rejected = [], []
+        async with self._trial.fault("the issuer rotates its keys"):
+            for number in range(1 if self._trial.short else 3):
+                old_key = self._key
+                accepted.append(await self._use_new_key(f"rotated-{number}"))
+                self._issuer.published[old_key] = False
+                rejected.append(await self._seconds_until(old_key, accepted=False))
+        self._trial.figure(
+            "slowest acceptance of a new key of the issuer", _slowest(accepted), "s", at_most=5.0
+        )
+        self._trial.figure(
+            "slowest rejection of a removed key of the issuer",
+            _slowest(rejected),
+            "s",
+            at_most=REFRESH_S + 3.0,
+        )
+
+    async def lose_issuer(self) -> None:
+        """Cut off the issuer: its known keys stay valid, and a new one counts once it is back."""
+        async with self._trial.fault("the issuer is unreachable"):
+            await self._link.cut()
+            began = time.monotonic()
+            while time.monotonic() - began < 2 * _STEADY_S:
+                for number, guest in enumerate(self.principals):
+                    await guest.use(self._token(number))
+                await asyncio.sleep(1.0)
+            self._issuer.add_key("late")
+            code = await _code(self._gateways[0], self._token(0, key="late"))
+            self._trial.figure(
+                f"status of a token of an unknown key except UNAVAILABLE: {code}",
+                code != "UNAVAILABLE",
+                at_most=0,
+            )
+            await self._link.start()
+            self._trial.figure(
+                "time until the returned issuer's new key is accepted",
+                await self._use_new_key("late"),
+                "s",
+                at_most=_MAX_REVOCATION_WAIT_S,
+            )
+
+    async def _use_new_key(self, key: str) -> float:
+        """Sign with a key, and return the seconds until all gateways accept its tokens."""
+        if key not in self._issuer.keys:
+            self._issuer.add_key(key)
+        self._key = key
+        seconds = await self._seconds_until(key, accepted=True)
+        for number, guest in enumerate(self.principals):
+            await guest.use(self._token(number))
+        return seconds
+
+    async def _seconds_until(self, key: str, *, accepted: bool) -> float:
+        """Return the seconds until all gateways accept or reject new tokens of a key."""
+        began = time.monotonic()
+        for gateway in self._gateways:
+            while (await _code(gateway, self._token(0, key=key)) == "OK") != accepted:
+                if time.monotonic() - began > _MAX_REVOCATION_WAIT_S:
+                    return math.nan
+                await asyncio.sleep(0.1)
+        return time.monotonic() - began
+
+    def _token(self, number: int, *, key: str = "") -> str:
+        # Each token is new, so that no gateway has cached it.
+        return self._issuer.token(key or self._key, sub=f"guest-{number}", jti=os.urandom(8).hex())
+
+
+async def _code(gateway: Gateway, credential: str) -> str:
+    """Return the status code of a call."""
+    try:
+        await gateway.access.WhoAmI(
+            access_service_pb2.WhoAmIRequest(), metadata=bearer(credential), timeout=CALL_S
+        )
+    except aio.AioRpcError as error:
+        return error.code().name
+    return "OK"
 
 
 def _judge_calls(trial: Trial, principals: list[Principal]) -> None:
@@ -212,10 +325,10 @@ async def _token(issuer: InstallationTokens, database: Database, number: int) ->
 
 SCENARIO = Scenario(
     id="F27",
-    title="API keys and signing keys are rotated and revoked under load",
+    title="API keys, signing keys and the keys of an issuer are rotated and revoked under load",
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
-    plan=Plan(settings={"access_control": True}),
-    usual=60,
-    usual_short=50,
+    plan=Plan(settings={"access_control": True}, issuer={"refresh": REFRESH_S}),
+    usual=110,
+    usual_short=60,
 )

@@ -1,4 +1,4 @@
-"""F28: a tenant is suspended and resumed under load, while another tenant asks for its jobs."""
+"""F28: tenants are suspended, resumed and deleted under load; another one asks for their jobs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from typing import Any
 
 import grpc
 from grpc import aio
+from sqlalchemy import text
 
 from faults.cluster import Plan
 from faults.evidence import StreamFilter
-from faults.principals import CALL_S, Gateway, Principal, bearer
+from faults.principals import CALL_S, Gateway, Principal, bearer, open_stream
 from faults.scenario import Scenario
-from faults.trial import Trial
+from faults.trial import Trial, until
 from faults.watchers import Metadata
 from headrace.v1 import job_service_pb2, tenant_service_pb2
 from headrace_core.domain.access import Role, TenantState
 from headrace_core.domain.job import DEFAULT_TENANT
 from headrace_core.runtime.tasks import end_tasks
+from headrace_core.store.access.deletion import REMOVED_TABLES
 from headrace_core.store.sql.database import Database
 from support.access import add_api_key
 
 OTHER = "beta"
+DELETED = "gamma"
 SERVICES = 3
 CHANGED_WITHIN_S = 5.0
 _STEADY_S = 5.0
 # Longest wait for a state change, in seconds.
 _MAX_STATE_WAIT_S = 30.0
+# A deletion waits up to a minute for the confirmation of running jobs.
+_DELETED_WITHIN_S = 90.0
 _SUSPENDED = "TENANT_SUSPENDED"
 
 
@@ -44,10 +49,9 @@ async def run(trial: Trial) -> None:
             for target in trial.cluster.targets
         ]
         platform = bearer(await add_api_key(database, Role.PLATFORM))
-        await gateways[0].tenants.CreateTenant(
-            tenant_service_pb2.CreateTenantRequest(name=OTHER), metadata=platform, timeout=CALL_S
-        )
-        own, others = [
+        for tenant in (OTHER, DELETED):
+            await _create_tenant(gateways[0], tenant, metadata=platform)
+        own, others, deleted = [
             [
                 Principal(
                     f"{tenant}-{number}",
@@ -56,7 +60,7 @@ async def run(trial: Trial) -> None:
                 )
                 for number in range(SERVICES)
             ]
-            for tenant in (DEFAULT_TENANT, OTHER)
+            for tenant in (DEFAULT_TENANT, OTHER, DELETED)
         ]
         for tenant, principals in ((DEFAULT_TENANT, own), (OTHER, others)):
             await _until_accepted(gateways, principals[0].credential)
@@ -66,7 +70,8 @@ async def run(trial: Trial) -> None:
                 watchers.follow(principal.name, StreamFilter(tenant=tenant, types=("work",)))
                 await watchers.wait_until_live()
         # Each stream follows the jobs of all principals, so it must be open before the first job.
-        for principal in (*own, *others):
+        await _until_accepted(gateways, deleted[0].credential)
+        for principal in (*own, *others, *deleted):
             principal.start()
             stack.push_async_callback(principal.stop)
         spy = _Spy(trial, gateways, own[0].credential)
@@ -91,6 +96,7 @@ async def run(trial: Trial) -> None:
                 await _until_accepted(gateways, others[0].credential)
                 times[TenantState.ACTIVE].append(time.monotonic() - began)
             await asyncio.sleep(_STEADY_S)
+        await _delete_tenant(trial, gateways, database, deleted, metadata=platform)
         await end_tasks(spying)
         for state, seconds in times.items():
             trial.figure(
@@ -114,6 +120,79 @@ async def run(trial: Trial) -> None:
             spy.leaks.total(),
             at_most=0,
         )
+
+
+async def _delete_tenant(
+    trial: Trial,
+    gateways: Sequence[Gateway],
+    database: Database,
+    principals: Sequence[Principal],
+    *,
+    metadata: Metadata,
+) -> None:
+    """Delete a tenant whose principals keep calling, and create a tenant with its name."""
+    credential = principals[0].credential
+    streams = [await open_stream(gateway, credential) for gateway in gateways]
+    async with trial.fault(f"{DELETED} is deleted"):
+        began = time.monotonic()
+        await trial.rng.choice(gateways).tenants.DeleteTenant(
+            tenant_service_pb2.DeleteTenantRequest(name=DELETED), metadata=metadata, timeout=CALL_S
+        )
+        await _until(gateways, credential, _SUSPENDED)
+        refused = time.monotonic() - began
+        async with asyncio.timeout(_MAX_STATE_WAIT_S):
+            ends = await asyncio.gather(*streams)
+        seconds = await until(lambda: _is_deleted(gateways[0], metadata), within=_DELETED_WITHIN_S)
+    for principal in principals:
+        await principal.stop()
+    trial.figure("calls of the deleted tenant refused after", refused, "s", at_most=5.0)
+    trial.figure(
+        "slowest end of its streams", max(end for _, end in ends) - began, "s", at_most=5.0
+    )
+    codes = sorted({code for code, _ in ends} - {"PERMISSION_DENIED", "UNAUTHENTICATED"})
+    trial.figure(f"unexpected codes of its streams: {codes}", len(codes), at_most=0)
+    trial.figure("its jobs and rows removed after", seconds, "s", at_most=_DELETED_WITHIN_S)
+    rows = await _count_rows(database, DELETED)
+    trial.figure(f"its remaining rows: {rows or 'none'}", sum(rows.values()), at_most=0)
+    failures = _failures(principals)
+    others = failures.total() - failures["PERMISSION_DENIED"] - failures["UNAUTHENTICATED"]
+    trial.figure("its refused calls", failures.total(), at_least=10)
+    trial.figure("its calls that failed with another code", others, at_most=0)
+    await _create_tenant(gateways[0], DELETED, metadata=metadata)
+    new = await add_api_key(database, Role.OPERATOR, tenant=DELETED)
+    await _until_accepted(gateways, new)
+    accepted = sum([await _reason(gateway, credential) == "" for gateway in gateways])
+    trial.figure(
+        "gateways that accept an old key in a new tenant with its name", accepted, at_most=0
+    )
+
+
+async def _create_tenant(gateway: Gateway, tenant: str, *, metadata: Metadata) -> None:
+    await gateway.tenants.CreateTenant(
+        tenant_service_pb2.CreateTenantRequest(name=tenant), metadata=metadata, timeout=CALL_S
+    )
+
+
+async def _is_deleted(gateway: Gateway, metadata: Metadata) -> bool:
+    try:
+        await gateway.tenants.GetTenant(
+            tenant_service_pb2.GetTenantRequest(name=DELETED), metadata=metadata, timeout=CALL_S
+        )
+    except aio.AioRpcError as error:
+        return error.code() is grpc.StatusCode.NOT_FOUND
+    return False
+
+
+async def _count_rows(database: Database, tenant: str) -> dict[str, int]:
+    """Return the number of rows of a tenant in each table that has some."""
+    counts: dict[str, int] = {}
+    async with database.statement() as conn:
+        for name in ("jobs", "job_events", *REMOVED_TABLES):
+            count = await conn.scalar(
+                text(f"SELECT count(*) FROM {name} WHERE tenant = :tenant"), {"tenant": tenant}
+            )
+            counts |= {name: count} if count else {}
+    return counts
 
 
 class _Spy:
@@ -212,13 +291,13 @@ async def _reason(gateway: Gateway, credential: str) -> str:
 
 SCENARIO = Scenario(
     id="F28",
-    title="a tenant is suspended and resumed under load, and another one asks for its jobs",
+    title="tenants are suspended, resumed and deleted under load; another one asks for their jobs",
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
     plan=Plan(
         settings={"access_control": True},
-        settings_by_service={"worker-3": {"worker_tenant": OTHER}},
+        settings_by_service={"worker-3": {"worker_tenants": (OTHER, DELETED)}},
     ),
-    usual=80,
+    usual=90,
     usual_short=70,
 )
