@@ -17,6 +17,7 @@ from headrace import (
     JobNotFound,
     JobSpec,
     JobState,
+    LogLevel,
     RequestIdConflict,
     StateConflict,
     SubmitOutcome,
@@ -240,6 +241,75 @@ async def test_job_runs_to_its_result(client: Client, driver: Driver):
     assert (piece.seq, piece.attempt, piece.output) == (4, 1, {"piece": 1})
 
 
+async def test_log_has_the_lines_of_all_attempts(client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {})
+    await driver.start(job.id)
+    await driver.log(job.id, "first")
+    await driver.log(job.id, "second")
+    await driver.fail_attempt(job.id, "try again")
+    await driver.log(job.id, "third")
+    await driver.succeed(job.id)
+    lines = [line async for line in job.logs()]
+    assert [(line.attempt, line.line, line.message) for line in lines] == [
+        (1, 1, "first"),
+        (1, 2, "second"),
+        (2, 1, "third"),
+    ]
+    assert {(line.level, line.logger) for line in lines} == {(LogLevel.INFO, "contract")}
+    assert all(line.log_time and not line.fields and not line.dropped_lines for line in lines)
+    positions = [line.position for line in lines]
+    assert positions == sorted(set(positions))
+    rest = [line async for line in job.logs(after_position=positions[0])]
+    assert rest == lines[1:]
+
+
+async def test_pages_of_a_log_are_complete(jobs: JobServiceStub, client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {})
+    await driver.start(job.id)
+    for number in range(3):
+        await driver.log(job.id, str(number))
+    await driver.succeed(job.id)
+    request = pb.ListJobLogsRequest(job_id=job.id, page_size=2)
+    first = await jobs.ListJobLogs(request)
+    assert [line.message for line in first.lines] == ["0", "1"]
+    assert first.next_after_position == first.lines[-1].position
+    request.after_position = first.next_after_position
+    last = await jobs.ListJobLogs(request)
+    assert ([line.message for line in last.lines], last.next_after_position) == (["2"], 0)
+
+
+async def test_watched_log_ends_with_the_job(client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {})
+    await driver.start(job.id)
+    await driver.log(job.id, "stored")
+    async with job.watch_logs() as watch:
+        past = await anext(watch)
+        await driver.log(job.id, "live")
+        live = await anext(watch)
+        assert (past.message, live.message) == ("stored", "live")
+        assert watch.position == live.position
+        await driver.succeed(job.id)
+        assert [line async for line in watch] == []
+    assert [line.message async for line in job.watch_logs(after_position=past.position)] == ["live"]
+
+
+async def test_watched_log_of_an_ended_job_is_complete(client: Client, driver: Driver):
+    job = await client.submit(SCRIPTED, {})
+    await driver.start(job.id)
+    await driver.log(job.id, "only")
+    await driver.succeed(job.id)
+    await job.result(timeout=30)
+    assert [line.message async for line in job.watch_logs()] == ["only"]
+
+
+async def test_log_of_an_unknown_job_is_not_found(client: Client):
+    unknown = str(uuid4())
+    with pytest.raises(JobNotFound):
+        await anext(client.logs(unknown))
+    with pytest.raises(JobNotFound):
+        await anext(client.watch_logs(unknown))
+
+
 async def test_failed_job_keeps_its_error(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {})
     await driver.start(job.id)
@@ -423,6 +493,12 @@ async def test_negative_numbers_are_invalid(jobs: JobServiceStub, client: Client
     request = pb.ListJobEventsRequest(job_id=job.id, after_seq=-1)
     error = await rpc_error(jobs.ListJobEvents(request))
     assert error.violations.keys() == {"after_seq"}
+    logs = pb.ListJobLogsRequest(job_id=job.id, after_position=-1)
+    error = await rpc_error(jobs.ListJobLogs(logs))
+    assert error.violations.keys() == {"after_position"}
+    watch = pb.WatchJobLogsRequest(job_id=job.id, after_position=-1)
+    error = await rpc_error(jobs.WatchJobLogs(watch).read())
+    assert error.violations.keys() == {"after_position"}
 
 
 # The platform

@@ -36,10 +36,12 @@ from headrace.v1.job_service_pb2 import (
     GetStatsRequest,
     JobFilter,
     ListJobEventsRequest,
+    ListJobLogsRequest,
     ListJobOutputRequest,
     ListJobsRequest,
     RetryJobRequest,
     SubmitJobRequest,
+    WatchJobLogsRequest,
     WatchJobRequest,
     WatchJobsRequest,
 )
@@ -193,6 +195,11 @@ async def run_jobs(caller: Caller) -> None:
     ):
         assert await caller.state(job_id) == JOB_STATE_SUCCEEDED
     assert (await caller.call(jobs.ListJobOutput, ListJobOutputRequest(job_id=job_id))).pieces
+    logged = await caller.submit("t.logs", "x")
+    assert await caller.state(logged) == JOB_STATE_SUCCEEDED
+    assert (await caller.call(jobs.ListJobLogs, ListJobLogsRequest(job_id=logged))).lines
+    async for response in caller.watch(jobs.WatchJobLogs, WatchJobLogsRequest(job_id=logged)):
+        assert response.lines
     assert (await caller.call(jobs.ListJobEvents, ListJobEventsRequest(job_id=job_id))).events
     assert (await caller.call(jobs.GetJob, GetJobRequest(job_id=job_id))).job.id == job_id
     batch = await caller.call(

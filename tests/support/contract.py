@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from headrace_core.runtime.settings import Settings
 from headrace_gateway.service import Gateway
 from headrace_worker import Context, Fail, RetryPolicy
 from headrace_worker.api.registry import Registry, handler, registry
+from support.logging import stored_lines
 from support.platform import Platform, platform
 from support.retention import prune
 from support.until import until
@@ -24,6 +26,7 @@ from support.until import until
 SCRIPTED = "contract.scripted"
 IDLE = "contract.idle"
 
+_log = logging.getLogger("contract")
 _commands: dict[str, asyncio.Queue[tuple[Any, ...]]] = defaultdict(asyncio.Queue)
 _FAST_RETRIES = RetryPolicy(max_attempts=2, initial_backoff=timedelta(), max_backoff=timedelta())
 
@@ -38,6 +41,8 @@ async def scripted(payload: dict[str, Any], ctx: Context) -> Any:
                 await ctx.progress(fraction, message, done=1)
             case "emit", output:
                 await ctx.emit(output)
+            case "log", message:
+                _log.info(message)
             case "succeed", result:
                 return result
             case "fail", message:
@@ -60,6 +65,10 @@ class Driver(ABC):
 
     @abstractmethod
     async def emit(self, job_id: str, output: Any) -> None: ...
+
+    @abstractmethod
+    async def log(self, job_id: str, message: str) -> None:
+        """Log a line, and wait until it is stored."""
 
     @abstractmethod
     async def succeed(self, job_id: str, result: Any = None) -> None: ...
@@ -95,6 +104,9 @@ class FakeDriver(Driver):
     async def emit(self, job_id: str, output: Any) -> None:
         self._gateway.emit(job_id, output)
 
+    async def log(self, job_id: str, message: str) -> None:
+        self._gateway.log(job_id, message, logger=_log.name)
+
     async def succeed(self, job_id: str, result: Any = None) -> None:
         self._gateway.succeed(job_id, result)
 
@@ -129,6 +141,14 @@ class PlatformDriver(Driver):
 
     async def emit(self, job_id: str, output: Any) -> None:
         await self._command(job_id, "emit", output)
+
+    async def log(self, job_id: str, message: str) -> None:
+        _commands[job_id].put_nowait(("log", message))
+
+        async def stored() -> bool:
+            return message in [line.message async for line in self._client.logs(job_id)]
+
+        await until(stored)
 
     async def succeed(self, job_id: str, result: Any = None) -> None:
         await self._command(job_id, "succeed", result)
@@ -172,7 +192,9 @@ async def real_driver(settings: Settings) -> AsyncIterator[Driver]:
     registered = registry.get(SCRIPTED)
     assert registered is not None
     handlers.add(registered)
-    async with platform(settings, handlers) as running:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(stored_lines(_log))
+        running = await stack.enter_async_context(platform(settings, handlers))
         gateway = Gateway(settings)
         await gateway.start()
         try:

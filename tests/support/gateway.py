@@ -18,7 +18,9 @@ from headrace_core.domain.attempt import AttemptKey, AttemptReport
 from headrace_core.domain.handler import HandlerSpec
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.job import JobError
+from headrace_core.domain.job_log import LogChunk, LogLine
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.store.jobs.logs import write_logs
 from headrace_core.store.sql.database import Database
 from support import workers
 
@@ -111,6 +113,12 @@ class FakeWorker:
     async def report(self, job_id: str, attempt: int = 1, **fields: Any) -> None:
         report = AttemptReport(key=AttemptKey(JobId(UUID(job_id)), attempt), **fields)
         assert await workers.report(self._database, self.id, report)
+
+    async def log(self, job_id: str, *lines: LogLine, last: int, attempt: int = 1) -> None:
+        """Store lines of an attempt; `last` is the number of the last one."""
+        async with self._database.statement() as connection:
+            chunk = LogChunk(AttemptKey(JobId(UUID(job_id)), attempt), last, lines)
+            await write_logs(connection, worker_id=self.id, chunks=[chunk])
 
     async def succeed(self, job_id: str, result: str = "{}", attempt: int = 1) -> None:
         await self._write_end(job_id, attempt, EventType.SUCCEEDED, result=result)

@@ -13,8 +13,11 @@ import pytest_asyncio
 
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job, JobEvent
+from headrace_core.domain.job_log import LOG_START, LogLevel, LogPosition, StoredLine
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.logs import list_logs
+from headrace_core.store.sql.connection import Connection
 from headrace_worker.api.registry import Registry
 from support.platform import platform
 from support.processes import worker_process
@@ -42,6 +45,7 @@ class CompletedRun:
     jobs: list[Job]
     events: dict[JobId, list[JobEvent]]
     log: str
+    job_logs: dict[JobId, list[StoredLine]]
 
     def jobs_of(self, *types: str) -> list[Job]:
         """Return the jobs whose type starts with one of `types`."""
@@ -69,7 +73,22 @@ async def run(
         events = {job_id: await running.events(job_id) for job_id in ids}
         await asyncio.to_thread(worker.stop)
         log = worker.log.read_text()
-    return CompletedRun(jobs, events, log)
+        async with running.database.statement() as connection:
+            job_logs = {job_id: await read_logs(connection, job_id, step=7) for job_id in ids}
+    return CompletedRun(jobs, events, log, job_logs)
+
+
+async def read_logs(connection: Connection, job_id: JobId, *, step: int) -> list[StoredLine]:
+    """Return the whole log of a job, which is read in pages of `step` lines."""
+    lines: list[StoredLine] = []
+    after, complete = LOG_START, False
+    while not complete:
+        page = await list_logs(connection, job_id=job_id, after=after, limit=step)
+        assert len(page.lines) <= step
+        lines += page.lines
+        after = lines[-1].position if lines else LOG_START
+        complete = page.complete
+    return lines
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -180,3 +199,27 @@ def test_handler_log_lines_name_their_job(completed_run: CompletedRun) -> None:
         # The handler logs 1,002 lines, of which the worker writes slightly more than 200.
         assert 500 < dropped["lines"] < 1002
         assert len(events) - 1 + dropped["lines"] == 1002
+
+
+def test_job_log_has_the_lines_of_its_handler_up_to_the_limit(completed_run: CompletedRun) -> None:
+    for job in completed_run.jobs_of("d.log_lines"):
+        *stored, last = completed_run.job_logs[job.id]
+        assert [position for position, _ in stored] == [
+            LogPosition(1, number) for number in range(1, 1001)
+        ]
+        lines = [line for _, line in stored]
+        assert [line.message for line in lines] == [
+            *("by logging", "by_structlog"),
+            *(f"flood {number}" for number in range(998)),
+        ]
+        assert {(line.logger, line.level) for line in lines} == {
+            ("support.debugged_handlers", LogLevel.INFO)
+        }
+        assert [line.fields for line in lines[:3]] == ["", '{"rows":3}', ""]
+        assert (last.line.level, last.line.dropped) == (LogLevel.WARNING, 2)
+        assert "HEADRACE_JOB_LOG_LINES" in last.line.message
+
+
+def test_job_without_lines_has_no_log(completed_run: CompletedRun) -> None:
+    silent = completed_run.jobs_of("d.charge", "d.raise_group", "d.wait", "d.cancelled")
+    assert [completed_run.job_logs[job.id] for job in silent] == [[]] * len(silent)

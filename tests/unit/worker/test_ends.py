@@ -15,12 +15,15 @@ from headrace_core.domain.attempt import AttemptEnd, AttemptKey
 from headrace_core.domain.errors import Unavailable
 from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
+from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_worker.attempt.execution import Execution
+from headrace_worker.runners.job_log import LogLimits
 from headrace_worker.timing import Timing
 from headrace_worker.writes import completion
 from headrace_worker.writes import ends as ends_module
 from headrace_worker.writes.ends import EndWriter
+from headrace_worker.writes.logs import LogWriter
 from headrace_worker.writes.results import Ended, EndResult, Lost, Refused, SelfCompleted, Written
 
 MIB = 2**20
@@ -52,9 +55,17 @@ class RecordingWriter:
 
     def __init__(self, *, held: bool = True) -> None:
         self.groups: list[list[EndResult]] = []
+        database = cast("Database", UnreachableDatabase())
         self.writer = EndWriter(
-            database=cast("Database", UnreachableDatabase()),
+            database=database,
             is_held=lambda _: held,
+            logs=LogWriter(
+                database=database,
+                find_worker=lambda _: None,
+                limits=LogLimits.of(Settings()),
+                on_written=lambda: None,
+                timing=Timing(),
+            ),
             store_stack_traces=True,
             record=self._record,
             timing=Timing(retry=(0.0, 0.0), open_row=(0.0, 0.0)),

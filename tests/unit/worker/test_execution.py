@@ -22,6 +22,7 @@ from headrace_core.domain.ids import JobId, WorkerId, uuid7
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.runtime.settings import Settings
+from headrace_core.store.sql.database import Database
 from headrace_worker.api.context import Context
 from headrace_worker.api.payload import Decoder
 from headrace_worker.api.registry import Mode, RegisteredHandler
@@ -30,9 +31,11 @@ from headrace_worker.attempt.execution import Execution, StopReason
 from headrace_worker.attempt.judge import Limits
 from headrace_worker.attempt.slots import Slots
 from headrace_worker.metrics import Counts
+from headrace_worker.runners.job_log import LogLimits
 from headrace_worker.runners.process_pool import ProcessPool
 from headrace_worker.runners.runners import Runners
 from headrace_worker.timing import Timing
+from headrace_worker.writes.logs import LogWriter
 
 
 def make_handler(
@@ -100,6 +103,17 @@ class EndRecorder:
         return [end and end.event for end in self.ends]
 
 
+def log_writer() -> LogWriter:
+    """Return a writer that was not started, so it drops all lines."""
+    return LogWriter(
+        database=Database(Settings(), application="test"),
+        find_worker=lambda _: None,
+        limits=LogLimits.of(Settings()),
+        on_written=lambda: None,
+        timing=Timing(),
+    )
+
+
 def make_execution(
     handler: RegisteredHandler,
     on_end: Callable[[Execution, AttemptEnd | None], None],
@@ -113,9 +127,10 @@ def make_execution(
     environment = Environment(
         is_held=is_held,
         runners=Runners(
-            processes=processes or ProcessPool(Settings()), grace=grace, counts=Counts()
+            processes=processes or ProcessPool(Settings()), grace=grace, counts=Counts(), log=None
         ),
         write_report=write,
+        logs=log_writer(),
         on_end=on_end,
         release=release,
         limits=Limits(result_bytes=1000, output_bytes=1000, losses=3, interruptions=100),

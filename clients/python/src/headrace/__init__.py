@@ -72,6 +72,7 @@ from headrace.job import (
     RetryPolicy,
     SubmitOutcome,
 )
+from headrace.job_log import JobLogLine, LogLevel
 from headrace.stats import HandlerInfo, QueueStats, Stats, TypeStats
 from headrace.subscription import JobFilter, Subscription
 from headrace.tenant import Quotas, Tenant, TenantDeletion, TenantState, TenantUsage
@@ -88,7 +89,7 @@ if TYPE_CHECKING:
         SyncSubscriptionWatch,
         SyncWatch,
     )
-    from headrace.watch import JobWatch, Watch
+    from headrace.watch import JobWatch, LogWatch, Watch
 
     __version__: str
 
@@ -125,6 +126,7 @@ __all__ = [
     "JobFailed",
     "JobFilter",
     "JobHandle",
+    "JobLogLine",
     "JobNotFound",
     "JobOptions",
     "JobOutput",
@@ -132,6 +134,8 @@ __all__ = [
     "JobState",
     "JobWatch",
     "LimitExceeded",
+    "LogLevel",
+    "LogWatch",
     "Login",
     "LoginThrottled",
     "MonkeyPatched",
@@ -189,6 +193,7 @@ _GRPC_NAMES = {
     "Client": "headrace.client",
     "JobHandle": "headrace.handle",
     "JobWatch": "headrace.watch",
+    "LogWatch": "headrace.watch",
     "SubscriptionWatch": "headrace.subscription_watch",
     "SyncBatch": "headrace.sync",
     "SyncClient": "headrace.sync",

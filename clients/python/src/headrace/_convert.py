@@ -35,6 +35,7 @@ from headrace.job import (
     RetryPolicy,
     SubmitOutcome,
 )
+from headrace.job_log import JobLogLine, LogLevel
 from headrace.stats import HandlerInfo, QueueStats, Stats, TypeStats
 from headrace.subscription import JobFilter, Subscription
 from headrace.tenant import Quotas, Tenant, TenantDeletion, TenantState, TenantUsage
@@ -56,7 +57,7 @@ JSON: Final = data_pb2.DATA_ENCODING_JSON
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-E = TypeVar("E", JobState, JobEventType, SubmitOutcome, Role, PrincipalKind, TenantState)
+E = TypeVar("E", JobState, JobEventType, LogLevel, SubmitOutcome, Role, PrincipalKind, TenantState)
 
 
 def _by_number(wrapper: Any, members: Iterable[E], prefix: str) -> dict[int, E]:
@@ -69,6 +70,7 @@ def _by_number(wrapper: Any, members: Iterable[E], prefix: str) -> dict[int, E]:
 
 _STATES: Final = _by_number(job_pb2.JobState, JobState, "JOB_STATE_")
 _EVENT_TYPES: Final = _by_number(event_pb2.JobEventType, JobEventType, "JOB_EVENT_TYPE_")
+_LOG_LEVELS: Final = _by_number(job_service_pb2.JobLogLevel, LogLevel, "JOB_LOG_LEVEL_")
 _ROLES: Final = _by_number(access_service_pb2.Role, Role, "ROLE_")
 _PRINCIPAL_KINDS: Final = _by_number(
     access_service_pb2.PrincipalKind, PrincipalKind, "PRINCIPAL_KIND_"
@@ -290,6 +292,20 @@ def from_output(message: job_service_pb2.JobOutput) -> JobOutput:
         attempt=message.attempt,
         output_time=_time(message, "output_time"),
         output=_data(message, "output"),
+    )
+
+
+def from_log_line(message: job_service_pb2.JobLogLine) -> JobLogLine:
+    return JobLogLine(
+        position=message.position,
+        attempt=message.attempt,
+        line=message.line,
+        log_time=_time(message, "log_time"),
+        level=_LOG_LEVELS.get(message.level, LogLevel.UNKNOWN),
+        logger=message.logger,
+        message=message.message,
+        fields=(_data(message, "fields") if message.HasField("fields") else None) or {},
+        dropped_lines=message.dropped_lines,
     )
 
 

@@ -24,6 +24,7 @@ from headrace._convert import (
     from_event,
     from_handler,
     from_job,
+    from_log_line,
     from_outcome,
     from_output,
     from_stats,
@@ -42,10 +43,11 @@ from headrace.errors import CallError, Refusal, Unavailable
 from headrace.event import JobEvent
 from headrace.handle import Batch, JobHandle
 from headrace.job import Job, JobOptions, JobOutput, JobSpec, JobState
+from headrace.job_log import JobLogLine
 from headrace.stats import HandlerInfo, Stats
 from headrace.tls import TLS, resolve_tls
 from headrace.v1 import handler_service_pb2, job_pb2, job_service_pb2
-from headrace.watch import JobWatch, Watch
+from headrace.watch import JobWatch, LogWatch, Watch
 
 # From grpc.health.v1.HealthCheckResponse.ServingStatus.
 _SERVING: Final = 1
@@ -467,6 +469,45 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
 
         return JobWatch(self._calls, start=start, after_seq=after_seq)
 
+    async def logs(
+        self, job_id: str, *, after_position: int = 0
+    ) -> AsyncGenerator[JobLogLine, None]:
+        """Yield the stored log lines of all attempts of a job, page by page.
+
+        `watch_logs` also yields new lines when they arrive.
+
+        Args:
+            job_id: the id of the job.
+            after_position: yield only lines with a larger `position`.
+
+        Raises:
+            ValueError: `after_position` is negative.
+        """
+        _check_after_position(after_position)
+        request = job_service_pb2.ListJobLogsRequest(
+            job_id=job_id, after_position=after_position, data_encoding=JSON
+        )
+        while True:
+            page = await self._calls.unary(lambda gateway: gateway.jobs.ListJobLogs, request)
+            for line in page.lines:
+                yield from_log_line(line)
+            if not page.next_after_position:
+                return
+            request.after_position = page.next_after_position
+
+    def watch_logs(self, job_id: str, *, after_position: int = 0) -> LogWatch:
+        """Yield past and future log lines of a job until the job ends.
+
+        Args:
+            job_id: the id of the job.
+            after_position: the position of the last received line; 0 for all lines.
+
+        Raises:
+            ValueError: `after_position` is negative.
+        """
+        _check_after_position(after_position)
+        return LogWatch(self._calls, job_id=job_id, after_position=after_position)
+
     # Many jobs.
 
     async def list(
@@ -587,6 +628,11 @@ def _correlation_metadata(correlation_id: str | None) -> Metadata:
             f"{_MAX_CORRELATION_ID} printable ASCII characters"
         )
     return (("x-request-id", correlation_id),)
+
+
+def _check_after_position(after_position: int) -> None:
+    if not 0 <= after_position <= _MAX_SEQ:
+        raise ValueError(f"after_position is {after_position}; it must be 0 to {_MAX_SEQ:,}")
 
 
 def _check_after_seq(after_seq: int) -> None:

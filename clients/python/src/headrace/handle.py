@@ -11,8 +11,9 @@ from headrace._convert import from_job
 from headrace._timing import check_seconds
 from headrace.errors import JobCancelled, JobFailed, PermissionDenied, Refusal
 from headrace.job import Job, JobOutput, JobState, SubmitOutcome
+from headrace.job_log import JobLogLine
 from headrace.v1 import job_pb2
-from headrace.watch import JobWatch
+from headrace.watch import JobWatch, LogWatch
 
 if TYPE_CHECKING:
     from headrace.client import Client
@@ -59,6 +60,14 @@ class JobHandle:
     def output(self, *, after_seq: int = 0) -> AsyncGenerator[JobOutput, None]:
         """Yield the stored output of the job; see `Client.output`."""
         return self._client.output(self.id, after_seq=after_seq)
+
+    def logs(self, *, after_position: int = 0) -> AsyncGenerator[JobLogLine, None]:
+        """Yield the stored log lines of the job; see `Client.logs`."""
+        return self._client.logs(self.id, after_position=after_position)
+
+    def watch_logs(self, *, after_position: int = 0) -> LogWatch:
+        """Yield past and future log lines of the job; see `Client.watch_logs`."""
+        return self._client.watch_logs(self.id, after_position=after_position)
 
     async def result(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
         """Wait until the job ends, and return its result.

@@ -43,6 +43,8 @@ class SyncJobHandle(Blocking[JobHandle]):
 
     watch = iterating(JobHandle.watch)
     output = iterating(JobHandle.output)
+    logs = iterating(JobHandle.logs)
+    watch_logs = iterating(JobHandle.watch_logs)
     result = blocking(JobHandle.result)
     finished = blocking(JobHandle.finished)
     get = blocking(JobHandle.get)
@@ -220,6 +222,8 @@ class SyncClient(Blocking[Client]):
     retry = blocking(Client.retry)
     events = iterating(Client.events)
     output = iterating(Client.output)
+    logs = iterating(Client.logs)
+    watch_logs = iterating(Client.watch_logs)
     watch_job = iterating(Client.watch_job)
     list = iterating(Client.list)
     stats = blocking(Client.stats)

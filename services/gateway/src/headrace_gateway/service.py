@@ -132,7 +132,7 @@ class Gateway:
         on_stop.push_async_callback(database.close)
         installation = await _wait_for_installation(database)
         records = LoopRecords()
-        topics = (Topic.EVENTS, Topic.SUBSCRIPTIONS, Topic.WORKERS, Topic.ACCESS)
+        topics = (Topic.EVENTS, Topic.LOGS, Topic.SUBSCRIPTIONS, Topic.WORKERS, Topic.ACCESS)
         bus = WakeBus(settings, database, *topics)
         on_stop.push_async_callback(bus.stop)
         await bus.start()

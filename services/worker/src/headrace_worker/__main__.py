@@ -49,7 +49,7 @@ class _Worker(WorkerService):
 
 
 def _create(settings: Settings) -> WorkerService:
-    set_up = logs.configure(settings, service="worker", foreign=HandlerLines())
+    set_up = logs.configure(settings, service="worker", foreign=HandlerLines.of(settings))
     handlers = load_handlers(settings.handlers, builtins=settings.builtins)
     # A handler module may have changed the logging configuration.
     set_up()

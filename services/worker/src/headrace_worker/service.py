@@ -29,11 +29,13 @@ from headrace_worker.drain import Drain
 from headrace_worker.lease import Lease
 from headrace_worker.metrics import Counts, Levels, worker_metrics
 from headrace_worker.pool import describe_worker, pool_of
+from headrace_worker.runners.job_log import LogLimits
 from headrace_worker.runners.process_pool import ProcessPool
 from headrace_worker.runners.runners import Runners
 from headrace_worker.timing import Timing
 from headrace_worker.watchdog import Watchdog
 from headrace_worker.writes.ends import EndWriter
+from headrace_worker.writes.logs import LogWriter
 from headrace_worker.writes.reports import ReportWriter
 from headrace_worker.writes.results import ResultRecorder
 
@@ -62,7 +64,6 @@ class WorkerService:
         self._pool = pool_of(settings, handlers)
         self._database = Database(settings, application="worker")
         self._bus = WakeBus(settings, self._database, *Cancels.topics)
-        self._processes = ProcessPool(settings, timing=timing)
         self.counts = Counts()
         self._records = LoopRecords()
         self._deliveries: BatchWorker[Execution] = BatchWorker(
@@ -76,6 +77,14 @@ class WorkerService:
             identify=self._database.installation_id,
         )
         self._slots = Slots(free=self._deliveries.release)
+        self._logs = LogWriter(
+            database=self._database,
+            find_worker=self._slots.worker_of,
+            limits=LogLimits.of(settings),
+            on_written=lambda: self._bus.publish(Topic.LOGS),
+            timing=timing,
+        )
+        self._processes = ProcessPool(settings, timing=timing, log=self._logs)
         self._lease = Lease(
             database=self._database,
             describe=lambda: describe_worker(self._pool, handlers),
@@ -89,6 +98,7 @@ class WorkerService:
         self._ends = EndWriter(
             database=self._database,
             is_held=self._lease.is_held,
+            logs=self._logs,
             store_stack_traces=settings.store_stack_traces,
             record=ResultRecorder(counts=self.counts, publish=self._bus.publish).record,
             timing=timing,
@@ -167,6 +177,7 @@ class WorkerService:
         """
         await self._metrics.start()
         await self._bus.start()
+        self._logs.start()
         await self._lease.register()
         for runner in (self._consumer, *self._loops):
             runner.start()
@@ -203,8 +214,13 @@ class WorkerService:
                 await self._lease.unregister()
         self._bus.publish(Topic.JOBS, Topic.WORKERS)
         await asyncio.gather(self._ends.close(), self._reports.close(), self._processes.close())
+        await self._logs.close()
         await asyncio.gather(self._deliveries.close(), self._bus.stop(), self._health.stop())
         await self._database.close()
+
+    def _release(self, execution: Execution) -> None:
+        self._slots.release(execution)
+        self._logs.release(execution.key)
 
     def _on_held(self) -> None:
         if not self._lease.draining:
@@ -219,10 +235,12 @@ class WorkerService:
                 processes=self._processes,
                 grace=settings.worker_cancel_grace,
                 counts=self.counts,
+                log=self._logs,
             ),
             write_report=self._reports.write,
             on_end=self._ends.write,
-            release=self._slots.release,
+            logs=self._logs,
+            release=self._release,
             limits=Limits(
                 result_bytes=settings.max_result_bytes,
                 output_bytes=settings.max_output_bytes,

@@ -14,6 +14,7 @@ class Timing:
         open_row: the pause between two checks whether a handler's transaction still locks its job
             row. The pause doubles from the first value to the second.
         merge: the interval in which progress of one attempt is merged: ten events per second.
+        log_merge: the time that log lines of all attempts are gathered before they are written.
         process_exit: the time for a process that has closed its output to exit on its own.
         process_reap: the time for a killed process to be reaped.
         drain_grace: the time for a handler to end after the grace period of a drain.
@@ -26,6 +27,7 @@ class Timing:
     retry: tuple[float, float] = (0.1, 0.5)
     open_row: tuple[float, float] = (0.1, 2.0)
     merge: float = 0.1
+    log_merge: float = 0.1
     process_exit: float = 1.0
     process_reap: float = 5.0
     drain_grace: float = 0.5

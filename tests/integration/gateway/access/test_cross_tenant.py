@@ -114,6 +114,8 @@ CASES = [
     jobs("RetryJob", "job_id", lambda f: js.RetryJobRequest(job_id=f.ended_job_id), NOT_FOUND),
     jobs("ListJobEvents", "job_id", lambda f: js.ListJobEventsRequest(job_id=f.job_id), NOT_FOUND),
     jobs("ListJobOutput", "job_id", lambda f: js.ListJobOutputRequest(job_id=f.job_id), NOT_FOUND),
+    jobs("ListJobLogs", "job_id", lambda f: js.ListJobLogsRequest(job_id=f.job_id), NOT_FOUND),
+    jobs("WatchJobLogs", "job_id", lambda f: js.WatchJobLogsRequest(job_id=f.job_id), NOT_FOUND),
     jobs("WatchJob", "job_id", lambda f: js.WatchJobRequest(job_id=f.job_id), NOT_FOUND),
     jobs("ListJobs", "page_token", lambda f: js.ListJobsRequest(page_token=f.page_token), INVALID),
     *(

@@ -37,6 +37,8 @@ PAYLOAD = {
     "Job": {"payload", "result", "error"},
     "JobEvent": {"error", "output"},
     "JobOutput": {"output"},
+    # The right is required for the whole message.
+    "JobLogLine": {"logger", "message", "fields"},
     "JobError": {"message", "stack_trace"},
 }
 PLAIN = {
@@ -52,6 +54,7 @@ PLAIN = {
         *("progress", "schedule_time", "worker_id", "withheld_fields", "principal", "reason"),
     },
     "JobOutput": {"seq", "attempt", "output_time"},
+    "JobLogLine": {"position", "attempt", "line", "log_time", "level", "dropped_lines"},
     "JobError": {"type", "retryable"},
     # Progress is visible to every principal that may see the job.
     "JobProgress": {"fraction", "message", "counters"},
@@ -204,10 +207,16 @@ async def test_payloads_are_withheld_without_the_right(
     operator = await caller(database, Role.OPERATOR)
     shown = await responses(channel, jobs_with_data, operator)
     assert [name for name, received in shown if MARKER.encode() in received] == []
-    output = js.ListJobOutputRequest(job_id=jobs_with_data.succeeded)
-    error = await rpc_error(JobServiceStub(channel).ListJobOutput(output, metadata=operator))
-    assert error.code is grpc.StatusCode.PERMISSION_DENIED
-    assert error.metadata == {"right": "payload:read"}
+    api = JobServiceStub(channel)
+    job_id = jobs_with_data.succeeded
+    for call in (
+        api.ListJobOutput(js.ListJobOutputRequest(job_id=job_id), metadata=operator),
+        api.ListJobLogs(js.ListJobLogsRequest(job_id=job_id), metadata=operator),
+        api.WatchJobLogs(js.WatchJobLogsRequest(job_id=job_id), metadata=operator).read(),
+    ):
+        error = await rpc_error(call)
+        assert error.code is grpc.StatusCode.PERMISSION_DENIED
+        assert error.metadata == {"right": "payload:read"}
 
 
 async def test_payloads_are_shown_with_the_right(

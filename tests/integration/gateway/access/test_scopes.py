@@ -107,6 +107,12 @@ async def test_job_outside_the_scope_is_not_found(
             "ListJobOutput": tenant.jobs.ListJobOutput(
                 js.ListJobOutputRequest(job_id=job_id), metadata=scoped
             ),
+            "ListJobLogs": tenant.jobs.ListJobLogs(
+                js.ListJobLogsRequest(job_id=job_id), metadata=scoped
+            ),
+            "WatchJobLogs": tenant.jobs.WatchJobLogs(
+                js.WatchJobLogsRequest(job_id=job_id), metadata=scoped
+            ),
             "WatchJob": tenant.jobs.WatchJob(js.WatchJobRequest(job_id=job_id), metadata=scoped),
         }
         codes = {name: await status_of(call) for name, call in calls.items()}

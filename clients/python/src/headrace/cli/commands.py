@@ -43,6 +43,14 @@ _COMMANDS: Final = {
   headrace output 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
   headrace output 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b -o jsonl | jq .output""",
     ),
+    "logs": (
+        "show:logs",
+        "Print the lines that a job's handler has logged.",
+        """
+  headrace logs 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
+  headrace logs 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b --follow
+  headrace logs 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b -o jsonl | jq .message""",
+    ),
     "list": (
         "show:list_jobs",
         "List jobs, newest first.",

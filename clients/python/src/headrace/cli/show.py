@@ -1,4 +1,4 @@
-"""The read-only commands: `get`, `output`, `events`, `list`, `stats` and `handlers`."""
+"""The read-only commands: `get`, `output`, `logs`, `events`, `list`, `stats` and `handlers`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headrace.cli.arguments import (
 from headrace.cli.output import document, json_line, summary
 from headrace.cli.session import Injected
 from headrace.cli.tables import JobsTable, handlers_table, stats_view
-from headrace.cli.text import history_text, job_view, plain
+from headrace.cli.text import history_text, job_view, log_text, plain
 
 if TYPE_CHECKING:
     from headrace import Client
@@ -73,6 +73,38 @@ async def output(
                 writer.line(json_line(piece))
             else:
                 found.append(document(piece))
+    if writer.format == "json":
+        writer.value(found, "")
+
+
+async def logs(
+    job: _JobId,
+    /,
+    *,
+    follow: Annotated[
+        bool,
+        Parameter(name=["--follow", "-f"], negative="", help="Print new lines until the job ends."),
+    ] = False,
+    after_position: Annotated[
+        int,
+        Parameter(
+            validator=validators.Number(gte=0), help="Print only lines with a higher position."
+        ),
+    ] = 0,
+    session: Injected,
+) -> None:
+    writer = session.output
+    found = []
+    async with session.client() as client:
+        source = client.watch_logs if follow else client.logs
+        async with aclosing(source(job, after_position=after_position)) as lines:
+            async for line in lines:
+                if writer.format == "text":
+                    writer.console.print(log_text(line))
+                elif writer.format == "jsonl":
+                    writer.line(json_line(line))
+                else:
+                    found.append(document(line))
     if writer.format == "json":
         writer.value(found, "")
 

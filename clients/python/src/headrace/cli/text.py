@@ -15,7 +15,9 @@ from headrace import (
     Job,
     JobError,
     JobEvent,
+    JobLogLine,
     JobState,
+    LogLevel,
     Principal,
     Progress,
     Quotas,
@@ -32,6 +34,12 @@ _STYLES: Final = {
     JobState.SUCCEEDED: "green",
     JobState.FAILED: "bold red",
     JobState.CANCELLED: "red",
+}
+_LEVEL_STYLES: Final = {
+    LogLevel.DEBUG: "dim",
+    LogLevel.WARNING: "yellow",
+    LogLevel.ERROR: "red",
+    LogLevel.CRITICAL: "bold red",
 }
 # The number of characters in a short id. It is the end of the id, which is random: a UUIDv7 starts
 # with the time.
@@ -88,6 +96,22 @@ def job_line(job: Job) -> Text:
     requested = job.cancel_request_time is not None and not job.state.terminal
     note = " cancel requested" if requested else ""
     return Text.assemble(f"{job.id} ", state_text(job.state), note)
+
+
+def log_text(line: JobLogLine) -> Text:
+    """Return a log line: its time, attempt, level, logger, message and fields."""
+    fields = dict(line.fields)
+    trace = fields.pop("stack_trace", "")
+    time = f"{line.log_time.astimezone():%H:%M:%S.%f}"[:-3] if line.log_time else ""
+    details = " ".join(f"{name}={json_line(value)}" for name, value in fields.items())
+    rest = plain(f"{line.message} {details}".rstrip())
+    return Text.assemble(
+        (f"{time} #{line.attempt} ", "dim"),
+        (f"{line.level:<8} ", _LEVEL_STYLES.get(line.level, "")),
+        (f"{plain(line.logger)}: " if line.logger else "", "dim"),
+        rest,
+        f"\n{plain(str(trace))}" if trace else "",
+    )
 
 
 def short_id(job_id: str) -> str:

@@ -156,6 +156,21 @@ class FakeGateway:
         """Emit a piece of output for a running job."""
         self._advance(job_id, "OUTPUT", "RUNNING", output=encode(output))
 
+    def log(
+        self,
+        job_id: str,
+        message: str,
+        *,
+        level: str = "INFO",
+        logger: str = "",
+        fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Log a line for the newest attempt of a job."""
+        content = None if fields is None else encode(dict(fields))
+        self._run_in_server_thread(
+            lambda: self._jobs.log_line(job_id, message, level=level, logger=logger, fields=content)
+        )
+
     def succeed(self, job_id: str, result: Any = None) -> None:
         """End a running job as SUCCEEDED."""
         self._advance(job_id, "SUCCEEDED", "SUCCEEDED", result=encode(result))

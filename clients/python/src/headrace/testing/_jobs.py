@@ -23,7 +23,7 @@ from headrace.errors import (
 )
 from headrace.v1.event_pb2 import JobEvent, JobEventType
 from headrace.v1.job_pb2 import Job, JobError, JobProgress, JobSpec, JobState
-from headrace.v1.job_service_pb2 import JobFilter
+from headrace.v1.job_service_pb2 import JobFilter, JobLogLevel, JobLogLine
 
 # event: states before the event, states after the event. An event without states before it creates
 # the job.
@@ -47,6 +47,8 @@ LIFECYCLE: Final[Mapping[str, tuple[Sequence[str], Sequence[str]]]] = {
 STATES: Final = frozenset(state for _, targets in LIFECYCLE.values() for state in targets)
 TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 MAX_EVENTS: Final = 200
+# The positions of lines of an attempt begin after this number times the attempt's number.
+_LINES_PER_ATTEMPT: Final = 1_000_000
 _WORKER: Final = str(UUID(int=1))
 
 
@@ -101,6 +103,7 @@ class Jobs:
         self._on_queued = on_queued
         self._on_cancel_request = on_cancel_request
         self._events: dict[str, list[JobEvent]] = {}
+        self._lines: dict[str, list[JobLogLine]] = {}
         # The content and the jobs of each used request_id. Batches and single jobs have separate
         # keys.
         self._keys: dict[tuple[bool, str], tuple[list[Any], list[Job]]] = {}
@@ -279,6 +282,34 @@ class Jobs:
         job = self.find(job_id)
         later = "QUEUED" if job.attempt else _initial_state(job)
         return self.advance(job_id, "REQUEUED", later, reason=reason)
+
+    def log_line(
+        self, job_id: str, message: str, *, level: str, logger: str, fields: bytes | None
+    ) -> None:
+        """Add a line to the log of a job."""
+        job = self.find(job_id)
+        if not job.attempt:
+            raise ValueError(f"job {job_id} has not started, so its handler cannot log")
+        lines = self._lines.setdefault(job_id, [])
+        number = sum(line.attempt == job.attempt for line in lines) + 1
+        line = JobLogLine(
+            position=job.attempt * _LINES_PER_ATTEMPT + number,
+            attempt=job.attempt,
+            line=number,
+            level=JobLogLevel.Value(f"JOB_LOG_LEVEL_{level}"),
+            logger=logger,
+            message=message,
+        )
+        line.log_time.GetCurrentTime()
+        if fields is not None:
+            line.fields.json = fields
+        lines.append(line)
+        self.notify()
+
+    def lines(self, job_id: str, after_position: int) -> list[JobLogLine]:
+        """Return the log lines of a job after a position."""
+        lines = self._lines.get(self.find(job_id).id, [])
+        return [line for line in lines if line.position > after_position]
 
     def matching(self, start: int, job_filter: JobFilter) -> Iterator[tuple[int, JobEvent]]:
         """Yield matching events after the first `start` events, each with the cursor after it."""

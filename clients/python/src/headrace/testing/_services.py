@@ -112,6 +112,37 @@ class JobService(JobServiceServicer):
             next_after_seq=found[-1].seq if rest else 0,
         )
 
+    async def ListJobLogs(
+        self, request: pb.ListJobLogsRequest, context: Any
+    ) -> pb.ListJobLogsResponse:
+        lines = self._jobs.lines(request.job_id, _after_position(request))
+        size = page_size(request)
+        more = len(lines) > size
+        return pb.ListJobLogsResponse(
+            lines=lines[:size], next_after_position=lines[size - 1].position if more else 0
+        )
+
+    async def WatchJobLogs(
+        self, request: pb.WatchJobLogsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchJobLogsResponse]:
+        idle = self.idle_interval(request)
+        position = _after_position(request)
+        job = self._jobs.find(request.job_id)
+        mark = pb.WATCH_MARK_CAUGHT_UP
+        while True:
+            changed = self._jobs.changed
+            ended = state_of(job) in TERMINAL
+            for part in chunks(self._jobs.lines(job.id, position), MAX_EVENTS):
+                position = part[-1].position
+                yield pb.WatchJobLogsResponse(lines=part)
+            if ended:
+                return
+            if mark:
+                yield pb.WatchJobLogsResponse(mark=mark)
+            mark = pb.WATCH_MARK_UNSPECIFIED
+            if not changed.is_set() and not await wait_for_change(idle, changed):
+                mark = _IDLE_MARK
+
     async def WatchJob(
         self, request: pb.WatchJobRequest, context: Any
     ) -> AsyncIterator[pb.WatchJobResponse]:
@@ -331,6 +362,12 @@ def _after_seq(request: Any) -> int:
     if request.after_seq < 0:
         raise invalid(("after_seq", "must not be negative; 0 is before the first event"))
     return int(request.after_seq)
+
+
+def _after_position(request: Any) -> int:
+    if request.after_position < 0:
+        raise invalid(("after_position", "must not be negative; 0 is before the first line"))
+    return int(request.after_position)
 
 
 def _state_counts(jobs: Iterable[job_pb2.Job]) -> list[pb.StateCount]:

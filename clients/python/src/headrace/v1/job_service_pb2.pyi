@@ -56,6 +56,42 @@ SUBMIT_OUTCOME_NO_WORKER: SubmitOutcome.ValueType  # 4
 """With `validate_only`: the job is valid but would wait, because no live worker runs its type."""
 Global___SubmitOutcome: _TypeAlias = SubmitOutcome  # noqa: Y015
 
+class _JobLogLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobLogLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobLogLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_LOG_LEVEL_UNSPECIFIED: _JobLogLevel.ValueType  # 0
+    """Never sent."""
+    JOB_LOG_LEVEL_DEBUG: _JobLogLevel.ValueType  # 1
+    """Details for developers."""
+    JOB_LOG_LEVEL_INFO: _JobLogLevel.ValueType  # 2
+    """Normal operation."""
+    JOB_LOG_LEVEL_WARNING: _JobLogLevel.ValueType  # 3
+    """Unexpected, but not an error."""
+    JOB_LOG_LEVEL_ERROR: _JobLogLevel.ValueType  # 4
+    """An error."""
+    JOB_LOG_LEVEL_CRITICAL: _JobLogLevel.ValueType  # 5
+    """An error after which the program may not continue."""
+
+class JobLogLevel(_JobLogLevel, metaclass=_JobLogLevelEnumTypeWrapper):
+    """The level of a log line. Clients must accept unknown values."""
+
+JOB_LOG_LEVEL_UNSPECIFIED: JobLogLevel.ValueType  # 0
+"""Never sent."""
+JOB_LOG_LEVEL_DEBUG: JobLogLevel.ValueType  # 1
+"""Details for developers."""
+JOB_LOG_LEVEL_INFO: JobLogLevel.ValueType  # 2
+"""Normal operation."""
+JOB_LOG_LEVEL_WARNING: JobLogLevel.ValueType  # 3
+"""Unexpected, but not an error."""
+JOB_LOG_LEVEL_ERROR: JobLogLevel.ValueType  # 4
+"""An error."""
+JOB_LOG_LEVEL_CRITICAL: JobLogLevel.ValueType  # 5
+"""An error after which the program may not continue."""
+Global___JobLogLevel: _TypeAlias = JobLogLevel  # noqa: Y015
+
 class _WatchMark:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -655,6 +691,201 @@ class ListJobOutputResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobOutputResponse: _TypeAlias = ListJobOutputResponse  # noqa: Y015
+
+@_typing.final
+class JobLogLine(_message.Message):
+    """A line that a handler logged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    LOG_TIME_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    LOGGER_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    DROPPED_LINES_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """The position within the log of the job. Later lines have larger positions, but positions are
+    not consecutive.
+    """
+    attempt: _builtins.int
+    """The number of the attempt that logged the line."""
+    line: _builtins.int
+    """The number of the line within its attempt: 1, 2, 3 …"""
+    level: Global___JobLogLevel.ValueType
+    """The level."""
+    logger: _builtins.str
+    """The name of the logger; for structlog, the module that logged the line."""
+    message: _builtins.str
+    """The message, at most 1,500 characters."""
+    dropped_lines: _builtins.int
+    """The number of later lines of the attempt that were dropped, because it reached a limit of the
+    worker (HEADRACE_JOB_LOG_LINES, HEADRACE_JOB_LOG_BYTES). Only in the last line of an attempt,
+    whose message says the same.
+    """
+    @_builtins.property
+    def log_time(self) -> _timestamp_pb2.Timestamp:
+        """The time of the log call, by the worker's clock."""
+
+    @_builtins.property
+    def fields(self) -> _data_pb2.Data:
+        """An object with the fields of a structlog line, and the `stack_trace` of an exception. Absent if
+        there are none.
+        """
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        line: _builtins.int = ...,
+        log_time: _timestamp_pb2.Timestamp | None = ...,
+        level: Global___JobLogLevel.ValueType = ...,
+        logger: _builtins.str = ...,
+        message: _builtins.str = ...,
+        fields: _data_pb2.Data | None = ...,
+        dropped_lines: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "log_time", b"log_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dropped_lines", b"dropped_lines", "fields", b"fields", "level", b"level", "line", b"line", "log_time", b"log_time", "logger", b"logger", "message", b"message", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobLogLine: _TypeAlias = JobLogLine  # noqa: Y015
+
+@_typing.final
+class ListJobLogsRequest(_message.Message):
+    """The request of ListJobLogs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    AFTER_POSITION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    DATA_ENCODING_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job id. Required."""
+    after_position: _builtins.int
+    """Return only lines with a larger position. 0: from the first line."""
+    page_size: _builtins.int
+    """The maximum number of lines; 0 means 100, more than 1,000 means 1,000. Negative values are
+    rejected.
+    """
+    data_encoding: _data_pb2.DataEncoding.ValueType
+    """The form of `fields` in the response."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        after_position: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        data_encoding: _data_pb2.DataEncoding.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "data_encoding", b"data_encoding", "job_id", b"job_id", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobLogsRequest: _TypeAlias = ListJobLogsRequest  # noqa: Y015
+
+@_typing.final
+class ListJobLogsResponse(_message.Message):
+    """A page of log lines."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_POSITION_FIELD_NUMBER: _builtins.int
+    next_after_position: _builtins.int
+    """`after_position` of the next page; 0 only on the last page. A running job can log more lines
+    later.
+    """
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobLogLine]:
+        """The lines, ordered by position."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[Global___JobLogLine] | None = ...,
+        next_after_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "next_after_position", b"next_after_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobLogsResponse: _TypeAlias = ListJobLogsResponse  # noqa: Y015
+
+@_typing.final
+class WatchJobLogsRequest(_message.Message):
+    """The request of WatchJobLogs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    AFTER_POSITION_FIELD_NUMBER: _builtins.int
+    DATA_ENCODING_FIELD_NUMBER: _builtins.int
+    IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job id. Required."""
+    after_position: _builtins.int
+    """The position of the last line received; 0 for the whole log."""
+    data_encoding: _data_pb2.DataEncoding.ValueType
+    """The form of `fields` in the responses."""
+    @_builtins.property
+    def idle_interval(self) -> _duration_pb2.Duration:
+        """The maximum time without a response, as in WatchJobRequest."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        after_position: _builtins.int = ...,
+        data_encoding: _data_pb2.DataEncoding.ValueType = ...,
+        idle_interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_interval", b"idle_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "data_encoding", b"data_encoding", "idle_interval", b"idle_interval", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchJobLogsRequest: _TypeAlias = WatchJobLogsRequest  # noqa: Y015
+
+@_typing.final
+class WatchJobLogsResponse(_message.Message):
+    """Log lines of a job, or a mark."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    mark: Global___WatchMark.ValueType
+    """WATCH_MARK_CAUGHT_UP once all stored lines were sent, WATCH_MARK_IDLE, or not set."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobLogLine]:
+        """The lines, ordered by position; none in a response with a mark."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[Global___JobLogLine] | None = ...,
+        mark: Global___WatchMark.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "mark", b"mark"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchJobLogsResponse: _TypeAlias = WatchJobLogsResponse  # noqa: Y015
 
 @_typing.final
 class WatchJobRequest(_message.Message):

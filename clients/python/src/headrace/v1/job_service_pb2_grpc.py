@@ -82,6 +82,16 @@ class JobServiceStub:
                 request_serializer=headrace_dot_v1_dot_job__service__pb2.ListJobOutputRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_job__service__pb2.ListJobOutputResponse.FromString,
                 _registered_method=True)
+        self.ListJobLogs = channel.unary_unary(
+                '/headrace.v1.JobService/ListJobLogs',
+                request_serializer=headrace_dot_v1_dot_job__service__pb2.ListJobLogsRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_job__service__pb2.ListJobLogsResponse.FromString,
+                _registered_method=True)
+        self.WatchJobLogs = channel.unary_stream(
+                '/headrace.v1.JobService/WatchJobLogs',
+                request_serializer=headrace_dot_v1_dot_job__service__pb2.WatchJobLogsRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_job__service__pb2.WatchJobLogsResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/headrace.v1.JobService/WatchJob',
                 request_serializer=headrace_dot_v1_dot_job__service__pb2.WatchJobRequest.SerializeToString,
@@ -176,6 +186,22 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListJobLogs(self, request, context):
+        """Lists the lines that the handler of a job logged, in all attempts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchJobLogs(self, request, context):
+        """Streams the log of a job: the stored lines after `after_position`, then new lines. The stream
+        ends with OK after the terminal event, once it has sent the lines that were stored with or
+        before that event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
         """Streams the events of a job: the history after `after_seq`, then live events. The stream ends
         with OK after the terminal event.
@@ -249,6 +275,16 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListJobOutput,
                     request_deserializer=headrace_dot_v1_dot_job__service__pb2.ListJobOutputRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_job__service__pb2.ListJobOutputResponse.SerializeToString,
+            ),
+            'ListJobLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobLogs,
+                    request_deserializer=headrace_dot_v1_dot_job__service__pb2.ListJobLogsRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_job__service__pb2.ListJobLogsResponse.SerializeToString,
+            ),
+            'WatchJobLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJobLogs,
+                    request_deserializer=headrace_dot_v1_dot_job__service__pb2.WatchJobLogsRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_job__service__pb2.WatchJobLogsResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -495,6 +531,60 @@ class JobService:
             '/headrace.v1.JobService/ListJobOutput',
             headrace_dot_v1_dot_job__service__pb2.ListJobOutputRequest.SerializeToString,
             headrace_dot_v1_dot_job__service__pb2.ListJobOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.JobService/ListJobLogs',
+            headrace_dot_v1_dot_job__service__pb2.ListJobLogsRequest.SerializeToString,
+            headrace_dot_v1_dot_job__service__pb2.ListJobLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJobLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headrace.v1.JobService/WatchJobLogs',
+            headrace_dot_v1_dot_job__service__pb2.WatchJobLogsRequest.SerializeToString,
+            headrace_dot_v1_dot_job__service__pb2.WatchJobLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

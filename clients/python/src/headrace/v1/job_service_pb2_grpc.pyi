@@ -65,6 +65,13 @@ class JobServiceStub:
     """Lists the output of all attempts of a job, in event order. WatchJob and WatchJobs stream new
     output.
     """
+    ListJobLogs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobLogsRequest, _job_service_pb2.ListJobLogsResponse]
+    """Lists the lines that the handler of a job logged, in all attempts."""
+    WatchJobLogs: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobLogsRequest, _job_service_pb2.WatchJobLogsResponse]
+    """Streams the log of a job: the stored lines after `after_position`, then new lines. The stream
+    ends with OK after the terminal event, once it has sent the lines that were stored with or
+    before that event.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.WatchJobResponse]
     """Streams the events of a job: the history after `after_seq`, then live events. The stream ends
     with OK after the terminal event.
@@ -116,6 +123,13 @@ class JobServiceAsyncStub(JobServiceStub):
     ListJobOutput: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobOutputRequest, _job_service_pb2.ListJobOutputResponse]  # type: ignore[assignment]
     """Lists the output of all attempts of a job, in event order. WatchJob and WatchJobs stream new
     output.
+    """
+    ListJobLogs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobLogsRequest, _job_service_pb2.ListJobLogsResponse]  # type: ignore[assignment]
+    """Lists the lines that the handler of a job logged, in all attempts."""
+    WatchJobLogs: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobLogsRequest, _job_service_pb2.WatchJobLogsResponse]  # type: ignore[assignment]
+    """Streams the log of a job: the stored lines after `after_position`, then new lines. The stream
+    ends with OK after the terminal event, once it has sent the lines that were stored with or
+    before that event.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams the events of a job: the history after `after_seq`, then live events. The stream ends
@@ -213,6 +227,25 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.ListJobOutputResponse, _abc.Awaitable[_job_service_pb2.ListJobOutputResponse]]:
         """Lists the output of all attempts of a job, in event order. WatchJob and WatchJobs stream new
         output.
+        """
+
+    @_abc_1.abstractmethod
+    def ListJobLogs(
+        self,
+        request: _job_service_pb2.ListJobLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListJobLogsResponse, _abc.Awaitable[_job_service_pb2.ListJobLogsResponse]]:
+        """Lists the lines that the handler of a job logged, in all attempts."""
+
+    @_abc_1.abstractmethod
+    def WatchJobLogs(
+        self,
+        request: _job_service_pb2.WatchJobLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_service_pb2.WatchJobLogsResponse], _abc.AsyncIterator[_job_service_pb2.WatchJobLogsResponse]]:
+        """Streams the log of a job: the stored lines after `after_position`, then new lines. The stream
+        ends with OK after the terminal event, once it has sent the lines that were stored with or
+        before that event.
         """
 
     @_abc_1.abstractmethod

@@ -34,6 +34,10 @@ class ForeignLines(Protocol):
     processor; it receives these records and structlog's own lines.
     """
 
+    @property
+    def lowest_level(self) -> int:
+        """The lowest level that the filter wants to see. It drops lines below the log's level."""
+
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to log a record."""
 
@@ -61,7 +65,8 @@ def configure(
     Returns:
         A function that restores this configuration if other code has changed it.
     """
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    level = level_number(settings.log_level)
+    lowest = level if foreign is None else foreign.lowest_level
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         *([] if foreign is None else [foreign]),
@@ -100,7 +105,7 @@ def configure(
     def apply() -> None:
         structlog.configure(
             processors=[*shared, *renderer],
-            wrapper_class=structlog.make_filtering_bound_logger(level),
+            wrapper_class=structlog.make_filtering_bound_logger(lowest),
             logger_factory=structlog.WriteLoggerFactory(cast(TextIO, sink)),
             cache_logger_on_first_use=True,
         )
@@ -108,10 +113,15 @@ def configure(
         others = [other for other in root.handlers if type(other) is not logging.StreamHandler]
         root.handlers[:] = [handler, *(other for other in others if other is not handler)]
         # Libraries report problems as warnings. Their lines about each call can contain payloads.
-        root.setLevel(level if foreign is not None else max(level, logging.WARNING))
+        root.setLevel(lowest if foreign is not None else max(level, logging.WARNING))
 
     apply()
     return apply
+
+
+def level_number(name: str) -> int:
+    """Return the number of a level, such as `info`."""
+    return logging.getLevelNamesMapping()[name.upper()]
 
 
 class _Sink:

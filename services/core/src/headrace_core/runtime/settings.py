@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from headrace_core.domain.certificate import parse_san
 from headrace_core.domain.job import DEFAULT_TENANT
+from headrace_core.domain.job_log import MAX_JOB_LOG_LINES
 from headrace_core.domain.limits import (
     MAX_DOCUMENT_BYTES,
     MAX_DURATION,
@@ -163,6 +164,11 @@ class Settings(BaseSettings):
 
     # Worker.
     store_stack_traces: bool = True
+    # The log of a job: the lowest level, and the maximum lines and bytes of an attempt. With 0
+    # lines, no line is kept.
+    job_log_level: Literal["debug", "info", "warning", "error"] = "info"
+    job_log_lines: int = Field(1000, ge=0, le=MAX_JOB_LOG_LINES)
+    job_log_bytes: int = Field(256 * 1024, ge=0, le=16 * 1024 * 1024)
     # The tenants whose jobs the worker runs; `*` for all tenants.
     worker_tenants: Annotated[tuple[str, ...], NoDecode] = ()
     # A single tenant; an older name for `worker_tenants`.

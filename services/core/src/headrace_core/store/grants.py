@@ -117,6 +117,13 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
         Client.WORKER: (_SELECT, _INSERT),
         Client.OPS: (_SELECT,),
     },
+    "job_logs": {
+        Client.GATEWAY: (_SELECT,),
+        Client.SCHEDULER: (_select("job_id"), _DELETE),
+        # The worker inserts ON CONFLICT DO NOTHING, which reads nothing.
+        Client.WORKER: (_INSERT,),
+        Client.OPS: (_select("job_id", "attempt", "last_line", "tenant"),),
+    },
     "workers": {
         Client.GATEWAY: (_SELECT,),
         Client.SCHEDULER: (_SELECT, _DELETE),

@@ -18,6 +18,8 @@ class Topic(StrEnum):
     SLOTS = "headrace_slots"
     # An event was written: wakes the gateways.
     EVENTS = "headrace_events"
+    # A handler's log lines were written: wakes the gateways.
+    LOGS = "headrace_logs"
     # The cancellation of a running job was requested: wakes the workers.
     CANCELS = "headrace_cancels"
     # A worker registered, drains or left: wakes the gateways.

@@ -11,10 +11,12 @@ from headrace_core.domain.access import Right
 from headrace_core.domain.errors import QuotaExceeded, Violation
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import Job, JobEvent
+from headrace_core.domain.job_log import LogPosition, StoredLine
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.stats import Stats
 from headrace_core.store.event_log import list_events, list_output
 from headrace_core.store.jobs.cancel import cancel_job
+from headrace_core.store.jobs.logs import list_logs
 from headrace_core.store.jobs.read import get_job, list_jobs, read_stats
 from headrace_core.store.jobs.requeue import requeue_job
 from headrace_core.store.jobs.submit_metered import admit_requeue
@@ -24,7 +26,13 @@ from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.api.filter import parse_filter
 from headrace_gateway.api.pages import Page, fill_page, split_page
-from headrace_gateway.api.validation import Violations, check_reason, limit_after_seq, page_limit
+from headrace_gateway.api.validation import (
+    Violations,
+    check_reason,
+    limit_after_position,
+    limit_after_seq,
+    page_limit,
+)
 from headrace_gateway.api.visibility import (
     check_visible,
     check_visible_id,
@@ -189,6 +197,49 @@ class Jobs:
             )
         return last or 0
 
+    async def list_logs(
+        self,
+        call: Call,
+        page: Page[StoredLine],
+        *,
+        job_id: JobId,
+        after: int = 0,
+        size: int = 0,
+        violations: Sequence[Violation] = (),
+    ) -> int:
+        """Fill a page with the log lines of a job, in order.
+
+        Args:
+            call: the context of the request.
+            page: receives the lines.
+            job_id: the job to read.
+            after: the position of the last line that the caller has seen.
+            size: the maximum number of lines on the page; 0 for the default.
+            violations: see the class.
+
+        Returns:
+            The position of the last line on the page; 0 if no line follows.
+
+        Raises:
+            InvalidRequest: a number is out of range.
+            JobNotFound: the tenant has no such job.
+        """
+        found = Violations(violations)
+        position = limit_after_position(after, found)
+        limit = page_limit(size, found)
+        found.check()
+        # The table of permissions requires only `payload:read`.
+        call.require(Right.JOBS_READ)
+
+        async def read(after: LogPosition, wanted: int) -> tuple[Sequence[StoredLine], bool]:
+            return await list_logs(conn, job_id=job_id, after=after, limit=wanted)
+
+        async with self._database.statement() as conn:
+            job = await get_job(conn, tenant=call.tenant, job_id=job_id, full=False)
+            check_visible(call, job)
+            last = await fill_page(page, read, key=_position_of, after=position, size=limit)
+        return 0 if last is None else int(last)
+
     async def cancel(
         self,
         call: Call,
@@ -282,6 +333,10 @@ class Jobs:
 
 def _id_of(job: Job) -> JobId | None:
     return job.id
+
+
+def _position_of(stored: StoredLine) -> LogPosition:
+    return stored.position
 
 
 def _seq_of(event: JobEvent) -> int:

@@ -16,6 +16,7 @@ import msgspec
 from headrace_core.domain.access import MAX_PRINCIPAL_NAME
 from headrace_core.domain.errors import InvalidRequest, Violation
 from headrace_core.domain.ids import BatchId, JobId, parse_id
+from headrace_core.domain.job_log import LOG_START, LogPosition
 from headrace_core.domain.lifecycle import JobState
 from headrace_core.domain.limits import (
     LABEL_KEY_RULE,
@@ -165,6 +166,15 @@ def limit_after_seq(after_seq: int, found: Violations) -> int:
     if after_seq < 0:
         found.note("after_seq", "must not be negative; 0 is before the first event")
     return min(after_seq, _MAX_SEQ)
+
+
+def limit_after_position(after: int, found: Violations) -> LogPosition:
+    """Return the position `after_position` in the log of a job, limited to the largest one."""
+    if after < 0:
+        found.note("after_position", "must not be negative; 0 is before the first line")
+        return LOG_START
+    position = LogPosition.parse(after)
+    return position._replace(attempt=min(position.attempt, _MAX_SEQ))
 
 
 def job_filter(

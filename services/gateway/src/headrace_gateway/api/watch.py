@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import TypeVar
 
+from headrace_core.domain.access import Right
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
+from headrace_core.domain.job_log import LogPosition
 from headrace_core.domain.query import JobFilter
 from headrace_core.store.sql.database import Database
 from headrace_gateway.api.visibility import (
@@ -16,7 +19,9 @@ from headrace_gateway.api.visibility import (
     visible_stream,
 )
 from headrace_gateway.calls.call import Call
-from headrace_gateway.streams import Watch, WatchPage
+from headrace_gateway.streams import LogUpdate, Watch, WatchPage
+
+T = TypeVar("T")
 
 
 class JobStreams:
@@ -45,6 +50,23 @@ class JobStreams:
             return stream
         return self._within_scope(call, job_id, stream)
 
+    def watch_job_logs(
+        self, call: Call, job_id: JobId, after: LogPosition, *, idle: float | None
+    ) -> AsyncGenerator[LogUpdate, None]:
+        """Return the stream of a job's log; see `Watch.watch_job_logs`.
+
+        The first item raises JobNotFound if the job is outside of the caller's scope.
+
+        Raises:
+            PermissionDenied: the caller may not read jobs.
+        """
+        # The table of permissions requires only `payload:read`.
+        call.require(Right.JOBS_READ)
+        stream = self._watch.watch_job_logs(call.tenant, job_id, after, idle=idle)
+        if call.principal.scope.covers_all_jobs:
+            return stream
+        return self._within_scope(call, job_id, stream)
+
     def watch_jobs(
         self, call: Call, job_filter: JobFilter, cursor: str, *, idle: float | None
     ) -> AsyncGenerator[WatchPage, None]:
@@ -57,11 +79,11 @@ class JobStreams:
         return visible_pages(call, self._watch.watch_jobs(call.tenant, narrowed, cursor, idle=idle))
 
     async def _within_scope(
-        self, call: Call, job_id: JobId, stream: AsyncGenerator[list[JobEvent], None]
-    ) -> AsyncGenerator[list[JobEvent], None]:
-        """Yield the events of a stream, after a check that the caller may see its job."""
+        self, call: Call, job_id: JobId, stream: AsyncGenerator[T, None]
+    ) -> AsyncGenerator[T, None]:
+        """Yield the items of a stream, after a check that the caller may see its job."""
         async with aclosing(stream):
             async with self._database.statement() as conn:
                 await check_visible_id(conn, call, job_id)
-            async for events in stream:
-                yield events
+            async for item in stream:
+                yield item

@@ -25,7 +25,7 @@ class ReadLog(Protocol):
 
 
 class PayloadReads:
-    """Reports each call that reads payloads, results or output, before it runs.
+    """Reports each call that reads payloads, results, output or logs, before it runs.
 
     Args:
         log: receives the calls; None if they are not recorded.
@@ -88,6 +88,8 @@ _TARGETS: Final[Mapping[str, Callable[[Any], str | None]]] = {
     f"{_JOBS}ListJobs": _list_jobs,
     f"{_JOBS}ListJobEvents": _one_job,
     f"{_JOBS}ListJobOutput": _one_job,
+    f"{_JOBS}ListJobLogs": _one_job,
+    f"{_JOBS}WatchJobLogs": _one_job,
     f"{_JOBS}WatchJob": _one_job,
     f"{_JOBS}WatchJobs": _watch_jobs,
     f"{_JOBS}SubmitAndWatch": lambda request: f"jobs of type {request.job.type}",

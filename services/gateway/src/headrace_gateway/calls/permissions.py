@@ -42,6 +42,8 @@ NEEDS: Final[Mapping[str, Need]] = {
     f"{_JOBS}ListJobs": Right.JOBS_READ,
     f"{_JOBS}ListJobEvents": Right.JOBS_READ,
     f"{_JOBS}ListJobOutput": Right.PAYLOAD_READ,
+    f"{_JOBS}ListJobLogs": Right.PAYLOAD_READ,
+    f"{_JOBS}WatchJobLogs": Right.PAYLOAD_READ,
     f"{_JOBS}WatchJob": Right.JOBS_READ,
     f"{_JOBS}WatchJobs": Right.JOBS_READ,
     f"{_JOBS}GetStats": Right.JOBS_READ,

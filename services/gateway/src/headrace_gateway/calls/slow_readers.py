@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import structlog
 from google.protobuf.message import Message
@@ -130,23 +130,30 @@ class StreamWriter:
 
 
 class _Place:
-    """The place where a client resumes a stream: the sequence number of an event, or a cursor.
+    """The place where a client resumes a stream: the number of an event or line, or a cursor.
 
     The cursor stays empty for a stream that starts again from its current state.
     """
 
     def __init__(self, request: Message) -> None:
-        by_number = "after_seq" in request.DESCRIPTOR.fields_by_name
-        self._field = "after_seq" if by_number else "cursor"
+        fields = request.DESCRIPTOR.fields_by_name
+        self._field = next((name for name in _NUMBERS if name in fields), "cursor")
         self._value: Any = getattr(request, self._field, "")
 
     def advance(self, response: Any) -> None:
         """Move to the place after a response."""
-        if self._field == "cursor":
-            self._value = getattr(response, "cursor", "") or self._value
-        elif response.events:
-            self._value = response.events[-1].seq
+        match self._field:
+            case "cursor":
+                self._value = getattr(response, "cursor", "") or self._value
+            case "after_position" if response.lines:
+                self._value = response.lines[-1].position
+            case "after_seq" if response.events:
+                self._value = response.events[-1].seq
 
     @property
     def value(self) -> tuple[str, str]:
         return self._field, str(self._value)
+
+
+# The fields with the number after which a stream starts.
+_NUMBERS: Final = ("after_seq", "after_position")

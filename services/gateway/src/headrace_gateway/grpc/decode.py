@@ -41,6 +41,7 @@ _STATES: Final = {number: state for state, number in STATES.items()}
 
 WatchRequest: TypeAlias = (
     job_service_pb2.WatchJobRequest
+    | job_service_pb2.WatchJobLogsRequest
     | job_service_pb2.WatchJobsRequest
     | job_service_pb2.SubmitAndWatchRequest
     | subscription_service_pb2.WatchSubscriptionRequest

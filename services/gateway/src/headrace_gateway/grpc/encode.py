@@ -29,6 +29,7 @@ from headrace_core.domain.job import (
     JsonText,
     Progress,
 )
+from headrace_core.domain.job_log import LogLevel, StoredLine
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
@@ -50,6 +51,9 @@ WATCH_MARKS: Final = {
     Mark.CAUGHT_UP: job_service_pb2.WATCH_MARK_CAUGHT_UP,
     Mark.IDLE: job_service_pb2.WATCH_MARK_IDLE,
     Mark.STANDBY: job_service_pb2.WATCH_MARK_STANDBY,
+}
+_LOG_LEVELS: Final = {
+    level: job_service_pb2.JobLogLevel.Value(f"JOB_LOG_LEVEL_{level.name}") for level in LogLevel
 }
 
 # Stored fields that have other names in the contract.
@@ -210,6 +214,24 @@ def _write_event(event: JobEvent, message: event_pb2.JobEvent, encoding: Encodin
         message.reason = event.reason
     if event.withheld:
         message.withheld_fields.extend(event.withheld)
+
+
+def log_line_message(stored: StoredLine, encoding: Encoding) -> job_service_pb2.JobLogLine:
+    """Return a message of a log line."""
+    position, line = stored
+    message = job_service_pb2.JobLogLine(
+        position=int(position),
+        attempt=position.attempt,
+        line=position.line,
+        level=_LOG_LEVELS[line.level],
+        logger=line.logger,
+        message=line.message,
+        dropped_lines=line.dropped,
+    )
+    _write_time(line.time, message.log_time)
+    if line.fields:
+        message.fields.CopyFrom(write_data(line.fields, encoding))
+    return message
 
 
 def handler_message(handler: LiveHandler, encoding: Encoding) -> handler_service_pb2.Handler:

@@ -19,6 +19,7 @@ from headrace_gateway.api.submit import Submit, ValidatedJobs
 from headrace_gateway.api.validation import (
     Violations,
     check_idle_interval,
+    limit_after_position,
     limit_after_seq,
     parse_job_id,
 )
@@ -38,6 +39,7 @@ from headrace_gateway.grpc.encode import (
     Encoding,
     event_message,
     job_message,
+    log_line_message,
     output_message,
     spec_message,
     stats_message,
@@ -182,6 +184,24 @@ class JobServicer:
         page, last = await self._read_log_page(request, call, output_message, only_output=True)
         return job_service_pb2.ListJobOutputResponse(pieces=page, next_after_seq=last)
 
+    async def ListJobLogs(
+        self, request: job_service_pb2.ListJobLogsRequest, call: Call
+    ) -> job_service_pb2.ListJobLogsResponse:
+        """List the log lines of a job."""
+        found = Violations()
+        job_id = parse_job_id(request.job_id, found)
+        encoding = read_encoding(request.data_encoding, found)
+        page = MessagePage(partial(log_line_message, encoding=encoding))
+        last = await self._jobs.list_logs(
+            call,
+            page,
+            job_id=job_id,
+            after=request.after_position,
+            size=request.page_size,
+            violations=found,
+        )
+        return job_service_pb2.ListJobLogsResponse(lines=page.messages, next_after_position=last)
+
     async def GetStats(
         self,
         request: job_service_pb2.GetStatsRequest,  # noqa: ARG002 - it has no fields yet
@@ -205,6 +225,24 @@ class JobServicer:
                 response = job_service_pb2.WatchJobResponse(mark=_mark_of(events))
                 write_events(events, response.events, encoding)
                 yield response
+
+    async def WatchJobLogs(
+        self, request: job_service_pb2.WatchJobLogsRequest, call: Call
+    ) -> AsyncGenerator[job_service_pb2.WatchJobLogsResponse, None]:
+        """Send the log lines of a job, past and new, until the job has ended."""
+        found = Violations()
+        job_id = parse_job_id(request.job_id, found)
+        encoding = read_encoding(request.data_encoding, found)
+        after = limit_after_position(request.after_position, found)
+        idle = _idle_interval(request, found)
+        found.check()
+        stream = self._streams.watch_job_logs(call, job_id, after, idle=idle)
+        async with aclosing(stream) as pages:
+            async for update in pages:
+                yield job_service_pb2.WatchJobLogsResponse(
+                    lines=[log_line_message(line, encoding) for line in update.lines],
+                    mark=WATCH_MARKS[update.mark],
+                )
 
     async def WatchJobs(
         self, request: job_service_pb2.WatchJobsRequest, call: Call

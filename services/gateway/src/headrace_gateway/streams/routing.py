@@ -166,6 +166,10 @@ class Mailbox:
         self._events.clear()
         self._weight = 0
 
+    def wake(self) -> None:
+        """End the wait of the stream."""
+        self._changed.set()
+
     def fail(self, error: HeadraceError) -> None:
         """End the stream with an error at its next wait."""
         self._error = error

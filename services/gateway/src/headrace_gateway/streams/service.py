@@ -9,6 +9,7 @@ from headrace_core.domain.access import Scope
 from headrace_core.domain.errors import ShuttingDown
 from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import JobEvent
+from headrace_core.domain.job_log import LogPosition
 from headrace_core.domain.monitor import Overview
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.subscription import AcquiredSubscription
@@ -22,6 +23,7 @@ from headrace_core.store.subscriptions import read_filter
 from headrace_core.wake import WakeBus
 from headrace_gateway.streams.gauges import Gauges
 from headrace_gateway.streams.history import History
+from headrace_gateway.streams.job_logs import LogStream, LogTail, LogUpdate
 from headrace_gateway.streams.leases import Leases
 from headrace_gateway.streams.many import FilterStream, WatchPage
 from headrace_gateway.streams.overview import Overviews
@@ -39,13 +41,13 @@ from headrace_gateway.tokens import (
 
 
 class Watch:
-    """Follows the events of one job, of many jobs, or of a subscription.
+    """Follows the events of one job, of many jobs or of a subscription, and the log of a job.
 
     Args:
         settings: the limits of the streams.
         database: stores the events.
         installation: signs the cursors.
-        bus: delivers the wake-ups of the tail and the leases.
+        bus: delivers the wake-ups of the tails and the leases.
         records: the records of the tail and lease loops.
         timing: the durations of the streams.
     """
@@ -72,6 +74,8 @@ class Watch:
         self._tail = Tail(database=database, routes=self._routes, gauges=self.gauges, timing=timing)
         # The other half of the connections is for the tail and for unary calls.
         self._history = History(database=database, readers=max(1, settings.database_pool_size // 2))
+        log_wake = bus.subscribe(*LogTail.topics)
+        self._log_tail = LogTail(database=database, wake=log_wake, timing=timing)
         self._overviews = Overviews(
             database=database,
             routes=self._routes,
@@ -92,19 +96,24 @@ class Watch:
         self._tail_runner = LoopRunner(
             self._tail, wake=bus.subscribe(*Tail.topics), timing=retries, records=records
         )
+        self._log_tail_runner = LoopRunner(
+            self._log_tail, wake=log_wake, timing=retries, records=records
+        )
         self._leases_runner = LoopRunner(self._leases, wake=wake, timing=retries, records=records)
 
     async def start(self) -> None:
-        """Run the tail and the leases in the background."""
+        """Run the tails and the leases in the background."""
         self._tail_runner.start()
+        self._log_tail_runner.start()
         self._leases_runner.start()
 
     async def stop(self) -> None:
-        """End every stream with ShuttingDown, then stop the tail and the leases."""
+        """End every stream with ShuttingDown, then stop the tails and the leases."""
         self._routes.close(ShuttingDown())
         await self._overviews.stop()
         await self._leases.end(ShuttingDown())
         await self._leases_runner.stop(within=self._timing.stop)
+        await self._log_tail_runner.stop()
         await self._tail_runner.stop()
 
     @property
@@ -140,6 +149,40 @@ class Watch:
             job_id=job_id,
             after_seq=after_seq,
             tail=self._tail,
+            routes=self._routes,
+            history=self._history,
+            gauges=self.gauges,
+            idle=idle or self._idle,
+        )
+        return stream.run()
+
+    def watch_job_logs(
+        self, tenant: str, job_id: JobId, after: LogPosition, *, idle: float | None = None
+    ) -> AsyncGenerator[LogUpdate, None]:
+        """Follow the log lines of a job after a position until the job has ended.
+
+        The caller must close the generator if it stops early.
+
+        Args:
+            tenant: the tenant of the job.
+            job_id: the job to follow.
+            after: the position of the last line that the client has seen.
+            idle: longest time without a list, in seconds; None for the default.
+
+        Returns:
+            Lines, in order, and marks.
+
+        Raises:
+            JobNotFound: the tenant has no such job.
+            Unavailable: PostgreSQL cannot be read.
+            ShuttingDown: the gateway is shutting down.
+        """
+        stream = LogStream(
+            tenant=tenant,
+            job_id=job_id,
+            after=after,
+            tail=self._tail,
+            log_tail=self._log_tail,
             routes=self._routes,
             history=self._history,
             gauges=self.gauges,

@@ -14,6 +14,7 @@ class Timing:
         renew: longest wait between two renewals, and the time limit for lease statements.
         lease_interval: shortest and longest wait of the lease loop without a wake-up.
         interval: shortest and longest wait of the tail without a wake-up.
+        log_rest: wait of the log tail without streams and without a wake-up.
         unsettled: shortest and longest wait of the tail while events are unsettled. The wait is
             the age of these events, because their transaction may end without a wake-up.
         retry: shortest and longest wait before a failed run is retried.
@@ -36,6 +37,7 @@ class Timing:
     renew: float = 5.0
     lease_interval: tuple[float, float] = (0.7, 1.0)
     interval: tuple[float, float] = (0.7, 1.0)
+    log_rest: float = 60.0
     unsettled: tuple[float, float] = (0.01, 0.7)
     retry: tuple[float, float] = (0.1, 0.4)
     patience: float = 10.0

@@ -111,6 +111,7 @@ class Execution:
             type=job.type,
             correlation_id=job.correlation_id,
             module="" if handler is None else handler.function.__module__,
+            log=environment.logs,
         )
         self.completes = False
         # The timeout of the attempt, or the deadline of the job, has passed.
@@ -206,6 +207,7 @@ class Execution:
         return AttemptReporter(
             key=self.job.key,
             write=self._write_report,
+            flush_log=self._environment.logs.flush,
             limits=self._environment.limits,
             merge_s=self._environment.timing.merge,
         )

@@ -29,6 +29,7 @@ class AttemptReporter:
         key: the attempt.
         write: persists a report, and retries while the database is unavailable; returns False if
             another worker may have the attempt.
+        flush_log: tries to write the log lines of the attempt at once.
         limits: the limits of results and output.
         merge_s: the interval within which progress reports are merged, in seconds.
 
@@ -41,11 +42,13 @@ class AttemptReporter:
         *,
         key: AttemptKey,
         write: Callable[[AttemptReport], Awaitable[bool]],
+        flush_log: Callable[[AttemptKey], Awaitable[None]],
         limits: Limits,
         merge_s: float,
     ) -> None:
         self._key = key
         self._write = write
+        self._flush_log = flush_log
         self._limits = limits
         self._merge_s = merge_s
         self._context = contextvars.copy_context()
@@ -120,6 +123,8 @@ class AttemptReporter:
             self.completes = True
             async with self._turn:
                 await self.close()
+            # A reader that sees the end of the job then also sees the lines before it.
+            await self._flush_log(self._key)
         # The attempt may have ended while its handler was still running.
         if self._has_ended or self._lost:
             raise AttemptNotCurrent(self._key)

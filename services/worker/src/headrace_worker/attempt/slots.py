@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
 from headrace_core.domain.attempt import AttemptKey
+from headrace_core.domain.ids import WorkerId
 from headrace_worker.attempt.execution import Execution, StopReason
 
 
@@ -31,6 +32,14 @@ class Slots:
     def in_flight(self) -> Collection[AttemptKey]:
         """Return the keys of the attempts in flight. Any thread may call this."""
         return list(self._executions)
+
+    def worker_of(self, key: AttemptKey) -> WorkerId | None:
+        """Return the id under which the worker claimed an attempt; None if it is not in flight.
+
+        Any thread may call this.
+        """
+        execution = self._executions.get(key)
+        return None if execution is None else execution.worker_id
 
     def occupy(self, execution: Execution) -> None:
         """Put a claimed attempt into a slot."""

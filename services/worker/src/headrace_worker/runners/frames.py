@@ -6,7 +6,9 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from headrace_core.domain.job_log import LogLine
 from headrace_worker.api.context import Attempt
+from headrace_worker.runners.job_log import LogSettings
 
 _LENGTH_BYTES = 4
 # The exit code of a process whose handler has closed the channel: EX_IOERR in sysexits.h.
@@ -55,6 +57,18 @@ class Completing(msgspec.Struct, tag="completing", tag_field="frame", array_like
     size: int
 
 
+class Logged(msgspec.Struct, tag="logged", tag_field="frame", array_like=True):
+    """A line for the log of the job. It gets no response."""
+
+    line: LogLine
+
+
+class Dropped(msgspec.Struct, tag="dropped", tag_field="frame", array_like=True):
+    """The number of lines over the limits of the job's log. It gets no response."""
+
+    lines: int
+
+
 class Returned(msgspec.Struct, tag="returned", tag_field="frame", array_like=True):
     """The handler returned `result` as JSON. If `last`, its process cannot run another handler."""
 
@@ -73,11 +87,32 @@ class Raised(msgspec.Struct, tag="raised", tag_field="frame", array_like=True):
     last: bool = False
 
 
+class LogOptions(msgspec.Struct, frozen=True):
+    """The settings of logs, which a process receives as its argument. Implements `LogSettings`."""
+
+    log_level: str
+    log_format: str
+    job_log_level: str
+    job_log_lines: int
+    job_log_bytes: int
+    store_stack_traces: bool
+
+
 ToHandler = Run | Cancel | Response
-FromHandler = Progressed | Output | Completing | Returned | Raised
+Report = Progressed | Output | Completing
+FromHandler = Report | Logged | Dropped | Returned | Raised
 
 decode_to_handler = msgspec.msgpack.Decoder(ToHandler).decode
 decode_from_handler = msgspec.msgpack.Decoder(FromHandler).decode
+
+
+decode_log_settings = msgspec.json.Decoder(LogOptions).decode
+
+
+def encode_log_settings(settings: LogSettings) -> str:
+    """Return the argument of a handler process."""
+    options = msgspec.convert(settings, LogOptions, from_attributes=True)
+    return msgspec.json.encode(options).decode()
 
 
 def encode(message: ToHandler | FromHandler) -> bytes:

@@ -11,17 +11,34 @@ import logging
 import reprlib
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import FrameType
 from typing import Any, Final
 
+import msgspec
 import structlog
 
+from headrace_core.domain.job_log import LogLevel, LogLine
 from headrace_core.domain.text import clean_line, clean_text
-from headrace_worker.api.failure import is_library, stack_trace
+from headrace_core.runtime.logs import level_number
+from headrace_worker.api.failure import stack_trace
+from headrace_worker.runners.job_log import LogSettings
 from headrace_worker.runners.ownership import owning_attempt
 
 # Modules whose frames are part of a logger call.
 _LOGGING: Final = ("structlog.", "logging", __name__)
 _OWN: Final = ("headrace_worker.", "headrace_core.", "headrace_health.")
+
+# The levels of structlog's methods.
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+    "critical": logging.CRITICAL,
+    "fatal": logging.CRITICAL,
+}
 
 # Maximum size of a line in bytes. A handler process shares a pipe with its worker, and lines of
 # this size are written atomically. pipe(7): PIPE_BUF is 4,096.
@@ -29,6 +46,7 @@ _MAX_LINE: Final = 3500
 _MIN_ROOM: Final = 50
 _MAX_FIELDS: Final = 32
 _MAX_NAME: Final = 64
+_MAX_LOGGER: Final = 200
 _MAX_MESSAGE: Final = 1500
 _MAX_VALUE: Final = 500
 _MAX_ITEMS: Final = 20
@@ -39,7 +57,35 @@ _repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = _MAX_DEPTH, 200
 
 
 class HandlerLines:
-    """Filter and extend the lines that handlers log. Implements `logs.ForeignLines`."""
+    """Filter and extend the lines that handlers log, and add them to the logs of their jobs.
+
+    Implements `logs.ForeignLines`.
+
+    Args:
+        level: the lowest level of the worker's log.
+        stored_level: the lowest level of the logs of jobs.
+        store_stack_traces: True if the logs of jobs contain stack traces.
+    """
+
+    def __init__(
+        self,
+        *,
+        level: int = logging.INFO,
+        stored_level: int = logging.INFO,
+        store_stack_traces: bool = True,
+    ) -> None:
+        self._level = level
+        self.lowest_level = min(level, stored_level)
+        self._store_stack_traces = store_stack_traces
+
+    @classmethod
+    def of(cls, settings: LogSettings) -> HandlerLines:
+        """Return the filter of a worker with these settings."""
+        return cls(
+            level=level_number(settings.log_level),
+            stored_level=level_number(settings.job_log_level),
+            store_stack_traces=settings.store_stack_traces,
+        )
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to log a record.
@@ -48,42 +94,86 @@ class HandlerLines:
         pass.
         """
         attempt = owning_attempt()
-        if record.levelno < logging.WARNING and (
-            attempt is None
-            or (is_library(record.pathname) and record.name.partition(".")[0] != attempt.package)
-        ):
+        own = attempt is not None and attempt.is_own_code(record.pathname, record.name)
+        if record.levelno < logging.WARNING and not own:
             return False
-        return attempt is None or attempt.allow()
+        if attempt is not None and own and attempt.stores(record.levelno):
+            attempt.store(self._record_line(record))
+        return record.levelno >= self._level and (attempt is None or attempt.allow())
 
     def __call__(
-        self, _: Any, __: str, event: structlog.types.EventDict, /
+        self, _: Any, method: str, event: structlog.types.EventDict, /
     ) -> structlog.types.EventDict:
         """Add the fields of the attempt to a line, or drop the line."""
         attempt = owning_attempt()
-        if attempt is None:
-            return event
         # `filter` has already checked records from `logging`.
         if "_record" not in event:
-            if _is_line_of_the_worker():
-                return event
-            if not attempt.allow():
+            level = _LEVELS.get(method, logging.INFO)
+            caller = None if attempt is None else _calling_frame()
+            if attempt is not None and caller is not None:
+                module = str(caller.f_globals.get("__name__", ""))
+                if attempt.is_own_code(caller.f_code.co_filename, module) and attempt.stores(level):
+                    attempt.store(self._event_line(event, level, module))
+            if level < self._level:
                 raise structlog.DropEvent
+            if caller is None:
+                # The line of the worker, possibly in a call from a handler.
+                return event
+            if attempt is not None and not attempt.allow():
+                raise structlog.DropEvent
+        if attempt is None:
+            return event
+        return attempt.with_facts(_bounded_or_failed(event))
+
+    def _record_line(self, record: logging.LogRecord) -> LogLine:
         try:
-            line = _bounded(event)
+            event = {"event": record.getMessage(), "exc_info": record.exc_info}
         except BaseException as error:  # noqa: BLE001 - a handler's class may raise anything
-            line = {"event": "log_line_failed", "error_type": type(error).__name__}
-        return attempt.with_facts(line)
+            event = _failed_line(error)
+        time = datetime.fromtimestamp(record.created, UTC)
+        return self._line(_bounded_or_failed(event), time, record.levelno, record.name)
+
+    def _event_line(self, event: structlog.types.EventDict, level: int, module: str) -> LogLine:
+        return self._line(_bounded_or_failed(event), datetime.now(UTC), level, module)
+
+    def _line(self, line: dict[str, Any], time: datetime, level: int, logger: str) -> LogLine:
+        message = line.pop("event", "")
+        if not self._store_stack_traces:
+            line.pop("stack_trace", None)
+        return LogLine(
+            time=time,
+            level=LogLevel.of(level),
+            logger=clean_line(logger, _MAX_LOGGER),
+            message=message if isinstance(message, str) else _to_json(message),
+            fields=_to_json(line) if line else "",
+        )
 
 
-def _is_line_of_the_worker() -> bool:
-    """Return whether the worker's own code logs the line, possibly in a call from a handler."""
-    frame = sys._getframe(2)  # noqa: SLF001 - required to find the caller
+def _to_json(value: Any) -> str:
+    # Unlike `json`, msgspec writes NaN as null.
+    return msgspec.json.encode(value).decode()
+
+
+def _calling_frame() -> FrameType | None:
+    """Return the frame that logs a structlog line; None if the worker's own code logs it."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - required to find the caller
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if not name.startswith(_LOGGING):
-            return name.startswith(_OWN)
-        frame = frame.f_back  # type: ignore[assignment]
-    return True
+            return None if name.startswith(_OWN) else frame
+        frame = frame.f_back
+    return None
+
+
+def _bounded_or_failed(event: structlog.types.EventDict) -> dict[str, Any]:
+    try:
+        return _bounded(event)
+    except BaseException as error:  # noqa: BLE001 - a handler's class may raise anything
+        return _failed_line(error)
+
+
+def _failed_line(error: BaseException) -> dict[str, Any]:
+    return {"event": "log_line_failed", "error_type": type(error).__name__}
 
 
 def _bounded(event: structlog.types.EventDict) -> dict[str, Any]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import BinaryIO, TypeAlias
+from contextlib import suppress
+from typing import BinaryIO
 
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.job import JsonText, Progress, replace_surrogates
+from headrace_core.domain.job_log import LogLine
 from headrace_worker.api.errors import Fail
 from headrace_worker.runners import frames
-
-# The types of reports that a run sends.
-Report: TypeAlias = frames.Progressed | frames.Output | frames.Completing
+from headrace_worker.runners.job_log import LogBudget, LogLimits
 
 
 class AttemptEnded(Exception):
@@ -87,7 +89,7 @@ class Link:
             self._current = None
             self._write(frames.encode(message))
 
-    def send(self, reporter: RunReporter, message: Report) -> Future[frames.Response]:
+    def send(self, reporter: RunReporter, message: frames.Report) -> Future[frames.Response]:
         """Send a report of a run; return a future of its response.
 
         Raises:
@@ -102,6 +104,13 @@ class Link:
             self._responses.append(response)
             self._write(framed)
         return response
+
+    def send_log(self, reporter: RunReporter, message: frames.Logged | frames.Dropped) -> None:
+        """Send a part of a run's log, unless the run has ended."""
+        framed = frames.encode(message)
+        with self._sending:
+            if reporter is self._current:
+                self._write(framed)
 
     def _write(self, framed: bytes) -> None:
         self._sink.write(framed)
@@ -148,10 +157,45 @@ class RunReporter:
         """Announce a completion like `announce_completion`."""
         await self._send_in_turn(frames.Completing(size=size))
 
-    async def _send_in_turn(self, message: Report) -> None:
+    async def _send_in_turn(self, message: frames.Report) -> None:
         # At most one report is unanswered, because a full pipe would block the loop.
         async with self._turn:
             _check_response(await asyncio.wrap_future(self._link.send(self, message)))
+
+
+class RunLog:
+    """Sends the lines of a run for the log of its job. Implements `LogSink`.
+
+    Args:
+        link: the connection to the worker.
+        reporter: the reporter of the run.
+        limits: the limits of an attempt.
+    """
+
+    def __init__(self, link: Link, reporter: RunReporter, limits: LogLimits) -> None:
+        self._link = link
+        self._reporter = reporter
+        self.limits = limits
+        self._budget = LogBudget()
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def add(self, _: AttemptKey, line: LogLine) -> None:
+        """Send a line, or drop it."""
+        # A forked process has no connection, and may have inherited a lock that is never released.
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            is_admitted = self._budget.admit(line, self.limits)
+        if is_admitted:
+            # If the worker has died, this process ends soon.
+            with suppress(OSError):
+                self._link.send_log(self._reporter, frames.Logged(line=line))
+
+    def close(self) -> None:
+        """Send the number of dropped lines."""
+        if self._budget.dropped:
+            self._link.send_log(self._reporter, frames.Dropped(lines=self._budget.dropped))
 
 
 def _as_message(item: Progress | JsonText) -> frames.Progressed | frames.Output:

@@ -14,7 +14,10 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from headrace_core.domain.attempt import AttemptKey
+from headrace_core.domain.job_log import LogLine
 from headrace_worker.api.context import Attempt
+from headrace_worker.api.failure import is_library
+from headrace_worker.runners.job_log import LogSink
 
 T = TypeVar("T")
 
@@ -66,12 +69,13 @@ class Owner:
         key: the attempt; None for the worker.
         type, correlation_id: the type and correlation id of its job.
         module: the module of its handler.
+        log: receives its lines for the log of its job; None to store no lines.
 
     Attributes:
         forked: the child processes that the attempt has forked in the event loop.
     """
 
-    __slots__ = ("_bucket", "_dropped", "_identity", "_key", "_module", "forked")
+    __slots__ = ("_bucket", "_dropped", "_identity", "_key", "_log", "_module", "forked")
 
     def __init__(
         self,
@@ -80,28 +84,48 @@ class Owner:
         type: str = "",  # noqa: A002 - the field name in the log
         correlation_id: str | None = None,
         module: str = "",
+        log: LogSink | None = None,
     ) -> None:
         self._key = key
         self._identity = (type, correlation_id)
         self._module = module
+        self._log = log
         self._bucket: _TokenBucket | None = None
         self._dropped = 0
         self.forked: set[int] = set()
 
     @classmethod
-    def of(cls, attempt: Attempt, *, module: str) -> Owner:
+    def of(cls, attempt: Attempt, *, module: str, log: LogSink | None) -> Owner:
         """Return the owner of an attempt whose handler is in `module`."""
         return cls(
-            attempt.key, type=attempt.type, correlation_id=attempt.correlation_id, module=module
+            attempt.key,
+            type=attempt.type,
+            correlation_id=attempt.correlation_id,
+            module=module,
+            log=log,
         )
 
     def __str__(self) -> str:
         return str(self._key)
 
-    @property
-    def package(self) -> str:
-        """The package of the handler's module."""
-        return self._module.partition(".")[0]
+    def is_own_code(self, path: str, name: str) -> bool:
+        """Return whether a line comes from the handler's own code, not from a library.
+
+        Args:
+            path: the file of the code that logs the line.
+            name: the name of the logger or the module.
+        """
+        return not is_library(path) or name.partition(".")[0] == self._module.partition(".")[0]
+
+    def stores(self, level: int) -> bool:
+        """Return whether lines with a level belong to the log of the job."""
+        return self._log is not None and self._log.limits.accepts(level)
+
+    def store(self, line: LogLine) -> None:
+        """Add a line to the log of the job."""
+        assert self._key is not None
+        if self._log is not None:
+            self._log.add(self._key, line)
 
     def allow(self) -> bool:
         """Return True and count the line if it is within the rate."""

@@ -1,7 +1,6 @@
 """The handler process, which `process_pool` starts.
 
-Usage: `python -m headrace_worker.runners.process_main LEVEL FORMAT`, with the log level and log
-format of the worker.
+Usage: `python -m headrace_worker.runners.process_main SETTINGS`, with a `LogSettings` as JSON.
 
 The process receives one run at a time on its standard input, and responds on its original
 standard output. The output of handlers is redirected to standard error. When the worker ends, the
@@ -21,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,8 @@ from headrace_worker.runners.children import (
     with_descendants,
 )
 from headrace_worker.runners.handler_logs import HandlerLines
-from headrace_worker.runners.link import Link
+from headrace_worker.runners.job_log import LogLimits
+from headrace_worker.runners.link import Link, RunLog
 from headrace_worker.runners.loop import RemoteError, call
 from headrace_worker.runners.ownership import Owner, owned_context
 
@@ -59,9 +59,11 @@ def _perform(
     link: Link,
     loop: asyncio.AbstractEventLoop,
     run: frames.Run,
+    limits: LogLimits,
     set_up_logs: Callable[[], None],
 ) -> frames.Returned | frames.Raised:
     reports = link.start_run()
+    log = RunLog(link, reports, limits)
     owner: Owner | None = None
     try:
         if run.module not in sys.modules:
@@ -71,7 +73,7 @@ def _perform(
         handler = registry.get(attempt.type)
         assert handler is not None, f"{run.module} does not register {attempt.type}"
         argument = handler.decode(run.payload)
-        owner = Owner.of(attempt, module=run.module)
+        owner = Owner.of(attempt, module=run.module, log=log)
         # The handler's context variables disappear with this context, as in the worker.
         variables = owned_context(owner)
         if handler.is_async:
@@ -104,6 +106,7 @@ def _perform(
     finally:
         if owner is not None:
             owner.close_log()
+        log.close()
 
 
 async def _call(handler: RegisteredHandler, argument: Any, context: Context, link: Link) -> Any:
@@ -167,14 +170,9 @@ async def _iterate() -> None:
     await woken
 
 
-@dataclass(frozen=True, slots=True)
-class _LogSettings:
-    log_level: str
-    log_format: str
-
-
-def main(log_level: str, log_format: str) -> None:
+def main(log_settings: str) -> None:
     """Serve the worker until it ends."""
+    settings = frames.decode_log_settings(log_settings)
     # Only the worker ends this process, even if a supervisor signals the whole process group. The
     # signals get an empty handler, because children would inherit ignored signals.
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -185,17 +183,15 @@ def main(log_level: str, log_format: str) -> None:
     end_forks_of_loop()
     _adopt_orphans()
     channel = Channel()
-    set_up_logs = logs.configure(
-        _LogSettings(log_level, log_format), service="worker", foreign=HandlerLines()
-    )
+    set_up_logs = logs.configure(settings, service="worker", foreign=HandlerLines.of(settings))
     try:
-        _serve(channel, set_up_logs)
+        _serve(channel, LogLimits.of(settings), set_up_logs)
     except BaseException:  # noqa: BLE001 - a normal exit would abort: a thread reads the source
         traceback.print_exc()
         os._exit(1)
 
 
-def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
+def _serve(channel: Channel, limits: LogLimits, set_up_logs: Callable[[], None]) -> None:
     # One loop serves all runs, so clients that a handler module stores remain usable.
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -204,7 +200,7 @@ def _serve(channel: Channel, set_up_logs: Callable[[], None]) -> None:
     pid = os.getpid()
     while True:
         run = run_to_end(loop, loop.create_task(link.next_run()))
-        end = _perform(link, loop, run, set_up_logs)
+        end = _perform(link, loop, run, limits, set_up_logs)
         exit_if_forked(pid, 0 if isinstance(end, frames.Returned) else 1)
         channel.fill_standard_descriptors()
         if not channel.is_intact:

@@ -10,8 +10,10 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final, assert_never
 
+from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.errors import AttemptNotCurrent
 from headrace_core.domain.job import JsonText, Progress
 from headrace_core.runtime.settings import Settings
@@ -22,6 +24,7 @@ from headrace_worker.api.payload import PayloadMismatch
 from headrace_worker.api.registry import RegisteredHandler
 from headrace_worker.runners import frames
 from headrace_worker.runners.children import children_of, with_descendants
+from headrace_worker.runners.job_log import AttemptLogs
 from headrace_worker.runners.loop import ProcessDied, RemoteError
 from headrace_worker.runners.memory import MemoryWatch, leaves_room
 from headrace_worker.timing import Timing
@@ -45,6 +48,8 @@ class _HandlerProcess:
         self._timing = timing
         # True while the handler waits for the response to a report.
         self.awaits_response = False
+        # Receives the log lines of the current run.
+        self.on_log: Callable[[frames.Logged | frames.Dropped], None] | None = None
         self._group_end = asyncio.create_task(self._end_group())
 
     @classmethod
@@ -56,8 +61,7 @@ class _HandlerProcess:
                 sys.executable,
                 "-m",
                 "headrace_worker.runners.process_main",
-                settings.log_level,
-                settings.log_format,
+                frames.encode_log_settings(settings),
                 stdin=PIPE,
                 stdout=PIPE,
                 # The process can import all modules that the worker can import.
@@ -88,15 +92,22 @@ class _HandlerProcess:
             self._stdin.write(frames.encode(message))
             await self._stdin.drain()
 
-    async def receive(self) -> frames.FromHandler:
-        """Wait for the next message.
+    async def receive(self) -> frames.Report | frames.Returned | frames.Raised:
+        """Wait for the next message that is not a part of the log.
 
         Raises:
             ProcessDied: the process died.
             Fail: the message is too large.
         """
         try:
-            message: frames.FromHandler = frames.decode_from_handler(await self._incoming.receive())
+            while True:
+                message: frames.FromHandler = frames.decode_from_handler(
+                    await self._incoming.receive()
+                )
+                if not isinstance(message, frames.Logged | frames.Dropped):
+                    return message
+                if self.on_log is not None:
+                    self.on_log(message)
         except frames.TooLarge as error:
             raise Fail(
                 f"the handler sent {error.size} bytes to its worker in one message; the limit is "
@@ -151,12 +162,16 @@ class ProcessPool:
     Args:
         settings: the number of processes, the grace period for cancelled handlers, logs and limits.
         timing: the time for a process to exit.
+        log: receives the lines that handlers log; None to store no lines.
 
     Attributes:
         permits: one permit per process. A caller of `run` must hold one.
     """
 
-    def __init__(self, settings: Settings, *, timing: Timing | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, timing: Timing | None = None, log: AttemptLogs | None = None
+    ) -> None:
+        self._log = log
         self.permits = asyncio.Semaphore(settings.worker_processes)
         self._timing = Timing() if timing is None else timing
         self._grace = settings.worker_cancel_grace
@@ -197,6 +212,7 @@ class ProcessPool:
         limit = handler.memory_limit() if callable(handler.memory_limit) else handler.memory_limit
         process = await self._acquire(limit)
         self._busy.add(process)
+        process.on_log = partial(self._on_log, attempt.key)
         ended = False
         with MemoryWatch(process.pid, limit, process.abort):
             try:
@@ -216,6 +232,15 @@ class ProcessPool:
                 else:
                     await asyncio.shield(process.kill())
         return _result(end)
+
+    def _on_log(self, key: AttemptKey, message: frames.Logged | frames.Dropped) -> None:
+        if self._log is None:
+            return
+        match message:
+            case frames.Logged(line=line):
+                self._log.add(key, line)
+            case frames.Dropped(lines=lines):
+                self._log.note_dropped(key, lines)
 
     async def close(self) -> None:
         """Kill all processes, including those of handlers that were left behind."""
@@ -268,9 +293,7 @@ class ProcessPool:
         return not message.last
 
 
-async def _accept(
-    message: frames.Progressed | frames.Output | frames.Completing, reporter: Reporter
-) -> frames.Response:
+async def _accept(message: frames.Report, reporter: Reporter) -> frames.Response:
     try:
         match message:
             case frames.Progressed(fraction=fraction, message=text, counters=counters):

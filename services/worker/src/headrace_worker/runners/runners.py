@@ -23,6 +23,7 @@ from headrace_worker.runners.children import (
     end_children_in_background,
     exit_if_forked,
 )
+from headrace_worker.runners.job_log import LogSink
 from headrace_worker.runners.loop import as_exception
 from headrace_worker.runners.ownership import Owner, owned_context
 from headrace_worker.runners.process_pool import ProcessPool
@@ -37,13 +38,17 @@ class Runners:
         processes: the pool for handlers that need a separate process.
         grace: the time for a cancelled handler to end on its own, in seconds.
         counts: counts the handlers that were left behind.
+        log: receives the lines that handlers in threads log; None to store no lines.
     """
 
-    def __init__(self, *, processes: ProcessPool, grace: float, counts: Counts) -> None:
+    def __init__(
+        self, *, processes: ProcessPool, grace: float, counts: Counts, log: LogSink | None
+    ) -> None:
         self._processes = processes
         self._threads = ThreadRunner(
             grace=grace,
             on_left_behind=lambda attempt: self.report_left_behind(attempt.key, attempt.type),
+            log=log,
         )
         self._grace = grace
         self._counts = counts
@@ -102,10 +107,14 @@ class ThreadRunner:
     Args:
         grace: the time for a cancelled handler to end on its own, in seconds.
         on_left_behind: called with each attempt whose handler did not end within its grace period.
+        log: receives the lines that handlers log; None to store no lines.
     """
 
-    def __init__(self, *, grace: float, on_left_behind: Callable[[Attempt], None]) -> None:
+    def __init__(
+        self, *, grace: float, on_left_behind: Callable[[Attempt], None], log: LogSink | None
+    ) -> None:
         self._grace = grace
+        self._log = log
         self._on_left_behind = on_left_behind
 
     async def run(
@@ -154,7 +163,7 @@ class ThreadRunner:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(resolve, result, error)
 
-        owner = Owner.of(attempt, module=handler.function.__module__)
+        owner = Owner.of(attempt, module=handler.function.__module__, log=self._log)
         thread = threading.Thread(
             target=owned_context(owner).run,
             args=(target,),

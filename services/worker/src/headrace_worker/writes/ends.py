@@ -20,6 +20,7 @@ from headrace_worker.attempt.execution import Execution
 from headrace_worker.attempt.judge import unwritable
 from headrace_worker.timing import Timing
 from headrace_worker.writes.completion import CompletionCheck
+from headrace_worker.writes.logs import LogWriter
 from headrace_worker.writes.results import LOST, REFUSED, WRITTEN, Ended, EndResult
 
 _log = structlog.get_logger()
@@ -42,6 +43,7 @@ class EndWriter:
     Args:
         database: the database.
         is_held: returns whether the lease under an id is still held.
+        logs: contains the last log lines of the attempts.
         store_stack_traces: True if errors are written with their stack traces.
         record: called with the results of each write.
         timing: the pauses between retries.
@@ -52,12 +54,14 @@ class EndWriter:
         *,
         database: Database,
         is_held: Callable[[WorkerId], bool],
+        logs: LogWriter,
         store_stack_traces: bool,
         record: Callable[[Sequence[Ended]], None],
         timing: Timing,
     ) -> None:
         self._database = database
         self._is_held = is_held
+        self._logs = logs
         self._store_stack_traces = store_stack_traces
         self._record = record
         self._timing = timing
@@ -109,7 +113,7 @@ class EndWriter:
 
     async def _write_group(self, group: Sequence[_Pending]) -> None:
         try:
-            events = await self._write(group)
+            events = await self._write(group, with_logs=True)
         except Exception:  # noqa: BLE001 - one rejected end fails the statement of its group
             self._record([(*pending, await self._write_alone(*pending)) for pending in group])
             return
@@ -141,8 +145,13 @@ class EndWriter:
             return WRITTEN[event]
         return REFUSED if self._is_held(execution.worker_id) else LOST
 
-    async def _write(self, group: Sequence[_Pending]) -> _Events:
+    async def _write(self, group: Sequence[_Pending], *, with_logs: bool = False) -> _Events:
         """Write a group; return the written event of each attempt that the worker still has.
+
+        Args:
+            group: the ends.
+            with_logs: whether to write the last log lines of these attempts in the same statement.
+                A rejected line must not end its job with an error, so a lone end has no lines.
 
         Raises:
             asyncpg.PostgresError: the database rejects the content of an end.
@@ -150,7 +159,7 @@ class EndWriter:
         is_retry = False
         while True:
             try:
-                return await self._commit(group, is_retry=is_retry)
+                return await self._commit(group, is_retry=is_retry, with_logs=with_logs)
             except Unavailable:
                 is_retry = True
                 group = [pending for pending in group if self._is_held(pending.execution.worker_id)]
@@ -158,20 +167,25 @@ class EndWriter:
                     return {}
                 await asyncio.sleep(random.uniform(*self._timing.retry))
 
-    async def _commit(self, group: Sequence[_Pending], *, is_retry: bool) -> _Events:
+    async def _commit(
+        self, group: Sequence[_Pending], *, is_retry: bool, with_logs: bool
+    ) -> _Events:
         by_worker: dict[WorkerId, list[AttemptEnd]] = {}
         for execution, end in group:
             by_worker.setdefault(execution.worker_id, []).append(end)
         written: dict[AttemptKey, EventType] = {}
         # All attempts have one worker id, except right after a new registration.
         for worker_id, ends in by_worker.items():
+            logs = self._logs.take(end.key for end in ends) if with_logs else []
             async with self._database.statement() as connection:
                 written |= await end_attempts(
                     connection,
                     worker_id=worker_id,
                     ends=ends,
                     with_stack_traces=self._store_stack_traces,
+                    logs=logs,
                 )
+            self._logs.confirm(logs)
         missing = [end for _, end in group if end.key not in written] if is_retry else []
         if missing:
             # An earlier try may have written these ends, and only its response was lost.

@@ -39,7 +39,7 @@ _KEYS: Final = {
 # Rows that are removed with their jobs, or by their lease or age. The gateways need the changes of
 # credentials to end streams.
 KEPT_TABLES: Final = (
-    *("jobs", "job_events", "workers", "worker_handlers", "access_changes"),
+    *("jobs", "job_events", "job_logs", "workers", "worker_handlers", "access_changes"),
     *("audit_log", "audit_chains"),
 )
 

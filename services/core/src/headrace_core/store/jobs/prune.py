@@ -150,12 +150,16 @@ _TENANTS = text("""
     SELECT tenant FROM found
 """)
 
-# Removes the jobs of the CTE `chosen` (id, seq, xid, position) of a tenant, with their events.
+# Removes the jobs of the CTE `chosen` (id, seq, xid, position) of a tenant, with their events and
+# logs.
 REMOVE_CHOSEN: Final = f"""gone_jobs AS (
         DELETE FROM jobs j USING chosen c WHERE j.id = c.id
     ),
     gone_events AS (
         DELETE FROM job_events e USING chosen c WHERE e.job_id = c.id AND e.seq <= :max_events
+    ),
+    gone_logs AS (
+        DELETE FROM job_logs l USING chosen c WHERE l.job_id = c.id
     ),
     leftover AS (
         INSERT INTO pruned_jobs (id, removed, seq)

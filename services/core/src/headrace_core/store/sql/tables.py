@@ -320,6 +320,20 @@ job_events = Table(
     Index("job_events_writer_idx", "writer", postgresql_where=text("writer <> xid")),
 )
 
+# The lines that handlers logged: consecutive lines of one attempt in each row (store/jobs/logs.py).
+job_logs = Table(
+    "job_logs",
+    metadata,
+    # No foreign key, as in job_events.
+    Column("job_id", Uuid, primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    # The number of the last line within the attempt.
+    Column("last_line", Integer, primary_key=True, autoincrement=False),
+    Column("tenant", Text, nullable=False),
+    Column("lines", JSON, nullable=False),
+    CheckConstraint("attempt >= 1 AND last_line >= 1", name="numbers"),
+)
+
 workers = Table(
     "workers",
     metadata,
