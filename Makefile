@@ -21,6 +21,7 @@ STAMP := $(VENV)/.headrace-is-set-up
 
 PROTOS := $(sort $(wildcard protos/headrace/v1/*.proto))
 STUBS := clients/python/src
+OPENAPI := services/web/src/headrace_web/rest/openapi.json
 
 .PHONY: help
 help: ## Show this list.
@@ -111,10 +112,19 @@ define generate
 	$(PROTOS)
 endef
 
+# $(call openapi,FILE) writes the OpenAPI document of the web service to FILE.
+define openapi
+"$(BIN)/python" -m grpc_tools.protoc -I protos --include_imports --include_source_info \
+	--descriptor_set_out=$(1).protos $(PROTOS); \
+"$(BIN)/python" tools/openapi.py $(1).protos >$(1); \
+rm $(1).protos
+endef
+
 .PHONY: gen
-gen: $(STAMP) ## Generate the stubs from protos/.
+gen: $(STAMP) ## Generate the stubs and the OpenAPI document from protos/.
 	@rm -f $(STUBS)/headrace/v1/*_pb2*
 	@$(call generate,$(STUBS))
+	@$(call openapi,$(OPENAPI))
 
 .PHONY: gen-check
 gen-check: $(STAMP) ## Check that the generated stubs match protos/.
@@ -122,6 +132,9 @@ gen-check: $(STAMP) ## Check that the generated stubs match protos/.
 	$(call generate,"$$folder"); \
 	diff -r --exclude=__pycache__ --exclude=__init__.py "$$folder/headrace/v1" $(STUBS)/headrace/v1 \
 		|| { echo "make: the generated code does not match protos/. Run make gen." >&2; exit 1; }; \
+	$(call openapi,"$$folder/openapi.json"); \
+	diff "$$folder/openapi.json" $(OPENAPI) \
+		|| { echo "make: openapi.json does not match protos/ and the resources. Run make gen." >&2; exit 1; }; \
 	echo "generated code: up to date"
 
 # $(call pin,FILE,ARGUMENTS) writes requirements/FILE. Existing pins are unchanged, unless UPGRADE=1. The

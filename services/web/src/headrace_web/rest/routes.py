@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
+from importlib.resources import files
 from typing import Any, Final, TypeAlias
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
@@ -29,6 +30,7 @@ Endpoint: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
 # The deadline of a call, in seconds; the same as that of the Python client.
 _TIMEOUT_S: Final = 10.0
+_DOCUMENT: Final = files("headrace_web.rest") / "openapi.json"
 _JSON: Final = "application/json"
 _IDEMPOTENCY_KEY: Final = "idempotency-key"
 _LAST_EVENT_ID: Final = "last-event-id"
@@ -48,6 +50,7 @@ def rest_routes(gateway: Gateway, *, stopping: asyncio.Event) -> list[Route]:
     endpoints["listJobEvents"] = resources.job_events(endpoints["listJobEvents"])
     return [
         # The path of a job must not swallow its actions.
+        Route("/openapi.json", _openapi, methods=["GET"]),
         Route("/v1/events", resources.events, methods=["GET"]),
         Route("/v1/jobs/{jobId}/result", resources.result, methods=["GET"]),
         Route("/v1/me", resources.me, methods=["GET"]),
@@ -165,6 +168,11 @@ class Resources:
 
     def _follow(self, request: Request, *, endless: bool) -> Any:
         return self._gateway.follow(metadata=stream_metadata(request), endless=endless)
+
+
+def _openapi(_: Request) -> Response:
+    """Return the OpenAPI document of these resources."""
+    return Response(_DOCUMENT.read_bytes(), media_type=_JSON)
 
 
 def _answer(operation: Operation, response: Any) -> Response:
