@@ -18,6 +18,7 @@ from headrace_core.runtime.metrics import LoopMetrics, registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.quotas import TenantQuotas
+from headrace_gateway.floods import FloodGuard
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.gauges import AGE_BOUNDS
 
@@ -75,7 +76,11 @@ _COUNTERS: Final[dict[str, tuple[str, _Read]]] = {
 
 
 def gateway_metrics(
-    watch: Watch, records: LoopRecords, audit: AuditWriter | None, quotas: TenantQuotas
+    watch: Watch,
+    records: LoopRecords,
+    audit: AuditWriter | None,
+    quotas: TenantQuotas,
+    floods: FloodGuard,
 ) -> CollectorRegistry:
     """Return the gateway's metrics.
 
@@ -85,9 +90,14 @@ def gateway_metrics(
         audit: the writer of the audit log; None if access control is off.
         quotas: the quotas of the tenants. Only tenants with a quota have metrics, and only the
             platform names tenants.
+        floods: closes connections that send much without calls.
     """
     return registry_of(
-        _StreamMetrics(watch), LoopMetrics(records), _AuditMetrics(audit), _QuotaMetrics(quotas)
+        _StreamMetrics(watch),
+        LoopMetrics(records),
+        _AuditMetrics(audit),
+        _QuotaMetrics(quotas),
+        _FloodMetrics(floods),
     )
 
 
@@ -100,6 +110,18 @@ class _AuditMetrics(Collector):
             "headrace_audit_events_dropped",
             "Denied calls and payload reads that the audit log does not contain.",
             value=0 if self._audit is None else self._audit.dropped,
+        )
+
+
+class _FloodMetrics(Collector):
+    def __init__(self, floods: FloodGuard) -> None:
+        self._floods = floods
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "headrace_flooding_connections_closed",
+            "Connections that were closed because they sent much without calls.",
+            value=self._floods.closed,
         )
 
 

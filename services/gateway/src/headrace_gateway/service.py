@@ -44,6 +44,8 @@ from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.order import build_chain
+from headrace_gateway.calls.traffic import Traffic
+from headrace_gateway.floods import DEFAULT_FLOOD_LIMITS, FloodGuard, FloodLimits
 from headrace_gateway.grpc.access import AccessServicer
 from headrace_gateway.grpc.audit import AuditServicer
 from headrace_gateway.grpc.handlers import HandlerServicer, queue_health
@@ -54,6 +56,7 @@ from headrace_gateway.grpc.sessions import SessionServicer
 from headrace_gateway.grpc.subscriptions import SubscriptionServicer
 from headrace_gateway.grpc.tenants import TenantServicer
 from headrace_gateway.grpc.users import UserServicer
+from headrace_gateway.memory import memory_trim
 from headrace_gateway.metrics import gateway_metrics
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.timing import DEFAULT, Timing
@@ -74,15 +77,23 @@ class Gateway:
     Args:
         settings: the settings of the platform.
         timing: the durations of the streams.
+        flood_limits: the limits beyond which a connection without calls is closed.
 
     Raises:
         StartRefused: the issuers cannot be read.
     """
 
-    def __init__(self, settings: Settings, *, timing: Timing = DEFAULT) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        timing: Timing = DEFAULT,
+        flood_limits: FloodLimits = DEFAULT_FLOOD_LIMITS,
+    ) -> None:
         self._settings = settings
         self._issuers = read_issuers(settings.issuers)
         self._timing = timing
+        self._flood_limits = flood_limits
         # The steps of `stop`; the last step runs first.
         self._on_stop = AsyncExitStack()
         self._port = self._mtls_port = self._metrics_port = 0
@@ -182,7 +193,7 @@ class Gateway:
             quotas.follow(identities.quotas)
             await identities.run_once()
             _start_loop(on_stop, identities, bus=bus, records=records)
-        threads = PasswordThreads()
+        traffic, threads = Traffic(), PasswordThreads()
         on_stop.callback(threads.close)
         server = build_server(
             settings,
@@ -194,6 +205,7 @@ class Gateway:
                 sessions=sessions,
                 audit=audit,
                 limiter=quotas,
+                traffic=traffic,
             ),
             jobs=JobServicer(
                 submit=submit,
@@ -240,9 +252,14 @@ class Gateway:
         self._listen(server, certificate)
         on_stop.push_async_callback(server.stop, settings.shutdown_grace)
         on_stop.push_async_callback(_end_calls, watch, drain)
+        floods = FloodGuard(
+            ports={self._port, self._mtls_port} - {0}, calls=traffic, limits=self._flood_limits
+        )
+        for loop in filter(None, (floods, memory_trim())):
+            _start_loop(on_stop, loop, bus=bus, records=records)
         metrics = MetricsServer(
             address=settings.gateway_metrics_address,
-            registry=gateway_metrics(watch, records, audit, quotas),
+            registry=gateway_metrics(watch, records, audit, quotas, floods),
             tls=metrics_context(settings, certificate),
         )
         await metrics.start()

@@ -18,6 +18,7 @@ from headrace_gateway.calls.chain import Chain, ChainError, Link
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 from headrace_gateway.calls.order import FOREIGN_LINKS, SERVICER_NEEDS, build_chain
+from headrace_gateway.calls.traffic import Traffic
 from headrace_gateway.grpc.handlers import HandlerServicer
 from headrace_gateway.grpc.jobs import JobServicer
 from headrace_gateway.grpc.server import HANDLERS, JOBS, SUBSCRIPTIONS, TENANTS
@@ -55,6 +56,7 @@ def gateway_links() -> tuple[Link, ...]:
         authenticator=None,
         sessions=Sessions(),
         limiter=TenantQuotas(),
+        traffic=Traffic(),
     ).links
 
 

@@ -23,6 +23,7 @@ from headrace_gateway.calls.chain import Chain, ChainError
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.order import FOREIGN_LINKS, build_chain
 from headrace_gateway.calls.services import Service, add_services
+from headrace_gateway.calls.traffic import Traffic
 from headrace_gateway.streams import Gauges
 from headrace_health import HealthServicer, keep_completion_queue, reflections
 from support.gateway import rpc_error
@@ -73,6 +74,7 @@ def chain(drain: Drain) -> Chain:
         authenticator=None,
         sessions=Sessions(),
         limiter=TenantQuotas(),
+        traffic=Traffic(),
     )
 
 

@@ -20,14 +20,15 @@ from headrace_gateway.calls.resets import Counts
 from headrace_gateway.calls.sizes import Sizes
 from headrace_gateway.calls.slow_readers import SlowReaders
 from headrace_gateway.calls.timeouts import Timeouts
+from headrace_gateway.calls.traffic import Traffic
 
 # The group commit limits the duration of these calls.
 _SELF_LIMITED_METHODS: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
 
 # The links that Headrace's servicers need. A gateway that lacks one does not start.
 SERVICER_NEEDS: Final = (
-    *("request id", "address", "errors", "drain", "sizes", "authenticate", "authorize"),
-    *("limits", "decode", "payload reads", "timeout", "slow readers"),
+    *("request id", "traffic", "address", "errors", "drain", "sizes", "authenticate"),
+    *("authorize", "limits", "decode", "payload reads", "timeout", "slow readers"),
 )
 # The links around health and reflection. Probes are anonymous, and must still work during a drain.
 FOREIGN_LINKS: Final = ("request id", "errors", "sizes", "decode")
@@ -45,6 +46,7 @@ def build_chain(
     authenticator: Authenticator | None,
     sessions: Sessions,
     limiter: Limiter,
+    traffic: Traffic,
     audit: Audit | None = None,
 ) -> Chain:
     """Return the chain of a gateway, outermost link first.
@@ -57,6 +59,7 @@ def build_chain(
         sessions: receives the open streams.
         audit: receives denied calls and reads of payloads; None if access control is off.
         limiter: counts submits and streams by tenant.
+        traffic: the link that counts the bytes of calls.
 
     Raises:
         ChainError: a link is missing or in the wrong position.
@@ -64,6 +67,7 @@ def build_chain(
     return Chain(
         (
             RequestIds(),
+            traffic,
             Addresses(settings.trusted_proxies),
             Errors(audit),
             drain,
