@@ -18,12 +18,17 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from headrace_core.domain.ids import JobId, uuid7
+from headrace_core.domain.job import DEFAULT_TENANT, JobSpec
+from headrace_core.domain.submission import NewJob
 from headrace_core.runtime.settings import Settings
+from headrace_core.store.jobs.submit import submit_jobs
 from headrace_core.store.migrate import alembic_config, head_revision, migrate, migrate_async
 from headrace_core.store.schema import VERSION_TABLE, MigrationRejected
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import read_installation
 from headrace_core.store.sql.tables import metadata
+from headrace_core.store.upkeep.indexes import build_indexes
 from support.databases import Databases
 from support.server import run_async
 from support.settings import environment_of
@@ -351,6 +356,67 @@ async def test_concurrent_and_repeated_migrations_succeed(bare_url: str) -> None
     await migrate_async(settings_for(bare_url))
     assert await holder.fetchval("SELECT count(*) FROM installation") == 1
     await holder.close()
+
+
+async def test_large_indexes_are_built_while_jobs_are_written(
+    database: Database, settings: Settings
+) -> None:
+    async with database.statement() as conn:
+        await conn.execute(text("DROP INDEX jobs_delayed_idx"))
+    # A writing transaction is open before the build, and writes again while the build waits for it.
+    async with database.transaction() as conn:
+        await submit_jobs(conn, [new_job()])
+        building = asyncio.create_task(migrate_async(settings))
+        await until(lambda: waits_for_writers(database))
+        async with database.transaction() as other:
+            await submit_jobs(other, [new_job()])
+        assert not building.done()
+    await building
+    assert await is_valid(database, "jobs_delayed_idx")
+
+
+async def test_interrupted_index_build_is_repeated_once(database: Database) -> None:
+    async with database.statement() as conn:
+        await conn.execute(
+            text(
+                "UPDATE pg_index SET indisvalid = false "
+                "WHERE indexrelid = 'jobs_delayed_idx'::regclass"
+            )
+        )
+    assert not await is_valid(database, "jobs_delayed_idx")
+
+    async def build() -> list[str]:
+        async with database.statement() as conn:
+            return await build_indexes(conn)
+
+    assert sorted(await asyncio.gather(build(), build())) == [[], ["jobs_delayed_idx"]]
+    assert await is_valid(database, "jobs_delayed_idx")
+
+
+def new_job() -> NewJob:
+    return NewJob(id=JobId(uuid7()), tenant=DEFAULT_TENANT, spec=JobSpec(type="email"))
+
+
+async def waits_for_writers(database: Database) -> bool:
+    """Return whether the build of an index waits for a transaction."""
+    async with database.statement() as conn:
+        return bool(
+            await conn.scalar(
+                text(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                    "AND wait_event_type = 'Lock' AND query LIKE 'CREATE INDEX CONCURRENTLY%'"
+                )
+            )
+        )
+
+
+async def is_valid(database: Database, name: str) -> bool:
+    async with database.statement() as conn:
+        valid = await conn.scalar(
+            text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"),
+            {"name": name},
+        )
+    return bool(valid)
 
 
 async def test_database_has_one_id_and_one_secret(database: Database) -> None:

@@ -26,6 +26,7 @@ from headrace_core.store.upkeep.clamp import (
     unvalidated_constraints,
     validate_constraint,
 )
+from headrace_core.store.upkeep.indexes import build_indexes
 from headrace_core.store.upkeep.mend import MendResult, mend_documents
 from headrace_core.store.upkeep.rebase import is_foreign, rebase
 
@@ -167,5 +168,9 @@ async def _finish_migration(settings: Settings, *, restored: bool) -> None:
                     subscriptions=rebased.subscriptions,
                 )
         await _validate_constraints(database)
+        async with database.statement() as connection:
+            built = await build_indexes(connection)
+        if built:
+            _log.info("indexes_built", names=built)
     finally:
         await database.close()

@@ -234,7 +234,7 @@ jobs = Table(
         "id",
         postgresql_where=text("state = 'queued'"),
     ),
-    # Counts the waiting jobs of a tenant, together with jobs_queued_idx.
+    # Counts the waiting jobs of a tenant, together with jobs_queued_idx. See `upkeep/indexes.py`.
     Index(
         "jobs_delayed_idx",
         "tenant",

@@ -77,17 +77,11 @@ def upgrade() -> None:
         op.execute(sa.text(function.replace("{tables}", tables)))
     for function in ("payload_bytes_of_jobs(uuid[])", "payload_bytes_of_tenant(text)"):
         op.execute(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
-    # Counts the waiting jobs of a tenant, together with the index of queued jobs.
-    op.create_index(
-        "jobs_delayed_idx",
-        "jobs",
-        ["tenant"],
-        postgresql_where=sa.text("state IN ('scheduled', 'retrying')"),
-    )
+    # `migrate` builds jobs_delayed_idx afterwards, without blocking writers.
 
 
 def downgrade() -> None:
-    op.drop_index("jobs_delayed_idx", table_name="jobs")
+    op.execute("DROP INDEX IF EXISTS jobs_delayed_idx")
     op.execute("DROP FUNCTION payload_bytes_of_tenant(text)")
     op.execute("DROP FUNCTION payload_bytes_of_jobs(uuid[])")
     op.drop_index("worker_handlers_type_idx", table_name="worker_handlers")
