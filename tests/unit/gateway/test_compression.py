@@ -30,9 +30,11 @@ def test_bomb_is_not_decompressed_beyond_limit() -> None:
         tracemalloc.stop()
 
 
-def test_false_size_of_a_bomb_is_not_believed() -> None:
-    packed = gzip.compress(bytes(2 * MIB))[:-4] + bytes(4)
-    assert decompress(packed, maximum=MIB) == (b"", MIB + 1)
+@pytest.mark.parametrize("claimed", [0, 1000, MIB])
+def test_bomb_with_a_false_size_is_rejected(claimed: int) -> None:
+    packed = gzip.compress(bytes(2 * MIB))[:-4] + claimed.to_bytes(4, "little")
+    with pytest.raises(CorruptRequest):
+        decompress(packed, maximum=MIB)
 
 
 _PACKED = gzip.compress(b"x" * 1000, mtime=0)

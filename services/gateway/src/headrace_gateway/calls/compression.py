@@ -13,6 +13,8 @@ from typing import Final
 _MAGIC: Final = b"\x1f\x8b"
 # With these window bits, zlib accepts only gzip headers.
 _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
+# The part of a large message that is decompressed to recognize bytes that are not gzip.
+_PROBE_BYTES: Final = 1024
 
 
 class CorruptRequest(Exception):
@@ -32,20 +34,21 @@ def decompress(raw: bytes, *, maximum: int) -> tuple[bytes, int]:
         maximum: the maximum size of the message, in bytes.
 
     Returns:
-        The message and its size. If the message exceeds `maximum`, it is empty, and its size is the
-        size that the sender claims, or `maximum` + 1 if that is larger.
+        The message and its size. If its trailer contains a size above `maximum`, the message is
+        empty.
 
     Raises:
-        CorruptRequest: the message is incomplete or corrupt.
+        CorruptRequest: the message is incomplete or corrupt, or has another size than its trailer.
     """
     unpacker = zlib.decompressobj(wbits=_GZIP_BITS)
+    # The size of the message (RFC 1952), so a large message costs almost nothing.
+    size = int.from_bytes(raw[-4:], "little")
     try:
-        message = unpacker.decompress(raw, maximum + 1)
+        message = unpacker.decompress(raw, (size if size <= maximum else _PROBE_BYTES) + 1)
     except zlib.error as error:
         raise CorruptRequest from error
-    if len(message) > maximum:
-        claimed = int.from_bytes(raw[-4:], "little")
-        return b"", max(claimed, maximum + 1)
-    if not unpacker.eof or unpacker.unused_data:
+    if size > maximum and not unpacker.eof:
+        return b"", size
+    if not unpacker.eof or unpacker.unused_data or len(message) != size:
         raise CorruptRequest
     return message, len(message)

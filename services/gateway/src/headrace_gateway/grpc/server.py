@@ -166,6 +166,9 @@ def server_options(settings: Settings) -> list[tuple[str, Any]]:
         # The soft and hard limits are equal: between them gRPC would reject calls at random.
         ("grpc.max_metadata_size", _MAX_RECEIVED_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _MAX_RECEIVED_METADATA_BYTES),
+        # By default, gRPC keeps a call with too much metadata, and its buffers, for up to a second
+        # before it rejects the call.
+        ("grpc.http.tarpit", 0),
         # Responses are smaller. A larger one is a bug, and clients could not read it.
         ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
         *_KEEPALIVE,
