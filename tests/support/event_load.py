@@ -20,7 +20,7 @@ TEAMS = ("one", "two", "three", "four")
 LATE_QUEUE = "late"
 
 # Most of these job types report, and each report is an event.
-_TYPES = ("t.output", "t.talkative", "t.thread", "t.flaky", "t.hopeless", "t.echo")
+_TYPES = ("t.output", "t.emit_at_once", "t.thread", "t.flaky", "t.hopeless", "t.echo")
 _WEIGHTS = (4, 4, 4, 1, 1, 1)
 _MAX_PIECES = 15
 

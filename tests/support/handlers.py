@@ -1,4 +1,4 @@
-"""Handlers for the tests, in a separate module that a process can import."""
+"""Handlers for the tests, in a module that separate processes can import."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Number(msgspec.Struct, forbid_unknown_fields=True):
 
 @handler("t.echo")
 async def echo(payload: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """Return the payload and the number of the attempt."""
+    """Return the payload and the attempt number."""
     return {**payload, "attempt": ctx.attempt.number}
 
 
@@ -62,14 +62,16 @@ async def double(payload: Number) -> Number:
 
 @handler("t.flaky", retry=_FAST_RETRIES)
 async def flaky(payload: Number, ctx: Context) -> int:
-    """Fail the given number of attempts, then succeed."""
+    """Fail in the given number of attempts, then succeed."""
     if ctx.fence <= payload.number:
         raise ValueError(f"attempt {ctx.fence} fails")
     return ctx.fence
 
 
-@handler("t.picky", retry=replace(_FAST_RETRIES, non_retryable_error_types=("ValueError",)))
-async def picky(payload: Number, ctx: Context) -> int:
+@handler(
+    "t.flaky_not_retried", retry=replace(_FAST_RETRIES, non_retryable_error_types=("ValueError",))
+)
+async def flaky_not_retried(payload: Number, ctx: Context) -> int:
     """Run `flaky` with errors that are not retryable."""
     return await flaky(payload, ctx)
 
@@ -82,34 +84,34 @@ def process_flaky(payload: Number, ctx: SyncContext) -> int:
     return ctx.fence
 
 
-@handler("t.later", retry=_FAST_RETRIES)
-async def later(payload: Number, ctx: Context) -> int:
-    """Request another attempt once, after the given number of milliseconds."""
+@handler("t.retry_later", retry=_FAST_RETRIES)
+async def retry_later(payload: Number, ctx: Context) -> int:
+    """In the first attempt, request a retry after the given number of milliseconds."""
     if ctx.fence == 1:
         raise Retry("not yet", after=timedelta(milliseconds=payload.number))
     return ctx.fence
 
 
 @handler("t.hopeless", retry=_FAST_RETRIES)
-async def hopeless(payload: Any) -> None:
+async def fail(payload: Any) -> None:
     """Fail without retry."""
     raise Fail("this job cannot succeed", type="Hopeless")
 
 
 @handler("t.forever")
 async def forever(payload: Any, ctx: Context) -> None:
-    """Run until stopped."""
+    """Run until the attempt is cancelled."""
     await asyncio.Event().wait()
 
 
-@handler("t.block", retry=_ONE_ATTEMPT)
+@handler("t.block_loop", retry=_ONE_ATTEMPT)
 async def block_the_loop(payload: Number) -> None:
     """Block the worker's event loop for the given number of seconds."""
     time.sleep(payload.number)
 
 
-@handler("t.stubborn")
-async def stubborn(payload: Any, ctx: Context) -> None:
+@handler("t.ignore_cancel_once")
+async def ignore_cancel_once(payload: Any, ctx: Context) -> None:
     """Ignore the first cancellation."""
     try:
         await asyncio.Event().wait()
@@ -117,16 +119,16 @@ async def stubborn(payload: Any, ctx: Context) -> None:
         await asyncio.Event().wait()
 
 
-@handler("t.unstoppable")
-async def unstoppable(payload: Any, ctx: Context) -> None:
+@handler("t.ignore_cancel")
+async def ignore_cancel(payload: Any, ctx: Context) -> None:
     """Ignore every cancellation."""
     while True:
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
 
 
-@handler("t.stubborn_thread")
-def stubborn_thread(payload: Any, ctx: SyncContext) -> None:
+@handler("t.ignore_cancel_thread")
+def ignore_cancel_in_thread(payload: Any, ctx: SyncContext) -> None:
     """Wait in a thread and never check for cancellation."""
     threading.Event().wait()
 
@@ -141,14 +143,14 @@ def sleep_in_process(payload: Number, ctx: SyncContext) -> None:
 _ALLOCATED: list[bytes] = []
 
 
-@handler("t.keep_any_memory", isolation="process")
-def keep_any_memory(payload: Number, ctx: SyncContext) -> None:
+@handler("t.allocate_unlimited", isolation="process")
+def allocate_unlimited_memory(payload: Number, ctx: SyncContext) -> None:
     """Allocate the given number of MiB, without a limit."""
-    keep_memory(payload, ctx)
+    allocate_memory(payload, ctx)
 
 
-@handler("t.keep_memory", isolation="process", memory_limit=lambda: 256 * 2**20)
-def keep_memory(payload: Number, ctx: SyncContext) -> None:
+@handler("t.allocate", isolation="process", memory_limit=lambda: 256 * 2**20)
+def allocate_memory(payload: Number, ctx: SyncContext) -> None:
     """Allocate the given number of MiB, or all memory if the number is negative."""
     while len(_ALLOCATED) != payload.number:
         _ALLOCATED.append(b"x" * 2**20)
@@ -164,22 +166,22 @@ def in_thread(payload: Number, ctx: SyncContext) -> str:
     return threading.current_thread().name
 
 
-@handler("t.patient_thread")
-def patient_thread(payload: Any, ctx: SyncContext) -> str:
+@handler("t.wait_thread")
+def wait_in_thread(payload: Any, ctx: SyncContext) -> str:
     """Wait in a thread until cancelled."""
     ctx.cancel_event.wait(60)
     return "cancelled"
 
 
-@handler("t.read")
-def read(payload: str) -> str:
+@handler("t.read_file")
+def read_file(payload: str) -> str:
     """Read a file, or wait for the writer of a pipe."""
     return Path(payload).read_text()
 
 
 @handler("t.progress")
 async def progress(payload: Number, ctx: Context) -> None:
-    """Report far more progress than is stored."""
+    """Report progress far more often than it is stored."""
     for done in range(payload.number):
         await ctx.progress((done + 1) / payload.number, done=done)
 
@@ -204,25 +206,25 @@ async def large_result(payload: Number) -> str:
 
 
 @handler("t.nan", retry=_FAST_RETRIES)
-async def nan(payload: Any) -> dict[str, Any]:
+async def return_nan(payload: Any) -> dict[str, Any]:
     """Return NaN, which JSON cannot represent."""
     return {"mean": [1.0, math.nan], "none": None}
 
 
 @handler("t.nan_thread", retry=_FAST_RETRIES)
-def nan_in_thread(payload: Any) -> float:
+def return_nan_in_thread(payload: Any) -> float:
     """Return Infinity from a thread."""
     return math.inf
 
 
 @handler("t.nan_process", isolation="process", retry=_FAST_RETRIES)
-def nan_in_process(payload: Any) -> float:
+def return_nan_in_process(payload: Any) -> float:
     """Return -Infinity from a process."""
     return -math.inf
 
 
 @handler("t.nan_output", retry=_FAST_RETRIES)
-async def nan_output(payload: Any, ctx: Context) -> None:
+async def emit_nan(payload: Any, ctx: Context) -> None:
     """Emit NaN."""
     await ctx.emit({"loss": math.nan})
 
@@ -232,7 +234,7 @@ _BAD_COUNTER: Any = "a" * 17_000_000
 
 @handler("t.bad_progress", retry=_FAST_RETRIES)
 async def bad_progress(payload: Any, ctx: Context) -> str:
-    """Report a counter that is not a number, catch the error, and report it again."""
+    """Report an invalid counter, catch the error, and report an invalid counter again."""
     try:
         await ctx.progress(0.5, n=_BAD_COUNTER)
     except InvalidProgress:
@@ -266,28 +268,28 @@ def in_process(payload: Number, ctx: SyncContext) -> dict[str, int]:
 
 @handler("t.spin", isolation="process")
 def spin(payload: Any, ctx: SyncContext) -> None:
-    """Keep a CPU busy and never check for cancellation."""
+    """Use a CPU fully and never check for cancellation."""
     ctx.emit(os.getpid())
     while True:
         time.sleep(0)
 
 
-@handler("t.forks", isolation="process")
-def forks(away: bool, ctx: SyncContext) -> None:
-    """Fork a child, in a new session if `away`; parent and child wait forever."""
+@handler("t.fork", isolation="process")
+def fork(new_session: bool, ctx: SyncContext) -> None:
+    """Fork a child, in a new session if `new_session`; parent and child wait forever."""
     if (child := os.fork()) == 0:
-        if away:
+        if new_session:
             os.setsid()
         while True:
             signal.pause()
-    while away and os.getsid(child) != child:
+    while new_session and os.getsid(child) != child:
         time.sleep(0)
     ctx.emit([os.getpid(), child])
     while True:
         signal.pause()
 
 
-def _pools(payload: int) -> dict[str, Any]:
+def _leave_children(payload: int) -> dict[str, Any]:
     """Use a process pool, terminate some of its children and leave others running."""
     with multiprocessing.get_context("fork").Pool(2) as pool:
         mapped = pool.map(abs, [-1, payload])
@@ -303,77 +305,77 @@ def _pools(payload: int) -> dict[str, Any]:
     return {"mapped": mapped, "exit": child.exitcode, "left": [child_process.pid, program.pid]}
 
 
-@handler("t.pools", retry=_ONE_ATTEMPT)
-def pools(payload: int) -> dict[str, Any]:
-    """Run `_pools` in a thread."""
-    return _pools(payload)
+@handler("t.leave_children", retry=_ONE_ATTEMPT)
+def leave_children(payload: int) -> dict[str, Any]:
+    """Run `_leave_children` in a thread."""
+    return _leave_children(payload)
 
 
-@handler("t.pools_process", isolation="process", retry=_ONE_ATTEMPT)
-def pools_in_process(payload: int) -> dict[str, Any]:
-    """Run `_pools` in a process."""
-    return {**_pools(payload), "pid": os.getpid()}
+@handler("t.leave_children_process", isolation="process", retry=_ONE_ATTEMPT)
+def leave_children_in_process(payload: int) -> dict[str, Any]:
+    """Run `_leave_children` in a process."""
+    return {**_leave_children(payload), "pid": os.getpid()}
 
 
-@handler("t.pools_loop", retry=_ONE_ATTEMPT)
-async def pools_in_loop(payload: int) -> dict[str, Any]:
-    """Leave a forked child running, from a handler in the event loop."""
+@handler("t.leave_children_loop", retry=_ONE_ATTEMPT)
+async def leave_children_in_loop(payload: int) -> dict[str, Any]:
+    """From the event loop, leave a forked child running."""
     child_process = multiprocessing.get_context("fork").Process(target=signal.pause)
     child_process.start()
     return {"left": [child_process.pid]}
 
 
-def _returns_twice() -> int:
+def _fork_and_return() -> int:
     os.fork()
     return os.getpid()
 
 
-@handler("t.returns_twice", retry=_ONE_ATTEMPT)
-def returns_twice(payload: Any) -> int:
+@handler("t.fork_and_return", retry=_ONE_ATTEMPT)
+def fork_and_return(payload: Any) -> int:
     """Fork, so that the handler returns in the parent and in the child."""
-    return _returns_twice()
+    return _fork_and_return()
 
 
-@handler("t.returns_twice_loop", retry=_ONE_ATTEMPT)
-async def returns_twice_in_loop(payload: Any) -> int:
-    """Run `returns_twice` in the event loop, which the child would also continue."""
-    pid = _returns_twice()
+@handler("t.fork_and_return_loop", retry=_ONE_ATTEMPT)
+async def fork_and_return_in_loop(payload: Any) -> int:
+    """Run `fork_and_return` in the event loop; the child could continue this loop."""
+    pid = _fork_and_return()
     await asyncio.sleep(0)
     with Path(str(payload)).open("a") as continued:
         continued.write(f"{os.getpid()}\n")
     return pid
 
 
-@handler("t.returns_twice_beside", retry=_ONE_ATTEMPT)
-async def returns_twice_beside(payload: Any) -> int:
-    """Run `returns_twice_in_loop` in another task, and fork in a callback too."""
-    asyncio.get_running_loop().call_soon(_returns_twice)
-    [pid] = await asyncio.gather(returns_twice_in_loop(payload))
+@handler("t.fork_and_return_task", retry=_ONE_ATTEMPT)
+async def fork_and_return_in_task(payload: Any) -> int:
+    """Run `fork_and_return_in_loop` in another task, and also fork in a callback."""
+    asyncio.get_running_loop().call_soon(_fork_and_return)
+    [pid] = await asyncio.gather(fork_and_return_in_loop(payload))
     return pid
 
 
-@handler("t.returns_twice_process", isolation="process", retry=_ONE_ATTEMPT)
-def returns_twice_in_process(payload: Any) -> int:
-    """Run `returns_twice` in a process."""
-    return _returns_twice()
+@handler("t.fork_and_return_process", isolation="process", retry=_ONE_ATTEMPT)
+def fork_and_return_in_process(payload: Any) -> int:
+    """Run `fork_and_return` in a process."""
+    return _fork_and_return()
 
 
-@handler("t.closes", isolation="process", retry=_ONE_ATTEMPT)
-def closes(payload: list[int]) -> int:
+@handler("t.close_files", isolation="process", retry=_ONE_ATTEMPT)
+def close_files(payload: list[int]) -> int:
     """Close a range of file descriptors."""
     os.closerange(*payload)
     return os.getpid()
 
 
-@handler("t.closes_loop", isolation="process", retry=_ONE_ATTEMPT)
-async def closes_in_loop(payload: list[int]) -> int:
-    """Run `closes` in the event loop of a process."""
+@handler("t.close_files_loop", isolation="process", retry=_ONE_ATTEMPT)
+async def close_files_in_loop(payload: list[int]) -> int:
+    """Run `close_files` in the event loop of a process."""
     os.closerange(*payload)
     return os.getpid()
 
 
-@handler("t.terminates", retry=_ONE_ATTEMPT)
-def terminates(payload: bool, ctx: SyncContext) -> int:
+@handler("t.send_sigterm", retry=_ONE_ATTEMPT)
+def send_sigterm(payload: bool, ctx: SyncContext) -> int:
     """Send SIGTERM to the process or its parent, and wait until the worker cancels the attempt."""
     os.kill(os.getppid() if payload else os.getpid(), signal.SIGTERM)
     ctx.cancel_event.wait(3)
@@ -395,8 +397,8 @@ async def flaky_worker(payload: Number, ctx: Context) -> int:
     return ctx.fence
 
 
-@handler("t.process_raises", isolation="process", retry=RetryPolicy(max_attempts=1))
-def process_raises(payload: Any) -> None:
+@handler("t.raise_in_process", isolation="process", retry=RetryPolicy(max_attempts=1))
+def raise_in_process(payload: Any) -> None:
     """Raise an exception in a process."""
     raise KeyError("gone")
 
@@ -412,9 +414,9 @@ _TICKS = [0]
 _TASKS: set[asyncio.Task[None]] = set()
 
 
-@handler("t.keeps", isolation="process")
-async def keeps(payload: Any) -> dict[str, int]:
-    """Keep a task in the event loop, as a client does; return its ticks since the last run."""
+@handler("t.background_task", isolation="process")
+async def keep_background_task(payload: Any) -> dict[str, int]:
+    """Keep a task in the event loop between runs; return its ticks since the last run."""
 
     async def tick() -> None:
         while True:
@@ -431,16 +433,16 @@ async def keeps(payload: Any) -> dict[str, int]:
 _NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="none")
 
 
-@handler("t.leaves", isolation="process")
-async def leaves(payload: str, ctx: Context) -> str:
-    """Leave a task that keeps emitting, and a context variable; return the variable's old value."""
+@handler("t.leave_task", isolation="process")
+async def leave_task(payload: str, ctx: Context) -> str:
+    """Leave a task that keeps emitting, and set a context variable; return its old value."""
 
-    async def chatter() -> None:
+    async def emit_repeatedly() -> None:
         while True:
             await asyncio.sleep(0.001)
             await ctx.emit(f"{payload}, later")
 
-    _TASKS.add(asyncio.create_task(chatter()))
+    _TASKS.add(asyncio.create_task(emit_repeatedly()))
     name = _NAME.get()
     _NAME.set(payload)
     await ctx.emit(payload)
@@ -448,15 +450,15 @@ async def leaves(payload: str, ctx: Context) -> str:
 
 
 @handler("t.logs", isolation="process")
-async def logs(payload: str) -> None:
+async def write_logs(payload: str) -> None:
     """Log with structlog and with logging."""
     structlog.get_logger().info("logged_by_handler", what=payload)
     structlog.get_logger().debug("not_logged_by_handler")
     logging.getLogger("its.library").warning(payload)
 
 
-@handler("t.memory", isolation="process", retry=_FAST_RETRIES)
-def memory(payload: Any, ctx: SyncContext) -> int:
+@handler("t.memory_error", isolation="process", retry=_FAST_RETRIES)
+def raise_memory_error(payload: Any, ctx: SyncContext) -> int:
     """Run out of memory in the first attempt; return the process id in the second."""
     ctx.emit(os.getpid())
     if ctx.fence == 1:
@@ -464,41 +466,41 @@ def memory(payload: Any, ctx: SyncContext) -> int:
     return os.getpid()
 
 
-@handler("t.exits", retry=_ONE_ATTEMPT)
-async def exits(payload: Any) -> None:
+@handler("t.exit", retry=_ONE_ATTEMPT)
+async def exit_process(payload: Any) -> None:
     """Try to exit the whole process."""
     sys.exit("exits")
 
 
-@handler("t.exits_thread", retry=_ONE_ATTEMPT)
-def exits_thread(payload: Any) -> None:
+@handler("t.exit_thread", retry=_ONE_ATTEMPT)
+def exit_in_thread(payload: Any) -> None:
     """Try to exit the whole process from a thread."""
     sys.exit("exits")
 
 
-@handler("t.subtask", retry=_ONE_ATTEMPT)
-async def subtask(variant: str) -> None:
+@handler("t.exit_in_task", retry=_ONE_ATTEMPT)
+async def exit_in_task(variant: str) -> None:
     """Raise SystemExit or KeyboardInterrupt outside the handler's own task."""
 
-    async def interrupts() -> None:
+    async def interrupt_later() -> None:
         await asyncio.sleep(0)
         raise KeyboardInterrupt
 
-    async def leaves() -> None:
+    async def exit_later() -> None:
         await asyncio.sleep(0)
         sys.exit(2)
 
     loop = asyncio.get_running_loop()
     match variant:
         case "wait_for":
-            await asyncio.wait_for(leaves(), 5)
+            await asyncio.wait_for(exit_later(), 5)
         case "gather":
-            await asyncio.gather(interrupts(), asyncio.sleep(60), leaves())
+            await asyncio.gather(interrupt_later(), asyncio.sleep(60), exit_later())
         case "create_task":
-            await asyncio.create_task(leaves())
+            await asyncio.create_task(exit_later())
         case "group":
             async with asyncio.TaskGroup() as group:
-                group.create_task(interrupts())
+                group.create_task(interrupt_later())
                 group.create_task(asyncio.sleep(60))
         case "executor":
             await loop.run_in_executor(None, sys.exit, 2)
@@ -512,14 +514,14 @@ async def subtask(variant: str) -> None:
             raise SystemExit
 
 
-@handler("t.subtask_process", retry=_ONE_ATTEMPT, isolation="process")
-async def subtask_in_process(variant: str) -> None:
-    """Run `subtask` in a process."""
-    await subtask(variant)
+@handler("t.exit_in_task_process", retry=_ONE_ATTEMPT, isolation="process")
+async def exit_in_task_in_process(variant: str) -> None:
+    """Run `exit_in_task` in a process."""
+    await exit_in_task(variant)
 
 
-@handler("t.cancels_all", retry=_ONE_ATTEMPT)
-async def cancels_all(payload: Any, ctx: Context) -> bool:
+@handler("t.cancel_all", retry=_ONE_ATTEMPT)
+async def cancel_all_tasks(payload: Any, ctx: Context) -> bool:
     """Cancel all other tasks; return whether a task of this handler was cancelled."""
     own = asyncio.create_task(asyncio.sleep(60))
     others = asyncio.all_tasks() - {asyncio.current_task(), own}
@@ -528,8 +530,8 @@ async def cancels_all(payload: Any, ctx: Context) -> bool:
     return own.cancel()
 
 
-@handler("t.cancels_from_thread", retry=_ONE_ATTEMPT)
-async def cancels_from_thread(payload: Any, ctx: Context) -> None:
+@handler("t.cancel_from_thread", retry=_ONE_ATTEMPT)
+async def cancel_from_thread(payload: Any, ctx: Context) -> None:
     """Cancel all tasks from a thread outside any attempt."""
     loop = asyncio.get_running_loop()
     cancelled = asyncio.Event()
@@ -545,9 +547,9 @@ async def cancels_from_thread(payload: Any, ctx: Context) -> None:
     await asyncio.Event().wait()
 
 
-@handler("t.awaits_all")
-async def awaits_all(payload: Any, ctx: Context) -> None:
-    """Wait for all tasks with `gather`, which would pass a cancellation on to them."""
+@handler("t.await_all")
+async def await_all_tasks(payload: Any, ctx: Context) -> None:
+    """Wait for all tasks with `gather`, which would pass a cancellation to them."""
     await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
 
@@ -573,40 +575,40 @@ class ExitingTextError(Exception):
         raise SystemExit(3)
 
 
-@handler("t.leaving", retry=_ONE_ATTEMPT)
-async def leaving(payload: Any) -> None:
+@handler("t.exiting_error", retry=_ONE_ATTEMPT)
+async def raise_exiting_error(payload: Any) -> None:
     """Raise an exception whose text exits the process."""
     raise ExitingTextError
 
 
-@handler("t.unspeakable", retry=_ONE_ATTEMPT)
-async def unspeakable(payload: Any) -> None:
+@handler("t.unprintable_error", retry=_ONE_ATTEMPT)
+async def raise_unprintable_error(payload: Any) -> None:
     """Raise an exception whose text raises an error."""
     raise UnprintableError
 
 
-@handler("t.no_utf8", retry=_ONE_ATTEMPT)
-async def no_utf8(payload: bool, ctx: Context) -> None:
-    """Fail with a file name that UTF-8 cannot represent; the payload can disable the retry."""
+@handler("t.invalid_utf8", retry=_ONE_ATTEMPT)
+async def fail_with_invalid_utf8(payload: bool, ctx: Context) -> None:
+    """Fail with a text that UTF-8 cannot represent; if the payload is true, without a retry."""
     await ctx.progress(0.5, "reading \udcff.csv")
     message = "no such file: \udcff.csv"
     raise Fail(message, type="Miss\udcff") if payload else LookupError(message)
 
 
-@handler("t.no_json", retry=_ONE_ATTEMPT)
-async def no_json(payload: Any) -> msgspec.Raw:
+@handler("t.invalid_json", retry=_ONE_ATTEMPT)
+async def return_invalid_json(payload: Any) -> msgspec.Raw:
     """Return a result that the database rejects as JSON."""
     return msgspec.Raw(b"[")
 
 
-@handler("t.much_later")
-async def much_later(payload: Any) -> None:
+@handler("t.retry_too_late")
+async def retry_too_late(payload: Any) -> None:
     """Request a retry later than the last date that Python supports."""
     raise Retry(after=timedelta.max)
 
 
-@handler("t.deaf")
-async def deaf(payload: Any, ctx: Context) -> None:
+@handler("t.emit_forever")
+async def emit_forever(payload: Any, ctx: Context) -> None:
     """Emit forever, and ignore all errors."""
     while True:
         with suppress(Exception):
@@ -614,8 +616,8 @@ async def deaf(payload: Any, ctx: Context) -> None:
         await asyncio.sleep(0.05)
 
 
-@handler("t.talkative")
-async def talkative(payload: Number, ctx: Context) -> None:
+@handler("t.emit_at_once")
+async def emit_at_once(payload: Number, ctx: Context) -> None:
     """Emit the given number of pieces at once."""
     await asyncio.gather(*(ctx.emit(number) for number in range(payload.number)))
 

@@ -1,4 +1,4 @@
-"""Cancellations and timeouts on a worker: the stopped attempt and its slot."""
+"""Cancellations and timeouts: the worker ends the attempt and releases its slot."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from support.platform import DEADLINE_S, Platform, platform
 from support.until import until
 from support.valkey import OwnValkey, own_valkey
 
-# The types of handlers that ignore their cancellation.
-STUBBORN_TYPES = ["t.stubborn", "t.stubborn_thread", "t.spin"]
+# Types of jobs whose handlers ignore cancellation.
+CANCEL_IGNORING_TYPES = ["t.ignore_cancel_once", "t.ignore_cancel_thread", "t.spin"]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ async def jobs(one_slot_settings: Settings) -> AsyncIterator[Platform]:
 
 @pytest.fixture
 async def worker(one_slot_settings: Settings, jobs: Platform) -> AsyncIterator[WorkerService]:
-    # Waiting for a process that ignores termination would exceed the test deadline.
+    # A wait for a process that ignores termination would exceed the test deadline.
     timing = Timing(process_exit=2 * DEADLINE_S, process_reap=2 * DEADLINE_S)
     worker = WorkerService(one_slot_settings, handlers(), timing=timing)
     await worker.start()
@@ -49,19 +49,19 @@ async def worker(one_slot_settings: Settings, jobs: Platform) -> AsyncIterator[W
     await worker.stop()
 
 
-@pytest.mark.parametrize("job_type", STUBBORN_TYPES)
+@pytest.mark.parametrize("job_type", CANCEL_IGNORING_TYPES)
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
-async def test_stubborn_handler_releases_its_slot(
+async def test_handler_that_ignores_cancellation_releases_slot(
     jobs: Platform, worker: WorkerService, job_type: str, how: str
 ) -> None:
     if job_type == "t.spin":
-        # Start the process first: the timeout would otherwise include its start.
+        # Start the process first. Otherwise, the timeout would include its start.
         await jobs.until_ended(await jobs.submit("t.process", '{"number": 1}'))
     timeout = timedelta(seconds=60 if how == "cancel" else 1)
     job_id = await jobs.submit(job_type, timeout=timeout, retry=RetryOverrides(max_attempts=1))
     is_busy = how == "cancel" and job_type == "t.spin"
     await jobs.until(job_id, E.OUTPUT if is_busy else E.STARTED)
-    # The next job needs the only slot.
+    # The next job requires the only slot.
     waiting = await jobs.submit("t.echo")
     if how == "cancel":
         await jobs.cancel(job_id)
@@ -83,7 +83,7 @@ async def test_cancel_does_not_affect_the_next_attempt(
 ) -> None:
     adjusted = settings.model_copy(update={"shutdown_grace": 0.1})
     async with platform(adjusted, handlers()) as jobs:
-        job_id = await jobs.submit("t.stubborn")
+        job_id = await jobs.submit("t.ignore_cancel_once")
         first = await jobs.until(job_id, E.STARTED)
         await jobs.cancel(job_id)
         assert (await jobs.until_ended(job_id)).state is JobState.CANCELLED
@@ -92,7 +92,7 @@ async def test_cancel_does_not_affect_the_next_attempt(
             await requeue_job(connection, tenant=DEFAULT_TENANT, job_id=job_id)
         jobs.bus.publish(Topic.JOBS)
         await until(lambda: _has_started(jobs, job_id, times=2))
-        # A late wake-up for the first cancellation makes the worker query again.
+        # A late wake-up for the first cancellation causes another query.
         for _ in range(3):
             jobs.bus.publish(Topic.CANCELS)
             await jobs.until_ended(await jobs.submit("t.echo"))
@@ -110,7 +110,7 @@ def valkey() -> Iterator[OwnValkey]:
         yield server
 
 
-async def test_cancel_without_wake_up_arrives_at_a_heartbeat(
+async def test_heartbeat_detects_a_cancel_without_wake_up(
     settings: Settings, valkey: OwnValkey
 ) -> None:
     own_redis = settings.model_copy(
@@ -118,7 +118,7 @@ async def test_cancel_without_wake_up_arrives_at_a_heartbeat(
             "redis_url": SecretStr(valkey.url),
             "redis_timeout": 0.5,
             "shutdown_grace": 0.1,
-            # Waiting for the lease to lapse would exceed the test deadline.
+            # A wait for the lapse of the lease would exceed the test deadline.
             "worker_lease": 3.0 * DEADLINE_S,
         }
     )

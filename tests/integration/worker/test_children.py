@@ -1,4 +1,4 @@
-"""Handlers that fork, or close their process's file descriptors, do not affect other jobs."""
+"""Isolation of handlers that fork or close the file descriptors of their process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def worker(jobs: Platform, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A worker with one process, which must still stop on a signal after all tests."""
+    """A worker with one process. After all tests, the worker must still stop on a signal."""
     one_process = jobs.settings.model_copy(update={"worker_processes": 1})
     async with worker_process(one_process, tmp_path_factory.mktemp("worker")) as running:
         yield running
@@ -45,20 +45,25 @@ async def _run_to_result(jobs: Platform, job_type: str, payload: str = "{}") -> 
     return json.loads(job.result)
 
 
-async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -> None:
+async def test_child_processes_end_with_their_attempt(jobs: Platform, worker: Server) -> None:
     other_job = await jobs.submit("t.forever")
     await jobs.until(other_job, E.STARTED)
     pids = set()
-    for job_type in ("t.pools", "t.pools_process", "t.pools_process", "t.pools_loop"):
+    for job_type in (
+        "t.leave_children",
+        "t.leave_children_process",
+        "t.leave_children_process",
+        "t.leave_children_loop",
+    ):
         result = await _run_to_result(jobs, job_type, "-2")
         assert isinstance(result, dict)
-        if job_type != "t.pools_loop":
+        if job_type != "t.leave_children_loop":
             assert (result["mapped"], result["exit"]) == ([1, 2], -15)
         for pid in result["left"]:
             await until(lambda pid=pid: not is_running(pid))
         if "pid" in result:
             pids.add(result["pid"])
-    # A process with surviving children runs no other job.
+    # A process with surviving children is not used for other jobs.
     assert len(pids) == 2
     assert await jobs.history(other_job) == [E.SUBMITTED, E.STARTED]
     await jobs.cancel(other_job)
@@ -66,16 +71,16 @@ async def test_children_end_with_their_attempt(jobs: Platform, worker: Server) -
     assert worker.running
 
 
-async def test_forked_child_that_returns_is_ended(
+async def test_forked_child_that_returns_is_killed(
     jobs: Platform, worker: Server, tmp_path: Path
 ) -> None:
     pid_file = tmp_path / "pid_file"
-    suffixes = ("", "_loop", "_beside", "_process")
-    for job_type in (f"t.returns_twice{suffix}" for suffix in suffixes):
+    suffixes = ("", "_loop", "_task", "_process")
+    for job_type in (f"t.fork_and_return{suffix}" for suffix in suffixes):
         results = [
             await _run_to_result(jobs, job_type, json.dumps(str(pid_file))) for _ in range(3)
         ]
-        pids = {worker.pid} if job_type != "t.returns_twice_process" else set(results)
+        pids = {worker.pid} if job_type != "t.fork_and_return_process" else set(results)
         assert set(results) == pids, job_type
     # No forked child continued after the `await`.
     assert pid_file.read_text().split() == [str(worker.pid)] * 6
@@ -83,8 +88,8 @@ async def test_forked_child_that_returns_is_ended(
     assert worker.running
 
 
-@pytest.mark.parametrize("job_type", ["t.closes", "t.closes_loop"])
-async def test_closed_channel_fails_its_own_job_only(
+@pytest.mark.parametrize("job_type", ["t.close_files", "t.close_files_loop"])
+async def test_closed_channel_fails_only_its_own_job(
     jobs: Platform, worker: Server, job_type: str
 ) -> None:
     # The handler may close the standard file descriptors.

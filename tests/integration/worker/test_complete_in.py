@@ -1,4 +1,4 @@
-"""`complete_in` commits a handler's effect and the end of its job in one transaction."""
+"""`complete_in`: the handler's writes and the end of its job share one transaction."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def database_url(own_database_url: str) -> str:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
-    """A platform with one slot: a slot that is not released blocks the next test."""
+    """A platform with one slot, so that an unreleased slot blocks the next test."""
     one_slot = module_settings.model_copy(update={"worker_slots": 1})
     async with platform(one_slot, effect_handlers()) as running:
         await execute(running, CREATE_EFFECTS)
@@ -89,7 +89,7 @@ async def test_return_without_commit_is_retried(jobs: Platform, mode: str) -> No
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_exception_after_the_commit_changes_nothing(
+async def test_exception_after_the_commit_has_no_effect(
     jobs: Platform, mode: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     job = await jobs.until_ended(await submit(jobs, mode, fail=True))
@@ -109,7 +109,7 @@ async def test_exception_without_commit_ends_the_attempt(jobs: Platform, mode: s
 
 
 @pytest.mark.parametrize("commit", [True, False])
-async def test_attempt_with_an_unknown_commit_still_ends(
+async def test_attempt_with_an_unknown_commit_ends(
     jobs: Platform, commit: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def deny(*_: Any, **__: Any) -> bool:
@@ -153,8 +153,8 @@ async def test_oversized_result_rolls_back(jobs: Platform, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_timeout_after_the_commit_releases_the_slot(jobs: Platform, mode: str) -> None:
-    # Start the process first: the timeout would otherwise include its start.
+async def test_timeout_after_commit_releases_the_slot(jobs: Platform, mode: str) -> None:
+    # Start the process first. Otherwise, the timeout would include its start.
     assert (await jobs.until_ended(await submit(jobs, mode))).state is JobState.SUCCEEDED
     job_id = await jobs.submit(
         mode,
@@ -179,7 +179,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
             "worker_cancel_grace": 0.1,
             "worker_slots": 4,
             "database_pool_size": 2,
-            # On a busy machine, the worker must not lose its lease.
+            # The lease is long, so the worker keeps it on a busy machine.
             "worker_lease": 6.0,
             "worker_beat": 2.0,
         }
@@ -189,13 +189,13 @@ async def test_abandoned_transactions_do_not_block_the_worker(
         _running_service(short_timeouts) as worker,
     ):
         await execute(jobs, CREATE_EFFECTS)
-        # One slot stays free. The transactions outnumber the worker's connections.
+        # One slot stays free. There are more transactions than connections of the worker.
         hanging = await jobs.submit_many(
             3,
             "e.never_ends",
             json.dumps({"url": jobs.settings.postgresql_url}),
             timeout=timedelta(seconds=2),
-            # Another attempt would also hang, and would block the worker's stop.
+            # Another attempt would also hang and block the worker's stop.
             retry=RetryOverrides(max_attempts=1),
         )
         await until(lambda: worker.counts.left_behind == len(hanging), within=DEADLINE_S)
@@ -216,7 +216,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE query = 'SELECT pg_sleep(600)'",
         )
-        # Once the transactions are gone, the worker writes the ends of their attempts.
+        # After the transactions have ended, the worker writes the ends of their attempts.
         for job_id in hanging:
             event = await jobs.until(job_id, E.FAILED)
             assert event.error is not None
@@ -233,7 +233,7 @@ async def _running_service(settings: Settings) -> AsyncIterator[WorkerService]:
         await worker.stop()
 
 
-async def test_effects_match_succeeded_jobs_after_kills(
+async def test_each_succeeded_job_has_one_effect_despite_kills(
     settings: Settings,
 ) -> None:
     count, kills = 60, 2

@@ -1,4 +1,4 @@
-"""Jobs that crash their process, and their worker's other jobs."""
+"""Jobs that crash their process: the loss budget, and the worker's other jobs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def jobs(module_settings: Settings) -> AsyncIterator[Platform]:
 
 
 async def submit_suspect(jobs: Platform, job_type: str, payload: str = "{}") -> JobId:
-    """Submit a job that counts as having lost its worker twice."""
+    """Submit a job that has already lost two workers."""
     later = datetime.now(UTC) + timedelta(hours=1)
     job_id = await jobs.submit(job_type, payload, schedule_time=later)
     await set_column(jobs.database, job_id, "attempt = 2, worker_losses = 2, due_time = now()")
@@ -40,7 +40,7 @@ async def submit_suspect(jobs: Platform, job_type: str, payload: str = "{}") -> 
     return job_id
 
 
-async def test_suspect_does_not_end_its_worker(jobs: Platform) -> None:
+async def test_crash_suspect_does_not_end_its_worker(jobs: Platform) -> None:
     other_job = await jobs.submit("t.forever")
     await jobs.until(other_job, E.STARTED)
     job = await jobs.until_ended(await submit_suspect(jobs, "t.crash_at_once", '{"number": 3}'))
@@ -56,43 +56,47 @@ async def test_suspect_does_not_end_its_worker(jobs: Platform) -> None:
     await jobs.until_ended(other_job)
 
 
-async def test_suspect_that_does_not_crash_succeeds(jobs: Platform) -> None:
+async def test_crash_suspect_without_a_crash_succeeds(jobs: Platform) -> None:
     job = await jobs.until_ended(await submit_suspect(jobs, "t.echo", '{"a": 1}'))
     assert (job.state, job.result) == (JobState.SUCCEEDED, '{"a":1,"attempt":3}')
 
 
-async def test_suspect_with_requested_cancellation_is_cancelled(jobs: Platform) -> None:
+async def test_crash_suspect_is_cancelled_on_request(jobs: Platform) -> None:
     job_id = await submit_suspect(jobs, "t.forever")
     await jobs.until(job_id, E.STARTED)
     await jobs.cancel(job_id)
     assert (await jobs.until_ended(job_id)).state is JobState.CANCELLED
 
 
-async def test_process_event_loop_survives_between_runs(
+async def test_event_loop_of_a_process_continues_between_runs(
     jobs: Platform,
 ) -> None:
-    first = json.loads((await jobs.until_ended(await jobs.submit("t.keeps"))).result or "")
+    first = json.loads(
+        (await jobs.until_ended(await jobs.submit("t.background_task"))).result or ""
+    )
     second = first
     async with asyncio.timeout(DEADLINE_S):
-        # The loop may have had no time to run between two jobs.
+        # The loop may not have run between two jobs.
         while second["ticks"] == 0:
-            second = json.loads((await jobs.until_ended(await jobs.submit("t.keeps"))).result or "")
+            second = json.loads(
+                (await jobs.until_ended(await jobs.submit("t.background_task"))).result or ""
+            )
     assert second["pid"] == first["pid"]
     assert second["run"] > first["run"]
 
 
-async def test_leftover_code_cannot_report_for_the_next_run(
+async def test_leftover_task_cannot_report_for_the_next_run(
     jobs: Platform,
 ) -> None:
     for name in ("one", "two", "three"):
-        job = await jobs.until_ended(await jobs.submit("t.leaves", f'"{name}"'))
+        job = await jobs.until_ended(await jobs.submit("t.leave_task", f'"{name}"'))
         assert (job.state, job.result) == (JobState.SUCCEEDED, '"none"')
         outputs = [event.output for event in await jobs.events(job.id) if event.output]
         assert set(outputs) <= {f'"{name}"', f'"{name}, later"'}
 
 
 async def test_process_after_memory_error_is_not_reused(jobs: Platform) -> None:
-    job = await jobs.until_ended(await jobs.submit("t.memory"))
+    job = await jobs.until_ended(await jobs.submit("t.memory_error"))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
     first, second = [event.output for event in await jobs.events(job.id) if event.output]
     assert first != second == job.result
@@ -109,10 +113,10 @@ async def test_huge_message_is_not_read_by_the_worker(jobs: Platform) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_process_logs_as_its_worker_does(
+async def test_process_logs_like_its_worker(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # A process inherits its standard error, so it must start after the capture.
+    # A process inherits its standard error, so it must start after the capture begins.
     one_process = settings.model_copy(update={"worker_processes": 1, "log_format": "json"})
     async with platform(one_process, handlers()) as jobs:
         job = await jobs.until_ended(await jobs.submit("t.logs", '"a word"'))

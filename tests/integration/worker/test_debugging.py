@@ -1,4 +1,4 @@
-"""A failed job's error and the worker's log, in each of the three handler modes."""
+"""The error of a failed job and the worker's log, for each of the three handler modes."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ SUBMITS: list[tuple[str, dict[str, Any]]] = [
 
 
 @dataclass(frozen=True)
-class CompletedRun:
-    """Jobs that have ended, their events by job, and their worker's log."""
+class FinishedRun:
+    """Ended jobs, their events and their worker's log."""
 
     jobs: list[Job]
     events: dict[JobId, list[JobEvent]]
@@ -59,7 +59,7 @@ class CompletedRun:
 
 async def run(
     settings: Settings, folder: Path, *submits: tuple[str, dict[str, Any]]
-) -> CompletedRun:
+) -> FinishedRun:
     """Run jobs on a worker in a separate process."""
     async with (
         platform(settings, Registry(), workers=0) as running,
@@ -75,7 +75,7 @@ async def run(
         log = worker.log.read_text()
         async with running.database.statement() as connection:
             job_logs = {job_id: await read_logs(connection, job_id, step=7) for job_id in ids}
-    return CompletedRun(jobs, events, log, job_logs)
+    return FinishedRun(jobs, events, log, job_logs)
 
 
 async def read_logs(connection: Connection, job_id: JobId, *, step: int) -> list[StoredLine]:
@@ -92,15 +92,15 @@ async def read_logs(connection: Connection, job_id: JobId, *, step: int) -> list
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def completed_run(
+async def finished_run(
     module_settings: Settings, tmp_path_factory: pytest.TempPathFactory
-) -> CompletedRun:
-    """A run of all jobs of this module on one worker."""
+) -> FinishedRun:
+    """One run of all jobs of this module on one worker."""
     return await run(module_settings, tmp_path_factory.mktemp("worker"), *SUBMITS)
 
 
-def test_failed_job_error_has_the_handlers_stack_trace(completed_run: CompletedRun) -> None:
-    jobs = completed_run.jobs_of("d.charge", "d.raise_group")
+def test_failed_job_error_has_the_handlers_stack_trace(finished_run: FinishedRun) -> None:
+    jobs = finished_run.jobs_of("d.charge", "d.raise_group")
     assert len(jobs) == 2 * len(MODES)
     for job in jobs:
         assert (job.state, job.attempt) == (JobState.FAILED, 2)
@@ -117,7 +117,7 @@ def test_failed_job_error_has_the_handlers_stack_trace(completed_run: CompletedR
         else:
             assert "ValueError: first" in stack_trace
             assert "KeyError: 'second'" in stack_trace
-        failures = [line for line in completed_run.log_lines if line.get("job_id") == str(job.id)]
+        failures = [line for line in finished_run.log_lines if line.get("job_id") == str(job.id)]
         assert [(line["event"], line["level"]) for line in failures] == [
             ("job_retry_scheduled", "warning"),
             ("job_failed", "error"),
@@ -128,16 +128,16 @@ def test_failed_job_error_has_the_handlers_stack_trace(completed_run: CompletedR
             assert "support/debugged_handlers.py" in line["stack_trace"]
         assert failures[-1]["stack_trace"] == stack_trace
         assert [
-            event.error.stack_trace for event in completed_run.events[job.id] if event.error
+            event.error.stack_trace for event in finished_run.events[job.id] if event.error
         ] == [
             "",
             "",
         ]
-    assert CARD not in completed_run.log
+    assert CARD not in finished_run.log
 
 
-def test_timeout_shows_where_the_handler_was(completed_run: CompletedRun) -> None:
-    errors = {job.type: job.error for job in completed_run.jobs_of("d.wait", "d.cancelled")}
+def test_timeout_error_shows_the_handlers_position(finished_run: FinishedRun) -> None:
+    errors = {job.type: job.error for job in finished_run.jobs_of("d.wait", "d.cancelled")}
     for job_type, kind, places in (
         ("d.wait.loop", "TIMEOUT", ["in wait_in_loop", "in wait_for_a_bank"]),
         ("d.wait.thread", "TIMEOUT", ["in wait_in_thread"]),
@@ -151,21 +151,19 @@ def test_timeout_shows_where_the_handler_was(completed_run: CompletedRun) -> Non
         assert "headrace_worker/" not in error.stack_trace
 
 
-async def test_stack_traces_are_not_stored_when_turned_off(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_stack_traces_are_not_stored_if_disabled(settings: Settings, tmp_path: Path) -> None:
     off = settings.model_copy(update={"store_stack_traces": False})
-    completed_run = await run(off, tmp_path, ("d.charge.loop", {"card": CARD}))
-    [job] = completed_run.jobs
+    finished_run = await run(off, tmp_path, ("d.charge.loop", {"card": CARD}))
+    [job] = finished_run.jobs
     assert job.error is not None
     assert (job.error.type, job.error.stack_trace) == ("RuntimeError", "")
     assert any(
-        "debugged_handlers.py" in line.get("stack_trace", "") for line in completed_run.log_lines
+        "debugged_handlers.py" in line.get("stack_trace", "") for line in finished_run.log_lines
     )
 
 
-def test_hostile_error_texts_are_sanitized_in_every_mode(completed_run: CompletedRun) -> None:
-    jobs = completed_run.jobs_of("d.raise_hostile_error")
+def test_unsafe_error_texts_are_sanitized_in_every_mode(finished_run: FinishedRun) -> None:
+    jobs = finished_run.jobs_of("d.raise_hostile_error")
     assert len(jobs) == 2 * len(MODES)
     for job in jobs:
         assert job.state is JobState.FAILED
@@ -176,18 +174,18 @@ def test_hostile_error_texts_are_sanitized_in_every_mode(completed_run: Complete
         assert job.error.message.startswith("x??y")
         assert len(job.error.message) == 2000
         assert len(job.error.stack_trace.encode()) <= 16 * 1024
-    assert "\\u0000" not in completed_run.log
-    assert "\x00" not in completed_run.log
-    assert max(map(len, completed_run.log.splitlines())) < 40_000
+    assert "\\u0000" not in finished_run.log
+    assert "\x00" not in finished_run.log
+    assert max(map(len, finished_run.log.splitlines())) < 40_000
 
 
-def test_handler_log_lines_name_their_job(completed_run: CompletedRun) -> None:
-    jobs = completed_run.jobs_of("d.log_lines")
+def test_handler_log_lines_name_their_job(finished_run: FinishedRun) -> None:
+    jobs = finished_run.jobs_of("d.log_lines")
     assert len(jobs) == len(MODES)
     for job in jobs:
-        # The handler returns a value from its context.
+        # The handler returns a value from its logging context.
         assert (job.state, job.result) == (JobState.SUCCEEDED, f'"trace {job.type}"')
-        job_lines = [line for line in completed_run.log_lines if line.get("job_id") == str(job.id)]
+        job_lines = [line for line in finished_run.log_lines if line.get("job_id") == str(job.id)]
         for line in job_lines:
             assert line["attempt"] == 1
             assert line["type"] == job.type
@@ -201,9 +199,9 @@ def test_handler_log_lines_name_their_job(completed_run: CompletedRun) -> None:
         assert len(events) - 1 + dropped["lines"] == 1002
 
 
-def test_job_log_has_the_lines_of_its_handler_up_to_the_limit(completed_run: CompletedRun) -> None:
-    for job in completed_run.jobs_of("d.log_lines"):
-        *stored, last = completed_run.job_logs[job.id]
+def test_job_log_has_the_lines_of_its_handler_up_to_the_limit(finished_run: FinishedRun) -> None:
+    for job in finished_run.jobs_of("d.log_lines"):
+        *stored, last = finished_run.job_logs[job.id]
         assert [position for position, _ in stored] == [
             LogPosition(1, number) for number in range(1, 1001)
         ]
@@ -220,6 +218,6 @@ def test_job_log_has_the_lines_of_its_handler_up_to_the_limit(completed_run: Com
         assert "HEADRACE_JOB_LOG_LINES" in last.line.message
 
 
-def test_job_without_lines_has_no_log(completed_run: CompletedRun) -> None:
-    silent = completed_run.jobs_of("d.charge", "d.raise_group", "d.wait", "d.cancelled")
-    assert [completed_run.job_logs[job.id] for job in silent] == [[]] * len(silent)
+def test_job_without_lines_has_no_log(finished_run: FinishedRun) -> None:
+    silent = finished_run.jobs_of("d.charge", "d.raise_group", "d.wait", "d.cancelled")
+    assert [finished_run.job_logs[job.id] for job in silent] == [[]] * len(silent)

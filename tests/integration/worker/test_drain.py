@@ -1,4 +1,4 @@
-"""A worker stopped by a signal, and its running attempts."""
+"""Drain: a signal stops a worker with running attempts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GRACE_S = 2.0
 
 @pytest.fixture
 async def jobs(settings: Settings) -> AsyncIterator[Platform]:
-    # A cancelled handler's grace period is longer than the test waits for the shutdown.
+    # A cancelled handler may run longer than the test waits for the shutdown.
     adjusted = settings.model_copy(
         update={"shutdown_grace": GRACE_S, "worker_cancel_grace": 10 * DEADLINE_S}
     )
@@ -37,18 +37,18 @@ async def jobs(settings: Settings) -> AsyncIterator[Platform]:
 async def test_worker_stops_after_grace_period_despite_handlers(
     jobs: Platform, tmp_path: Path
 ) -> None:
-    stubborn = ("t.forever", "t.unstoppable", "t.stubborn_thread", "t.spin")
+    cancel_ignoring = ("t.forever", "t.ignore_cancel", "t.ignore_cancel_thread", "t.spin")
     async with worker_process(jobs.settings, tmp_path) as worker:
-        ids = [await jobs.submit(job_type) for job_type in stubborn]
+        ids = [await jobs.submit(job_type) for job_type in cancel_ignoring]
         for job_id in ids:
             await jobs.until(job_id, E.STARTED)
-        # The last handler's process is running.
+        # The process of the last handler is running.
         await jobs.until(ids[-1], E.OUTPUT)
         started = time.monotonic()
         code = await asyncio.to_thread(worker.terminate, within=DEADLINE_S)
         assert time.monotonic() - started >= GRACE_S
     assert code == 0
-    # The promised limit is two seconds after the grace period.
+    # The documented limit is two seconds after the grace period.
     assert Timing().stop_margin < 2
     for job_id in ids:
         job = await jobs.job(job_id)
@@ -56,7 +56,9 @@ async def test_worker_stops_after_grace_period_despite_handlers(
         assert (await jobs.history(job_id))[-1] is E.INTERRUPTED
 
 
-async def test_signal_to_the_process_group_spares_handlers(jobs: Platform, tmp_path: Path) -> None:
+async def test_signal_to_the_process_group_does_not_end_handlers(
+    jobs: Platform, tmp_path: Path
+) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
         job_id = await jobs.submit("t.sleep_in_process", '{"number": 500}')
         await jobs.until(job_id, E.OUTPUT)
@@ -66,11 +68,9 @@ async def test_signal_to_the_process_group_spares_handlers(jobs: Platform, tmp_p
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
 
 
-async def test_processes_and_children_end_with_a_killed_worker(
-    jobs: Platform, tmp_path: Path
-) -> None:
+async def test_handler_processes_end_with_a_killed_worker(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
-        job_id = await jobs.submit("t.forks", "false")
+        job_id = await jobs.submit("t.fork", "false")
         pids = json.loads((await jobs.until(job_id, E.OUTPUT)).output or "")
         os.kill(worker.pid, signal.SIGKILL)
         await until(lambda: not any(map(is_running, pids)))

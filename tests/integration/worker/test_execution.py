@@ -1,4 +1,4 @@
-"""The end of a job, for each end of its handler."""
+"""The end of a job for each way in which its handler ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def jobs(
     module_settings: Settings, request: pytest.FixtureRequest
 ) -> AsyncIterator[Platform]:
-    """A platform that runs each job in its handler's mode, or as a crash suspect in a process."""
+    """A platform that runs jobs in the mode of their handlers, or as crash suspects in a process."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "suspect":
             patch.setattr(retry, "LOSSES_BEFORE_OWN_PROCESS", 0)
@@ -72,13 +72,13 @@ async def test_result_that_is_not_json_fails_without_retry(jobs: Platform, job_t
 @pytest.mark.parametrize(
     "job_type", ["t.bad_progress", "t.bad_progress_thread", "t.bad_progress_process"]
 )
-async def test_bad_progress_raises_in_the_handler(jobs: Platform, job_type: str) -> None:
+async def test_invalid_progress_raises_in_the_handler(jobs: Platform, job_type: str) -> None:
     job = await jobs.until_ended(await jobs.submit(job_type))
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("InvalidProgress", False)
     assert "n is a str; pass an int or a float" in job.error.message
-    # The handler caught the first error and reported progress again.
+    # The handler has caught the first error and reported valid progress.
     assert job.progress == Progress(fraction=0.6, counters='{"n":1}')
 
 
@@ -108,7 +108,7 @@ async def test_submitted_retry_policy_overrides_the_handlers(jobs: Platform) -> 
     [
         ("t.flaky", '{"number": 9}', "ValueError"),
         ("t.process_flaky", '{"number": 9}', "ValueError"),
-        ("t.later", '{"number": 300}', "Retry"),
+        ("t.retry_later", '{"number": 300}', "Retry"),
         ("t.forever", "{}", "TIMEOUT"),
     ],
 )
@@ -131,12 +131,12 @@ async def test_error_type_in_the_submit_is_not_retried(
 async def test_error_type_in_the_handler_is_not_retried(
     jobs: Platform,
 ) -> None:
-    not_retried = await jobs.until_ended(await jobs.submit("t.picky", '{"number": 9}'))
+    not_retried = await jobs.until_ended(await jobs.submit("t.flaky_not_retried", '{"number": 9}'))
     assert (not_retried.state, not_retried.attempt) == (JobState.FAILED, 1)
     # The error types in the submit replace those of the handler.
     other = await jobs.until_ended(
         await jobs.submit(
-            "t.picky",
+            "t.flaky_not_retried",
             '{"number": 2}',
             retry=RetryOverrides(non_retryable_error_types=("KeyError",)),
         )
@@ -145,7 +145,7 @@ async def test_error_type_in_the_handler_is_not_retried(
 
 
 async def test_retry_after_sets_the_wait(jobs: Platform) -> None:
-    job = await jobs.until_ended(await jobs.submit("t.later", '{"number": 300}'))
+    job = await jobs.until_ended(await jobs.submit("t.retry_later", '{"number": 300}'))
     assert job.state is JobState.SUCCEEDED
     scheduled = next(e for e in await jobs.events(job.id) if e.type is E.RETRY_SCHEDULED)
     due = next(e for e in await jobs.events(job.id) if e.type is E.DUE)
@@ -154,17 +154,17 @@ async def test_retry_after_sets_the_wait(jobs: Platform) -> None:
     assert due.time >= scheduled.due_time
 
 
-async def test_fail_is_not_retried(jobs: Platform) -> None:
+async def test_handler_that_raises_fail_is_not_retried(jobs: Platform) -> None:
     job = await jobs.until_ended(await jobs.submit("t.hopeless"))
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
     assert job.error is not None
     assert (job.error.type, job.error.retryable) == ("Hopeless", False)
 
 
-@pytest.mark.parametrize("job_type", ["t.forever", "t.patient_thread", "t.spin"])
+@pytest.mark.parametrize("job_type", ["t.forever", "t.wait_thread", "t.spin"])
 async def test_running_job_is_cancelled(jobs: Platform, job_type: str) -> None:
     job_id = await jobs.submit(job_type)
-    # t.spin emits its only output before the request.
+    # t.spin emits its only output before the cancel request.
     await jobs.until(job_id, E.OUTPUT if job_type == "t.spin" else E.STARTED)
     requested = await jobs.cancel(job_id)
     assert requested.state is JobState.RUNNING
@@ -174,7 +174,7 @@ async def test_running_job_is_cancelled(jobs: Platform, job_type: str) -> None:
     assert (await jobs.history(job_id))[-2:] == [E.CANCEL_REQUESTED, E.CANCELLED]
 
 
-async def test_cancel_kills_the_handler_process(jobs: Platform) -> None:
+async def test_cancel_kills_the_handlers_process(jobs: Platform) -> None:
     job_id = await jobs.submit("t.spin")
     pid = int((await jobs.until(job_id, E.OUTPUT)).output or "")
     assert psutil.pid_exists(pid)
@@ -184,13 +184,13 @@ async def test_cancel_kills_the_handler_process(jobs: Platform) -> None:
 
 
 async def test_handler_that_ignores_cancellation_is_abandoned(jobs: Platform) -> None:
-    job_id = await jobs.submit("t.stubborn")
+    job_id = await jobs.submit("t.ignore_cancel_once")
     await jobs.until(job_id, E.STARTED)
     await jobs.cancel(job_id)
     assert (await jobs.until_ended(job_id)).state is JobState.CANCELLED
 
 
-@pytest.mark.parametrize("job_type", ["t.forever", "t.patient_thread", "t.spin"])
+@pytest.mark.parametrize("job_type", ["t.forever", "t.wait_thread", "t.spin"])
 async def test_timeout_fails_the_attempt(jobs: Platform, job_type: str) -> None:
     job = await jobs.until_ended(
         await jobs.submit(
@@ -275,7 +275,7 @@ async def test_process_reports_and_runs_the_next_job(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV])
-async def test_handler_that_kills_its_process_fails_alone(
+async def test_handler_that_kills_its_process_fails_only_its_job(
     jobs: Platform, signum: signal.Signals
 ) -> None:
     job = await jobs.until_ended(await jobs.submit("t.crash", f'{{"number": {int(signum)}}}'))
@@ -288,15 +288,15 @@ async def test_handler_that_kills_its_process_fails_alone(
     assert after.state is JobState.SUCCEEDED
 
 
-async def test_waiting_for_a_process_counts_only_for_the_deadline(
+async def test_wait_for_a_process_counts_only_toward_the_deadline(
     settings: Settings,
 ) -> None:
     one_process = settings.model_copy(update={"worker_processes": 1, "worker_cancel_grace": 0.1})
     async with platform(one_process, handlers()) as jobs:
         first = await jobs.submit("t.spin", timeout=timedelta(seconds=9))
         await jobs.until(first, E.OUTPUT)
-        # It waits longer than its timeout, which is enough to start a process on a busy machine.
-        patient = await jobs.submit("t.process", '{"number": 1}', timeout=timedelta(seconds=8))
+        # The job waits longer than its timeout, which suffices for a process start on a busy machine.
+        waiting = await jobs.submit("t.process", '{"number": 1}', timeout=timedelta(seconds=8))
         late = await jobs.submit(
             "t.process", '{"number": 1}', deadline=datetime.now(UTC) + timedelta(seconds=1)
         )
@@ -308,19 +308,19 @@ async def test_waiting_for_a_process_counts_only_for_the_deadline(
         assert (await jobs.history(late))[-1] is E.EXPIRED
         assert ended.state is JobState.FAILED
         assert (await jobs.job(first)).state is JobState.RUNNING
-        ended = await jobs.until_ended(patient)
+        ended = await jobs.until_ended(waiting)
         assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1)
         await jobs.cancel(first)
         await jobs.until_ended(first)
 
 
-async def test_exception_in_a_process_keeps_type_and_message(jobs: Platform) -> None:
-    job = await jobs.until_ended(await jobs.submit("t.process_raises"))
+async def test_exception_in_a_process_keeps_its_type_and_message(jobs: Platform) -> None:
+    job = await jobs.until_ended(await jobs.submit("t.raise_in_process"))
     assert job.error is not None
     assert (job.error.type, job.error.message) == ("KeyError", "'gone'")
 
 
-async def test_payload_mismatch_is_found_in_a_process(jobs: Platform) -> None:
+async def test_process_detects_a_payload_mismatch(jobs: Platform) -> None:
     job = await jobs.until_ended(await jobs.submit("t.process", '{"number": []}'))
     assert job.error is not None
     assert job.error.type == "PayloadMismatch"
@@ -329,15 +329,15 @@ async def test_payload_mismatch_is_found_in_a_process(jobs: Platform) -> None:
 @pytest.mark.parametrize(
     ("job_type", "error"),
     [
-        ("t.exits", "SystemExit"),
-        ("t.exits_thread", "SystemExit"),
+        ("t.exit", "SystemExit"),
+        ("t.exit_thread", "SystemExit"),
         ("t.stop_iteration", "StopIteration"),
-        ("t.unspeakable", "UnprintableError"),
-        ("t.leaving", "ExitingTextError"),
-        ("t.no_json", "Unwritable"),
+        ("t.unprintable_error", "UnprintableError"),
+        ("t.exiting_error", "ExitingTextError"),
+        ("t.invalid_json", "Unwritable"),
     ],
 )
-async def test_handler_with_an_unusual_end_fails_alone(
+async def test_unusual_end_of_a_handler_fails_only_its_job(
     jobs: Platform, job_type: str, error: str
 ) -> None:
     others = await jobs.submit_many(4, "t.echo")
@@ -349,10 +349,10 @@ async def test_handler_with_an_unusual_end_fails_alone(
 
 
 @pytest.mark.parametrize(("is_final", "error"), [("true", "Miss?"), ("false", "LookupError")])
-async def test_text_beyond_utf8_loses_only_a_character(
+async def test_text_invalid_in_utf8_loses_only_one_character(
     jobs: Platform, is_final: str, error: str
 ) -> None:
-    job = await jobs.until_ended(await jobs.submit("t.no_utf8", is_final))
+    job = await jobs.until_ended(await jobs.submit("t.invalid_utf8", is_final))
     assert (job.state, job.attempt) == (JobState.FAILED, 1)
     assert job.error is not None
     assert (job.error.type, job.error.message) == (error, "no such file: ?.csv")
@@ -361,13 +361,13 @@ async def test_text_beyond_utf8_loses_only_a_character(
 
 
 async def test_retry_wait_is_limited_to_seven_days(jobs: Platform) -> None:
-    event = await jobs.until(await jobs.submit("t.much_later"), E.RETRY_SCHEDULED)
+    event = await jobs.until(await jobs.submit("t.retry_too_late"), E.RETRY_SCHEDULED)
     assert event.due_time is not None
     assert timedelta(days=6) < event.due_time - event.time <= timedelta(days=7)
 
 
 async def test_many_outputs_emitted_at_once_are_kept(jobs: Platform) -> None:
-    job = await jobs.until_ended(await jobs.submit("t.talkative", '{"number": 500}'))
+    job = await jobs.until_ended(await jobs.submit("t.emit_at_once", '{"number": 500}'))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
     outputs = [event.output for event in await jobs.events(job.id) if event.output is not None]
     assert outputs == [str(number) for number in range(500)]

@@ -35,9 +35,9 @@ async def jobs(short_lease_settings: Settings) -> AsyncIterator[Platform]:
 
 async def test_blocked_worker_exits_and_its_job_runs_again(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
-        job_id = await jobs.submit("t.block", '{"number": 600}')
+        job_id = await jobs.submit("t.block_loop", '{"number": 600}')
         await jobs.until(job_id, E.STARTED)
-        # The scheduler recovers the job before the blocked worker exits.
+        # The scheduler has recovered the job before the blocked worker exits.
         await jobs.until(job_id, E.WORKER_LOST)
         code = await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S)
     assert code == EXIT_CODE
@@ -47,7 +47,7 @@ async def test_blocked_worker_exits_and_its_job_runs_again(jobs: Platform, tmp_p
     assert "block_the_loop" in last["frames"][-1]
 
 
-async def test_suspended_worker_returns_under_a_new_id(jobs: Platform, tmp_path: Path) -> None:
+async def test_suspended_worker_registers_with_a_new_id(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
         job_id = await jobs.submit("t.forever")
         first = await jobs.until(job_id, E.STARTED)

@@ -1,4 +1,4 @@
-"""A job that stops its worker repeatedly, and the worker's other jobs."""
+"""Jobs that stop their worker repeatedly, and the worker's other jobs."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ async def jobs(settings: Settings) -> AsyncIterator[Platform]:
 
 
 async def submit_interrupted_job(jobs: Platform, payload: str) -> JobId:
-    """Submit a job that signals its process, and record INTERRUPTIONS interruptions of it."""
+    """Submit a job that signals its process and already has INTERRUPTIONS interruptions."""
     later = datetime.now(UTC) + timedelta(hours=1)
-    job_id = await jobs.submit("t.terminates", payload, schedule_time=later)
+    job_id = await jobs.submit("t.send_sigterm", payload, schedule_time=later)
     values = f"attempt = {INTERRUPTIONS}, interruptions = {INTERRUPTIONS}, due_time = now()"
     await set_column(jobs.database, job_id, values)
     jobs.bus.publish(Topic.JOBS)
     return job_id
 
 
-async def test_job_that_always_stops_its_worker_fails(jobs: Platform, tmp_path: Path) -> None:
+async def test_job_that_repeatedly_stops_its_worker_fails(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
         other_job = await jobs.submit("t.forever")
         await jobs.until(other_job, E.STARTED)
@@ -67,8 +67,8 @@ async def test_interrupted_job_cannot_stop_its_worker(jobs: Platform, tmp_path: 
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, INTERRUPTIONS + 1)
 
 
-async def test_job_that_stops_its_worker_once_is_queued(jobs: Platform, tmp_path: Path) -> None:
+async def test_job_that_stops_its_worker_once_is_requeued(jobs: Platform, tmp_path: Path) -> None:
     async with worker_process(jobs.settings, tmp_path) as worker:
-        job_id = await jobs.submit("t.terminates", "false")
+        job_id = await jobs.submit("t.send_sigterm", "false")
         assert await asyncio.to_thread(worker.wait_until_ended, within=DEADLINE_S) == 0
     assert await jobs.history(job_id) == [E.SUBMITTED, E.STARTED, E.INTERRUPTED]

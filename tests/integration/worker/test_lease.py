@@ -60,7 +60,7 @@ async def test_worker_without_postgresql_returns_its_deliveries(
         first = await jobs.until(running_job, E.STARTED)
         proxy.hold()
         waiting = await jobs.submit("t.echo")
-        # The scheduler does not redeliver in this test, so the worker must return the delivery.
+        # The scheduler does not redeliver in this test, so the worker must return the deliveries.
         await until(lambda: worker.counts.lease_losses)
         await until(lambda: not worker.running)
         await until(lambda: redis.keys("headrace:*:queue:*"))

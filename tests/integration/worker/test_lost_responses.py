@@ -1,4 +1,4 @@
-"""Worker writes whose response is lost."""
+"""Writes of a worker whose responses are lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def test_output_with_a_lost_response_is_written_once(
 
     async def write_and_lose_response(connection: Connection, **options: Any) -> set[Any]:
         written = await write(connection, **options)
-        # The first two responses are lost after the commit.
+        # The responses of the first two commits are lost.
         if len(lost_responses) < 2:
             lost_responses.append(options["reports"])
             raise TimeoutError

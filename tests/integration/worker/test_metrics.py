@@ -64,7 +64,7 @@ async def test_attempts_are_counted_by_end(jobs: Platform, worker: WorkerService
 
 
 async def test_abandoned_handler_is_counted(jobs: Platform, worker: WorkerService) -> None:
-    job_id = await jobs.submit("t.stubborn")
+    job_id = await jobs.submit("t.ignore_cancel_once")
     await jobs.until(job_id, E.STARTED)
     assert (await scrape(worker.metrics_port))["headrace_attempts_running"] == 1
     await jobs.cancel(job_id)
@@ -75,7 +75,7 @@ async def test_abandoned_handler_is_counted(jobs: Platform, worker: WorkerServic
 async def test_refused_end_and_lost_lease_are_counted(
     jobs: Platform, worker: WorkerService
 ) -> None:
-    job_id = await jobs.submit("t.deaf")
+    job_id = await jobs.submit("t.emit_forever")
     await jobs.until(job_id, E.OUTPUT)
     async with jobs.database.transaction() as connection:
         await connection.execute(text("DELETE FROM workers"))

@@ -1,4 +1,4 @@
-"""Payloads in every form that the gateway accepts, decoded by a real worker."""
+"""Payloads in every form that the gateway accepts, which a real worker decodes."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ EXAMPLE_FILE = Path(__file__).parents[3] / "examples" / "payments.py"
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database for one test, because the example needs a table."""
+    """A separate database, because the example creates a table."""
     return own_database_url
 
 
@@ -35,7 +35,7 @@ def payments(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Registry:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Annotations are resolved through sys.modules, as for any imported module.
+    # Annotations are resolved through sys.modules, as for other modules.
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     example_handlers = Registry()

@@ -1,4 +1,4 @@
-"""Redis faults: workers claim jobs from PostgreSQL, and return to Redis afterwards."""
+"""Redis faults: workers claim jobs from PostgreSQL until Redis works again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def kill_redis(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaitable[None
 
 
 async def mute_redis(_: OwnValkey, link: Proxy) -> Callable[[], Awaitable[None]]:
-    """Accept connections and never respond."""
+    """Let Redis accept connections and never respond."""
     link.mute()
 
     async def release() -> None:
@@ -63,7 +63,7 @@ async def make_redis_replica(valkey: OwnValkey, _: Proxy) -> Callable[[], Awaita
 async def settings_through_link(
     valkey: OwnValkey, settings: Settings
 ) -> AsyncIterator[tuple[Settings, Proxy]]:
-    """Return settings that route all connections to Redis through a link."""
+    """Return settings with which all Redis connections use a link."""
     link = Proxy(valkey.url)
     await link.start()
     yield (
@@ -86,15 +86,15 @@ async def test_jobs_run_during_and_after_a_redis_fault(
         before = await jobs.submit("t.echo")
         assert (await jobs.until_ended(before)).state is JobState.SUCCEEDED
 
-        give_back = await fault(valkey, link)
+        release = await fault(valkey, link)
         for job_id in await jobs.submit_many(100, "t.echo"):
             assert (await jobs.until_ended(job_id)).state is JobState.SUCCEEDED
             assert await jobs.history(job_id) == [E.SUBMITTED, E.STARTED, E.SUCCEEDED]
 
-        await give_back()
+        await release()
 
         async def workers_wait_on_redis() -> bool:
-            # Each worker is blocked on its queue, through the link.
+            # Each worker waits on its queue through the link.
             async with Redis.from_url(valkey.url) as client:
                 clients = await client.client_list()
             return sum(each["cmd"] == "bzmpop" and "b" in each["flags"] for each in clients) == 2

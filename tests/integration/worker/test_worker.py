@@ -1,4 +1,4 @@
-"""The worker as a whole: slots, lease and shutdown."""
+"""The whole worker: slots, lease and shutdown."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_stopped_worker_waits_for_its_attempts(settings: Settings) -> None
         assert (await jobs.job(job_id)).state is JobState.SUCCEEDED
 
 
-async def test_job_of_a_lost_worker_runs_again(settings: Settings) -> None:
+async def test_job_of_a_lost_worker_is_retried(settings: Settings) -> None:
     async with platform(settings, handlers(), workers=1) as jobs:
         job_id = await jobs.submit("t.forever")
         first = await jobs.until(job_id, E.STARTED)
@@ -93,7 +93,7 @@ async def test_job_of_a_lost_worker_runs_again(settings: Settings) -> None:
         async with asyncio.timeout(DEADLINE_S):
             while (restarted := await jobs.until(job_id, E.STARTED)).attempt == 1:
                 pass
-        # The worker lost its lease, and registered with a new id.
+        # The worker has lost its lease and registered with a new id.
         assert restarted.worker_id != first.worker_id
         await jobs.cancel(job_id)
         await jobs.until_ended(job_id)
@@ -102,19 +102,19 @@ async def test_job_of_a_lost_worker_runs_again(settings: Settings) -> None:
 async def test_late_result_of_a_lost_worker_is_refused(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # The heartbeats are too rare to show the worker that its row is missing.
+    # Heartbeats are rare, so the worker does not detect that its row is missing.
     quiet = settings.model_copy(update={"worker_lease": 60.0, "worker_beat": 20.0})
     pipe = tmp_path / "gate"
     os.mkfifo(pipe)
     async with platform(quiet, handlers(), workers=1) as jobs:
-        job_id = await jobs.submit("t.read", f'"{pipe}"')
+        job_id = await jobs.submit("t.read_file", f'"{pipe}"')
         await jobs.until(job_id, E.STARTED)
         async with jobs.database.transaction() as connection:
             await connection.execute(text("DELETE FROM workers"))
         await jobs.until(job_id, E.WORKER_LOST)
         # A write to the pipe lets the handler return.
         await asyncio.to_thread(pipe.write_text, "late")
-    # The worker has stopped, so all its writes are done.
+    # The worker has stopped, so it writes nothing more.
     database = Database(quiet, application="test")
     async with database.transaction() as connection:
         job = await get_job(connection, tenant="default", job_id=job_id, full=True)
@@ -145,7 +145,7 @@ async def test_claim_with_a_lost_response_is_returned(settings: Settings) -> Non
         assert (await jobs.job(running)).state is JobState.RUNNING
 
 
-async def test_output_continues_after_lost_connections(settings: Settings) -> None:
+async def test_output_continues_after_connection_losses(settings: Settings) -> None:
     async with platform(settings, handlers()) as jobs:
         job_id = await jobs.submit("t.output", '{"number": 200}')
         await jobs.until(job_id, E.OUTPUT)
@@ -159,7 +159,7 @@ async def test_output_continues_after_lost_connections(settings: Settings) -> No
         job = await jobs.until_ended(job_id)
         assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
         outputs = [event.output for event in await jobs.events(job_id) if event.output]
-        # Output whose commit was interrupted may be in the history twice.
+        # The history may contain an output twice if its commit was interrupted.
         assert list(dict.fromkeys(outputs)) == [f'{{"n":{number}}}' for number in range(200)]
         assert len(outputs) <= 201
 
@@ -167,10 +167,10 @@ async def test_output_continues_after_lost_connections(settings: Settings) -> No
 async def test_attempt_with_a_refused_report_ends(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # The heartbeats are too rare to show the worker that its row is missing.
+    # Heartbeats are rare, so the worker does not detect that its row is missing.
     quiet = settings.model_copy(update={"worker_lease": 60.0, "worker_beat": 20.0})
     async with platform(quiet, handlers(), workers=1) as jobs:
-        job_id = await jobs.submit("t.deaf")
+        job_id = await jobs.submit("t.emit_forever")
         await jobs.until(job_id, E.OUTPUT)
         async with jobs.database.transaction() as connection:
             await connection.execute(text("DELETE FROM workers"))

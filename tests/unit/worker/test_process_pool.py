@@ -103,7 +103,7 @@ def test_surviving_child_does_not_hide_the_dead_process(detached: bool) -> None:
 
             async with asyncio.timeout(DEADLINE_S):
                 with pytest.raises(ProcessDied, match="SIGKILL"):
-                    await run(ProcessPool(Settings()), "t.forks", die, payload=json.dumps(detached))
+                    await run(ProcessPool(Settings()), "t.fork", die, payload=json.dumps(detached))
             if not detached:
                 await until(lambda: not is_running(started[0]))
 
@@ -122,7 +122,7 @@ def test_cancel_kills_the_children_of_the_process() -> None:
             # Waiting for a process that never exits would exceed the test deadline.
             timing = Timing(process_reap=DEADLINE_S)
             processes = ProcessPool(Settings(worker_cancel_grace=0.1), timing=timing)
-            attempt = asyncio.create_task(run(processes, "t.forks", record, payload="false"))
+            attempt = asyncio.create_task(run(processes, "t.fork", record, payload="false"))
             async with asyncio.timeout(DEADLINE_S):
                 await forked.wait()
                 attempt.cancel()
@@ -136,10 +136,10 @@ def test_cancel_kills_the_children_of_the_process() -> None:
 @pytest.mark.parametrize(
     ("job_type", "mebibytes", "reused"),
     [
-        ("t.keep_memory", 1, True),
-        ("t.keep_memory", 200, False),
-        ("t.keep_any_memory", 1, True),
-        ("t.keep_any_memory", 300, False),
+        ("t.allocate", 1, True),
+        ("t.allocate", 200, False),
+        ("t.allocate_unlimited", 1, True),
+        ("t.allocate_unlimited", 300, False),
     ],
 )
 def test_process_that_keeps_much_memory_is_not_reused(
@@ -154,7 +154,7 @@ def test_process_that_keeps_much_memory_is_not_reused(
 
         async with asyncio.timeout(DEADLINE_S):
             await run(processes, job_type, record, payload=json.dumps({"number": mebibytes}))
-            await run(processes, "t.keep_memory", record, payload=json.dumps({"number": 1}))
+            await run(processes, "t.allocate", record, payload=json.dumps({"number": 1}))
         assert (pids[0] == pids[1]) is reused
         await processes.close()
 
@@ -170,7 +170,7 @@ def test_process_beyond_its_memory_limit_fails_without_retry() -> None:
 
         async with asyncio.timeout(DEADLINE_S):
             with pytest.raises(Fail, match="memory limit of 268435456 bytes") as caught:
-                await run(processes, "t.keep_memory", record, payload='{"number": -1}')
+                await run(processes, "t.allocate", record, payload='{"number": -1}')
         assert caught.value.type == "MemoryLimitExceeded"
         await processes.close()
 

@@ -1,4 +1,4 @@
-"""A handler that attacks its worker's event loop does not affect other jobs."""
+"""Isolation of handlers that exit or cancel tasks in their worker's event loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def _assert_clean_stop(worker: Server) -> None:
     assert await asyncio.to_thread(worker.terminate, within=within) == 0
 
 
-async def test_exit_in_a_task_fails_its_own_job_only(jobs: Platform, worker: Server) -> None:
+async def test_exit_in_a_task_fails_only_its_own_job(jobs: Platform, worker: Server) -> None:
     other_job = await jobs.submit("t.forever")
     await jobs.until(other_job, E.STARTED)
     variants = {
@@ -48,7 +48,7 @@ async def test_exit_in_a_task_fails_its_own_job_only(jobs: Platform, worker: Ser
         "callback": {"SystemExit"},
         "stop": {"SystemExit"},
     }
-    for job_type in ("t.subtask", "t.subtask_process"):
+    for job_type in ("t.exit_in_task", "t.exit_in_task_process"):
         for variant, errors in variants.items():
             job = await jobs.until_ended(await jobs.submit(job_type, json.dumps(variant)))
             assert (job.state, job.attempt) == (JobState.FAILED, 1), (job_type, variant)
@@ -59,17 +59,17 @@ async def test_exit_in_a_task_fails_its_own_job_only(jobs: Platform, worker: Ser
     await _assert_clean_stop(worker)
 
 
-async def test_cancel_of_foreign_tasks_is_ignored(jobs: Platform, worker: Server) -> None:
+async def test_cancel_of_other_jobs_tasks_is_ignored(jobs: Platform, worker: Server) -> None:
     other_jobs = await jobs.submit_many(3, "t.forever")
     for other_job in other_jobs:
         await jobs.until(other_job, E.STARTED)
-    cancelling_jobs = await jobs.submit_many(2, "t.cancels_all")
+    cancelling_jobs = await jobs.submit_many(2, "t.cancel_all")
     for job_id in cancelling_jobs:
         job = await jobs.until_ended(job_id)
         assert (job.state, job.attempt, job.result) == (JobState.SUCCEEDED, 1, "true")
-    thread_job = await jobs.submit("t.cancels_from_thread")
+    thread_job = await jobs.submit("t.cancel_from_thread")
     await jobs.until(thread_job, E.OUTPUT)
-    waiting = await jobs.submit("t.awaits_all")
+    waiting = await jobs.submit("t.await_all")
     await jobs.until(waiting, E.STARTED)
     await jobs.cancel(waiting)
     assert (await jobs.until_ended(waiting)).state is JobState.CANCELLED
