@@ -1,7 +1,8 @@
-"""Faults in each store function that a service calls, while all services run.
+"""Faults in each store function that the services call, while all services run.
 
-A whole platform runs in this process: load, streams, clients that call every method, and workers
-and gateways that start and stop. At the end the invariants of the fault suite must hold.
+A whole platform runs in this process, with load, streams, clients that call every method, and
+restarts of workers and gateways. At the end, the invariants of the fault suite must hold.
+
 `HEADRACE_TEST_FAULT_SEED=7` selects different faults, and
 `HEADRACE_TEST_FAULT_METHODS="claim_jobs end_attempts"` limits the faults to these functions.
 
@@ -54,8 +55,8 @@ from support.jobs import set_column, submit
 SEED = int(os.environ.get("HEADRACE_TEST_FAULT_SEED", "1"))
 SELECTED_METHODS = os.environ.get("HEADRACE_TEST_FAULT_METHODS", "").split()
 
-# All store functions that the services call. A new function belongs here, and the load below must
-# call it.
+# All store functions that the services call. Add a new function here, and let the load below call
+# it.
 METHODS = (
     "acknowledge",
     "acquire_subscription",
@@ -113,23 +114,23 @@ METHODS = (
 )
 
 # Functions that the load does not call. find_batch and find_submitted only read, for validate_only.
-# `complete_in` needs the others; tests/integration/worker tests its faults.
+# `complete_in` uses the others; tests/integration/worker tests faults in them.
 UNCALLED_METHODS = {
     *("find_batch", "find_submitted", "is_held_open", "was_completed"),
-    # Only for tenants with quotas, and for deleted tenants.
+    # These functions run only for tenants with quotas and for deleted tenants.
     *("admit_requeue", "request_cancellations", "submit_metered_batch", "submit_metered_jobs"),
     *("correct_payload_bytes", "count_payload_bytes", "read_usage"),
 }
 
-# Functions that services call only after another function has failed. Both get faults at the same
-# time.
+# Functions that services call only after a failure of another function. Both functions receive
+# faults at the same time.
 CALLED_AFTER_FAULT_IN = {
     "count_reports": "write_reports",
     "give_up_lead": "take_lead",
     "written_ends": "end_attempts",
 }
 
-# Jobs per second, and their mix. Many of the jobs report.
+# Jobs per second, and the mix of their types. Many of the jobs report progress or output.
 RATE = 15.0
 MIX = Mix(seconds=(0.01, 0.1), reporting=0.3, attached=0.1)
 # The number of faults for each method.
@@ -138,13 +139,13 @@ FAULTS_PER_METHOD = 2
 METHOD_TIMEOUT_S = 30.0
 # Maximum time until all jobs have ended after the faults, and for each client call, in seconds.
 END_TIMEOUT_S = 45.0
-# Short intervals, so these loops get as many faults as the other loops.
+# Short intervals, so that these loops receive as many faults as the other loops.
 SHORT_LOOP_INTERVALS = Timing(recover=0.3, prune=0.3, tenants=0.3)
 SHORT_RENEWALS = streams.Timing(renew=1.0)
 # The duration of faults in all methods, in seconds.
 FAULT_DURATION_S = 10.0
 SUBSCRIPTION = "trouble"
-# The tenant whose jobs are pruned; the invariants do not cover it.
+# The tenant whose jobs are pruned. The invariants do not cover this tenant.
 PRUNED_TENANT = "old"
 CHECKED_INVARIANTS = ("I1", "I2", "I3", "I4", "I6", "I9")
 # The codes that a client may receive when the database fails.
@@ -159,14 +160,14 @@ only_if_requested = pytest.mark.skipif(
 ignores_unclosed_connections = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
-def test_method_list_covers_the_store() -> None:
+def test_function_list_covers_the_store() -> None:
     assert {point.method for point in points()} == {*METHODS, *UNCALLED_METHODS}
     assert len(METHODS) == len(set(METHODS))
 
 
 @dataclass
 class FaultRun:
-    """A platform under load, into which faults are injected.
+    """A platform under load, with injected faults.
 
     Attributes:
         unexpected: the calls that failed with an unexpected code.
@@ -181,7 +182,7 @@ class FaultRun:
     ledger: Ledger
     rng: random.Random
     unexpected: list[str] = field(default_factory=list)
-    chores: Sequence[asyncio.Task[None]] = ()
+    other_calls: Sequence[asyncio.Task[None]] = ()
 
     async def repeat(self, name: str, *work: Callable[[Client], Awaitable[object]]) -> None:
         """Repeat actions until cancelled, with a client that does not retry."""
@@ -207,7 +208,7 @@ class FaultRun:
 
     async def wait_until_ended(self) -> None:
         """Wait until all jobs have ended and the streams have sent all events."""
-        await _end_tasks(self.chores)
+        await _end_tasks(self.other_calls)
         await self.load.stop()
         all_ended = await self.records.all_ended(within=END_TIMEOUT_S)
         evidence = await self.evidence()
@@ -222,7 +223,7 @@ class FaultRun:
         )
 
     async def evidence(self) -> Evidence:
-        """Return the evidence that the invariants are checked against."""
+        """Return the evidence for the check of the invariants."""
         jobs, events = await self.records.jobs(), await self.records.events()
         judged = {job_id: job for job_id, job in jobs.items() if job.tenant != PRUNED_TENANT}
         return Evidence(
@@ -262,7 +263,7 @@ async def fault_run(
             scheduler = Scheduler(settings, timing=SHORT_LOOP_INTERVALS)
             await scheduler.start()
             stack.push_async_callback(scheduler.stop)
-        # One worker has no Redis: it claims and sends wake-ups through PostgreSQL.
+        # One worker has no Redis, so it claims and sends wake-ups through PostgreSQL.
         without_redis = settings.model_copy(
             update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}
         )
@@ -293,9 +294,11 @@ async def fault_run(
         watchers.follow_with_client("client's", StreamFilter(types=("work",)))
         await watchers.wait_until_live()
         load.start()
-        chores = [asyncio.create_task(chore) for chore in _chores(fault_run)]
-        stack.push_async_callback(_end_tasks, chores)
-        fault_run.chores = chores
+        other_calls = [
+            asyncio.create_task(other_call) for other_call in _run_other_calls(fault_run)
+        ]
+        stack.push_async_callback(_end_tasks, other_calls)
+        fault_run.other_calls = other_calls
         yield fault_run
 
 
@@ -310,33 +313,37 @@ async def _end_tasks(tasks: Sequence[asyncio.Task[None]]) -> None:
 # Other client calls, and service restarts.
 
 
-def _chores(fault_run: FaultRun) -> list[Coroutine[Any, Any, None]]:
-    chores = Chores(fault_run)
+def _run_other_calls(fault_run: FaultRun) -> list[Coroutine[Any, Any, None]]:
+    other_calls = OtherCalls(fault_run)
     return [
         fault_run.repeat("queue", lambda client: client.queue_serving("default")),
-        fault_run.repeat("read lists", chores.read_lists),
-        fault_run.repeat("read a job", chores.read_a_job),
-        fault_run.repeat("batch", chores.submit_a_batch),
+        fault_run.repeat("read lists", other_calls.read_lists),
+        fault_run.repeat("read a job", other_calls.read_a_job),
+        fault_run.repeat("batch", other_calls.submit_a_batch),
         fault_run.repeat(
-            "cancel", chores.submit_a_long_job, chores.cancel, chores.requeue, chores.cancel
+            "cancel",
+            other_calls.submit_a_long_job,
+            other_calls.cancel,
+            other_calls.requeue,
+            other_calls.cancel,
         ),
-        fault_run.repeat("deadline", chores.submit_with_a_short_deadline),
-        fault_run.repeat("resume", chores.resume),
+        fault_run.repeat("deadline", other_calls.submit_with_a_short_deadline),
+        fault_run.repeat("resume", other_calls.resume),
         fault_run.repeat(
             "subscription",
-            chores.subscribe,
-            chores.receive,
-            chores.unsubscribe,
+            other_calls.subscribe,
+            other_calls.receive,
+            other_calls.unsubscribe,
         ),
-        chores.restart_workers(),
-        chores.restart_gateways(),
-        chores.remove_workers(),
-        chores.age_jobs(),
+        other_calls.restart_workers(),
+        other_calls.restart_gateways(),
+        other_calls.remove_workers(),
+        other_calls.age_jobs(),
     ]
 
 
-class Chores:
-    """Client calls and restarts during the faults; each may be repeated after an unknown result."""
+class OtherCalls:
+    """Client calls and restarts during the faults. Each may be repeated after an unknown result."""
 
     def __init__(self, fault_run: FaultRun) -> None:
         self._fault_run = fault_run
@@ -426,7 +433,7 @@ class Chores:
         short_grace = self._fault_run.settings.model_copy(update={"shutdown_grace": 0.1})
         while True:
             worker = WorkerService(short_grace, self._fault_run.handlers)
-            # Restart a worker that fails to start, as a supervisor would.
+            # Restart a worker that failed to start, as a supervisor would.
             async with _always_stopped(worker):
                 with suppress(Unavailable):
                     await worker.start()
@@ -469,7 +476,7 @@ class Chores:
 async def _always_stopped(service: Gateway | WorkerService) -> AsyncIterator[None]:
     """Stop a service even if the test is cancelled.
 
-    A service whose stop was cancelled would renew its lease and keep its jobs.
+    After a cancelled stop, a service would renew its lease and keep its jobs.
     """
     try:
         yield
@@ -499,13 +506,15 @@ _OUTPUT_BY_ATTEMPT = text("""
 
 
 async def _check_invariants(fault_run: FaultRun, fault_points: FaultPoints) -> None:
-    report = [f"{method}: {fault}: {count}" for (method, fault), count in fault_points.met.items()]
+    report = [
+        f"{method}: {fault}: {count}" for (method, fault), count in fault_points.counts.items()
+    ]
     sys.stdout.write("\n".join([f"seed {SEED}", *sorted(report), ""]))
     verdicts = judge(await fault_run.evidence(), CHECKED_INVARIANTS)
     broken = {name: verdict.broken for name, verdict in verdicts.items() if verdict.broken}
     assert not broken, f"seed {SEED}"
     assert not fault_run.unexpected
-    # The history contains each output once.
+    # The history contains each output exactly once.
     outputs = await _output_by_attempt(fault_run.settings)
     assert outputs
     assert [of for of in outputs if of != [f"piece {n}" for n in range(len(of))]] == []
@@ -514,16 +523,18 @@ async def _check_invariants(fault_run: FaultRun, fault_points: FaultPoints) -> N
 @pytest.mark.timeout(600)
 @only_if_requested
 @ignores_unclosed_connections
-async def test_faults_in_one_method_at_a_time_keep_invariants(
+async def test_faults_in_each_function_keep_the_invariants(
     fault_run: FaultRun, fault_points: FaultPoints
 ) -> None:
     for method in SELECTED_METHODS or METHODS:
         with fault_points.armed({method, CALLED_AFTER_FAULT_IN.get(method, method)}, rate=0.5):
             try:
                 async with asyncio.timeout(METHOD_TIMEOUT_S):
-                    await fault_points.have_met([method], faults=FAULTS_PER_METHOD)
+                    await fault_points.have_had_faults([method], faults=FAULTS_PER_METHOD)
             except TimeoutError:
-                pytest.fail(f"seed {SEED}: {method} got {fault_points.faults_of(method)} faults")
+                pytest.fail(
+                    f"seed {SEED}: {method} received {fault_points.faults_of(method)} faults"
+                )
     await fault_run.wait_until_ended()
     await _check_invariants(fault_run, fault_points)
 
@@ -531,7 +542,7 @@ async def test_faults_in_one_method_at_a_time_keep_invariants(
 @pytest.mark.timeout(600)
 @only_if_requested
 @ignores_unclosed_connections
-async def test_faults_in_all_methods_at_once_keep_invariants(
+async def test_faults_in_all_functions_keep_the_invariants(
     fault_run: FaultRun, fault_points: FaultPoints
 ) -> None:
     with fault_points.armed(METHODS, rate=0.05):

@@ -119,7 +119,7 @@ def all_handlers() -> Registry:
 
 
 class Caller:
-    """An admin of the default tenant, who calls the gateway."""
+    """Calls to the gateway as an admin of the default tenant."""
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -142,7 +142,7 @@ class Caller:
         return str(response.job.id)
 
     async def state(self, job_id: str) -> int:
-        """Watch a job to its end, and return its last state."""
+        """Watch a job to its end; return its last state."""
         state = 0
         async for response in self.watch(self.jobs.WatchJob, WatchJobRequest(job_id=job_id)):
             for event in response.events:
@@ -152,7 +152,7 @@ class Caller:
 
 @asynccontextmanager
 async def platform(settings: Settings, roles: Roles, database: Database) -> AsyncIterator[Caller]:
-    """Run each service with its role, and yield an admin."""
+    """Run each service with its database role; yield the calls of an admin."""
     settings = settings.model_copy(update={"access_control": True})
     admin = await caller_metadata(database, Role.ADMIN, "payload:read")
     async with AsyncExitStack() as stack:
@@ -168,7 +168,7 @@ async def platform(settings: Settings, roles: Roles, database: Database) -> Asyn
         yield Caller(channel, admin)
 
 
-async def test_services_need_no_further_privileges(
+async def test_services_run_with_only_their_privileges(
     settings: Settings, roles: Roles, database: Database, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with platform(settings, roles, database) as caller:
@@ -335,7 +335,7 @@ async def test_handler_role_completes_its_job(
     await owner.close()
 
 
-# Statements of a compromised service, which its role must not allow.
+# Statements of a compromised service, which its role must reject.
 FORBIDDEN = [
     (Client.GATEWAY, "DELETE FROM headrace.jobs"),
     (Client.GATEWAY, "UPDATE headrace.jobs SET payload = '1'"),
@@ -382,7 +382,7 @@ FORBIDDEN = [
 ]
 
 
-async def test_other_statements_are_rejected(roles: Roles, database_url: str) -> None:
+async def test_role_rejects_other_statements(roles: Roles, database_url: str) -> None:
     connections = {
         client: await asyncpg.connect(roles.url(database_url, client)) for client in Client
     }
@@ -393,14 +393,14 @@ async def test_other_statements_are_rejected(roles: Roles, database_url: str) ->
         await connection.close()
 
 
-async def test_probes_match_the_privileges(settings: Settings, roles: Roles) -> None:
+async def test_health_probes_require_only_the_privileges(settings: Settings, roles: Roles) -> None:
     for client in (Client.GATEWAY, Client.SCHEDULER, Client.WORKER):
         database = Database(roles.settings(settings, client), application="test")
         await check_writes(database, submits=client is Client.GATEWAY)
         await database.close()
 
 
-async def test_grants_remove_other_privileges(roles: Roles, database_url: str) -> None:
+async def test_grants_revoke_other_privileges(roles: Roles, database_url: str) -> None:
     worker = roles.names[Client.WORKER]
     owner = await asyncpg.connect(database_url)
     await owner.execute(f"""
@@ -432,7 +432,7 @@ _PRIVILEGES = """
 """
 
 
-async def test_owner_of_the_tables_is_rejected(settings: Settings, database_url: str) -> None:
+async def test_role_that_owns_tables_is_rejected(settings: Settings, database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     owner = await connection.fetchval("SELECT current_user")
     await connection.close()

@@ -1,6 +1,6 @@
 """The gRPC polling thread survives the last server or channel of a process.
 
-The event loop waits for this thread.
+Without this thread, the event loop would block.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fixtures isolate each test."""
+"""The fixtures isolate the tests from each other."""
 
 from __future__ import annotations
 

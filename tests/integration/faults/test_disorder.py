@@ -15,7 +15,7 @@ import pytest
 from faults import clock, disk
 from faults.clock import Clock
 
-# A program that prints both clocks for each input line.
+# A program that prints both clocks for every line of its input.
 _PRINT_CLOCKS = """
 import sys, time
 for _ in sys.stdin:

@@ -1,4 +1,4 @@
-"""Links between processes, and the traffic that each fault blocks."""
+"""Links between processes: each fault blocks exactly its traffic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.until import until
 
 MARK = b"LISTEN "
 DEADLINE_S = 60
-# Seconds in which unexpected data would arrive.
+# Grace period in which unexpected data would arrive, in seconds.
 SILENCE_S = 0.2
 
 
@@ -39,7 +39,7 @@ class Echo(asyncio.Protocol):
 
 
 class Server:
-    """A server's received data and open connections."""
+    """The received data and the open connections of a server."""
 
     def __init__(self) -> None:
         self.received = asyncio.Queue[bytes]()
@@ -97,7 +97,7 @@ async def connect(link: Proxy) -> Client:
 
 @asynccontextmanager
 async def connecting(link: Proxy, turns: int) -> AsyncIterator[socket.socket]:
-    """Connect a client, and run the event loop `turns` times while the proxy accepts it."""
+    """Connect a client; run the event loop `turns` times while the proxy accepts the connection."""
     with socket.create_connection(address(link), timeout=DEADLINE_S) as client:
         client.setblocking(False)
         for _ in range(turns):
@@ -131,7 +131,7 @@ async def test_held_data_arrives_after_the_release(echo: tuple[Server, Proxy]):
     await end.close()
 
 
-async def test_close_of_a_held_connection_is_held(echo: tuple[Server, Proxy]):
+async def test_close_of_a_held_connection_is_delayed(echo: tuple[Server, Proxy]):
     _, link = echo
     end = await connect(link)
     await end.send_and_receive(b"hello")
@@ -151,7 +151,7 @@ async def test_hold_by_mark_affects_only_marked_connections(echo: tuple[Server, 
     await marked.send(b"hello")
     assert await unmarked.send_and_receive(b"hello") == b"hello"
     assert await marked.receives_nothing()
-    # The link holds the mark itself.
+    # The link also holds the mark itself.
     await unmarked.send(b"LISTEN b")
     assert await unmarked.receives_nothing()
     link.release()
@@ -161,7 +161,7 @@ async def test_hold_by_mark_affects_only_marked_connections(echo: tuple[Server, 
         await end.close()
 
 
-async def test_hold_of_existing_connections_spares_new_ones(echo: tuple[Server, Proxy]):
+async def test_hold_of_existing_connections_passes_new_ones(echo: tuple[Server, Proxy]):
     _, link = echo
     old = await connect(link)
     await old.send_and_receive(b"LISTEN a")
@@ -214,7 +214,7 @@ async def test_cut_drops_connections_and_refuses_new_ones(echo: tuple[Server, Pr
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_cut_drops_unfinished_connections(echo: tuple[Server, Proxy], turns: int):
+async def test_cut_drops_connections_during_their_accept(echo: tuple[Server, Proxy], turns: int):
     server, link = echo
     async with connecting(link, turns) as client:
         await link.cut()
@@ -225,9 +225,7 @@ async def test_cut_drops_unfinished_connections(echo: tuple[Server, Proxy], turn
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_reset_of_an_unfinished_connection_leaves_none(
-    echo: tuple[Server, Proxy], turns: int
-):
+async def test_reset_during_the_accept_leaves_no_connection(echo: tuple[Server, Proxy], turns: int):
     server, link = echo
     async with connecting(link, turns) as client:
         # The client resets the connection instead of closing it.
@@ -245,11 +243,11 @@ async def test_statement_with_a_lost_response_is_committed(database_url: str):
     await direct.execute("CREATE TABLE gone (number integer)")
     for size in (1, 10_000):
         connection = await asyncpg.connect(link.url)
-        # The response of the second size exceeds a single write by the server.
+        # With the second size, the server needs several writes for the response.
         insert = f"INSERT INTO gone SELECT g FROM generate_series(1, {size}) g RETURNING number"
         assert len(await connection.fetch(insert)) == size
         link.dooms = lambda: True
-        # Other statements are not affected.
+        # The responses to other statements are not lost.
         assert await connection.fetchval("SELECT count(*) FROM gone WHERE number = 1") > 0
         with pytest.raises((ConnectionError, asyncpg.PostgresConnectionError)):
             await connection.fetch(insert)

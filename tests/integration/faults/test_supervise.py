@@ -1,4 +1,4 @@
-"""A supervised service restarts only if it died."""
+"""A supervised service restarts only if it has died."""
 
 from __future__ import annotations
 

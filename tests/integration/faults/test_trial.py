@@ -1,4 +1,4 @@
-"""The fault harness, end to end: a short scenario, and one interrupted by Ctrl-C."""
+"""The whole fault harness: a short scenario, and a scenario interrupted by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_short_scenario_holds_its_invariants(tmp_path: Path):
     assert result.good
     assert {"I1", "I2", "I3", "I4"} <= set(result.verdicts)
     assert result.counts.events > 200
-    # `headrace verify` has checked every event.
+    # `headrace verify` checked every event.
     assert result.audit is not None
     assert (result.audit.checked, result.audit.broken) == (result.counts.events, ())
     assert any("seed 1" in line for line in lines)
@@ -43,7 +43,7 @@ async def test_short_scenario_holds_its_invariants(tmp_path: Path):
     assert {"gateway-1.log", "postgres.log", "events.jsonl", "streams.jsonl"} <= files
 
 
-def test_trial_with_a_failure_is_not_successful():
+def test_failure_makes_a_trial_unsuccessful():
     result = Result(scenario="F0", title="", seed=1, failure="TimeoutError")
     assert not result.good
     assert result.problems() == ["TimeoutError"]
@@ -113,7 +113,7 @@ async def test_ctrl_c_ends_every_process(tmp_path: Path):
             await process.wait()
 
 
-async def test_scenario_without_its_requirements_is_not_run(tmp_path: Path):
+async def test_scenario_with_missing_requirements_is_not_run(tmp_path: Path):
     scenario = Scenario(id="F0", title="", shows=(), run=None, unsupported=lambda: "no rights")  # type: ignore[arg-type]
     result = await run_trial(
         scenario, seed=1, short=True, keep=False, log=lambda _: None, output=tmp_path

@@ -1,4 +1,4 @@
-"""Language model jobs with a real HTTP endpoint."""
+"""Language model jobs that call a real HTTP endpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headrace_handlers.ai_task import Task, ai_task
 from headrace_worker import Fail, Retry, Stopped
 from headrace_worker.api.payload import encode
 from support.recording import Recording, async_context
-from support.web import Responder, WebServer, hang_up, reply, web_server
+from support.web import Responder, WebServer, disconnect, reply, web_server
 
 SUMMARY = Task(task="summary", text="A long story.")
 
@@ -58,7 +58,7 @@ END_EVENTS = (chunk(finish_reason="stop"), DONE_EVENT)
 
 
 def streaming(*events: bytes | threading.Event) -> Responder:
-    """Return a handler that sends the byte strings, and waits for threading events in between."""
+    """Return a responder that sends byte strings, and waits at threading events between them."""
 
     def respond(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
@@ -123,7 +123,7 @@ async def test_response_is_emitted_while_it_arrives(endpoint: WebServer) -> None
     assert "temperature" not in sent
 
 
-async def test_tokens_are_emitted_in_few_outputs(endpoint: WebServer) -> None:
+async def test_tokens_are_grouped_into_few_outputs(endpoint: WebServer) -> None:
     words = [f"{number} " for number in range(500)]
     endpoint.responder = streaming(*map(chunk, words), *END_EVENTS)
     recording = Recording()
@@ -132,7 +132,7 @@ async def test_tokens_are_emitted_in_few_outputs(endpoint: WebServer) -> None:
     assert len(recording.outputs) < 50
 
 
-async def test_prompt_passes_its_limits_to_the_model(endpoint: WebServer) -> None:
+async def test_limits_of_a_prompt_are_sent_to_the_model(endpoint: WebServer) -> None:
     endpoint.responder = streaming(chunk("Leaves fall"), chunk(finish_reason="length"), DONE_EVENT)
     task = Task(task="prompt", prompt="Write a haiku.", max_tokens=2, temperature=0.5)
     result = await ai_task(task, async_context())
@@ -142,7 +142,7 @@ async def test_prompt_passes_its_limits_to_the_model(endpoint: WebServer) -> Non
     assert (sent["max_tokens"], sent["temperature"]) == (2, 0.5)
 
 
-async def test_prompt_with_a_text_is_a_system_message(endpoint: WebServer) -> None:
+async def test_prompt_is_a_system_message_if_there_is_a_text(endpoint: WebServer) -> None:
     endpoint.responder = streaming(chunk("Hund"), *END_EVENTS)
     await ai_task(Task(task="prompt", prompt="Translate.", text="dog"), async_context())
     assert json.loads(endpoint.received[0].body)["messages"] == [
@@ -166,9 +166,7 @@ async def test_classification_without_a_label_is_retried(endpoint: WebServer) ->
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
-async def test_busy_endpoint_is_retried_only_by_the_platform(
-    endpoint: WebServer, status: int
-) -> None:
+async def test_client_does_not_retry_a_busy_endpoint(endpoint: WebServer, status: int) -> None:
     body = b'{"error": {"message": "slow down", "type": "busy"}}'
     endpoint.responder = reply(status, body, Content_Type="application/json", Retry_After="7")
     with pytest.raises(Retry, match=f"returned {status}") as retry:
@@ -178,9 +176,7 @@ async def test_busy_endpoint_is_retried_only_by_the_platform(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-async def test_rejected_request_fails_without_the_key_in_its_error(
-    endpoint: WebServer, status: int
-) -> None:
+async def test_error_of_a_rejected_request_omits_the_key(endpoint: WebServer, status: int) -> None:
     body = b'{"error": {"message": "no such model", "type": "invalid"}}'
     endpoint.responder = reply(status, body, Content_Type="application/json")
     with pytest.raises(Fail, match="no such model") as failure:
@@ -192,7 +188,7 @@ async def test_rejected_request_fails_without_the_key_in_its_error(
 @pytest.mark.parametrize(
     "respond",
     [
-        hang_up,
+        disconnect,
         streaming(chunk("A dog")),
         streaming(chunk("A dog"), DONE_EVENT),
         streaming(chunk("A dog"), server_sent_event({"error": {"message": "overloaded"}})),
@@ -250,7 +246,7 @@ async def test_endless_response_fails(endpoint: WebServer) -> None:
         await ai_task(SUMMARY, async_context())
 
 
-async def test_response_that_grows_as_json_is_truncated_to_fit(
+async def test_response_too_large_as_json_is_truncated(
     endpoint: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handler_module, "max_result_bytes", lambda: 30_000)
@@ -262,7 +258,7 @@ async def test_response_that_grows_as_json_is_truncated_to_fit(
     assert "".join(recording.outputs) == "\x01" * 20_000
 
 
-async def test_character_in_two_chunks_is_joined(endpoint: WebServer) -> None:
+async def test_character_split_between_chunks_is_joined(endpoint: WebServer) -> None:
     endpoint.responder = streaming(
         chunk("a\ud83d"), chunk("\ude00b"), chunk("\ud83dc"), chunk("\ud83d"), *END_EVENTS
     )
@@ -310,7 +306,7 @@ async def test_oversized_response_fails(
     assert endpoint.received[0].headers["accept-encoding"] == "identity"
 
 
-async def test_endpoint_without_keys_is_called_without_one(
+async def test_endpoint_without_a_key_receives_no_key(
     endpoint: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_AI_API_KEY", "")

@@ -1,4 +1,4 @@
-"""Cleaning of real files, and reports that contain none of their values."""
+"""Cleaning of real files, and reports without values from these files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def clean(recording: Recording | None = None, **options: Any) -> Cleaned:
-    """Run the handler on a payload decoded from JSON."""
+    """Run the handler with a payload that was decoded from JSON."""
     payload = msgspec.json.decode(json.dumps(options), type=Cleaning)
     return data_cleaning(payload, sync_context(recording))
 
@@ -62,7 +62,7 @@ def violations_of(report: dict[str, Any], column: str) -> dict[str, tuple[int, l
     return {rule: (v["count"], v["rows"]) for rule, v in column_report["violations"].items()}
 
 
-def test_penguin_data_is_cleaned(root: Path) -> None:
+def test_example_data_set_is_cleaned(root: Path) -> None:
     (root / "penguins-raw.csv").write_bytes(PENGUINS.read_bytes())
     recording = Recording()
     result = clean(
@@ -135,7 +135,7 @@ def test_text_is_normalized_before_other_steps(root: Path) -> None:
     ]
 
 
-def test_text_without_options_is_unchanged(root: Path) -> None:
+def test_file_is_unchanged_without_options(root: Path) -> None:
     text = 'id,note\n007," a  b "\n007," a  b "\n1e3,NA\n'
     result, cleaned, _ = clean_text(
         root,
@@ -148,12 +148,12 @@ def test_text_without_options_is_unchanged(root: Path) -> None:
     assert result.rows_out == 3
 
 
-def test_duplicates_in_some_columns_keep_the_first_row(root: Path) -> None:
+def test_first_row_of_duplicates_is_kept(root: Path) -> None:
     _, cleaned, _ = clean_text(root, "id,note\n1,a\n2,b\n1,c\n", deduplicate=["id"])
     assert cleaned == "id,note\n1,a\n2,b\n"
 
 
-def test_column_names_in_snake_case_are_unique(root: Path) -> None:
+def test_snake_case_column_names_are_unique(root: Path) -> None:
     text = "Body Mass (g),bodyMass,body-mass,ÖPNV Linie,???\n1,2,3,4,5\n"
     _, cleaned, _ = clean_text(root, text, normalise={"column_names": "snake_case"})
     assert cleaned.splitlines()[0] == "body_mass_g,body_mass,body_mass_2,öpnv_linie,column"
@@ -206,7 +206,7 @@ def test_rows_with_violations_are_dropped(root: Path) -> None:
     assert (result.rows_out, result.rows_dropped) == (2, 6)
 
 
-def test_values_with_violations_become_null(root: Path) -> None:
+def test_invalid_values_become_null(root: Path) -> None:
     result, cleaned, report = clean_text(root, ORDERS, rules=RULES, on_violation="null")
     assert {column: violations_of(report, column) for column in RULES} == VIOLATIONS
     assert cleaned == (
@@ -233,7 +233,7 @@ def test_column_rule_overrides_the_action(root: Path) -> None:
     assert cleaned == "id,price,day\n2,,z\n3,3.0,2026-01-01\n"
 
 
-def test_dropped_row_is_not_counted_for_uniqueness(root: Path) -> None:
+def test_dropped_row_does_not_count_as_a_duplicate(root: Path) -> None:
     rules = {"id": {"unique": True}, "price": {"type": "number"}}
     text = "id,price\n1,x\n1,5\n1,6\n"
     result, cleaned, report = clean_text(root, text, rules=rules, on_violation="drop")
@@ -242,7 +242,7 @@ def test_dropped_row_is_not_counted_for_uniqueness(root: Path) -> None:
     assert violations_of(report, "id") == {"unique": (1, [3])}
 
 
-def test_violating_rows_are_numbered_as_in_the_input(root: Path) -> None:
+def test_reported_row_numbers_are_those_of_the_input(root: Path) -> None:
     text = "id\n1\n1\n1\nx\n" + "".join(f"y{n}\n" for n in range(10))
     _, _, report = clean_text(root, text, rules={"id": {"type": "integer"}})
     assert violations_of(report, "id") == {"type": (11, [4, 5, 6, 7, 8])}
@@ -399,7 +399,7 @@ def test_damaged_parquet_file_is_read_or_fails(root: Path) -> None:
         draw = random.Random(seed)
         damaged = bytearray(intact)
         for _ in range(draw.choice([1, 3, 20])):
-            # Damage bytes mostly near the end, which contains the column metadata.
+            # Most damage is near the end, which contains the column metadata.
             damaged[draw.choice([-draw.randrange(1, 900), draw.randrange(len(intact))])] ^= 0xA5
         path.write_bytes(damaged)
         with suppress(Fail), files.read(path, "parquet", separator=",") as table:
@@ -424,7 +424,7 @@ def test_input_that_is_not_a_regular_file_fails(root: Path) -> None:
         assert failure.value.type == "FileUnreadable"
 
 
-def test_output_over_a_special_file_fails(root: Path) -> None:
+def test_output_that_would_replace_a_special_file_fails(root: Path) -> None:
     (root / "in.csv").write_text("a\n1\n")
     for name in special_files(root):
         with pytest.raises(Fail, match=f"'{name}' cannot be overwritten") as failure:
@@ -509,10 +509,10 @@ def test_gzip_file_beyond_the_decompressed_limit_fails(
         (gzip.compress(b"a\n1\n") + b"more", "gzip data is damaged"),
         (gzip.compress(b""), "empty CSV"),
     ],
-    # Compressed bytes differ between runs, so the test ids must not contain them.
+    # The compressed bytes differ between runs, so the ids of the tests must not contain them.
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_csv_that_polars_would_misread_fails(root: Path, content: bytes, reason: str) -> None:
+def test_csv_that_polars_misreads_fails(root: Path, content: bytes, reason: str) -> None:
     (root / "in.csv").write_bytes(content)
     with pytest.raises(Fail, match=reason) as failure:
         clean(input="in.csv")
@@ -615,7 +615,7 @@ def test_report_link_out_of_the_folder_is_rejected(root: Path) -> None:
     assert not outside.exists()
 
 
-def test_link_or_full_path_inside_the_folder_is_read(root: Path) -> None:
+def test_link_or_absolute_path_inside_the_folder_is_read(root: Path) -> None:
     (root / "deep").mkdir()
     (root / "deep" / "in.csv").write_text("a\n1\n")
     (root / "link.csv").symlink_to(root / "deep" / "in.csv")
@@ -626,7 +626,7 @@ def test_link_or_full_path_inside_the_folder_is_read(root: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["in.csv", ".", "folder"])
-def test_input_or_folder_is_not_overwritten(root: Path, output: str) -> None:
+def test_output_never_replaces_the_input_or_a_folder(root: Path, output: str) -> None:
     (root / "in.csv").write_text("a\n1\n")
     (root / "folder").mkdir()
     with pytest.raises(Fail, match="cannot be overwritten"):
@@ -648,7 +648,7 @@ def test_missing_root_names_the_setting(tmp_path: Path, monkeypatch: pytest.Monk
         ({"rules": {"a": {"pattern": "("}}}, "rule of the column 'a'"),
     ],
 )
-def test_options_that_do_not_match_the_file_fail(
+def test_option_that_does_not_match_the_file_fails(
     root: Path, options: dict[str, Any], problem: str
 ) -> None:
     (root / "in.csv").write_text("a\n1\n")
@@ -682,7 +682,7 @@ def test_invalid_rule_is_rejected(rule: dict[str, Any]) -> None:
     "pattern",
     ["dd.mm.yyyy", "", "%%", "%d.%m", "%H:%M", "%Q", "%", "%Y-%m-%d %H", "%Y-%m-%d %T,%f"],
 )
-def test_date_format_that_matches_no_date_fails(root: Path, kind: str, pattern: str) -> None:
+def test_unsupported_date_format_fails(root: Path, kind: str, pattern: str) -> None:
     (root / "in.csv").write_text("a\n01.02.2003\n")
     with pytest.raises(Fail, match="of the column 'a' cannot be used") as failure:
         clean(input="in.csv", rules={"a": {"type": kind, "format": pattern}})
@@ -717,7 +717,7 @@ def test_cancelled_job_stops_between_steps(root: Path) -> None:
     assert [path.name for path in root.iterdir()] == ["in.csv"]
 
 
-def test_failed_write_keeps_the_old_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_previous_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "in.csv").write_text("a\n1\n")
     (root / "in.clean.csv").write_text("old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))

@@ -1,4 +1,4 @@
-"""Mail to a real SMTP server, whose responses determine the end of the attempt."""
+"""Mail to a real SMTP server. The server's responses determine the end of the attempt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.recording import async_context
 
 
 class Mailbox:
-    """The mail that a server accepted; `responses` are its responses, by recipient or for DATA."""
+    """The mail that a server accepted; `responses` are its replies, by recipient or for DATA."""
 
     def __init__(self, **responses: str) -> None:
         self.responses = responses
@@ -73,7 +73,7 @@ async def serve_smtp(mailbox: Mailbox, **options: Any) -> AsyncIterator[int]:
 
 @pytest.fixture
 def set_settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A function that sets the handler's settings."""
+    """Return a function that sets the handler's environment variables."""
 
     def set_variables(**settings: object) -> None:
         for name, value in {"sender": "Headrace <jobs@example.org>", **settings}.items():
@@ -104,7 +104,7 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
 MAIL = Mail(to=["ada@example.org"], subject="Grüße", text="Liebe Ada,\nalles läuft.\n")
 
 
-async def test_mail_arrives_with_all_its_parts(set_settings) -> None:
+async def test_mail_arrives_with_all_parts(set_settings) -> None:
     mailbox = Mailbox()
     ctx = async_context()
     mail = Mail(
@@ -208,7 +208,7 @@ async def test_server_without_starttls_receives_no_mail(set_settings) -> None:
         ({"ada": "550 no such user"}, Fail, "550 no such user"),
     ],
 )
-async def test_rejection_is_retried_if_temporary(
+async def test_only_a_temporary_rejection_is_retried(
     set_settings, responses: dict[str, str], outcome: type[Exception], text: str
 ) -> None:
     async with serve_smtp(Mailbox(**responses)) as port:

@@ -1,4 +1,4 @@
-"""Requests to a real web server, whose responses determine the end of the attempt."""
+"""Requests to a real web server. The server's responses determine the end of the attempt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headrace_handlers.http_request import Call, http_request
 from headrace_worker import Fail, Retry
 from headrace_worker.api.payload import encode
 from support.recording import async_context
-from support.web import WebServer, hang_up, reply, web_server
+from support.web import WebServer, disconnect, reply, web_server
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
         yield running
 
 
-async def test_webhook_is_called_with_job_and_attempt(service: WebServer) -> None:
+async def test_request_names_its_job_and_attempt(service: WebServer) -> None:
     service.responder = reply(
         201, b'{"order": 7}', Content_Type="application/json", X_Request_Id="r1", Set_Cookie="a=b"
     )
@@ -114,7 +114,7 @@ async def test_redirect_is_not_followed(service: WebServer) -> None:
     assert len(service.received) == 1
 
 
-async def test_expected_status_is_the_only_success(service: WebServer) -> None:
+async def test_only_the_expected_status_succeeds(service: WebServer) -> None:
     service.responder = reply(404)
     response = await http_request(
         Call(url=service.url, method="DELETE", expected_status=[204, 404]), async_context()
@@ -179,7 +179,7 @@ async def test_response_in_any_encoding_is_a_result(
 
 
 @pytest.mark.parametrize("body", [b"\x01" * 60_000, b'"' * 65_536, b"\0" * 65_536])
-async def test_response_that_grows_as_json_is_truncated_to_fit(
+async def test_response_too_large_as_json_is_truncated(
     service: WebServer, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     monkeypatch.setattr(handler_module, "max_result_bytes", lambda: 30_000)
@@ -197,7 +197,7 @@ async def test_response_that_grows_as_json_is_truncated_to_fit(
 
 
 def incomplete_response(body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Return a handler that sends a status, headers and an incomplete body."""
+    """Return a responder that sends a status, headers and an incomplete body."""
 
     def respond(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
@@ -242,7 +242,7 @@ async def test_slow_response_is_marked_truncated(service: WebServer) -> None:
     assert (result.status, result.body, result.truncated) == (200, "abc", True)
 
 
-async def test_response_with_false_gzip_is_unchanged(service: WebServer) -> None:
+async def test_response_with_invalid_gzip_is_unchanged(service: WebServer) -> None:
     service.responder = reply(200, b"\xffhello", Content_Encoding="gzip")
     response = await http_request(Call(url=service.url), async_context())
     assert base64.b64decode(response.body) == b"\xffhello"
@@ -259,7 +259,7 @@ async def test_header_outside_latin_1_is_rejected(service: WebServer) -> None:
 
 
 def resolve_test_names(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> list[str]:
-    """Resolve `NAME.test` to its addresses, one per call; return the log of resolved names."""
+    """Resolve `NAME.test` to the next of its addresses; return the list of resolved names."""
     resolved: list[str] = []
     resolve = socket.getaddrinfo
 
@@ -317,7 +317,7 @@ async def test_name_in_an_allowed_network_is_called(
     assert len(service.received) == 1
 
 
-async def test_further_addresses_are_tried(
+async def test_later_addresses_of_a_name_are_tried(
     service: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The service listens only at 127.0.0.1.
@@ -359,8 +359,8 @@ async def test_certificate_must_match_the_name(
     monkeypatch.setenv("HEADRACE_HTTP_ALLOWED_NETWORKS", "127.0.0.1/32")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(certified).configure_cert(tls)
-    requested: list[str | None] = []
-    tls.sni_callback = lambda _, name, __: requested.append(name)
+    lookups: list[str | None] = []
+    tls.sni_callback = lambda _, name, __: lookups.append(name)
     with web_server(tls) as service:
         call = Call(url=f"https://shop.test:{service.port}/")
         if is_right:
@@ -369,7 +369,7 @@ async def test_certificate_must_match_the_name(
             with pytest.raises(Retry, match="CERTIFICATE_VERIFY_FAILED"):
                 await http_request(call, async_context())
         assert len(service.received) == is_right
-    assert requested == ["shop.test"]
+    assert lookups == ["shop.test"]
 
 
 async def test_compressed_response_is_decompressed(service: WebServer) -> None:
@@ -379,7 +379,7 @@ async def test_compressed_response_is_decompressed(service: WebServer) -> None:
 
 
 async def test_service_that_disconnects_is_retried(service: WebServer) -> None:
-    service.responder = hang_up
+    service.responder = disconnect
     with pytest.raises(Retry, match="is unreachable"):
         await http_request(Call(url=service.url), async_context())
 

@@ -15,13 +15,13 @@ from support.warm_cli import warm_cli
 
 @pytest.fixture
 def database_url(own_database_url: str) -> str:
-    """A database for one test, which may change its schema and settings."""
+    """A database for a test that changes its schema or settings."""
     return own_database_url
 
 
 @pytest.fixture(scope="session")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """The command `headrace`, in a process that has imported its modules."""
+    """The command `headrace`, forked from a process that has imported its modules."""
     modules = ("headrace_ops.admin", "headrace_ops.doctor", "headrace_ops.verify")
     with warm_cli(tmp_path_factory.mktemp("cli"), *modules) as command:
         yield command
@@ -29,7 +29,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...
 
 @pytest.fixture
 def headrace(command: tuple[str, ...]) -> Headrace:
-    """A function that runs `headrace` with settings and arguments."""
+    """Return a function that runs `headrace` with settings and arguments."""
 
     def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

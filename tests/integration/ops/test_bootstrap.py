@@ -40,7 +40,7 @@ async def test_bootstrap_prints_only_the_password(
     assert "user admin, tenant default, role platform" in " ".join(completed.stderr.split())
 
 
-async def test_second_bootstrap_needs_force(
+async def test_second_bootstrap_requires_force(
     headrace: Headrace, settings: Settings, database: Database
 ) -> None:
     first = headrace(settings, "admin", "bootstrap").stdout.strip()

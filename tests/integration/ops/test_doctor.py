@@ -1,4 +1,4 @@
-"""`headrace doctor`: findings about healthy and unhealthy servers."""
+"""`headrace doctor`: its findings about healthy and unhealthy servers."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ REDIS = RedisServer(
 
 
 def worst_level(found: list[Finding] | Finding) -> Level:
-    """Return the worst level, and assert that each finding below OK has advice."""
+    """Return the worst level; assert that each finding worse than OK has advice."""
     found = [found] if isinstance(found, Finding) else found
     assert all(one.advice for one in found if one.level is not Level.OK)
     return max((one.level for one in found), key=list(Level).index)
@@ -107,7 +107,7 @@ def test_healthy_server_is_ok() -> None:
     assert worst_level([*findings.check_server(SERVER, pool_size=10)]) is Level.OK
 
 
-def test_setting_that_costs_durability_is_bad() -> None:
+def test_setting_that_reduces_durability_is_bad() -> None:
     for name in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
         found = [*findings.check_server(server_with_setting(name, "off"), pool_size=10)]
         assert worst_level(found) is Level.BAD
@@ -125,7 +125,7 @@ def test_server_faults_have_their_levels() -> None:
         Level.WARN: (
             replace(SERVER, connections=85),
             server_with_setting("statement_timeout", "1000"),
-            # 1 gateway, 2 schedulers and 7 workers.
+            # The numbers are for 1 gateway, 2 schedulers and 7 workers.
             replace(SERVER, sessions=SESSIONS | {"headrace-worker-listen": 7}),
         ),
         Level.OK: (
@@ -147,10 +147,10 @@ def test_schema_version_must_match() -> None:
         assert advice in finding.advice
 
 
-def test_clock_offset_counts_beyond_the_measurement_error() -> None:
-    def clock_level(seconds: float, took: float) -> Level:
+def test_clock_offset_within_the_measurement_error_is_ok() -> None:
+    def clock_level(seconds: float, duration: float) -> Level:
         return worst_level(
-            findings.check_clock(timedelta(seconds=seconds), timedelta(seconds=took))
+            findings.check_clock(timedelta(seconds=seconds), timedelta(seconds=duration))
         )
 
     assert clock_level(0.01, 0.1) is Level.OK
@@ -177,7 +177,7 @@ def test_long_open_transaction_is_reported() -> None:
     assert worst_level(findings_for(timedelta(hours=2))) is Level.BAD
 
 
-def test_role_that_cannot_see_other_sessions_is_warned() -> None:
+def test_role_that_cannot_see_other_sessions_is_a_warning() -> None:
     found = findings.check_transactions(None, timedelta(), sees_others=False)
     [transactions, _] = found
     assert transactions.level is Level.WARN
@@ -241,7 +241,7 @@ async def test_facts_of_a_new_database_are_read(database: Database) -> None:
     assert findings.check_leader(leader).level is Level.BAD
 
 
-async def test_leader_without_a_lease_does_not_lead(database: Database) -> None:
+async def test_leader_with_a_lapsed_lease_does_not_count(database: Database) -> None:
     async def lead(until: str) -> LeaderState | None:
         async with database.transaction() as connection:
             await connection.execute(text("DELETE FROM leadership"))
@@ -286,7 +286,7 @@ async def test_unserved_lanes_are_read_with_their_age(database: Database) -> Non
     assert all(one.level is Level.WARN for one in findings.check_lanes(lanes))
 
 
-async def test_open_transaction_is_read_with_its_session(
+async def test_open_transaction_is_reported_with_its_session(
     settings: Settings, database: Database
 ) -> None:
     holder = await asyncpg.connect(
@@ -465,7 +465,7 @@ async def test_working_installation_has_no_bad_findings(
         )
     output = json.loads(headrace(settings, "doctor", "-o", "json").stdout)
     bad_topics = {one["topic"] for one in output["findings"] if one["level"] == "bad"}
-    # The test server runs without durability.
+    # The test server runs with durability disabled.
     assert bad_topics <= {"fsync", "full_page_writes"}
 
 
@@ -514,7 +514,7 @@ async def test_unreachable_database_exits_with_2(headrace: Headrace, settings: S
         ("postgresql://me:pa55@/jobs?host=/run/pg&password=pa55", "/run/pg:5432/jobs"),
     ],
 )
-def test_database_place_has_host_and_port_only(url: str, where: str) -> None:
+def test_database_location_has_only_host_and_port(url: str, where: str) -> None:
     assert describe_database(Settings(database_url=SecretStr(url))) == where
 
 
@@ -526,11 +526,11 @@ def test_database_place_has_host_and_port_only(url: str, where: str) -> None:
         ("unix:///run/valkey.sock?db=5", "/run/valkey.sock"),
     ],
 )
-def test_redis_place_has_host_and_port_only(url: str, where: str) -> None:
+def test_redis_location_has_only_host_and_port(url: str, where: str) -> None:
     assert describe_redis(Settings(redis_url=SecretStr(url))) == where
 
 
-async def test_redis_server_is_named_with_its_own_release(settings: Settings) -> None:
+async def test_valkey_is_named_with_its_own_version(settings: Settings) -> None:
     server = await read_redis(settings)
     client = Redis.from_url(settings.redis_url.get_secret_value())
     info = await client.info("server")

@@ -1,4 +1,4 @@
-"""The servers that the operator's commands choose."""
+"""The choice of servers by the commands for operators."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_invalid_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPa
     assert "pa55word" not in str(rejected.value)
 
 
-def test_place_contains_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_location_contains_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     for url in (
         "postgresql://me:pa55word@db:5433/jobs",
         "postgresql://me:pa55@word@db:5433/jobs?sslmode=require",

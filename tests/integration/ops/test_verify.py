@@ -1,4 +1,4 @@
-"""`headrace verify`: each check finds the damage that it looks for."""
+"""`headrace verify`: each check finds its kind of damage."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def populated_url(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 async def populated(populated_url: str) -> AsyncIterator[Database]:
-    """The populated database, which tests only read."""
+    """The populated database. Tests only read it."""
     database = Database(Settings(database_url=SecretStr(populated_url)), application="test")
     yield database
     await database.close()
@@ -127,7 +127,7 @@ FROM_SCHEDULED = f"FROM jobs {JOIN_XID} WHERE state = 'scheduled'"
 RERUN_ID = "(SELECT id FROM jobs WHERE attempt = 2)"
 DROP_CONSTRAINT = "ALTER TABLE {} DROP CONSTRAINT {}".format
 
-# The statements whose damage each check must notice.
+# Statements that damage a row, with the check that must find the damage.
 DAMAGE_BY_CHECK: list[tuple[str, Sequence[str]]] = [
     ("missing", [f"DELETE FROM job_events WHERE job_id = {ENDED_ID}"]),
     ("orphan", [f"DELETE FROM jobs WHERE id = {ENDED_ID}"]),
@@ -279,7 +279,7 @@ DAMAGE_BY_CHECK: list[tuple[str, Sequence[str]]] = [
     DAMAGE_BY_CHECK,
     ids=[f"{check}-{number}" for number, (check, _) in enumerate(DAMAGE_BY_CHECK)],
 )
-async def test_damage_is_noticed_by_its_check(
+async def test_damage_is_found_by_its_check(
     populated: Database, check: str, statements: Sequence[str]
 ) -> None:
     breaches = await audit_damaged(populated, *statements)
@@ -287,7 +287,7 @@ async def test_damage_is_noticed_by_its_check(
 
 
 @pytest.mark.parametrize("event", EventType)
-async def test_event_that_breaks_the_lifecycle_is_noticed(
+async def test_event_that_breaks_the_lifecycle_is_found(
     populated: Database, event: EventType
 ) -> None:
     before = "started" if event is EventType.SUBMITTED else "submitted"
@@ -297,7 +297,7 @@ async def test_event_that_breaks_the_lifecycle_is_noticed(
         DROP_CONSTRAINT("job_events", "job_events_first_check"),
         DROP_CONSTRAINT("job_events", "job_events_output_check"),
         DROP_CONSTRAINT("job_events", "job_events_progress_check"),
-        # A job has no state before its first event, and is QUEUED after it.
+        # A job has no state before its first event, and is QUEUED after this event.
         f"UPDATE job_events SET type = '{event}', state = 'running' "
         f"WHERE job_id = {ENDED_ID} AND type = '{before}'",
     )
@@ -329,13 +329,13 @@ async def test_read_only_role_finds_a_healthy_database_clean(
     assert (await audit_as(populated, may_read=may_read)).breaches == []
 
 
-async def test_place_after_the_sequence_is_noticed(
+async def test_place_beyond_the_sequence_is_found(
     populated: Database,
 ) -> None:
     insert_place = "INSERT INTO event_log VALUES ('default', '3', 1000000000)"
     breaches = await audit_as(populated, insert_place, may_read="TABLES SEQUENCES")
     assert breaches.counts["log"] == 1
-    # A role that cannot read sequences still notices a place after the newest transaction.
+    # Without the right to read sequences, verify still finds a place after the newest transaction.
     insert_place = "INSERT INTO event_log VALUES ('default', '1000000000', 1)"
     breaches = await audit_as(populated, insert_place, may_read="TABLES")
     assert breaches.counts["log"] == 1
@@ -357,7 +357,7 @@ async def test_database_with_a_batch_is_clean(database: Database) -> None:
     assert (await audit(database)).breaches == []
 
 
-async def test_breaches_above_the_limit_are_only_counted(database: Database) -> None:
+async def test_breaches_beyond_the_limit_are_only_counted(database: Database) -> None:
     await submit_many(database, 30)
     await damage(database, "DELETE FROM job_events")
     breaches = await audit(database, limit=5, page=7)
@@ -368,7 +368,7 @@ async def test_breaches_above_the_limit_are_only_counted(database: Database) -> 
 # Stuck jobs.
 
 
-async def test_running_job_without_a_live_worker_is_noticed(database: Database) -> None:
+async def test_running_job_without_a_live_worker_is_found(database: Database) -> None:
     lapsed, missing, _ = [await prepare_job(database, JobState.RUNNING) for _ in range(3)]
     await lapse(database, lapsed.worker_id)
     await damage(
@@ -384,7 +384,7 @@ async def test_running_job_without_a_live_worker_is_noticed(database: Database) 
     assert (await audit(database)).breaches == []
 
 
-async def test_due_job_that_is_not_queued_is_noticed(database: Database) -> None:
+async def test_due_job_that_is_not_queued_is_found(database: Database) -> None:
     prepared = await prepare_job(database, JobState.SCHEDULED)
     await set_column(database, prepared.job.id, "due_time = now() - interval '1 s'")
     [breach] = (await audit(database, patience=0.0)).breaches
@@ -408,7 +408,7 @@ async def test_stuck_job_on_a_standby_is_not_a_breach(
     assert (await audit(database, patience=0.0)).counts == {"missing": 1}
 
 
-async def test_job_past_its_deadline_is_noticed(database: Database) -> None:
+async def test_job_past_its_deadline_is_found(database: Database) -> None:
     early, late = await submit(database), await submit(database)
     await set_column(database, early.id, "deadline = now() - interval '1 s'")
     await set_column(database, late.id, "deadline = now() - interval '11 s'")
@@ -416,7 +416,7 @@ async def test_job_past_its_deadline_is_noticed(database: Database) -> None:
     assert (breach.check, breach.subject) == ("deadline", f"job {late.id}")
 
 
-async def test_undelivered_job_despite_free_slots_is_noticed(database: Database) -> None:
+async def test_undelivered_job_despite_free_slots_is_found(database: Database) -> None:
     await register(database, slots=10)
     first, _, unserved = [
         await submit(database, **spec) for spec in ({"priority": 1}, {}, {"type": "unknown"})
@@ -499,7 +499,7 @@ async def test_unreachable_database_exits_as_unknown(
     assert "pa55word" not in completed.stdout + completed.stderr
 
 
-async def test_wrong_password_exits_with_2_and_stays_secret(
+async def test_wrong_password_exits_with_2_and_is_not_printed(
     headrace: Headrace, settings: Settings
 ) -> None:
     url = settings.postgresql_url.replace("@127", "x@127")

@@ -1,4 +1,4 @@
-"""Embedded PostgreSQL: private, durable, and stopped with its stack."""
+"""Embedded PostgreSQL: it is private and durable, and stops with its stack."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from support.server import Server, run_async, serving
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[DataFolder]:
-    # tmp_path is below a folder that other users cannot enter, so a server started by root needs
-    # access.
+    # Other users cannot enter the parents of tmp_path, so a server started by root needs access to
+    # them.
     with DataFolder.hold(tmp_path / "data") as folder:
         yield folder
 
@@ -46,7 +46,7 @@ def new_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def postgres(folder: DataFolder, new_data: Path) -> EmbeddedPostgres:
-    """A server with a copy of the data, because creating new data takes a second."""
+    """A server with a copy of the data, because the creation of new data takes a second."""
     for part in ("postgres", "secrets"):
         # `cp -a` preserves owners and modes; shutil.copytree does not.
         subprocess.run(["cp", "-a", new_data / part, folder.path], check=True, timeout=30)
@@ -92,7 +92,7 @@ def test_stale_pid_file_of_a_live_process_is_ignored(
 
 
 @pytest.mark.parametrize("may_inspect", [True, False])
-def test_leftover_server_is_ended_before_the_next_one(
+def test_leftover_server_is_stopped_before_a_start(
     postgres: EmbeddedPostgres,
     folder: DataFolder,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,12 +101,13 @@ def test_leftover_server_is_ended_before_the_next_one(
     def deny_access(process: psutil.Process) -> str:
         raise psutil.AccessDenied(process.pid)
 
-    if not may_inspect:  # as in a container
+    if not may_inspect:
+        # A container may deny access like this.
         monkeypatch.setattr(psutil.Process, "cwd", deny_access)
     with serving(postgres.program(), log=folder.logs / "postgres.log") as leftover:
         later = EmbeddedPostgres(folder=folder)
-        # The leftover server is a child of this test and would stay a zombie. Ignoring SIGCHLD
-        # reaps it, as init would.
+        # The leftover server is a child of this test and would remain a zombie. If SIGCHLD is
+        # ignored, the kernel reaps the server, as init would.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         try:
             later.prepare()
@@ -132,13 +133,14 @@ def test_secrets_are_private_and_on_no_command_line(
         password = folder.secret("postgres")
         process = psutil.Process(server.pid)
         for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):  # A session process may have ended.
+            # A process of a session may have ended.
+            with contextlib.suppress(psutil.NoSuchProcess):
                 assert password not in " ".join(one.cmdline())
         assert password not in server.log.read_text()
         secret = folder.path / "secrets" / "postgres"
         assert stat.S_IMODE(secret.stat().st_mode) == 0o600
         assert not (folder.path / "postgres.password").exists()
-        # The parent folders keep their modes.
+        # The modes of the parent folders are unchanged.
         assert stat.S_IMODE((folder.path / "postgres").stat().st_mode) == 0o700
         assert not stat.S_IMODE(folder.path.parent.stat().st_mode) & 0o077
 
@@ -152,12 +154,12 @@ def test_server_started_by_root_runs_as_another_user(
 
 
 def test_interrupted_creation_is_repeated(folder: DataFolder) -> None:
-    half = folder.path / "postgres.new"
-    half.mkdir()
-    (half / "PG_VERSION").write_text("18\n")
+    partial_copy = folder.path / "postgres.new"
+    partial_copy.mkdir()
+    (partial_copy / "PG_VERSION").write_text("18\n")
     EmbeddedPostgres(folder=folder, ephemeral=True).prepare()
     assert (folder.path / "postgres" / "postgresql.conf").exists()
-    assert not half.exists()
+    assert not partial_copy.exists()
 
 
 def test_data_of_another_major_version_is_rejected(
@@ -168,7 +170,7 @@ def test_data_of_another_major_version_is_rejected(
         postgres.prepare()
 
 
-def test_folder_in_use_names_its_holder(folder: DataFolder) -> None:
+def test_error_names_the_process_that_uses_the_folder(folder: DataFolder) -> None:
     with (
         pytest.raises(DataFolderInUse, match=f"process {os.getpid()}") as excinfo,
         DataFolder.hold(folder.path),
@@ -177,7 +179,7 @@ def test_folder_in_use_names_its_holder(folder: DataFolder) -> None:
     assert excinfo.value.pid == os.getpid()
 
 
-def test_installed_programs_exist() -> None:
+def test_path_of_each_installed_program_exists() -> None:
     assert os.access(binaries(None) / "postgres", os.X_OK)
     assert os.access(binaries(None) / "initdb", os.X_OK)
 
@@ -189,7 +191,7 @@ ONLY_AS_ROOT = pytest.mark.skipif(
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder for copies, in a parent that the server's user can enter, like /var/cache."""
+    """The folder for copies. Like /var/cache, its parent is accessible to the server's user."""
     parent = Path(tempfile.mkdtemp(dir="/tmp"))
     parent.chmod(0o755)
     monkeypatch.setattr(module, "CACHES", (parent / "headrace",))
@@ -241,7 +243,8 @@ def test_changed_or_partial_copy_is_replaced(cache: Path) -> None:
     assert binaries(account) == copy
     assert (copy / "postgres").stat().st_ino == inode  # The copy was reused.
     (copy / "initdb").write_bytes(b"#!/bin/sh\n")
-    (cache / "draft").mkdir()  # left by an interrupted start
+    # An interrupted start leaves such a folder.
+    (cache / "draft").mkdir()
     assert binaries(account) == copy
     assert (copy / "initdb").stat().st_size > 100_000
     assert not (cache / "draft").exists()
@@ -273,7 +276,7 @@ def test_unfinished_copy_is_private_with_any_umask(
 @ONLY_AS_ROOT
 @pytest.mark.usefixtures("closed_package")
 @pytest.mark.parametrize("fault", ["writable", "foreign", "link", "closed", "missing"])
-def test_cache_that_cannot_be_trusted_is_skipped(
+def test_untrusted_cache_is_not_used(
     cache: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     account = unprivileged_account(print)

@@ -1,4 +1,4 @@
-"""Embedded Valkey: private, and empty after each start."""
+"""Embedded Valkey: it is private, and empty after each start."""
 
 from __future__ import annotations
 

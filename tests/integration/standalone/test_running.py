@@ -1,4 +1,4 @@
-"""Finding the running servers of a data folder from another process."""
+"""Discovery of the running servers of a data folder by another process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_files_of_a_killed_server_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "postgres").write_text("secret")
-    # This process id exceeds the maximum.
+    # This process id is greater than the maximum.
     (tmp_path / "postgres" / "postmaster.pid").write_text("99999999\n/data\n1\n5432\n\n*\n")
     with pytest.raises(NoRunningServers) as rejected:
         running_servers(tmp_path)

@@ -1,4 +1,4 @@
-"""A supervised program restarts until it is stopped, and ends with all its processes."""
+"""A supervised program restarts until it is stopped, and then ends with all its processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headrace_standalone.log_file import LogFile
 from headrace_standalone.program import Program, leashed_command
 from headrace_standalone.supervised import RESTARTS, ProgramFailedError, SupervisedProgram
 
-# A program that serves once it has written its process id to the given file.
+# A program that counts as serving once it has written its process id to a file.
 SERVING_PROGRAM = """
     import os, pathlib, signal, sys
     pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
@@ -31,7 +31,7 @@ DEADLINE_S = 20
 
 
 class Stage:
-    """The surroundings of a supervised program: its files and the announcements about it."""
+    """The files of a supervised program, and the announcements about it."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "pid"
@@ -99,7 +99,7 @@ def test_wait_before_a_restart_is_bounded() -> None:
     assert RESTARTS.backoff(10_000) <= timedelta(seconds=10)
 
 
-async def test_program_that_exits_at_its_start_fails_with_its_log(stage: Stage) -> None:
+async def test_program_that_exits_at_its_start_fails_with_the_log(stage: Stage) -> None:
     code = "import sys; print('first'); sys.exit('unknown setting')"
     async with stage.supervise(stage.program(code)) as supervised:
         with pytest.raises(ProgramFailedError, match="ended with exit code 1") as excinfo:
@@ -134,7 +134,7 @@ async def test_program_is_prepared_before_each_start(stage: Stage) -> None:
         assert stage.file.read_text() == str(pid(supervised))
 
 
-async def test_program_is_stopped_with_its_own_stop_signal(stage: Stage) -> None:
+async def test_program_is_stopped_with_its_stop_signal(stage: Stage) -> None:
     code = """
         import pathlib, signal, sys
         def end(*_):
@@ -159,7 +159,7 @@ SIGTERM_IGNORING_PROGRAM = """
 """
 
 
-async def test_program_that_ignores_its_stop_is_killed(stage: Stage) -> None:
+async def test_program_that_ignores_its_stop_signal_is_killed(stage: Stage) -> None:
     async with stage.supervise(
         stage.program(SIGTERM_IGNORING_PROGRAM, stop_grace=0.3)
     ) as supervised:
@@ -198,7 +198,7 @@ async def test_children_of_a_killed_program_end(stage: Stage) -> None:
         assert not orphan.is_running()
 
 
-async def test_stop_ends_the_wait_for_a_restart(stage: Stage) -> None:
+async def test_stop_ends_the_wait_before_a_restart(stage: Stage) -> None:
     supervised = SupervisedProgram(
         stage.program(SERVING_PROGRAM),
         log=stage.log,
@@ -215,7 +215,7 @@ async def test_stop_ends_the_wait_for_a_restart(stage: Stage) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
-def test_program_dies_with_its_killed_supervisor() -> None:
+def test_program_ends_with_its_killed_supervisor() -> None:
     code = """
         import signal, subprocess
         from headrace_standalone.program import leashed_command
@@ -233,9 +233,9 @@ def test_program_dies_with_its_killed_supervisor() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
-def test_program_without_its_supervisor_does_not_start() -> None:
+def test_program_does_not_start_without_its_supervisor() -> None:
     command = leashed_command(("/bin/echo", "started"), death_signal=signal.SIGKILL)
-    # `leashed_command` expects this process as the parent, but the parent is the shell.
+    # `leashed_command` expects this process as the parent, but the actual parent is the shell.
     shell = subprocess.run(
         ["/bin/sh", "-c", '"$@"; exit $?', "sh", *command],
         capture_output=True,

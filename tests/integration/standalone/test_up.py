@@ -144,10 +144,10 @@ def test_stack_starts_restarts_killed_processes_and_stops(tmp_path: Path) -> Non
     for name in PROCESS_NAMES:
         assert "Traceback" not in (data / "logs" / f"{name}.log").read_text()
     with DataFolder.hold(data):
-        pass  # The folder is free again.
+        pass  # The folder is no longer in use.
 
 
-async def who_am_i(address: str, ca: Path, key: str) -> WhoAmIResponse:
+async def identify_caller(address: str, ca: Path, key: str) -> WhoAmIResponse:
     credentials = grpc.ssl_channel_credentials(ca.read_bytes())
     async with grpc.aio.secure_channel(address, credentials) as channel:
         response: WhoAmIResponse = await AccessServiceStub(channel).WhoAmI(
@@ -166,7 +166,7 @@ def test_killed_secure_stack_starts_again_with_its_admin_key(tmp_path: Path) -> 
         ca = Path(first.until("  CA ").split()[-1])
         key = re.search(r"hr_\w+", first.until("  Key "))[0]
         first.until("Ctrl-C stops it")
-        me = run_async(lambda: who_am_i(address, ca, key))
+        me = run_async(lambda: identify_caller(address, ca, key))
         assert (me.principal.name, me.principal.role) == ("admin", ROLE_PLATFORM)
         assert "payload:read" in me.principal.rights
         assert probe(address, service="", timeout=10) == "UNAVAILABLE"
@@ -183,9 +183,9 @@ def test_killed_secure_stack_starts_again_with_its_admin_key(tmp_path: Path) -> 
     with up(*arguments) as second:
         address = re.search(r"127\.0\.0\.1:\d+", second.until("API"))[0]
         second.until("Ctrl-C stops it")
-        assert run_async(lambda: who_am_i(address, ca, key)).principal.name == "admin"
+        assert run_async(lambda: identify_caller(address, ca, key)).principal.name == "admin"
         descendants = second.descendants()
-        # The suspended worker cannot end, so the stop would take the whole grace period.
+        # The suspended worker cannot end, so a stop takes the whole grace period.
         second.service("worker").suspend()
         second.process.send_signal(signal.SIGINT)
         second.until("stopping")
@@ -226,7 +226,7 @@ def test_unreachable_server_is_reported_without_password(tmp_path: Path) -> None
 
 
 @pytest.mark.timeout(180)
-def test_configured_servers_are_awaited_and_data_is_deleted(
+def test_stack_waits_for_its_servers_and_deletes_its_data(
     databases: Databases, redis_url: str, tmp_path: Path
 ) -> None:
     with (
@@ -242,7 +242,7 @@ def test_configured_servers_are_awaited_and_data_is_deleted(
     ):
         assert "did you mean HEADRACE_WORKER_SLOTS?" in stack.until("not a setting")
         assert "too many connections for role" in stack.until("trying again in")
-        # Four connections are enough for the migration, but not for all services.
+        # Four connections suffice for the migration, but not for all services.
         set_limit(4)
         [folder] = tmp_path.glob("headrace-*")
         wait_for_postponed_start(folder / "logs")
@@ -257,7 +257,7 @@ def test_configured_servers_are_awaited_and_data_is_deleted(
 
 @contextmanager
 def role_without_connections(url: str) -> Iterator[tuple[str, Callable[[int], None]]]:
-    """Yield the URL of a role that may open no connection, and a function that sets its limit.
+    """Yield the URL of a role that may open no connection, and a function that changes this limit.
 
     The role has the privileges to migrate the database.
     """
