@@ -13,7 +13,7 @@ from faults.load import Mix
 from faults.scenario import Scenario
 from faults.trial import Trial
 from headrace_core.domain.lifecycle import TERMINAL, EventType
-from support.web import Responder, hang_up, reply, web_server
+from support.web import Responder, disconnect, reply, web_server
 
 DOWN_S = 120.0
 SHORT_DOWN_S = 40.0
@@ -56,7 +56,7 @@ def _failing_responder() -> Responder:
     kinds = [
         reply(503),
         reply(503, Retry_After=longest),
-        hang_up,
+        disconnect,
         reply(500),
         reply(429, Retry_After="2"),
     ]

@@ -1,4 +1,4 @@
-"""The contract suite runs on the platform and on `headrace.testing`.
+"""Fixtures of the contract suite, which runs on the platform and on `headrace.testing`.
 
 A module shares a gateway, so each test uses its own jobs, labels and names. The docstring of
 `headrace.testing` lists the promises that only the platform keeps.
@@ -32,7 +32,7 @@ def platform_settings(request: pytest.FixtureRequest) -> Settings | None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def driver(platform_settings: Settings | None) -> AsyncIterator[Driver]:
-    """A gateway, and the transitions of its jobs."""
+    """A gateway, with control over the transitions of its jobs."""
     starting = fake_driver() if platform_settings is None else real_driver(platform_settings)
     async with starting as driver:
         yield driver

@@ -106,7 +106,7 @@ async def test_payload_that_is_not_json_is_invalid(jobs: JobServiceStub):
     assert error.violations.keys() == {"job.payload"}
 
 
-async def test_use_call_deadline_without_a_deadline_is_invalid(jobs: JobServiceStub):
+async def test_use_call_deadline_without_deadline_is_invalid(jobs: JobServiceStub):
     request = pb.SubmitJobRequest(job=Spec(type=IDLE), use_call_deadline=True)
     error = await rpc_error(jobs.SubmitJob(request))
     assert error.violations.keys() == {"use_call_deadline"}
@@ -120,7 +120,7 @@ async def test_call_deadline_becomes_the_deadline(client: Client):
     assert timedelta(seconds=250) < deadline - before < timedelta(seconds=310)
 
 
-async def test_validation_stores_nothing(client: Client, name: str):
+async def test_validate_only_stores_nothing(client: Client, name: str):
     would = await client.submit(SCRIPTED, validate_only=True, request_id=name)
     assert (would.id, would.outcome) == ("", SubmitOutcome.WOULD_RUN)
     validated = await client.submit(IDLE, validate_only=True, request_id=name)
@@ -133,7 +133,7 @@ async def test_validation_stores_nothing(client: Client, name: str):
         await client.submit(SCRIPTED, validate_only=True, request_id=name)
 
 
-async def test_later_job_is_scheduled(client: Client):
+async def test_job_with_a_later_time_is_scheduled(client: Client):
     start_time = datetime.now(UTC) + timedelta(hours=1)
     job = await client.submit(IDLE, schedule_time=start_time)
     assert job.job is not None
@@ -150,7 +150,7 @@ async def test_correlation_id_is_stored(client: Client):
 # Batches
 
 
-async def test_batch_is_stored_in_order(client: Client):
+async def test_jobs_of_a_batch_keep_their_order(client: Client):
     batch = await client.submit_many([JobSpec(IDLE, labels={"n": str(n)}) for n in range(5)])
     assert batch.outcome is SubmitOutcome.CREATED
     assert [job.job and job.job.labels["n"] for job in batch] == ["0", "1", "2", "3", "4"]
@@ -208,7 +208,7 @@ async def test_malformed_job_id_is_invalid(client: Client):
         assert [violation.field for violation in excinfo.value.violations] == ["job_id"]
 
 
-async def test_job_runs_to_its_result(client: Client, driver: Driver):
+async def test_successful_job_has_its_result(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {"n": 1})
     await driver.start(job.id)
     running = await job.get()
@@ -365,7 +365,7 @@ async def test_events_contain_reasons(client: Client):
     assert [violation.field for violation in excinfo.value.violations] == ["reason"]
 
 
-async def test_running_job_ends_as_cancelled(client: Client, driver: Driver):
+async def test_running_job_is_cancelled_after_the_request(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {})
     await driver.start(job.id)
     requested = await job.cancel()
@@ -376,7 +376,7 @@ async def test_running_job_ends_as_cancelled(client: Client, driver: Driver):
     assert await history(client, job.id, 2) == [T.CANCEL_REQUESTED, T.CANCELLED]
 
 
-async def test_ended_job_is_not_cancelled(client: Client, driver: Driver):
+async def test_cancel_of_an_ended_job_is_rejected(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {})
     await driver.start(job.id)
     await driver.succeed(job.id)
@@ -398,7 +398,7 @@ async def test_cancelled_job_is_requeued(client: Client):
     assert (excinfo.value.state, set(excinfo.value.allowed)) == ("QUEUED", {"FAILED", "CANCELLED"})
 
 
-async def test_requeued_job_keeps_a_later_start(client: Client):
+async def test_requeued_job_keeps_its_later_start_time(client: Client):
     start_time = datetime.now(UTC) + timedelta(hours=1)
     job = await client.submit(IDLE, schedule_time=start_time)
     await job.cancel()
@@ -470,7 +470,9 @@ async def test_view_determines_the_documents(jobs: JobServiceStub, client: Clien
     assert listed.payload == {"n": 1}
 
 
-async def test_pages_of_events_are_complete(jobs: JobServiceStub, client: Client, driver: Driver):
+async def test_event_pages_contain_every_event(
+    jobs: JobServiceStub, client: Client, driver: Driver
+):
     job = await client.submit(SCRIPTED, {})
     await driver.start(job.id)
     for number in range(3):

@@ -30,7 +30,7 @@ async def read(call: Any) -> Any:
 
 
 async def read_rest(call: Any) -> list[Any]:
-    """Return the responses up to the end of a stream."""
+    """Return the responses up to the end of the stream."""
     responses = []
     while (response := await read(call)) is not EOF:
         responses.append(response)
@@ -47,7 +47,7 @@ async def read_events(call: Any, count: int) -> list[Any]:
     return events
 
 
-async def take(events: Any, count: int) -> list[Any]:
+async def read_ids(events: Any, count: int) -> list[Any]:
     async with asyncio.timeout(TIMEOUT):
         return [await anext(events) for _ in range(count)]
 
@@ -80,7 +80,7 @@ async def test_job_stream_ends_ok_after_the_terminal_event(
     assert await call.code() == StatusCode.OK
 
 
-async def test_late_watch_receives_the_events_of_an_early_one(client: Client, driver: Driver):
+async def test_late_watch_receives_the_same_events_as_an_early_one(client: Client, driver: Driver):
     job = await client.submit(SCRIPTED, {})
     early = asyncio.create_task(collect(client, job.id))
     await driver.start(job.id)
@@ -131,14 +131,14 @@ async def test_idle_interval_has_bounds(jobs: JobServiceStub, client: Client):
         assert error.violations.keys() == {"idle_interval"}
 
 
-async def test_unknown_job_ends_its_stream(jobs: JobServiceStub):
+async def test_watch_of_an_unknown_job_ends(jobs: JobServiceStub):
     job_id = str(uuid4())
     error = await rpc_error(jobs.WatchJob(pb.WatchJobRequest(job_id=job_id)).read())
     assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
     assert error.metadata == {"job_id": job_id}
 
 
-async def test_requeued_job_shows_both_lives(client: Client):
+async def test_watch_of_a_requeued_job_sends_both_runs(client: Client):
     job = await client.submit(IDLE)
     await job.cancel()
     await job.retry()
@@ -165,7 +165,9 @@ async def test_submit_and_watch_sends_the_job_first(jobs: JobServiceStub, driver
     assert await call.code() == StatusCode.OK
 
 
-async def test_submit_and_watch_attaches_again(jobs: JobServiceStub, client: Client, name: str):
+async def test_repeated_submit_and_watch_returns_the_same_job(
+    jobs: JobServiceStub, client: Client, name: str
+):
     job = await client.submit(IDLE, request_id=name)
     await job.cancel()
     spec = Spec(type=IDLE)
@@ -191,7 +193,7 @@ async def test_watch_of_many_jobs_is_live_after_the_mark(client: Client, name: s
         await client.submit(IDLE)
         second = await client.submit(IDLE, queue=name)
         await first.cancel()
-        events = await take(watch, 3)
+        events = await read_ids(watch, 3)
     assert sorted(event_ids(events)) == sorted([(first.id, 1), (second.id, 1), (first.id, 2)])
     of_first = [event.seq for event in events if event.job_id == first.id]
     assert of_first == [1, 2]
@@ -210,7 +212,7 @@ async def test_marks_of_many_jobs_have_cursors(jobs: JobServiceStub, client: Cli
         assert response.mark == pb.WATCH_MARK_IDLE
     assert event_ids(response.events) == [(job.id, 1)]
     call.cancel()
-    # A stream repeats the event after an earlier cursor, but not after the event's own cursor.
+    # A stream repeats an event after an earlier cursor, but not after the cursor of the event.
     for cursor, expected in ((idle.cursor, [(job.id, 1)]), (response.cursor, [])):
         call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, cursor=cursor))
         received: list[Any] = []
@@ -221,7 +223,7 @@ async def test_marks_of_many_jobs_have_cursors(jobs: JobServiceStub, client: Cli
         call.cancel()
 
 
-async def test_watch_resumed_after_the_mark_misses_no_event(
+async def test_watch_resumed_after_a_mark_misses_no_event(
     jobs: JobServiceStub, client: Client, name: str
 ):
     job_filter = pb.JobFilter(queues=[name])
@@ -230,7 +232,7 @@ async def test_watch_resumed_after_the_mark_misses_no_event(
     call.cancel()
     past = await client.submit_many([JobSpec(IDLE, queue=name)] * 500)
 
-    # Events logged while the stream sends the past may precede or follow the mark.
+    # Events that occur while the stream sends past events may precede or follow the mark.
     call = jobs.WatchJobs(pb.WatchJobsRequest(filter=job_filter, cursor=start))
     response = await read(call)
     late = await client.submit(IDLE, queue=name)
@@ -254,17 +256,17 @@ async def test_filter_fields_must_all_match(client: Client, name: str):
             await (await client.submit(IDLE, **options)).cancel()
         job = await client.submit(IDLE, queue=name, labels={"team": "ml", "x": "y"})
         await job.cancel()
-        [event] = await take(watch, 1)
+        [event] = await read_ids(watch, 1)
     assert (event.job_id, event.state) == (job.id, JobState.CANCELLED)
 
 
-async def test_watch_follows_single_jobs(client: Client):
+async def test_watch_with_job_ids_sends_only_their_events(client: Client):
     first, second = await client.submit(IDLE), await client.submit(IDLE)
     async with client.watch(job_ids=[second.id]) as watch:
         await first.cancel()
         await second.cancel()
-        # The submit counts as new until it is settled.
-        while (event := (await take(watch, 1))[0]).seq < 2:
+        # Until the submit is settled, it counts as a new event.
+        while (event := (await read_ids(watch, 1))[0]).seq < 2:
             assert event.job_id == second.id
         assert event.job_id == second.id
 
@@ -291,11 +293,11 @@ async def test_cursor_before_deleted_events_expires(client: Client, driver: Driv
         cursor = watch.cursor
         job = await client.submit(IDLE, queue=name)
         await job.cancel()
-        await take(watch, 2)
+        await read_ids(watch, 2)
     await driver.prune()
     with pytest.raises(CursorExpired) as excinfo:
         async with client.watch(queues=[name], cursor=cursor):
             pass
     async with client.watch(queues=[name], cursor=excinfo.value.oldest_cursor) as watch:
         other = await client.submit(IDLE, queue=name)
-        assert event_ids(await take(watch, 1)) == [(other.id, 1)]
+        assert event_ids(await read_ids(watch, 1)) == [(other.id, 1)]

@@ -57,7 +57,7 @@ async def read_to_events(call: Any) -> Any:
     return response
 
 
-async def take(events: Any, count: int) -> list[tuple[str, int]]:
+async def read_ids(events: Any, count: int) -> list[tuple[str, int]]:
     async with asyncio.timeout(TIMEOUT):
         received = [await anext(events) for _ in range(count)]
     return [(event.job_id, event.seq) for event in received]
@@ -79,7 +79,7 @@ async def receiving(
 # Creation and lists
 
 
-async def test_subscription_is_created_once(client: Client, name: str):
+async def test_repeated_creation_returns_the_subscription(client: Client, name: str):
     created = await client.create_subscription(name, queues=[name], labels={"a": "b"})
     repeated = await client.create_subscription(name, queues=[name], labels={"a": "b"})
     assert (created.created, repeated.created) == (True, False)
@@ -131,17 +131,17 @@ async def test_pages_list_subscriptions_by_name(
 async def test_subscription_starts_after_a_cursor(client: Client, name: str):
     async with client.watch(queues=[name]) as watch:
         await client.submit(IDLE, queue=name)
-        await take(watch, 1)
+        await read_ids(watch, 1)
         cursor = watch.cursor
         second = await client.submit(IDLE, queue=name)
-        await take(watch, 1)
+        await read_ids(watch, 1)
         await client.create_subscription(name, queues=[name], cursor=cursor)
     await client.create_subscription(f"{name}-now", queues=[name])
     third = await client.submit(IDLE, queue=name)
     async with client.subscribe(name) as events:
-        assert await take(events, 2) == [(second.id, 1), (third.id, 1)]
+        assert await read_ids(events, 2) == [(second.id, 1), (third.id, 1)]
     async with client.subscribe(f"{name}-now") as events:
-        assert await take(events, 1) == [(third.id, 1)]
+        assert await read_ids(events, 1) == [(third.id, 1)]
 
 
 # Receiving and acknowledging
@@ -152,14 +152,14 @@ async def test_events_repeat_until_acknowledged(client: Client, name: str):
     job = await client.submit(IDLE, queue=name)
     for _ in range(2):
         async with client.subscribe(name) as events:
-            assert await take(events, 1) == [(job.id, 1)]
+            assert await read_ids(events, 1) == [(job.id, 1)]
     async with client.subscribe(name) as events:
-        await take(events, 1)
+        await read_ids(events, 1)
         assert await events.ack()
         assert (await client.subscription(name)).ack_time
     await job.cancel()
     async with client.subscribe(name) as events:
-        assert await take(events, 1) == [(job.id, 2)]
+        assert await read_ids(events, 1) == [(job.id, 2)]
 
 
 async def test_subscription_reports_its_consumer(client: Client, name: str):
@@ -187,7 +187,7 @@ async def test_marks_have_cursors_to_acknowledge(
             await subscriptions.AckSubscription(pb.AckSubscriptionRequest(name=name, cursor=cursor))
     await job.cancel()
     async with client.subscribe(name) as events:
-        assert await take(events, 1) == [(job.id, 2)]
+        assert await read_ids(events, 1) == [(job.id, 2)]
 
 
 async def test_foreign_cursor_is_not_acknowledged(client: Client, name: str):
@@ -196,7 +196,7 @@ async def test_foreign_cursor_is_not_acknowledged(client: Client, name: str):
         await client.ack_subscription(name, "bogus")
 
 
-async def test_bogus_cursor_of_unknown_subscription_is_invalid(client: Client, name: str):
+async def test_invalid_cursor_of_unknown_subscription_is_invalid(client: Client, name: str):
     with pytest.raises(CursorInvalid):
         await client.ack_subscription(name, "bogus")
 
@@ -206,7 +206,7 @@ async def test_deleted_subscription_ends_its_stream(client: Client, name: str):
     async with client.subscribe(name) as events:
         await client.delete_subscription(name)
         with pytest.raises(SubscriptionNotFound):
-            await take(events, 1)
+            await read_ids(events, 1)
 
 
 # Several consumers
@@ -274,7 +274,7 @@ async def read_to_the_end(call: Any) -> None:
 # Expiry
 
 
-async def test_missed_events_expire_a_subscription(client: Client, driver: Driver, name: str):
+async def test_subscription_expires_after_missed_events(client: Client, driver: Driver, name: str):
     await client.create_subscription(name, queues=[name])
     job = await client.submit(IDLE, queue=name)
     await job.cancel()
@@ -285,7 +285,7 @@ async def test_missed_events_expire_a_subscription(client: Client, driver: Drive
     await client.ack_subscription(name, excinfo.value.oldest_cursor)
     other = await client.submit(IDLE, queue=name)
     async with client.subscribe(name) as events:
-        assert await take(events, 1) == [(other.id, 1)]
+        assert await read_ids(events, 1) == [(other.id, 1)]
 
 
 async def test_subscription_filter_is_validated(subscriptions: SubscriptionServiceStub):

@@ -24,7 +24,7 @@ def shared_processes(
 
 @pytest.fixture
 def processes(shared_processes: Processes) -> Processes:
-    """The running processes; a process that the previous test ended is restarted."""
+    """The running processes. The fixture restarts a process that the previous test ended."""
     missing = [server for server in shared_processes.servers() if not server.running]
     for server in missing:
         server.stop()

@@ -1,4 +1,4 @@
-"""Tiny runs of the comparison, with Headrace as the only contestant."""
+"""Short runs of the comparison benchmark, with Headrace alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.compare.stage import Stage
 from support.until import until
 
 _ROOT = Path(__file__).parents[2]
-_TINY_RUN = (
+_SHORT_RUN = (
     *("--quick", "--peers", "headrace", "--drain", "100", "--workers", "1", "--clients", "2"),
     *("--accept-seconds", "0.05", "--batch", "50", "--warm-up", "0.1", "--seconds", "0.2"),
     *("--jobs", "100", "--waiting", "0", "--finished", "100", "--queues", "0", "--delayed", "20"),
@@ -45,7 +45,7 @@ class SharedStage:
         self._measure = run._Comparison.measure
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Make every run use this stage."""
+        """Let every run use this stage."""
         shared = self
 
         @asynccontextmanager
@@ -84,12 +84,12 @@ def _restored_sigterm() -> Iterator[None]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("_restored_sigterm")
-def test_tiny_comparison_measures_and_writes_every_figure(
+def test_short_comparison_writes_every_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     SharedStage().patch(monkeypatch)
     document, page = tmp_path / "compare.json", tmp_path / "compare.md"
-    code = main([*_TINY_RUN, "--json", str(document), "--markdown", str(page)])
+    code = main([*_SHORT_RUN, "--json", str(document), "--markdown", str(page)])
     assert code == 0, capsys.readouterr()
     figures = json.loads(document.read_text())
     assert figures["failures"] == []
@@ -122,7 +122,7 @@ async def test_killed_comparison_leaves_no_process() -> None:
 
         async def has_services_and_client() -> bool:
             assert process.poll() is None
-            # Each scan reads all of /proc.
+            # Each check scans all of /proc.
             await asyncio.sleep(0.25)
             started.update(root.children(recursive=True))
             lines = set()

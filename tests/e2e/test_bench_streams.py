@@ -1,4 +1,4 @@
-"""A tiny run of the stream benchmark."""
+"""A short run of the stream benchmark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from bench.stack import Service, Stack
 from bench.streams.command import main
 
-_TINY_RUN = (
+_SHORT_RUN = (
     *("--quick", "--streams", "3", "--rate", "200", "--rounds", "2"),
     *("--seconds", "0.5", "--warm-up", "0.2", "--idle", "20", "--settle", "0.2"),
     *("--channels", "2", "--burst", "500", "--pollers", "2"),
@@ -45,18 +45,18 @@ def _shared_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _ended_fork_server() -> Iterator[None]:
-    """End the server that forks the children of a run."""
+    """End the fork server after a run."""
     yield
     forkserver._forkserver._stop()
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("_shared_gateway", "_ended_fork_server")
-def test_tiny_stream_benchmark_receives_every_event_once(
+def test_short_stream_benchmark_receives_every_event_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document, page = tmp_path / "streams.json", tmp_path / "streams.md"
-    code = main([*_TINY_RUN, "--json", str(document), "--markdown", str(page)])
+    code = main([*_SHORT_RUN, "--json", str(document), "--markdown", str(page)])
     printed = capsys.readouterr()
     assert code == 0, printed
     assert "every stream received every event once and in order" in printed.out

@@ -1,6 +1,6 @@
-"""Every code block of the README and the docs runs unchanged, on one live platform.
+"""Every code block of the README and the docs runs unchanged on one live platform.
 
-A new block that runs needs no change here. A block that cannot run needs a reason in SKIP_REASONS.
+A new block is tested automatically. A block that cannot run needs a reason in SKIP_REASONS.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SKIP_REASONS = {
     "require_packages(": "tests/unit/worker/test_loading.py installs such a package",
     "UPDATE accounts SET": "an excerpt of examples/payments.py, which has its own test",
 }
-# The SQL blocks use the reader's own tables.
+# SQL blocks use tables of the reader.
 LANGUAGES_NOT_RUN = {
     "sql",
     "proto",
@@ -90,7 +90,7 @@ class Block:
 
     @property
     def reason(self) -> str | None:
-        """Why the block does not run, or None if it does."""
+        """The reason why the block does not run, or None if it runs."""
         if self.language in LANGUAGES_NOT_RUN:
             return f"{self.language} does not run here"
         return None if self.is_shell else reason_of(self.text)
@@ -177,7 +177,7 @@ class LivePlatform:
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a `headrace` command that starts fast."""
+    """The folder of a `headrace` command that starts fast."""
     folder = tmp_path_factory.mktemp("bin")
     modules = ("headrace_ops.doctor", "headrace_ops.verify")
     with warm_cli(tmp_path_factory.mktemp("cli"), *modules) as command:
@@ -191,7 +191,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def live_platform(
     commands: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LivePlatform]:
-    """`headrace up` with the handlers of the docs, as a reader would start it."""
+    """`headrace up` with the handlers of the docs, started like a reader starts it."""
     folder = tmp_path_factory.mktemp("docs")
     modules = []
     for number, block in enumerate(one for one in HANDLER_BLOCKS if one.reason is None):
@@ -203,7 +203,7 @@ def live_platform(
         "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT / "examples"))),
         "HEADRACE_HANDLERS": ",".join(("handlers", *modules)),
         "HEADRACE_LOG_LEVEL": "debug",
-        # Contexts must not change the configuration of the user who runs the tests.
+        # The contexts of the docs must not change the configuration of the user who runs the tests.
         "XDG_CONFIG_HOME": str(folder / "config"),
     }
     with (folder / "up.log").open("wb") as log:

@@ -1,4 +1,4 @@
-"""Headrace from a terminal, with grpcurl."""
+"""Headrace from a terminal with grpcurl."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_submit_and_watch_shows_events_to_the_end(processes: Processes) -> None:
         "JOB_EVENT_TYPE_STARTED",
         "JOB_EVENT_TYPE_SUCCEEDED",
     ]
-    [shown] = call(processes.gateway_address, f"{JOBS}/GetJob", {"job_id": job_id})
-    assert shown["job"]["state"] == "JOB_STATE_SUCCEEDED"
-    assert shown["job"]["result"] == {"value": {"big": 1, "text": "ü", "attempt": 1}}
+    [job] = call(processes.gateway_address, f"{JOBS}/GetJob", {"job_id": job_id})
+    assert job["job"]["state"] == "JOB_STATE_SUCCEEDED"
+    assert job["job"]["result"] == {"value": {"big": 1, "text": "ü", "attempt": 1}}
     watched = call(processes.gateway_address, f"{JOBS}/WatchJob", {"job_id": job_id})
     assert [event for response in watched for event in response["events"]] == events
 
 
-def test_job_deadline_is_the_max_time_of_the_call(processes: Processes) -> None:
+def test_max_time_of_the_call_becomes_the_job_deadline(processes: Processes) -> None:
     [submitted] = call(
         processes.gateway_address,
         f"{JOBS}/SubmitJob",
@@ -122,7 +122,7 @@ def test_invalid_submit_returns_every_violation(processes: Processes) -> None:
 
 
 def test_error_details_are_decoded(processes: Processes) -> None:
-    """Decode the error that docs/api.md shows."""
+    """Decode error details as docs/api.md shows."""
     completed = grpcurl(
         *("-format-error", "-d", json.dumps({"job": {"type": "No Such Type!"}})),
         processes.gateway_address,
@@ -201,7 +201,7 @@ def test_health_watch_follows_the_workers_of_a_queue(processes: Processes) -> No
     try:
         assert next(statuses) == "SERVING"
         processes.worker.kill()
-        # A killed worker does not sign off, so its lease must lapse first.
+        # A killed worker does not unregister, so its lease must lapse first.
         assert next(statuses) == "NOT_SERVING"
         processes.worker.start()
         assert next(statuses) == "SERVING"

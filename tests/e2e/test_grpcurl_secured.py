@@ -99,7 +99,7 @@ async def test_client_certificate_identifies_the_caller(
     assert (principal["name"], principal["kind"]) == ("terminal", "PRINCIPAL_KIND_CERTIFICATE")
 
 
-async def test_caller_without_credential_gets_only_health_and_reflection(
+async def test_anonymous_caller_can_use_only_health_and_reflection(
     gateway: Gateway, authority: Authority
 ) -> None:
     place = ("-cacert", str(authority.file), f"localhost:{gateway.port}")
@@ -107,7 +107,7 @@ async def test_caller_without_credential_gets_only_health_and_reflection(
     assert "Code: Unauthenticated" in refused.stderr
     health = await grpcurl(*place, "grpc.health.v1.Health/Check")
     assert json.loads(health.stdout) == {"status": "SERVING"}
-    # Queues can belong to a tenant.
+    # Queues are not visible, because a queue can belong to a tenant.
     request = json.dumps({"service": "queue/default"})
     queue = await grpcurl("-d", request, *place, "grpc.health.v1.Health/Check")
     assert "Code: NotFound" in queue.stderr

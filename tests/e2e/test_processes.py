@@ -48,13 +48,13 @@ def test_jobs_succeed_after_the_scheduler_is_killed(processes: Processes) -> Non
         assert job.result(timeout=30) == {"a": 1, "attempt": 1}
 
 
-def test_logs_contain_a_jobs_events_but_no_payload(processes: Processes) -> None:
+def test_logs_contain_the_events_of_a_job_but_no_payload(processes: Processes) -> None:
     with SyncClient(processes.gateway_address) as client:
         job = client.submit(
             "t.echo", {"secret": "a confidential payload"}, correlation_id="trace-17"
         )
         job.result(timeout=30)
-    # After its end, a process writes no more log lines.
+    # The processes have ended, so their logs are complete.
     for server in processes.servers():
         server.stop()
     logs = [server.log.read_text() for server in processes.servers()]
@@ -72,7 +72,7 @@ def test_service_stops_cleanly_on_sigterm(processes: Processes) -> None:
         assert server.terminate(within=10) == 0, server.log.read_text()
 
 
-def test_insecure_address_ends_the_start_with_advice() -> None:
+def test_insecure_address_ends_the_start_and_names_the_fix() -> None:
     completed = subprocess.run(
         [sys.executable, "-m", "headrace_worker"],
         env={**os.environ, "HEADRACE_WORKER_ADDRESS": "0.0.0.0:0"},
@@ -86,7 +86,7 @@ def test_insecure_address_ends_the_start_with_advice() -> None:
     assert "Traceback" not in completed.stderr
 
 
-def test_unreachable_database_ends_the_migration(tmp_path: Path) -> None:
+def test_migration_ends_if_the_database_is_unreachable(tmp_path: Path) -> None:
     completed = subprocess.run(
         [sys.executable, "-m", "headrace_core", "migrate"],
         env={**os.environ, "HEADRACE_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"},

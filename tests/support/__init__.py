@@ -1,1 +1,1 @@
-"""Shared helpers of all tests: real servers, fresh databases, settings."""
+"""Shared parts of the tests: real servers, fresh databases and settings."""

@@ -1,4 +1,4 @@
-"""Tenants and credentials of the access tests, written directly to the store."""
+"""Tenants and credentials that tests write directly to the store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bearer(credential: str) -> Metadata:
 
 
 async def add_tenant(database: Database, name: str) -> None:
-    """Add an active tenant. Gateways that have started do not know it yet."""
+    """Add an active tenant. Running gateways read it later."""
     async with database.statement() as conn:
         await conn.execute(text("INSERT INTO tenants (name) VALUES (:name)"), {"name": name})
 

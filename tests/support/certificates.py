@@ -1,4 +1,4 @@
-"""Certificates of a test's own certificate authority, as files."""
+"""Certificate files of a test's own certificate authority."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _YEAR = timedelta(days=365)
 
 @dataclass(frozen=True, slots=True)
 class CertificateFile:
-    """The PEM files of a certificate and its key."""
+    """The PEM files of a certificate and its private key."""
 
     cert: Path
     key: Path

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from support.gateway import TIMEOUT
 
 
-class Ended(NamedTuple):
+class CommandResult(NamedTuple):
     """The exit code and the output of a command."""
 
     code: int | None
@@ -18,7 +18,7 @@ class Ended(NamedTuple):
 
 
 class Headrace:
-    """Runs the command line against a gateway, with a configuration folder of its own."""
+    """Runs the command line against a gateway, with a separate configuration folder."""
 
     def __init__(self, command: tuple[str, ...], *, target: str, config: Path) -> None:
         self._command = command
@@ -29,7 +29,7 @@ class Headrace:
             "HEADRACE_TARGET": target,
         }
 
-    async def __call__(self, *arguments: str, stdin: str = "", **variables: str) -> Ended:
+    async def __call__(self, *arguments: str, stdin: str = "", **variables: str) -> CommandResult:
         process = await asyncio.create_subprocess_exec(
             *self._command,
             *arguments,
@@ -40,4 +40,4 @@ class Headrace:
         )
         async with asyncio.timeout(TIMEOUT):
             out, err = await process.communicate(stdin.encode())
-        return Ended(process.returncode, out.decode(), err.decode())
+        return CommandResult(process.returncode, out.decode(), err.decode())

@@ -6,5 +6,5 @@ import subprocess
 from collections.abc import Callable
 from typing import TypeAlias
 
-# Takes settings and arguments.
+# The function takes settings and arguments.
 Headrace: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]

@@ -1,4 +1,4 @@
-"""The two gateways of the contract suite, and how a test drives their jobs."""
+"""The two gateways of the contract suite, and the drivers of their jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.platform import Platform, platform
 from support.retention import prune
 from support.until import until
 
-# A worker runs jobs of the first type; no worker runs jobs of the second.
+# A worker runs jobs of the first type. No worker runs jobs of the second type.
 SCRIPTED = "contract.scripted"
 IDLE = "contract.idle"
 
@@ -33,7 +33,7 @@ _FAST_RETRIES = RetryPolicy(max_attempts=2, initial_backoff=timedelta(), max_bac
 
 @handler(SCRIPTED, queue="contract", retry=_FAST_RETRIES)
 async def scripted(payload: dict[str, Any], ctx: Context) -> Any:
-    """Execute the commands of the test."""
+    """Execute the commands that the test sends."""
     commands = _commands[str(ctx.attempt.job_id)]
     while True:
         match await commands.get():
@@ -52,13 +52,13 @@ async def scripted(payload: dict[str, Any], ctx: Context) -> Any:
 
 
 class Driver(ABC):
-    """A gateway and the means to drive its jobs. Only `SCRIPTED` jobs have a worker."""
+    """A gateway, and methods that drive its jobs. Only `SCRIPTED` jobs have a worker."""
 
     target: str
 
     @abstractmethod
     async def start(self, job_id: str) -> None:
-        """Start an attempt of a job, or wait until a worker has started one."""
+        """Start an attempt of a job, or wait until a worker has started an attempt."""
 
     @abstractmethod
     async def progress(self, job_id: str, fraction: float, message: str) -> None: ...
@@ -209,6 +209,7 @@ async def fake_driver() -> AsyncIterator[Driver]:
     """Run a gateway in memory for the duration of the block."""
     async with FakeGateway() as gateway:
         driver = FakeDriver(gateway)
-        # Makes the gateway list and validate the type. The test performs each transition.
+        # With this handler, the gateway lists and validates the type. The test performs the
+        # transitions.
         gateway.offer(SCRIPTED, queue="contract")
         yield driver

@@ -17,15 +17,15 @@ from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.store.event_log import Place
 from support.processes import GatewayProcess
 
-# The job id and the number of an event.
+# The job id and the event number.
 EventId = tuple[str, int]
 
-# A stream is cut after one of these numbers of responses.
+# A stream is cut after one of these numbers of responses, chosen at random.
 _RESPONSES = (2, 10, 40, 160)
 # A silent stream is cut after at most this time, in seconds.
 _MAX_SILENCE_S = 1.2
-# The percentage of streams that are cut before their first response. Few, so that streams also
-# progress on a slow machine.
+# The percentage of streams that are cut before their first response. It is low, so that streams
+# also progress on a slow machine.
 _CUT_AT_ONCE_PERCENT = 5
 
 # Shortest and longest pause between two cuts of a gateway's connections, in seconds.
@@ -153,17 +153,17 @@ class JobsWatcher:
     async def follow(self) -> None:
         """Follow until cancelled."""
         while True:
-            again = self._cuts.chance.choice((1, 1, 1, 2, 5))
-            cursor, self._at = self._saved[-min(again, len(self._saved))]
+            steps_back = self._cuts.chance.choice((1, 1, 1, 2, 5))
+            cursor, self._at = self._saved[-min(steps_back, len(self._saved))]
             request = WatchJobsRequest(filter=self._filter, cursor=cursor)
             started = len(self.cursors)
             await self._cuts.stream(
-                lambda stub, sent_request=request: stub.WatchJobs(sent_request), self._take
+                lambda stub, sent_request=request: stub.WatchJobs(sent_request), self._record
             )
             places = [self._place_of(cursor), *(place for place, _ in self.cursors[started:])]
             assert places == sorted(places), "a cursor moved back"
 
-    def _take(self, response: Any) -> None:
+    def _record(self, response: Any) -> None:
         for event in response.events:
             name = (event.job_id, event.seq)
             if self._at == len(self.seen):

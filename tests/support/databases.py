@@ -28,7 +28,7 @@ class Databases:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        # Several test sessions may share an external server.
+        # Several test sessions may use the same external server.
         self._prefix = f"headrace_test_{os.getpid()}"
         self._numbers = itertools.count(1)
         self._template = f"{self._prefix}_template"
@@ -51,7 +51,7 @@ class Databases:
                 self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def grant(self, roles: Roles) -> None:
-        """Give roles their privileges on the template, and so on all later databases."""
+        """Grant roles their privileges on the template, and thereby on all later databases."""
         roles.grant(self._url_of(self._template))
 
     @contextmanager
@@ -103,7 +103,7 @@ class Databases:
 def shorten_logins(url: str) -> None:
     """Store the password with one hash iteration instead of 4,096.
 
-    A test opens about seven connections, and asyncpg computes the hashes of each in Python.
+    A test opens about seven connections. For each one, asyncpg computes the hashes in Python.
     """
     user = urlsplit(url)
     _execute(

@@ -33,7 +33,7 @@ class Card(pydantic.BaseModel):
 
 
 def charge(payload: dict[str, Any]) -> None:
-    """Fail in a function below the handler, with a cause."""
+    """Fail in a function that the handler calls; the error has a cause."""
     card = payload["card"]
     try:
         Card(number=card)

@@ -1,6 +1,6 @@
 """Handlers that write to their own table and complete their jobs in the same transaction.
 
-They are in a separate module, which a process can import.
+They are in a module that separate processes can import.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A load of jobs that cause many events."""
+"""A load of jobs with many events."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from support.watching import open_writer
 
 QUEUES = ("north", "east", "south", "west")
 TEAMS = ("one", "two", "three", "four")
-# The queue for jobs whose transactions commit late.
+# The queue of jobs whose transactions commit late.
 LATE_QUEUE = "late"
 
-# Most of these job types report, and each report is an event.
+# Most of these job types report progress or output, and each report is an event.
 _TYPES = ("t.output", "t.emit_at_once", "t.thread", "t.flaky", "t.hopeless", "t.echo")
 _WEIGHTS = (4, 4, 4, 1, 1, 1)
 _MAX_PIECES = 15
 
-# The most jobs in one submit.
+# The maximum number of jobs in one submit.
 _MAX_JOBS = 40
 # Shortest and longest pause between two submits, in seconds.
 _PAUSE_S = (0.2, 0.6)
-# No submit while this many jobs are waiting or running.
+# The load submits nothing while this many jobs are waiting or running.
 _MAX_OPEN_JOBS = 200
 # Longest pause of a late transaction, before and after its write, in seconds.
 _MAX_DELAY_S = 0.4
@@ -79,8 +79,8 @@ class EventLoad:
         """Stop submitting."""
         self._stopped = True
 
-    async def has_caused(self, events: float) -> bool:
-        """Return whether the database has at least `events` events."""
+    async def has_events(self, events: float) -> bool:
+        """Return whether the database contains at least `events` events."""
         return await self._count(_EVENTS) >= events
 
     def _spec(self, *, pieces: int = _MAX_PIECES, **options: datetime) -> JobSpec:

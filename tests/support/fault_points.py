@@ -1,6 +1,6 @@
 """Faults in each store function that the services call, at a given rate and from a seed.
 
-The services are unchanged: in their modules, a wrapper replaces the function and sometimes injects
+The services are unchanged. In their modules, a wrapper replaces each function and sometimes injects
 a fault. Faults are real where possible: running statements are cancelled, connections are cut, and
 commits succeed before their callers receive an error.
 """
@@ -39,8 +39,8 @@ _STORE = "headrace_core.store."
 # The load runs without access control.
 _ACCESS = "headrace_core.store.access."
 
-# Shortest and longest value, in seconds: duration of a slow call, time until a call is cut, and
-# duration of a session.
+# Shortest and longest durations in seconds: a slow call, the time until a call is cut, and a
+# session.
 _SLOW_CALL_S = (0.05, 0.3)
 _CUT_AFTER_S = (0.0, 0.004)
 _SESSION_S = (0.1, 0.5)
@@ -92,7 +92,7 @@ class FaultPoints:
     Attributes:
         rate: the share of calls with a fault, 0 to 1. The first call of each armed method always
             gets a fault.
-        met: the number of faults so far, by method and kind.
+        counts: the number of faults so far, by method and kind.
 
     Args:
         seed: the seed of all random decisions.
@@ -100,7 +100,7 @@ class FaultPoints:
 
     def __init__(self, seed: int) -> None:
         self.rate = 0.0
-        self.met: Counter[tuple[str, Fault]] = Counter()
+        self.counts: Counter[tuple[str, Fault]] = Counter()
         self._chance = random.Random(seed)
         self._armed: Collection[str] = ()
         self._fresh: set[str] = set()
@@ -117,7 +117,7 @@ class FaultPoints:
         finally:
             self._armed = ()
 
-    async def have_met(self, methods: Collection[str], *, faults: int) -> None:
+    async def have_had_faults(self, methods: Collection[str], *, faults: int) -> None:
         """Wait until each of `methods` has had at least `faults` faults."""
         while any(self.faults_of(method) < faults for method in methods):
             self._changed.clear()
@@ -125,7 +125,7 @@ class FaultPoints:
 
     def faults_of(self, method: str) -> int:
         """Return the number of faults injected into a method."""
-        return sum(self.met[method, fault] for fault in Fault)
+        return sum(self.counts[method, fault] for fault in Fault)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Wrap the store functions in the modules of the services."""
@@ -213,6 +213,6 @@ class FaultPoints:
             return None
         self._fresh.discard(method)
         fault = self._chance.choice(kinds)
-        self.met[method, fault] += 1
+        self.counts[method, fault] += 1
         self._changed.set()
         return fault

@@ -1,4 +1,4 @@
-"""Helpers of the gateway tests: errors as a client receives them, and a simulated worker."""
+"""Parts of the gateway tests: the errors that a client receives, and a simulated worker."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SQUARE_SUM = HandlerSpec(
 
 @dataclass
 class RpcError:
-    """An error as a client receives it."""
+    """An error that a client receives."""
 
     code: grpc.StatusCode
     message: str
@@ -68,7 +68,7 @@ async def rpc_error(call: Awaitable[object]) -> RpcError:
 
 
 def read_error(error: grpc.aio.AioRpcError) -> RpcError:
-    """Return an error of gRPC with its decoded details."""
+    """Return a gRPC error with its decoded details."""
     trailing = dict(error.trailing_metadata())
     status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
     details = {}
@@ -95,7 +95,7 @@ def read_error(error: grpc.aio.AioRpcError) -> RpcError:
 
 
 class FakeWorker:
-    """A worker that acts only when a test calls a method; jobs are given by their API ids."""
+    """A worker that acts only when a test calls a method. Methods take the job ids of the API."""
 
     id: WorkerId
 

@@ -1,4 +1,4 @@
-"""A real issuer of tokens: an HTTP or HTTPS server with a key set, and the keys that sign."""
+"""A real issuer of tokens: an HTTP or HTTPS server with a key set, and the signing keys."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class LocalIssuer:
     """An issuer on this machine.
 
     Attributes:
-        url: the issuer, the claim `iss` of its tokens.
-        ca: the path of the certificate of its authority; empty for plain HTTP.
+        url: the URL of the issuer, which is the claim `iss` of its tokens.
+        ca: the path of the authority's certificate; empty for plain HTTP.
         keys: the private keys by id. A key in `published` is in the key set.
         requests: the paths of the requests so far.
         status: the status of each response.
@@ -51,7 +51,7 @@ class LocalIssuer:
         self.document: bytes | None = None
 
     def add_key(self, key_id: str, *, published: bool = True) -> None:
-        """Create one more key of Ed25519."""
+        """Create another Ed25519 key."""
         self.keys[key_id] = ed25519.Ed25519PrivateKey.generate()
         self.published[key_id] = published
 
@@ -90,10 +90,10 @@ class LocalIssuer:
         """Return a token.
 
         Args:
-            key_id: the key that signs.
-            algorithm: the algorithm; empty for the one of the key.
+            key_id: the id of the signing key.
+            algorithm: the algorithm; empty for the usual algorithm of the key.
             header: fields that replace those of the header.
-            signer: another key that signs in its place.
+            signer: a key that signs instead of the named key.
             changes: see `claims`.
         """
         key = self.keys[key_id] if signer is None else signer
@@ -194,19 +194,19 @@ def public_jwk(key: PrivateKey, key_id: str, **fields: object) -> dict[str, Any]
 
 
 def public_pem(key: PrivateKey) -> bytes:
-    """Return the public key in the form in which issuers publish it beside the key set."""
+    """Return the public key as PEM, the other form in which issuers publish keys."""
     return key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
 
 
 def encode_part(value: object) -> str:
-    """Return a part of a token."""
+    """Encode a part of a token."""
     content = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 def decode_part(part: str) -> dict[str, Any]:
-    """Return the header or the claims of a token."""
+    """Decode the header or the claims of a token."""
     value: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     return value

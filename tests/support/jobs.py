@@ -57,7 +57,7 @@ def new_batch(
 
 
 def repeated(items: Sequence[T]) -> Repeated[T]:
-    """Return the items as a sequence that stores equal ones once."""
+    """Return the items as a sequence that stores equal items once."""
     places = {item: place for place, item in enumerate(dict.fromkeys(items))}
     return Repeated(list(places), [places[item] for item in items])
 

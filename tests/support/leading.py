@@ -1,4 +1,4 @@
-"""A scheduler's term, for tests that act as the leading scheduler."""
+"""The term of the leading scheduler, for tests that act as this scheduler."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A model of the store without SQL: jobs, workers and keys in memory.
 
 Each method has the effect that the store function with the same name must have. Flags replace
-times: the test sets a flag when it moves the time of a row into the past.
+times: a test sets a flag when it moves a time of the row into the past.
 """
 
 from __future__ import annotations
@@ -92,12 +92,12 @@ class ModelBatch:
 
 
 class LifecycleModel:
-    """The model. `taken` counts the rows of the lifecycle that occurred."""
+    """The model. `taken` counts the transitions, by row of the lifecycle table."""
 
     def __init__(self, taken: Counter[Row]) -> None:
         self.jobs: list[ModelJob] = []
         self.workers: list[ModelWorker] = []
-        # The job of each key, with its content; and the batch of each key.
+        # The job of each key with the content of the job, and the batch of each key.
         self._keys: dict[str, tuple[ModelJob, int]] = {}
         self._batch_keys: dict[str, ModelBatch] = {}
         self._taken = taken
@@ -113,7 +113,7 @@ class LifecycleModel:
     # Clients.
 
     def holder(self, key: str | None) -> tuple[ModelJob, int] | None:
-        """Return the job of a key and its content, if any."""
+        """Return the job of a key and the content of the job, if any."""
         existing = self._keys.get(key or "")
         return None if existing is None or existing[0].pruned else existing
 
@@ -183,7 +183,7 @@ class LifecycleModel:
         self._transition(job, _E.STARTED, _S.RUNNING)
 
     def owns(self, worker: ModelWorker, job: ModelJob, attempt: int) -> bool:
-        """Return whether a worker may write; after a lapse it may until its job is recovered."""
+        """Return whether a worker may write; after a lapse, this holds until the recovery."""
         return job.runs and job.attempt == attempt and job.worker is worker
 
     def end(self, job: ModelJob, event: EventType) -> EventType:
@@ -224,7 +224,7 @@ class LifecycleModel:
 
     def lose(self, job: ModelJob, *, max_losses: int) -> JobState:
         """Recover a job whose worker is lost; return the new state."""
-        # A job in its own process is not charged for the loss of its worker.
+        # The loss of its worker does not reduce the budget of a job that has its own process.
         charged = not needs_own_process(job.losses, job.interruptions)
         spent = charged and job.losses >= max_losses
         job.losses += charged
@@ -236,7 +236,7 @@ class LifecycleModel:
         return job.state
 
     def overdue(self, *, grace: bool) -> list[ModelJob]:
-        """Return the overdue jobs, without the running ones if `grace` is set."""
+        """Return the overdue jobs; if `grace` is set, without the running jobs."""
         return [
             job
             for job in self._kept_jobs()

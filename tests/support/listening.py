@@ -1,4 +1,4 @@
-"""A connected wake-up subscription that has no wake-ups from its start."""
+"""A connected wake-up subscription without the wake-ups of its start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUIET_PERIOD_S = 0.1
 async def listening(
     settings: Settings, database: Database, *topics: Topic, admin: str = ""
 ) -> AsyncIterator[WakeSubscription]:
-    """Yield a subscription on a separate bus, once the wake-ups caused by connecting are consumed.
+    """Yield a subscription on a separate bus, after the wake-ups of its start are consumed.
 
     Args:
         settings: the settings of the bus.

@@ -27,7 +27,7 @@ DEADLINE_S = 90
 
 
 class Platform:
-    """The calls that a test makes to a platform. Waits end at wake-ups."""
+    """A platform as a test uses it. Waits check their condition after each wake-up."""
 
     def __init__(
         self, settings: Settings, database: Database, bus: WakeBus, wake: WakeSubscription

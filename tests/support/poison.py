@@ -1,4 +1,4 @@
-"""Databases of schema 0004 with unreadable rows, as older versions stored them."""
+"""Databases with unreadable rows from older versions, which had schema 0004."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace_core.store.migrate import migrate
 from support.databases import Databases
 from support.server import run_async
 
-# The poisoned jobs, by type: SQL values that replace those of a readable QUEUED job.
+# The poisoned jobs by type: SQL values that replace the values of a readable QUEUED job.
 POISONED = {
     "deadline.late": {"deadline": "'infinity'"},
     "deadline.early": {"deadline": "'-infinity'"},

@@ -1,4 +1,4 @@
-"""The services as real processes, which a test may suspend, block, end and restart."""
+"""The services as real processes that a test can suspend, block, end and restart."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class GatewayProcess:
     async def restart(self, by: signal.Signals) -> None:
         """End the gateway with a signal, and start it again."""
         await asyncio.to_thread(self.server.terminate, within=60, signum=by)
-        # Launch outside a thread, since the process would end with its thread.
+        # This must not run in a thread, because the process would end with the thread.
         self.server.launch()
         await asyncio.to_thread(self.server.wait_until_serving)
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from headrace_standalone.embedded.port import free_port
 from support.statements import READY, Statements
 
-# Bytes that a held direction buffers before its sender must wait.
+# Bytes that a held direction buffers before it pauses the sender.
 _BUFFER = 65_536
 
 
@@ -22,8 +22,8 @@ class Connection:
     """One connection through a proxy.
 
     Attributes:
-        sent: the marks that the client has sent.
-        last_reply: the monotonic time of the last data from the server; None before any.
+        sent: the marks that the client has sent so far.
+        last_reply: the monotonic time of the last data from the server; None before the first data.
         doomed: whether the next response is lost, after which the connection is cut.
     """
 
@@ -33,7 +33,7 @@ class Connection:
         self.doomed = False
         self._proxy = proxy
         self._statements = Statements(proxy.statement) if proxy.statement else None
-        # The last bytes of the lost response, which may arrive in pieces.
+        # The last bytes of the lost response so far, because a response may arrive in pieces.
         self._tail = b""
         self._client = _End(self)
         self._server = _End(self)
@@ -56,7 +56,7 @@ class Connection:
             self.drop()
 
     def drop(self) -> None:
-        """Abort both sides."""
+        """Abort the connections to both sides."""
         if self.opened is not None:
             self.opened.cancel()
         if self._idle is not None:
@@ -66,7 +66,7 @@ class Connection:
         self._proxy.connections.discard(self)
 
     def finish(self) -> None:
-        """Close both sides after the forwarded data is sent."""
+        """Close the connections to both sides after the forwarded data is sent."""
         if self._idle is not None:
             self._idle.cancel()
         for end in (self._client, self._server):
@@ -74,7 +74,7 @@ class Connection:
         self._proxy.connections.discard(self)
 
     def flush(self) -> None:
-        """Forward the waiting data that may pass."""
+        """Forward all data that may pass now."""
         for end in (self._client, self._server):
             end.flush()
 
@@ -129,7 +129,7 @@ class _End(asyncio.Protocol):
         self._size = 0
         self._full = False
         self._timer: asyncio.TimerHandle | None = None
-        # True after the EOF of this side was forwarded.
+        # True after the EOF of this side has been forwarded.
         self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -240,7 +240,7 @@ class Proxy:
 
     Args:
         url: a URL with the host and port of the server.
-        marks: texts that distinguish connections once the client has sent them, for example
+        marks: texts by which connections are distinguished once the client has sent them, such as
         `b"LISTEN "`.
         statement: the text of the PostgreSQL statements whose responses can be lost.
 
@@ -280,7 +280,7 @@ class Proxy:
         """Listen; after a cut, listen on the same port again."""
         # The system never assigns a port from `free_port` to a client, even during a cut.
         self._port = self._port or free_port()
-        # An asyncio server would leak connections that arrive while it is closed.
+        # An asyncio server leaks connections that arrive while it is being closed.
         self._listening = socket.create_server(("127.0.0.1", self._port), backlog=1024)
         self._listening.setblocking(False)
         asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)

@@ -1,4 +1,4 @@
-"""Contexts for handlers that a test calls directly; they record the handler's reports."""
+"""Contexts for handlers that a test calls directly. They record the reports of the handler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Recording:
 
     progress_reports: list[Progress] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
-    # The result size that `complete_in` reported.
+    # The size of the result that `complete_in` reported.
     completed: int | None = None
     reported: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -68,11 +68,11 @@ def attempt(number: int = 1, job_id: JobId | None = None) -> Attempt:
 
 
 def async_context(recording: Recording | None = None, **of: Any) -> Context:
-    """Return a context for an `async def` handler; `of` is passed to `attempt`."""
+    """Return a context for an `async def` handler; the options are those of `attempt`."""
     return Context(attempt(**of), recording or Recording())
 
 
 def sync_context(recording: Recording | None = None, **of: Any) -> SyncContext:
-    """Return a context for a `def` handler; `of` is passed to `attempt`."""
+    """Return a context for a `def` handler; the options are those of `attempt`."""
     recording = recording or Recording()
     return SyncContext(attempt(**of), recording.take, recording.complete, threading.Event())

@@ -17,7 +17,7 @@ from support.until import until
 
 
 async def until_settled(database: Database) -> None:
-    """Wait until all events have settled; an older transaction (autovacuum) may delay this."""
+    """Wait until all events have settled, which an older transaction (autovacuum) may delay."""
 
     async def settled() -> bool:
         async with database.transaction() as connection:

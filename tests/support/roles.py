@@ -52,7 +52,7 @@ class Roles:
         return settings.model_copy(update={"database_url": SecretStr(url)})
 
     def grant(self, database_url: str) -> None:
-        """Give the roles their privileges on a database."""
+        """Grant the roles their privileges on a database."""
         settings = Settings(database_url=SecretStr(database_url))
         roles = {client: (name,) for client, name in self.names.items()}
         assert run_async(lambda: apply_grants(settings, roles)) == []
@@ -60,11 +60,11 @@ class Roles:
 
 @contextmanager
 def service_roles(server_url: str, *, name: str) -> Iterator[Roles]:
-    """Create a role for each client on a server, for the length of the block.
+    """Create a role for each client on a server for the duration of the block.
 
     Args:
         server_url: a database on the server, with a role that may create roles.
-        name: distinguishes the roles from others of this process.
+        name: a part of the role names that is unique within this process.
     """
     names = {client: f"headrace_test_{os.getpid()}_{name}_{client}" for client in Client}
     roles = Roles(names=names, password=secrets.token_hex(16))
@@ -76,7 +76,7 @@ def service_roles(server_url: str, *, name: str) -> Iterator[Roles]:
     try:
         yield roles
     finally:
-        # The databases with the privileges no longer exist.
+        # The databases with grants to these roles no longer exist.
         _execute(server_url, *(f"DROP ROLE {name}" for name in names.values()))
 
 
@@ -90,7 +90,7 @@ def settings_of(settings: Settings, client: Client) -> Settings:
 
 
 def use_roles(patch: pytest.MonkeyPatch, roles: Roles) -> None:
-    """Let each service that tests start connect with its role."""
+    """Let each service that a test starts connect with its role."""
     _active.append(roles)
     connect = Database.__init__
 

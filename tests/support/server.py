@@ -106,7 +106,7 @@ class Server:
             self._kill(process)
 
     def kill(self) -> None:
-        """Kill the process and all its children, as a machine crash would."""
+        """Kill the process and all its children, as in a machine crash."""
         process, self._process = self._process, None
         if process is not None:
             self._kill(process)

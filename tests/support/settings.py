@@ -36,12 +36,12 @@ def _short() -> Settings:
         "shutdown_grace": 5.0,
         "redeliver_after": 2.0,
         "worker_processes": 2,
-        # Generous, because the machine may be busy.
+        # These values are high, because the machine may be busy.
         "call_timeout": 60.0,
-        # A process keeps its attempts even if a busy machine delays it for seconds.
+        # A worker keeps its attempts even if a busy machine delays it for seconds.
         "worker_lease": 10.0,
         "worker_beat": 1.0,
-        # The watchdog would end the test process.
+        # The watchdog is disabled, because it would end the test process.
         "worker_watchdog": 0.0,
         "worker_cancel_grace": 1.0,
     }

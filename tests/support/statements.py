@@ -16,7 +16,7 @@ _VERSION = b"\x00\x03\x00\x00"
 
 
 class Statements:
-    """Finds statements in the bytes from one client.
+    """Finds statements in the bytes that one client sends.
 
     Args:
         text: the text of the statements to find.

@@ -22,7 +22,7 @@ _ENDS = {
 
 @dataclass(frozen=True)
 class PreparedJob:
-    """A job in the requested state, and a live worker that runs it or could run it."""
+    """A job in the requested state, and a live worker that runs it or can run it."""
 
     job: Job
     worker_id: WorkerId

@@ -1,4 +1,4 @@
-"""Subscriptions in the store, their streams, and acknowledgements."""
+"""Subscriptions in the store, with their streams and acknowledgements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PostgreSQL, Redis and PgBouncer of the system, for what the embedded servers lack.
+"""PostgreSQL, Redis and PgBouncer of the system, for features that the embedded servers lack.
 
 The embedded servers are built without TLS. A test that needs a missing program is skipped.
 """
@@ -49,7 +49,7 @@ def system_program(name: str) -> str:
 
 @contextmanager
 def server_folder(account: Account | None) -> Iterator[Path]:
-    """Create a folder that the account of a server can use, for the length of the block."""
+    """Create a folder that the account of a server can use, for the duration of the block."""
     with tempfile.TemporaryDirectory(prefix="headrace-test-") as name:
         folder = Path(name)
         if account is not None:
@@ -57,7 +57,7 @@ def server_folder(account: Account | None) -> Iterator[Path]:
         yield folder
 
 
-def give(file: Path, text: str | bytes, account: Account | None) -> Path:
+def write_private(file: Path, text: str | bytes, account: Account | None) -> Path:
     """Write a private file for the account of a server."""
     file.write_bytes(text.encode() if isinstance(text, str) else text)
     file.chmod(0o600)
@@ -83,15 +83,15 @@ class TlsPostgres:
 
 @contextmanager
 def tls_postgres(authority: Authority) -> Iterator[TlsPostgres]:
-    """Run a PostgreSQL server with TLS for the length of the block."""
+    """Run a PostgreSQL server with TLS for the duration of the block."""
     initdb, postgres = system_program("initdb"), system_program("postgres")
     account = unprivileged_account(lambda _: None)
     with server_folder(account) as folder:
         issued = authority.server("postgres")
-        ca = give(folder / "ca.pem", authority.pem, account)
-        cert = give(folder / "server.pem", issued.cert.read_bytes(), account)
-        key = give(folder / "server.key", issued.key.read_bytes(), account)
-        password = give(folder / "password", PASSWORD, account)
+        ca = write_private(folder / "ca.pem", authority.pem, account)
+        cert = write_private(folder / "server.pem", issued.cert.read_bytes(), account)
+        key = write_private(folder / "server.key", issued.key.read_bytes(), account)
+        password = write_private(folder / "password", PASSWORD, account)
         data = folder / "data"
         command = [initdb, "-D", str(data), "-U", ROLE, "--no-sync", "--encoding=UTF8"]
         subprocess.run(
@@ -105,7 +105,7 @@ def tls_postgres(authority: Authority) -> Iterator[TlsPostgres]:
             timeout=120,
             cwd=folder,
         )
-        give(
+        write_private(
             data / "pg_hba.conf",
             f"hostssl all {CERTIFIED_ROLE} 127.0.0.1/32 trust clientcert=verify-ca\n"
             "hostssl all all 127.0.0.1/32 scram-sha-256\n",
@@ -201,8 +201,8 @@ def pgbouncer(database_url: str, *, mode: str) -> Iterator[str]:
     port = free_port()
     url = f"postgresql://{user}:{password}@127.0.0.1:{port}/{database.partition('?')[0]}"
     with server_folder(account) as folder:
-        users = give(folder / "users.txt", f'"{user}" "{password}"\n', account)
-        configuration = give(
+        users = write_private(folder / "users.txt", f'"{user}" "{password}"\n', account)
+        configuration = write_private(
             folder / "pgbouncer.ini",
             f"""[databases]
 * = host={host} port={server_port}

@@ -14,7 +14,7 @@ from headrace_core.store.sql.database import Database
 
 
 async def limit_tenant(database: Database, tenant: str = DEFAULT_TENANT, **quotas: int) -> Tenant:
-    """Set the quotas of a tenant, by their names."""
+    """Set quotas of a tenant; the arguments are their names and limits."""
     named: Quotas = {Quota(name): limit for name, limit in quotas.items()}
     async with database.transaction() as conn:
         return await set_quotas(conn, name=tenant, quotas=named, ceilings=None)

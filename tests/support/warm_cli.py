@@ -1,4 +1,4 @@
-"""The command line in processes forked from a warm process that has imported it.
+"""The command line in processes that are forked from a warm process with all imports.
 
 Starting the command line costs about a second of CPU time, mostly for imports. A fork costs a few
 milliseconds. Each run has its own process, standard streams, environment and signals, like a run of

@@ -1,4 +1,4 @@
-"""Streams that a test reads, and writers that commit at the test's request."""
+"""Streams that a test reads, and transactions that commit at the test's request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 # The limit of each wait in seconds, generous because the machine may be busy.
 DEADLINE_S = 60
 
-# The job id and the number of an event.
+# The job id and the event number.
 EventId = tuple[JobId, int]
 
 
@@ -111,7 +111,7 @@ async def watching(settings: Settings, timing: Timing = DEFAULT) -> AsyncIterato
 
 
 class ManualTail:
-    """A tail that runs only at the test's request, and records visible and settled events."""
+    """A tail that runs only at the test's request. It records the visible and settled events."""
 
     def __init__(self, settings: Settings, database: Database, **bounds: int) -> None:
         self.gauges = Gauges()
@@ -234,6 +234,6 @@ def follow_jobs(watch: Watch, cursor: str = "", **job_filter: Any) -> Reader:
 
 
 def subscriptions(watch: Watch) -> tuple[int, int, int]:
-    """Return how many mailboxes, routes by job and routes by key a watch has."""
+    """Return the numbers of mailboxes, routes by job and routes by key of a watch."""
     routes = watch._routes
     return len(routes._mailboxes), len(routes._by_job), len(routes._by_key)

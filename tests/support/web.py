@@ -1,4 +1,4 @@
-"""A real web server whose responses the test defines."""
+"""A real web server with responses that the test defines."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def reply(status: int, body: bytes = b"", **headers: str) -> Responder:
     return responder
 
 
-def hang_up(request: BaseHTTPRequestHandler) -> None:
+def disconnect(request: BaseHTTPRequestHandler) -> None:
     """Close the connection without a response."""
     request.close_connection = True
 
 
 class _Server(ThreadingHTTPServer):
-    # Many clients connect at once. A client that finds the queue full would wait for a second.
+    # Many clients connect at once. With a full queue, a client would wait for a second.
     request_queue_size = 1024
 
     def handle_error(self, request: Any, client_address: Any) -> None:

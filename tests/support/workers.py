@@ -1,4 +1,4 @@
-"""Workers that exist only in the store; a test claims and ends their attempts."""
+"""Workers that exist only in the store. A test claims and ends their attempts."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def delivery(job: Job) -> AttemptKey:
 
 
 async def start(database: Database, worker_id: WorkerId, *jobs: Job) -> list[ClaimedJob]:
-    """Let a worker claim jobs, and assert that it got them."""
+    """Let a worker claim jobs, and assert that it received all of them."""
     claimed = await claim(database, worker_id, [delivery(job) for job in jobs])
     assert [job.key.job_id for job in claimed] == [job.id for job in jobs]
     return claimed

@@ -80,7 +80,7 @@ async def test_unused_call_deadline_sets_no_job_deadline(jobs: JobServiceStub):
     assert not job.HasField("deadline")
 
 
-async def test_use_call_deadline_without_a_deadline_is_invalid(jobs: JobServiceStub):
+async def test_use_call_deadline_without_deadline_is_invalid(jobs: JobServiceStub):
     for call in (
         jobs.SubmitJob(SubmitJobRequest(job=EMAIL, use_call_deadline=True)),
         jobs.BatchSubmitJobs(BatchSubmitJobsRequest(jobs=[EMAIL], use_call_deadline=True)),

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def jobs(
     module_settings: Settings, request: pytest.FixtureRequest
 ) -> AsyncIterator[Platform]:
-    """A platform that runs jobs in the mode of their handlers, or as crash suspects in a process."""
+    """A platform that runs jobs in their handlers' modes, or in a process as crash suspects."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "suspect":
             patch.setattr(retry, "LOSSES_BEFORE_OWN_PROCESS", 0)

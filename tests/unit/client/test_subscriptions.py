@@ -50,7 +50,7 @@ def event_ids(events):
 # Creation and queries
 
 
-async def test_subscription_is_created_once(client):
+async def test_repeated_creation_returns_the_subscription(client):
     job_filter = {"queues": ["mail"], "states": ["FAILED"], "labels": {"team": "ml"}}
 
     created = await client.create_subscription("billing", **job_filter)
