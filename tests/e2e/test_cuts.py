@@ -57,7 +57,7 @@ async def test_randomly_cut_watchers_receive_every_event_in_order(
 ):
     seed = int(os.environ.get("HEADRACE_TEST_SEED") or random.randrange(1_000_000))
     print(f"seed {seed}")  # noqa: T201 - shown when this fails
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     one, other = gateways
     async with database.transaction() as connection:
         installation = await read_installation(connection)
@@ -66,10 +66,10 @@ async def test_randomly_cut_watchers_receive_every_event_in_order(
 
     async with (
         Client([one.address, other.address]) as client,
-        Cuts(gateways, chance) as cuts,
+        Cuts(gateways, rng) as cuts,
         TaskGroup() as tasks,
     ):
-        load = EventLoad(client, database, chance)
+        load = EventLoad(client, database, rng)
 
         # The watchers, each with the SQL condition for the events that it must receive.
         proxies = [one.proxy.address, other.proxy.address]
@@ -102,7 +102,7 @@ async def test_randomly_cut_watchers_receive_every_event_in_order(
             for job_filter, rows, count in filters
             for _ in range(count)
         ]
-        job_watchers = [JobWatcher(cuts, lambda: chance.choice(load.jobs)) for _ in range(20)]
+        job_watchers = [JobWatcher(cuts, lambda: rng.choice(load.jobs)) for _ in range(20)]
         assert len([*clients, *watchers, *job_watchers]) == WATCHERS
         following += [tasks.create_task(watcher.follow()) for watcher, _ in watchers]
         following += [tasks.create_task(job_watcher.follow()) for job_watcher in job_watchers]

@@ -43,12 +43,12 @@ class Cuts:
 
     Args:
         gateways: the gateways, used directly or through their proxies.
-        chance: the source of all random decisions.
+        rng: the source of all random decisions.
     """
 
-    def __init__(self, gateways: Sequence[GatewayProcess], chance: random.Random) -> None:
+    def __init__(self, gateways: Sequence[GatewayProcess], rng: random.Random) -> None:
         self.count = 0
-        self.chance = chance
+        self.rng = rng
         self._gateways = gateways
         self._over = False
         self._channels = AsyncExitStack()
@@ -68,8 +68,8 @@ class Cuts:
     async def cut_connections(self) -> None:
         """Cut the connections through the proxies from time to time."""
         while not self._over:
-            await asyncio.sleep(self.chance.uniform(*_CONNECTION_CUT_PAUSE_S))
-            for connection in [*self.chance.choice(self._gateways).proxy.connections]:
+            await asyncio.sleep(self.rng.uniform(*_CONNECTION_CUT_PAUSE_S))
+            for connection in [*self.rng.choice(self._gateways).proxy.connections]:
                 connection.drop()
 
     def end(self) -> None:
@@ -77,13 +77,13 @@ class Cuts:
         self._over = True
 
     async def stream(
-        self, start: Callable[[JobServiceStub], Any], take: Callable[[Any], None]
+        self, start: Callable[[JobServiceStub], Any], on_response: Callable[[Any], None]
     ) -> bool:
         """Open a stream at a random gateway and read it until it is cut.
 
         Args:
             start: starts the call on a stub.
-            take: called with each response.
+            on_response: called with each response.
 
         Returns:
             True if the stream has ended without a cut.
@@ -91,9 +91,9 @@ class Cuts:
         Raises:
             AioRpcError: the call failed for a reason other than a restarting gateway.
         """
-        call = start(self.chance.choice(self._stubs))
-        responses = self.chance.choice(_RESPONSES)
-        patience = 0.0 if self.chance.randrange(100) < _CUT_AT_ONCE_PERCENT else None
+        call = start(self.rng.choice(self._stubs))
+        responses = self.rng.choice(_RESPONSES)
+        patience = 0.0 if self.rng.randrange(100) < _CUT_AT_ONCE_PERCENT else None
         started = False
         try:
             while responses or self._over:
@@ -102,9 +102,9 @@ class Cuts:
                 if response is grpc.aio.EOF:
                     return True
                 started = True
-                take(response)
+                on_response(response)
                 responses -= 1
-                patience = self.chance.uniform(0, _MAX_SILENCE_S)
+                patience = self.rng.uniform(0, _MAX_SILENCE_S)
             self.count += 1
         except TimeoutError:
             self.count += 1
@@ -115,7 +115,7 @@ class Cuts:
                 raise
             # A call to an unavailable gateway is not a cut.
             self.count += started
-            await asyncio.sleep(self.chance.uniform(0, 0.2))
+            await asyncio.sleep(self.rng.uniform(0, 0.2))
         finally:
             call.cancel()
         return False
@@ -153,7 +153,7 @@ class JobsWatcher:
     async def follow(self) -> None:
         """Follow until cancelled."""
         while True:
-            steps_back = self._cuts.chance.choice((1, 1, 1, 2, 5))
+            steps_back = self._cuts.rng.choice((1, 1, 1, 2, 5))
             cursor, self._at = self._saved[-min(steps_back, len(self._saved))]
             request = WatchJobsRequest(filter=self._filter, cursor=cursor)
             started = len(self.cursors)
@@ -205,23 +205,23 @@ class JobWatcher:
         seen = self.seen.setdefault(job_id, [])
         has_ended = False
         while not has_ended:
-            after = max(0, len(seen) - self._cuts.chance.choice((0, 0, 0, 1, 4)))
+            after = max(0, len(seen) - self._cuts.rng.choice((0, 0, 0, 1, 4)))
             request = WatchJobRequest(job_id=job_id, after_seq=after)
             expected = iter(range(after + 1, 1_000_000))
 
-            def take(response: Any, expected: Any = expected) -> None:
+            def on_response(response: Any, expected: Any = expected) -> None:
                 for event in response.events:
                     assert (event.job_id, event.seq) == (job_id, next(expected))
                     if event.seq > len(seen):
                         seen.append(event.seq)
 
             has_ended = await self._cuts.stream(
-                lambda stub, sent_request=request: stub.WatchJob(sent_request), take
+                lambda stub, sent_request=request: stub.WatchJob(sent_request), on_response
             )
 
 
 class ClientWatcher:
-    """Follows many jobs with the client library, from now on; the client resumes by itself.
+    """Follows new events of many jobs with the client library, which resumes automatically.
 
     Args:
         targets: the addresses of the gateways.

@@ -44,34 +44,34 @@ class EventLoad:
     Args:
         client: submits most jobs.
         database: the database for the late transactions.
-        chance: the source of all random decisions.
+        rng: the source of all random decisions.
 
     Attributes:
         jobs: the ids of the jobs submitted by the client.
     """
 
-    def __init__(self, client: Client, database: Database, chance: random.Random) -> None:
+    def __init__(self, client: Client, database: Database, rng: random.Random) -> None:
         self.jobs: list[str] = []
         self._client = client
         self._database = database
-        self._chance = chance
+        self._rng = rng
         self._stopped = False
 
     async def submit_batch(self, size: int) -> Batch:
         """Submit a batch of jobs that become due one by one while the load runs."""
         soon = datetime.now(UTC)
-        times = [soon + timedelta(seconds=self._chance.uniform(0, _SPREAD_S)) for _ in range(size)]
+        times = [soon + timedelta(seconds=self._rng.uniform(0, _SPREAD_S)) for _ in range(size)]
         return await self._submit([self._spec(pieces=2, schedule_time=time) for time in times])
 
     async def run(self) -> None:
         """Submit jobs until `stop`, and wait until every job has ended."""
         async with asyncio.TaskGroup() as late:
             while not self._stopped:
-                await asyncio.sleep(self._chance.uniform(*_PAUSE_S))
+                await asyncio.sleep(self._rng.uniform(*_PAUSE_S))
                 if await self._count(_OPEN) >= _MAX_OPEN_JOBS:
                     continue
                 late.create_task(self._commit_late())
-                size = self._chance.randint(1, _MAX_JOBS)
+                size = self._rng.randint(1, _MAX_JOBS)
                 await self._submit([self._spec() for _ in range(size)])
         await until(self._all_ended, within=_END_TIMEOUT_S)
 
@@ -84,12 +84,12 @@ class EventLoad:
         return await self._count(_EVENTS) >= events
 
     def _spec(self, *, pieces: int = _MAX_PIECES, **options: datetime) -> JobSpec:
-        [job_type] = self._chance.choices(_TYPES, _WEIGHTS)
+        [job_type] = self._rng.choices(_TYPES, _WEIGHTS)
         return JobSpec(
             job_type,
-            {"number": self._chance.randint(1, pieces)},
-            queue=self._chance.choice(QUEUES),
-            labels={"team": self._chance.choice(TEAMS)},
+            {"number": self._rng.randint(1, pieces)},
+            queue=self._rng.choice(QUEUES),
+            labels={"team": self._rng.choice(TEAMS)},
             **options,
         )
 
@@ -101,9 +101,9 @@ class EventLoad:
     async def _commit_late(self) -> None:
         writer = await open_writer(self._database)
         try:
-            await asyncio.sleep(self._chance.uniform(0, _MAX_DELAY_S))
-            await writer.submit(self._chance.randint(1, 3), type="t.echo", queue=LATE_QUEUE)
-            await asyncio.sleep(self._chance.uniform(0, _MAX_DELAY_S))
+            await asyncio.sleep(self._rng.uniform(0, _MAX_DELAY_S))
+            await writer.submit(self._rng.randint(1, 3), type="t.echo", queue=LATE_QUEUE)
+            await asyncio.sleep(self._rng.uniform(0, _MAX_DELAY_S))
         finally:
             await writer.commit()
 

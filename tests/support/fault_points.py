@@ -1,4 +1,4 @@
-"""Faults in each store function that the services call, at a given rate and from a seed.
+"""Faults in the store functions that the services call, at a given rate and chosen by a seed.
 
 The services are unchanged. In their modules, a wrapper replaces each function and sometimes injects
 a fault. Faults are real where possible: running statements are cancelled, connections are cut, and
@@ -101,7 +101,7 @@ class FaultPoints:
     def __init__(self, seed: int) -> None:
         self.rate = 0.0
         self.counts: Counter[tuple[str, Fault]] = Counter()
-        self._chance = random.Random(seed)
+        self._rng = random.Random(seed)
         self._armed: Collection[str] = ()
         self._fresh: set[str] = set()
         self._changed = asyncio.Event()
@@ -150,7 +150,9 @@ class FaultPoints:
         [first, *_] = inspect.signature(function).parameters.values()
         if first.annotation == "Connection":
             return self._wrap_statements(function)
-        assert first.annotation == "Database", f"{function} takes neither"
+        assert first.annotation == "Database", (
+            f"{function} has neither a connection nor a database as its first parameter"
+        )
         return self._wrap_session(function)
 
     def _wrap_statements(self, function: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
@@ -169,13 +171,13 @@ class FaultPoints:
                     self._lost_commits.add(connection)
                     return result
                 case Fault.SLOW:
-                    await asyncio.sleep(self._chance.uniform(*_SLOW_CALL_S))
+                    await asyncio.sleep(self._rng.uniform(*_SLOW_CALL_S))
                 case Fault.CANCELLED:
-                    async with asyncio.timeout(self._chance.uniform(*_CUT_AFTER_S)):
+                    async with asyncio.timeout(self._rng.uniform(*_CUT_AFTER_S)):
                         return await function(connection, *args, **options)
                 case Fault.CONNECTION_LOST:
                     cut = asyncio.get_running_loop().call_later(
-                        self._chance.uniform(*_CUT_AFTER_S), connection._driver._transport.abort
+                        self._rng.uniform(*_CUT_AFTER_S), connection._driver._transport.abort
                     )
                     try:
                         return await function(connection, *args, **options)
@@ -195,11 +197,11 @@ class FaultPoints:
             if fault is Fault.FAILED_BEFORE:
                 raise Unavailable("postgresql")
             if fault is Fault.SLOW:
-                await asyncio.sleep(self._chance.uniform(*_SLOW_CALL_S))
+                await asyncio.sleep(self._rng.uniform(*_SLOW_CALL_S))
             if fault is not Fault.CONNECTION_LOST:
                 return await function(*args, **options)
             try:
-                async with asyncio.timeout(self._chance.uniform(*_SESSION_S)):
+                async with asyncio.timeout(self._rng.uniform(*_SESSION_S)):
                     return await function(*args, **options)
             except TimeoutError:
                 raise Unavailable("postgresql") from None
@@ -209,10 +211,10 @@ class FaultPoints:
     def _draw(self, method: str, kinds: tuple[Fault, ...]) -> Fault | None:
         if method not in self._armed:
             return None
-        if method not in self._fresh and self._chance.random() >= self.rate:
+        if method not in self._fresh and self._rng.random() >= self.rate:
             return None
         self._fresh.discard(method)
-        fault = self._chance.choice(kinds)
+        fault = self._rng.choice(kinds)
         self.counts[method, fault] += 1
         self._changed.set()
         return fault

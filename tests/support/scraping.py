@@ -23,14 +23,16 @@ async def scrape(port: int) -> Scrape:
     return samples
 
 
-async def scrape_until(port: int, met: Callable[[Scrape], bool], *, within: float = 30) -> Scrape:
+async def scrape_until(
+    port: int, condition: Callable[[Scrape], bool], *, within: float = 30
+) -> Scrape:
     """Scrape until the metrics meet a condition; return them.
 
     Raises:
         TimeoutError: the metrics did not meet the condition in time.
     """
     async with asyncio.timeout(within):
-        while not met(samples := await scrape(port)):
+        while not condition(samples := await scrape(port)):
             await asyncio.sleep(0.02)
     return samples
 

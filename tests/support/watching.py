@@ -197,7 +197,9 @@ class Reader:
     def event_ids(self) -> list[EventId]:
         return event_ids(self.events)
 
-    async def until(self, met: Callable[[Reader], bool], *, within: float = DEADLINE_S) -> None:
+    async def until(
+        self, condition: Callable[[Reader], bool], *, within: float = DEADLINE_S
+    ) -> None:
         """Wait until the pages read so far meet a condition.
 
         Raises:

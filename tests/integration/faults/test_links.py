@@ -214,7 +214,9 @@ async def test_cut_drops_connections_and_refuses_new_ones(echo: tuple[Server, Pr
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_cut_drops_connections_during_their_accept(echo: tuple[Server, Proxy], turns: int):
+async def test_cut_drops_connections_that_are_being_accepted(
+    echo: tuple[Server, Proxy], turns: int
+):
     server, link = echo
     async with connecting(link, turns) as client:
         await link.cut()
@@ -225,7 +227,9 @@ async def test_cut_drops_connections_during_their_accept(echo: tuple[Server, Pro
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_reset_during_the_accept_leaves_no_connection(echo: tuple[Server, Proxy], turns: int):
+async def test_client_reset_during_its_accept_leaves_no_connection(
+    echo: tuple[Server, Proxy], turns: int
+):
     server, link = echo
     async with connecting(link, turns) as client:
         # The client resets the connection instead of closing it.

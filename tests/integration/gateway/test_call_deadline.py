@@ -1,4 +1,4 @@
-"""Jobs whose deadline is their call's deadline, by the database's clock."""
+"""Jobs with the deadline of their call, by the database's clock."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_call_deadline_becomes_the_job_deadline(jobs: JobServiceStub, data
     assert repeated.job.deadline == job.deadline
 
 
-async def test_call_deadline_becomes_each_job_deadline_of_a_batch(jobs: JobServiceStub):
+async def test_call_deadline_becomes_the_deadline_of_batch_jobs(jobs: JobServiceStub):
     for specs in ([EMAIL, EMAIL], [EMAIL, JobSpec(type="other", priority=1), EMAIL]):
         request = BatchSubmitJobsRequest(
             jobs=specs, use_call_deadline=True, request_id=f"batch of {len(specs)}"

@@ -132,7 +132,7 @@ async def test_submit_and_watch_sends_the_job_then_its_events(jobs: JobServiceSt
     assert await call.read() is grpc.aio.EOF
     assert await call.code() is grpc.StatusCode.OK
 
-    # The same request_id attaches to the same job, after the events already received.
+    # The same request_id returns the same job. The stream starts after the received events.
     repeated = jobs.SubmitAndWatch(
         SubmitAndWatchRequest(job=JobSpec(type="email"), request_id="r", after_seq=1)
     )
@@ -285,7 +285,7 @@ class GatewayProcess:
         self.log: list[dict[str, Any]] = []
 
     async def until(self, event: str) -> dict[str, Any]:
-        """Read the log until an event."""
+        """Read the log up to an event."""
         assert self.process.stderr is not None
         async with asyncio.timeout(30):
             while not self.log or self.log[-1]["event"] != event:

@@ -73,9 +73,7 @@ async def test_tenant_is_deleted_in_pages(database: Database, bus: WakeBus) -> N
     await create(database)
 
 
-async def test_deletion_cancels_running_jobs_before_the_tenant(
-    database: Database, bus: WakeBus
-) -> None:
+async def test_deletion_cancels_running_jobs_first(database: Database, bus: WakeBus) -> None:
     await create(database)
     worker = await register(database, tenant="acme")
     running, _ = await submit_many(database, 2, tenant="acme")

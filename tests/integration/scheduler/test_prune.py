@@ -105,7 +105,7 @@ async def test_unread_pruned_jobs_are_logged_once_per_subscription(database: Dat
     assert not any(str(job.id) in str(logs) for job in jobs)
 
 
-async def test_run_removes_all_events_of_a_long_job(database: Database) -> None:
+async def test_run_removes_all_events_of_a_job_with_many_events(database: Database) -> None:
     await create_ended(database, 1, days=1.5)
     (long,) = await create_ended(database, 1, days=3)
     async with database.transaction() as connection:
@@ -152,7 +152,7 @@ async def test_retention_rules_apply_per_tenant_and_state(database: Database) ->
     assert gauges.pruned == 16 - 6
 
 
-async def test_prune_pauses_as_long_as_it_works(database: Database) -> None:
+async def test_prune_pauses_for_the_duration_of_its_work(database: Database) -> None:
     await create_ended(database, 3, days=2)
     pauses: list[float] = []
 

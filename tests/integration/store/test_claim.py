@@ -157,7 +157,7 @@ _LOCK_JOB = text("SELECT id FROM jobs WHERE id = :id FOR UPDATE")
 
 async def test_concurrent_claims_give_each_job_to_one_worker(large_pool: Database) -> None:
     workers = [await register(large_pool) for _ in range(32)]
-    chance = random.Random(32)
+    rng = random.Random(32)
     for _ in range(5):
         jobs = await submit_many(large_pool, 100)
         barrier = asyncio.Barrier(32)
@@ -171,7 +171,7 @@ async def test_concurrent_claims_give_each_job_to_one_worker(large_pool: Databas
             claimed = await claim(large_pool, worker_id, offered)
             return [job.key.job_id for job in claimed]
 
-        offered_deliveries = [chance.sample([delivery(job) for job in jobs], 100) for _ in workers]
+        offered_deliveries = [rng.sample([delivery(job) for job in jobs], 100) for _ in workers]
         async with asyncio.timeout(60):
             claimed_by_worker = await asyncio.gather(*map(race, workers, offered_deliveries))
         assert Counter(job_id for ids in claimed_by_worker for job_id in ids) == Counter(

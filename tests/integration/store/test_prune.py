@@ -419,7 +419,7 @@ async def test_concurrent_prunes_remove_a_whole_batch(database: Database) -> Non
 async def test_concurrent_writers_and_prunes_keep_the_log_complete(
     large_pool: Database, limit: int
 ) -> None:
-    chance = random.Random(limit)
+    rng = random.Random(limit)
     jobs = await submit_many(large_pool, 300)
     async with large_pool.transaction() as connection:
         for job in jobs:
@@ -434,10 +434,10 @@ async def test_concurrent_writers_and_prunes_keep_the_log_complete(
         except JobNotFound:
             removed_ids.add(job.id)
 
-    back = chance.sample(jobs, 150)
+    back = rng.sample(jobs, 150)
     steps: list[Awaitable[object]] = [requeue_unless_pruned(job) for job in back]
     steps += [prune_concurrently(large_pool, limit=limit) for _ in range(20)]
-    chance.shuffle(steps)
+    rng.shuffle(steps)
     async with asyncio.timeout(60):
         await asyncio.gather(*steps)
         while (await prune(large_pool)).jobs:

@@ -63,7 +63,7 @@ async def promote(database: Database) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_concurrent_workers_leave_legal_histories(large_pool: Database, seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     conflicts.clear()
     workers = [await register(large_pool) for _ in range(3)]
     await submit_many(large_pool, JOBS)
@@ -73,7 +73,7 @@ async def test_concurrent_workers_leave_legal_histories(large_pool: Database, se
             # One of the workers is lost, and some jobs are overdue.
             await lapse(large_pool, workers[0])
             workers[0] = await register(large_pool)
-            for job in chance.sample(now, 5):
+            for job in rng.sample(now, 5):
                 await set_column(large_pool, job.id, "deadline = now() - interval '1 s'")
         steps: list[Awaitable[object]] = [
             recover(large_pool),
@@ -82,7 +82,7 @@ async def test_concurrent_workers_leave_legal_histories(large_pool: Database, se
         ]
         for job in now:
             attempt = max(1, job.attempt)
-            owner = job.worker_id or chance.choice(workers)
+            owner = job.worker_id or rng.choice(workers)
             progress = AttemptReport(
                 key=AttemptKey(job.id, attempt), progress=Progress(fraction=0.5)
             )
@@ -104,11 +104,11 @@ async def test_concurrent_workers_leave_legal_histories(large_pool: Database, se
                     )
                 ),
             ]
-            chance.shuffle(possible)
+            rng.shuffle(possible)
             steps += possible[:CONCURRENT_STEPS]
             for unused in possible[CONCURRENT_STEPS:]:
                 unused.close()  # type: ignore[attr-defined]
-        chance.shuffle(steps)
+        rng.shuffle(steps)
         async with asyncio.timeout(60):
             await asyncio.gather(*steps)
     seen: Counter[EventType] = Counter()

@@ -237,7 +237,7 @@ async def test_each_succeeded_job_has_one_effect_despite_kills(
     settings: Settings,
 ) -> None:
     count, kills = 60, 2
-    chance = random.Random(17)
+    rng = random.Random(17)
     many_slots = settings.model_copy(
         update={
             "worker_slots": 4,
@@ -263,7 +263,7 @@ async def test_each_succeeded_job_has_one_effect_despite_kills(
             await _until_row(
                 jobs, f"SELECT 1 FROM job_events WHERE type = 'started' AND position > {before.p}"
             )
-            await asyncio.sleep(chance.uniform(0, 0.3))
+            await asyncio.sleep(rng.uniform(0, 0.3))
             worker.kill()
         ended = [await jobs.until_ended(job_id) for job_id in ids]
         rows = await execute(jobs, "SELECT job_id, attempt FROM effects")

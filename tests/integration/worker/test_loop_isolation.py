@@ -59,7 +59,7 @@ async def test_exit_in_a_task_fails_only_its_own_job(jobs: Platform, worker: Ser
     await _assert_clean_stop(worker)
 
 
-async def test_cancel_of_other_jobs_tasks_is_ignored(jobs: Platform, worker: Server) -> None:
+async def test_handler_cannot_cancel_tasks_of_other_jobs(jobs: Platform, worker: Server) -> None:
     other_jobs = await jobs.submit_many(3, "t.forever")
     for other_job in other_jobs:
         await jobs.until(other_job, E.STARTED)

@@ -99,11 +99,11 @@ async def test_revocation_ends_calls_and_streams_of_the_key(
         first = await stream.read()
     await access.RevokeApiKey(RevokeApiKeyRequest(id=created.api_key.id), metadata=admin)
 
-    async def drain() -> None:
+    async def read_to_end() -> None:
         while await stream.read() is not grpc.aio.EOF:
             pass
 
-    error = await rpc_error(drain())
+    error = await rpc_error(read_to_end())
     assert (error.code, error.reason) == (
         grpc.StatusCode.UNAUTHENTICATED,
         "CREDENTIAL_CHANGED",

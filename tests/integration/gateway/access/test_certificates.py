@@ -172,11 +172,11 @@ async def test_deleted_binding_ends_calls_and_streams(
         DeleteCertificateBindingRequest(san=san), metadata=platform
     )
 
-    async def drain() -> None:
+    async def read_to_end() -> None:
         while await stream.read() is not grpc.aio.EOF:
             pass
 
-    error = await rpc_error(drain())
+    error = await rpc_error(read_to_end())
     assert (error.reason, error.metadata) == ("CREDENTIAL_CHANGED", {"cursor": first.cursor})
     rejected = await rpc_error(AccessServiceStub(mtls_channel).WhoAmI(WhoAmIRequest()))
     assert rejected.code is grpc.StatusCode.UNAUTHENTICATED
@@ -192,20 +192,20 @@ async def test_principal_expires_with_its_certificate(
     await access.CreateCertificateBinding(binding(f"uri:{SPIFFE}"), metadata=platform)
     certificates = Certificates(database=database)
 
-    def properties(file: CertificateFile) -> dict[str, tuple[bytes, ...]]:
+    def auth_context(file: CertificateFile) -> dict[str, tuple[bytes, ...]]:
         return {
             "x509_pem_cert": (file.cert.read_bytes(),),
             "peer_uri": (SPIFFE.encode(),),
         }
 
     # A stream ends when its principal expires.
-    principal = await certificates.verify(properties(client_certificate))
+    principal = await certificates.verify(auth_context(client_certificate))
     end = x509.load_pem_x509_certificate(client_certificate.cert.read_bytes()).not_valid_after_utc
     assert principal.expire_time == end.timestamp()
     # A connection can outlive its certificate.
     expired = authority.issue("expired", uris=[SPIFFE], lifetime=timedelta(seconds=-1))
     with pytest.raises(Unauthenticated, match="expired"):
-        await certificates.verify(properties(expired))
+        await certificates.verify(auth_context(expired))
 
 
 async def test_tenant_admin_lists_but_cannot_bind(

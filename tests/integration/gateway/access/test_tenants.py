@@ -149,12 +149,12 @@ async def test_suspended_tenant_is_rejected_until_it_is_resumed(
     suspended = await tenants.SuspendTenant(pb.SuspendTenantRequest(name="acme"), metadata=platform)
     assert suspended.tenant.state == pb.TENANT_STATE_SUSPENDED
 
-    async def drain() -> None:
+    async def read_to_end() -> None:
         while await stream.read() is not grpc.aio.EOF:
             pass
 
     # The end of the tenant's streams shows that the gateway has read the suspension.
-    assert (await rpc_error(drain())).reason == "CREDENTIAL_CHANGED"
+    assert (await rpc_error(read_to_end())).reason == "CREDENTIAL_CHANGED"
     for call in (
         jobs.GetStats(GetStatsRequest(), metadata=acme),
         jobs.SubmitJob(JOB, metadata=acme),

@@ -268,7 +268,7 @@ async def test_logout_ends_calls_and_streams_of_the_session(
         first = await stream.read()
     for _ in range(2):
         await sessions.Logout(LogoutRequest(refresh_token=tokens.refresh_token))
-    error = await rpc_error(drain(stream))
+    error = await rpc_error(read_to_end(stream))
     assert (error.code, error.reason) == (
         grpc.StatusCode.UNAUTHENTICATED,
         "CREDENTIAL_CHANGED",
@@ -279,7 +279,7 @@ async def test_logout_ends_calls_and_streams_of_the_session(
     await access.WhoAmI(WhoAmIRequest(), metadata=bearer(other.access_token))
 
 
-async def drain(stream: grpc.aio.UnaryStreamCall[object, object]) -> None:
+async def read_to_end(stream: grpc.aio.UnaryStreamCall[object, object]) -> None:
     while await stream.read() is not grpc.aio.EOF:
         pass
 
@@ -352,7 +352,7 @@ async def test_disabled_user_loses_calls_and_streams(
     async with asyncio.timeout(TIMEOUT):
         first = await stream.read()
     await users.UpdateUser(UpdateUserRequest(name=ada, disabled=True), metadata=admin)
-    error = await rpc_error(drain(stream))
+    error = await rpc_error(read_to_end(stream))
     assert error.reason == "CREDENTIAL_CHANGED"
     assert error.metadata == {"cursor": first.cursor}
     call = users.ListUsers(ListUsersRequest(), metadata=bearer(tokens.access_token))

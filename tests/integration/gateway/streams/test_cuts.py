@@ -35,7 +35,7 @@ async def write_jobs(
     database: Database,
     worker_id: WorkerId,
     bus: WakeBus,
-    chance: random.Random,
+    rng: random.Random,
     submitted: Callable[[JobId], None],
 ) -> None:
     """Submit, run and end jobs while other transactions are open; publish some wake-ups."""
@@ -43,43 +43,43 @@ async def write_jobs(
     waiting: list[Job] = []
     running: list[Job] = []
     while len(written) < JOBS or waiting or running:
-        late_writer = await open_writer(database) if chance.random() < 0.3 else None
+        late_writer = await open_writer(database) if rng.random() < 0.3 else None
         if late_writer is not None:
             written += await late_writer.submit(queue="left")
         if len(written) < JOBS:
-            jobs = await submit_many(database, chance.randint(1, 5), queue="run")
+            jobs = await submit_many(database, rng.randint(1, 5), queue="run")
             written += [job.id for job in jobs]
             waiting += jobs
             for job in jobs:
                 submitted(job.id)
-        if waiting and chance.random() < 0.7:
+        if waiting and rng.random() < 0.7:
             await start(database, worker_id, *waiting)
             running, waiting = running + waiting, []
         for job in running:
             steps = [
                 AttemptReport(key=AttemptKey(job.id, 1), output="1")
-                for _ in range(chance.randint(0, 9))
+                for _ in range(rng.randint(0, 9))
             ]
             if steps:
                 assert await report(database, worker_id, *steps)
-        if chance.random() < 0.5:
+        if rng.random() < 0.5:
             ends = [attempt_end(job.id, 1, EventType.SUCCEEDED) for job in running]
             await write_ends(database, worker_id, *ends)
             running = []
         if late_writer is not None:
             await late_writer.commit()
-        if chance.random() < 0.5:
+        if rng.random() < 0.5:
             bus.publish(Topic.EVENTS)
 
 
 async def watch_all(
-    watches: list[Watch], cursor: str, chance: random.Random, end: asyncio.Future[Place]
+    watches: list[Watch], cursor: str, rng: random.Random, end: asyncio.Future[Place]
 ) -> list[JobEvent]:
     """Follow all jobs to the end of the log, and cut the stream after every few pages."""
     seen: list[JobEvent] = []
     while not (end.done() and seen and place_of(seen[-1]) >= end.result()):
-        remaining = chance.randint(0, 4)
-        stream = chance.choice(watches).watch_jobs(DEFAULT_TENANT, JobFilter(), cursor)
+        remaining = rng.randint(0, 4)
+        stream = rng.choice(watches).watch_jobs(DEFAULT_TENANT, JobFilter(), cursor)
         async with aclosing(stream) as pages:
             async for page in pages:
                 seen += page.events
@@ -90,14 +90,12 @@ async def watch_all(
     return seen
 
 
-async def watch_one(watches: list[Watch], job_id: JobId, chance: random.Random) -> list[JobEvent]:
+async def watch_one(watches: list[Watch], job_id: JobId, rng: random.Random) -> list[JobEvent]:
     """Follow a job to its end, and cut the stream after every few messages."""
     seen: list[JobEvent] = []
     while True:
-        remaining = chance.randint(0, 2)
-        stream = chance.choice(watches).watch_job(
-            DEFAULT_TENANT, job_id, seen[-1].seq if seen else 0
-        )
+        remaining = rng.randint(0, 2)
+        stream = rng.choice(watches).watch_job(DEFAULT_TENANT, job_id, seen[-1].seq if seen else 0)
         async with aclosing(stream) as messages:
             async for events in messages:
                 seen += events
@@ -112,7 +110,7 @@ async def watch_one(watches: list[Watch], job_id: JobId, chance: random.Random) 
 async def test_resumed_streams_send_every_event_once_in_order(
     settings: Settings, database: Database, worker_id: WorkerId, bus: WakeBus, seed: int
 ):
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     small_queue = settings.model_copy(update={"stream_queue_events": 20})
     async with watching(small_queue) as one, watching(small_queue) as other, asyncio.timeout(60):
         first = follow_jobs(one)
@@ -131,7 +129,7 @@ async def test_resumed_streams_send_every_event_once_in_order(
             watch = watch_one([one, other], job_id, random.Random(f"{seed} {job_id}"))
             singles[job_id] = asyncio.create_task(watch)
 
-        await write_jobs(database, worker_id, bus, chance, follow)
+        await write_jobs(database, worker_id, bus, rng, follow)
         log = await read_log(database)
         end.set_result(log[-1][:2])
         for watcher in watchers:

@@ -366,10 +366,10 @@ async def test_watch_cancelled_during_acquisition_is_released(
 
 async def test_cancelled_watches_leave_no_leases(watch: Watch, database: Database):
     await create(database)
-    chance = random.Random(1)
+    rng = random.Random(1)
     for _ in range(3):
         readers = [subscribe(watch, f"c{number}") for number in range(20)]
-        await asyncio.sleep(chance.uniform(0, 0.02))
+        await asyncio.sleep(rng.uniform(0, 0.02))
         for reader in readers:
             await reader.cancel()
     await until(lambda: not watch._leases._open and not watch._leases._closed)
@@ -545,34 +545,34 @@ async def test_holder_survives_a_short_postgresql_outage(settings: Settings, dat
 
 
 @asynccontextmanager
-async def gateway(settings: Settings, chance: random.Random) -> AsyncIterator[Watch]:
+async def gateway(settings: Settings, rng: random.Random) -> AsyncIterator[Watch]:
     """Run a gateway; at the end, stop it cleanly or as if it were killed."""
     async with watching(settings, SHORT_LEASES) as watch:
         yield watch
-        if chance.random() < 0.5:
+        if rng.random() < 0.5:
             await stop_without_release(watch)
 
 
 class Gateways:
     """Two gateways that a test restarts."""
 
-    def __init__(self, settings: Settings, chance: random.Random) -> None:
+    def __init__(self, settings: Settings, rng: random.Random) -> None:
         self._settings = settings
-        self._chance = chance
+        self._rng = rng
         self._stacks = [AsyncExitStack(), AsyncExitStack()]
         self.watches: list[Watch] = []
         self.restarts = 0
 
     async def start(self) -> None:
         for stack in self._stacks:
-            watch = await stack.enter_async_context(gateway(self._settings, self._chance))
+            watch = await stack.enter_async_context(gateway(self._settings, self._rng))
             self.watches.append(watch)
 
     async def restart(self) -> None:
-        number = self._chance.randrange(2)
+        number = self._rng.randrange(2)
         await self._stacks[number].aclose()
         self.watches[number] = await self._stacks[number].enter_async_context(
-            gateway(self._settings, self._chance)
+            gateway(self._settings, self._rng)
         )
         self.restarts += 1
 
@@ -585,14 +585,14 @@ async def consume(
     gateways: Gateways,
     database: Database,
     consumer: str,
-    chance: random.Random,
+    rng: random.Random,
     acknowledged: list[EventId],
 ) -> None:
     """Watch and acknowledge events; cut and resume the stream at random times."""
     while True:
-        watch = chance.choice(gateways.watches)
+        watch = rng.choice(gateways.watches)
         received: list[EventId] = []
-        remaining = chance.randint(1, 8)
+        remaining = rng.randint(1, 8)
         try:
             stream = watch.watch_subscription(DEFAULT_TENANT, NAME, consumer)
             async with aclosing(stream) as pages:
@@ -600,7 +600,7 @@ async def consume(
                     received += event_ids(page.events)
                     if page.mark is Mark.STANDBY:
                         continue
-                    if chance.random() < 0.6:
+                    if rng.random() < 0.6:
                         await ack(database, watch, page.cursor)
                         acknowledged += received
                         received = []
@@ -609,16 +609,16 @@ async def consume(
                         break
         except HeadraceError:
             pass
-        await asyncio.sleep(chance.uniform(0, 0.1))
+        await asyncio.sleep(rng.uniform(0, 0.1))
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_every_event_is_acknowledged_once_despite_restarts(
     settings: Settings, database: Database, worker_id: WorkerId, bus: WakeBus, seed: int
 ):
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     await create(database, queues=frozenset(["yes"]))
-    gateways = Gateways(settings, chance)
+    gateways = Gateways(settings, rng)
     await gateways.start()
     acknowledged: list[EventId] = []
     consumers = [
@@ -631,11 +631,11 @@ async def test_every_event_is_acknowledged_once_despite_restarts(
         async with asyncio.timeout(90):
             job_ids: list[JobId] = []
             for round_number in range(60):
-                jobs = await submit_many(database, chance.randint(1, 4), queue="yes")
-                await submit_many(database, chance.randint(0, 2), queue="no")
+                jobs = await submit_many(database, rng.randint(1, 4), queue="yes")
+                await submit_many(database, rng.randint(0, 2), queue="no")
                 job_ids += [job.id for job in jobs]
                 bus.publish(Topic.EVENTS)
-                await asyncio.sleep(chance.uniform(0, 0.1))
+                await asyncio.sleep(rng.uniform(0, 0.1))
                 if round_number % 15 == 14:
                     await gateways.restart()
             await until(lambda: len(acknowledged) >= len(job_ids), within=60)
