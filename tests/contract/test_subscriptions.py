@@ -246,7 +246,7 @@ async def test_replaced_consumer_cannot_acknowledge(
         await client.ack_subscription(name, response.cursor)
 
 
-async def test_newer_watch_of_a_consumer_replaces_the_older(
+async def test_newer_watch_of_a_consumer_replaces_the_older_one(
     subscriptions: SubscriptionServiceStub, client: Client, name: str
 ):
     await client.create_subscription(name, queues=[name])

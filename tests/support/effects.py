@@ -117,8 +117,8 @@ def process(payload: Effect, ctx: SyncContext) -> str:
     return _complete_with_psycopg(payload, ctx)
 
 
-@handler("e.never_ends")
-def never_ends(payload: Effect, ctx: SyncContext) -> None:
+@handler("e.hold_transaction")
+def hold_transaction(payload: Effect, ctx: SyncContext) -> None:
     """Keep the transaction open until its connection ends, and ignore cancellation."""
     with suppress(psycopg.OperationalError), psycopg.connect(payload.url) as connection:
         ctx.complete_in(connection, "late")

@@ -505,7 +505,7 @@ class TestLimits:
         }
         assert "job.payload has 1002 bytes; at most 1000 are allowed" in error.message
 
-    async def test_too_many_labels_name_their_limit(self, jobs: JobServiceStub):
+    async def test_error_for_too_many_labels_names_the_limit(self, jobs: JobServiceStub):
         error = await rpc_error(jobs.SubmitJob(submit(labels={"a": "", "b": "", "c": ""})))
         assert error.metadata["limit"] == "HEADRACE_MAX_LABELS"
 

@@ -127,7 +127,7 @@ async def ack(service: SubscriptionServiceStub, cursor: str) -> None:
     await service.AckSubscription(AckSubscriptionRequest(name=NAME, cursor=cursor))
 
 
-async def test_subscription_is_created_shown_and_deleted(service: SubscriptionServiceStub):
+async def test_subscription_is_created_read_and_deleted(service: SubscriptionServiceStub):
     job_filter = JobFilter(
         queues=["b", "a"],
         types=["t"],
@@ -254,7 +254,7 @@ async def test_invalid_requests_list_all_violations(service: SubscriptionService
     assert error.reason == "PAGE_TOKEN_INVALID"
 
 
-async def test_acknowledged_events_are_not_sent_again(
+async def test_acknowledged_events_are_not_resent(
     service: SubscriptionServiceStub, other_service: SubscriptionServiceStub, jobs: JobServiceStub
 ):
     await create(service, filter=JobFilter(queues=["q"]))
@@ -300,7 +300,7 @@ async def test_standby_watch_takes_over(
     await until(has_no_stream)
 
 
-async def test_newer_watch_of_a_consumer_replaces_the_older(
+async def test_newer_watch_of_a_consumer_replaces_the_older_one(
     service: SubscriptionServiceStub, other_service: SubscriptionServiceStub, jobs: JobServiceStub
 ):
     await create(service)

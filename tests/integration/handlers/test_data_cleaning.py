@@ -388,7 +388,7 @@ def test_unreadable_file_fails_with_its_name(root: Path, name: str, content: byt
     assert [path.name for path in root.iterdir()] == ([name] if content is not None else [])
 
 
-def test_damaged_parquet_file_is_read_or_fails(root: Path) -> None:
+def test_damaged_parquet_file_is_read_or_rejected(root: Path) -> None:
     path = root / "in.parquet"
     numbers = list(range(1000))
     columns = {"a": numbers, "b": [str(n) for n in numbers], "c": [[n] for n in numbers]}
@@ -436,7 +436,7 @@ def test_output_that_would_replace_a_special_file_fails(root: Path) -> None:
     "output",
     ["in.csv/out.csv", "pipe/out.csv", "x" * 300 + ".csv", "x" * 250, "a/" + "x" * 300, "loop/a"],
 )
-def test_output_with_an_impossible_path_fails(root: Path, output: str) -> None:
+def test_output_with_an_invalid_path_fails(root: Path, output: str) -> None:
     (root / "in.csv").write_text("a\n1\n")
     (root / "loop").symlink_to("loop")
     os.mkfifo(root / "pipe")
@@ -447,7 +447,7 @@ def test_output_with_an_impossible_path_fails(root: Path, output: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "in.csv/a.csv"])
-def test_input_with_an_impossible_path_fails(root: Path, name: str) -> None:
+def test_input_with_an_invalid_path_fails(root: Path, name: str) -> None:
     (root / "in.csv").write_text("a\n1\n")
     with pytest.raises(Fail):
         clean(input=name, format="csv")
@@ -606,7 +606,7 @@ def test_name_outside_the_folder_is_rejected(root: Path, name: str) -> None:
     assert secret.read_text() == "a\n1\n"
 
 
-def test_report_link_out_of_the_folder_is_rejected(root: Path) -> None:
+def test_report_link_to_outside_the_folder_is_rejected(root: Path) -> None:
     outside = root.parent / "outside.json"
     (root / "in.csv").write_text("a\n1\n")
     (root / "in.clean.report.json").symlink_to(outside)

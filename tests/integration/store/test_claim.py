@@ -136,7 +136,7 @@ async def test_claim_skips_locked_jobs(database: Database) -> None:
         assert [each.key.job_id for each in claimed] == [free.id]
 
 
-async def test_claim_with_a_limit_takes_the_first_free_jobs(database: Database) -> None:
+async def test_limited_claim_returns_the_first_free_jobs(database: Database) -> None:
     worker_id, other = await register(database), await register(database)
     jobs = await submit_many(database, 6)
     await start(database, other, jobs[0])

@@ -57,7 +57,7 @@ async def test_pages_are_newest_first_despite_inserts(
     await submit(database, tenant="another")
     pages = [await list_matching(database, limit=4)]
     while pages[-1]:
-        # A job created between the pages belongs before the first page.
+        # A job created between the reads of two pages belongs before the first page.
         await submit(database)
         pages.append(await list_matching(database, limit=4, before=pages[-1][-1].id))
     assert [job.id for page in pages for job in page] == [job.id for job in reversed(jobs)]
@@ -239,17 +239,17 @@ async def test_event_pages_are_limited_by_bytes(database: Database) -> None:
         await report(database, prepared.worker_id, piece)
     one = {"tenant": DEFAULT_TENANT, "job_id": job_id, "limit": 200}
 
-    async def listed(after: int | None) -> tuple[EventPage, int]:
+    async def read_listed(after: int | None) -> tuple[EventPage, int]:
         async with database.statement() as connection:
             page = await list_events(connection, **one, after_seq=after or 2)
         return page, page.events[-1].seq
 
-    async def outputs_after(after: int | None) -> tuple[EventPage, int]:
+    async def read_outputs(after: int | None) -> tuple[EventPage, int]:
         async with database.statement() as connection:
             page = await list_output(connection, **one, after_seq=after or 0)
         return page, page.events[-1].seq
 
-    async def ranged(after: Place | None) -> tuple[EventPage, Place]:
+    async def read_ranged(after: Place | None) -> tuple[EventPage, Place]:
         async with database.statement() as connection:
             page = await read_range(
                 connection, after=after or log_end.settled, through=end_of(2**62), limit=200
@@ -257,12 +257,12 @@ async def test_event_pages_are_limited_by_bytes(database: Database) -> None:
         assert page.end is not None
         return page, page.end
 
-    async def unseen(seen: SeenEvents | None) -> tuple[EventPage, SeenEvents]:
+    async def read_unseen_events(seen: SeenEvents | None) -> tuple[EventPage, SeenEvents]:
         async with database.statement() as connection:
             unseen_page = await read_unseen(connection, seen=seen or log_end.seen, limit=200)
         return unseen_page.page, unseen_page.seen
 
-    for read in (listed, outputs_after, ranged, unseen):
+    for read in (read_listed, read_outputs, read_ranged, read_unseen_events):
         sizes, outputs, after, complete = [], [], None, False
         while not complete:
             page, after = await read(after)

@@ -1,4 +1,4 @@
-"""The web service as a process part: health, metrics, TLS, stop, and the rules for each request."""
+"""The web service: health, metrics, TLS, shutdown, and the rules for every request."""
 
 from __future__ import annotations
 

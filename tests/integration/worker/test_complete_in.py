@@ -192,7 +192,7 @@ async def test_abandoned_transactions_do_not_block_the_worker(
         # One slot stays free. There are more transactions than connections of the worker.
         hanging = await jobs.submit_many(
             3,
-            "e.never_ends",
+            "e.hold_transaction",
             json.dumps({"url": jobs.settings.postgresql_url}),
             timeout=timedelta(seconds=2),
             # Another attempt would also hang and block the worker's stop.

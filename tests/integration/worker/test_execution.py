@@ -96,7 +96,7 @@ async def test_spent_retries_fail_the_job(jobs: Platform) -> None:
     assert (job.error.type, job.error.message) == ("ValueError", "attempt 3 fails")
 
 
-async def test_submitted_retry_policy_overrides_the_handlers(jobs: Platform) -> None:
+async def test_submitted_retry_policy_overrides_the_handler_policy(jobs: Platform) -> None:
     job = await jobs.until_ended(
         await jobs.submit("t.flaky", '{"number": 9}', retry=RetryOverrides(max_attempts=1))
     )

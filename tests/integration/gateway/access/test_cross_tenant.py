@@ -271,7 +271,7 @@ CASES = [
         "scope",
         lambda f: acs.CreateApiKeyRequest(principal="p", scope=[f"job:{f.job_id}"]),
     ),
-    # The request ids of each caller are its own.
+    # Each caller has its own request ids.
     Case(
         "AccessService.CreateApiKey",
         "request_id",
@@ -478,7 +478,7 @@ async def foreign(channel: grpc.aio.Channel, database: Database) -> Foreign:
 
 
 def reveals(foreign: Foreign, request: Message, response: bytes) -> list[str]:
-    """Return the foreign texts of a response that its request does not contain."""
+    """Return the foreign texts in a response, without those in its request."""
     known = request.SerializeToString()
     return [
         value

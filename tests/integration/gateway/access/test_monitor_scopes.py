@@ -47,7 +47,7 @@ def monitor(channel: grpc.aio.Channel) -> MonitorServiceStub:
 
 @pytest.fixture
 async def shared_worker(channel: grpc.aio.Channel, database: Database) -> WorkerId:
-    """A worker of two tenants that runs an invoice of each, and one report."""
+    """A worker of two tenants, which runs an invoice job of each tenant and one report job."""
     worker_id = await workers.register(
         database, "invoice", "report", queues=["mail", "slow"], tenant=["default", "other"]
     )
@@ -142,13 +142,13 @@ async def test_narrower_scopes_and_watch_tokens_are_denied(
 ) -> None:
     admin = await caller(database, Role.ADMIN)
     access = AccessServiceStub(channel)
-    minted = await access.MintWatchToken(
+    watch_token = await access.MintWatchToken(
         MintWatchTokenRequest(labels={"user": "42"}), metadata=admin, timeout=TIMEOUT
     )
     job_id = "0199c2a0-5b1e-7c3d-9a41-2f6b8e0d7c15"
     entries = ("label:user=42", f"batch:{job_id}", f"job:{job_id}")
     scoped = [await caller(database, Role.VIEWER, entry) for entry in entries]
-    for metadata in (bearer(minted.token), *scoped):
+    for metadata in (bearer(watch_token.token), *scoped):
         call = getattr(monitor, rpc)(getattr(ms, f"{rpc}Request")(), metadata=metadata)
         received = call.read() if hasattr(call, "read") else call
         assert (await rpc_error(received)).code is grpc.StatusCode.PERMISSION_DENIED

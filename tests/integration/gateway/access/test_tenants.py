@@ -124,7 +124,7 @@ async def test_scoped_admin_cannot_see_the_whole_tenant(
     assert error.reason == "PERMISSION_DENIED"
 
 
-async def test_name_and_quotas_of_a_new_tenant_are_checked(
+async def test_name_and_quotas_of_a_new_tenant_are_validated(
     tenants: TenantServiceStub, acme: Metadata, platform: Metadata
 ) -> None:
     request = pb.CreateTenantRequest(

@@ -368,12 +368,12 @@ async def own_tampered(credentials: Credentials) -> str:
     return changed(await credentials.user_token(), role="platform")
 
 
-async def own_of_issuer(credentials: Credentials) -> str:
+async def issuer_token_with_own_key_id(credentials: Credentials) -> str:
     key_id, _ = await credentials.signing_key()
     return credentials.issuer.token("ed", header={"kid": key_id})
 
 
-async def issuer_of_own(credentials: Credentials) -> str:
+async def own_token_signed_by_issuer(credentials: Credentials) -> str:
     return credentials.issuer.token("ed", iss=f"headrace:{credentials.installation.id}")
 
 
@@ -426,8 +426,12 @@ OWN: list[tuple[str, Make, str]] = [
     ("principal kind without such tokens", lambda w: own_signed(w, kind="api_key"), REJECTED),
     ("role unknown", lambda w: own_signed(w, role="owner"), REJECTED),
     ("scope unknown", lambda w: own_signed(w, scope=["x"]), REJECTED),
-    ("of an external issuer, with the key id of this installation", own_of_issuer, REJECTED),
-    ("of this installation, signed by an external issuer", issuer_of_own, REJECTED),
+    (
+        "of an external issuer, with the key id of this installation",
+        issuer_token_with_own_key_id,
+        REJECTED,
+    ),
+    ("of this installation, signed by an external issuer", own_token_signed_by_issuer, REJECTED),
     ("of a user who was changed or disabled", changed_user, REJECTED),
     ("of an ended session", ended_session, REJECTED),
     ("refresh token instead of an access token", lambda w: w.log_in("eve"), REJECTED),
@@ -566,7 +570,7 @@ async def result(call: Awaitable[object], credential: str) -> str:
     return OK
 
 
-async def test_watch_token_cannot_change_anything(
+async def test_watch_token_cannot_change_data(
     credentials: Credentials, jobs: JobServiceStub
 ) -> None:
     token = await minted(credentials)
