@@ -161,7 +161,7 @@ class Service:
         """
         while True:
             await asyncio.sleep(_POLL_S)
-            if self._server.died:
+            if self._server.ended_unexpectedly:
                 await asyncio.sleep(_RESTART_S)
                 # Kill its children too.
                 await self.kill()

@@ -170,7 +170,7 @@ async def test_subscription_reports_its_consumer(client: Client, name: str):
         assert (await client.subscription(name)).consumer == "a"
 
 
-async def test_marks_have_cursors_to_acknowledge(
+async def test_cursors_of_marks_can_be_acknowledged(
     subscriptions: SubscriptionServiceStub, client: Client, name: str
 ):
     await client.create_subscription(name, queues=[name])

@@ -31,9 +31,8 @@ _SHORT_RUN = (
 class SharedStage:
     """One stage and one worker for all measurements of a run.
 
-    A run sets up a fresh stage for each measurement, so that measurements do not influence each
-    other. This test checks no rates, and a tiny run would spend most of its time starting
-    processes.
+    A full run sets up a new stage for each measurement, so that the measurements are independent.
+    This test checks no rates, and a short run would mostly start processes.
     """
 
     def __init__(self) -> None:

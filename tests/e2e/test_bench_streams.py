@@ -24,8 +24,8 @@ _SHORT_RUN = (
 def _shared_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
     """Share one gateway among all measurements of a run.
 
-    A run starts a fresh gateway for each measurement, so that measurements do not influence each
-    other. This test reads no rates, and most of a tiny run is the start of processes.
+    A full run starts a new gateway for each measurement, so that the measurements are independent.
+    This test checks no rates, and a short run would mostly start processes.
     """
     start, run_with = Stack.gateway, Stack.running
 

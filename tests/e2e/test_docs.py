@@ -30,7 +30,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
 DEADLINE_S = 90
 
-# A block without a language holds commands if its first word is one of these.
+# A block without a language contains commands if it starts with one of these words.
 COMMANDS = {"docker", "export", "grep", "grpcurl", "headrace", "make", "pip", "python"}
 
 # Parts of commands and blocks that cannot run in this test, with the reasons.
@@ -191,7 +191,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def live_platform(
     commands: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LivePlatform]:
-    """`headrace up` with the handlers of the docs, started like a reader starts it."""
+    """`headrace up` with the handlers of the docs, started as a reader would start it."""
     folder = tmp_path_factory.mktemp("docs")
     modules = []
     for number, block in enumerate(one for one in HANDLER_BLOCKS if one.reason is None):

@@ -63,7 +63,7 @@ def test_reflection_lists_and_describes_the_services(processes: Processes) -> No
     assert "rpc SubmitJob ( .headrace.v1.SubmitJobRequest )" in described
 
 
-def test_submit_and_watch_shows_events_to_the_end(processes: Processes) -> None:
+def test_submit_and_watch_prints_events_to_the_end(processes: Processes) -> None:
     responses = call(
         processes.gateway_address,
         f"{JOBS}/SubmitAndWatch",
@@ -96,7 +96,7 @@ def test_max_time_of_the_call_becomes_the_job_deadline(processes: Processes) -> 
     assert timedelta() < deadline - create_time < timedelta(seconds=DEADLINE_S + 5)
 
 
-def test_running_job_is_cancelled_and_requeued(processes: Processes) -> None:
+def test_running_job_is_cancelled_then_requeued(processes: Processes) -> None:
     address = processes.gateway_address
     [submitted] = call(address, f"{JOBS}/SubmitJob", {"job": {"type": "t.forever"}})
     job_id = submitted["job"]["id"]

@@ -155,8 +155,8 @@ EXPECTED_CODES = {"UNAVAILABLE"}
 only_if_requested = pytest.mark.skipif(
     not os.environ.get("HEADRACE_TEST_FAULT_POINTS"), reason="runs only with `make fault-points`"
 )
-# If a fault hits a connection while it is opened or returned, the drivers close it only when it is
-# garbage-collected. F21 checks in real processes that no connection stays open.
+# After a fault during the opening or the return of a connection, the drivers close the connection
+# only at its garbage collection. F21 checks in real processes that no connection stays open.
 ignores_unclosed_connections = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 

@@ -223,7 +223,7 @@ async def end_jobs_early(caller: Caller) -> None:
             break
     await caller.call(jobs.CancelJob, CancelJobRequest(job_id=running))
     assert await caller.state(running) == JOB_STATE_CANCELLED
-    waiting = await caller.submit("nobody.serves.this")
+    waiting = await caller.submit("test.unserved")
     await caller.call(jobs.CancelJob, CancelJobRequest(job_id=waiting))
     assert await caller.state(waiting) == JOB_STATE_CANCELLED
     failed = await caller.submit("t.hopeless")
@@ -232,7 +232,7 @@ async def end_jobs_early(caller: Caller) -> None:
     assert await caller.state(failed) == JOB_STATE_FAILED
     soon = Timestamp()
     soon.FromDatetime(datetime.now(UTC) + timedelta(milliseconds=500))
-    expiring = await caller.submit("nobody.serves.this", deadline=soon)
+    expiring = await caller.submit("test.unserved", deadline=soon)
     assert await caller.state(expiring) == JOB_STATE_FAILED
 
 

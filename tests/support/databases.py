@@ -70,7 +70,7 @@ class Databases:
     def empty_shared(self) -> str:
         """Empty the shared database with the schema; return its URL.
 
-        This is much faster than a new database. Tests must not change the schema of the shared one.
+        This is much faster than a new database. Tests must not change its schema.
         """
         url = self._url_of(self._shared)
         if not self._has_shared:

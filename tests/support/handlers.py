@@ -400,7 +400,7 @@ async def flaky_worker(payload: Number, ctx: Context) -> int:
 @handler("t.raise_in_process", isolation="process", retry=RetryPolicy(max_attempts=1))
 def raise_in_process(payload: Any) -> None:
     """Raise an exception in a process."""
-    raise KeyError("gone")
+    raise KeyError("missing")
 
 
 @handler("t.crash_at_once", retry=_ONE_ATTEMPT)

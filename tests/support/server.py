@@ -46,7 +46,7 @@ class Server:
         return self._process is not None and self._process.poll() is None
 
     @property
-    def died(self) -> bool:
+    def ended_unexpectedly(self) -> bool:
         """True if the process has ended although this object did not stop it."""
         return self._process is not None and self._process.poll() is not None
 

@@ -241,24 +241,26 @@ async def test_client_reset_during_its_accept_leaves_no_connection(
 
 
 async def test_statement_with_a_lost_response_is_committed(database_url: str):
-    link = Proxy(database_url, statement=b"INSERT INTO gone")
+    link = Proxy(database_url, statement=b"INSERT INTO numbers")
     await link.start()
     direct = await asyncpg.connect(database_url)
-    await direct.execute("CREATE TABLE gone (number integer)")
+    await direct.execute("CREATE TABLE numbers (number integer)")
     for size in (1, 10_000):
         connection = await asyncpg.connect(link.url)
         # With the second size, the server needs several writes for the response.
-        insert = f"INSERT INTO gone SELECT g FROM generate_series(1, {size}) g RETURNING number"
+        insert = f"INSERT INTO numbers SELECT g FROM generate_series(1, {size}) g RETURNING number"
         assert len(await connection.fetch(insert)) == size
         link.dooms = lambda: True
         # The responses to other statements are not lost.
-        assert await connection.fetchval("SELECT count(*) FROM gone WHERE number = 1") > 0
+        assert await connection.fetchval("SELECT count(*) FROM numbers WHERE number = 1") > 0
         with pytest.raises((ConnectionError, asyncpg.PostgresConnectionError)):
             await connection.fetch(insert)
         link.dooms = lambda: False
-        assert await direct.fetchval("SELECT count(*) FROM gone WHERE number = $1", size) % 2 == 0
+        assert (
+            await direct.fetchval("SELECT count(*) FROM numbers WHERE number = $1", size) % 2 == 0
+        )
         assert not link.connections
         connection.terminate()
-        await direct.execute("TRUNCATE gone")
+        await direct.execute("TRUNCATE numbers")
     await direct.close()
     await link.cut()

@@ -16,7 +16,7 @@ from support.gateway import TIMEOUT
 _CALLS = 3500
 
 
-async def test_every_simultaneous_call_gets_a_response(jobs: JobServiceStub):
+async def test_every_concurrent_call_receives_a_response(jobs: JobServiceStub):
     async def call_status() -> grpc.StatusCode:
         try:
             await jobs.GetJob(GetJobRequest(job_id="none"), timeout=TIMEOUT * 2)

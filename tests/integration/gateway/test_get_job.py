@@ -87,7 +87,7 @@ async def test_basic_view_has_no_documents(succeeded_job: str, jobs: JobServiceS
     assert job.progress.fraction == 0.5
 
 
-async def test_running_job_shows_its_attempt(worker: FakeWorker, jobs: JobServiceStub):
+async def test_running_job_contains_its_attempt(worker: FakeWorker, jobs: JobServiceStub):
     job_id = await submit_job(jobs)
     await worker.start_job(job_id)
     job = (await jobs.GetJob(GetJobRequest(job_id=job_id))).job
@@ -95,7 +95,7 @@ async def test_running_job_shows_its_attempt(worker: FakeWorker, jobs: JobServic
     assert not job.HasField("end_time")
 
 
-async def test_failed_job_shows_its_error(worker: FakeWorker, jobs: JobServiceStub):
+async def test_failed_job_contains_its_error(worker: FakeWorker, jobs: JobServiceStub):
     job_id = await submit_job(jobs)
     await worker.start_job(job_id)
     await worker.fail(job_id)

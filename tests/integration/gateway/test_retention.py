@@ -205,8 +205,8 @@ async def test_kept_job_has_events_before_the_log_start(jobs: JobServiceStub, da
     await jobs.RetryJob(RetryJobRequest(job_id=kept))
     request = WatchJobsRequest(filter=kept_job_filter, cursor=error.metadata["oldest_cursor"])
     resumed_stream = jobs.WatchJobs(request)
-    behind: list[Any] = []
-    while not behind:
-        behind += (await read_response(resumed_stream)).events
+    later_events: list[Any] = []
+    while not later_events:
+        later_events += (await read_response(resumed_stream)).events
     resumed_stream.cancel()
-    assert [(event.job_id, event.seq) for event in behind] == [(kept, 3)]
+    assert [(event.job_id, event.seq) for event in later_events] == [(kept, 3)]

@@ -202,7 +202,7 @@ async def test_stalled_submit_and_watch_resumes_by_number(
     assert sorted({*seen, *resumed}) == list(range(1, 3 + OUTPUTS))
 
 
-async def test_reader_that_never_returns_is_released(
+async def test_reader_that_never_resumes_is_released(
     gateway: Gateway,
     slow_jobs: JobServiceStub,
     worker: FakeWorker,

@@ -416,10 +416,10 @@ async def test_expired_subscription_resumes_after_pruned_events(
     async with database.transaction() as connection:
         await connection.execute(
             text(
-                "WITH gone AS ("
+                "WITH pruned AS ("
                 "DELETE FROM job_events WHERE job_id = CAST(:id AS uuid) RETURNING xid, position"
                 ") INSERT INTO event_log (tenant, start_xid, start_position) "
-                "SELECT 'default', xid, position FROM gone"
+                "SELECT 'default', xid, position FROM pruned"
             ),
             {"id": names[1][0]},
         )

@@ -62,7 +62,7 @@ async def read_events(events: EventStream, count: int) -> list[JobEvent]:
         return [await anext(events) for _ in range(count)]
 
 
-async def test_acknowledged_events_are_never_sent_again(client: Client, worker: FakeWorker):
+async def test_acknowledged_events_are_never_resent(client: Client, worker: FakeWorker):
     created = await client.create_subscription("billing", queues=["math"])
     assert created.created
     await client.submit("square_sum", PAYLOAD, queue="other")

@@ -114,7 +114,7 @@ def test_setting_that_reduces_durability_is_bad() -> None:
         assert any(f"Set {name} = on." == one.advice for one in found)
 
 
-def test_server_faults_have_their_levels() -> None:
+def test_each_server_fault_has_its_level() -> None:
     levels = {
         Level.BAD: (
             replace(SERVER, version_number=130_010),
@@ -203,7 +203,7 @@ def test_missing_leader_is_bad() -> None:
     assert worst_level(findings.check_leader(led)) is Level.OK
 
 
-def test_worker_faults_have_their_levels() -> None:
+def test_each_worker_fault_has_its_level() -> None:
     assert worst_level([*findings.check_workers([WORKER])]) is Level.OK
     assert worst_level([*findings.check_workers([])]) is Level.BAD
     lapsed = replace(WORKER, lease=timedelta(seconds=-1))
@@ -213,7 +213,7 @@ def test_worker_faults_have_their_levels() -> None:
     assert worst_level([*findings.check_workers([replace(WORKER, types=0)])]) is Level.WARN
 
 
-def test_redis_faults_have_their_levels() -> None:
+def test_each_redis_fault_has_its_level() -> None:
     def redis_level(**changes: object) -> Level:
         return worst_level([*findings.check_redis(replace(REDIS, **changes))])
 

@@ -211,10 +211,10 @@ async def test_pool_without_live_workers_receives_nothing(
 async def test_unclaimed_delivery_of_a_lost_pool_is_moved_at_once(
     database: Database, dispatch: Dispatch, queues: PoolQueues
 ) -> None:
-    lost_worker = await register(database, pool="gone")
+    lost_worker = await register(database, pool="lost")
     job = await submit(database)
     await dispatch.run_once()
-    assert await queues.entries("gone") == deliveries(job)
+    assert await queues.entries("lost") == deliveries(job)
     await lapse(database, lost_worker)
     await register(database, pool="other")
     await dispatch.run_once()

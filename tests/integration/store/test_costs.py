@@ -41,7 +41,7 @@ INSERT_JOBS = """
         start_time, end_time, result, error, update_time)
     SELECT
         ('01900000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'default',
-        CASE WHEN n % 4 = 0 THEN 'nobody' ELSE 'test' END, 'queue ' || n % 3, '{}', 0,
+        CASE WHEN n % 4 = 0 THEN 'unserved' ELSE 'test' END, 'queue ' || n % 3, '{}', 0,
         CASE WHEN n % 5 = 0 THEN jsonb_build_object('user', 'u' || n) ELSE '{}' END,
         now() + interval '1 day', 'r' || n, 'f', state,
         (state IN ('running', 'retrying', 'succeeded', 'failed'))::integer, 3, n,

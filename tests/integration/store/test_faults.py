@@ -263,7 +263,7 @@ async def test_end_of_a_session_is_detected_at_once(database: Database) -> None:
             await holding
 
 
-async def test_sessions_have_headrace_settings(database: Database) -> None:
+async def test_sessions_use_headraces_settings(database: Database) -> None:
     async with database.transaction() as connection:
         values = {
             name: await connection.scalar(text(f"SHOW {name}"))

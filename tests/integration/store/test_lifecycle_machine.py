@@ -130,8 +130,8 @@ class LifecycleMachine(RuleBasedStateMachine):
         )
         self.model.expire(expiring)
 
-    # All actions share one rule, because Hypothesis disables most of many rules in each run, so few
-    # jobs would end.
+    # All actions share one rule. With many rules, Hypothesis would disable most of them in each
+    # run, and few jobs would end.
     @rule(action=st.sampled_from(ACTIONS), data=st.data())
     def act(self, action: str, data: st.DataObject) -> None:
         getattr(self, action)(data)

@@ -75,7 +75,7 @@ async def test_unserved_jobs_are_not_ready(database: Database) -> None:
     await drain(database, await register(database, "d", pool="draining"))
     await lapse(database, await register(database, "e", pool="lapsed"))
     names = ("all", "fast", "foreign", "draining", "lapsed")
-    for job_type in ("nobody", "c", "d", "e"):
+    for job_type in ("unserved", "c", "d", "e"):
         await submit_many(database, 20, type=job_type, priority=100)
     await submit(database, type="b", queue="slow")
     expected = [

@@ -193,7 +193,7 @@ def test_migration_0004_adds_its_checks_without_a_scan(databases: Databases) -> 
         assert scalar(url, f"{checks} AND NOT convalidated") == 0
 
 
-# Another application's tables, with Alembic's version table at one of our revision numbers.
+# Another application's tables, and an Alembic version table with one of Headrace's revisions.
 ANOTHER_APPLICATION = (
     "CREATE TABLE public.alembic_version (version_num varchar(32) PRIMARY KEY)",
     "INSERT INTO public.alembic_version VALUES ('0004')",

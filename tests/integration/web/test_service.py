@@ -101,8 +101,8 @@ async def test_every_response_has_an_id_and_security_headers(http: httpx2.AsyncC
         assert "server" not in response.headers
     named = await http.get("/livez", headers={"x-request-id": "mine-1"})
     assert named.headers["x-request-id"] == "mine-1"
-    hostile = await http.get("/livez", headers={"x-request-id": 'a"b'})
-    assert len(hostile.headers["x-request-id"]) == 32
+    with_invalid_id = await http.get("/livez", headers={"x-request-id": 'a"b'})
+    assert len(with_invalid_id.headers["x-request-id"]) == 32
 
 
 async def test_unknown_path_is_a_problem_document(http: httpx2.AsyncClient) -> None:

@@ -317,7 +317,7 @@ async def test_wait_for_a_process_counts_only_toward_the_deadline(
 async def test_exception_in_a_process_keeps_its_type_and_message(jobs: Platform) -> None:
     job = await jobs.until_ended(await jobs.submit("t.raise_in_process"))
     assert job.error is not None
-    assert (job.error.type, job.error.message) == ("KeyError", "'gone'")
+    assert (job.error.type, job.error.message) == ("KeyError", "'missing'")
 
 
 async def test_process_detects_a_payload_mismatch(jobs: Platform) -> None:

@@ -317,7 +317,7 @@ async def test_command_line_mints_a_watch_token(headrace: Headrace, admin_key: s
     assert "label:user=42" in output.out
 
 
-async def test_get_without_payload_right_shows_the_job(
+async def test_get_without_payload_right_prints_the_job(
     headrace: Headrace, admin: Client, database: Database
 ) -> None:
     job = await admin.submit("email", {"to": "ada"})

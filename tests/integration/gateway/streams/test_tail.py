@@ -32,7 +32,7 @@ NewTail = Callable[..., Awaitable[ManualTail]]
 async def large_pool(settings: Settings) -> AsyncIterator[Database]:
     """The database, with enough connections for many writers."""
     database = Database(
-        settings.model_copy(update={"database_pool_size": 40}), application="test-crowd"
+        settings.model_copy(update={"database_pool_size": 40}), application="test-large-pool"
     )
     try:
         yield database
