@@ -47,7 +47,7 @@ async def arq_redis(settings: Settings) -> AsyncIterator[ArqRedis]:
     await client.connection_pool.disconnect()
 
 
-def stock_worker(arq_redis: ArqRedis, executed: list[str]) -> Worker:
+def stock_worker(arq_redis: ArqRedis, executed: list[str], *, max_jobs: int = 10) -> Worker:
     """Return an unmodified arq worker that runs the jobs of a pool's queue until it is empty."""
 
     async def run(ctx: dict[Any, Any], name: str) -> None:
@@ -59,8 +59,7 @@ def stock_worker(arq_redis: ArqRedis, executed: list[str]) -> Worker:
         queue_name=QUEUE,
         redis_pool=arq_redis,
         burst=True,
-        # Concurrent jobs could start in any order.
-        max_jobs=1,
+        max_jobs=max_jobs,
         handle_signals=False,
         poll_delay=0.01,
         keep_result=0,
@@ -101,7 +100,8 @@ async def test_delivery_runs_on_stock_arq(deliverer: Deliverer, arq_redis: ArqRe
     deliveries = new_keys(5)
     ranked = [(delivery, now_ms() - 1000 + n) for n, delivery in enumerate(deliveries)]
     await deliverer.deliver(POOL, list(reversed(ranked)))
-    worker = stock_worker(arq_redis, executed)
+    # Concurrent jobs could start in any order.
+    worker = stock_worker(arq_redis, executed, max_jobs=1)
     assert await worker.run_check() == 5
     # arq's score is the rank; arq runs the lowest score first.
     assert executed == [str(delivery) for delivery in deliveries]

@@ -17,7 +17,7 @@ FUNCTION_BODY = text("""
 """)
 
 RELEASE_DEPENDENTS = Transition(
-    name="freed",
+    name="released",
     events=(EventType.DUE,),
     rows=Selection(
         "dependents",
