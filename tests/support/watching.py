@@ -204,12 +204,12 @@ class Reader:
 
         Raises:
             TimeoutError: the condition was not met in time.
-            HeadraceError: the stream ended before.
+            HeadraceError: the stream ended first.
         """
         async with asyncio.timeout(within):
             async with self._changed:
-                await self._changed.wait_for(lambda: met(self) or self._has_ended)
-            if not met(self):
+                await self._changed.wait_for(lambda: condition(self) or self._has_ended)
+            if not condition(self):
                 await self.task
                 raise AssertionError("the stream has ended")
 

@@ -295,7 +295,7 @@ async def test_wait_for_a_process_counts_only_toward_the_deadline(
     async with platform(one_process, handlers()) as jobs:
         first = await jobs.submit("t.spin", timeout=timedelta(seconds=9))
         await jobs.until(first, E.OUTPUT)
-        # The job waits longer than its timeout, which suffices for a process start on a busy machine.
+        # The wait for a process is longer than the timeout, which suffices for a process start.
         waiting = await jobs.submit("t.process", '{"number": 1}', timeout=timedelta(seconds=8))
         late = await jobs.submit(
             "t.process", '{"number": 1}', deadline=datetime.now(UTC) + timedelta(seconds=1)
