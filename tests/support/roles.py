@@ -34,10 +34,11 @@ _CLIENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """The roles, by client, and their common password."""
+    """The roles of a server, by client, and their common password."""
 
     names: Mapping[Client, str]
     password: str
+    server: str
 
     def url(self, database_url: str, client: Client) -> str:
         """Return the URL of a database with the role of a client."""
@@ -47,7 +48,9 @@ class Roles:
         return parts._replace(netloc=f"{login}@{host}").geturl()
 
     def settings(self, settings: Settings, client: Client) -> Settings:
-        """Return settings with the role of a client."""
+        """Return settings with the role of a client; other servers do not have the roles."""
+        if _server_of(settings.database_url.get_secret_value()) != self.server:
+            return settings
         url = self.url(settings.database_url.get_secret_value(), client)
         return settings.model_copy(update={"database_url": SecretStr(url)})
 
@@ -67,7 +70,7 @@ def service_roles(server_url: str, *, name: str) -> Iterator[Roles]:
         name: a part of the role names that is unique within this process.
     """
     names = {client: f"headrace_test_{os.getpid()}_{name}_{client}" for client in Client}
-    roles = Roles(names=names, password=secrets.token_hex(16))
+    roles = Roles(names=names, password=secrets.token_hex(16), server=_server_of(server_url))
     _execute(
         server_url,
         "SET scram_iterations = 1",
@@ -99,6 +102,11 @@ def use_roles(patch: pytest.MonkeyPatch, roles: Roles) -> None:
         connect(self, settings if client is None else roles.settings(settings, client), **options)
 
     patch.setattr(Database, "__init__", connect_with_role)
+
+
+def _server_of(url: str) -> str:
+    """Return the host and the port of a URL."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _execute(url: str, *statements: str) -> None:
