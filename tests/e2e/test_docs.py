@@ -31,7 +31,7 @@ BIN = Path(sys.executable).parent
 DEADLINE_S = 90
 
 # A block without a language contains commands if it starts with one of these words.
-COMMANDS = {"docker", "export", "grep", "grpcurl", "headrace", "make", "pip", "python"}
+COMMANDS = {"curl", "docker", "export", "grep", "grpcurl", "headrace", "make", "pip", "python"}
 
 # Parts of commands and blocks that cannot run in this test, with the reasons.
 SKIP_REASONS = {
@@ -63,7 +63,7 @@ LANGUAGES_NOT_RUN = {
 
 # Commands and Python code that run until they are interrupted.
 ENDLESS_PATTERN = re.compile(
-    r"WatchJobs|WatchSubscription|Health/Watch|headrace watch(?!-)|subscription watch"
+    r"curl -sSN|WatchJobs|WatchSubscription|Health/Watch|headrace watch(?!-)|subscription watch"
     r"|(client|browser)\.(watch|subscribe)\("
 )
 
@@ -203,9 +203,12 @@ def live_platform(
         "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT / "examples"))),
         "HEADRACE_HANDLERS": ",".join(("handlers", *modules)),
         "HEADRACE_LOG_LEVEL": "debug",
+        # Without this option, curl succeeds although the server has rejected the request.
+        "CURL_HOME": str(folder),
         # The contexts of the docs must not change the configuration of the user who runs the tests.
         "XDG_CONFIG_HOME": str(folder / "config"),
     }
+    (folder / ".curlrc").write_text("fail-with-body\n")
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -233,6 +236,7 @@ def live_platform(
             assert line, (folder / "up.log").read_text()
             output += line
         address = re.search(r"API +(\S+)", output)[1]
+        web = re.search(r"Web +http://(\S+)", output)[1]
         servers = running_servers(folder / ".headrace")
         job_id, cursor = asyncio.run(_failed_job(address))
         busy = threading.Thread(target=_keep_busy, args=(address, stop), daemon=True)
@@ -247,6 +251,7 @@ def live_platform(
             },
             replacements={
                 "127.0.0.1:50051": address,
+                "127.0.0.1:8080": web,
                 "JOB_ID": job_id,
                 "JOB…": job_id,
                 "01a2…": job_id,
