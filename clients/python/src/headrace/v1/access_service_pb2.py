@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n headrace/v1/access_service.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\tPrincipal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12(\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.headrace.v1.PrincipalKind\x12\x1f\n\x04role\x18\x04 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x05 \x03(\t\x12\x0e\n\x06rights\x18\x06 \x03(\t\x12\x12\n\ncredential\x18\x07 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb1\x02\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x04 \x03(\t\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0f\n\rWhoAmIRequest\"K\n\x0eWhoAmIResponse\x12)\n\tprincipal\x18\x01 \x01(\x0b\x32\x16.headrace.v1.Principal\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"\x9d\x01\n\x13\x43reateApiKeyRequest\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x03 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"L\n\x14\x43reateApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.headrace.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\";\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x13ListApiKeysResponse\x12%\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x13.headrace.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x14RevokeApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.headrace.v1.ApiKey\"\xa9\x01\n\x12\x43\x65rtificateBinding\x12\x0b\n\x03san\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x04 \x03(\t\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x1f\x43reateCertificateBindingRequest\x12\x0b\n\x03san\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x04 \x03(\t\"`\n CreateCertificateBindingResponse\x12<\n\x13\x63\x65rtificate_binding\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.CertificateBinding\"G\n\x1eListCertificateBindingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"y\n\x1fListCertificateBindingsResponse\x12=\n\x14\x63\x65rtificate_bindings\x18\x01 \x03(\x0b\x32\x1f.headrace.v1.CertificateBinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x1f\x44\x65leteCertificateBindingRequest\x12\x0b\n\x03san\x18\x01 \x01(\t\"`\n DeleteCertificateBindingResponse\x12<\n\x13\x63\x65rtificate_binding\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.CertificateBinding\"\xee\x01\n\x15MintWatchTokenRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12>\n\x06labels\x18\x03 \x03(\x0b\x32..headrace.v1.MintWatchTokenRequest.LabelsEntry\x12\x17\n\x0finclude_payload\x18\x04 \x01(\x08\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\x16MintWatchTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12)\n\tprincipal\x18\x02 \x01(\x0b\x32\x16.headrace.v1.Principal*c\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_OPERATOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\x11\n\rROLE_PLATFORM\x10\x04*\xdc\x01\n\rPrincipalKind\x12\x1e\n\x1aPRINCIPAL_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRINCIPAL_KIND_ANONYMOUS\x10\x01\x12\x1a\n\x16PRINCIPAL_KIND_API_KEY\x10\x02\x12\x18\n\x14PRINCIPAL_KIND_TOKEN\x10\x03\x12\x17\n\x13PRINCIPAL_KIND_USER\x10\x04\x12\x1e\n\x1aPRINCIPAL_KIND_CERTIFICATE\x10\x05\x12\x1e\n\x1aPRINCIPAL_KIND_WATCH_TOKEN\x10\x06\x32\x91\x06\n\rAccessService\x12\x41\n\x06WhoAmI\x12\x1a.headrace.v1.WhoAmIRequest\x1a\x1b.headrace.v1.WhoAmIResponse\x12S\n\x0c\x43reateApiKey\x12 .headrace.v1.CreateApiKeyRequest\x1a!.headrace.v1.CreateApiKeyResponse\x12P\n\x0bListApiKeys\x12\x1f.headrace.v1.ListApiKeysRequest\x1a .headrace.v1.ListApiKeysResponse\x12S\n\x0cRevokeApiKey\x12 .headrace.v1.RevokeApiKeyRequest\x1a!.headrace.v1.RevokeApiKeyResponse\x12w\n\x18\x43reateCertificateBinding\x12,.headrace.v1.CreateCertificateBindingRequest\x1a-.headrace.v1.CreateCertificateBindingResponse\x12t\n\x17ListCertificateBindings\x12+.headrace.v1.ListCertificateBindingsRequest\x1a,.headrace.v1.ListCertificateBindingsResponse\x12w\n\x18\x44\x65leteCertificateBinding\x12,.headrace.v1.DeleteCertificateBindingRequest\x1a-.headrace.v1.DeleteCertificateBindingResponse\x12Y\n\x0eMintWatchToken\x12\".headrace.v1.MintWatchTokenRequest\x1a#.headrace.v1.MintWatchTokenResponseBb\n\x0eio.headrace.v1B\x12\x41\x63\x63\x65ssServiceProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n headrace/v1/access_service.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\tPrincipal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12(\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.headrace.v1.PrincipalKind\x12\x1f\n\x04role\x18\x04 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x05 \x03(\t\x12\x0e\n\x06rights\x18\x06 \x03(\t\x12\x12\n\ncredential\x18\x07 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb1\x02\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x04 \x03(\t\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0f\n\rWhoAmIRequest\"K\n\x0eWhoAmIResponse\x12)\n\tprincipal\x18\x01 \x01(\x0b\x32\x16.headrace.v1.Principal\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"\x9d\x01\n\x13\x43reateApiKeyRequest\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x03 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"Q\n\x14\x43reateApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.headrace.v1.ApiKey\x12\x13\n\x06secret\x18\x02 \x01(\tB\x03\x80\x01\x01\";\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x13ListApiKeysResponse\x12%\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x13.headrace.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13RevokeApiKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x14RevokeApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.headrace.v1.ApiKey\"\xa9\x01\n\x12\x43\x65rtificateBinding\x12\x0b\n\x03san\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x04 \x03(\t\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x1f\x43reateCertificateBindingRequest\x12\x0b\n\x03san\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x1f\n\x04role\x18\x03 \x01(\x0e\x32\x11.headrace.v1.Role\x12\r\n\x05scope\x18\x04 \x03(\t\"`\n CreateCertificateBindingResponse\x12<\n\x13\x63\x65rtificate_binding\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.CertificateBinding\"G\n\x1eListCertificateBindingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"y\n\x1fListCertificateBindingsResponse\x12=\n\x14\x63\x65rtificate_bindings\x18\x01 \x03(\x0b\x32\x1f.headrace.v1.CertificateBinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x1f\x44\x65leteCertificateBindingRequest\x12\x0b\n\x03san\x18\x01 \x01(\t\"`\n DeleteCertificateBindingResponse\x12<\n\x13\x63\x65rtificate_binding\x18\x01 \x01(\x0b\x32\x1f.headrace.v1.CertificateBinding\"\xee\x01\n\x15MintWatchTokenRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12>\n\x06labels\x18\x03 \x03(\x0b\x32..headrace.v1.MintWatchTokenRequest.LabelsEntry\x12\x17\n\x0finclude_payload\x18\x04 \x01(\x08\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x16MintWatchTokenResponse\x12\x12\n\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12)\n\tprincipal\x18\x02 \x01(\x0b\x32\x16.headrace.v1.Principal*c\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_OPERATOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\x11\n\rROLE_PLATFORM\x10\x04*\xdc\x01\n\rPrincipalKind\x12\x1e\n\x1aPRINCIPAL_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRINCIPAL_KIND_ANONYMOUS\x10\x01\x12\x1a\n\x16PRINCIPAL_KIND_API_KEY\x10\x02\x12\x18\n\x14PRINCIPAL_KIND_TOKEN\x10\x03\x12\x17\n\x13PRINCIPAL_KIND_USER\x10\x04\x12\x1e\n\x1aPRINCIPAL_KIND_CERTIFICATE\x10\x05\x12\x1e\n\x1aPRINCIPAL_KIND_WATCH_TOKEN\x10\x06\x32\x91\x06\n\rAccessService\x12\x41\n\x06WhoAmI\x12\x1a.headrace.v1.WhoAmIRequest\x1a\x1b.headrace.v1.WhoAmIResponse\x12S\n\x0c\x43reateApiKey\x12 .headrace.v1.CreateApiKeyRequest\x1a!.headrace.v1.CreateApiKeyResponse\x12P\n\x0bListApiKeys\x12\x1f.headrace.v1.ListApiKeysRequest\x1a .headrace.v1.ListApiKeysResponse\x12S\n\x0cRevokeApiKey\x12 .headrace.v1.RevokeApiKeyRequest\x1a!.headrace.v1.RevokeApiKeyResponse\x12w\n\x18\x43reateCertificateBinding\x12,.headrace.v1.CreateCertificateBindingRequest\x1a-.headrace.v1.CreateCertificateBindingResponse\x12t\n\x17ListCertificateBindings\x12+.headrace.v1.ListCertificateBindingsRequest\x1a,.headrace.v1.ListCertificateBindingsResponse\x12w\n\x18\x44\x65leteCertificateBinding\x12,.headrace.v1.DeleteCertificateBindingRequest\x1a-.headrace.v1.DeleteCertificateBindingResponse\x12Y\n\x0eMintWatchToken\x12\".headrace.v1.MintWatchTokenRequest\x1a#.headrace.v1.MintWatchTokenResponseBb\n\x0eio.headrace.v1B\x12\x41\x63\x63\x65ssServiceProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,16 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.access_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016io.headrace.v1B\022AccessServiceProtoP\001Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1'
+  _globals['_CREATEAPIKEYRESPONSE'].fields_by_name['secret']._loaded_options = None
+  _globals['_CREATEAPIKEYRESPONSE'].fields_by_name['secret']._serialized_options = b'\200\001\001'
   _globals['_MINTWATCHTOKENREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_MINTWATCHTOKENREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=2270
-  _globals['_ROLE']._serialized_end=2369
-  _globals['_PRINCIPALKIND']._serialized_start=2372
-  _globals['_PRINCIPALKIND']._serialized_end=2592
+  _globals['_MINTWATCHTOKENRESPONSE'].fields_by_name['token']._loaded_options = None
+  _globals['_MINTWATCHTOKENRESPONSE'].fields_by_name['token']._serialized_options = b'\200\001\001'
+  _globals['_ROLE']._serialized_start=2280
+  _globals['_ROLE']._serialized_end=2379
+  _globals['_PRINCIPALKIND']._serialized_start=2382
+  _globals['_PRINCIPALKIND']._serialized_end=2602
   _globals['_PRINCIPAL']._serialized_start=115
   _globals['_PRINCIPAL']._serialized_end=331
   _globals['_APIKEY']._serialized_start=334
@@ -51,35 +55,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEAPIKEYREQUEST']._serialized_start=736
   _globals['_CREATEAPIKEYREQUEST']._serialized_end=893
   _globals['_CREATEAPIKEYRESPONSE']._serialized_start=895
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=971
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=973
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1032
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1034
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1119
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1121
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1154
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1156
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1216
-  _globals['_CERTIFICATEBINDING']._serialized_start=1219
-  _globals['_CERTIFICATEBINDING']._serialized_end=1388
-  _globals['_CREATECERTIFICATEBINDINGREQUEST']._serialized_start=1390
-  _globals['_CREATECERTIFICATEBINDINGREQUEST']._serialized_end=1503
-  _globals['_CREATECERTIFICATEBINDINGRESPONSE']._serialized_start=1505
-  _globals['_CREATECERTIFICATEBINDINGRESPONSE']._serialized_end=1601
-  _globals['_LISTCERTIFICATEBINDINGSREQUEST']._serialized_start=1603
-  _globals['_LISTCERTIFICATEBINDINGSREQUEST']._serialized_end=1674
-  _globals['_LISTCERTIFICATEBINDINGSRESPONSE']._serialized_start=1676
-  _globals['_LISTCERTIFICATEBINDINGSRESPONSE']._serialized_end=1797
-  _globals['_DELETECERTIFICATEBINDINGREQUEST']._serialized_start=1799
-  _globals['_DELETECERTIFICATEBINDINGREQUEST']._serialized_end=1845
-  _globals['_DELETECERTIFICATEBINDINGRESPONSE']._serialized_start=1847
-  _globals['_DELETECERTIFICATEBINDINGRESPONSE']._serialized_end=1943
-  _globals['_MINTWATCHTOKENREQUEST']._serialized_start=1946
-  _globals['_MINTWATCHTOKENREQUEST']._serialized_end=2184
-  _globals['_MINTWATCHTOKENREQUEST_LABELSENTRY']._serialized_start=2139
-  _globals['_MINTWATCHTOKENREQUEST_LABELSENTRY']._serialized_end=2184
-  _globals['_MINTWATCHTOKENRESPONSE']._serialized_start=2186
-  _globals['_MINTWATCHTOKENRESPONSE']._serialized_end=2268
-  _globals['_ACCESSSERVICE']._serialized_start=2595
-  _globals['_ACCESSSERVICE']._serialized_end=3380
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=976
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=978
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1037
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1039
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1124
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1126
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1159
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1161
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1221
+  _globals['_CERTIFICATEBINDING']._serialized_start=1224
+  _globals['_CERTIFICATEBINDING']._serialized_end=1393
+  _globals['_CREATECERTIFICATEBINDINGREQUEST']._serialized_start=1395
+  _globals['_CREATECERTIFICATEBINDINGREQUEST']._serialized_end=1508
+  _globals['_CREATECERTIFICATEBINDINGRESPONSE']._serialized_start=1510
+  _globals['_CREATECERTIFICATEBINDINGRESPONSE']._serialized_end=1606
+  _globals['_LISTCERTIFICATEBINDINGSREQUEST']._serialized_start=1608
+  _globals['_LISTCERTIFICATEBINDINGSREQUEST']._serialized_end=1679
+  _globals['_LISTCERTIFICATEBINDINGSRESPONSE']._serialized_start=1681
+  _globals['_LISTCERTIFICATEBINDINGSRESPONSE']._serialized_end=1802
+  _globals['_DELETECERTIFICATEBINDINGREQUEST']._serialized_start=1804
+  _globals['_DELETECERTIFICATEBINDINGREQUEST']._serialized_end=1850
+  _globals['_DELETECERTIFICATEBINDINGRESPONSE']._serialized_start=1852
+  _globals['_DELETECERTIFICATEBINDINGRESPONSE']._serialized_end=1948
+  _globals['_MINTWATCHTOKENREQUEST']._serialized_start=1951
+  _globals['_MINTWATCHTOKENREQUEST']._serialized_end=2189
+  _globals['_MINTWATCHTOKENREQUEST_LABELSENTRY']._serialized_start=2144
+  _globals['_MINTWATCHTOKENREQUEST_LABELSENTRY']._serialized_end=2189
+  _globals['_MINTWATCHTOKENRESPONSE']._serialized_start=2191
+  _globals['_MINTWATCHTOKENRESPONSE']._serialized_end=2278
+  _globals['_ACCESSSERVICE']._serialized_start=2605
+  _globals['_ACCESSSERVICE']._serialized_end=3390
 # @@protoc_insertion_point(module_scope)
