@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from sqlalchemy import text
 
@@ -367,6 +368,8 @@ async def monitor(filled: FilledPlatform) -> None:
     stream.cancel()
     assert len(response.overview.queues) == 1000
     assert response.overview.omitted_queues > 20_000
+    history = ms.GetHistoryRequest(range=Duration(seconds=1500 * 60), step=Duration(seconds=60))
+    assert len((await filled.call("GetHistory", history)).points) == 1500
     filled.sizes["WatchOverview"] = [response.ByteSize()]
 
 
@@ -606,6 +609,7 @@ SIZES_BY_RPC = {
     "MintWatchToken": RpcSizes(api_keys),
     "ListWorkers": RpcSizes(monitor, 2 * MIB),
     "ListQueues": RpcSizes(monitor, 100_000),
+    "GetHistory": RpcSizes(monitor, 10_000),
     "WatchOverview": RpcSizes(monitor, 100_000),
 }
 

@@ -21,6 +21,7 @@ from headrace_scheduler.loops.meter import Meter
 from headrace_scheduler.loops.promote import Promote
 from headrace_scheduler.loops.prune import Prune
 from headrace_scheduler.loops.recover import Recover
+from headrace_scheduler.loops.roll_up import RollUp
 from headrace_scheduler.metrics import Gauges
 from headrace_scheduler.timing import DEFAULT, Timing
 
@@ -88,6 +89,12 @@ class Term:
                 timing=timing,
             ),
             DeleteTenants(database=database, bus=bus, term=term, gauges=gauges, timing=timing),
+            RollUp(
+                database=database,
+                term=term,
+                retention=timedelta(seconds=settings.history_retention),
+                timing=timing,
+            ),
             Meter(database=database, term=term, gauges=gauges, timing=timing),
         )
 

@@ -25,6 +25,7 @@ class Timing:
             workers run again within 25 s.
         prune: wait between two runs of prune.
         prune_rest: minimum pause after each transaction of prune.
+        roll_up: wait between two runs of roll-up.
         tenants: maximum wait between two looks for tenants to delete, and between two measurements
             of the usage of tenants.
         deletion: wait between two runs while a tenant is being deleted.
@@ -45,6 +46,7 @@ class Timing:
     recover: float = 2.0
     prune: float = 60.0
     prune_rest: float = 0.05
+    roll_up: float = 5.0
     tenants: float = 10.0
     deletion: float = 1.0
     deletion_patience: float = 60.0

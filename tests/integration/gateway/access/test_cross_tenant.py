@@ -324,6 +324,8 @@ CASES = [
         lambda f: ms.ListWorkersRequest(page_token=f.page_token),
         INVALID,
     ),
+    Case("MonitorService.GetHistory", "queue", lambda _: ms.GetHistoryRequest(queue=MARKER)),
+    Case("MonitorService.GetHistory", "type", lambda _: ms.GetHistoryRequest(type="test")),
     Case("MonitorService.WatchOverview", "", lambda _: ms.WatchOverviewRequest()),
     Case("MonitorService.ListQueues", "", lambda _: ms.ListQueuesRequest()),
     Case(

@@ -136,7 +136,7 @@ async def test_scope_limits_the_overview(
         assert overview.rates[1].started * window == pytest.approx(len(queues))
 
 
-@pytest.mark.parametrize("rpc", ["ListWorkers", "ListQueues", "WatchOverview"])
+@pytest.mark.parametrize("rpc", ["ListWorkers", "ListQueues", "WatchOverview", "GetHistory"])
 async def test_narrower_scopes_and_watch_tokens_are_denied(
     rpc: str, monitor: MonitorServiceStub, channel: grpc.aio.Channel, database: Database
 ) -> None:

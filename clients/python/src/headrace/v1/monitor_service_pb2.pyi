@@ -629,3 +629,135 @@ class FailingType(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FailingType: _TypeAlias = FailingType  # noqa: Y015
+
+@_typing.final
+class GetHistoryRequest(_message.Message):
+    """The request of GetHistory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    queue: _builtins.str
+    """Only jobs of this queue; empty for all queues."""
+    type: _builtins.str
+    """Only jobs of this type; empty for all types."""
+    @_builtins.property
+    def range(self) -> _duration_pb2.Duration:
+        """The time before now that the points cover, 1 minute to 31 days. Absent: 1 hour. Minutes older than
+        HEADRACE_HISTORY_RETENTION, 8 days by default, have no events.
+        """
+
+    @_builtins.property
+    def step(self) -> _duration_pb2.Duration:
+        """The length of the period of a point, in whole minutes. Absent: the shortest one with at most 180
+        points. The response has at most 1,500 points.
+        """
+
+    def __init__(
+        self,
+        *,
+        range: _duration_pb2.Duration | None = ...,
+        step: _duration_pb2.Duration | None = ...,
+        queue: _builtins.str = ...,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue", "range", b"range", "step", b"step", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHistoryRequest: _TypeAlias = GetHistoryRequest  # noqa: Y015
+
+@_typing.final
+class HistoryPoint(_message.Message):
+    """The events of a period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    SUBMITTED_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    RETRIED_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    submitted: _builtins.int
+    """The number of submitted jobs."""
+    started: _builtins.int
+    """The number of started attempts."""
+    retried: _builtins.int
+    """The number of attempts that failed and are retried."""
+    succeeded: _builtins.int
+    """The number of jobs that succeeded."""
+    failed: _builtins.int
+    """The number of jobs that failed."""
+    cancelled: _builtins.int
+    """The number of jobs that were cancelled."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The start of the period, a multiple of `step` since 1970."""
+
+    @_builtins.property
+    def wait(self) -> Global___Latency:
+        """The time between queueing and start of the attempts that started."""
+
+    @_builtins.property
+    def run(self) -> Global___Latency:
+        """The duration of the attempts that ended."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        submitted: _builtins.int = ...,
+        started: _builtins.int = ...,
+        retried: _builtins.int = ...,
+        succeeded: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+        wait: Global___Latency | None = ...,
+        run: Global___Latency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "start_time", b"start_time", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "retried", b"retried", "run", b"run", "start_time", b"start_time", "started", b"started", "submitted", b"submitted", "succeeded", b"succeeded", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryPoint: _TypeAlias = HistoryPoint  # noqa: Y015
+
+@_typing.final
+class GetHistoryResponse(_message.Message):
+    """The history of a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryPoint]:
+        """One point per period, the earliest first. The last period is not over."""
+
+    @_builtins.property
+    def step(self) -> _duration_pb2.Duration:
+        """The length of a period."""
+
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___HistoryPoint] | None = ...,
+        step: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHistoryResponse: _TypeAlias = GetHistoryResponse  # noqa: Y015

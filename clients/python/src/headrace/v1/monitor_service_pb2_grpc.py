@@ -53,6 +53,11 @@ class MonitorServiceStub:
                 request_serializer=headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewResponse.FromString,
                 _registered_method=True)
+        self.GetHistory = channel.unary_unary(
+                '/headrace.v1.MonitorService/GetHistory',
+                request_serializer=headrace_dot_v1_dot_monitor__service__pb2.GetHistoryRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_monitor__service__pb2.GetHistoryResponse.FromString,
+                _registered_method=True)
 
 
 class MonitorServiceServicer:
@@ -86,6 +91,14 @@ class MonitorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetHistory(self, request, context):
+        """Returns the counts and durations of past periods, for charts. An event is included a few seconds
+        after its commit, or later while a transaction stays open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -103,6 +116,11 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     servicer.WatchOverview,
                     request_deserializer=headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewResponse.SerializeToString,
+            ),
+            'GetHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHistory,
+                    request_deserializer=headrace_dot_v1_dot_monitor__service__pb2.GetHistoryRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_monitor__service__pb2.GetHistoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -190,6 +208,33 @@ class MonitorService:
             '/headrace.v1.MonitorService/WatchOverview',
             headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewRequest.SerializeToString,
             headrace_dot_v1_dot_monitor__service__pb2.WatchOverviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.MonitorService/GetHistory',
+            headrace_dot_v1_dot_monitor__service__pb2.GetHistoryRequest.SerializeToString,
+            headrace_dot_v1_dot_monitor__service__pb2.GetHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class MonitorServiceStub:
     """Streams an overview of the tenant: first the current one, then a new one after each change, until
     the caller ends the stream. The stream cannot be resumed, because each overview is complete.
     """
+    GetHistory: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.GetHistoryRequest, _monitor_service_pb2.GetHistoryResponse]
+    """Returns the counts and durations of past periods, for charts. An event is included a few seconds
+    after its commit, or later while a transaction stays open.
+    """
 
 @_typing.type_check_only
 class MonitorServiceAsyncStub(MonitorServiceStub):
@@ -70,6 +74,10 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     WatchOverview: _aio.UnaryStreamMultiCallable[_monitor_service_pb2.WatchOverviewRequest, _monitor_service_pb2.WatchOverviewResponse]  # type: ignore[assignment]
     """Streams an overview of the tenant: first the current one, then a new one after each change, until
     the caller ends the stream. The stream cannot be resumed, because each overview is complete.
+    """
+    GetHistory: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.GetHistoryRequest, _monitor_service_pb2.GetHistoryResponse]  # type: ignore[assignment]
+    """Returns the counts and durations of past periods, for charts. An event is included a few seconds
+    after its commit, or later while a transaction stays open.
     """
 
 class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -107,6 +115,16 @@ class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_monitor_service_pb2.WatchOverviewResponse], _abc.AsyncIterator[_monitor_service_pb2.WatchOverviewResponse]]:
         """Streams an overview of the tenant: first the current one, then a new one after each change, until
         the caller ends the stream. The stream cannot be resumed, because each overview is complete.
+        """
+
+    @_abc_1.abstractmethod
+    def GetHistory(
+        self,
+        request: _monitor_service_pb2.GetHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitor_service_pb2.GetHistoryResponse, _abc.Awaitable[_monitor_service_pb2.GetHistoryResponse]]:
+        """Returns the counts and durations of past periods, for charts. An event is included a few seconds
+        after its commit, or later while a transaction stays open.
         """
 
 def add_MonitorServiceServicer_to_server(servicer: MonitorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
+from headrace_core.domain.durations import quantile
 from headrace_core.domain.ids import JobId, WorkerId
 from headrace_core.domain.lifecycle import JobState
 
@@ -112,6 +114,17 @@ class Latency:
     p95: timedelta | None
 
 
+def latency_of(counts: Mapping[int, int]) -> Latency:
+    """Return the number of durations and their quantiles.
+
+    Args:
+        counts: the number of durations by bucket (domain/durations.py).
+    """
+    return Latency(
+        count=sum(counts.values()), p50=quantile(counts, 0.5), p95=quantile(counts, 0.95)
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailingType:
     """The attempts of a job type that ended with a type of error, and the newest of them."""
@@ -159,3 +172,19 @@ class Overview:
     wait: Latency
     run: Latency
     failing_types: Sequence[FailingType]
+
+
+class HistoryPoint(NamedTuple):
+    """The events of one period.
+
+    Attributes:
+        time: the start of the period.
+        counts: the number of jobs and attempts by their names in the API.
+        waits: the number of starts by the bucket of their wait.
+        runs: the number of ended attempts by the bucket of their duration.
+    """
+
+    time: datetime
+    counts: Mapping[str, int]
+    waits: Mapping[int, int]
+    runs: Mapping[int, int]

@@ -153,6 +153,8 @@ class Settings(BaseSettings):
     subscription_retention: float = Field(30 * 86_400.0, gt=0)
     # Retention of the audit log.
     audit_retention: float = Field(400 * 86_400.0, gt=0)
+    # Retention of the counts of each minute.
+    history_retention: float = Field(8 * 86_400.0, gt=0)
 
     # Scheduler.
     dispatch_prefetch: int = Field(400, ge=0)

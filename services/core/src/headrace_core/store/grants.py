@@ -188,6 +188,15 @@ PRIVILEGES: Final[Mapping[str, Mapping[Client, Sequence[Privilege]]]] = {
         Client.SCHEDULER: (_SELECT, _update("payload_bytes", "recount_time"), _DELETE),
         Client.OPS: (_SELECT,),
     },
+    "job_minutes": {
+        Client.GATEWAY: (_SELECT,),
+        Client.SCHEDULER: (_SELECT, _INSERT, _UPDATE, _DELETE),
+        Client.OPS: (_SELECT,),
+    },
+    "history_place": {
+        Client.SCHEDULER: (_SELECT, _INSERT, _update("xid", "position")),
+        Client.OPS: (_SELECT,),
+    },
     "api_keys": {
         Client.GATEWAY: (_SELECT, _INSERT, _update("revoke_time", "last_use_time")),
         Client.OPS: (_select_except("api_keys", "secret_hash"),),

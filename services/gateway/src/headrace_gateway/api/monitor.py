@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from headrace_core.domain.access import PrincipalKind, Right, Scope
 from headrace_core.domain.errors import PageTokenInvalid, PermissionDenied, Violation
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import JobState
-from headrace_core.domain.monitor import Overview, QueueStatus, WorkerStatus
+from headrace_core.domain.limits import NAME_RULE, is_name
+from headrace_core.domain.monitor import HistoryPoint, Overview, QueueStatus, WorkerStatus
 from headrace_core.domain.pool import Lane, Pool, serves_queue, serves_tenant
 from headrace_core.domain.stats import Stats
+from headrace_core.store.history import read_history
 from headrace_core.store.jobs.read import read_stats
 from headrace_core.store.jobs.waiting import live_pools
 from headrace_core.store.monitor import list_workers
@@ -30,6 +32,22 @@ from headrace_gateway.tokens import decode_name_token, encode_name_token
 _MIN_INTERVAL: Final = 0.1
 _DEFAULT_INTERVAL: Final = 0.2
 _MAX_INTERVAL: Final = 60.0
+# The minimum, default and maximum range of a history, and the units of its steps.
+_MINUTE: Final = timedelta(minutes=1)
+_DEFAULT_RANGE: Final = timedelta(hours=1)
+_MAX_RANGE: Final = timedelta(days=31)
+# The number of points that the default step does not exceed, and the maximum number of points.
+_DEFAULT_POINTS: Final = 180
+_MAX_POINTS: Final = 1_500
+# The time limit of a statement that reads a history, in seconds.
+_HISTORY_TIMEOUT: Final = 30.0
+
+
+class History(NamedTuple):
+    """The points of a history, and the length of their periods."""
+
+    points: Sequence[HistoryPoint]
+    step: timedelta
 
 
 class Monitor:
@@ -182,6 +200,69 @@ class Monitor:
             interval=_DEFAULT_INTERVAL if interval is None else interval,
             idle=idle,
         )
+
+    async def history(
+        self,
+        call: Call,
+        *,
+        period: timedelta | None = None,
+        step: timedelta | None = None,
+        queue: str = "",
+        job_type: str = "",
+        violations: Sequence[Violation] = (),
+    ) -> History:
+        """Return the history of the tenant up to now.
+
+        Args:
+            call: the context of the request.
+            period: the time to cover; None for an hour.
+            step: the length of the period of a point; None to choose it.
+            queue: only jobs of this queue; empty for all queues.
+            job_type: only jobs of this type; empty for all types.
+            violations: see the class.
+
+        Raises:
+            InvalidRequest: an argument is out of range.
+            PermissionDenied: see `monitored_scope`, or the queue or type is outside of the scope.
+        """
+        found = Violations(violations)
+        period = _DEFAULT_RANGE if period is None else period
+        if not _MINUTE <= period <= _MAX_RANGE:
+            found.note("range", "must be 1 minute to 31 days")
+        if step is None:
+            step = _MINUTE * max(1, -(-period // (_MINUTE * _DEFAULT_POINTS)))
+        elif step < _MINUTE or step % _MINUTE:
+            found.note("step", "must be a whole number of minutes")
+        elif period > step * _MAX_POINTS:
+            found.note("step", f"the range would have more than {_MAX_POINTS} points")
+        for field, name in (("queue", queue), ("type", job_type)):
+            if name and not is_name(name):
+                found.note(field, NAME_RULE)
+        found.check()
+        scope = monitored_scope(call)
+        queues, types = (
+            _narrow("queue", queue, scope.queues),
+            _narrow("type", job_type, scope.types),
+        )
+        async with self._database.snapshot(statement_timeout=_HISTORY_TIMEOUT) as conn:
+            points = await read_history(
+                conn,
+                tenant=call.tenant,
+                queues=queues,
+                types=types,
+                points=max(1, -(-period // step)),
+                step=step,
+            )
+        return History(points, step)
+
+
+def _narrow(kind: str, name: str, allowed: frozenset[str]) -> frozenset[str]:
+    """Return the names that a request selects within a scope; empty for all."""
+    if not name:
+        return allowed
+    if allowed and name not in allowed:
+        raise PermissionDenied(f"{kind}:{name}")
+    return frozenset((name,))
 
 
 def monitored_scope(call: Call) -> Scope:

@@ -87,4 +87,5 @@ NEEDS: Final[Mapping[str, Need]] = {
     f"{_MONITOR}ListWorkers": Right.JOBS_READ,
     f"{_MONITOR}ListQueues": Right.JOBS_READ,
     f"{_MONITOR}WatchOverview": Right.JOBS_READ,
+    f"{_MONITOR}GetHistory": Right.JOBS_READ,
 }

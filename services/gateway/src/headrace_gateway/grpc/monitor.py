@@ -8,13 +8,23 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import timedelta
 from functools import lru_cache
+from typing import Literal
 
 from headrace.v1 import monitor_service_pb2 as messages
 from headrace.v1.job_service_pb2 import WATCH_MARK_IDLE
-from headrace_core.domain.monitor import Latency, Overview, QueueStatus, Rates, WorkerStatus
+from headrace_core.domain.monitor import (
+    HistoryPoint,
+    Latency,
+    Overview,
+    QueueStatus,
+    Rates,
+    WorkerStatus,
+    latency_of,
+)
 from headrace_gateway.api.monitor import Monitor
+from headrace_gateway.api.validation import Violations
 from headrace_gateway.calls.call import Call
-from headrace_gateway.grpc.decode import read_idle_interval, seconds_of
+from headrace_gateway.grpc.decode import read_duration, read_idle_interval, seconds_of
 from headrace_gateway.grpc.encode import duration_message, state_counts, timestamp
 from headrace_gateway.grpc.pages import MessagePage
 
@@ -63,6 +73,38 @@ class MonitorServicer:
         async with aclosing(stream) as overviews:
             async for overview in overviews:
                 yield _IDLE if overview is None else _overview_response(overview)
+
+    async def GetHistory(
+        self, request: messages.GetHistoryRequest, call: Call
+    ) -> messages.GetHistoryResponse:
+        """Return the history of the tenant."""
+        found = Violations()
+        history = await self._monitor.history(
+            call,
+            period=_optional_duration(request, "range", found),
+            step=_optional_duration(request, "step", found),
+            queue=request.queue,
+            job_type=request.type,
+            violations=found,
+        )
+        return messages.GetHistoryResponse(
+            points=map(_point_message, history.points), step=duration_message(history.step)
+        )
+
+
+def _optional_duration(
+    request: messages.GetHistoryRequest, name: Literal["range", "step"], found: Violations
+) -> timedelta | None:
+    return read_duration(getattr(request, name), name, found) if request.HasField(name) else None
+
+
+def _point_message(point: HistoryPoint) -> messages.HistoryPoint:
+    return messages.HistoryPoint(
+        start_time=timestamp(point.time),
+        wait=_latency_message(latency_of(point.waits)),
+        run=_latency_message(latency_of(point.runs)),
+        **point.counts,
+    )
 
 
 _IDLE = messages.WatchOverviewResponse(mark=WATCH_MARK_IDLE)

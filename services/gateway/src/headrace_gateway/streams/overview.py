@@ -20,18 +20,18 @@ from typing import Final
 import structlog
 
 from headrace_core.domain.access import Scope
-from headrace_core.domain.durations import bucket_of, quantile
+from headrace_core.domain.durations import bucket_of
 from headrace_core.domain.errors import HeadraceError, ShuttingDown, Unavailable
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.monitor import (
     FailingType,
-    Latency,
     OldestJob,
     Overview,
     QueueStatus,
     Rates,
+    latency_of,
 )
 from headrace_core.domain.pool import Lane, Pool, serves_queue, serves_tenant
 from headrace_core.runtime.tasks import end_tasks
@@ -590,8 +590,8 @@ class _Computation:
             slots=sum(pool.slots for pool in self._pools),
             busy_slots=max(0, states[JobState.RUNNING]),
             rates=[self._rates(rolling, now) for rolling in (self._short, self._long)],
-            wait=_latency(self._wait.total),
-            run=_latency(self._run.total),
+            wait=latency_of(self._wait.total),
+            run=latency_of(self._run.total),
             failing_types=self._failing_types(),
         )
 
@@ -771,12 +771,6 @@ def _source_of(event: JobEvent) -> JobState | None:
             return JobState.RETRYING if event.attempt else JobState.SCHEDULED
         case _:
             return JobState.RUNNING
-
-
-def _latency(counts: Mapping[int, int]) -> Latency:
-    return Latency(
-        count=sum(counts.values()), p50=quantile(counts, 0.5), p95=quantile(counts, 0.95)
-    )
 
 
 def _capacity(pools: Sequence[Pool]) -> set[tuple[str, frozenset[str], int, int]]:

@@ -22,7 +22,7 @@ from headrace_core.store.usage import lock_usage
 # The tables whose rows are removed by tenant, once the jobs are removed. A test fails if a table
 # with a tenant is missing both here and in KEPT_TABLES.
 REMOVED_TABLES: Final = (
-    *("batches", "subscriptions", "event_log", "tenant_usage"),
+    *("batches", "subscriptions", "event_log", "tenant_usage", "job_minutes"),
     *("api_keys", "sessions", "users", "certificate_bindings"),
 )
 # The column that identifies a row among the rows of a tenant.
@@ -31,6 +31,7 @@ _KEYS: Final = {
     "subscriptions": "name",
     "event_log": "tenant",
     "tenant_usage": "tenant",
+    "job_minutes": "minute",
     "api_keys": "id",
     "sessions": "id",
     "users": "name",

@@ -83,6 +83,7 @@ TIME_COLUMNS: Final[Mapping[str, Sequence[str]]] = {
     "subscriptions": ("lease_expire_time", "create_time", "ack_time"),
     "tenants": ("create_time", "delete_time"),
     "tenant_usage": ("waiting_count_time", "recount_time"),
+    "job_minutes": ("minute",),
     "api_keys": ("create_time", "expire_time", "last_use_time", "revoke_time"),
     "access_changes": ("time",),
     "audit_log": ("time",),
@@ -495,6 +496,36 @@ tenant_usage = Table(
     Column("day_jobs", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("waiting_jobs >= 0 AND day_jobs >= 0", name="counters"),
     CheckConstraint(READABLE["tenant_usage"], name="times"),
+)
+
+# The events of each minute by queue and type.
+job_minutes = Table(
+    "job_minutes",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("minute", DateTime(timezone=True), primary_key=True),
+    Column("queue", Text, primary_key=True),
+    Column("type", Text, primary_key=True),
+    *(
+        Column(name, BigInteger, nullable=False)
+        for name in ("submitted", "started", "retried", "succeeded", "failed", "cancelled")
+    ),
+    # Counts by the buckets of domain/durations.py: of the time between queueing and start, and of
+    # the duration of attempts. The buckets after the last count are left out.
+    Column("waits", ARRAY(BigInteger), nullable=False),
+    Column("runs", ARRAY(BigInteger), nullable=False),
+    CheckConstraint(READABLE["job_minutes"], name="times"),
+    Index("job_minutes_minute_idx", "minute"),
+)
+
+# At most one row: the place up to which all events are part of `job_minutes`.
+history_place = Table(
+    "history_place",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("xid", Xid8, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    CheckConstraint("singleton", name="singleton"),
 )
 
 api_keys = Table(

@@ -49,6 +49,7 @@ async def rebase(conn: Connection) -> RebaseResult:
     # This statement reads the old places of the events, so it runs first.
     subscriptions = (await conn.execute(_SUBSCRIPTIONS)).rowcount
     await conn.execute(_RESET_STARTS)
+    await conn.execute(_SKIP_HISTORY)
     events = (await conn.execute(_EVENTS)).rowcount
     jobs = (await conn.execute(_JOBS)).rowcount
     await conn.execute(_REPLACE_IDENTITY)
@@ -63,13 +64,14 @@ _HAS_FOREIGN_IDS = text("""
         (SELECT xid FROM job_events ORDER BY xid DESC LIMIT 1)
         UNION ALL (SELECT start_xid FROM event_log ORDER BY start_xid DESC LIMIT 1)
         UNION ALL (SELECT xid FROM subscriptions ORDER BY xid DESC LIMIT 1)
+        UNION ALL (SELECT xid FROM history_place)
     ) newest
     WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())
     LIMIT 1
 """)
 
 _LOCK = text("""
-    LOCK TABLE jobs, job_events, event_log, subscriptions, installation
+    LOCK TABLE jobs, job_events, event_log, subscriptions, history_place, installation
     IN SHARE ROW EXCLUSIVE MODE
 """)
 
@@ -95,6 +97,13 @@ _SUBSCRIPTIONS = text(f"""
             ) AS pruned
         ) p
     )
+""")
+
+# After every event: the history can lack events of the last seconds before the dump, but counts
+# none of them twice.
+_SKIP_HISTORY = text(f"""
+    UPDATE history_place
+    SET xid = {_FIRST_XID}, position = coalesce((SELECT max(position) FROM job_events), 0)
 """)
 
 # Before every event.
