@@ -13,6 +13,7 @@ milliseconds. Each run has its own process, standard streams, environment and si
 from __future__ import annotations
 
 import array
+import atexit
 import gc
 import io
 import json
@@ -22,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,7 +123,27 @@ def _run_command(request: Mapping[str, object], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])  # type: ignore[call-overload]
     sys.argv = ["headrace", *request["arguments"]]  # type: ignore[misc]
-    main()
+    try:
+        main()
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            _exit(ended.code)
+        raise
+
+
+def _exit(code: int) -> None:
+    """Exit without the interpreter's finalization, which would copy most pages of the process.
+
+    If the output cannot be written, the finalization reports it, so this function returns.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return
+    os._exit(code)
 
 
 def _output(number: int, *, errors: str) -> io.TextIOWrapper:
