@@ -401,12 +401,14 @@ def test_each_pydantic_type_decodes_accepted_payloads(leaf: Leaf) -> None:
         check_agreement(held, random.Random(seed))
 
 
+@pytest.mark.timeout(300)
 @PROPERTY_SETTINGS
 @given(nested_leaves(MSGSPEC_LEAVES, is_pydantic=False), st.randoms(use_true_random=False))
 def test_random_msgspec_types_decode_accepted_payloads(leaf: Leaf, draw: random.Random) -> None:
     check_agreement(leaf, draw)
 
 
+@pytest.mark.timeout(300)
 @PROPERTY_SETTINGS
 @given(nested_leaves(PYDANTIC_LEAVES, is_pydantic=True), st.randoms(use_true_random=False))
 def test_random_pydantic_types_decode_accepted_payloads(leaf: Leaf, draw: random.Random) -> None:
