@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ class EventSource:
         url: the URL.
         headers: further headers of each request.
         last_event_id: the id of the last message received.
+        limit: returns the number of bytes after which a response is cut; None never cuts.
         connects: the number of requests.
         status: the status of the last response.
     """
@@ -35,6 +36,7 @@ class EventSource:
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     last_event_id: str = ""
+    limit: Callable[[], int | None] = lambda: None
     connects: int = 0
     status: int = 0
 
@@ -75,8 +77,10 @@ class EventSource:
         """Yield the complete messages of a response; see the HTML standard, section 9.2.6."""
         event, data, last_id = "", [], self.last_event_id
         buffer = b""
+        left = self.limit()
         async for chunk in response.aiter_raw():
-            buffer += chunk
+            buffer += chunk[:left]
+            left = None if left is None else left - len(chunk)
             while b"\n" in buffer:
                 raw, _, buffer = buffer.partition(b"\n")
                 line = raw.decode()
@@ -95,3 +99,5 @@ class EventSource:
                 if data:
                     yield SseMessage(event or "message", json.loads("\n".join(data)), last_id)
                 event, data = "", []
+            if left is not None and left <= 0:
+                return
