@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from grpc import StatusCode
+from opentelemetry import trace
 
 from headrace import (
     CallError,
@@ -35,6 +36,7 @@ from support.gateway import rpc_error
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 T = JobEventType
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 async def history(client: Client, job_id: str, after_seq: int = 0) -> list[JobEventType]:
@@ -145,6 +147,44 @@ async def test_job_with_a_later_time_is_scheduled(client: Client):
 async def test_correlation_id_is_stored(client: Client):
     job = await client.submit(IDLE, correlation_id="order-17")
     assert (await job.get()).correlation_id == "order-17"
+
+
+async def test_trace_context_of_a_submit_is_stored(jobs: JobServiceStub):
+    metadata = (("traceparent", TRACEPARENT), ("tracestate", "vendor=1,other=2"))
+    spec = Spec(type=IDLE)
+    single = await jobs.SubmitJob(pb.SubmitJobRequest(job=spec), metadata=metadata)
+    batch = await jobs.BatchSubmitJobs(
+        pb.BatchSubmitJobsRequest(jobs=[spec, spec]), metadata=metadata
+    )
+    for job in (single.job, *batch.jobs):
+        assert (job.traceparent, job.tracestate) == (TRACEPARENT, "vendor=1,other=2")
+        stored = (await jobs.GetJob(pb.GetJobRequest(job_id=job.id))).job
+        assert (stored.traceparent, stored.tracestate) == (TRACEPARENT, "vendor=1,other=2")
+    without = (await jobs.SubmitJob(pb.SubmitJobRequest(job=spec))).job
+    assert (without.traceparent, without.tracestate) == ("", "")
+
+
+async def test_repeated_submit_keeps_the_first_trace_context(jobs: JobServiceStub, name: str):
+    request = pb.SubmitJobRequest(job=Spec(type=IDLE), request_id=name)
+    first = await jobs.SubmitJob(request, metadata=(("traceparent", TRACEPARENT),))
+    repeated = await jobs.SubmitJob(request)
+    assert repeated.job.id == first.job.id
+    assert repeated.job.traceparent == TRACEPARENT
+
+
+async def test_client_sends_the_context_of_the_current_span(client: Client):
+    trace_id, span_id = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7
+    span = trace.NonRecordingSpan(
+        trace.SpanContext(trace_id, span_id, is_remote=False, trace_flags=trace.TraceFlags(1))
+    )
+    with trace.use_span(span):
+        single = await client.submit(IDLE, correlation_id="order-17")
+        batch = await client.submit_many([JobSpec(IDLE)])
+        async with client.submit_and_watch(IDLE) as watch:
+            watched = (await anext(watch)).job_id
+    for job_id in (single.id, batch[0].id, watched):
+        assert (await client.get(job_id)).traceparent == TRACEPARENT
+    assert (await (await client.submit(IDLE)).get()).traceparent == ""
 
 
 # Batches

@@ -48,6 +48,18 @@ async def echo(payload: dict[str, Any], ctx: Context) -> dict[str, Any]:
     return {**payload, "attempt": ctx.attempt.number}
 
 
+@handler("t.trace")
+async def trace_in_loop(payload: Any, ctx: Context) -> dict[str, str]:
+    """Return the trace headers."""
+    return ctx.trace_headers
+
+
+@handler("t.trace.process", isolation="process")
+def trace_in_process(payload: Any, ctx: SyncContext) -> dict[str, str]:
+    """Return the trace headers."""
+    return ctx.trace_headers
+
+
 @handler("t.tenant")
 async def tenant(_payload: dict[str, Any], ctx: Context) -> str:
     """Return the tenant of the job."""

@@ -11,6 +11,7 @@ from headrace_core.domain.ids import JobId, uuid7
 from headrace_core.domain.job import DEFAULT_QUEUE, DEFAULT_TENANT, Job, JobEvent, JobSpec
 from headrace_core.domain.lifecycle import TERMINAL, EventType
 from headrace_core.domain.submission import NewJob
+from headrace_core.domain.trace import TraceContext
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.event_log import list_events
 from headrace_core.store.jobs.cancel import cancel_job
@@ -49,6 +50,7 @@ class Platform:
         payload: str = "{}",
         *,
         correlation_id: str | None = None,
+        trace_context: TraceContext | None = None,
         **spec: Any,
     ) -> list[JobId]:
         """Submit equal jobs in one commit; return their ids."""
@@ -60,6 +62,7 @@ class Platform:
                 spec=job_spec,
                 payload=payload,
                 correlation_id=correlation_id,
+                trace_context=trace_context,
             )
             for _ in range(count)
         ]

@@ -53,8 +53,8 @@ class Recording:
         return [progress.fraction for progress in self.progress_reports]
 
 
-def attempt(number: int = 1, job_id: JobId | None = None) -> Attempt:
-    """Return an attempt of a job."""
+def attempt(number: int = 1, job_id: JobId | None = None, **fields: Any) -> Attempt:
+    """Return an attempt of a job; `fields` are optional fields of it."""
     return Attempt(
         job_id=job_id or JobId(uuid7()),
         number=number,
@@ -64,6 +64,7 @@ def attempt(number: int = 1, job_id: JobId | None = None) -> Attempt:
         labels={},
         deadline=datetime.now(UTC) + timedelta(minutes=5),
         ends=time.monotonic() + 300,
+        **fields,
     )
 
 

@@ -54,6 +54,20 @@ async def test_request_names_its_job_and_attempt(service: WebServer) -> None:
     assert request.headers["x-shop"] == "1"
 
 
+async def test_request_joins_the_trace_of_the_submit(service: WebServer) -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    ctx = async_context(traceparent=parent, tracestate="a=1")
+    await http_request(Call(url=service.url), ctx)
+    other = parent.replace("b7-01", "b8-01")
+    await http_request(Call(url=service.url, headers={"Traceparent": other}), ctx)
+    await http_request(Call(url=service.url), async_context())
+    found = [
+        (request.headers.get("traceparent"), request.headers.get("tracestate"))
+        for request in service.received
+    ]
+    assert found == [(parent, "a=1"), (other, "a=1"), (None, None)]
+
+
 @pytest.mark.parametrize(
     ("payload", "body", "content_type"),
     [

@@ -149,6 +149,20 @@ async def test_retention_counts_from_the_end(database: Database) -> None:
         await read_job(database, old.id)
 
 
+async def test_log_is_pruned_with_its_job(database: Database) -> None:
+    [old] = await create_ended(database, 1)
+    kept = await submit(database)
+    async with database.transaction() as connection:
+        for job in (old, kept):
+            for last in (1, 2):
+                await connection.execute(
+                    text("INSERT INTO job_logs VALUES (:id, 1, :last, :tenant, '[]')"),
+                    {"id": job.id, "last": last, "tenant": job.tenant},
+                )
+    assert (await prune(database)).jobs == 1
+    assert await stored_ids(database, "job_logs", "job_id") == {kept.id}
+
+
 async def test_jobs_are_pruned_in_pages_longest_ended_first(database: Database) -> None:
     jobs = await create_ended(database, 5)
     await backdate_end(database, jobs[3], "1 h")

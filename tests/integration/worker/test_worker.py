@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from headrace_core.domain.attempt import AttemptKey
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.lifecycle import EventType as E
 from headrace_core.domain.lifecycle import JobState
+from headrace_core.domain.trace import TraceContext
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.jobs.claim import claim_jobs
 from headrace_core.store.jobs.read import get_job
@@ -199,3 +201,17 @@ async def test_worker_runs_jobs_of_several_tenants(settings: Settings) -> None:
                 await jobs.wait_for_wake_up()
         assert [job.result for job in read[:2]] == ['"acme"', '"globex"']
         assert read[2].state is JobState.QUEUED
+
+
+@pytest.mark.parametrize("job_type", ["t.trace", "t.trace.process"])
+async def test_handler_receives_the_trace_context_of_the_submit(
+    settings: Settings, job_type: str
+) -> None:
+    context = TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "a=1,b=2")
+    async with platform(settings, handlers()) as jobs:
+        traced = await jobs.submit(job_type, trace_context=context)
+        plain = await jobs.submit(job_type)
+        job = await jobs.until_ended(traced)
+        assert json.loads(job.result or "") == context._asdict()
+        assert job.trace_context == context
+        assert (await jobs.until_ended(plain)).result == "{}"

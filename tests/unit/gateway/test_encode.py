@@ -19,6 +19,7 @@ from headrace_core.domain.job import Job, JobError, JobEvent, JobSpec, Progress
 from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.retry import RetryOverrides, RetryPolicy
 from headrace_core.domain.stats import JobCount, Stats
+from headrace_core.domain.trace import TraceContext
 from headrace_gateway.grpc.encode import (
     event_message,
     handler_message,
@@ -94,6 +95,7 @@ FULL_JOB = replace(
     update_time=at(7),
     correlation_id="trace-17",
     submitted_by="ada",
+    trace_context=TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "a=1"),
     unreadable=("due_time",),
     withheld=("payload",),
 )
@@ -161,6 +163,8 @@ def test_job_with_every_field_is_encoded():
         "unreadableFields": ["schedule_time"],
         "withheldFields": ["payload"],
         "submittedBy": "ada",
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "tracestate": "a=1",
     }
     assert len(message.ListFields()) == len(job_pb2.Job.DESCRIPTOR.fields)
 

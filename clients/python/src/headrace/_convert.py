@@ -257,6 +257,8 @@ def from_job(message: job_pb2.Job) -> Job:
         correlation_id=message.correlation_id,
         unreadable_fields=tuple(message.unreadable_fields),
         submitted_by=message.submitted_by,
+        traceparent=message.traceparent,
+        tracestate=message.tracestate,
         withheld_fields=tuple(message.withheld_fields),
     )
 

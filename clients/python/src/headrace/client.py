@@ -38,6 +38,7 @@ from headrace._sessions import SessionCalls
 from headrace._subscriptions import SubscriptionCalls
 from headrace._tenants import TenantCalls
 from headrace._timing import DEFAULT, Timing, check_seconds
+from headrace._trace import trace_headers
 from headrace._users import UserCalls
 from headrace.errors import CallError, Refusal, Unavailable
 from headrace.event import JobEvent
@@ -202,7 +203,7 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
             lambda gateway: gateway.jobs.SubmitJob,
             request,
             timeout=call_timeout,
-            metadata=_correlation_metadata(correlation_id),
+            metadata=_submit_metadata(correlation_id),
         )
         job = response.job
         return JobHandle(self, job.id, message=job, outcome=from_outcome(response.outcome))
@@ -242,7 +243,7 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
             request,
             request_id or random_key(),
             timeout=call_timeout,
-            metadata=_correlation_metadata(correlation_id),
+            metadata=_submit_metadata(correlation_id),
         )
 
     async def submit_in_batches(
@@ -276,7 +277,7 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
         if in_flight < 1:
             raise ValueError(f"in_flight is {in_flight}; it must be at least 1")
         key = request_id or random_key()
-        metadata = _correlation_metadata(correlation_id)
+        metadata = _submit_metadata(correlation_id)
         calls: deque[asyncio.Task[Batch]] = deque()
         number = 0
         try:
@@ -346,7 +347,7 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
         _check_after_seq(after_seq)
         spec = to_spec(JobSpec(job_type, payload, **options))
         key = request_id or random_key()
-        metadata = _correlation_metadata(correlation_id)
+        metadata = _submit_metadata(correlation_id)
 
         def start(gateway: Gateway, headers: Metadata, seq: int) -> UnaryStreamCall[Any, Any]:
             return gateway.jobs.SubmitAndWatch(
@@ -613,21 +614,21 @@ class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCal
         return bool(response.status == _SERVING)
 
 
-def _correlation_metadata(correlation_id: str | None) -> Metadata:
-    """Return the header of a correlation id.
+def _submit_metadata(correlation_id: str | None) -> Metadata:
+    """Return the headers of a submit: the correlation id, and the current trace context.
 
     Raises:
         ValueError: metadata cannot contain the id, or the gateway would replace it.
     """
     if correlation_id is None:
-        return ()
+        return trace_headers()
     printable = correlation_id.isascii() and correlation_id.isprintable()
     if not (printable and 0 < len(correlation_id) <= _MAX_CORRELATION_ID):
         raise ValueError(
             f"correlation_id is {correlation_id[:_MAX_CORRELATION_ID]!r}; use 1 to "
             f"{_MAX_CORRELATION_ID} printable ASCII characters"
         )
-    return (("x-request-id", correlation_id),)
+    return (("x-request-id", correlation_id), *trace_headers())
 
 
 def _check_after_position(after_position: int) -> None:

@@ -184,8 +184,9 @@ class Job:
     Only the full view (`get`, or `list` with `full`) contains `payload` and `result`, and only a
     SUCCEEDED job has a `result`. `Client.output` yields the output. `attempt` is the number of
     attempts so far, `seq` is the number of the newest event, and `error` is the newest failure. All
-    log lines about the job contain `correlation_id`. `submitted_by` is the principal that submitted
-    the job; it is empty without access control. `unreadable_fields` lists fields that are
+    log lines about the job contain `correlation_id`. `traceparent` and `tracestate` are the trace
+    context of the submit; they are empty without one. `submitted_by` is the principal that
+    submitted the job; it is empty without access control. `unreadable_fields` lists fields that are
     empty because their stored values cannot be read. `withheld_fields` lists fields that are empty
     because the credential lacks the right `payload:read`. Times are UTC, by the database's clock;
     None means not yet.
@@ -221,4 +222,6 @@ class Job:
     correlation_id: str = ""
     unreadable_fields: tuple[str, ...] = ()
     submitted_by: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
     withheld_fields: tuple[str, ...] = ()

@@ -396,6 +396,7 @@ def _compose(call: Call, attempt: Attempt, url: httpx2.URL) -> tuple[httpx2.Head
         encoding="latin-1",
     )
     headers["Idempotency-Key"] = str(attempt.job_id)
+    headers.update(attempt.trace_headers)
     content: bytes | None = None
     match call.body:
         case UnsetType():

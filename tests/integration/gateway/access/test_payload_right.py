@@ -47,7 +47,7 @@ PLAIN = {
         *("retry_policy", "request_id", "batch_id", "state", "attempt", "retries_used", "seq"),
         *("progress", "worker_id", "create_time", "schedule_time", "queue_time", "start_time"),
         *("cancel_request_time", "end_time", "update_time", "correlation_id"),
-        *("unreadable_fields", "withheld_fields", "submitted_by"),
+        *("unreadable_fields", "withheld_fields", "submitted_by", "traceparent", "tracestate"),
     },
     "JobEvent": {
         *("job_id", "seq", "type", "state", "attempt", "event_time", "job_type", "queue"),

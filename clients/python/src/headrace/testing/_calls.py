@@ -172,6 +172,12 @@ def request_id(context: Any) -> str:
     return str(dict(context.invocation_metadata() or ()).get("x-request-id", "fake"))
 
 
+def trace_context(context: Any) -> dict[str, str]:
+    """Return the trace context of a call: `traceparent` and `tracestate`, if it has them."""
+    headers = dict(context.invocation_metadata() or ())
+    return {name: str(headers[name]) for name in ("traceparent", "tracestate") if name in headers}
+
+
 def _credential(context: Any) -> str:
     header = str(dict(context.invocation_metadata() or ()).get("authorization", ""))
     return header.removeprefix("Bearer ")

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -169,6 +170,7 @@ class Jobs:
         *,
         batch: bool,
         correlation_id: str,
+        trace: Mapping[str, str] = MappingProxyType({}),
         time_left: float | None = None,
     ) -> list[Job]:
         """Store jobs, and return them without payloads.
@@ -178,6 +180,7 @@ class Jobs:
             request_id: the idempotency key, or empty.
             batch: whether the jobs are a batch.
             correlation_id: the x-request-id of the call.
+            trace: the trace context of the call: `traceparent` and `tracestate`.
             time_left: seconds until the jobs' deadline; overrides the deadlines in the specs.
         """
         batch_id = str(uuid4()) if batch else ""
@@ -193,6 +196,8 @@ class Jobs:
                 request_id="" if batch else request_id,
                 batch_id=batch_id,
                 correlation_id=correlation_id,
+                traceparent=trace.get("traceparent", ""),
+                tracestate=trace.get("tracestate", ""),
             )
             job.payload.json = encode(_payload_of(spec))
             for field in ("timeout", "deadline", "retry_policy", "schedule_time"):

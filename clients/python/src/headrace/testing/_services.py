@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from headrace.errors import CallError, Refusal
-from headrace.testing._calls import request_id
+from headrace.testing._calls import request_id, trace_context
 from headrace.testing._jobs import (
     MAX_EVENTS,
     STATES,
@@ -269,6 +269,7 @@ class JobService(JobServiceServicer):
             key,
             batch=batch,
             correlation_id=request_id(context),
+            trace=trace_context(context),
             time_left=context.time_remaining() if request.use_call_deadline else None,
         )
         return jobs, pb.SUBMIT_OUTCOME_CREATED

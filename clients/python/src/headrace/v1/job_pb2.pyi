@@ -383,6 +383,8 @@ class Job(_message.Message):
     UNREADABLE_FIELDS_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELDS_FIELD_NUMBER: _builtins.int
     SUBMITTED_BY_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job id, a UUIDv7."""
     tenant: _builtins.str
@@ -416,6 +418,12 @@ class Job(_message.Message):
     a principal of another tenant ends with that tenant in parentheses. Events contain the
     principals that cancelled or requeued the job.
     """
+    traceparent: _builtins.str
+    """The trace context of the submit, in the form of W3C Trace Context: the metadata `traceparent` of
+    the call. Empty if the call had none, or an invalid one.
+    """
+    tracestate: _builtins.str
+    """The metadata `tracestate` of the submit; empty for none."""
     @_builtins.property
     def payload(self) -> _data_pb2.Data:
         """The handler's argument. Only in the FULL view."""
@@ -523,10 +531,12 @@ class Job(_message.Message):
         unreadable_fields: _abc.Iterable[_builtins.str] | None = ...,
         withheld_fields: _abc.Iterable[_builtins.str] | None = ...,
         submitted_by: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "payload", b"payload", "progress", b"progress", "queue_time", b"queue_time", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start_time", b"start_time", "timeout", b"timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "cancel_request_time", b"cancel_request_time", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "id", b"id", "labels", b"labels", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "queue_time", b"queue_time", "request_id", b"request_id", "result", b"result", "retries_used", b"retries_used", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "seq", b"seq", "start_time", b"start_time", "state", b"state", "submitted_by", b"submitted_by", "tenant", b"tenant", "timeout", b"timeout", "type", b"type", "unreadable_fields", b"unreadable_fields", "update_time", b"update_time", "withheld_fields", b"withheld_fields", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch_id", b"batch_id", "cancel_request_time", b"cancel_request_time", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "id", b"id", "labels", b"labels", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "queue_time", b"queue_time", "request_id", b"request_id", "result", b"result", "retries_used", b"retries_used", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "seq", b"seq", "start_time", b"start_time", "state", b"state", "submitted_by", b"submitted_by", "tenant", b"tenant", "timeout", b"timeout", "traceparent", b"traceparent", "tracestate", b"tracestate", "type", b"type", "unreadable_fields", b"unreadable_fields", "update_time", b"update_time", "withheld_fields", b"withheld_fields", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

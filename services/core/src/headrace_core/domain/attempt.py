@@ -12,6 +12,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobError, JsonText, Progress
 from headrace_core.domain.lifecycle import EventType, JobState, targets
 from headrace_core.domain.retry import RetryOverrides
+from headrace_core.domain.trace import TraceContext
 
 # The largest PostgreSQL integer.
 _MAX_ATTEMPT: Final = 2**31 - 1
@@ -62,6 +63,7 @@ class ClaimedJob(NamedTuple):
     timeout: timedelta | None
     deadline: datetime | None
     time_left: timedelta | None
+    trace_context: TraceContext | None = None
     unreadable: Sequence[str] = ()
 
 

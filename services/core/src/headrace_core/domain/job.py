@@ -12,6 +12,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.domain.limits import MAX_ERROR_MESSAGE, MAX_ERROR_TYPE, MAX_STACK_TRACE
 from headrace_core.domain.retry import RetryOverrides, set_fields
 from headrace_core.domain.text import clean_line, clean_text
+from headrace_core.domain.trace import TraceContext
 
 DEFAULT_TENANT: Final = "default"
 DEFAULT_QUEUE: Final = "default"
@@ -147,6 +148,8 @@ class Job:
     correlation_id: str | None = None
     # The principal of the submit call; None if access control was off.
     submitted_by: str | None = None
+    # The trace context of the submit call.
+    trace_context: TraceContext | None = None
     unreadable: Sequence[str] = ()
     # The fields that were removed because the caller may not read them, by their names in the API.
     withheld: Sequence[str] = ()

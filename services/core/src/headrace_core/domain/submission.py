@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from headrace_core.domain.ids import BatchId, JobId
 from headrace_core.domain.job import Job, JobSpec, JsonText
+from headrace_core.domain.trace import TraceContext
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -77,6 +78,7 @@ class NewJob:
         requested: the spec as requested; required with a request_id.
         correlation_id: the x-request-id of the call. It is not part of the content.
         submitted_by: the principal of the call. It is not part of the content.
+        trace_context: the trace context of the call. It is not part of the content.
     """
 
     id: JobId
@@ -88,6 +90,7 @@ class NewJob:
     requested: JobSpec | None = None
     correlation_id: str | None = None
     submitted_by: str | None = None
+    trace_context: TraceContext | None = None
 
     def matches(self, stored: bytes) -> bool:
         """Return whether a stored fingerprint identifies the content of this job.
@@ -113,6 +116,7 @@ class NewBatch:
         requested: the specs as requested; required with a request_id.
         correlation_id: the x-request-id of the call. It is not part of the content.
         submitted_by: the principal of the call. It is not part of the content.
+        trace_context: the trace context of the call. It is not part of the content.
     """
 
     id: BatchId
@@ -124,6 +128,7 @@ class NewBatch:
     requested: Repeated[JobSpec] | None = None
     correlation_id: str | None = None
     submitted_by: str | None = None
+    trace_context: TraceContext | None = None
 
     def matches(self, stored: bytes) -> bool:
         """Return whether a stored fingerprint identifies this batch, like `NewJob.matches`."""

@@ -318,6 +318,7 @@ class Submit:
             requested=spec,
             correlation_id=call.correlation_id,
             submitted_by=call.author,
+            trace_context=call.trace_context,
         )
 
     async def _new_batch(
@@ -352,6 +353,7 @@ class Submit:
             requested=specs,
             correlation_id=call.correlation_id,
             submitted_by=call.author,
+            trace_context=call.trace_context,
         )
 
     async def _commit(self, jobs: list[NewJob]) -> list[_Result]:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from headrace_core.domain.access import Principal, PrincipalKind, Right
 from headrace_core.domain.errors import PermissionDenied
+from headrace_core.domain.trace import TraceContext, read_trace_context
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -51,6 +52,11 @@ class Call:
         if principal.tenant == self.tenant:
             return principal.name
         return f"{principal.name} ({principal.tenant})"
+
+    @property
+    def trace_context(self) -> TraceContext | None:
+        """The trace context of the call; None if it has none, or an invalid one."""
+        return read_trace_context(self.metadata)
 
     def require(self, right: Right) -> None:
         """Check that the principal has a right.

@@ -70,6 +70,7 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
     """Return a job message; the BASIC view omits payload and result."""
     # The times of a new job are equal, so they are converted once.
     created = timestamp(job.create_time)
+    trace = job.trace_context
     return job_pb2.Job(
         id=str(job.id),
         tenant=job.tenant,
@@ -99,6 +100,8 @@ def job_message(job: Job, encoding: Encoding) -> job_pb2.Job:
         end_time=timestamp(job.end_time),
         update_time=created if job.update_time == job.create_time else timestamp(job.update_time),
         correlation_id=job.correlation_id or "",
+        traceparent="" if trace is None else trace.traceparent,
+        tracestate="" if trace is None else trace.tracestate,
         unreadable_fields=[_FIELD_NAMES.get(name, name) for name in job.unreadable],
         withheld_fields=job.withheld,
         submitted_by=job.submitted_by or "",

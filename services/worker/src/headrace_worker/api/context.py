@@ -19,6 +19,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
 from headrace_core.domain.limits import MAX_COUNTER_NAME, MAX_COUNTERS, MAX_PROGRESS_MESSAGE_BYTES
 from headrace_core.domain.text import clean_text
+from headrace_core.domain.trace import TRACEPARENT, TRACESTATE
 from headrace_worker.api.errors import AlreadyCompleted, InvalidProgress, Stopped
 from headrace_worker.api.payload import encode
 
@@ -41,6 +42,7 @@ class Attempt:
         deadline: the time at which the attempt must end, by this machine's clock.
         ends: the same time by `time.monotonic()` in this process, in seconds.
         correlation_id: the x-request-id of the submit.
+        traceparent, tracestate: the trace context of the submit; empty for none.
     """
 
     job_id: JobId
@@ -52,6 +54,8 @@ class Attempt:
     deadline: datetime
     ends: float
     correlation_id: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
 
     @classmethod
     def of(cls, job: ClaimedJob, limit: timedelta) -> Attempt:
@@ -66,7 +70,15 @@ class Attempt:
             deadline=datetime.now(UTC) + limit,
             ends=time.monotonic() + limit.total_seconds(),
             correlation_id=job.correlation_id or "",
+            traceparent="" if job.trace_context is None else job.trace_context.traceparent,
+            tracestate="" if job.trace_context is None else job.trace_context.tracestate,
         )
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """The headers with which calls to other services join the trace of the submit."""
+        headers = {TRACEPARENT: self.traceparent, TRACESTATE: self.tracestate}
+        return {name: value for name, value in headers.items() if value}
 
     @property
     def key(self) -> AttemptKey:
@@ -170,6 +182,14 @@ class _AttemptContext(Generic[Signal]):
     def correlation_id(self) -> str:
         """The x-request-id of the submit. Pass it to the services that the handler calls."""
         return self.attempt.correlation_id
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """The headers with which calls to other services join the trace of the submit.
+
+        They are `traceparent` and `tracestate`; empty if the submit had no trace context.
+        """
+        return self.attempt.trace_headers
 
     @property
     def deadline(self) -> datetime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import text
 
@@ -56,6 +56,7 @@ async def submit_jobs(conn: Connection, jobs: Sequence[NewJob]) -> list[Job | Re
                 request_id=job.request_id,
                 correlation_id=job.correlation_id,
                 submitted_by=job.submitted_by,
+                trace_context=job.trace_context,
             )
             results.append(made)
             continue
@@ -88,7 +89,10 @@ async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Initi
             "request_id": [job.request_id for job in jobs],
             "fingerprint": [job.fingerprint for job in jobs],
             "correlation_id": [job.correlation_id for job in jobs],
-            "submitted_by": _names(jobs),
+            "submitted_by": _texts(job.submitted_by for job in jobs),
+            "trace_context": _texts(
+                None if job.trace_context is None else str(job.trace_context) for job in jobs
+            ),
         },
     )
     return {
@@ -96,10 +100,10 @@ async def _insert(conn: Connection, jobs: Sequence[NewJob]) -> dict[JobId, Initi
     }
 
 
-def _names(jobs: Sequence[NewJob]) -> Sequence[str | None]:
-    """Return the principals of jobs; empty for none, because unnest() adds NULLs."""
-    names = [job.submitted_by for job in jobs]
-    return names if any(names) else ()
+def _texts(values: Iterable[str | None]) -> Sequence[str | None]:
+    """Return a column; empty if all values are None, because unnest() adds NULLs."""
+    texts = list(values)
+    return texts if any(texts) else ()
 
 
 async def _by_request_id(
@@ -124,6 +128,7 @@ _CALL_COLUMNS = {
     "fingerprint": "bytea",
     "correlation_id": "text",
     "submitted_by": "text",
+    "trace_context": "text",
 }
 
 _INSERT = Creation(

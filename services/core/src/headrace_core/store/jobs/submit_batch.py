@@ -52,6 +52,7 @@ async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
         "fingerprint": batch.fingerprint,
         "correlation_id": batch.correlation_id,
         "submitted_by": batch.submitted_by,
+        "trace_context": None if batch.trace_context is None else str(batch.trace_context),
         "jobs": len(ids),
         "id": ids,
         "payload": batch.payloads,
@@ -79,6 +80,7 @@ async def submit_batch(conn: Connection, batch: NewBatch) -> SubmittedBatch:
             batch_id=batch.id,
             correlation_id=batch.correlation_id,
             submitted_by=batch.submitted_by,
+            trace_context=batch.trace_context,
         )
 
     return SubmittedBatch(batch.id, BatchJobs(ids, batch.specs.map(to_created)), True)
@@ -126,6 +128,7 @@ def _insert_batch(rows: str) -> Creation:
             "xid": "xid",
             "correlation_id": "CAST(:correlation_id AS text)",
             "submitted_by": "CAST(:submitted_by AS text)",
+            "trace_context": "CAST(:trace_context AS text)",
             **COMMON_VALUES,
         },
         first="input",

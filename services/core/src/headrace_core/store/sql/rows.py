@@ -17,6 +17,7 @@ from headrace_core.domain.attempt import AttemptKey, ClaimedJob
 from headrace_core.domain.ids import BatchId, JobId, uuid7_bytes
 from headrace_core.domain.job import PRIORITY_POINT, UNREADABLE_TIME, Job, JobEvent, JobSpec
 from headrace_core.domain.lifecycle import EventType, JobState
+from headrace_core.domain.trace import TraceContext
 from headrace_core.store.sql.connection import Row
 from headrace_core.store.sql.documents import (
     DECODING_ERRORS,
@@ -52,7 +53,9 @@ _TIMES: Final = _of_type(DateTime)
 _UNREADABLE_TIMES: Final = {
     name: None if jobs.c[name].nullable else UNREADABLE_TIME for name in _TIMES
 }
-_PLAIN_COLUMNS: Final = [name for name in _of_type(Text, Uuid, Integer) if name != "state"]
+_PLAIN_COLUMNS: Final = [
+    name for name in _of_type(Text, Uuid, Integer) if name not in {"state", "trace_context"}
+]
 _DOCUMENT_COLUMNS: Final = ("labels", "retry", "error")
 
 
@@ -77,6 +80,7 @@ def job_columns(*, full: bool, table: str = "") -> str:
     columns += [f"{of}{name}::text AS {name}" for name in _DOCUMENT_COLUMNS]
     columns += [f"{readable_time_sql(of + name)} AS {name}" for name in _TIMES]
     columns.append(_progress_column(of))
+    columns.append(f"{of}trace_context")
     columns.append(f"{readable_interval_sql(f'{of}timeout')} AS timeout")
     if full:
         columns += [f"{of}payload::text AS payload", f"{of}result::text AS result"]
@@ -142,8 +146,13 @@ def decode_job(row: Row) -> Job:
         result=row["result"],
         error=found.read("error", lambda error: to_error(error, stack_trace), row["error"], None),
         **times,
+        trace_context=_to_trace_context(row["trace_context"]),
         unreadable=tuple(found.unreadable),
     )
+
+
+def _to_trace_context(stored: str | None) -> TraceContext | None:
+    return None if stored is None else TraceContext.parse(stored)
 
 
 # The select list that `to_claimed_job` reads, from the columns of `jobs` and `unreadable`, which
@@ -151,7 +160,7 @@ def decode_job(row: Row) -> Job:
 CLAIMED_COLUMNS = """
     id, attempt, tenant, type, queue, payload::text AS payload, labels::text AS labels,
     retries_used, worker_losses, interruptions, retry::text AS retry, correlation_id, timeout,
-    deadline, deadline - start_time AS time_left, unreadable
+    trace_context, deadline, deadline - start_time AS time_left, unreadable
 """
 
 
@@ -178,6 +187,7 @@ def to_claimed_job(row: Row) -> ClaimedJob:
         timeout=row["timeout"],
         deadline=row["deadline"],
         time_left=row["time_left"],
+        trace_context=_to_trace_context(row["trace_context"]),
         unreadable=found.unreadable,
     )
 
@@ -349,6 +359,7 @@ def created_job(
     batch_id: BatchId | None = None,
     correlation_id: str | None = None,
     submitted_by: str | None = None,
+    trace_context: TraceContext | None = None,
 ) -> Job:
     """Return an inserted job without reading it."""
     state, create_time, due_time, queue_time = start
@@ -374,6 +385,7 @@ def created_job(
         update_time=create_time,
         correlation_id=correlation_id,
         submitted_by=submitted_by,
+        trace_context=trace_context,
     )
 
 

@@ -202,6 +202,8 @@ jobs = Table(
     Column("interruptions", Integer, nullable=False, server_default=text("0")),
     # The principal of the submit. The event `submitted` does not repeat it.
     Column("submitted_by", Text),
+    # The trace context of the submit: traceparent, and tracestate after a space.
+    Column("trace_context", Text),
     CheckConstraint(f"state IN ({in_list(JobState)})", name="state"),
     CheckConstraint(f"priority BETWEEN {MIN_PRIORITY} AND {MAX_PRIORITY}", name="priority"),
     CheckConstraint(
