@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import aclosing
 from pathlib import Path
 
 import httpx2
@@ -15,6 +16,7 @@ from headrace_health.http_probe import probe_http
 from headrace_standalone.embedded.port import free_port
 from headrace_web.service import Web
 from support.certificates import Authority
+from support.sse import EventSource
 from support.until import until
 
 
@@ -191,5 +193,31 @@ async def test_oversized_body_is_rejected_before_it_is_read(
             response = await client.post("/livez", content=b"x" * 1025)
             assert response.status_code == 413
             assert "1025 bytes; the limit is 1024" in response.json()["detail"]
+    finally:
+        await web.stop()
+
+
+async def test_connection_without_a_complete_head_is_closed(
+    settings: Settings, gateway: Gateway
+) -> None:
+    web = Web(
+        settings.model_copy(update={"handshake_timeout": 1.0}), target=f"127.0.0.1:{gateway.port}"
+    )
+    await web.start()
+    try:
+        for sent in (b"", b"GET /livez HTTP/1.1\r\nhost: localhost\r\nx-slow: "):
+            reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+            writer.write(sent)
+            async with asyncio.timeout(30):
+                assert await reader.read() == b""
+            writer.close()
+        # A complete request is not limited by this time.
+        events = EventSource(f"http://127.0.0.1:{web.port}/v1/events")
+        async with asyncio.timeout(30), aclosing(events.messages(reconnect=False)) as messages:
+            await anext(messages)
+            await asyncio.sleep(1.5)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await anext(messages)
     finally:
         await web.stop()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from headrace_core.runtime.tasks import end_tasks
 
@@ -32,15 +35,27 @@ class HttpServer:
         app: the application.
         address: `host:port`; port 0 selects a free port.
         grace: seconds that open requests have to end when the server stops.
+        max_connections: the maximum number of connections; further requests get the status 503.
+        head_timeout: seconds within which the head of a request must arrive.
         tls: the TLS context; None for no TLS.
     """
 
     def __init__(
-        self, app: ASGIApp, *, address: str, grace: float, tls: ssl.SSLContext | None = None
+        self,
+        app: ASGIApp,
+        *,
+        address: str,
+        grace: float,
+        max_connections: int,
+        head_timeout: float,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        # Strangers could fill the log with its warnings about malformed requests.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=partial(_Protocol, head_timeout=head_timeout),  # type: ignore[arg-type] # called only
+            limit_concurrency=max_connections,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -84,6 +99,44 @@ class HttpServer:
         await asyncio.wait({self._running}, timeout=self._grace + _STOP_MARGIN_S)
         await end_tasks(self._running, within=1.0)
         self._running = None
+
+
+class _Protocol(H11Protocol):
+    """A connection that is closed if the head of a request takes too long."""
+
+    def __init__(self, *args: Any, head_timeout: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head_timeout = head_timeout
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the base
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Handle a part of a request."""
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            # The head is incomplete.
+            self._start_timer()
+        else:
+            self._stop_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Handle the end of the connection."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _start_timer(self) -> None:
+        # Further bytes do not extend the time.
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._head_timeout, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 class _Server(uvicorn.Server):

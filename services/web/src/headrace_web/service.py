@@ -99,6 +99,8 @@ class Web:
             ),
             address=settings.web_address,
             grace=settings.shutdown_grace,
+            max_connections=settings.max_connections,
+            head_timeout=settings.handshake_timeout,
             tls=None if certificate is None else certificate.ssl_context(),
         )
         metrics = MetricsServer(
