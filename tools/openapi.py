@@ -293,9 +293,9 @@ def describe(operation: Operation, comments: Comments, schemas: Schemas) -> dict
     successes = [(200, "The request has succeeded.", result)]
     if "Submit" in method.name:
         successes.append((201, "The request has stored jobs.", result))
-    if operation.name == "listJobEvents":
+    if operation.name in ("listJobEvents", "listJobLogs"):
         result |= content({"type": "string"}, EVENTS)
-        parameters.append(last_event_id("The number of the last event received."))
+        parameters.append(last_event_id("The id of the last message received."))
         successes.append((204, "With `text/event-stream`: the stream has ended.", {}))
     described["responses"] = responses(*successes)
     return described

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import UTC, datetime
 
 import httpx2
 import pytest
 
+from headrace_core.domain.job_log import LogLevel, LogLine
 from headrace_core.runtime.settings import Settings
 from headrace_gateway.service import Gateway
 from headrace_standalone.embedded.port import free_port
@@ -95,6 +97,27 @@ async def test_history_of_one_job_ends_without_reconnect(
     assert [(one.event, one.id) for one in rest] == [("started", "2"), ("succeeded", "3")]
     # The browser connects once more, and is told that the stream has ended.
     assert (events.connects, events.status) == (2, 204)
+
+
+async def test_log_of_one_job_is_listed_and_followed(
+    worker: FakeWorker, http: httpx2.AsyncClient
+) -> None:
+    job_id = await submit(http)
+    await worker.start_job(job_id)
+    now = datetime.now(UTC)
+    await worker.log(job_id, LogLine(now, LogLevel.WARNING, "shop", "slow", '{"rows": 3}'), last=1)
+    [line] = (await http.get(f"/v1/jobs/{job_id}/logs")).json()["lines"]
+    assert (line["message"], line["fields"]) == ("slow", {"rows": 3})
+    log = source(http, f"/v1/jobs/{job_id}/logs")
+    async with aclosing(log.messages()) as messages:
+        [first] = await take(messages, 1)
+        assert (first.event, first.data["message"]) == ("line", "slow")
+        await worker.log(job_id, LogLine(now, LogLevel.INFO, "shop", "done"), last=2)
+        await worker.succeed(job_id)
+        rest = [one async for one in messages]
+    assert [one.data["message"] for one in rest] == ["done"]
+    # The last request continues after the last line of an ended job.
+    assert (log.connects, log.status) == (2, 204)
 
 
 async def test_rejected_stream_is_an_http_error(http: httpx2.AsyncClient) -> None:

@@ -109,9 +109,9 @@ async def test_responses_match_their_schemas(
     await worker.start_job(job_id)
     await worker.report(job_id, output='"piece"')
     await worker.succeed(job_id, "[1]")
-    for suffix in ("", "/events", "/output", "/result"):
+    for suffix in ("", "/events", "/output", "/logs", "/result"):
         await send("GET", path + suffix, template + suffix)
-    for resource in ("jobs", "stats", "handlers", "workers", "queues", "me"):
+    for resource in ("jobs", "stats", "handlers", "workers", "queues", "history", "me"):
         await send("GET", f"/v1/{resource}", f"/v1/{resource}")
     # Errors match the schema too.
     problem = openapi["components"]["schemas"]["Problem"]

@@ -199,6 +199,7 @@ async def test_body_without_json_type_is_rejected(http: httpx2.AsyncClient) -> N
         ("/v1/jobs/01920000-0000-7000-8000-000000000000/events?afterSeq=-", "afterSeq"),
         ("/v1/events?state=DONE", "state"),
         ("/v1/events?label=team", "label"),
+        ("/v1/history?range=1h", "range"),
         ("/v1/events?filter=x", "filter"),
     ],
 )

@@ -32,13 +32,13 @@ class JobEvents:
     Args:
         stream: the stream.
         job_id: the job.
-        after_seq: the number of the last event received; 0 for the whole history.
+        after: the number of the last event received; 0 for the whole history.
     """
 
-    def __init__(self, stream: Stream[Any], *, job_id: str, after_seq: int) -> None:
+    def __init__(self, stream: Stream[Any], *, job_id: str, after: int) -> None:
         self._stream = stream
         self._job_id = job_id
-        self._seq = after_seq
+        self._seq = after
 
     async def next(self) -> bytes | None:
         """Return the next messages; None after the terminal event."""
@@ -61,6 +61,44 @@ class JobEvents:
             job_id=self._job_id, after_seq=self._seq, data_encoding=DATA_ENCODING_JSON
         )
         return gateway.jobs.WatchJob(request, metadata=metadata)
+
+
+class JobLogs:
+    """The log lines of one job. The id of a message is the position of its line.
+
+    Args:
+        stream: the stream.
+        job_id: the job.
+        after: the position of the last line received; 0 for the whole log.
+    """
+
+    def __init__(self, stream: Stream[Any], *, job_id: str, after: int) -> None:
+        self._stream = stream
+        self._job_id = job_id
+        self._position = after
+
+    async def next(self) -> bytes | None:
+        """Return the next messages; None after the last line of a job that has ended."""
+        while (response := await self._stream.next(self._start)) is not None:
+            lines = [line for line in response.lines if line.position > self._position]
+            if lines:
+                self._position = lines[-1].position
+                self._stream.reset_backoff()
+                return b"".join(
+                    message(event="line", id=str(line.position), document=document(line))
+                    for line in lines
+                )
+        return None
+
+    async def aclose(self) -> None:
+        """End the stream."""
+        await self._stream.aclose()
+
+    def _start(self, gateway: Gateway, metadata: Metadata) -> aio.UnaryStreamCall[Any, Any]:
+        request = job_service_pb2.WatchJobLogsRequest(
+            job_id=self._job_id, after_position=self._position, data_encoding=DATA_ENCODING_JSON
+        )
+        return gateway.jobs.WatchJobLogs(request, metadata=metadata)
 
 
 class JobsEvents:

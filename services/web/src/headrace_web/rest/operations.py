@@ -113,10 +113,14 @@ OPERATIONS: Final = (
         path="/v1/jobs/{jobId}/output",
         rpc="JobService/ListJobOutput",
     ),
+    Operation(
+        name="listJobLogs", http="GET", path="/v1/jobs/{jobId}/logs", rpc="JobService/ListJobLogs"
+    ),
     Operation(name="getStats", http="GET", path="/v1/stats", rpc="JobService/GetStats"),
     Operation(
         name="listHandlers", http="GET", path="/v1/handlers", rpc="HandlerService/ListHandlers"
     ),
     Operation(name="listWorkers", http="GET", path="/v1/workers", rpc="MonitorService/ListWorkers"),
     Operation(name="listQueues", http="GET", path="/v1/queues", rpc="MonitorService/ListQueues"),
+    Operation(name="getHistory", http="GET", path="/v1/history", rpc="MonitorService/GetHistory"),
 )

@@ -9,8 +9,10 @@ from http import HTTPStatus
 from importlib.resources import files
 from typing import Any, Final, TypeAlias
 
+from google.protobuf import json_format
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc.aio import AioRpcError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,7 +23,7 @@ from headrace_web.credentials import request_metadata, stream_metadata
 from headrace_web.gateway import Gateway, Method
 from headrace_web.problems import Problem, problem_of, refusal_of
 from headrace_web.rest.documents import document, encode, fill, parse_array, parse_object
-from headrace_web.rest.events import JobEvents, JobsEvents, job_filter
+from headrace_web.rest.events import JobEvents, JobLogs, JobsEvents, job_filter
 from headrace_web.rest.operations import OPERATIONS, Operation, method_of
 from headrace_web.rest.sse import MEDIA_TYPE as EVENT_STREAM
 from headrace_web.rest.sse import open_stream
@@ -47,7 +49,12 @@ def rest_routes(gateway: Gateway, *, stopping: asyncio.Event) -> list[Route]:
     """
     resources = Resources(gateway, stopping)
     endpoints = {operation.name: resources.endpoint(operation) for operation in OPERATIONS}
-    endpoints["listJobEvents"] = resources.job_events(endpoints["listJobEvents"])
+    endpoints["listJobEvents"] = resources.job_stream(
+        endpoints["listJobEvents"], JobEvents, parameter="afterSeq"
+    )
+    endpoints["listJobLogs"] = resources.job_stream(
+        endpoints["listJobLogs"], JobLogs, parameter="afterPosition"
+    )
     return [
         # The path of a job must not swallow its actions.
         Route("/openapi.json", _openapi, methods=["GET"]),
@@ -91,19 +98,27 @@ class Resources:
 
         return serve
 
-    def job_events(self, page: Endpoint) -> Endpoint:
-        """Return the endpoint of a job's events: a page, or a stream if the caller accepts one."""
+    def job_stream(
+        self, page: Endpoint, feed_type: type[JobEvents | JobLogs], *, parameter: str
+    ) -> Endpoint:
+        """Return an endpoint that answers with a page, or with a stream if the caller accepts one.
+
+        Args:
+            page: the endpoint of the page.
+            feed_type: the feed of the stream.
+            parameter: the query parameter with the number after which both continue.
+        """
 
         async def serve(request: Request) -> Response:
             if not _accepts_events(request):
                 return await page(request)
-            after = _event_id(request, "afterSeq") or "0"
+            after = _event_id(request, parameter) or "0"
             if not _INTEGER(after):
-                raise _bad_query("afterSeq", f"{after!r} is not the number of an event")
-            feed = JobEvents(
+                raise _bad_query(parameter, f"{after!r} is not a number")
+            feed = feed_type(
                 self._follow(request, endless=False),
                 job_id=request.path_params["jobId"],
-                after_seq=int(after),
+                after=int(after),
             )
             return await open_stream(feed, request=request, stopping=self._stopping)
 
@@ -258,11 +273,19 @@ def _read_query(message: Any, request: Request, known: dict[str, FieldDescriptor
             raise _bad_query(name, f"is not a parameter of this resource; it has {names}")
         if field.is_repeated:
             getattr(message, field.name).append(_parameter(field, name, value))
+        elif field.message_type is not None:
+            getattr(message, field.name).CopyFrom(_parameter(field, name, value))
         else:
             setattr(message, field.name, _parameter(field, name, value))
 
 
 def _parameter(field: FieldDescriptor, name: str, value: str) -> Any:
+    if field.message_type is not None:
+        message = GetMessageClass(field.message_type)()
+        try:
+            return json_format.Parse(encode(value), message)
+        except (json_format.ParseError, ValueError) as error:
+            raise _bad_query(name, str(error).partition("\n")[0]) from None
     if field.enum_type is not None:
         return _enum_number(field.enum_type, name, value)
     match field.cpp_type:
