@@ -167,6 +167,13 @@ async def fill(database: Database, name: str) -> list[Job]:
         )
         await conn.execute(
             text("""
+                INSERT INTO job_logs (job_id, attempt, last_line, tenant, lines)
+                SELECT id, 1, 1, tenant, '[]' FROM jobs WHERE tenant = :tenant
+            """),
+            {"tenant": name},
+        )
+        await conn.execute(
+            text("""
                 INSERT INTO api_keys (id, secret_hash, tenant, principal, role, scope, created_by)
                 VALUES (:id, decode(repeat('00', 32), 'hex'), :tenant, 'ada', 'admin', '{}', 'ada')
             """),
@@ -200,7 +207,7 @@ async def fill(database: Database, name: str) -> list[Job]:
 async def count_rows(database: Database, name: str) -> dict[str, int]:
     counts = {}
     async with database.statement() as conn:
-        for table in ("jobs", "job_events", *REMOVED_TABLES):
+        for table in ("jobs", "job_events", "job_logs", *REMOVED_TABLES):
             counts[table] = await conn.scalar(
                 text(f"SELECT count(*) FROM {table} WHERE tenant = :tenant"), {"tenant": name}
             )

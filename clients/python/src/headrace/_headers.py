@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -20,6 +21,8 @@ TokenProvider: TypeAlias = Callable[[], Awaitable[str]]
 
 _AUTHORIZATION: Final = "authorization"
 _TENANT: Final = "x-headrace-tenant"
+# https://www.w3.org/TR/trace-context/
+_TRACE_HEADERS: Final = ("traceparent", "tracestate")
 # The headers that `metadata` must not contain, with the arguments that set them.
 _ARGUMENTS: Final = {_AUTHORIZATION: "token or api_key", _TENANT: "tenant"}
 # The names that gRPC accepts, except those with binary values (`-bin`).
@@ -221,3 +224,18 @@ def _check_value(name: str, text: object) -> str:
     if not (stripped and stripped.isascii() and stripped.isprintable()):
         raise ValueError(f"{name} is empty or has a character that is not printable ASCII")
     return stripped
+
+
+def trace_headers() -> Metadata:
+    """Return the headers of the current OpenTelemetry span; none outside of a span.
+
+    The client does not depend on OpenTelemetry. A program that has not imported it has no span.
+    """
+    if "opentelemetry.trace" not in sys.modules:
+        return ()
+    # Imported here, because most programs do not have the package.
+    from opentelemetry.propagate import inject  # noqa: PLC0415
+
+    carrier: dict[str, str] = {}
+    inject(carrier)
+    return tuple((name, carrier[name]) for name in _TRACE_HEADERS if carrier.get(name))

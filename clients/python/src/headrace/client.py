@@ -33,12 +33,11 @@ from headrace._convert import (
     write_spec,
 )
 from headrace._gateways import Gateway, Gateways, health_request, parse_targets
-from headrace._headers import Metadata, Secret, TokenProvider, resolve_headers
+from headrace._headers import Metadata, Secret, TokenProvider, resolve_headers, trace_headers
 from headrace._sessions import SessionCalls
 from headrace._subscriptions import SubscriptionCalls
 from headrace._tenants import TenantCalls
 from headrace._timing import DEFAULT, Timing, check_seconds
-from headrace._trace import trace_headers
 from headrace._users import UserCalls
 from headrace.errors import CallError, Refusal, Unavailable
 from headrace.event import JobEvent
