@@ -4,7 +4,7 @@
 // schema has a text area for JSON.
 
 import { fill, h } from "./dom.js";
-import { button, field } from "./ui.js";
+import { button, field, showErrors } from "./ui.js";
 
 const MAX_DEPTH = 8;
 
@@ -30,14 +30,7 @@ export function schemaForm(schema, value) {
   return {
     element: root.element,
     read: () => root.read(),
-    showErrors(errors) {
-      for (const input of root.element.querySelectorAll("[data-path]")) {
-        const text = errors.get(input.dataset.path) || "";
-        input.setAttribute("aria-invalid", String(Boolean(text)));
-        input.closest(".field")?.querySelector(":scope > .error")?.remove();
-        if (text) input.closest(".field")?.append(h("small.error", { role: "alert" }, text));
-      }
-    },
+    showErrors: (errors) => showErrors(root.element, errors),
   };
 }
 

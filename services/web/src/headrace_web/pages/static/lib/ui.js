@@ -93,6 +93,23 @@ export function field(label, input, hint = "") {
   return h("div.field", {}, h("label", { for: id }, label), input, hint ? h("small", { id: hintId }, hint) : null);
 }
 
+/**
+ * Shows errors at the fields of a form.
+ *
+ * @param {Element} form
+ * @param {Map<string, string>} errors The errors by the `data-path` of their fields. Fields without
+ *   an error lose the one that they show.
+ */
+export function showErrors(form, errors) {
+  for (const input of form.querySelectorAll("input[data-path], select[data-path], textarea[data-path]")) {
+    const text = errors.get(input.dataset.path) || "";
+    input.setAttribute("aria-invalid", String(Boolean(text)));
+    const place = input.closest(".field");
+    place?.querySelector(":scope > .error")?.remove();
+    if (text) place?.append(h("small.error", { role: "alert" }, text));
+  }
+}
+
 /** Returns a table with a caption for screen readers, column headings and an empty body. */
 export function table(caption, columns) {
   const body = h("tbody");
@@ -101,7 +118,7 @@ export function table(caption, columns) {
     h("thead", {}, h("tr", {}, columns.map((column) =>
       h("th", { scope: "col", class: column.number ? "number" : null }, column.title ?? column)))),
     body);
-  return { element: h("div.scroll", { tabindex: "0", role: "region", "aria-label": caption }, element), body };
+  return { element: h("div.scroll", { tabindex: "0", role: "group", "aria-label": caption }, element), body };
 }
 
 /** Shows that a part of the page loads. */

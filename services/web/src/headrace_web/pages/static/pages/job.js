@@ -57,7 +57,7 @@ class JobView {
         h("section.panel", { "aria-labelledby": "details" }, h("h2", { id: "details" }, "Details"), part("details", h("dl.facts"))),
         this.documentPanel("Payload", "payload"),
         h("section.panel.wide", { "aria-labelledby": "events" }, h("h2", { id: "events" }, "Events"),
-          h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Events" },
+          h("div.scroll", { tabindex: "0", role: "group", "aria-label": "Events" },
             h("table", {}, h("thead", {}, h("tr", {}, ["Seq", "Time", "Event", "State", "Attempt", "By", "Detail"].map((title) => h("th", { scope: "col" }, title)))),
               part("events", h("tbody")))))),
     ];

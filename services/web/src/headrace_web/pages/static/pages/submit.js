@@ -4,7 +4,7 @@ import { get, post, withQuery } from "../lib/api.js";
 import { fill, h } from "../lib/dom.js";
 import { InputError, schemaForm } from "../lib/schema_form.js";
 import { snippets } from "../lib/snippets.js";
-import { copyButton, empty, field, notifyError } from "../lib/ui.js";
+import { copyButton, empty, field, notifyError, showErrors } from "../lib/ui.js";
 
 // After the last key press, in milliseconds.
 const VALIDATION_DELAY = 300;
@@ -29,16 +29,18 @@ class SubmitPage {
   }
 
   elements() {
-    this.type = h("input", { name: "type", list: "types", required: true, data: { path: "job.type" }, autocomplete: "off", on: { change: () => this.choose(this.type.value) } });
+    this.type = h("input", { name: "type", list: "types", required: true, data: { path: "type" }, autocomplete: "off", on: { change: () => this.choose(this.type.value) } });
     this.slot = h("div");
     this.options = optionFields(this.model);
+    this.typeField = h("div", {}, field("Type", this.type, this.handlers.size ? "" : "No live worker has registered a type."));
+    this.optionFields = h("details", { open: Boolean(this.model) }, h("summary", {}, "Options"), Object.values(this.options).map((each) => each.element));
     this.verdict = h("p", { role: "status" });
     this.code = h("div");
     const form = h("form", { novalidate: true, on: { submit: (event) => this.submit(event), input: () => this.validateSoon() } },
       h("datalist", { id: "types" }, [...this.handlers.keys()].map((type) => h("option", { value: type }))),
-      field("Type", this.type, this.handlers.size ? "" : "No live worker has registered a type."),
+      this.typeField,
       h("h2", {}, "Payload"), this.slot,
-      h("details", { open: Boolean(this.model) }, h("summary", {}, "Options"), Object.values(this.options).map((each) => each.element)),
+      this.optionFields,
       this.verdict,
       h("div.actions", {}, h("button.primary", {}, "Submit")));
     this.form = form;
@@ -61,13 +63,22 @@ class SubmitPage {
 
   /** Returns the body of the request and the idempotency key, or throws an InputError. */
   read() {
-    const spec = { type: this.type.value.trim(), payload: this.payload.read() };
+    const spec = { type: this.type.value.trim(), payload: this.readPayload() };
     for (const [name, option] of Object.entries(this.options)) {
       const value = option.read();
       if (value !== undefined && name !== "requestId") spec[name] = value;
     }
     if (spec.payload === undefined) delete spec.payload;
     return { spec, requestId: this.options.requestId.read() || "" };
+  }
+
+  readPayload() {
+    try {
+      return this.payload.read();
+    } catch (error) {
+      if (error instanceof InputError) error.path = error.path ? `payload.${error.path}` : "payload";
+      throw error;
+    }
   }
 
   validateSoon() {
@@ -115,43 +126,44 @@ class SubmitPage {
 
   showRejection(error) {
     const violations = error.violations || [];
-    const errors = new Map(violations.map(({ field: path, description }) => [path.replace(/^job\./, "").replace(/^payload\.?/, ""), description]));
+    const errors = new Map(violations.map(({ field: path, description }) => [path.replace(/^job\./, ""), description]));
     this.show(errors, violations.length ? violations.map(({ field: path, description }) => `${path} ${description}`).join(". ") : error.message);
     if (!violations.length) notifyError(error);
   }
 
   show(errors, text) {
-    this.payload.showErrors(errors);
-    this.verdict.textContent = text || [...errors].map(([path, message]) => `${path || "The payload"} ${message}.`).join(" ");
+    this.payload.showErrors(new Map([...errors].filter(([path]) => path.startsWith("payload")).map(([path, message]) => [path.replace(/^payload\.?/, ""), message])));
+    for (const element of [this.typeField, this.optionFields]) showErrors(element, errors);
+    this.verdict.textContent = text || [...errors].map(([path, message]) => `${path} ${message}.`).join(" ");
     this.verdict.className = errors.size || text.startsWith("Valid") === false ? "error" : "hint";
   }
 }
 
 function optionFields(model) {
-  const text = (label, value, hint, convert = (each) => each) => {
-    const input = h("input", { value: value ?? "" });
-    return { element: field(label, input, hint), read: () => (input.value.trim() === "" ? undefined : convert(input.value.trim(), label)) };
+  const text = (path, label, value, hint, convert = (each) => each) => {
+    const input = h("input", { value: value ?? "", data: { path } });
+    return { element: field(label, input, hint), read: () => (input.value.trim() === "" ? undefined : convert(input.value.trim(), path)) };
   };
   return {
-    queue: text("Queue", model?.queue, "Empty: the queue of the handler."),
-    priority: text("Priority", model?.priority, "A higher number runs first.", whole),
-    scheduleTime: text("Schedule time", "", "RFC 3339, such as 2030-01-31T12:00:00Z. Empty: now."),
-    timeout: text("Timeout of an attempt", model?.timeout, "In seconds, such as 30s.", (each) => (each.endsWith("s") ? each : `${each}s`)),
-    labels: text("Labels", Object.entries(model?.labels || {}).map((pair) => pair.join("=")).join(", "), "key=value, separated by commas.", labels),
-    requestId: text("Idempotency key", "", "A second job with the same key is not stored."),
+    queue: text("queue", "Queue", model?.queue, "Empty: the queue of the handler."),
+    priority: text("priority", "Priority", model?.priority, "A higher number runs first.", whole),
+    scheduleTime: text("schedule_time", "Schedule time", "", "RFC 3339, such as 2030-01-31T12:00:00Z. Empty: now."),
+    timeout: text("timeout", "Timeout of an attempt", model?.timeout, "In seconds, such as 30s.", (each) => (each.endsWith("s") ? each : `${each}s`)),
+    labels: text("labels", "Labels", Object.entries(model?.labels || {}).map((pair) => pair.join("=")).join(", "), "key=value, separated by commas.", labels),
+    requestId: text("request_id", "Idempotency key", "", "A second job with the same key is not stored."),
   };
 }
 
-function whole(textValue, label) {
+function whole(textValue, path) {
   const value = Number(textValue);
-  if (!Number.isInteger(value)) throw new InputError("", `${label} must be a whole number`);
+  if (!Number.isInteger(value)) throw new InputError(path, "must be a whole number");
   return value;
 }
 
-function labels(textValue, label) {
+function labels(textValue, path) {
   return Object.fromEntries(textValue.split(",").map((pair) => {
     const [key, ...rest] = pair.trim().split("=");
-    if (!key || !rest.length) throw new InputError("", `${label} must be key=value`);
+    if (!key || !rest.length) throw new InputError(path, "must be key=value");
     return [key, rest.join("=")];
   }));
 }
