@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import secrets
 import ssl
 import threading
 import time
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import jwt
 import trustme
@@ -22,6 +25,59 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 AUDIENCE = "headrace"
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+
+class CodeFlow:
+    """The authorization code flow with PKCE (RFC 7636). Each user is logged in at once.
+
+    Attributes:
+        changes: changes of the claims of the next ID tokens; see `LocalIssuer.claims`.
+        error: the error that the issuer answers instead of a code; empty for none.
+        grants: the grant types of the requests for tokens so far.
+    """
+
+    def __init__(self, issuer: LocalIssuer) -> None:
+        self.changes: dict[str, object] = {}
+        self.error = ""
+        self.grants: list[str] = []
+        self._issuer = issuer
+        self._started: dict[str, dict[str, str]] = {}
+        self._refresh_tokens: set[str] = set()
+
+    def authorize(self, parameters: Mapping[str, str]) -> str:
+        """Return the address to which the issuer sends the browser."""
+        answer = {"state": parameters["state"]}
+        if self.error:
+            answer["error"] = self.error
+        else:
+            assert parameters["code_challenge_method"] == "S256"
+            answer["code"] = secrets.token_urlsafe()
+            self._started[answer["code"]] = dict(parameters)
+        return f"{parameters['redirect_uri']}?{urlencode(answer)}"
+
+    def redeem(self, form: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+        """Return the status and the document for a code or a refresh token. Each is valid once."""
+        self.grants.append(form["grant_type"])
+        if form["grant_type"] == "refresh_token":
+            if form["refresh_token"] not in self._refresh_tokens:
+                return 400, {"error": "invalid_grant"}
+            self._refresh_tokens.remove(form["refresh_token"])
+            return 200, self._tokens(nonce=None)
+        started = self._started.pop(form["code"], None)
+        if started is None or any(
+            form[name] != started[name] for name in ("client_id", "redirect_uri")
+        ):
+            return 400, {"error": "invalid_grant"}
+        challenge = encode_part(hashlib.sha256(form["code_verifier"].encode()).digest())
+        if challenge != started["code_challenge"]:
+            return 400, {"error": "invalid_grant"}
+        return 200, self._tokens(nonce=started["nonce"])
+
+    def _tokens(self, *, nonce: str | None) -> dict[str, Any]:
+        refresh = secrets.token_urlsafe()
+        self._refresh_tokens.add(refresh)
+        token = self._issuer.token(**{"nonce": nonce, **self.changes})
+        return {"id_token": token, "access_token": "opaque", "refresh_token": refresh}
 
 
 class LocalIssuer:
@@ -35,6 +91,7 @@ class LocalIssuer:
         status: the status of each response.
         discovery: fields that replace those of the discovery document.
         document: the key set, instead of the published keys.
+        logins: the logins of browsers.
     """
 
     def __init__(self) -> None:
@@ -49,6 +106,7 @@ class LocalIssuer:
         self.status = 200
         self.discovery: dict[str, Any] = {}
         self.document: bytes | None = None
+        self.logins = CodeFlow(self)
 
     def add_key(self, key_id: str, *, published: bool = True) -> None:
         """Create another Ed25519 key."""
@@ -108,7 +166,13 @@ class LocalIssuer:
         """Return the status and the body of a response."""
         self.requests.append(path)
         if path == "/.well-known/openid-configuration":
-            document = {"issuer": self.url, "jwks_uri": f"{self.url}/keys", **self.discovery}
+            document = {
+                "issuer": self.url,
+                "jwks_uri": f"{self.url}/keys",
+                "authorization_endpoint": f"{self.url}/authorize",
+                "token_endpoint": f"{self.url}/token",
+                **self.discovery,
+            }
             return self.status, json.dumps(document).encode()
         if path == "/keys":
             return self.status, self.document or json.dumps(self.jwks()).encode()
@@ -137,7 +201,21 @@ def running_issuer(folder: Path | None = None) -> Iterator[LocalIssuer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, body = issuer.respond(self.path)
+            path, _, query = self.path.partition("?")
+            if path == "/authorize":
+                self.send_response(302)
+                self.send_header("location", issuer.logins.authorize(dict(parse_qsl(query))))
+                self.send_header("content-length", "0")
+                self.end_headers()
+                return
+            self._answer(*issuer.respond(self.path))
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            status, document = issuer.logins.redeem(dict(parse_qsl(body.decode())))
+            self._answer(status, json.dumps(document).encode())
+
+        def _answer(self, status: int, body: bytes) -> None:
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
             if status in (301, 302, 307):

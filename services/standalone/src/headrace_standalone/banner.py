@@ -35,7 +35,8 @@ def banner(
     workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
     rows = [("API", f"{plan.gateway_address} (gRPC)")]
     if plan.web_address:
-        rows.append(("Web", web_url(plan)))
+        login = "the key below" if admin_key is not None else "an API key or a user"
+        rows.append(("Web", f"{web_url(plan)}{f' (log in with {login})' if plan.secure else ''}"))
     rows += [
         ("" if place else "Metrics", f"{_metrics_scheme(plan, name)}://{address}/metrics ({name})")
         for place, (name, address) in enumerate(plan.metrics_addresses.items())

@@ -28,7 +28,12 @@ _EXPOSED_HEADERS: Final = ("location", "retry-after", REQUEST_ID)
 
 
 def create_app(
-    settings: Settings, *, health: Health, requests: Requests, routes: Sequence[BaseRoute] = ()
+    settings: Settings,
+    *,
+    health: Health,
+    requests: Requests,
+    routes: Sequence[BaseRoute] = (),
+    sessions: Sequence[Middleware] = (),
 ) -> ASGIApp:
     """Return the application.
 
@@ -37,6 +42,7 @@ def create_app(
         health: the health of the gateway.
         requests: counts the requests.
         routes: the routes besides the health of the service.
+        sessions: the middleware that reads the cookies of sessions.
     """
 
     def healthz(_: Request) -> Response:
@@ -56,6 +62,7 @@ def create_app(
             requests=requests,
         ),
         Middleware(BodyLimit, max_bytes=settings.max_request_bytes),
+        *sessions,
     ]
     if settings.web_origins:
         cors = Middleware(

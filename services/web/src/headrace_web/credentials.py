@@ -50,6 +50,16 @@ def metadata_of(headers: Mapping[str, str], *, client: str) -> Metadata:
     return metadata
 
 
+def metadata_of_request(request: Request) -> Metadata:
+    """Return the metadata of a call without the credential of the request.
+
+    Raises:
+        Problem: a header cannot be sent to the gateway.
+    """
+    headers = {name: value for name, value in request.headers.items() if name != _AUTHORIZATION}
+    return metadata_of(headers, client=_client(request))
+
+
 def request_metadata(request: Request) -> Metadata:
     """Return the metadata of a call on behalf of a request to a resource.
 

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import structlog
+from starlette.middleware import Middleware
 
 from headrace.tls import TLS
 from headrace_core.runtime.metrics import MetricsServer
@@ -19,6 +20,9 @@ from headrace_web.pages import page_routes
 from headrace_web.rest.routes import rest_routes
 from headrace_web.rpc import rpc_routes
 from headrace_web.server import HttpServer
+from headrace_web.sessions import SessionCookies, Sessions, login_required, session_routes
+from headrace_web.sessions.cookies import Cookies
+from headrace_web.sessions.oidc import OidcClient, read_oidc
 
 _log = structlog.get_logger()
 
@@ -77,6 +81,14 @@ class Web:
         on_stop.callback(_log.info, "web_stopped")
         on_stop.push_async_callback(gateway.close)
         health = Health(checks=[Check(name="gateway", ping=gateway.check_health)])
+        oidc = read_oidc(settings.web_oidc.get_secret_value())
+        try:
+            sessions = Sessions(gateway, oidc=None if oidc is None else OidcClient(oidc))
+        except OSError as error:
+            raise StartRefused(f"HEADRACE_WEB_OIDC: ca: {error}") from error
+        on_stop.push_async_callback(sessions.stop)
+        public_url = settings.web_public_url
+        cookies = Cookies(secure=certificate is not None or public_url.startswith("https:"))
         requests = Requests()
         stopping = asyncio.Event()
         feeds = Feeds()
@@ -94,8 +106,10 @@ class Web:
                         max_request_bytes=settings.max_request_bytes,
                     ),
                     *feed_routes(gateway, feeds, stopping=stopping),
-                    *page_routes(),
+                    *session_routes(sessions, cookies, public_url=public_url),
+                    *page_routes(login_required(sessions)),
                 ],
+                sessions=[Middleware(SessionCookies, sessions=sessions, cookies=cookies)],
             ),
             address=settings.web_address,
             grace=settings.shutdown_grace,

@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     web_origins: Annotated[tuple[str, ...], NoDecode] = ()
     # The URL under which browsers reach the web service.
     web_public_url: str = ""
+    # The issuer at which users of the dashboard can log in (OpenID Connect), as JSON or as the path
+    # of a JSON or TOML file. The document can contain the secret of a client.
+    web_oidc: SecretStr = SecretStr("")
     shutdown_grace: float = Field(10.0, ge=0)
 
     # Limits.

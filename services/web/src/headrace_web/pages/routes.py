@@ -31,10 +31,15 @@ _templates = jinja2.Environment(
 _templates.globals["static"] = static_url
 
 
-def page_routes() -> list[BaseRoute]:
-    """Return the routes of all pages and of their files."""
+def page_routes(log_in: Callable[[Request], Awaitable[Response | None]]) -> list[BaseRoute]:
+    """Return the routes of all pages and of their files.
+
+    Args:
+        log_in: returns the response that leads a browser without a session to the login; None if
+            the browser may open the page.
+    """
     return [
-        *(Route(page.path, _endpoint(page), methods=["GET"]) for page in PAGES),
+        *(Route(page.path, _endpoint(page, log_in), methods=["GET"]) for page in PAGES),
         Mount(STATIC_PATH, ImmutableFiles()),
     ]
 
@@ -51,9 +56,11 @@ def render(template: str, *, status: int = 200, **values: object) -> HTMLRespons
     return HTMLResponse(html, status_code=status, headers=PAGE_HEADERS)
 
 
-def _endpoint(page: Page) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    page: Page, log_in: Callable[[Request], Awaitable[Response | None]]
+) -> Callable[[Request], Awaitable[Response]]:
     async def show(request: Request) -> Response:
-        return render(
+        return await log_in(request) or render(
             "shell.html",
             title=page.title,
             page=page.script,

@@ -66,7 +66,22 @@ export function withQuery(path, parameters) {
   return text ? `${path}?${text}` : path;
 }
 
+/** The next request renews an expired session, so a rejected one is repeated once. */
 async function send(url, options) {
+  try {
+    return await sendOnce(url, options);
+  } catch (error) {
+    if (error.status !== 401) throw error;
+  }
+  try {
+    return await sendOnce(url, options);
+  } catch (error) {
+    if (error.status === 401) logIn();
+    throw error;
+  }
+}
+
+async function sendOnce(url, options) {
   const { headers, ...rest } = options;
   let response;
   try {
@@ -83,7 +98,6 @@ async function send(url, options) {
   }
   const body = await readJson(response);
   if (response.ok) return body;
-  if (response.status === 401) logIn();
   throw new ApiError(body, response.status);
 }
 

@@ -28,7 +28,7 @@ export function follow(url, listeners, ends = {}) {
   const stream = { close };
   let lastId = "";
   let failures = 0;
-  let refreshed = false;
+  let rejections = 0;
   run();
   return stream;
 
@@ -73,7 +73,7 @@ export function follow(url, listeners, ends = {}) {
         const data = JSON.parse(event.data);
         if (event.type === "problem") return data.status === 401 ? logInAgain() : refuse(data);
         failures = 0;
-        refreshed = false;
+        rejections = 0;
         listeners[event.type]?.(data, lastId);
         if (controller.signal.aborted) return true;
       }
@@ -83,14 +83,12 @@ export function follow(url, listeners, ends = {}) {
     }
   }
 
-  /** The next request renews an expired session; if that fails, the user has to log in. */
+  /** The second rejected request has renewed an expired session; after a third, the user has to log in. */
   function logInAgain() {
-    if (refreshed) {
-      logIn();
-      return end("refused");
-    }
-    refreshed = true;
-    return false;
+    rejections += 1;
+    if (rejections < 3) return false;
+    logIn();
+    return end("refused");
   }
 
   /** Returns whether the refusal is final. Overload and outages pass by themselves. */
