@@ -6,14 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
+import msgspec
 from connectrpc._server_shared import EndpointServerStream, EndpointUnary
 from connectrpc.code import Code
+from connectrpc.codec import Codec
+from connectrpc.compat import google_protobuf_binary_codec
 from connectrpc.errors import ConnectError
 from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from connectrpc.request import RequestContext
 from connectrpc.server import ConnectASGIApplication, Endpoint
+from google.protobuf import json_format
 from google.protobuf.message import Message
 from grpc.aio import AioRpcError
 from starlette.requests import Request
@@ -23,8 +27,9 @@ from starlette.types import Receive, Scope, Send
 from headrace_web.credentials import metadata_of
 from headrace_web.gateway import METHODS, Gateway, Metadata, Method
 from headrace_web.problems import Problem
-from headrace_web.rpc.codecs import codecs
 from headrace_web.rpc.errors import connect_error, shutting_down
+
+M = TypeVar("M", bound=Message)
 
 _Context = RequestContext[Message, Message]
 _Endpoint: TypeAlias = EndpointUnary[Any, Any] | EndpointServerStream[Any, Any]
@@ -53,9 +58,29 @@ def rpc_routes(
         service=_Calls(gateway, stopping),
         endpoints=_endpoints,
         read_max_bytes=max_request_bytes - _PREFIX_BYTES,
-        codecs=codecs(),
+        codecs=(google_protobuf_binary_codec(), _CompactJson()),
     )
     return [Route(path, server) for path in METHODS]
+
+
+class _CompactJson(Codec[Message, M]):
+    """The library's JSON codec indents each message."""
+
+    def name(self) -> str:
+        """Return the name in content types."""
+        return "json"
+
+    def encode(self, message: Message) -> bytes:
+        """Return the JSON text of a message."""
+        return msgspec.json.encode(json_format.MessageToDict(message))
+
+    def decode(self, data: bytes | bytearray, message_class: type[M]) -> M:
+        """Return the message of a JSON text; unknown fields are ignored, as in the protocol.
+
+        Raises:
+            json_format.ParseError: the text does not match the message.
+        """
+        return json_format.Parse(bytes(data), message_class(), ignore_unknown_fields=True)
 
 
 class _Server(ConnectASGIApplication["_Calls"]):
