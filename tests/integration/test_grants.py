@@ -418,7 +418,8 @@ async def test_grants_revoke_other_privileges(roles: Roles, database_url: str) -
 
 
 _PRIVILEGES = """
-    SELECT array_agg((table_name, column_name, privilege_type)::text ORDER BY 1)
+    SELECT array_agg((table_name, column_name, privilege_type)::text
+                     ORDER BY table_name, column_name, privilege_type)
     FROM (
         SELECT table_name, column_name, privilege_type FROM information_schema.column_privileges
         WHERE grantee = $1
