@@ -63,8 +63,8 @@ LANGUAGES_NOT_RUN = {
 
 # Commands and Python code that run until they are interrupted.
 ENDLESS_PATTERN = re.compile(
-    r"curl -sSN|WatchJobs|WatchSubscription|Health/Watch|headrace watch(?!-)|subscription watch"
-    r"|(client|browser)\.(watch|subscribe)\("
+    r"curl -sSN|WatchJobs|WatchOverview|WatchSubscription|Health/Watch|headrace watch(?!-)"
+    r"|subscription watch|stats --watch|(client|browser)\.(watch|watch_overview|subscribe)\("
 )
 
 # The names that a Python excerpt may use without defining them.

@@ -73,6 +73,18 @@ from headrace.job import (
     SubmitOutcome,
 )
 from headrace.job_log import JobLogLine, LogLevel
+from headrace.monitor import (
+    FailingType,
+    History,
+    HistoryPoint,
+    Latency,
+    OldestJob,
+    Overview,
+    QueueStatus,
+    Rates,
+    RunningJob,
+    Worker,
+)
 from headrace.stats import HandlerInfo, QueueStats, Stats, TypeStats
 from headrace.subscription import JobFilter, Subscription
 from headrace.tenant import Quotas, Tenant, TenantDeletion, TenantState, TenantUsage
@@ -112,9 +124,12 @@ __all__ = [
     "CursorInvalid",
     "DeadlineExceeded",
     "Duration",
+    "FailingType",
     "ForkedProcess",
     "HandlerInfo",
     "HeadraceError",
+    "History",
+    "HistoryPoint",
     "InsecureConnection",
     "InternalError",
     "InvalidRequest",
@@ -133,6 +148,7 @@ __all__ = [
     "JobSpec",
     "JobState",
     "JobWatch",
+    "Latency",
     "LimitExceeded",
     "LogLevel",
     "LogWatch",
@@ -142,7 +158,9 @@ __all__ = [
     "NewApiKey",
     "NewUser",
     "NewWatchToken",
+    "OldestJob",
     "Omitted",
+    "Overview",
     "PageTokenInvalid",
     "PayloadInvalid",
     "PermissionDenied",
@@ -150,12 +168,15 @@ __all__ = [
     "PrincipalKind",
     "Progress",
     "QueueStats",
+    "QueueStatus",
     "QuotaExceeded",
     "Quotas",
+    "Rates",
     "Refusal",
     "RequestIdConflict",
     "RetryPolicy",
     "Role",
+    "RunningJob",
     "SessionTokens",
     "SlowConsumer",
     "StateConflict",
@@ -183,6 +204,7 @@ __all__ = [
     "User",
     "Violation",
     "Watch",
+    "Worker",
     "WrongEventLoop",
 ]
 

@@ -234,8 +234,8 @@ def from_job(message: job_pb2.Job) -> Job:
         payload=_data(message, "payload"),
         priority=message.priority,
         labels=dict(message.labels),
-        timeout=_duration(message, "timeout"),
-        deadline=_time(message, "deadline"),
+        timeout=optional_span(message, "timeout"),
+        deadline=optional_time(message, "deadline"),
         retry_policy=_retry_policy(message.retry_policy),
         request_id=message.request_id,
         batch_id=message.batch_id,
@@ -247,13 +247,13 @@ def from_job(message: job_pb2.Job) -> Job:
         result=_data(message, "result"),
         error=_error(message.error) if message.HasField("error") else None,
         worker_id=message.worker_id,
-        create_time=_time(message, "create_time"),
-        schedule_time=_time(message, "schedule_time"),
-        queue_time=_time(message, "queue_time"),
-        start_time=_time(message, "start_time"),
-        cancel_request_time=_time(message, "cancel_request_time"),
-        end_time=_time(message, "end_time"),
-        update_time=_time(message, "update_time"),
+        create_time=optional_time(message, "create_time"),
+        schedule_time=optional_time(message, "schedule_time"),
+        queue_time=optional_time(message, "queue_time"),
+        start_time=optional_time(message, "start_time"),
+        cancel_request_time=optional_time(message, "cancel_request_time"),
+        end_time=optional_time(message, "end_time"),
+        update_time=optional_time(message, "update_time"),
         correlation_id=message.correlation_id,
         unreadable_fields=tuple(message.unreadable_fields),
         submitted_by=message.submitted_by,
@@ -274,13 +274,13 @@ def from_event(message: event_pb2.JobEvent) -> JobEvent:
         type=_EVENT_TYPES.get(message.type, JobEventType.UNKNOWN),
         state=_STATES.get(message.state, JobState.UNKNOWN),
         attempt=message.attempt,
-        event_time=_time(message, "event_time"),
+        event_time=optional_time(message, "event_time"),
         job_type=message.job_type,
         queue=message.queue,
         error=_error(message.error) if detail == "error" else None,
         progress=_progress(message.progress) if detail == "progress" else None,
         output=from_data(message.output) if detail == "output" else None,
-        schedule_time=_time(message, "schedule_time"),
+        schedule_time=optional_time(message, "schedule_time"),
         worker_id=message.worker_id,
         principal=message.principal,
         reason=message.reason,
@@ -292,7 +292,7 @@ def from_output(message: job_service_pb2.JobOutput) -> JobOutput:
     return JobOutput(
         seq=message.seq,
         attempt=message.attempt,
-        output_time=_time(message, "output_time"),
+        output_time=optional_time(message, "output_time"),
         output=_data(message, "output"),
     )
 
@@ -302,7 +302,7 @@ def from_log_line(message: job_service_pb2.JobLogLine) -> JobLogLine:
         position=message.position,
         attempt=message.attempt,
         line=message.line,
-        log_time=_time(message, "log_time"),
+        log_time=optional_time(message, "log_time"),
         level=_LOG_LEVELS.get(message.level, LogLevel.UNKNOWN),
         logger=message.logger,
         message=message.message,
@@ -317,13 +317,13 @@ def from_outcome(number: int) -> SubmitOutcome:
 
 def from_stats(message: job_service_pb2.GetStatsResponse) -> Stats:
     return Stats(
-        states=_counts(message.states),
+        states=from_counts(message.states),
         queues=tuple(
-            QueueStats(queue=q.queue, states=_counts(q.states), age=_duration(q, "age"))
+            QueueStats(queue=q.queue, states=from_counts(q.states), age=optional_span(q, "age"))
             for q in message.queues
         ),
-        types=tuple(TypeStats(type=t.type, states=_counts(t.states)) for t in message.types),
-        stats_time=_time(message, "stats_time"),
+        types=tuple(TypeStats(type=t.type, states=from_counts(t.states)) for t in message.types),
+        stats_time=optional_time(message, "stats_time"),
     )
 
 
@@ -334,7 +334,7 @@ def from_handler(message: handler_service_pb2.Handler) -> HandlerInfo:
         description=message.description,
         payload_schema=_data(message, "payload_schema"),
         result_schema=_data(message, "result_schema"),
-        timeout=_duration(message, "timeout"),
+        timeout=optional_span(message, "timeout"),
         retry_policy=_retry_policy(message.retry_policy),
         live_workers=message.live_workers,
     )
@@ -353,10 +353,10 @@ def from_subscription(
             batch_id=message.filter.batch_id,
             job_ids=tuple(message.filter.job_ids),
         ),
-        create_time=_time(message, "create_time"),
-        ack_time=_time(message, "ack_time"),
+        create_time=optional_time(message, "create_time"),
+        ack_time=optional_time(message, "ack_time"),
         consumer=message.consumer,
-        lag=_duration(message, "lag"),
+        lag=optional_span(message, "lag"),
         created=created,
         unreadable_fields=tuple(message.unreadable_fields),
     )
@@ -365,7 +365,7 @@ def from_subscription(
 def from_audit_event(message: audit_service_pb2.AuditEvent) -> AuditEvent:
     return AuditEvent(
         seq=message.seq,
-        event_time=_time(message, "event_time"),
+        event_time=optional_time(message, "event_time"),
         principal=message.principal,
         principal_tenant=message.principal_tenant,
         kind=access_service_pb2.PrincipalKind.Name(message.kind).removeprefix("PRINCIPAL_KIND_"),
@@ -390,7 +390,7 @@ def from_principal(message: access_service_pb2.Principal, *, acting_tenant: str)
         scope=tuple(message.scope),
         rights=tuple(message.rights),
         credential=message.credential,
-        expire_time=_time(message, "expire_time"),
+        expire_time=optional_time(message, "expire_time"),
     )
 
 
@@ -401,10 +401,10 @@ def from_api_key(message: access_service_pb2.ApiKey) -> ApiKey:
         role=_ROLES.get(message.role, Role.UNKNOWN),
         scope=tuple(message.scope),
         created_by=message.created_by,
-        create_time=_time(message, "create_time"),
-        expire_time=_time(message, "expire_time"),
-        last_use_time=_time(message, "last_use_time"),
-        revoke_time=_time(message, "revoke_time"),
+        create_time=optional_time(message, "create_time"),
+        expire_time=optional_time(message, "expire_time"),
+        last_use_time=optional_time(message, "last_use_time"),
+        revoke_time=optional_time(message, "revoke_time"),
     )
 
 
@@ -415,7 +415,7 @@ def from_certificate_binding(message: access_service_pb2.CertificateBinding) -> 
         role=_ROLES.get(message.role, Role.UNKNOWN),
         scope=tuple(message.scope),
         created_by=message.created_by,
-        create_time=_time(message, "create_time"),
+        create_time=optional_time(message, "create_time"),
     )
 
 
@@ -426,18 +426,18 @@ def from_user(message: user_service_pb2.User) -> User:
         scope=tuple(message.scope),
         disabled=message.disabled,
         created_by=message.created_by,
-        create_time=_time(message, "create_time"),
-        last_login_time=_time(message, "last_login_time"),
-        password_time=_time(message, "password_time"),
+        create_time=optional_time(message, "create_time"),
+        last_login_time=optional_time(message, "last_login_time"),
+        password_time=optional_time(message, "password_time"),
     )
 
 
 def from_tokens(message: session_service_pb2.SessionTokens) -> SessionTokens:
     return SessionTokens(
         access_token=message.access_token,
-        access_expire_time=_time(message, "access_expire_time"),
+        access_expire_time=optional_time(message, "access_expire_time"),
         refresh_token=message.refresh_token,
-        session_expire_time=_time(message, "session_expire_time"),
+        session_expire_time=optional_time(message, "session_expire_time"),
     )
 
 
@@ -445,14 +445,14 @@ def from_tenant(message: tenant_service_pb2.Tenant) -> Tenant:
     deletion = None
     if message.HasField("deletion"):
         deletion = TenantDeletion(
-            request_time=_time(message.deletion, "request_time"),
+            request_time=optional_time(message.deletion, "request_time"),
             jobs=_optional(message.deletion, "jobs"),
             removed_jobs=message.deletion.removed_jobs,
         )
     return Tenant(
         name=message.name,
         state=_TENANT_STATES.get(message.state, TenantState.UNKNOWN),
-        create_time=_time(message, "create_time"),
+        create_time=optional_time(message, "create_time"),
         quotas=_quotas(message.quotas),
         ceilings=_quotas(message.ceilings),
         deletion=deletion,
@@ -492,7 +492,7 @@ def _data(message: Any, field: str) -> Any:
     return from_data(getattr(message, field)) if message.HasField(field) else None
 
 
-def _counts(counts: Iterable[job_service_pb2.StateCount]) -> Mapping[JobState, int]:
+def from_counts(counts: Iterable[job_service_pb2.StateCount]) -> Mapping[JobState, int]:
     return {_STATES.get(count.state, JobState.UNKNOWN): count.jobs for count in counts}
 
 
@@ -516,15 +516,15 @@ def _progress(message: job_pb2.JobProgress) -> Progress:
 def _retry_policy(message: job_pb2.RetryPolicy) -> RetryPolicy:
     return RetryPolicy(
         max_attempts=message.max_attempts if message.HasField("max_attempts") else None,
-        initial_backoff=_duration(message, "initial_backoff"),
-        max_backoff=_duration(message, "max_backoff"),
+        initial_backoff=optional_span(message, "initial_backoff"),
+        max_backoff=optional_span(message, "max_backoff"),
         multiplier=message.multiplier if message.HasField("multiplier") else None,
         jitter=message.jitter if message.HasField("jitter") else None,
         non_retryable_error_types=tuple(message.non_retryable_error_types) or None,
     )
 
 
-def _time(message: Any, field: str) -> datetime | None:
+def optional_time(message: Any, field: str) -> datetime | None:
     if not message.HasField(field):
         return None
     # This is three times as fast as Timestamp.ToDatetime.
@@ -532,7 +532,7 @@ def _time(message: Any, field: str) -> datetime | None:
     return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
 
 
-def _duration(message: Any, field: str) -> timedelta | None:
+def optional_span(message: Any, field: str) -> timedelta | None:
     if not message.HasField(field):
         return None
     span: timedelta = getattr(message, field).ToTimedelta()

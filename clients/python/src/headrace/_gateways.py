@@ -21,6 +21,7 @@ from headrace.v1.access_service_pb2_grpc import AccessServiceStub
 from headrace.v1.audit_service_pb2_grpc import AuditServiceStub
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
+from headrace.v1.monitor_service_pb2_grpc import MonitorServiceStub
 from headrace.v1.session_service_pb2_grpc import SessionServiceStub
 from headrace.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from headrace.v1.tenant_service_pb2_grpc import TenantServiceStub
@@ -126,6 +127,7 @@ class Gateway:
         self.sessions = SessionServiceStub(self.channel)
         self.users = UserServiceStub(self.channel)
         self.tenants = TenantServiceStub(self.channel)
+        self.monitor = MonitorServiceStub(self.channel)
         self.health: aio.UnaryUnaryMultiCallable[Any, Any] = self.channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=_HealthCheckRequest.SerializeToString,

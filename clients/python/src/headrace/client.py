@@ -34,6 +34,7 @@ from headrace._convert import (
 )
 from headrace._gateways import Gateway, Gateways, health_request, parse_targets
 from headrace._headers import Metadata, Secret, TokenProvider, resolve_headers, trace_headers
+from headrace._monitor import MonitorCalls
 from headrace._sessions import SessionCalls
 from headrace._subscriptions import SubscriptionCalls
 from headrace._tenants import TenantCalls
@@ -57,7 +58,15 @@ _MAX_SEQ: Final = 2**63 - 1
 _MAX_CORRELATION_ID: Final = 128
 
 
-class Client(SubscriptionCalls, AccessCalls, AuditCalls, SessionCalls, TenantCalls, UserCalls):
+class Client(
+    SubscriptionCalls,
+    AccessCalls,
+    AuditCalls,
+    MonitorCalls,
+    SessionCalls,
+    TenantCalls,
+    UserCalls,
+):
     """The asynchronous client: submits jobs and follows them.
 
     Every call is retried while no gateway is available. Retrying a submit is safe, because each

@@ -91,7 +91,22 @@ _COMMANDS: Final = {
         "Count jobs by state, queue and type.",
         """
   headrace stats
+  headrace stats --watch
   headrace stats -o json | jq .states""",
+    ),
+    "workers": (
+        "monitor:workers",
+        "List the workers with their slots and running jobs.",
+        """
+  headrace workers
+  headrace workers -o jsonl | jq -r '.running_jobs[].job_id'""",
+    ),
+    "queues": (
+        "monitor:queues",
+        "List the queues with their jobs, and the slots that serve them.",
+        """
+  headrace queues
+  headrace queues -o jsonl | jq 'select(.slots == 0) | .queue'""",
     ),
     "whoami": (
         "access:whoami",

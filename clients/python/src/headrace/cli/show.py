@@ -18,6 +18,7 @@ from headrace.cli.arguments import (
     labels,
     states,
 )
+from headrace.cli.monitor import watch_overview
 from headrace.cli.output import document, json_line, summary
 from headrace.cli.session import Injected
 from headrace.cli.tables import JobsTable, handlers_table, stats_view
@@ -172,7 +173,16 @@ async def list_jobs(
         session.output.message(f"there are more than {limit} jobs; use --limit to list more")
 
 
-async def stats(*, session: Injected) -> None:
+async def stats(
+    *,
+    watch: Annotated[
+        bool, Parameter(negative="", help="Show counts, rates and workers live, until Ctrl-C.")
+    ] = False,
+    session: Injected,
+) -> None:
+    if watch:
+        await watch_overview(session)
+        return
     async with session.client() as client:
         found = await client.stats()
     session.output.value(found, stats_view(found))

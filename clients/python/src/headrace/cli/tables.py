@@ -18,11 +18,15 @@ from headrace import (
     HandlerInfo,
     Job,
     JobState,
+    Latency,
+    Overview,
+    QueueStatus,
     Stats,
     Subscription,
     Tenant,
     TenantUsage,
     User,
+    Worker,
 )
 from headrace.cli.text import (
     error_text,
@@ -148,6 +152,69 @@ def stats_view(stats: Stats) -> RenderableType:
             column.min_width = max(cell_len(str(cell)) for cell in column.cells)
         table.columns[0].min_width = _MIN_NAME_WIDTH
     return Group(queues, Text(), types)
+
+
+def workers_table(workers: Iterable[Worker]) -> Table:
+    rows = _table("ID", "NAME", "STATE", "BUSY", "SLOTS", "QUEUES", "TYPES")
+    for worker in workers:
+        state = "draining" if worker.draining else "live"
+        rows.add_row(
+            worker.id,
+            plain(worker.name),
+            state if worker.live else "lost",
+            str(worker.busy_slots),
+            str(worker.slots),
+            plain(", ".join(worker.queues) or "all"),
+            plain(", ".join(worker.types)),
+        )
+    return rows
+
+
+def queues_table(queues: Sequence[QueueStatus]) -> Table:
+    shown = [state for state in JobState if any(queue.states.get(state) for queue in queues)]
+    rows = _table("QUEUE", *(state.name for state in shown), "OLDEST QUEUED", "WORKERS", "SLOTS")
+    for queue in queues:
+        rows.add_row(
+            plain(queue.queue),
+            *_count_cells(queue.states, shown),
+            time_text(queue.oldest_queue_time),
+            str(queue.workers),
+            str(queue.slots),
+        )
+    return rows
+
+
+def overview_view(overview: Overview) -> RenderableType:
+    """Return the live view of a tenant."""
+    numbers = _table("", *(f"LAST {span_text(r.window)}" for r in overview.rates if r.window))
+    for name in ("submitted", "started", "retried", "succeeded", "failed", "cancelled"):
+        numbers.add_row(f"{name}/s", *(f"{getattr(r, name):.1f}" for r in overview.rates))
+    parts: list[RenderableType] = [
+        Text(
+            f"{time_text(overview.overview_time)}  {overview.busy_slots} of {overview.slots} slots "
+            f"busy, {overview.workers} workers, {overview.draining_workers} draining"
+        ),
+        Text(),
+        queues_table(overview.queues) if overview.queues else Text("no queues"),
+        Text(),
+        numbers,
+        Text(),
+        Text(f"wait {_latency_text(overview.wait)}   run {_latency_text(overview.run)}"),
+    ]
+    if overview.failing_types:
+        failing = _table("FAILING TYPE", "ERROR", "ATTEMPTS", "LAST JOB")
+        for one in overview.failing_types:
+            failing.add_row(
+                plain(one.type), plain(one.error_type), str(one.attempts), one.last_job_id
+            )
+        parts += [Text(), failing]
+    return Group(*parts)
+
+
+def _latency_text(latency: Latency) -> str:
+    if latency.p50 is None or latency.p95 is None:
+        return "-"
+    return f"p50 {span_text(latency.p50)}, p95 {span_text(latency.p95)}"
 
 
 def handlers_table(handlers: Iterable[HandlerInfo]) -> Table:

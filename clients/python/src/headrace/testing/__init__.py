@@ -37,7 +37,7 @@ platform. The fake differs from the platform in these points:
 - Timeouts, deadlines, retry policies and priorities have no effect.
 - ListJobs supports `=`, AND and OR in parentheses; other filters are UNIMPLEMENTED.
 - Documents are always sent as `Data.json`; `data_encoding` has no effect.
-- There is one tenant. There are no roles, no AccessService and no reflection.
+- There is one tenant. There are no roles, no AccessService, no MonitorService and no reflection.
 """
 
 from __future__ import annotations
