@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from cryptography import x509
 from prometheus_client import CollectorRegistry
 
 from headrace_core.runtime.metrics import MetricsServer
@@ -71,13 +73,16 @@ def serial_number(port: int, ca: bytes) -> str:
 
 @pytest.mark.parametrize("name", SERVICES)
 async def test_service_with_a_certificate_serves_metrics_over_https(
-    name: str, settings: Settings, authority: Authority
+    name: str, settings: Settings, authority: Authority, certificate: CertificateFile
 ) -> None:
     service = SERVICES[name](settings)
     await service.start()
     try:
         url = f"https://{HOST}:{service.metrics_port}/metrics"
-        assert "headrace_" in await asyncio.to_thread(get, url, authority.pem)
+        metrics = await asyncio.to_thread(get, url, authority.pem)
+        [value] = re.findall(r"\nheadrace_certificate_expire_timestamp_seconds (.*)\n", metrics)
+        issued = x509.load_pem_x509_certificate(certificate.cert.read_bytes())
+        assert float(value) == issued.not_valid_after_utc.timestamp()
         with pytest.raises(URLError, match="CERTIFICATE_VERIFY_FAILED"):
             await asyncio.to_thread(get, url)
         with pytest.raises(OSError, match=r"."):

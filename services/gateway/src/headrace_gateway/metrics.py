@@ -21,6 +21,7 @@ from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.floods import FloodGuard
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.gauges import AGE_BOUNDS
+from headrace_health import ServiceMetrics
 
 _Read = Callable[[Gauges], float]
 
@@ -76,11 +77,13 @@ _COUNTERS: Final[dict[str, tuple[str, _Read]]] = {
 
 
 def gateway_metrics(
+    *,
     watch: Watch,
     records: LoopRecords,
     audit: AuditWriter | None,
     quotas: TenantQuotas,
     floods: FloodGuard,
+    service: ServiceMetrics,
 ) -> CollectorRegistry:
     """Return the gateway's metrics.
 
@@ -91,6 +94,7 @@ def gateway_metrics(
         quotas: the quotas of the tenants. Only tenants with a quota have metrics, and only the
             platform names tenants.
         floods: closes connections that send much without calls.
+        service: the gateway's health and its certificate.
     """
     return registry_of(
         _StreamMetrics(watch),
@@ -98,6 +102,7 @@ def gateway_metrics(
         _AuditMetrics(audit),
         _QuotaMetrics(quotas),
         _FloodMetrics(floods),
+        service,
     )
 
 

@@ -60,7 +60,14 @@ from headrace_gateway.memory import memory_trim
 from headrace_gateway.metrics import gateway_metrics
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.timing import DEFAULT, Timing
-from headrace_health import CertificateFiles, Check, Health, add_port, metrics_context
+from headrace_health import (
+    CertificateFiles,
+    Check,
+    Health,
+    ServiceMetrics,
+    add_port,
+    metrics_context,
+)
 
 _log = structlog.get_logger()
 
@@ -259,7 +266,14 @@ class Gateway:
             _start_loop(on_stop, loop, bus=bus, records=records)
         metrics = MetricsServer(
             address=settings.gateway_metrics_address,
-            registry=gateway_metrics(watch, records, audit, quotas, floods),
+            registry=gateway_metrics(
+                watch=watch,
+                records=records,
+                audit=audit,
+                quotas=quotas,
+                floods=floods,
+                service=ServiceMetrics(health=health, certificate=certificate),
+            ),
             tls=metrics_context(settings, certificate),
         )
         await metrics.start()

@@ -5,6 +5,7 @@
 
 from headrace_health.health import Check, Health
 from headrace_health.lookup import Lookup
+from headrace_health.metrics import ServiceMetrics
 from headrace_health.reflection import Reflection, enable_reflection, reflections
 from headrace_health.server import HealthServer, keep_completion_queue
 from headrace_health.servicer import HealthServicer
@@ -18,6 +19,7 @@ __all__ = [
     "HealthServicer",
     "Lookup",
     "Reflection",
+    "ServiceMetrics",
     "add_port",
     "enable_reflection",
     "keep_completion_queue",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -67,6 +67,11 @@ class Health:
     def serving(self) -> bool:
         """True while the process is SERVING."""
         return self.servicer.serving()
+
+    def dependencies(self) -> Iterator[tuple[str, bool]]:
+        """Yield the name of each dependency, and whether its last check has passed."""
+        for check in self._checks:
+            yield check.name, self.servicer.serving(check.name)
 
     async def start(self) -> None:
         """Run all checks once, for a correct first status, and then in a loop."""

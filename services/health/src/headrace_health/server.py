@@ -47,7 +47,7 @@ class HealthServer:
         self._address = address
         self._certificate = certificate
         self._reflection = reflection
-        self._health = health
+        self.health = health
         self._server: grpc.aio.Server | None = None
         self._port = 0
 
@@ -67,21 +67,21 @@ class HealthServer:
         server = grpc.aio.server(
             interceptors=(StrictRequests(),), options=(("grpc.so_reuseport", 0),)
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         if self._reflection:
             enable_reflection(server, [SERVICE_NAME])
         self._port = add_port(server, self._address, self._certificate)
-        await self._health.start()
+        await self.health.start()
         await server.start()
         self._server = server
 
     async def enter_graceful_shutdown(self) -> None:
         """Report NOT_SERVING while the service finishes its work."""
-        await self._health.enter_graceful_shutdown()
+        await self.health.enter_graceful_shutdown()
 
     async def stop(self, grace: float = 1.0) -> None:
         """End the streams and stop listening; open calls have `grace` seconds to end."""
-        await self._health.enter_graceful_shutdown()
+        await self.health.enter_graceful_shutdown()
         if self._server is not None:
             server, self._server = self._server, None
             async with asyncio.timeout(grace + 5):

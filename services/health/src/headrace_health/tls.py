@@ -20,13 +20,17 @@ _Stamp = tuple[tuple[int, int, int], ...]
 
 
 class _Loaded(NamedTuple):
-    """The content of the files, and its number, which increases with each change."""
+    """The content of the files, and its number, which increases with each change.
+
+    `expire_time` is the earliest end of a certificate of the chain, in seconds since 1970.
+    """
 
     number: int
     cert: bytes
     key: bytes
     client_ca: bytes | None
     context: ssl.SSLContext
+    expire_time: float
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration(
@@ -94,6 +98,11 @@ class CertificateFiles:
         context.sni_callback = use_current
         return context
 
+    @property
+    def expire_time(self) -> float:
+        """The earliest end of a certificate of the chain, in seconds since 1970."""
+        return self._current().expire_time
+
     def _changes_after(
         self, number: int
     ) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
@@ -138,12 +147,14 @@ class CertificateFiles:
         """
         before = self._read_stamp()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        cert = self._cert.read_bytes()
         loaded = _Loaded(
             number,
-            cert=self._cert.read_bytes(),
+            cert=cert,
             key=self._key.read_bytes(),
             client_ca=self._client_ca.read_bytes() if self._client_ca else None,
             context=context,
+            expire_time=_expire_time(cert),
         )
         # If no password is given, OpenSSL prompts for one on the terminal.
         context.load_cert_chain(self._cert, self._key, password="")
@@ -165,6 +176,15 @@ _OPENSSL_REASONS: Final = {
     "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
     "NO_CERTIFICATE_OR_CRL_FOUND": "HEADRACE_TLS_CLIENT_CA contains no certificate",
 }
+
+
+def _expire_time(chain: bytes) -> float:
+    from cryptography import x509  # noqa: PLC0415 - services without TLS do not load it
+
+    return min(
+        certificate.not_valid_after_utc.timestamp()
+        for certificate in x509.load_pem_x509_certificates(chain)
+    )
 
 
 def metrics_context(

@@ -13,6 +13,8 @@ from prometheus_client.registry import Collector
 from headrace_core.domain.tenant import Quota
 from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
+from headrace_core.store.jobs.depths import QueueDepth
+from headrace_health import ServiceMetrics
 
 
 class TenantUsage(NamedTuple):
@@ -36,6 +38,7 @@ class Gauges:
         pruned: jobs removed after their retention.
         deleted: jobs removed with their tenants.
         usage: the usage of tenants with quotas; empty unless the scheduler leads.
+        queues: the depths of the queues; empty unless the scheduler leads.
     """
 
     leading: bool = False
@@ -45,16 +48,20 @@ class Gauges:
     pruned: int = 0
     deleted: int = 0
     usage: Sequence[TenantUsage] = ()
+    queues: Sequence[QueueDepth] = ()
 
 
-def scheduler_metrics(gauges: Gauges, records: LoopRecords) -> CollectorRegistry:
+def scheduler_metrics(
+    gauges: Gauges, records: LoopRecords, service: ServiceMetrics
+) -> CollectorRegistry:
     """Return the metrics of a scheduler.
 
     Args:
         gauges: the gauges of the scheduler.
         records: the records of its loops.
+        service: its health and its certificate.
     """
-    return registry_of(_SchedulerCollector(gauges), LoopMetrics(records))
+    return registry_of(_SchedulerCollector(gauges), LoopMetrics(records), service)
 
 
 class _SchedulerCollector(Collector):
@@ -98,3 +105,18 @@ class _SchedulerCollector(Collector):
             used.add_metric([entry.tenant, entry.quota], entry.used)
             limit.add_metric([entry.tenant, entry.quota], entry.limit)
         yield from (used, limit)
+        jobs = GaugeMetricFamily(
+            "headrace_queue_jobs",
+            "Jobs by queue and state; an empty queue stands for queues that no worker names.",
+            labels=["queue", "state"],
+        )
+        age = GaugeMetricFamily(
+            "headrace_queue_oldest_job_age_seconds",
+            "Time since the oldest QUEUED job was queued, in seconds; 0 without a job.",
+            labels=["queue"],
+        )
+        for depth in gauges.queues:
+            jobs.add_metric([depth.queue, "queued"], depth.queued)
+            jobs.add_metric([depth.queue, "running"], depth.running)
+            age.add_metric([depth.queue], depth.oldest_age)
+        yield from (jobs, age)

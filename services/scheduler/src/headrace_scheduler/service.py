@@ -17,7 +17,14 @@ from headrace_core.runtime.tasks import end_tasks
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
-from headrace_health import CertificateFiles, Check, Health, HealthServer, metrics_context
+from headrace_health import (
+    CertificateFiles,
+    Check,
+    Health,
+    HealthServer,
+    ServiceMetrics,
+    metrics_context,
+)
 from headrace_scheduler.leader import Leader
 from headrace_scheduler.metrics import Gauges, scheduler_metrics
 from headrace_scheduler.term import Term
@@ -62,7 +69,11 @@ class Scheduler:
         self._records = LoopRecords()
         self._metrics = MetricsServer(
             address=settings.scheduler_metrics_address,
-            registry=scheduler_metrics(self._gauges, self._records),
+            registry=scheduler_metrics(
+                self._gauges,
+                self._records,
+                ServiceMetrics(health=self._health.health, certificate=certificate),
+            ),
             tls=metrics_context(settings, certificate),
         )
         self.leader = Leader(

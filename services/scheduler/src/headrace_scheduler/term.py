@@ -17,6 +17,7 @@ from headrace_core.store.sql.database import Database
 from headrace_core.wake import WakeBus
 from headrace_scheduler.loops.delete_tenants import DeleteTenants
 from headrace_scheduler.loops.dispatch import Dispatch
+from headrace_scheduler.loops.measure_queues import MeasureQueues
 from headrace_scheduler.loops.meter import Meter
 from headrace_scheduler.loops.promote import Promote
 from headrace_scheduler.loops.prune import Prune
@@ -96,6 +97,7 @@ class Term:
                 timing=timing,
             ),
             Meter(database=database, term=term, gauges=gauges, timing=timing),
+            MeasureQueues(database=database, gauges=gauges, timing=timing),
         )
 
     async def run(self) -> None:
@@ -123,8 +125,9 @@ class Term:
             for wake in wakes:
                 self._bus.unsubscribe(wake)
             await end_tasks(*tasks)
-            # The next leader reports the usage.
+            # The next leader reports the usage and the queues.
             self._gauges.usage = ()
+            self._gauges.queues = ()
             faults = []
             for task in tasks:
                 if not task.cancelled() and (fault := task.exception()):

@@ -26,6 +26,7 @@ class Timing:
         prune: wait between two runs of prune.
         prune_rest: minimum pause after each transaction of prune.
         roll_up: wait between two runs of roll-up.
+        queues: wait between two measurements of the queues, unless they take long.
         tenants: maximum wait between two looks for tenants to delete, and between two measurements
             of the usage of tenants.
         deletion: wait between two runs while a tenant is being deleted.
@@ -47,6 +48,7 @@ class Timing:
     prune: float = 60.0
     prune_rest: float = 0.05
     roll_up: float = 5.0
+    queues: float = 10.0
     tenants: float = 10.0
     deletion: float = 1.0
     deletion_patience: float = 60.0

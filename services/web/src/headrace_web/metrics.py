@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from headrace_core.runtime.metrics import registry_of
+from headrace_health import ServiceMetrics
 
 
 @dataclass(slots=True)
@@ -64,6 +65,11 @@ class _WebMetrics(Collector):
         )
 
 
-def web_metrics(requests: Requests) -> CollectorRegistry:
-    """Return the registry of the service's metrics."""
-    return registry_of(_WebMetrics(requests))
+def web_metrics(requests: Requests, service: ServiceMetrics) -> CollectorRegistry:
+    """Return the metrics of the web service.
+
+    Args:
+        requests: the requests.
+        service: its health and its certificate.
+    """
+    return registry_of(_WebMetrics(requests), service)

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from headrace.tls import TLS
 from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings, StartRefused
-from headrace_health import CertificateFiles, Check, Health, metrics_context
+from headrace_health import CertificateFiles, Check, Health, ServiceMetrics, metrics_context
 from headrace_web.app import create_app
 from headrace_web.feeds import Feeds, feed_routes
 from headrace_web.gateway import Gateway
@@ -119,7 +119,7 @@ class Web:
         )
         metrics = MetricsServer(
             address=settings.web_metrics_address,
-            registry=web_metrics(requests),
+            registry=web_metrics(requests, ServiceMetrics(health=health, certificate=certificate)),
             tls=metrics_context(settings, certificate),
         )
         await metrics.start()

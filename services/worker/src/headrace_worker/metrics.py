@@ -15,6 +15,7 @@ from headrace_core.domain.lifecycle import EventType
 from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
+from headrace_health import ServiceMetrics
 
 # The ends of attempts. Each has a sample from the start, so Prometheus can compute its rate.
 ENDS: Final = (
@@ -63,15 +64,18 @@ class Levels:
     without_redis: Callable[[], bool]
 
 
-def worker_metrics(counts: Counts, levels: Levels, records: LoopRecords) -> CollectorRegistry:
+def worker_metrics(
+    counts: Counts, levels: Levels, records: LoopRecords, service: ServiceMetrics
+) -> CollectorRegistry:
     """Return the metrics of a worker.
 
     Args:
         counts: the counts of the worker.
         levels: the state of the worker.
         records: the records of its loops.
+        service: its health and its certificate.
     """
-    return registry_of(_WorkerCollector(counts, levels), LoopMetrics(records))
+    return registry_of(_WorkerCollector(counts, levels), LoopMetrics(records), service)
 
 
 class _WorkerCollector(Collector):

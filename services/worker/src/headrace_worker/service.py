@@ -17,7 +17,14 @@ from headrace_core.runtime.settings import Settings
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
-from headrace_health import CertificateFiles, Check, Health, HealthServer, metrics_context
+from headrace_health import (
+    CertificateFiles,
+    Check,
+    Health,
+    HealthServer,
+    ServiceMetrics,
+    metrics_context,
+)
 from headrace_worker.api.registry import Registry
 from headrace_worker.attempt.environment import Environment
 from headrace_worker.attempt.execution import Execution, StopReason
@@ -277,7 +284,12 @@ class WorkerService:
         )
         return MetricsServer(
             address=self._settings.worker_metrics_address,
-            registry=worker_metrics(self.counts, levels, self._records),
+            registry=worker_metrics(
+                self.counts,
+                levels,
+                self._records,
+                ServiceMetrics(health=self._health.health, certificate=self._certificate),
+            ),
             tls=metrics_context(self._settings, self._certificate),
         )
 

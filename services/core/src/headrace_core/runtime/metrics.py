@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
 from socketserver import TCPServer
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -43,11 +44,20 @@ def registry_of(*collectors: Collector) -> CollectorRegistry:
             to choose the values of labels.
     """
     registry = CollectorRegistry()
-    for collector in collectors:
+    for collector in (_BuildInfo(), *collectors):
         registry.register(collector)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return registry
+
+
+class _BuildInfo(Collector):
+    def collect(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily(
+            "headrace_build_info", "The version of this process; always 1.", labels=["version"]
+        )
+        info.add_metric([version("headrace-core")], 1)
+        yield info
 
 
 class LoopMetrics(Collector):
