@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -79,7 +80,7 @@ def chain(drain: Drain) -> Chain:
 
 
 @pytest.fixture
-async def channel(servicer: Servicer, chain: Chain) -> AsyncIterator[grpc.aio.Channel]:
+async def server(servicer: Servicer, chain: Chain) -> grpc.aio.Server:
     keep_completion_queue()
     server = grpc.aio.server()
     foreign = chain.only(*FOREIGN_LINKS)
@@ -97,6 +98,11 @@ async def channel(servicer: Servicer, chain: Chain) -> AsyncIterator[grpc.aio.Ch
             ),
         ],
     )
+    return server
+
+
+@pytest.fixture
+async def channel(server: grpc.aio.Server) -> AsyncIterator[grpc.aio.Channel]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -135,6 +141,26 @@ async def test_drain_rejects_calls_except_health(
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
     assert servicer.calls == []
     await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+
+
+async def test_drain_rejects_all_calls_that_the_transport_has_received(
+    channel: grpc.aio.Channel, server: grpc.aio.Server, drain: Drain
+) -> None:
+    handlers, health = HandlerServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+    await channel.channel_ready()
+    calls = [
+        asyncio.ensure_future(handlers.ListHandlers(ListHandlersRequest())) for _ in range(200)
+    ]
+    # Calls of one connection arrive in order, so the gateway has received all calls.
+    await health.Check(health_pb2.HealthCheckRequest())
+    await drain.drain()
+    await server.stop(60)
+    codes = {
+        result.code()
+        for result in await asyncio.gather(*calls, return_exceptions=True)
+        if isinstance(result, grpc.aio.AioRpcError)
+    }
+    assert codes <= {grpc.StatusCode.UNAVAILABLE}
 
 
 async def test_servicer_bug_returns_internal_with_the_request_id(

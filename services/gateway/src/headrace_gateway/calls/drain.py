@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable
 from typing import ClassVar, Final
 
+import grpc
+import grpc.aio
 from google.protobuf.message import Message
 
 from headrace_core.domain.errors import ShuttingDown
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
-# The transport counts as empty after this many seconds without a new call.
-_QUIET_S: Final = 0.05
-# The longest total wait, in seconds.
-_MAX_WAIT_S: Final = 1.0
+# The transport counts as empty after this many round trips through gRPC's queue without a new
+# call. A received call needs about four of them until its rejection.
+_QUIET_ROUND_TRIPS: Final = 10
+# The longest wait while clients continue to send calls, in seconds.
+_MAX_WAIT_S: Final = 2.0
 
 
 class Drain:
@@ -26,30 +28,32 @@ class Drain:
 
     def __init__(self) -> None:
         self._draining = False
-        self._last_rejection = 0.0
+        self._rejected = 0
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:  # noqa: ARG002 - every method is rejected
         """Return a function that calls `proceed`, or rejects the call while the gateway drains."""
 
         def admit(exchange: Exchange) -> Awaitable[Message | None]:
             if self._draining:
-                self._last_rejection = time.monotonic()
+                self._rejected += 1
                 raise ShuttingDown
             return proceed(exchange)
 
         return admit
 
     async def drain(self) -> None:
-        """Reject new calls, and return when none has arrived for `_QUIET_S` seconds.
+        """Reject new calls, and return when the transport has no received calls left.
 
         A stopping server cancels calls that its transport has received but not dispatched. Their
-        clients would get CANCELLED, which they do not retry.
+        clients would get CANCELLED, which many clients do not retry.
         """
         self._draining = True
-        started = self._last_rejection = time.monotonic()
-        while True:
-            now = time.monotonic()
-            wait = self._last_rejection + _QUIET_S - now
-            if wait <= 0 or now > started + _MAX_WAIT_S:
-                return
-            await asyncio.sleep(wait)
+        # The channel never connects. A wait for a change from another state ends at once, but gRPC
+        # reports its end through the same queue as new calls.
+        async with grpc.aio.insecure_channel("ipv4:127.0.0.1:1") as channel:
+            end = time.monotonic() + _MAX_WAIT_S
+            quiet = 0
+            while quiet < _QUIET_ROUND_TRIPS and time.monotonic() < end:
+                rejected = self._rejected
+                await channel.wait_for_state_change(grpc.ChannelConnectivity.SHUTDOWN)
+                quiet = quiet + 1 if rejected == self._rejected else 0
