@@ -22,6 +22,7 @@ STAMP := $(VENV)/.headrace-is-set-up
 PROTOS := $(sort $(wildcard protos/headrace/v1/*.proto))
 STUBS := clients/python/src
 OPENAPI := services/web/src/headrace_web/rest/openapi.json
+DASHBOARD := deploy/monitoring/dashboard.json
 
 .PHONY: help
 help: ## Show this list.
@@ -121,13 +122,14 @@ rm $(1).protos
 endef
 
 .PHONY: gen
-gen: $(STAMP) ## Generate the stubs and the OpenAPI document from protos/.
+gen: $(STAMP) ## Generate the stubs and the OpenAPI document from protos/, and the Grafana dashboard.
 	@rm -f $(STUBS)/headrace/v1/*_pb2*
 	@$(call generate,$(STUBS))
 	@$(call openapi,$(OPENAPI))
+	@"$(BIN)/python" tools/dashboards.py >$(DASHBOARD)
 
 .PHONY: gen-check
-gen-check: $(STAMP) ## Check that the generated stubs match protos/.
+gen-check: $(STAMP) ## Check that the generated files match their sources.
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(call generate,"$$folder"); \
 	diff -r --exclude=__pycache__ --exclude=__init__.py "$$folder/headrace/v1" $(STUBS)/headrace/v1 \
@@ -135,6 +137,8 @@ gen-check: $(STAMP) ## Check that the generated stubs match protos/.
 	$(call openapi,"$$folder/openapi.json"); \
 	diff "$$folder/openapi.json" $(OPENAPI) \
 		|| { echo "make: openapi.json does not match protos/ and the resources. Run make gen." >&2; exit 1; }; \
+	"$(BIN)/python" tools/dashboards.py | diff - $(DASHBOARD) \
+		|| { echo "make: dashboard.json does not match tools/dashboards.py. Run make gen." >&2; exit 1; }; \
 	echo "generated code: up to date"
 
 # $(call pin,FILE,ARGUMENTS) writes requirements/FILE. Existing pins are unchanged, unless UPGRADE=1. The
