@@ -6,19 +6,16 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 
-import axe_playwright_python
 import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
 from headrace import Client
-from headrace_web.pages.page import PAGES
-from support.browser import Errors
+from headrace_web.pages.routes import PAGES
+from support.browser import Errors, open_page, violations
 from support.dashboard import Dashboard, gates
 
-_AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 PHONE = {"width": 360, "height": 740}
 
 
@@ -44,25 +41,6 @@ async def running_job(client: Client, gate: str) -> AsyncIterator[str]:
                 break
     yield job.id
     gates[gate].set()
-
-
-async def violations(page: Page) -> list[str]:
-    """Return the violations of axe-core's rules on a page."""
-    await page.evaluate(_AXE)
-    results = await page.evaluate("axe.run()")
-    return [
-        f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}"
-        for rule in results["violations"]
-        for node in rule["nodes"]
-    ]
-
-
-async def open_page(page: Page, path: str) -> None:
-    """Open a page and wait until it is live."""
-    await page.goto(path)
-    await expect(page.get_by_role("heading", level=1)).to_be_visible()
-    if not path.startswith("/submit"):
-        await expect(page.locator("#live")).to_have_text("Live")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -32,12 +32,14 @@ class CodeFlow:
 
     Attributes:
         changes: changes of the claims of the next ID tokens; see `LocalIssuer.claims`.
+        lifetime: the seconds until the next ID tokens expire.
         error: the error that the issuer answers instead of a code; empty for none.
         grants: the grant types of the requests for tokens so far.
     """
 
     def __init__(self, issuer: LocalIssuer) -> None:
         self.changes: dict[str, object] = {}
+        self.lifetime = 600
         self.error = ""
         self.grants: list[str] = []
         self._issuer = issuer
@@ -76,7 +78,8 @@ class CodeFlow:
     def _tokens(self, *, nonce: str | None) -> dict[str, Any]:
         refresh = secrets.token_urlsafe()
         self._refresh_tokens.add(refresh)
-        token = self._issuer.token(**{"nonce": nonce, **self.changes})
+        end = int(time.time()) + self.lifetime
+        token = self._issuer.token(**{"nonce": nonce, "exp": end, **self.changes})
         return {"id_token": token, "access_token": "opaque", "refresh_token": refresh}
 
 

@@ -7,7 +7,7 @@ import re
 import httpx2
 import pytest
 
-from headrace_web.pages.page import PAGES
+from headrace_web.pages.routes import PAGES
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.script)

@@ -1,4 +1,4 @@
-"""The routes of feeds: `/feed/overview`, `/feed/jobs`, `/feed/workers`, `/feed/subscriptions`."""
+"""The routes of feeds, such as `/feed/overview` and `/feed/jobs`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.routing import Route
 from headrace.v1 import monitor_service_pb2, subscription_service_pb2
 from headrace_web.credentials import request_metadata
 from headrace_web.feeds.shared import Feeds, Reader, Source
-from headrace_web.feeds.sources import changes, lists, overviews, pages_of_jobs
+from headrace_web.feeds.sources import changes, deletions, lists, overviews, pages_of_jobs
 from headrace_web.gateway import Gateway, Metadata
 from headrace_web.problems import Problem
 from headrace_web.rest.sse import open_stream
@@ -23,6 +23,8 @@ from headrace_web.rest.sse import open_stream
 # The least time between two reads of a list, in seconds.
 _JOBS_INTERVAL_S: Final = 0.25
 _LIST_INTERVAL_S: Final = 1.0
+# The longest time between two reads of the subscriptions, in seconds.
+_SUBSCRIPTIONS_INTERVAL_S: Final = 2.0
 _MAX_PAGE_SIZE: Final = 200
 _DEFAULT_PAGE_SIZE: Final = 50
 _RETRY_S: Final = 5.0
@@ -43,6 +45,7 @@ def feed_routes(gateway: Gateway, feeds: Feeds, *, stopping: asyncio.Event) -> l
         Route("/feed/overview", endpoints.overview, methods=["GET"]),
         Route("/feed/jobs", endpoints.jobs, methods=["GET"]),
         Route("/feed/workers", endpoints.workers, methods=["GET"]),
+        Route("/feed/deletions", endpoints.deletions, methods=["GET"]),
         Route("/feed/subscriptions", endpoints.subscriptions, methods=["GET"]),
     ]
 
@@ -94,6 +97,14 @@ class _Endpoints:
             ),
         )
 
+    async def deletions(self, request: Request) -> Response:
+        return await self._open(
+            request,
+            lambda metadata: self._join(
+                metadata, ("deletions",), lambda: deletions(self._gateway, metadata)
+            ),
+        )
+
     async def subscriptions(self, request: Request) -> Response:
         return await self._open(
             request,
@@ -108,6 +119,8 @@ class _Endpoints:
                     rpc="SubscriptionService/ListSubscriptions",
                     request=subscription_service_pb2.ListSubscriptionsRequest(page_size=1000),
                     interval=_LIST_INTERVAL_S,
+                    # Consumers acknowledge without an event, and the lag grows by itself.
+                    longest=_SUBSCRIPTIONS_INTERVAL_S,
                 ),
             ),
         )

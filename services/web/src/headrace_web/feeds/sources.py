@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -18,7 +19,7 @@ from headrace._headers import Metadata as CallMetadata
 from headrace._status import call_error
 from headrace._stream import Start
 from headrace.errors import PermissionDenied
-from headrace.v1 import job_service_pb2, monitor_service_pb2
+from headrace.v1 import job_service_pb2, monitor_service_pb2, tenant_service_pb2
 from headrace_web.feeds.shared import Reader
 from headrace_web.gateway import Gateway, Metadata
 from headrace_web.rest.documents import document
@@ -27,6 +28,8 @@ from headrace_web.rest.sse import message
 
 # The least time between two overviews, in nanoseconds: below it, people see no difference.
 _OVERVIEW_INTERVAL: Final = Duration(nanos=200_000_000)
+# Seconds between two reads of the progress of deletions.
+_DELETIONS_INTERVAL_S: Final = 1.0
 # The deadline of a list call, in seconds.
 _TIMEOUT_S: Final = 10.0
 
@@ -218,15 +221,65 @@ async def lists(
     rpc: str,
     request: Message,
     interval: float,
+    longest: float | None = None,
 ) -> AsyncGenerator[Whole, None]:
-    """Yield the response of a list RPC, whenever it changes; see `pages_of_jobs`."""
+    """Yield the response of a list RPC, whenever it changes; see `pages_of_jobs`.
+
+    Args:
+        longest: the longest time between two reads, in seconds, for a list that also changes
+            without a trigger; None for no limit.
+    """
     last: Message | None = None
     async for response in _lists(
-        gateway, metadata, trigger, rpc=rpc, request=request, interval=interval
+        gateway,
+        metadata,
+        trigger,
+        rpc=rpc,
+        request=request,
+        interval=interval,
+        longest=longest,
     ):
         if response != last:
             yield Whole(event, response)
         last = response
+
+
+async def deletions(gateway: Gateway, metadata: Metadata) -> AsyncGenerator[Whole, None]:
+    """Yield the tenants that are being deleted, whenever their progress changes.
+
+    The gateway has no stream of tenants, so their list is read repeatedly while a page shows a
+    deletion.
+
+    Raises:
+        CallError: the gateway rejects a call.
+    """
+    last: Message | None = None
+    while True:
+        deleting = tenant_service_pb2.ListTenantsResponse()
+        token = ""
+        while True:
+            request = tenant_service_pb2.ListTenantsRequest(page_size=1000, page_token=token)
+            try:
+                page = await gateway.call(
+                    method_of("TenantService/ListTenants"),
+                    request,
+                    metadata=metadata,
+                    timeout=_TIMEOUT_S,
+                )
+            except AioRpcError as error:
+                raise call_error(error) from None
+            deleting.tenants.extend(
+                tenant
+                for tenant in page.tenants
+                if tenant.state == tenant_service_pb2.TENANT_STATE_DELETING
+            )
+            token = page.next_page_token
+            if not token:
+                break
+        if deleting != last:
+            yield Whole("tenants", deleting)
+        last = deleting
+        await asyncio.sleep(_DELETIONS_INTERVAL_S)
 
 
 async def _lists(
@@ -237,12 +290,15 @@ async def _lists(
     rpc: str,
     request: Message,
     interval: float,
+    longest: float | None = None,
 ) -> AsyncGenerator[Any, None]:
     loop = asyncio.get_running_loop()
     try:
         while True:
             # The trigger comes first, so that no change between the two is missed.
-            await trigger.next()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(longest):
+                    await trigger.next()
             read_time = loop.time()
             try:
                 yield await gateway.call(

@@ -1,8 +1,9 @@
-"""The routes of the dashboard's pages and files."""
+"""The pages of the dashboard, and the routes of pages and files."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import jinja2
@@ -10,8 +11,43 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from headrace_web.pages.page import PAGES, Page
 from headrace_web.pages.static_files import STATIC_PATH, ImmutableFiles, static_url
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A page of the dashboard.
+
+    Attributes:
+        path: the path of its URL; a page of a single resource has the parameter `id`.
+        title: its title, also in the navigation.
+        script: its module in `static/pages`, without the suffix.
+        section: the script of the page that the navigation marks; the page itself by default.
+        needs: the right without which the navigation hides it; empty for none.
+        listed: whether the navigation has a link to it.
+    """
+
+    path: str
+    title: str
+    script: str
+    section: str = ""
+    needs: str = ""
+    listed: bool = True
+
+
+PAGES: Final = (
+    Page(path="/", title="Overview", script="overview", needs="jobs:read"),
+    Page(path="/jobs", title="Jobs", script="jobs", needs="jobs:read"),
+    Page(path="/jobs/{id}", title="Job", script="job", section="jobs", listed=False),
+    Page(path="/submit", title="Submit", script="submit", needs="jobs:submit"),
+    Page(path="/queues", title="Queues", script="queues", needs="jobs:read"),
+    Page(path="/workers", title="Workers", script="workers", needs="jobs:read"),
+    Page(path="/subscriptions", title="Subscriptions", script="subscriptions", needs="jobs:read"),
+    Page(path="/keys", title="API keys", script="keys", needs="access:manage"),
+    Page(path="/users", title="Users", script="users", needs="access:manage"),
+    Page(path="/tenants", title="Tenants", script="tenants", needs="quotas:manage"),
+    Page(path="/audit", title="Audit log", script="audit", needs="audit:read"),
+)
 
 # Pages load nothing from elsewhere, and neither scripts nor styles can be part of the HTML.
 PAGE_HEADERS: Final = {

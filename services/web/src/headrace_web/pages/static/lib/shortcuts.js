@@ -8,6 +8,11 @@ const PAGES = {
   s: ["Submit", "/submit"],
   q: ["Queues", "/queues"],
   w: ["Workers", "/workers"],
+  b: ["Subscriptions", "/subscriptions"],
+  k: ["API keys", "/keys"],
+  u: ["Users", "/users"],
+  t: ["Tenants", "/tenants"],
+  a: ["Audit log", "/audit"],
 };
 const WAIT = 1500;
 
