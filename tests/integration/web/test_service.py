@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import httpx2
@@ -63,6 +63,31 @@ async def test_metrics_count_requests_by_status(settings: Settings, gateway: Gat
     assert 'headrace_web_requests_total{status="200"} 1.0' in metrics
     assert 'headrace_web_requests_total{status="404"} 1.0' in metrics
     assert "headrace_web_open_requests 0.0" in metrics
+
+
+async def test_requests_are_served_while_many_streams_are_open(settings: Settings) -> None:
+    gateway = Gateway(settings.model_copy(update={"max_concurrent_streams": 2}))
+    await gateway.start()
+    web = Web(settings, target=f"127.0.0.1:{gateway.port}")
+    await web.start()
+    url = f"http://127.0.0.1:{web.port}"
+    try:
+        async with (
+            asyncio.timeout(60),
+            AsyncExitStack() as streams,
+            httpx2.AsyncClient(base_url=url, trust_env=False) as http,
+        ):
+            sources = [EventSource(f"{url}/v1/events").messages() for _ in range(5)]
+            for messages in sources:
+                await streams.enter_async_context(aclosing(messages))
+                assert (await anext(messages)).event == "caught_up"
+            response = await http.post("/v1/jobs", json={"type": "email"})
+            assert response.status_code == 201, response.text
+            for messages in sources:
+                assert (await anext(messages)).event == "submitted"
+    finally:
+        await web.stop()
+        await gateway.stop()
 
 
 async def test_certificate_is_replaced_while_serving(

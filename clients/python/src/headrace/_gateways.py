@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -29,6 +30,12 @@ from headrace.v1.user_service_pb2_grpc import UserServiceStub
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
 _MEBIBYTE: Final = 1024 * 1024
+# A gateway limits the calls of a connection (HEADRACE_MAX_CONCURRENT_STREAMS). At this limit, a
+# channel opens another connection, up to this number. Beyond it, calls wait for others to end.
+_MAX_CONNECTIONS: Final = 10
+_SERVICE_CONFIG: Final = json.dumps(
+    {"connectionScaling": {"maxConnectionsPerSubchannel": _MAX_CONNECTIONS}}
+)
 
 _HealthCheckRequest: Final = message_class("HealthCheckRequest")
 _HealthCheckResponse: Final = message_class("HealthCheckResponse")
@@ -75,6 +82,8 @@ def _channel_options(target: str) -> list[tuple[str, int | str]]:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.min_reconnect_backoff_ms", 5_000),
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.max_connections_per_subchannel_cap", _MAX_CONNECTIONS),
         ("grpc.primary_user_agent", f"headrace-python/{__version__}"),
     ]
 
