@@ -86,18 +86,9 @@ class _CredentialAdmin:
         self.revocations.append(
             await seconds_until_rejected(self.gateways, credential, within=_MAX_REVOCATION_WAIT_S)
         )
-        done, pending = (
-            await asyncio.wait(streams, timeout=_MAX_REVOCATION_WAIT_S)
-            if streams
-            else (set(), set())
-        )
-        for stream in done:
-            code, ended = stream.result()
+        for code, seconds in await _stream_ends(streams, began):
             self.stream_codes.add(code)
-            self.stream_ends.append(ended - began)
-        for stream in pending:
-            stream.cancel()
-            self.stream_ends.append(math.nan)
+            self.stream_ends.append(seconds)
 
     async def revoke_signing_keys(self, tokens: list[str]) -> None:
         """Revoke all signing keys, and measure the time until all gateways reject the tokens."""
@@ -218,19 +209,32 @@ class _Guests:
 
     async def rotate_keys(self) -> None:
         """Replace the issuer's key, and measure when the gateways accept and reject its tokens."""
-        accepted, rejected = [], []
+        accepted, rejected, stream_ends = [], [], []
         async with self._trial.fault("the issuer rotates its keys"):
             for number in range(1 if self._trial.short else 3):
                 old_key = self._key
+                cached = self._token(0)
+                streams = [await open_stream(gateway, cached) for gateway in self._gateways]
                 accepted.append(await self._use_new_key(f"rotated-{number}"))
+                began = time.monotonic()
                 self._issuer.published[old_key] = False
-                rejected.append(await self._seconds_until(old_key, accepted=False))
+                rejected += await asyncio.gather(
+                    self._seconds_until(old_key, accepted=False),
+                    seconds_until_rejected(self._gateways, cached, within=_MAX_REVOCATION_WAIT_S),
+                )
+                stream_ends += [seconds for _, seconds in await _stream_ends(streams, began)]
         self._trial.figure(
             "slowest acceptance of a new key of the issuer", _slowest(accepted), "s", at_most=5.0
         )
         self._trial.figure(
             "slowest rejection of a removed key of the issuer",
             _slowest(rejected),
+            "s",
+            at_most=REFRESH_S + 3.0,
+        )
+        self._trial.figure(
+            "slowest end of a stream with a removed key of the issuer",
+            _slowest(stream_ends),
             "s",
             at_most=REFRESH_S + 3.0,
         )
@@ -282,6 +286,19 @@ class _Guests:
     def _token(self, number: int, *, key: str = "") -> str:
         # Each token is new, so that no gateway has cached it.
         return self._issuer.token(key or self._key, sub=f"guest-{number}", jti=os.urandom(8).hex())
+
+
+async def _stream_ends(
+    streams: list[asyncio.Task[tuple[str, float]]], began: float
+) -> list[tuple[str, float]]:
+    """Return the status code of each stream, and the seconds until its end; NaN if it is open."""
+    if not streams:
+        return []
+    done, pending = await asyncio.wait(streams, timeout=_MAX_REVOCATION_WAIT_S)
+    for stream in pending:
+        stream.cancel()
+    ends = [stream.result() for stream in done]
+    return [(code, end - began) for code, end in ends] + [("OPEN", math.nan)] * len(pending)
 
 
 async def _code(gateway: Gateway, credential: str) -> str:

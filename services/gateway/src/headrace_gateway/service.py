@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc.aio
 import structlog
@@ -21,7 +21,7 @@ from headrace_core.wake import Topic, WakeBus
 from headrace_gateway.access.api_keys import ApiKeys
 from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.certificates import Certificates
-from headrace_gateway.access.identities import Identities, Verifier
+from headrace_gateway.access.identities import Identities
 from headrace_gateway.access.issuer_settings import Issuer, read_issuers
 from headrace_gateway.access.login_throttle import LoginThrottle
 from headrace_gateway.access.password_threads import PasswordThreads
@@ -68,6 +68,9 @@ from headrace_health import (
     add_port,
     metrics_context,
 )
+
+if TYPE_CHECKING:
+    from headrace_gateway.access.issuers import IssuerTokens
 
 _log = structlog.get_logger()
 
@@ -188,11 +191,8 @@ class Gateway:
             audit = _start_audit(on_stop, database=database, records=records)
             identities = Identities(
                 database=database,
-                verifiers=[
-                    ApiKeys(database=database, installation=installation),
-                    tokens,
-                    *_start_issuers(self._issuers, records, on_stop),
-                ],
+                verifiers=[ApiKeys(database=database, installation=installation), tokens],
+                issuers=_start_issuers(self._issuers, records, on_stop),
                 sessions=sessions,
                 audit=audit,
                 certificates=Certificates(database=database),
@@ -331,10 +331,10 @@ def _start_loop(on_stop: AsyncExitStack, loop: Loop, *, bus: WakeBus, records: L
 
 def _start_issuers(
     issuers: Sequence[Issuer], records: LoopRecords, on_stop: AsyncExitStack
-) -> list[Verifier]:
+) -> IssuerTokens | None:
     """Start to read the keys of issuers, and return the verifier of their tokens, if any."""
     if not issuers:
-        return []
+        return None
     # The HTTP client takes 140 ms to import.
     from headrace_gateway.access.issuers import IssuerTokens  # noqa: PLC0415
     from headrace_gateway.access.jwks import KeySet  # noqa: PLC0415
@@ -344,7 +344,7 @@ def _start_issuers(
     runner = LoopRunner(tokens, records=records)
     on_stop.push_async_callback(runner.stop, within=_LOOP_STOP_TIMEOUT)
     runner.start()
-    return [tokens]
+    return tokens
 
 
 async def _end_calls(watch: Watch, drain: Drain) -> None:

@@ -7,12 +7,20 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from headrace.v1.job_service_pb2 import WATCH_MARK_CAUGHT_UP, GetStatsRequest, WatchJobsRequest
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.domain.errors import Unauthenticated, Unavailable
+from headrace_core.runtime.settings import Settings
 from headrace_gateway.access.issuer_settings import Issuer
 from headrace_gateway.access.jwks import FetchFailed, HttpFetch, KeySet, parse_jwks
+from headrace_gateway.service import Gateway
+from support.access import bearer
+from support.gateway import TIMEOUT, rpc_error
 from support.issuer import AUDIENCE, LocalIssuer, public_jwk, running_issuer
 
 DISCOVERY = "/.well-known/openid-configuration"
@@ -55,7 +63,7 @@ async def test_keys_are_discovered_and_cached(issuer: LocalIssuer, key_set: KeyS
     keys = key_set()
     for key_id, algorithm in (("rsa", "RS256"), ("ec", "ES256"), ("ed", "EdDSA"), ("rsa", "PS512")):
         [key] = await keys.find(key_id, algorithm)
-        assert key == issuer.keys[key_id].public_key()
+        assert key.key == issuer.keys[key_id].public_key()
     assert issuer.requests == [DISCOVERY, "/keys"]
 
 
@@ -100,7 +108,7 @@ async def test_new_key_is_found_before_the_next_refresh(
     await keys.find("rsa", "RS256")
     issuer.add_key("new")
     [key] = await keys.find("new", "EdDSA")
-    assert key == issuer.keys["new"].public_key()
+    assert key.key == issuer.keys["new"].public_key()
 
 
 async def test_refresh_drops_a_removed_key(
@@ -113,6 +121,39 @@ async def test_refresh_drops_a_removed_key(
     await keys.refresh()
     with pytest.raises(Unauthenticated):
         await keys.find("rsa", "RS256")
+
+
+async def test_removed_key_ends_the_streams_of_its_cached_tokens(
+    issuer: LocalIssuer, settings: Settings
+) -> None:
+    gateway = Gateway(
+        settings.model_copy(update={"access_control": True, "issuers": issuer.setting()})
+    )
+    await gateway.start()
+    try:
+        async with (
+            asyncio.timeout(TIMEOUT),
+            grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
+        ):
+            jobs = JobServiceStub(channel)
+            removed, kept = bearer(issuer.token("ed")), bearer(issuer.token("ec"))
+            stream = jobs.WatchJobs(WatchJobsRequest(), metadata=removed)
+            other_stream = jobs.WatchJobs(WatchJobsRequest(), metadata=kept)
+            assert (await stream.read()).mark == WATCH_MARK_CAUGHT_UP
+            assert (await other_stream.read()).mark == WATCH_MARK_CAUGHT_UP
+
+            issuer.published["ed"] = False
+            issuer.add_key("new")
+            # The gateway reads the keys because of the unknown key.
+            await jobs.GetStats(GetStatsRequest(), metadata=bearer(issuer.token("new")))
+
+            assert (await rpc_error(stream.read())).reason == "CREDENTIAL_CHANGED"
+            rejection = await rpc_error(jobs.GetStats(GetStatsRequest(), metadata=removed))
+            assert rejection.code is grpc.StatusCode.UNAUTHENTICATED
+            await jobs.GetStats(GetStatsRequest(), metadata=kept)
+            assert not other_stream.done()
+    finally:
+        await gateway.stop()
 
 
 async def test_keys_of_unreachable_issuer_are_used_until_max_stale(
@@ -209,7 +250,7 @@ async def test_token_without_key_id_needs_a_single_key(
     clock.now += 60
     await keys.refresh()
     [key] = await keys.find("", "EdDSA")
-    assert key == issuer.keys["ed"].public_key()
+    assert key.key == issuer.keys["ed"].public_key()
 
 
 async def test_issuer_with_untrusted_certificate_is_rejected(tmp_path: Path) -> None:

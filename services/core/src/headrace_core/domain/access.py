@@ -345,6 +345,8 @@ class Principal:
         expire_time: the time at which the credential expires, in seconds since 1970; None for
             never.
         minter: the credential that minted a watch token; None for other kinds.
+        issuer_key: the fingerprint of the key with which an external issuer signed the token; empty
+            for other credentials.
         version: the version of the log of credential changes when this credential was verified.
     """
 
@@ -357,6 +359,7 @@ class Principal:
     credential: str = ""
     expire_time: float | None = None
     minter: Minter | None = None
+    issuer_key: str = field(default="", compare=False)
     version: int = field(default=0, compare=False)
 
     @classmethod
@@ -371,6 +374,7 @@ class Principal:
         credential: str = "",
         expire_time: float | None = None,
         minter: Minter | None = None,
+        issuer_key: str = "",
         version: int = 0,
     ) -> Principal:
         """Return a principal with the rights of its role within its scope."""
@@ -384,6 +388,7 @@ class Principal:
             credential=credential,
             expire_time=expire_time,
             minter=minter,
+            issuer_key=issuer_key,
             version=version,
         )
 

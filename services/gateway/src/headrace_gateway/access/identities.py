@@ -70,6 +70,13 @@ class Verifier(Protocol):
         """Remove the cached values that a change affects, or all of them if the change is None."""
 
 
+class IssuerVerifier(Verifier, Protocol):
+    """Verifies the tokens of external issuers."""
+
+    def on_removed_keys(self, receive: Callable[[frozenset[str]], None]) -> None:
+        """Call `receive` with the fingerprints of keys when their issuer has removed them."""
+
+
 class Identities(Loop):
     """Identifies principals; see `Authenticator`.
 
@@ -79,6 +86,7 @@ class Identities(Loop):
     Args:
         database: the store of the changes.
         verifiers: verify credentials; the first one that accepts a credential decides.
+        issuers: verifies the tokens that no other verifier accepts; None without issuers.
         sessions: the open streams.
         audit: receives the names of the tenants that record reads of payloads.
         certificates: identifies callers without a bearer credential by their client certificates.
@@ -95,11 +103,15 @@ class Identities(Loop):
         verifiers: Sequence[Verifier],
         sessions: Sessions,
         audit: AuditWriter,
+        issuers: IssuerVerifier | None = None,
         certificates: Certificates | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._verifiers = tuple(verifiers)
+        if issuers is not None:
+            self._verifiers += (issuers,)
+            issuers.on_removed_keys(self._reject_issuer_keys)
         self._sessions = sessions
         self._audit = audit
         self._certificates = certificates
@@ -177,6 +189,16 @@ class Identities(Loop):
             seconds = min(seconds, principal.expire_time - time.time())
         self._known.put(digest, principal, seconds=seconds)
         return principal
+
+    def _reject_issuer_keys(self, fingerprints: frozenset[str]) -> None:
+        """Remove the principals whose tokens these keys signed, and end their streams."""
+
+        def concerns(principal: Principal, tenant: str = "") -> bool:  # noqa: ARG001 - see Sessions
+            return principal.issuer_key in fingerprints
+
+        self._known.remove_if(concerns)
+        ended = self._sessions.end(concerns)
+        _log.info("issuer_keys_removed", keys=len(fingerprints), streams_ended=ended)
 
     def check_tenant(self, tenant: str) -> None:
         """Check that a tenant is active; see `Authenticator`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import jwt
@@ -22,7 +23,7 @@ from headrace_core.domain.errors import Unauthenticated
 from headrace_core.domain.limits import is_name
 from headrace_core.runtime.loop import Loop
 from headrace_gateway.access.issuer_settings import ClaimPath, Issuer
-from headrace_gateway.access.jwks import KeySet, PublicKey
+from headrace_gateway.access.jwks import Jwk, KeySet
 from headrace_gateway.access.unverified import read_claims, read_header
 
 # The last second of the year 9998. Times after it cannot be sent.
@@ -66,14 +67,19 @@ class IssuerTokens(Loop):
         if algorithm not in issuer.algorithms or "crit" in header:
             raise Unauthenticated
         keys = await key_set.find(key_id if isinstance(key_id, str) else "", algorithm)
-        claims = _verify(bearer, keys, algorithm, issuer)
+        claims, jwk = _verify(bearer, keys, algorithm, issuer)
         try:
-            return to_principal(issuer, claims)
+            return replace(to_principal(issuer, claims), issuer_key=jwk.fingerprint)
         except ValueError as error:
             raise Unauthenticated from error
 
     def forget(self, change: AccessChange | None) -> None:
         """Do nothing: only the issuer revokes its tokens."""
+
+    def on_removed_keys(self, receive: Callable[[frozenset[str]], None]) -> None:
+        """Call `receive` with the fingerprints of keys when their issuer has removed them."""
+        for keys in self._key_sets.values():
+            keys.on_removed = receive
 
     async def run_once(self) -> float:
         """Read the keys that are due, and return the seconds until the next read."""
@@ -87,19 +93,19 @@ class IssuerTokens(Loop):
 
 
 def _verify(
-    bearer: str, keys: Sequence[PublicKey], algorithm: str, issuer: Issuer
-) -> dict[str, Any]:
-    """Return the claims of a token that one of the keys signed.
+    bearer: str, keys: Sequence[Jwk], algorithm: str, issuer: Issuer
+) -> tuple[dict[str, Any], Jwk]:
+    """Return the claims of a token that one of the keys signed, and the key.
 
     Raises:
         Unauthenticated: the signature or a registered claim is not valid.
     """
     failure: Exception | None = None
-    for key in keys:
+    for jwk in keys:
         try:
-            return jwt.decode(
+            claims = jwt.decode(
                 bearer,
-                key,
+                jwk.key,
                 algorithms=[algorithm],
                 issuer=issuer.issuer,
                 audience=issuer.audience,
@@ -108,6 +114,8 @@ def _verify(
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             failure = error
+        else:
+            return claims, jwk
     raise Unauthenticated from failure
 
 

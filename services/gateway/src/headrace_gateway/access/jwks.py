@@ -6,6 +6,7 @@ Only configured URLs and files are read: a token can name a key, but never its l
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import ssl
 import time
@@ -21,6 +22,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from headrace_core.domain.errors import Unauthenticated, Unavailable
 from headrace_core.runtime.tasks import end_tasks
@@ -69,10 +71,15 @@ class Fetch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Jwk:
-    """A public key, and the algorithms for which it may be used."""
+    """A public key, and the algorithms for which it may be used.
+
+    Attributes:
+        fingerprint: changes with the key, its id and its algorithms.
+    """
 
     key: PublicKey
     algorithms: frozenset[str]
+    fingerprint: str
 
 
 class KeySet:
@@ -82,6 +89,9 @@ class KeySet:
         issuer: the issuer.
         fetch: reads a URL; None for a new HTTP client for each read.
         clock: returns monotonic seconds.
+
+    Attributes:
+        on_removed: receives the fingerprints of keys that the issuer has removed.
     """
 
     def __init__(
@@ -92,6 +102,7 @@ class KeySet:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.issuer = issuer
+        self.on_removed: Callable[[frozenset[str]], None] = lambda _: None
         self._fetch = HttpFetch(issuer.ca) if fetch is None else fetch
         self._clock = clock
         # The keys by id; the id "" has the keys without one.
@@ -106,7 +117,7 @@ class KeySet:
         self._reading: asyncio.Task[bool] | None = None
         self._is_reachable = True
 
-    async def find(self, key_id: str, algorithm: str) -> Sequence[PublicKey]:
+    async def find(self, key_id: str, algorithm: str) -> Sequence[Jwk]:
         """Return the keys that may have signed a token.
 
         Args:
@@ -132,7 +143,7 @@ class KeySet:
                 if joined or not done:
                     raise Unavailable("issuer")
                 self._missing.put(key_id, None, seconds=_MISSING_AGE)
-        keys = [jwk.key for jwk in found or () if algorithm in jwk.algorithms]
+        keys = [jwk for jwk in found or () if algorithm in jwk.algorithms]
         if not keys:
             raise Unauthenticated
         return keys
@@ -202,8 +213,11 @@ class KeySet:
         if not self._is_reachable or keys.keys() != self._keys.keys():
             _log.info("issuer_keys_read", issuer=self.issuer.issuer, keys=sorted(keys))
         self._is_reachable = True
+        removed = frozenset(_fingerprints(self._keys) - _fingerprints(keys))
         self._keys = keys
         self._read_time = started
+        if removed:
+            self.on_removed(removed)
         return True
 
     async def _read_document(self) -> bytes:
@@ -300,7 +314,18 @@ def _to_jwk(entry: object) -> Jwk | None:
     algorithms = _algorithms_of(key)
     if "alg" in entry:
         algorithms &= {str(entry["alg"])}
-    return Jwk(key, algorithms) if algorithms else None
+    if not algorithms:
+        return None
+    return Jwk(key, algorithms, _fingerprint(entry.get("kid"), key, algorithms))
+
+
+def _fingerprint(key_id: object, key: PublicKey, algorithms: frozenset[str]) -> str:
+    encoded = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(repr((key_id, sorted(algorithms), encoded)).encode()).hexdigest()
+
+
+def _fingerprints(keys: Mapping[str, Sequence[Jwk]]) -> set[str]:
+    return {jwk.fingerprint for group in keys.values() for jwk in group}
 
 
 def _algorithms_of(key: object) -> frozenset[str]:
