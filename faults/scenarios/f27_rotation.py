@@ -209,7 +209,9 @@ class _Guests:
 
     async def rotate_keys(self) -> None:
         """Replace the issuer's key, and measure when the gateways accept and reject its tokens."""
-        accepted, rejected, stream_ends = [], [], []
+        accepted: list[float] = []
+        rejected: list[float] = []
+        stream_ends: list[float] = []
         async with self._trial.fault("the issuer rotates its keys"):
             for number in range(1 if self._trial.short else 3):
                 old_key = self._key
