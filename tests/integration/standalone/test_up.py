@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import ssl
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from urllib.request import urlopen
 import asyncpg
 import grpc
 import grpc.aio
+import httpx2
 import psutil
 import pytest
 
@@ -156,18 +158,34 @@ async def identify_caller(address: str, ca: Path, key: str) -> WhoAmIResponse:
         return response
 
 
+def name_after_login(url: str, ca: Path, key: str) -> str:
+    """Log in to the dashboard with a key; return the name of the principal."""
+    trust = ssl.create_default_context(cafile=str(ca))
+    with httpx2.Client(base_url=url, verify=trust, trust_env=False, timeout=DEADLINE_S) as http:
+        assert http.get("/").headers["location"].startswith("/login")
+        response = http.post("/login", data={"api_key": key}, headers={"origin": url})
+        assert response.status_code == 303, response.text
+        assert list(http.cookies) == ["__Host-headrace"]
+        name: str = http.get("/v1/me").json()["name"]
+        return name
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 @pytest.mark.timeout(240)
 def test_killed_secure_stack_starts_again_with_its_admin_key(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    arguments = ("--secure", "--data", str(data), "--gateway-port", "0", "--no-web")
-    with up(*arguments) as first:
+    arguments = ("--secure", "--data", str(data), "--gateway-port", "0")
+    with up(*arguments, "--web-port", "0") as first:
         address = re.search(r"127\.0\.0\.1:\d+", first.until("API"))[0]
+        banner = first.until("  Web ")
+        assert "log in with the key below" in banner
+        url = re.search(r"https://127\.0\.0\.1:\d+", banner)[0]
         ca = Path(first.until("  CA ").split()[-1])
         key = re.search(r"hr_\w+", first.until("  Key "))[0]
         first.until("Ctrl-C stops it")
         me = run_async(lambda: identify_caller(address, ca, key))
         assert (me.principal.name, me.principal.role) == ("admin", ROLE_PLATFORM)
+        assert name_after_login(url, ca, key) == "admin"
         assert "payload:read" in me.principal.rights
         assert probe(address, service="", timeout=10) == "UNAVAILABLE"
         assert first.service("worker").environ()["HEADRACE_TLS_CA"] == str(ca)
@@ -180,7 +198,7 @@ def test_killed_secure_stack_starts_again_with_its_admin_key(tmp_path: Path) -> 
     for log in (data / "logs").iterdir():
         assert key not in log.read_text()
     certificate = ca.with_name("server.pem").read_bytes()
-    with up(*arguments) as second:
+    with up(*arguments, "--no-web") as second:
         address = re.search(r"127\.0\.0\.1:\d+", second.until("API"))[0]
         second.until("Ctrl-C stops it")
         assert run_async(lambda: identify_caller(address, ca, key)).principal.name == "admin"

@@ -37,6 +37,7 @@ def settings(settings: Settings, issuer: LocalIssuer) -> Settings:
     return settings.model_copy(
         update={
             "access_control": True,
+            "trusted_proxies": ("127.0.0.1/32",),
             "issuers": issuer.setting(leeway=0),
             "web_oidc": SecretStr(json.dumps(oidc)),
         }
@@ -102,6 +103,18 @@ async def test_rejected_login_sets_no_cookie(http: httpx2.AsyncClient, admin: Cl
             break
     assert int(throttled.headers["retry-after"]) >= 1
     assert "Try again in" in throttled.text
+
+
+async def test_login_counts_for_the_address_of_the_browser(web: Web, admin: Client) -> None:
+    async with httpx2.AsyncClient(
+        base_url=f"http://127.0.0.1:{web.port}",
+        transport=httpx2.AsyncHTTPTransport(local_address="127.0.0.2"),
+        headers={"x-forwarded-for": "192.0.2.1"},
+        timeout=60,
+    ) as http:
+        assert (await log_in(http)).status_code == 303
+    events = [event async for event in admin.audit_events(method="SessionService/Login")]
+    assert [event.address for event in events] == ["127.0.0.2"]
 
 
 async def test_api_key_logs_in_until_the_browser_ends(

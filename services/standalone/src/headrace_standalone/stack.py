@@ -107,6 +107,10 @@ class Stack:
         if self.certificates is not None:
             self._environment |= {
                 "HEADRACE_ACCESS_CONTROL": "true",
+                # The web service names the address of each browser, so failed logins count for it.
+                "HEADRACE_TRUSTED_PROXIES": os.environ.get(
+                    "HEADRACE_TRUSTED_PROXIES", "127.0.0.0/8,::1"
+                ),
                 "HEADRACE_TLS_CA": str(self.certificates.ca),
             }
         # The stages in start order. The programs of a stage start and stop together.
