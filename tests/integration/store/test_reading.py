@@ -214,15 +214,18 @@ async def test_queue_age_is_the_age_of_its_oldest_job(
     await set_column(database, running.job.id, "queue_time = now() - interval '9 h', queue = 'x'")
     async with database.transaction() as connection:
         stats = await read_stats(connection, tenant=DEFAULT_TENANT)
-    assert set(stats.ages) == {"default"}
-    assert timedelta(hours=1) <= stats.ages["default"] < timedelta(hours=2)
+    assert set(stats.oldest) == {"default"}
+    age = stats.age("default")
+    assert age is not None
+    assert timedelta(hours=1) <= age < timedelta(hours=2)
+    assert stats.age("x") is None
 
 
 async def test_stats_without_jobs_contain_only_the_time(database: Database) -> None:
     async with database.transaction() as connection:
         stats = await read_stats(connection, tenant=DEFAULT_TENANT)
         now = await database_time(connection)
-    assert (stats.counts, stats.ages) == ([], {})
+    assert (stats.counts, stats.oldest) == ([], {})
     assert stats.time <= now
 
 

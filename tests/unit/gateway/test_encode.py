@@ -291,7 +291,7 @@ def test_statistics_are_summed_by_state_queue_and_type():
             JobCount("bulk", "email", JobState.QUEUED, 3),
             JobCount("bulk", "audit", JobState.SUCCEEDED, 4),
         ],
-        ages={"mail": timedelta(seconds=5)},
+        oldest={"mail": at(0) - timedelta(seconds=5)},
     )
     queued, failed, succeeded = (
         lambda n: {"state": "JOB_STATE_QUEUED", "jobs": str(n)},

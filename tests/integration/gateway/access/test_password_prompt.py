@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pty
-import signal
-import subprocess
-import sys
-import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +11,7 @@ import pytest
 from headrace import Client
 from headrace_core.runtime.settings import Settings
 from support.gateway import TIMEOUT
+from support.terminal import StartTerminal, Terminal, headrace_terminals
 
 NEW_PASSWORD = "a long and quiet river"
 
@@ -26,85 +21,14 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"access_control": True})
 
 
-class Terminal:
-    """A process with a terminal of its own."""
-
-    def __init__(self, *command: str, environment: dict[str, str]) -> None:
-        self._master, self._slave = pty.openpty()
-        self.output = ""
-        self._process = subprocess.Popen(
-            ("setsid", "--ctty", "--wait", *command),
-            stdin=self._slave,
-            stdout=self._slave,
-            stderr=self._slave,
-            env=environment,
-            # `setsid --ctty` makes the terminal the controlling one, which getpass opens.
-        )
-
-    @property
-    def echoes(self) -> bool:
-        """Whether the terminal shows what the user types."""
-        return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
-
-    def until(self, text: str) -> None:
-        """Wait until the output ends with `text`."""
-        os.set_blocking(self._master, True)
-        while not self.output.endswith(text):
-            self.output += os.read(self._master, 1024).decode()
-
-    def type(self, text: str) -> None:
-        """Type a line."""
-        os.write(self._master, f"{text}\n".encode())
-
-    def end(self) -> int:
-        """Wait for the end of the process; return its exit code."""
-        code = self._process.wait(TIMEOUT)
-        os.set_blocking(self._master, False)
-        try:
-            while data := os.read(self._master, 65_536):
-                self.output += data.decode()
-        except BlockingIOError:
-            pass
-        return code
-
-    def interrupt(self) -> None:
-        """Press Ctrl-C."""
-        os.write(self._master, b"\x03")
-
-    def close(self) -> None:
-        """End the process and close the terminal."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-        os.close(self._master)
-        os.close(self._slave)
-
-
 @pytest.fixture
-def start(target: str, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+def start(target: str, tmp_path: Path) -> Iterator[StartTerminal]:
     """Return a function that starts the command line on a terminal."""
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "LC_ALL": "C.UTF-8",
-        "TERM": "dumb",
-        "XDG_CONFIG_HOME": str(tmp_path),
-        "HEADRACE_TARGET": target,
-    }
-    terminals: list[Terminal] = []
-
-    def start(*arguments: str) -> Terminal:
-        command = (sys.executable, "-m", "headrace", *arguments)
-        terminals.append(Terminal(*command, environment=environment))
-        return terminals[-1]
-
-    yield start
-    for terminal in terminals:
-        terminal.close()
+    with headrace_terminals(target, tmp_path) as start:
+        yield start
 
 
-async def test_login_reads_the_password_without_echo(
-    admin: Client, start: Callable[..., Terminal]
-) -> None:
+async def test_login_reads_the_password_without_echo(admin: Client, start: StartTerminal) -> None:
     password = (await admin.create_user("ada")).password
 
     def log_in() -> str:
@@ -128,7 +52,7 @@ async def test_login_reads_the_password_without_echo(
 
 
 async def test_password_change_prompts_for_both_passwords(
-    admin: Client, target: str, start: Callable[..., Terminal]
+    admin: Client, target: str, start: StartTerminal
 ) -> None:
     password = (await admin.create_user("ada")).password
 
@@ -157,7 +81,7 @@ async def test_password_change_prompts_for_both_passwords(
 
 
 async def test_ctrl_c_at_the_prompt_restores_the_terminal(
-    admin: Client, start: Callable[..., Terminal]
+    admin: Client, start: StartTerminal
 ) -> None:
     await admin.create_user("ada")
 

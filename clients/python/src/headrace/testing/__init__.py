@@ -37,7 +37,9 @@ platform. The fake differs from the platform in these points:
 - Timeouts, deadlines, retry policies and priorities have no effect.
 - ListJobs supports `=`, AND and OR in parentheses; other filters are UNIMPLEMENTED.
 - Documents are always sent as `Data.json`; `data_encoding` has no effect.
-- There is one tenant. There are no roles, no AccessService, no MonitorService and no reflection.
+- One worker with 100 slots runs all types that have a handler, in all queues.
+- Histories contain every event at once, and quantiles are exact.
+- There is one tenant. There are no roles, no AccessService and no reflection.
 """
 
 from __future__ import annotations
@@ -58,12 +60,14 @@ from headrace._messages import message_class
 from headrace.errors import Refusal
 from headrace.testing._calls import Call, Calls
 from headrace.testing._jobs import Jobs, encode, state_of
+from headrace.testing._monitor import MonitorService
 from headrace.testing._services import HandlerService, JobService
 from headrace.testing._subscriptions import SubscriptionService
 from headrace.v1.handler_service_pb2 import Handler
 from headrace.v1.handler_service_pb2_grpc import add_HandlerServiceServicer_to_server
 from headrace.v1.job_pb2 import Job, JobError, JobProgress
 from headrace.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
+from headrace.v1.monitor_service_pb2_grpc import add_MonitorServiceServicer_to_server
 from headrace.v1.subscription_service_pb2_grpc import add_SubscriptionServiceServicer_to_server
 
 __all__ = ["Call", "FakeGateway"]
@@ -91,6 +95,7 @@ class FakeGateway:
         self._jobs = Jobs(self._on_queued, self._on_cancel_request)
         self._job_service = JobService(self._jobs, self._handlers)
         self._subscriptions = SubscriptionService(self._jobs, self._job_service.idle_interval)
+        self._monitor = MonitorService(self._jobs, self._handlers, self._job_service.idle_interval)
         self._server: aio.Server | None = None
         self._thread: LoopThread | None = None
         self._server_thread = 0
@@ -134,6 +139,7 @@ class FakeGateway:
     def offer(self, job_type: str, *, queue: str = "default") -> None:
         """Report a live worker for a type; the test makes the transitions of these jobs."""
         self._handlers[job_type] = Handler(type=job_type, queue=queue, live_workers=1)
+        self._run_in_server_thread(self._jobs.notify)
 
     def start(self, job_id: str) -> None:
         """Start an attempt: QUEUED to RUNNING."""
@@ -309,6 +315,7 @@ class FakeGateway:
         add_JobServiceServicer_to_server(self._job_service, server)
         add_HandlerServiceServicer_to_server(HandlerService(self._handlers), server)
         add_SubscriptionServiceServicer_to_server(self._subscriptions, server)
+        add_MonitorServiceServicer_to_server(self._monitor, server)
         server.add_generic_rpc_handlers((_health(self._handlers),))
         self.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()

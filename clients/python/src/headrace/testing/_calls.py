@@ -187,7 +187,8 @@ def _place_after(response: Any) -> dict[str, str]:
     """Return the request field that resumes a stream after a response, and its value."""
     if cursor := getattr(response, "cursor", ""):
         return {"cursor": cursor}
-    return {"after_seq": str(response.events[-1].seq)} if response.events else {}
+    events = getattr(response, "events", ())
+    return {"after_seq": str(events[-1].seq)} if events else {}
 
 
 async def _next_or_end(stream: AsyncIterator[Any]) -> Any:

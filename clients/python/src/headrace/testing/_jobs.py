@@ -50,7 +50,7 @@ TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 MAX_EVENTS: Final = 200
 # The positions of lines of an attempt begin after this number times the attempt's number.
 _LINES_PER_ATTEMPT: Final = 1_000_000
-_WORKER: Final = str(UUID(int=1))
+WORKER: Final = str(UUID(int=1))
 
 
 def encode(document: Any) -> bytes:
@@ -243,7 +243,7 @@ class Jobs:
             raise _state_conflict(job, sources)
         if event == "STARTED":
             job.attempt += 1
-            job.worker_id = _WORKER
+            job.worker_id = WORKER
             job.ClearField("progress")
         elif event == "REQUEUED":
             for field in ("progress", "error", "end_time", "cancel_request_time", "retries_used"):

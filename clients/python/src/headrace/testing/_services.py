@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 _IDLE_MARK: Final = pb.WATCH_MARK_IDLE
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
-_NAME_RULE: Final = "must be 1 to 100 characters of a-z, 0-9, `_`, `-`, `.`"
+NAME_RULE: Final = "must be 1 to 100 characters of a-z, 0-9, `_`, `-`, `.`"
 _COMPARISON: Final = re.compile(
     r'(state|type|queue|request_id|batch_id|id|labels\.[a-z0-9_.-]+) = ("(?:[^"\\]|\\.)*"|[\w.+-]+)'
 )
@@ -187,16 +187,16 @@ class JobService(JobServiceServicer):
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Any) -> pb.GetStatsResponse:
         jobs = list(self._jobs.by_id.values())
-        response = pb.GetStatsResponse(states=_state_counts(jobs))
+        response = pb.GetStatsResponse(states=state_counts(jobs))
         response.stats_time.GetCurrentTime()
         for name in sorted({job.queue for job in jobs}):
             inside = [job for job in jobs if job.queue == name]
-            queue = response.queues.add(queue=name, states=_state_counts(inside))
+            queue = response.queues.add(queue=name, states=state_counts(inside))
             if waiting := [job.queue_time for job in inside if state_of(job) == "QUEUED"]:
                 oldest = min(time.ToNanoseconds() for time in waiting)
                 queue.age.FromNanoseconds(response.stats_time.ToNanoseconds() - oldest)
         for name in sorted({job.type for job in jobs}):
-            response.types.add(type=name, states=_state_counts(j for j in jobs if j.type == name))
+            response.types.add(type=name, states=state_counts(j for j in jobs if j.type == name))
         return response
 
     def idle_interval(self, request: Any) -> float:
@@ -240,9 +240,9 @@ class JobService(JobServiceServicer):
             found.append(("use_call_deadline", "requires a call with a deadline"))
         for path, spec in specs.items():
             if not is_name(spec.type):
-                found.append((f"{path}.type", _NAME_RULE))
+                found.append((f"{path}.type", NAME_RULE))
             if spec.queue and not is_name(spec.queue):
-                found.append((f"{path}.queue", _NAME_RULE))
+                found.append((f"{path}.queue", NAME_RULE))
             if not -100 <= spec.priority <= 100:
                 found.append((f"{path}.priority", "must be -100 to 100"))
             try:
@@ -349,6 +349,12 @@ def page(
     return [items[name] for name in found], f"{prefix}{found[-1]}" if more else ""
 
 
+def state_counts(jobs: Iterable[job_pb2.Job]) -> list[pb.StateCount]:
+    """Return the number of jobs by state."""
+    counts = sorted(Counter(job.state for job in jobs).items())
+    return [pb.StateCount(state=state, jobs=count) for state, count in counts]
+
+
 async def wait_for_change(seconds: float, changed: asyncio.Event) -> bool:
     """Wait until `changed` is set; return False after `seconds`."""
     try:
@@ -369,11 +375,6 @@ def _after_position(request: Any) -> int:
     if request.after_position < 0:
         raise invalid(("after_position", "must not be negative; 0 is before the first line"))
     return int(request.after_position)
-
-
-def _state_counts(jobs: Iterable[job_pb2.Job]) -> list[pb.StateCount]:
-    counts = sorted(Counter(job.state for job in jobs).items())
-    return [pb.StateCount(state=state, jobs=count) for state, count in counts]
 
 
 def _parse_filter(text: str) -> list[set[tuple[str, str]]]:

@@ -27,12 +27,17 @@ class Stats:
     Attributes:
         time: the time of the measurement.
         counts: the number of jobs by queue, type and state.
-        ages: the waiting time of the oldest QUEUED job, by queue.
+        oldest: the time at which the oldest QUEUED job was queued, by queue.
     """
 
     time: datetime
     counts: Sequence[JobCount]
-    ages: Mapping[str, timedelta]
+    oldest: Mapping[str, datetime]
+
+    def age(self, queue: str) -> timedelta | None:
+        """Return the waiting time of the oldest QUEUED job of a queue; None without such a job."""
+        oldest = self.oldest.get(queue)
+        return None if oldest is None else max(timedelta(), self.time - oldest)
 
     def by_state(self) -> Mapping[JobState, int]:
         """Return the number of jobs by state."""

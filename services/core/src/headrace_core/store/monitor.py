@@ -18,7 +18,7 @@ from headrace_core.domain.monitor import MAX_LISTED_JOBS, RunningJob, WorkerStat
 from headrace_core.store.jobs.waiting import lane_head_sql
 from headrace_core.store.sql.connection import Connection, Row
 from headrace_core.store.sql.documents import to_time
-from headrace_core.store.sql.times import readable_time_sql
+from headrace_core.store.sql.times import readable_time_sql, readable_times_condition
 from headrace_core.store.workers import LIVE_WORKER, serves_tenant, to_tenants
 
 
@@ -367,8 +367,9 @@ _COUNT_LANES = text(f"""
         SELECT pg_current_snapshot()::text AS snapshot, clock_timestamp() AS time
     ) m LEFT JOIN (
         SELECT j.queue, j.type, j.state, count(*) AS jobs,
-            min(j.queue_time) FILTER (WHERE j.state = 'queued' AND isfinite(j.queue_time))
-                AS oldest
+            min(j.queue_time) FILTER (
+                WHERE j.state = 'queued' AND {readable_times_condition(["j.queue_time"])}
+            ) AS oldest
         FROM jobs j WHERE j.tenant = :tenant AND {_VISIBLE_JOB}
         GROUP BY j.queue, j.type, j.state
     ) c ON true
@@ -385,7 +386,7 @@ _LANE_HEADS = text(f"""
     ) l CROSS JOIN LATERAL (
         SELECT n.id, n.queue_time FROM (
             SELECT j.id, j.queue_time FROM jobs j {lane_head_sql("l")} LIMIT :next
-        ) n WHERE isfinite(n.queue_time) ORDER BY n.queue_time LIMIT 1
+        ) n WHERE {readable_times_condition(["n.queue_time"])} ORDER BY n.queue_time LIMIT 1
     ) h
 """)
 

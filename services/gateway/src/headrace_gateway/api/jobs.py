@@ -44,6 +44,8 @@ from headrace_gateway.tokens import decode_page_token, encode_page_token
 
 _log = structlog.get_logger()
 
+# The time limit of a statement that counts all jobs of a tenant, in seconds.
+COUNT_TIMEOUT: Final = 30.0
 # Maximum numbers of items that one statement reads: jobs in the FULL view, and events.
 _MAX_FULL_JOBS_READ: Final = 8
 _MAX_EVENTS_READ: Final = 100
@@ -327,7 +329,7 @@ class Jobs:
 
     async def stats(self, call: Call) -> Stats:
         """Count the jobs of the tenant."""
-        async with self._database.statement() as conn:
+        async with self._database.snapshot(statement_timeout=COUNT_TIMEOUT) as conn:
             return await read_stats(conn, tenant=call.tenant, query=call.principal.scope.query())
 
 

@@ -22,6 +22,7 @@ from headrace_core.store.jobs.waiting import live_pools
 from headrace_core.store.monitor import list_workers
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation
+from headrace_gateway.api.jobs import COUNT_TIMEOUT
 from headrace_gateway.api.pages import Page, fill_page, split_page
 from headrace_gateway.api.validation import Violations, check_idle_interval, page_limit
 from headrace_gateway.calls.call import Call
@@ -153,7 +154,7 @@ class Monitor:
         found.check()
         scope = monitored_scope(call)
         after = decode_name_token(self._installation, call.tenant, token, of="queues")
-        async with self._database.statement() as conn:
+        async with self._database.snapshot(statement_timeout=COUNT_TIMEOUT) as conn:
             stats = await read_stats(conn, tenant=call.tenant, query=scope.query())
             pools = await live_pools(conn)
         queues = queue_statuses(stats, pools, call.tenant, scope)
@@ -326,11 +327,10 @@ def _queue_status(
         for pool in pools
         if (any(map(pool.serves, lanes)) if lanes else serves_queue(pool.queues, queue))
     ]
-    age = stats.ages.get(queue)
     return QueueStatus(
         queue=queue,
         states=states,
-        oldest_queue_time=None if age is None else stats.time - age,
+        oldest_queue_time=stats.oldest.get(queue),
         workers=sum(pool.workers for pool in serving),
         slots=sum(pool.slots for pool in serving),
     )

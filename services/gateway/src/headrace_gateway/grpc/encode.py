@@ -288,7 +288,7 @@ def stats_message(stats: Stats) -> job_service_pb2.GetStatsResponse:
             job_service_pb2.QueueStats(
                 queue=queue,
                 states=state_counts(by_queue[queue]),
-                age=duration_message(stats.ages.get(queue)),
+                age=duration_message(stats.age(queue)),
             )
             for queue in queues
         ],

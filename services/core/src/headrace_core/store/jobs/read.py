@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -29,6 +29,7 @@ from headrace_core.domain.stats import JobCount, Stats
 from headrace_core.store.sql.connection import Connection
 from headrace_core.store.sql.rows import job_columns, to_job
 from headrace_core.store.sql.tables import jobs
+from headrace_core.store.sql.times import readable_times_condition
 
 _OPERATORS = {
     "=": operator.eq,
@@ -115,13 +116,19 @@ def _comparison(comparison: Comparison) -> ColumnElement[bool]:
 
 
 async def read_stats(conn: Connection, *, tenant: str, query: Query = ()) -> Stats:
-    """Count a tenant's jobs that match a query, by queue, type and state."""
+    """Count a tenant's jobs that match a query, by queue, type and state.
+
+    Args:
+        conn: a connection with a snapshot, because the statement can read millions of rows.
+        tenant: the tenant.
+        query: selects the jobs; empty for all.
+    """
     conditions = [jobs.c.tenant == tenant, *(_clause(clause) for clause in query)]
     rows = await conn.execute(_stats(conditions))
-    ages: dict[str, timedelta] = {}
+    oldest: dict[str, datetime] = {}
     for row in rows:
-        if row.age is not None:
-            ages[row.queue] = max(row.age, ages.get(row.queue, row.age))
+        if row.oldest is not None:
+            oldest[row.queue] = min(row.oldest, oldest.get(row.queue, row.oldest))
     return Stats(
         time=rows[0].time,
         counts=[
@@ -129,7 +136,7 @@ async def read_stats(conn: Connection, *, tenant: str, query: Query = ()) -> Sta
             for row in rows
             if row.queue is not None
         ],
-        ages=ages,
+        oldest=oldest,
     )
 
 
@@ -141,13 +148,13 @@ async def database_time(conn: Connection) -> datetime:
 
 def _stats(conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
     """Return the statement that counts jobs; one row without counts if no job matches."""
-    age: ColumnElement[timedelta] = literal_column(
-        "clock_timestamp() - min(queue_time) "
-        "FILTER (WHERE state = 'queued' AND isfinite(queue_time))"
+    oldest: ColumnElement[datetime] = literal_column(
+        "min(queue_time) FILTER (WHERE state = 'queued' "
+        f"AND {readable_times_condition(['queue_time'])})"
     )
     columns = (jobs.c.queue, jobs.c.type, jobs.c.state)
     counts = (
-        select(*columns, func.count().label("jobs"), age.label("age"))
+        select(*columns, func.count().label("jobs"), oldest.label("oldest"))
         .where(*conditions)
         .group_by(*columns)
         .subquery("c")
