@@ -27,7 +27,7 @@ from headrace.v1 import data_pb2 as headrace_dot_v1_dot_data__pb2
 from headrace.v1 import job_pb2 as headrace_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/v1/handler_service.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16headrace/v1/data.proto\x1a\x15headrace/v1/job.proto\"\x82\x02\n\x07Handler\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12)\n\x0epayload_schema\x18\x04 \x01(\x0b\x32\x11.headrace.v1.Data\x12(\n\rresult_schema\x18\x05 \x01(\x0b\x32\x11.headrace.v1.Data\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0cretry_policy\x18\x07 \x01(\x0b\x32\x18.headrace.v1.RetryPolicy\x12\x14\n\x0clive_workers\x18\x08 \x01(\x05\"n\n\x13ListHandlersRequest\x12\x30\n\rdata_encoding\x18\x01 \x01(\x0e\x32\x19.headrace.v1.DataEncoding\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x14ListHandlersResponse\x12&\n\x08handlers\x18\x01 \x03(\x0b\x32\x14.headrace.v1.Handler\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2e\n\x0eHandlerService\x12S\n\x0cListHandlers\x12 .headrace.v1.ListHandlersRequest\x1a!.headrace.v1.ListHandlersResponseBc\n\x0eio.headrace.v1B\x13HandlerServiceProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/v1/handler_service.proto\x12\x0bheadrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16headrace/v1/data.proto\x1a\x15headrace/v1/job.proto\"\x82\x02\n\x07Handler\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12)\n\x0epayload_schema\x18\x04 \x01(\x0b\x32\x11.headrace.v1.Data\x12(\n\rresult_schema\x18\x05 \x01(\x0b\x32\x11.headrace.v1.Data\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0cretry_policy\x18\x07 \x01(\x0b\x32\x18.headrace.v1.RetryPolicy\x12\x14\n\x0clive_workers\x18\x08 \x01(\x05\"n\n\x13ListHandlersRequest\x12\x30\n\rdata_encoding\x18\x01 \x01(\x0e\x32\x19.headrace.v1.DataEncoding\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x14ListHandlersResponse\x12&\n\x08handlers\x18\x01 \x03(\x0b\x32\x14.headrace.v1.Handler\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2j\n\x0eHandlerService\x12X\n\x0cListHandlers\x12 .headrace.v1.ListHandlersRequest\x1a!.headrace.v1.ListHandlersResponse\"\x03\x90\x02\x01\x42\x63\n\x0eio.headrace.v1B\x13HandlerServiceProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.handler_service
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016io.headrace.v1B\023HandlerServiceProtoP\001Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1'
+  _globals['_HANDLERSERVICE'].methods_by_name['ListHandlers']._loaded_options = None
+  _globals['_HANDLERSERVICE'].methods_by_name['ListHandlers']._serialized_options = b'\220\002\001'
   _globals['_HANDLER']._serialized_start=130
   _globals['_HANDLER']._serialized_end=388
   _globals['_LISTHANDLERSREQUEST']._serialized_start=390
@@ -42,5 +44,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTHANDLERSRESPONSE']._serialized_start=502
   _globals['_LISTHANDLERSRESPONSE']._serialized_end=589
   _globals['_HANDLERSERVICE']._serialized_start=591
-  _globals['_HANDLERSERVICE']._serialized_end=692
+  _globals['_HANDLERSERVICE']._serialized_end=697
 # @@protoc_insertion_point(module_scope)

@@ -18,6 +18,7 @@ from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from connectrpc.request import RequestContext
 from connectrpc.server import ConnectASGIApplication, Endpoint
 from google.protobuf import json_format
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from grpc.aio import AioRpcError
 from starlette.requests import Request
@@ -38,8 +39,6 @@ _Endpoint: TypeAlias = EndpointUnary[Any, Any] | EndpointServerStream[Any, Any]
 _TIMEOUT_S: Final = 10.0
 # The body of a stream's request has a prefix, so its limit is a little below that of every request.
 _PREFIX_BYTES: Final = 1024
-# RPCs with these names only read, so a GET may call them.
-_READING: Final = ("Get", "List", "WhoAmI")
 _GRPC: Final = "application/grpc"
 _GRPC_WEB: Final = "application/grpc-web"
 
@@ -164,7 +163,9 @@ def _endpoints(calls: _Calls) -> Mapping[str, _Endpoint]:
 
 
 def _endpoint(method: Method, calls: _Calls) -> _Endpoint:
-    reads = not method.streams and method.descriptor.name.startswith(_READING)
+    # A GET may call RPCs that only read.
+    level = method.descriptor.GetOptions().idempotency_level
+    reads = level == MethodOptions.NO_SIDE_EFFECTS
     info = MethodInfo(
         name=method.descriptor.name,
         service_name=method.descriptor.containing_service.full_name,
