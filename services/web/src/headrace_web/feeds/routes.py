@@ -15,7 +15,14 @@ from starlette.routing import Route
 from headrace.v1 import monitor_service_pb2, subscription_service_pb2
 from headrace_web.credentials import request_metadata
 from headrace_web.feeds.shared import Feeds, Reader, Source
-from headrace_web.feeds.sources import changes, deletions, lists, overviews, pages_of_jobs
+from headrace_web.feeds.sources import (
+    ReadRate,
+    changes,
+    deletions,
+    lists,
+    overviews,
+    pages_of_jobs,
+)
 from headrace_web.gateway import Gateway, Metadata
 from headrace_web.problems import Problem
 from headrace_web.rest.sse import open_stream
@@ -25,6 +32,8 @@ _JOBS_INTERVAL_S: Final = 0.25
 _LIST_INTERVAL_S: Final = 1.0
 # The longest time between two reads of the subscriptions, in seconds.
 _SUBSCRIPTIONS_INTERVAL_S: Final = 2.0
+# The maximum number of reads of all lists per second; a read takes about 1 ms of CPU time.
+_READS_PER_SECOND: Final = 40.0
 _MAX_PAGE_SIZE: Final = 200
 _DEFAULT_PAGE_SIZE: Final = 50
 _RETRY_S: Final = 5.0
@@ -55,6 +64,7 @@ class _Endpoints:
         self._gateway = gateway
         self._feeds = feeds
         self._stopping = stopping
+        self._rate = ReadRate(_READS_PER_SECOND)
 
     async def overview(self, request: Request) -> Response:
         return await self._open(request, self._join_overview)
@@ -74,6 +84,7 @@ class _Endpoints:
                     matching=matching,
                     page_size=page_size,
                     interval=_JOBS_INTERVAL_S,
+                    rate=self._rate,
                 ),
             )
 
@@ -93,6 +104,7 @@ class _Endpoints:
                     rpc="MonitorService/ListWorkers",
                     request=monitor_service_pb2.ListWorkersRequest(page_size=1000),
                     interval=_LIST_INTERVAL_S,
+                    rate=self._rate,
                 ),
             ),
         )
@@ -121,6 +133,7 @@ class _Endpoints:
                     interval=_LIST_INTERVAL_S,
                     # Consumers acknowledge without an event, and the lag grows by itself.
                     longest=_SUBSCRIPTIONS_INTERVAL_S,
+                    rate=self._rate,
                 ),
             ),
         )

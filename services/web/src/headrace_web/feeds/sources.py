@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
+import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from grpc import aio
@@ -19,10 +20,10 @@ from headrace._headers import Metadata as CallMetadata
 from headrace._status import call_error
 from headrace._stream import Start
 from headrace.errors import PermissionDenied
-from headrace.v1 import job_service_pb2, monitor_service_pb2, tenant_service_pb2
+from headrace.v1 import job_pb2, job_service_pb2, monitor_service_pb2, tenant_service_pb2
 from headrace_web.feeds.shared import Reader
 from headrace_web.gateway import Gateway, Metadata
-from headrace_web.rest.documents import document
+from headrace_web.rest.documents import document, encode
 from headrace_web.rest.operations import method_of
 from headrace_web.rest.sse import message
 
@@ -30,6 +31,9 @@ from headrace_web.rest.sse import message
 _OVERVIEW_INTERVAL: Final = Duration(nanos=200_000_000)
 # Seconds between two reads of the progress of deletions.
 _DELETIONS_INTERVAL_S: Final = 1.0
+# Messages that arrive on several streams are decoded and encoded once. These many are kept.
+_MAX_OVERVIEWS: Final = 64
+_MAX_JOBS: Final = 2_048
 # The deadline of a list call, in seconds.
 _TIMEOUT_S: Final = 10.0
 
@@ -64,13 +68,13 @@ class Page:
     """A step of a list of jobs: the order of the page, and the rows that changed.
 
     Attributes:
-        jobs: the jobs of the page, in order.
+        jobs: the jobs of the page by id, in order, in protobuf's binary form.
         changed: the jobs that the previous step lacked or had in another form.
         next_page_token: the token of the next page; empty if there is none.
     """
 
-    jobs: Sequence[Any]
-    changed: Sequence[Any]
+    jobs: Mapping[str, bytes]
+    changed: Sequence[bytes]
     next_page_token: str
 
     def change(self) -> bytes:
@@ -83,15 +87,21 @@ class Page:
 
     @cached_property
     def _snapshot(self) -> bytes:
-        return self._encode(self.jobs)
+        return self._encode(self.jobs.values())
 
-    def _encode(self, rows: Sequence[Any]) -> bytes:
+    def _encode(self, rows: Iterable[bytes]) -> bytes:
         content = {
-            "order": [job.id for job in self.jobs],
-            "jobs": [document(job) for job in rows],
+            "order": list(self.jobs),
+            "jobs": [_encoded_job(job) for job in rows],
             "nextPageToken": self.next_page_token,
         }
         return message(event="jobs", document=content)
+
+
+@lru_cache(_MAX_JOBS)
+def _encoded_job(data: bytes) -> msgspec.Raw:
+    """Return the document of a job in protobuf's binary form."""
+    return msgspec.Raw(encode(document(job_pb2.Job.FromString(data))))
 
 
 class Tick:
@@ -104,6 +114,35 @@ class Tick:
     snapshot = change
 
 
+class ReadRate:
+    """Limits how often all lists of the web service are read.
+
+    A list is read again after a change, but not before its interval. With many lists, all of which
+    change all the time, the intervals grow, so that the reads take a bounded part of a core here
+    and at the gateway.
+
+    Args:
+        per_second: the maximum number of reads per second of lists that change all the time.
+    """
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._lists = 0
+
+    def interval(self, least: float) -> float:
+        """Return the time between two reads of a list, in seconds; at least `least`."""
+        return max(least, self._lists / self._per_second)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Count a list for the duration of the block."""
+        self._lists += 1
+        try:
+            yield
+        finally:
+            self._lists -= 1
+
+
 async def overviews(gateway: Gateway, metadata: Metadata) -> AsyncGenerator[Whole, None]:
     """Yield each overview of the tenant.
 
@@ -111,15 +150,22 @@ async def overviews(gateway: Gateway, metadata: Metadata) -> AsyncGenerator[Whol
         CallError: the gateway rejects the stream.
     """
     request = monitor_service_pb2.WatchOverviewRequest(interval=_OVERVIEW_INTERVAL)
-    start = _starts("MonitorService/WatchOverview", request)
+    start = _starts("MonitorService/WatchOverview", request, _overview)
     stream = gateway.follow(metadata=metadata, endless=True)
     try:
         while (response := await stream.next(start)) is not None:
-            if response.HasField("overview"):
+            if response.content.HasField("overview_time"):
                 stream.reset_backoff()
-                yield Whole("overview", response.overview)
+                yield response
     finally:
         await stream.aclose()
+
+
+@lru_cache(_MAX_OVERVIEWS)
+def _overview(data: bytes) -> Whole:
+    """Return the step of a response; its content is empty for an idle mark."""
+    response = monitor_service_pb2.WatchOverviewResponse.FromString(data)
+    return Whole("overview", response.overview)
 
 
 async def changes(
@@ -161,15 +207,23 @@ async def changes(
         await stream.aclose()
 
 
-def _starts(rpc: str, request: Message) -> Start[Any]:
-    """Return a function that starts a streaming RPC on a connection."""
+def _starts(
+    rpc: str, request: Message, deserializer: Callable[[bytes], Any] | None = None
+) -> Start[Any]:
+    """Return a function that starts a streaming RPC on a connection.
+
+    Args:
+        rpc: the service and the RPC.
+        request: the request.
+        deserializer: converts the responses; None for the message of the RPC.
+    """
     method = method_of(rpc)
 
     def start(connection: Connection, sent: CallMetadata) -> aio.UnaryStreamCall[Any, Any]:
         multicallable: aio.UnaryStreamMultiCallable[Any, Any] = connection.channel.unary_stream(
             method.path,
             request_serializer=method.request_type.SerializeToString,
-            response_deserializer=method.response_type.FromString,
+            response_deserializer=deserializer or method.response_type.FromString,
         )
         return multicallable(request, metadata=sent)
 
@@ -184,6 +238,7 @@ async def pages_of_jobs(
     matching: str,
     page_size: int,
     interval: float,
+    rate: ReadRate,
 ) -> AsyncGenerator[Page, None]:
     """Yield the first page of the jobs that match a filter, whenever it changes.
 
@@ -194,22 +249,28 @@ async def pages_of_jobs(
         matching: the filter.
         page_size: the number of jobs.
         interval: the least time between two reads, in seconds.
+        rate: limits the reads of all lists.
 
     Raises:
         CallError: the gateway rejects a call.
     """
     request = job_service_pb2.ListJobsRequest(filter=matching, page_size=page_size)
     known: Mapping[str, bytes] = {}
-    order: Sequence[str] = ()
 
     async for response in _lists(
-        gateway, metadata, trigger, rpc="JobService/ListJobs", request=request, interval=interval
+        gateway,
+        metadata,
+        trigger,
+        rpc="JobService/ListJobs",
+        request=request,
+        interval=interval,
+        rate=rate,
     ):
         rows = {job.id: job.SerializeToString(deterministic=True) for job in response.jobs}
-        changed = [job for job in response.jobs if known.get(job.id) != rows[job.id]]
-        if changed or list(rows) != order or not known:
-            yield Page(response.jobs, changed, response.next_page_token)
-        known, order = rows, list(rows)
+        changed = [row for job_id, row in rows.items() if known.get(job_id) != row]
+        if changed or list(rows) != list(known) or not known:
+            yield Page(rows, changed, response.next_page_token)
+        known = rows
 
 
 async def lists(
@@ -221,6 +282,7 @@ async def lists(
     rpc: str,
     request: Message,
     interval: float,
+    rate: ReadRate,
     longest: float | None = None,
 ) -> AsyncGenerator[Whole, None]:
     """Yield the response of a list RPC, whenever it changes; see `pages_of_jobs`.
@@ -237,6 +299,7 @@ async def lists(
         rpc=rpc,
         request=request,
         interval=interval,
+        rate=rate,
         longest=longest,
     ):
         if response != last:
@@ -290,22 +353,24 @@ async def _lists(
     rpc: str,
     request: Message,
     interval: float,
+    rate: ReadRate,
     longest: float | None = None,
 ) -> AsyncGenerator[Any, None]:
     loop = asyncio.get_running_loop()
     try:
-        while True:
-            # The trigger comes first, so that no change between the two is missed.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(longest):
-                    await trigger.next()
-            read_time = loop.time()
-            try:
-                yield await gateway.call(
-                    method_of(rpc), request, metadata=metadata, timeout=_TIMEOUT_S
-                )
-            except AioRpcError as error:
-                raise call_error(error) from None
-            await asyncio.sleep(read_time + interval - loop.time())
+        with rate.reading():
+            while True:
+                # The trigger comes first, so that no change between the two is missed.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(longest):
+                        await trigger.next()
+                read_time = loop.time()
+                try:
+                    yield await gateway.call(
+                        method_of(rpc), request, metadata=metadata, timeout=_TIMEOUT_S
+                    )
+                except AioRpcError as error:
+                    raise call_error(error) from None
+                await asyncio.sleep(read_time + rate.interval(interval) - loop.time())
     finally:
         await trigger.aclose()

@@ -47,7 +47,7 @@ function valuesOf(field, { queues, types }) {
  * @param {Object} options
  * @param {string} options.value The first filter.
  * @param {(filter: string) => void} options.apply Called when the user submits a filter.
- * @param {{queues: string[], types: string[]}} options.known
+ * @param {{queues: string[], types: string[]}} options.known Read at each completion.
  */
 export function filterForm({ value, apply, known }) {
   let words = [];

@@ -15,21 +15,20 @@ const PAGE_SIZE = 50;
 /** Shows the jobs of the filter in the URL. */
 export async function start(content) {
   const rights = { cancel: await can("jobs:cancel"), retry: await can("jobs:retry") };
-  const page = new JobsPage(rights, await knownNames());
+  const known = { queues: [], types: [] };
+  const page = new JobsPage(rights, known);
   fill(content, page.elements());
   page.open(new URLSearchParams(location.search).get("filter") || "");
   addEventListener("popstate", () => page.open(new URLSearchParams(location.search).get("filter") || "", { push: false }));
+  // Counting millions of jobs takes longer than showing the first page.
+  loadNames(known).catch(notifyError);
 }
 
-/** Returns the queues and types that exist, for the completion of filters. */
-async function knownNames() {
-  try {
-    const stats = await get("/v1/stats");
-    return { queues: (stats.queues || []).map((each) => each.queue), types: (stats.types || []).map((each) => each.type) };
-  } catch (error) {
-    notifyError(error);
-    return { queues: [], types: [] };
-  }
+/** Loads the queues and types that exist, for the completion of filters. */
+async function loadNames(known) {
+  const { queues = [], types = [] } = await get("/v1/stats");
+  known.queues = queues.map((each) => each.queue);
+  known.types = types.map((each) => each.type);
 }
 
 class JobsPage {
