@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -54,6 +55,17 @@ async def gated(payload: Gated, ctx: Context) -> str:
     return "open"
 
 
+@handler("page.counting", queue="slow")
+async def counting(payload: Gated, ctx: Context) -> None:
+    """Emit numbers at random intervals until the gate opens."""
+    rng = random.Random(payload.gate)
+    number = 0
+    while not gates[payload.gate].is_set():
+        number += 1
+        await ctx.emit(f"{number}\n")
+        await asyncio.sleep(rng.uniform(0.0, 0.05))
+
+
 @handler("page.failing", retry=RetryPolicy(max_attempts=1))
 async def failing(payload: Any) -> None:
     """Fail without retry."""
@@ -84,13 +96,19 @@ class Dashboard:
         return f"127.0.0.1:{self.gateway.port}"
 
 
-@asynccontextmanager
-async def running_dashboard(settings: Settings) -> AsyncIterator[Dashboard]:
-    """Run all services for the duration of the block."""
+def page_handlers() -> Registry:
+    """Return the handlers of this module."""
     handlers = Registry()
     for each in registry:
         if each.spec.type.startswith(_PREFIX):
             handlers.add(each)
+    return handlers
+
+
+@asynccontextmanager
+async def running_dashboard(settings: Settings) -> AsyncIterator[Dashboard]:
+    """Run all services for the duration of the block."""
+    handlers = page_handlers()
     async with AsyncExitStack() as stack:
         database = Database(settings, application="test")
         stack.push_async_callback(database.close)

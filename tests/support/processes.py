@@ -106,6 +106,14 @@ async def worker_process(
         await asyncio.to_thread(server.kill)
 
 
+async def restart(server: Server, by: signal.Signals) -> None:
+    """End a process with a signal, and start it again."""
+    await asyncio.to_thread(server.terminate, within=60, signum=by)
+    # This must not run in a thread, because the process would end with the thread.
+    server.launch()
+    await asyncio.to_thread(server.wait_until_serving)
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayProcess:
     """A gateway with its own address, and a proxy that a test can cut."""
@@ -117,10 +125,7 @@ class GatewayProcess:
 
     async def restart(self, by: signal.Signals) -> None:
         """End the gateway with a signal, and start it again."""
-        await asyncio.to_thread(self.server.terminate, within=60, signum=by)
-        # This must not run in a thread, because the process would end with the thread.
-        self.server.launch()
-        await asyncio.to_thread(self.server.wait_until_serving)
+        await restart(self.server, by)
 
 
 @asynccontextmanager
@@ -147,6 +152,36 @@ async def two_gateways(
         await asyncio.gather(*(asyncio.to_thread(server.wait_until_serving) for server in servers))
         one, other = gateways
         yield one, other
+
+
+@asynccontextmanager
+async def gateway_and_web(
+    settings: Settings, *, logs: Path
+) -> AsyncIterator[tuple[Server, Server, str, str]]:
+    """Run a gateway and a web service.
+
+    Yields:
+        Both processes, and their addresses.
+    """
+    gateway, web = _address(), _address()
+    grace = settings.shutdown_grace
+    programs = (
+        services.gateway(
+            address=gateway, environment=_environment(settings, Client.GATEWAY), grace=grace
+        ),
+        services.web(
+            address=web,
+            environment=_environment(settings, Client.GATEWAY, HEADRACE_TARGET=gateway),
+            grace=grace,
+        ),
+    )
+    servers = [Server(program, log=logs / f"{program.name}.log") for program in programs]
+    with ExitStack() as ending:
+        for server in servers:
+            ending.callback(server.stop)
+            server.launch()
+            await asyncio.to_thread(server.wait_until_serving)
+        yield *servers, gateway, web  # type: ignore[misc]
 
 
 async def _gateway(settings: Settings, log: Path, ending: AsyncExitStack) -> GatewayProcess:
