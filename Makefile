@@ -81,6 +81,10 @@ bench-streams: $(STAMP) ## Measure latency, memory and throughput of streams; A=
 bench-access: $(STAMP) ## Measure the cost of access control.
 	@"$(BIN)/python" bench/access $(A)
 
+.PHONY: bench-web
+bench-web: $(STAMP) ## Measure the dashboard with a million jobs and 200 open pages; needs chromium.
+	@"$(BIN)/python" bench/web $(A)
+
 .PHONY: check
 check: lint $(STAMP) ## Run lint and the unit tests.
 	"$(BIN)/pytest" -q -n 2 tests/unit

@@ -150,6 +150,15 @@ class Stack:
             yield service
 
     @asynccontextmanager
+    async def web(
+        self, gateway: Service, environment: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Service]:
+        """Run a fresh web service on a gateway for the duration of the block; see `gateway`."""
+        target = {"HEADRACE_TARGET": gateway.address}
+        async with self._serving(services.web, {**target, **(environment or {})}) as service:
+            yield service
+
+    @asynccontextmanager
     async def _serving(
         self, make: Callable[..., Program], environment: Mapping[str, str] | None
     ) -> AsyncIterator[Service]:
