@@ -40,10 +40,11 @@ async def main(console: Console) -> int:
         files = output / "files"
         files.mkdir()
         mailbox = await stack.enter_async_context(Mailbox.open(output / "mail"))
-        console.print("Starting PostgreSQL, Valkey, gateway, scheduler and two workers …")
-        target = await stack.enter_async_context(
+        console.print("Starting PostgreSQL, Valkey, gateway, scheduler, two workers and web …")
+        target, dashboard = await stack.enter_async_context(
             running_platform(files=files, smtp_port=mailbox.port)
         )
+        console.print(f"Dashboard, while the demo runs: {dashboard}")
         client = await stack.enter_async_context(Client(target))
         chosen = cases(files)
         run = Run(client=client, label=uuid4().hex[:8])

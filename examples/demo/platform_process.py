@@ -22,8 +22,11 @@ class PlatformFailedError(Exception):
 
 
 @asynccontextmanager
-async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]:
-    """Start the platform with the handlers in `examples`, and yield the gateway's address.
+async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[tuple[str, str]]:
+    """Start the platform with the handlers in `examples`.
+
+    Yields:
+        The address of the gateway, and the URL of the dashboard.
 
     Raises:
         PlatformFailedError: the platform did not start.
@@ -37,7 +40,8 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
             "2",
             "--gateway-port",
             "0",
-            "--no-web",
+            "--web-port",
+            "0",
             "--handlers",
             "handlers",
         ),
@@ -53,7 +57,7 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
         start_new_session=True,
     )
     try:
-        yield await _gateway_address(process)
+        yield await _addresses(process)
     finally:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
@@ -65,14 +69,16 @@ async def running_platform(*, files: Path, smtp_port: int) -> AsyncIterator[str]
             await process.wait()
 
 
-async def _gateway_address(process: Process) -> str:
-    """Return the gateway's address after the platform has printed it."""
+async def _addresses(process: Process) -> tuple[str, str]:
+    """Return the gateway's address and the dashboard's URL after the platform has printed them."""
     assert process.stdout is not None
     printed = ""
     with suppress(TimeoutError):
         async with asyncio.timeout(_START_S):
             while line := await process.stdout.readline():
                 printed += line.decode()
-                if match := re.search(r"API +(\S+:\d+)", printed):
-                    return match[1]
+                gateway = re.search(r"API +(\S+:\d+)", printed)
+                dashboard = re.search(r"Web +(https?://\S+)", printed)
+                if gateway and dashboard:
+                    return gateway[1], dashboard[1]
     raise PlatformFailedError("The platform did not start; see above.")
