@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import grpc
 import grpc.aio
@@ -249,6 +250,42 @@ async def list_job_output(filled: FilledPlatform) -> None:
                     break
             assert [piece.seq for piece in pieces] == list(range(4, 10))
             assert all(piece.output.WhichOneof("kind") for piece in pieces)
+
+
+async def job_logs(filled: FilledPlatform) -> None:
+    # As a protobuf Value, such a list takes six times its size as JSON.
+    fields = json.dumps({"numbers": [0] * 5_000})
+    line = ["2026-11-01T00:00:00Z", 20, "handlers", "m" * 1_000, fields, 0]
+    async with filled.database.transaction() as connection:
+        await connection.execute(
+            text("""
+                INSERT INTO job_logs (job_id, attempt, last_line, tenant, lines)
+                SELECT :id, 1, n, 'default', CAST(:lines AS json) FROM generate_series(1, 200) n
+            """),
+            {"id": UUID(filled.job_ids[0]), "lines": json.dumps([line])},
+        )
+    for encoding in ENCODINGS:
+        count = position = 0
+        while True:
+            request = js.ListJobLogsRequest(
+                job_id=filled.job_ids[0], after_position=position, page_size=1000, data_encoding=encoding
+            )
+            page = await filled.call("ListJobLogs", request)
+            count += len(page.lines)
+            position = page.next_after_position
+            if not position:
+                break
+        assert count == 200
+        stream = filled.jobs.WatchJobLogs(
+            js.WatchJobLogsRequest(job_id=filled.job_ids[0], data_encoding=encoding),
+            timeout=TIMEOUT,
+        )
+        streamed = 0
+        while streamed < 200:
+            response = await stream.read()
+            filled.sizes.setdefault("WatchJobLogs", []).append(response.ByteSize())
+            streamed += len(response.lines)
+        stream.cancel()
 
 
 async def batch_submit(filled: FilledPlatform) -> None:
@@ -565,6 +602,8 @@ SIZES_BY_RPC = {
     "ListJobs": RpcSizes(list_jobs, 3 * MIB),
     "ListJobEvents": RpcSizes(list_job_events, 2 * MIB),
     "ListJobOutput": RpcSizes(list_job_output, 2 * MIB),
+    "ListJobLogs": RpcSizes(job_logs, MIB),
+    "WatchJobLogs": RpcSizes(job_logs, MIB),
     "WatchJob": RpcSizes(watch_job, MIB),
     "WatchJobs": RpcSizes(watch_jobs, MIB),
     "WatchSubscription": RpcSizes(watch_subscription, MIB),
