@@ -268,7 +268,10 @@ async def job_logs(filled: FilledPlatform) -> None:
         count = position = 0
         while True:
             request = js.ListJobLogsRequest(
-                job_id=filled.job_ids[0], after_position=position, page_size=1000, data_encoding=encoding
+                job_id=filled.job_ids[0],
+                after_position=position,
+                page_size=1000,
+                data_encoding=encoding,
             )
             page = await filled.call("ListJobLogs", request)
             count += len(page.lines)

@@ -32,7 +32,7 @@ DEFAULT_TARGET: Final = "127.0.0.1:50051"
 _MEBIBYTE: Final = 1024 * 1024
 # A gateway limits the calls of a connection (HEADRACE_MAX_CONCURRENT_STREAMS). At this limit, a
 # channel opens another connection, up to this number. Beyond it, calls wait for others to end.
-_MAX_CONNECTIONS: Final = 10
+_MAX_CONNECTIONS: Final = 100
 _SERVICE_CONFIG: Final = json.dumps(
     {"connectionScaling": {"maxConnectionsPerSubchannel": _MAX_CONNECTIONS}}
 )
