@@ -13,6 +13,7 @@ from headrace_core.domain.ids import uuid7
 from headrace_core.runtime.settings import Settings
 from headrace_core.store.migrate import migrate
 from support.databases import Databases
+from support.roles import grant_roles
 from support.server import run_async
 
 # The poisoned jobs by type: SQL values that replace the values of a readable QUEUED job.
@@ -79,6 +80,7 @@ def poisoned(databases: Databases) -> Iterator[tuple[str, dict[str, UUID]]]:
         migrate(settings, revision="0004")
         ids = run_async(lambda: _fill(settings))
         migrate(settings)
+        grant_roles(url)
         yield url, ids
 
 

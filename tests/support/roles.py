@@ -92,6 +92,12 @@ def settings_of(settings: Settings, client: Client) -> Settings:
     return _active[-1].settings(settings, client) if _active else settings
 
 
+def grant_roles(url: str) -> None:
+    """Grant the roles of the session, if it uses roles, their privileges on a new database."""
+    if _active:
+        _active[-1].grant(url)
+
+
 def use_roles(patch: pytest.MonkeyPatch, roles: Roles) -> None:
     """Let each service that a test starts connect with its role."""
     _active.append(roles)

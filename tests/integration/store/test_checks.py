@@ -118,6 +118,23 @@ BINDING: dict[str, str] = {
     "scope": "'{}'",
     "created_by": "'ada'",
 }
+JOB_LOG: dict[str, str] = {
+    "job_id": "gen_random_uuid()",
+    "attempt": "1",
+    "last_line": "1",
+    "tenant": "'default'",
+    "lines": "'[]'",
+}
+JOB_MINUTE: dict[str, str] = {
+    "tenant": "'default'",
+    "minute": "now()",
+    "queue": "'default'",
+    "type": "'test'",
+    **dict.fromkeys(("submitted", "started", "retried", "succeeded", "failed", "cancelled"), "0"),
+    "waits": "'{}'",
+    "runs": "'{}'",
+}
+HISTORY_PLACE: dict[str, str] = {"xid": "pg_current_xact_id()", "position": "1"}
 CHANGE: dict[str, str] = {
     "version": "1",
     "tenant": "'default'",
@@ -184,6 +201,7 @@ TIME_COLUMNS: list[tuple[str, dict[str, str], Sequence[str]]] = [
         ("create_time", "expire_time", "last_use_time", "revoke_time"),
     ),
     ("access_changes", CHANGE, ("time",)),
+    ("job_minutes", JOB_MINUTE, ("minute",)),
     ("audit_log", AUDIT_EVENT, ("time",)),
     ("certificate_bindings", BINDING, ("create_time",)),
     ("signing_keys", SIGNING_KEY, ("create_time", "expire_time")),
@@ -271,6 +289,9 @@ INVALID_ROWS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("leadership", LEADERSHIP, {"term": "0"}, "leadership_term_check"),
     ("leadership", LEADERSHIP, {"holder": "NULL"}, "leadership_lease_check"),
     ("leadership", LEADERSHIP, {"lease_expire_time": "NULL"}, "leadership_lease_check"),
+    ("job_logs", JOB_LOG, {"attempt": "0"}, "job_logs_numbers_check"),
+    ("job_logs", JOB_LOG, {"last_line": "0"}, "job_logs_numbers_check"),
+    ("history_place", HISTORY_PLACE, {"singleton": "false"}, "history_place_singleton_check"),
     ("pruned_jobs", PRUNED, {"removed": "6"}, "pruned_jobs_removed_check"),
     ("pruned_jobs", PRUNED, {"removed": "0"}, "pruned_jobs_removed_check"),
     ("subscriptions", SUBSCRIPTION, {"epoch": "-1"}, "subscriptions_epoch_check"),
@@ -383,6 +404,9 @@ VALID_ROWS = [
     ("tenant_usage", TENANT_USAGE),
     ("api_keys", API_KEY),
     ("access_changes", CHANGE),
+    ("job_logs", JOB_LOG),
+    ("job_minutes", JOB_MINUTE),
+    ("history_place", HISTORY_PLACE),
     ("certificate_bindings", BINDING),
     ("signing_keys", SIGNING_KEY),
     ("audit_chains", AUDIT_CHAIN),
