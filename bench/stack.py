@@ -100,6 +100,8 @@ class Stack:
             environment |= {
                 "HEADRACE_DATABASE_URL": database_url,
                 "HEADRACE_REDIS_URL": redis_url,
+                # Each reader has one connection for all its streams.
+                "HEADRACE_MAX_CONCURRENT_STREAMS": "20000",
                 "HEADRACE_SHUTDOWN_GRACE": str(_CALLS_GRACE_PERIOD_S),
             }
             stack = cls(folder=folder, environment=environment, servers=servers)

@@ -13,8 +13,8 @@ from grpc import aio
 from headrace.v1 import job_service_pb2
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 
-# Connections per gateway.
-_CONNECTIONS = 5
+# Connections per gateway, each with fewer streams than HEADRACE_MAX_CONCURRENT_STREAMS.
+_CONNECTIONS = 15
 
 
 async def main(count: int, targets: list[str]) -> None:

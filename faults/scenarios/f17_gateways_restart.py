@@ -44,7 +44,7 @@ async def run(trial: Trial) -> None:
 
 async def _open_streams(trial: Trial) -> tuple[list[Follower], list[str]]:
     """Open streams with and without the client library; return them and the ids of the jobs."""
-    watchers = trial.add_watchers(channels=5)
+    watchers = trial.add_watchers(channels=15)
     for number in range(STREAMS // 2):
         wanted = StreamFilter(labels={"group": str(number % JOBS)})
         watchers.follow(f"stream {number}", wanted)
