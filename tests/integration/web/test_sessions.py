@@ -105,16 +105,29 @@ async def test_rejected_login_sets_no_cookie(http: httpx2.AsyncClient, admin: Cl
     assert "Try again in" in throttled.text
 
 
-async def test_login_counts_for_the_address_of_the_browser(web: Web, admin: Client) -> None:
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        # Only 127.0.0.1 is a trusted proxy.
+        ("127.0.0.2", "192.0.2.1", "127.0.0.2"),
+        ("127.0.0.1", "192.0.2.1", "192.0.2.1"),
+        # The client chose the first address. The proxies appended the others.
+        ("127.0.0.1", "192.0.2.1, 203.0.113.7, 127.0.0.1", "203.0.113.7"),
+        ("127.0.0.1", "unknown", "127.0.0.1"),
+    ],
+)
+async def test_login_counts_for_the_address_of_the_browser(
+    web: Web, admin: Client, peer: str, forwarded: str, address: str
+) -> None:
     async with httpx2.AsyncClient(
         base_url=f"http://127.0.0.1:{web.port}",
-        transport=httpx2.AsyncHTTPTransport(local_address="127.0.0.2"),
-        headers={"x-forwarded-for": "192.0.2.1"},
+        transport=httpx2.AsyncHTTPTransport(local_address=peer),
+        headers={"x-forwarded-for": forwarded},
         timeout=60,
     ) as http:
         assert (await log_in(http)).status_code == 303
     events = [event async for event in admin.audit_events(method="SessionService/Login")]
-    assert [event.address for event in events] == ["127.0.0.2"]
+    assert [event.address for event in events] == [address]
 
 
 async def test_api_key_logs_in_until_the_browser_ends(

@@ -45,7 +45,8 @@ def metadata_of(headers: Mapping[str, str], *, client: str) -> Metadata:
                 HTTPStatus.BAD_REQUEST,
                 f"the header {name} has a character that is not printable ASCII",
             )
-    if client:
+    # A proxy may report something else than an address.
+    if _is_printable(client):
         metadata.append((_CLIENT_ADDRESS, client))
     return metadata
 

@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -37,6 +37,7 @@ class HttpServer:
         grace: seconds that open requests have to end when the server stops.
         max_connections: the maximum number of connections; further requests get the status 503.
         head_timeout: seconds within which the head of a request must arrive.
+        trusted_proxies: networks whose headers `x-forwarded-for` and `x-forwarded-proto` are used.
         tls: the TLS context; None for no TLS.
     """
 
@@ -48,6 +49,7 @@ class HttpServer:
         grace: float,
         max_connections: int,
         head_timeout: float,
+        trusted_proxies: Sequence[str] = (),
         tls: ssl.SSLContext | None = None,
     ) -> None:
         # Strangers could fill the log with its warnings about malformed requests.
@@ -60,8 +62,9 @@ class HttpServer:
             lifespan="off",
             log_config=None,
             access_log=False,
-            # A caller could otherwise choose its own address.
-            proxy_headers=False,
+            # Other callers could choose their own address.
+            proxy_headers=bool(trusted_proxies),
+            forwarded_allow_ips=list(trusted_proxies),
             server_header=False,
             date_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,

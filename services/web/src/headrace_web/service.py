@@ -115,6 +115,12 @@ class Web:
             grace=settings.shutdown_grace,
             max_connections=settings.max_connections,
             head_timeout=settings.handshake_timeout,
+            # The other entries name client certificates, which this server does not request.
+            trusted_proxies=[
+                entry
+                for entry in settings.trusted_proxies
+                if not entry.startswith(("uri:", "dns:"))
+            ],
             tls=None if certificate is None else certificate.ssl_context(),
         )
         metrics = MetricsServer(
