@@ -162,9 +162,9 @@ pins: $(STAMP) ## Pin the dependencies of all packages in requirements/; UPGRADE
 	$(call pin,dev.txt,pyproject.toml --group dev)
 	$(call pin,build.txt,--group build --constraints requirements/dev.txt)
 	$(call pin,migrate.txt,services/core/pyproject.toml --constraints requirements/dev.txt)
-	$(call pin,gateway.txt,services/gateway/pyproject.toml --constraints requirements/dev.txt)
+	$(call pin,gateway.txt,services/gateway/pyproject.toml services/core/pyproject.toml --extra tracing --constraints requirements/dev.txt)
 	$(call pin,scheduler.txt,services/scheduler/pyproject.toml --constraints requirements/dev.txt)
-	$(call pin,worker.txt,services/handlers/pyproject.toml --extra all --constraints requirements/dev.txt)
+	$(call pin,worker.txt,services/handlers/pyproject.toml services/core/pyproject.toml --extra all --extra tracing --constraints requirements/dev.txt)
 	$(call pin,web.txt,services/web/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,ops.txt,services/ops/pyproject.toml --constraints requirements/dev.txt)
 	@for input in bench/peers/*/requirements.in bench/compare/draw/requirements.in; do \

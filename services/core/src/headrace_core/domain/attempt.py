@@ -45,7 +45,8 @@ class AttemptKey(NamedTuple):
 class ClaimedJob(NamedTuple):
     """A job that a worker has claimed.
 
-    `time_left` is the time from the claim to the deadline. `unreadable` names the fields that
+    `time_left` is the time from the claim to the deadline, and `wait` the time that the job was
+    queued before the claim; None if it is unknown. `unreadable` names the fields that
     cannot be decoded; a job with such fields cannot run.
     """
 
@@ -63,6 +64,7 @@ class ClaimedJob(NamedTuple):
     timeout: timedelta | None
     deadline: datetime | None
     time_left: timedelta | None
+    wait: timedelta | None = None
     trace_context: TraceContext | None = None
     unreadable: Sequence[str] = ()
 

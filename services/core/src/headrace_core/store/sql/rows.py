@@ -160,7 +160,8 @@ def _to_trace_context(stored: str | None) -> TraceContext | None:
 CLAIMED_COLUMNS = """
     id, attempt, tenant, type, queue, payload::text AS payload, labels::text AS labels,
     retries_used, worker_losses, interruptions, retry::text AS retry, correlation_id, timeout,
-    trace_context, deadline, deadline - start_time AS time_left, unreadable
+    trace_context, deadline, deadline - start_time AS time_left,
+    CASE WHEN isfinite(queue_time) THEN start_time - queue_time END AS wait, unreadable
 """
 
 
@@ -187,6 +188,7 @@ def to_claimed_job(row: Row) -> ClaimedJob:
         timeout=row["timeout"],
         deadline=row["deadline"],
         time_left=row["time_left"],
+        wait=row["wait"],
         trace_context=_to_trace_context(row["trace_context"]),
         unreadable=found.unreadable,
     )
