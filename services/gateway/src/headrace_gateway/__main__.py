@@ -6,6 +6,8 @@ import sys
 
 from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import run_service
+from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tracing import start_tracing
 from headrace_gateway.service import Gateway
 
 _SETTINGS = {
@@ -24,6 +26,11 @@ _EXAMPLES = (
     "HEADRACE_GATEWAY_ADDRESS=127.0.0.1:6000 HEADRACE_REFLECTION=true python -m headrace_gateway",
 )
 
+
+def _create(settings: Settings) -> Gateway:
+    return Gateway(settings, tracing=start_tracing("gateway"))
+
+
 if __name__ == "__main__":
     service_parser(
         "headrace_gateway",
@@ -31,4 +38,4 @@ if __name__ == "__main__":
         settings=_SETTINGS,
         examples=_EXAMPLES,
     ).parse_args()
-    sys.exit(run_service("gateway", Gateway))
+    sys.exit(run_service("gateway", _create))

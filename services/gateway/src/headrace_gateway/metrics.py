@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
+from headrace_core.runtime.tracing import SpanMetrics, Tracing
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.quotas import TenantQuotas
@@ -84,6 +85,7 @@ def gateway_metrics(
     quotas: TenantQuotas,
     floods: FloodGuard,
     service: ServiceMetrics,
+    tracing: Tracing | None,
 ) -> CollectorRegistry:
     """Return the gateway's metrics.
 
@@ -95,6 +97,7 @@ def gateway_metrics(
             platform names tenants.
         floods: closes connections that send much without calls.
         service: the gateway's health and its certificate.
+        tracing: the spans of the gateway; None if it writes none.
     """
     return registry_of(
         _StreamMetrics(watch),
@@ -103,6 +106,7 @@ def gateway_metrics(
         _QuotaMetrics(quotas),
         _FloodMetrics(floods),
         service,
+        SpanMetrics(tracing),
     )
 
 

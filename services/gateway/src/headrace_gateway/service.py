@@ -14,6 +14,7 @@ from headrace_core.domain.errors import Unavailable
 from headrace_core.runtime.loop import Loop, LoopRecords, LoopRunner
 from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tracing import Tracing
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.installation import Installation, read_installation
 from headrace_core.store.sql.probe import WriteProbe
@@ -88,6 +89,7 @@ class Gateway:
         settings: the settings of the platform.
         timing: the durations of the streams.
         flood_limits: the limits beyond which a connection without calls is closed.
+        tracing: receives the spans of the gateway; None if it writes none.
 
     Raises:
         StartRefused: the issuers cannot be read.
@@ -99,11 +101,13 @@ class Gateway:
         *,
         timing: Timing = DEFAULT,
         flood_limits: FloodLimits = DEFAULT_FLOOD_LIMITS,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
         self._issuers = read_issuers(settings.issuers)
         self._timing = timing
         self._flood_limits = flood_limits
+        self._tracing = tracing
         # The steps of `stop`; the last step runs first.
         self._on_stop = AsyncExitStack()
         self._port = self._mtls_port = self._metrics_port = 0
@@ -144,6 +148,8 @@ class Gateway:
         A stop takes at most `shutdown_grace` plus a few seconds.
         """
         await self._on_stop.aclose()
+        if self._tracing is not None:
+            await self._tracing.flush()
 
     async def _start(self, on_stop: AsyncExitStack) -> None:
         settings = self._settings
@@ -213,11 +219,12 @@ class Gateway:
                 audit=audit,
                 limiter=quotas,
                 traffic=traffic,
+                tracing=self._tracing,
             ),
             jobs=JobServicer(
                 submit=submit,
                 jobs=Jobs(database=database, installation=installation, bus=bus, quotas=quotas),
-                streams=JobStreams(database=database, watch=watch),
+                streams=JobStreams(database=database, watch=watch, tracing=self._tracing),
             ),
             handlers=HandlerServicer(Handlers(database=database, installation=installation)),
             subscriptions=SubscriptionServicer(
@@ -273,6 +280,7 @@ class Gateway:
                 quotas=quotas,
                 floods=floods,
                 service=ServiceMetrics(health=health, certificate=certificate),
+                tracing=self._tracing,
             ),
             tls=metrics_context(settings, certificate),
         )

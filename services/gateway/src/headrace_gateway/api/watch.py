@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TypeVar
 
 from headrace_core.domain.access import Right
+from headrace_core.domain.errors import HeadraceError
 from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
 from headrace_core.domain.job_log import LogPosition
+from headrace_core.domain.lifecycle import TERMINAL
 from headrace_core.domain.query import JobFilter
+from headrace_core.runtime.tracing import SpanKind, Tracing
+from headrace_core.store.jobs.read import get_job
 from headrace_core.store.sql.database import Database
 from headrace_gateway.api.visibility import (
     check_visible_id,
@@ -30,11 +35,13 @@ class JobStreams:
     Args:
         database: stores the jobs.
         watch: the streams of this gateway.
+        tracing: receives the spans of deliveries; None if the gateway writes none.
     """
 
-    def __init__(self, *, database: Database, watch: Watch) -> None:
+    def __init__(self, *, database: Database, watch: Watch, tracing: Tracing | None = None) -> None:
         self._database = database
         self._watch = watch
+        self._tracing = tracing
 
     def watch_job(
         self, call: Call, job_id: JobId, after_seq: int, *, idle: float | None
@@ -46,9 +53,11 @@ class JobStreams:
         stream = visible_stream(
             call, self._watch.watch_job(call.tenant, job_id, after_seq, idle=idle)
         )
-        if call.principal.scope.covers_all_jobs:
+        if not call.principal.scope.covers_all_jobs:
+            stream = self._within_scope(call, job_id, stream)
+        if self._tracing is None:
             return stream
-        return self._within_scope(call, job_id, stream)
+        return self._traced(self._tracing, call, job_id, stream)
 
     def watch_job_logs(
         self, call: Call, job_id: JobId, after: LogPosition, *, idle: float | None
@@ -77,6 +86,43 @@ class JobStreams:
         """
         narrowed = narrow_filter(call, job_filter)
         return visible_pages(call, self._watch.watch_jobs(call.tenant, narrowed, cursor, idle=idle))
+
+    async def _traced(
+        self,
+        tracing: Tracing,
+        call: Call,
+        job_id: JobId,
+        stream: AsyncGenerator[list[JobEvent], None],
+    ) -> AsyncGenerator[list[JobEvent], None]:
+        """Yield the events of a job, and write a span for the delivery of its terminal event.
+
+        The span begins with the event, or when the stream is opened if that is later. It ends when
+        gRPC has accepted the event.
+        """
+        opened = time.time_ns()
+        async with aclosing(stream):
+            async for events in stream:
+                yield events
+                if not events or events[-1].state not in TERMINAL:
+                    continue
+                sent = time.time_ns()
+                # The clocks of the database and of this machine can differ.
+                begin = min(max(opened, int(events[-1].time.timestamp() * 1e9)), sent)
+                with suppress(HeadraceError):
+                    async with self._database.statement() as conn:
+                        job = await get_job(conn, tenant=call.tenant, job_id=job_id, full=False)
+                    span = tracing.start(
+                        "deliver",
+                        SpanKind.PRODUCER,
+                        link=job.trace_context,
+                        attributes={
+                            "headrace.job.id": str(job_id),
+                            "headrace.job.type": job.type,
+                            "headrace.tenant": call.tenant,
+                        },
+                        at=begin,
+                    )
+                    span.end(at=sent)
 
     async def _within_scope(
         self, call: Call, job_id: JobId, stream: AsyncGenerator[T, None]

@@ -27,6 +27,7 @@ class Call:
         address: the network address of the caller, such as `10.0.0.7`; empty for none.
         method: the method, such as `JobService/GetJob`.
         deadline: the time at which the caller gives up, by `time.monotonic()`; None for no limit.
+        span_context: the context of the call's span; None if it has no span.
         metadata: the headers, in order. Keys are lowercase; values of keys that end with `-bin` are
             bytes.
     """
@@ -37,6 +38,7 @@ class Call:
     address: str = ""
     method: str = ""
     deadline: float | None = None
+    span_context: TraceContext | None = None
     metadata: Metadata = ()
 
     def time_remaining(self) -> float | None:
@@ -55,8 +57,8 @@ class Call:
 
     @property
     def trace_context(self) -> TraceContext | None:
-        """The trace context of the call; None if it has none, or an invalid one."""
-        return read_trace_context(self.metadata)
+        """The context of the call's span, or else of its caller; None if there is no valid one."""
+        return self.span_context or read_trace_context(self.metadata)
 
     def require(self, right: Right) -> None:
         """Check that the principal has a right.

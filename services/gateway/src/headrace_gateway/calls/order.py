@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tracing import Tracing
 from headrace_gateway.calls.addresses import Addresses
 from headrace_gateway.calls.authenticate import Authenticate, Authenticator
 from headrace_gateway.calls.authorize import Authorize, Sessions
@@ -20,6 +21,7 @@ from headrace_gateway.calls.resets import Counts
 from headrace_gateway.calls.sizes import Sizes
 from headrace_gateway.calls.slow_readers import SlowReaders
 from headrace_gateway.calls.timeouts import Timeouts
+from headrace_gateway.calls.traces import Traces
 from headrace_gateway.calls.traffic import Traffic
 
 # The group commit limits the duration of these calls.
@@ -48,6 +50,7 @@ def build_chain(
     limiter: Limiter,
     traffic: Traffic,
     audit: Audit | None = None,
+    tracing: Tracing | None = None,
 ) -> Chain:
     """Return the chain of a gateway, outermost link first.
 
@@ -60,6 +63,7 @@ def build_chain(
         audit: receives denied calls and reads of payloads; None if access control is off.
         limiter: counts submits and streams by tenant.
         traffic: the link that counts the bytes of calls.
+        tracing: receives the spans of submits; None if the gateway writes none.
 
     Raises:
         ChainError: a link is missing or in the wrong position.
@@ -74,6 +78,7 @@ def build_chain(
             Sizes(max_request_bytes=settings.max_request_bytes),
             Authenticate(authenticator, NEEDS),
             Authorize(NEEDS, sessions),
+            *(() if tracing is None else (Traces(tracing),)),
             Limits(limiter),
             Decode(),
             PayloadReads(audit),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
@@ -10,7 +11,7 @@ import structlog
 from google.protobuf.message import Message
 
 from headrace_core.domain.errors import SlowConsumer
-from headrace_gateway.calls.exchange import Context, Exchange, Method, Proceed
+from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 from headrace_gateway.calls.resets import Counts, Resets
 
 _log = structlog.get_logger()
@@ -40,7 +41,7 @@ class SlowReaders:
         async def bounded(exchange: Exchange) -> Message | None:
             try:
                 with StreamWriter(
-                    exchange.context, request=exchange.request, patience=self._patience
+                    exchange.write, request=exchange.request, patience=self._patience
                 ) as writer:
                     exchange.write = writer.write
                     exchange.place = writer.place
@@ -62,13 +63,15 @@ class StreamWriter:
     timer serves many writes: a timer for each write would cost as much as the write.
 
     Args:
-        context: the gRPC context of the call.
+        write: sends a response.
         request: the request of the call; it contains the place where the stream starts.
         patience: longest duration of a write, in seconds.
     """
 
-    def __init__(self, context: Context, *, request: Message, patience: float) -> None:
-        self._context = context
+    def __init__(
+        self, write: Callable[[Message], Awaitable[None]], *, request: Message, patience: float
+    ) -> None:
+        self._write = write
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._place = _Place(request)
@@ -105,7 +108,7 @@ class StreamWriter:
         if self._timer is None:
             self._timer = self._loop.call_later(self._patience, self._check_write)
         try:
-            await self._context.write(response)
+            await self._write(response)
         except asyncio.CancelledError:
             # If the call itself was also cancelled, re-raise that cancellation.
             if self._late and self._task is not None and not self._task.uncancel():
