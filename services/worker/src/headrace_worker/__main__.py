@@ -12,6 +12,7 @@ from headrace_core.runtime import logs
 from headrace_core.runtime.command_line import SERVERS, service_parser
 from headrace_core.runtime.process import run_service
 from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tracing import start_tracing
 from headrace_worker.api.loading import load_handlers
 from headrace_worker.runners.children import (
     end_children,
@@ -53,7 +54,7 @@ def _create(settings: Settings) -> WorkerService:
     handlers = load_handlers(settings.handlers, builtins=settings.builtins)
     # A handler module may have changed the logging configuration.
     set_up()
-    return _Worker(settings, handlers)
+    return _Worker(settings, handlers, tracing=start_tracing("worker"))
 
 
 if __name__ == "__main__":

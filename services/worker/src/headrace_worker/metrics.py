@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from headrace_core.domain.lifecycle import EventType
 from headrace_core.runtime.loop import LoopRecords
 from headrace_core.runtime.metrics import LoopMetrics, registry_of
+from headrace_core.runtime.tracing import SpanMetrics, Tracing
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_health import ServiceMetrics
 
@@ -65,7 +66,11 @@ class Levels:
 
 
 def worker_metrics(
-    counts: Counts, levels: Levels, records: LoopRecords, service: ServiceMetrics
+    counts: Counts,
+    levels: Levels,
+    records: LoopRecords,
+    service: ServiceMetrics,
+    tracing: Tracing | None,
 ) -> CollectorRegistry:
     """Return the metrics of a worker.
 
@@ -74,8 +79,11 @@ def worker_metrics(
         levels: the state of the worker.
         records: the records of its loops.
         service: its health and its certificate.
+        tracing: its spans; None if it writes none.
     """
-    return registry_of(_WorkerCollector(counts, levels), LoopMetrics(records), service)
+    return registry_of(
+        _WorkerCollector(counts, levels), LoopMetrics(records), service, SpanMetrics(tracing)
+    )
 
 
 class _WorkerCollector(Collector):

@@ -14,6 +14,7 @@ from headrace_core.runtime import loop
 from headrace_core.runtime.loop import Loop, LoopRecords, LoopRunner, Wake
 from headrace_core.runtime.metrics import MetricsServer
 from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tracing import Tracing
 from headrace_core.store.sql.database import Database
 from headrace_core.store.sql.probe import WriteProbe
 from headrace_core.wake import Topic, WakeBus
@@ -58,15 +59,22 @@ class WorkerService:
         settings: servers, slots, lease and limits.
         handlers: the handlers of the worker.
         timing: durations that are not configurable.
+        tracing: receives the spans of the attempts; None if the worker writes none.
     """
 
     def __init__(
-        self, settings: Settings, handlers: Registry, *, timing: Timing | None = None
+        self,
+        settings: Settings,
+        handlers: Registry,
+        *,
+        timing: Timing | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         timing = Timing() if timing is None else timing
         self._settings = settings
         self._certificate = CertificateFiles.of(settings)
         self._timing = timing
+        self._tracing = tracing
         self._handlers = handlers
         self._pool = pool_of(settings, handlers)
         self._database = Database(settings, application="worker")
@@ -197,7 +205,8 @@ class WorkerService:
     async def stop(self) -> None:
         """Stop claiming, wait for attempts until the grace period ends, and hand back the rest.
 
-        A stop takes at most the grace period plus two seconds, even if a part hangs.
+        A stop takes at most the grace period plus two seconds, even if a part hangs. With traces,
+        it takes up to two more seconds.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._settings.shutdown_grace
@@ -210,6 +219,8 @@ class WorkerService:
         except TimeoutError:
             # Recovery takes the remaining attempts back. The process exit closes the connections.
             _log.warning("worker_stop_cut_short", running=len(self._slots))
+        if self._tracing is not None:
+            await self._tracing.flush()
         await self._metrics.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -247,6 +258,7 @@ class WorkerService:
             write_report=self._reports.write,
             on_end=self._ends.write,
             logs=self._logs,
+            tracing=self._tracing,
             release=self._release,
             limits=Limits(
                 result_bytes=settings.max_result_bytes,
@@ -289,6 +301,7 @@ class WorkerService:
                 levels,
                 self._records,
                 ServiceMetrics(health=self._health.health, certificate=self._certificate),
+                self._tracing,
             ),
             tls=metrics_context(self._settings, self._certificate),
         )

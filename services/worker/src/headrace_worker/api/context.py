@@ -19,7 +19,7 @@ from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JsonText, Progress
 from headrace_core.domain.limits import MAX_COUNTER_NAME, MAX_COUNTERS, MAX_PROGRESS_MESSAGE_BYTES
 from headrace_core.domain.text import clean_text
-from headrace_core.domain.trace import TRACEPARENT, TRACESTATE
+from headrace_core.domain.trace import TRACEPARENT, TRACESTATE, TraceContext
 from headrace_worker.api.errors import AlreadyCompleted, InvalidProgress, Stopped
 from headrace_worker.api.payload import encode
 
@@ -42,7 +42,8 @@ class Attempt:
         deadline: the time at which the attempt must end, by this machine's clock.
         ends: the same time by `time.monotonic()` in this process, in seconds.
         correlation_id: the x-request-id of the submit.
-        traceparent, tracestate: the trace context of the submit; empty for none.
+        traceparent, tracestate: the context of the attempt's span, or else the trace context of the
+            submit; empty for none.
     """
 
     job_id: JobId
@@ -58,7 +59,7 @@ class Attempt:
     tracestate: str = ""
 
     @classmethod
-    def of(cls, job: ClaimedJob, limit: timedelta) -> Attempt:
+    def of(cls, job: ClaimedJob, limit: timedelta, trace_context: TraceContext | None) -> Attempt:
         """Return the attempt of a claimed job, whose time ends after `limit`."""
         return cls(
             job_id=job.key.job_id,
@@ -70,13 +71,13 @@ class Attempt:
             deadline=datetime.now(UTC) + limit,
             ends=time.monotonic() + limit.total_seconds(),
             correlation_id=job.correlation_id or "",
-            traceparent="" if job.trace_context is None else job.trace_context.traceparent,
-            tracestate="" if job.trace_context is None else job.trace_context.tracestate,
+            traceparent="" if trace_context is None else trace_context.traceparent,
+            tracestate="" if trace_context is None else trace_context.tracestate,
         )
 
     @property
     def trace_headers(self) -> dict[str, str]:
-        """The headers with which calls to other services join the trace of the submit."""
+        """The headers with which calls to other services join the trace of `traceparent`."""
         headers = {TRACEPARENT: self.traceparent, TRACESTATE: self.tracestate}
         return {name: value for name, value in headers.items() if value}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from headrace_core.domain.attempt import AttemptEnd, AttemptReport
 from headrace_core.domain.ids import WorkerId
+from headrace_core.runtime.tracing import Tracing
 from headrace_worker.attempt.judge import Limits
 from headrace_worker.runners.job_log import AttemptLogs
 from headrace_worker.runners.runners import Runners
@@ -32,6 +33,7 @@ class Environment:
         limits: the limits of each attempt.
         grace: the time for a cancelled handler in the event loop to end on its own, in seconds.
         timing: other durations.
+        tracing: receives the spans of attempts; None if the worker writes none.
     """
 
     is_held: Callable[[WorkerId], bool]
@@ -43,3 +45,4 @@ class Environment:
     limits: Limits
     grace: float
     timing: Timing
+    tracing: Tracing | None = None

@@ -18,6 +18,7 @@ from headrace_core.domain.attempt import AttemptEnd, AttemptKey, AttemptReport, 
 from headrace_core.domain.ids import WorkerId
 from headrace_core.domain.job import JsonText
 from headrace_core.domain.retry import needs_own_process
+from headrace_core.runtime.tracing import Span
 from headrace_worker.api.context import Attempt, Context
 from headrace_worker.api.errors import NotCommitted
 from headrace_worker.api.payload import encode
@@ -25,6 +26,7 @@ from headrace_worker.api.registry import RegisteredHandler
 from headrace_worker.attempt import judge
 from headrace_worker.attempt.environment import Environment
 from headrace_worker.attempt.reporter import AttemptReporter
+from headrace_worker.attempt.traces import start_span
 from headrace_worker.runners.children import end_forked
 from headrace_worker.runners.loop import ProcessDied, call
 from headrace_worker.runners.ownership import OwnedTask, Owner, own_context, owned_by
@@ -59,6 +61,7 @@ class Execution:
     Attributes:
         completes: True if the handler called `complete_in`. The judged end then counts only if the
             handler's transaction was not committed.
+        span: the span of the attempt; None before its start, or without traces.
     """
 
     __slots__ = (
@@ -79,6 +82,7 @@ class Execution:
         "_work",
         "completes",
         "job",
+        "span",
         "worker_id",
     )
 
@@ -114,6 +118,7 @@ class Execution:
             log=environment.logs,
         )
         self.completes = False
+        self.span: Span | None = None
         # The timeout of the attempt, or the deadline of the job, has passed.
         self._timed_out = self._at_deadline = False
         # The handler was cancelled before it ended.
@@ -126,6 +131,8 @@ class Execution:
 
     def start(self) -> None:
         """Start the handler; never raise."""
+        if self._environment.tracing is not None:
+            self.span = start_span(self._environment.tracing, self.job)
         if self.job.unreadable:
             self._environment.on_end(self, judge.unreadable(self.job))
             return
@@ -155,6 +162,10 @@ class Execution:
     # Running.
 
     async def _run(self, handler: RegisteredHandler) -> JsonText:
+        if self.span is not None:
+            # The handler's threads inherit the span too. It ends with this task, so it needs no
+            # reset.
+            self.span.attach()
         if handler.mode == "async":
             self._check_lease()
             self._start_timeout()
@@ -201,7 +212,8 @@ class Execution:
         if self._deadline is not None:
             left = timedelta(seconds=self._deadline - asyncio.get_running_loop().time())
             limit = min(limit, max(left, timedelta()))
-        return Attempt.of(self.job, limit)
+        trace_context = self.job.trace_context if self.span is None else self.span.context
+        return Attempt.of(self.job, limit, trace_context)
 
     def _make_reporter(self) -> AttemptReporter:
         return AttemptReporter(

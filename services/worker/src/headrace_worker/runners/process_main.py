@@ -27,8 +27,10 @@ from typing import Any
 import uvloop
 
 from headrace_core.domain.job import JobError
+from headrace_core.domain.trace import TraceContext
 from headrace_core.runtime import logs
 from headrace_core.runtime.tasks import run_to_end
+from headrace_core.runtime.tracing import continue_trace
 from headrace_worker.api.context import Context, SyncContext
 from headrace_worker.api.errors import Fail, Retry
 from headrace_worker.api.failure import describe, stack_trace
@@ -76,6 +78,8 @@ def _perform(
         owner = Owner.of(attempt, module=run.module, log=log)
         # The handler's context variables disappear with this context, as in the worker.
         variables = owned_context(owner)
+        if attempt.traceparent:
+            variables.run(continue_trace, TraceContext(attempt.traceparent, attempt.tracestate))
         if handler.is_async:
             running = _call(handler, argument, Context(attempt, reports), link)
             result = run_to_end(loop, loop.create_task(running, context=variables))

@@ -14,6 +14,7 @@ from headrace_core.domain.lifecycle import EventType, JobState
 from headrace_core.wake import Topic
 from headrace_worker.api.failure import error_fields
 from headrace_worker.attempt.execution import Execution
+from headrace_worker.attempt.traces import end_span
 from headrace_worker.metrics import ENDS, Counts
 
 _log = structlog.get_logger()
@@ -100,6 +101,8 @@ class ResultRecorder:
         waits_again = False
         for execution, end, result in ended:
             execution.release()
+            if execution.span is not None:
+                end_span(execution.span, *_outcome(end, result))
             match result:
                 case Written(event):
                     counts.ended[event] += 1
@@ -117,6 +120,22 @@ class ResultRecorder:
         self._publish(Topic.EVENTS, Topic.SLOTS)
         if waits_again:
             self._publish(Topic.JOBS)
+
+
+def _outcome(end: AttemptEnd | None, result: EndResult) -> tuple[str, str]:
+    """Return the outcome of an attempt, and the type of its error, for its span."""
+    match result:
+        case Written(event):
+            error = end.error if end and event in _EVENTS_WITH_ERROR else None
+            return event, "" if error is None else error.type
+        case SelfCompleted():
+            return EventType.SUCCEEDED, ""
+        case Refused():
+            return "refused", ""
+        case Lost():
+            return "lost", ""
+        case _:
+            assert_never(result)
 
 
 def job_fields(job: ClaimedJob) -> dict[str, object]:
