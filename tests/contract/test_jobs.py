@@ -466,6 +466,16 @@ async def test_pages_list_all_jobs_newest_first(jobs: JobServiceStub, client: Cl
     assert sizes == [2, 2, 1]
 
 
+async def test_ids_are_found_by_a_range(client: Client):
+    first, second = [(await client.submit(IDLE)).id for _ in range(2)]
+
+    async def find(query: str) -> list[str]:
+        return [job.id async for job in client.list(filter=query)]
+
+    assert await find(f"id >= {first} AND id <= {first}") == [first]
+    assert {first, second} <= set(await find(f"id >= {min(first, second)}"))
+
+
 async def test_page_token_belongs_to_its_filter(jobs: JobServiceStub, client: Client, name: str):
     for _ in range(2):
         await client.submit(IDLE, queue=name)

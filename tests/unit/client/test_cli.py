@@ -4,13 +4,16 @@ import asyncio
 import json
 import os
 import pty
+import shutil
 import signal
 import sys
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
+from headrace import Client, JobSpec
 from headrace._convert import from_subscription
 from headrace.cli.tables import subscriptions_table
 from headrace.v1 import job_pb2, subscription_service_pb2
@@ -831,3 +834,103 @@ def test_unreadable_filter_is_shown_as_unreadable():
 
     assert found.unreadable_fields == ("filter",)
     assert str(shown) == "unreadable"
+
+
+# Abbreviated ids
+
+
+async def test_start_of_an_id_finds_its_job(run, platform):
+    job_id = await submit(run, "queued")
+    ended = await run("get", job_id[:-1].upper(), "-o", "json")
+    assert (ended.code, json.loads(ended.out)["id"]) == (0, job_id)
+
+
+async def test_end_of_an_id_after_an_ellipsis_finds_its_job(run, platform):
+    job_id = await submit(run, "queued")
+    await submit(run, "queued")
+    ended = await run("events", f"…{job_id[-12:]}", "-o", "json")
+    assert ended.code == 0, ended.err
+    assert {event["job_id"] for event in json.loads(ended.out)} == {job_id}
+
+
+async def test_ambiguous_id_is_rejected_without_an_effect(run, platform, server):
+    # Two of 17 ids end with the same digit.
+    async with Client(server.target) as client:
+        jobs = await client.submit_many([JobSpec("queued") for _ in range(17)])
+    [(digit, _)] = Counter(job.id[-1] for job in jobs).most_common(1)
+    ended = await run("cancel", f"…{digit}")
+    assert ended.code == 2
+    assert f"more than one job id ends with {digit}, for example " in ended.err
+    assert not [call for call in platform.received_calls if call.method == "CancelJob"]
+
+
+@pytest.mark.parametrize("text", ["ffff-ffff", "…ffffffffffff"])
+async def test_unknown_abbreviated_id_is_not_found(run, platform, text):
+    await submit(run, "queued")
+    ended = await run("get", text)
+    assert ended.code == 3
+    assert "job" in ended.err
+
+
+# Completion
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_completion_script_contains_all_commands(run, shell):
+    ended = await run("completion", shell)
+    assert (ended.code, ended.err) == (0, "")
+    for command in ("submit", "watch-token", "subscription", "completion"):
+        assert command in ended.out
+
+
+async def test_shell_completes_states_types_and_job_ids(run, platform):
+    job_id = await submit(run, "queued")
+
+    async def complete(*words):
+        ended = await run("__complete", *words)
+        return dict(line.split("\t") for line in ended.out.splitlines() if "\t" in line)
+
+    assert "failed" in (await run("__complete", "list", "--state", "")).out.splitlines()
+    assert "square_sum" in (await run("__complete", "submit", "")).out
+    assert (await complete("get", ""))[job_id] == "queued QUEUED"
+    assert job_id in await complete("cancel", "")
+
+
+async def test_completion_without_a_gateway_offers_nothing(run):
+    ended = await run("__complete", "get", "", env={"HEADRACE_TARGET": "127.0.0.1:1"})
+    assert ended.code == 0
+    assert "Traceback" not in ended.out + ended.err
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+async def test_bash_accepts_the_completion_script(run):
+    script = (await run("completion", "bash")).out
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "--norc", "-s"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    steps = "COMP_WORDS=(headrace wat); COMP_CWORD=1; _headrace; echo ${COMPREPLY[@]}\n"
+    out, _ = await process.communicate(f"{script}\n{steps}".encode())
+    assert set(out.decode().split()) == {"watch", "watch-token"}
+
+
+# open
+
+
+async def test_open_prints_the_page_of_a_job(run, platform):
+    job_id = await submit(run, "queued")
+    env = {"HEADRACE_WEB_URL": "https://jobs.example.com/", "BROWSER": "true"}
+    ended = await run("open", job_id[:13], "--print", env=env)
+    assert (ended.code, ended.out) == (0, f"https://jobs.example.com/jobs/{job_id}\n")
+
+
+async def test_open_without_a_job_prints_the_overview(run):
+    ended = await run("open", "--print")
+    assert (ended.code, ended.out) == (0, "http://127.0.0.1:8080/\n")
+
+
+async def test_open_rejects_other_urls(run):
+    ended = await run("open", "--print", env={"HEADRACE_WEB_URL": "file:///etc/passwd"})
+    assert ended.code == 2
+    assert "HEADRACE_WEB_URL" in ended.err

@@ -60,6 +60,7 @@ def test_empty_filter_matches_every_job(text: str):
         ('request_id = "order 17"', compare("request_id", "=", "order 17")),
         (f"batch_id = {ID}", compare("batch_id", "=", UUID(ID))),
         (f'id != "{ID}"', compare("id", "!=", UUID(ID))),
+        (f"id >= {ID}", compare("id", ">=", UUID(ID))),
         (f"worker_id={ID}", compare("worker_id", "=", UUID(ID))),
         ("priority>=-5", compare("priority", ">=", -5)),
         ("attempt < 3", compare("attempt", "<", 3)),

@@ -10,12 +10,17 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from headrace import CallError, Job, Unavailable
+from headrace.cli.completion import complete_jobs
+from headrace.cli.job_ids import resolve_job_ids
 from headrace.cli.output import summary
 from headrace.cli.session import Exit, Injected, Session, exit_code_for
 from headrace.cli.text import job_line
 from headrace.cli.usage import UsageError
 
-_JobIds: TypeAlias = Annotated[str, Parameter(name="JOBS", help="Job ids.")]
+_JobIds: TypeAlias = Annotated[
+    str,
+    Parameter(name="JOBS", completer=complete_jobs, help="Job ids, or their starts."),
+]
 _Reason: TypeAlias = Annotated[
     str, Parameter(help="The reason, which the event of each job records.", show_default=False)
 ]
@@ -23,12 +28,14 @@ _Reason: TypeAlias = Annotated[
 
 async def cancel(*jobs: _JobIds, reason: _Reason = "", session: Injected) -> Exit:
     async with session.client() as client:
-        return await _call_for_each(jobs, partial(client.cancel, reason=reason), session)
+        act = partial(client.cancel, reason=reason)
+        return await _call_for_each(await resolve_job_ids(client, jobs), act, session)
 
 
 async def retry(*jobs: _JobIds, reason: _Reason = "", session: Injected) -> Exit:
     async with session.client() as client:
-        return await _call_for_each(jobs, partial(client.retry, reason=reason), session)
+        act = partial(client.retry, reason=reason)
+        return await _call_for_each(await resolve_job_ids(client, jobs), act, session)
 
 
 async def _call_for_each(

@@ -20,7 +20,9 @@ from rich.text import Text
 import headrace
 from headrace.cli.arguments import STDIN, Flag
 from headrace.cli.commands import add_commands
+from headrace.cli.completion import add_completion_command, complete_contexts
 from headrace.cli.connection import Options
+from headrace.cli.job_ids import NoSuchJob
 from headrace.cli.output import Format, Output
 from headrace.cli.secret_input import Interrupted
 from headrace.cli.session import Exit, Session, exit_code_for
@@ -56,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         return Exit.BROKEN_PIPE
     except UsageError as error:
         errors.print(_error_text(str(error)))
-        return Exit.USAGE
+        return Exit.NOT_FOUND if isinstance(error, NoSuchJob) else Exit.USAGE
     except (headrace.HeadraceError, TimeoutError) as error:
         _print_error(error, errors)
         return exit_code_for(error)
@@ -78,6 +80,7 @@ def _build_app(arguments: Sequence[str], *, errors: Console) -> App:
         error_formatter=_usage_text,
     )
     add_commands(app, arguments)
+    add_completion_command(app)
 
     @app.meta.default
     def launch(
@@ -94,6 +97,7 @@ def _build_app(arguments: Sequence[str], *, errors: Console) -> App:
             str | None,
             Parameter(
                 group=_GLOBAL,
+                completer=complete_contexts,
                 help="The context with the gateway and the credential; default HEADRACE_CONTEXT, "
                 "or the current context unless another target is set.",
             ),

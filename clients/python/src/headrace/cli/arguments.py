@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, TypeAlias
 from cyclopts import Parameter, Token
 
 from headrace import JobState
+from headrace.cli.completion import complete_queues, complete_states, complete_types
 from headrace.cli.usage import UsageError
 
 # curl's syntax for stdin. `run` replaces a lone hyphen with this, because the parser would read the
@@ -190,14 +191,20 @@ PastMomentOption: TypeAlias = Annotated[
 Repeated: TypeAlias = list[str] | None
 # Job filters.
 QueuesOption: TypeAlias = Annotated[
-    Repeated, Parameter(name="--queue", help="Match this queue; repeatable.")
+    Repeated,
+    Parameter(name="--queue", completer=complete_queues, help="Match this queue; repeatable."),
 ]
 TypesOption: TypeAlias = Annotated[
-    Repeated, Parameter(name="--type", help="Match this job type; repeatable.")
+    Repeated,
+    Parameter(name="--type", completer=complete_types, help="Match this job type; repeatable."),
 ]
 StatesOption: TypeAlias = Annotated[
     Repeated,
-    Parameter(name="--state", help="Match events that lead to this state; repeatable."),
+    Parameter(
+        name="--state",
+        completer=complete_states,
+        help="Match events that lead to this state; repeatable.",
+    ),
 ]
 LabelsOption: TypeAlias = Annotated[
     Repeated,

@@ -94,6 +94,14 @@ _COMMANDS: Final = {
   headrace stats --watch
   headrace stats -o json | jq .states""",
     ),
+    "open": (
+        "dashboard:open_page",
+        "Open the dashboard, or the page of a job, in the browser.",
+        """
+  headrace open
+  headrace open 0199a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b
+  HEADRACE_WEB_URL=https://jobs.example.com headrace open --print""",
+    ),
     "workers": (
         "monitor:workers",
         "List the workers with their slots and running jobs.",

@@ -8,13 +8,17 @@ from typing import Annotated, TypeAlias
 from cyclopts import Parameter
 
 from headrace.cli.arguments import Flag
+from headrace.cli.completion import complete_contexts
 from headrace.cli.config import Context, changing_config, load_config
 from headrace.cli.secret_input import read_secret_file
 from headrace.cli.session import Injected
 from headrace.cli.tables import contexts_table
 from headrace.cli.usage import UsageError
 
-_Name: TypeAlias = Annotated[str, Parameter(name="NAME", help="The name of the context.")]
+_Name: TypeAlias = Annotated[
+    str,
+    Parameter(name="NAME", completer=complete_contexts, help="The name of the context."),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,8 @@ from headrace.cli.arguments import (
     labels,
     states,
 )
+from headrace.cli.completion import complete_jobs, complete_states
+from headrace.cli.job_ids import resolve_job_id
 from headrace.cli.monitor import watch_overview
 from headrace.cli.output import document, json_line, summary
 from headrace.cli.session import Injected
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
 
 _MAX_PAGE_SIZE: Final = 1000
 
-_JobId: TypeAlias = Annotated[str, Parameter(name="JOB", help="The job id.")]
+_JobId: TypeAlias = Annotated[
+    str, Parameter(name="JOB", completer=complete_jobs, help="The job id, or its start.")
+]
 
 
 async def get(job: _JobId, /, *, session: Injected) -> None:
     async with session.client() as client:
-        found = await client.get(job)
+        found = await client.get(await resolve_job_id(client, job))
         pieces = await _read_output(client, found)
     session.output.value({**document(found), "output": pieces}, job_view(found, pieces))
 
@@ -66,7 +70,8 @@ async def output(
     writer = session.output
     found = []
     async with session.client() as client:
-        async for piece in client.output(job, after_seq=after_seq):
+        job_id = await resolve_job_id(client, job)
+        async for piece in client.output(job_id, after_seq=after_seq):
             if writer.format == "text":
                 content = piece.output
                 writer.line(plain(content if isinstance(content, str) else json_line(content)))
@@ -98,7 +103,8 @@ async def logs(
     found = []
     async with session.client() as client:
         source = client.watch_logs if follow else client.logs
-        async with aclosing(source(job, after_position=after_position)) as lines:
+        job_id = await resolve_job_id(client, job)
+        async with aclosing(source(job_id, after_position=after_position)) as lines:
             async for line in lines:
                 if writer.format == "text":
                     writer.console.print(log_text(line))
@@ -123,7 +129,8 @@ async def events(
     session: Injected,
 ) -> None:
     async with session.client() as client:
-        found = [event async for event in client.events(job, after_seq=after_seq)]
+        job_id = await resolve_job_id(client, job)
+        found = [event async for event in client.events(job_id, after_seq=after_seq)]
     session.output.values(found, Text("\n").join(map(history_text, found)))
 
 
@@ -136,7 +143,9 @@ async def list_jobs(
             help="Comparisons joined by AND, for example: state = FAILED AND priority > 10.",
         ),
     ] = None,
-    state: Annotated[Repeated, Parameter(help="Match this state; repeatable.")] = None,
+    state: Annotated[
+        Repeated, Parameter(completer=complete_states, help="Match this state; repeatable.")
+    ] = None,
     queue: QueuesOption = None,
     job_type: TypesOption = None,
     label: LabelsOption = None,

@@ -26,6 +26,7 @@ from headrace.cli.arguments import (
     labels,
 )
 from headrace.cli.arguments import payload as read_payload
+from headrace.cli.completion import complete_queues, complete_types
 from headrace.cli.output import document, json_text, summary
 from headrace.cli.session import Exit, Injected, Session, time_limit
 from headrace.cli.stream import EventWriter, follow
@@ -37,14 +38,20 @@ if TYPE_CHECKING:
 
 
 def command(
-    job_type: Annotated[str, Parameter(name="TYPE", help="The job type, for example email.")],
+    job_type: Annotated[
+        str,
+        Parameter(name="TYPE", completer=complete_types, help="The job type, for example email."),
+    ],
     payload: Annotated[
         str | None,
         Parameter(help="The handler's input: JSON, @FILE, or - for stdin; default {}."),
     ] = None,
     /,
     *,
-    queue: Annotated[str | None, Parameter(help="The queue; default: the handler's queue.")] = None,
+    queue: Annotated[
+        str | None,
+        Parameter(completer=complete_queues, help="The queue; default: the handler's queue."),
+    ] = None,
     priority: Annotated[int, Parameter(help="-100 to 100; higher priorities start first.")] = 0,
     label: Annotated[
         Repeated, Parameter(name=["--label", "-l"], help="Add a label, key=value; repeatable.")

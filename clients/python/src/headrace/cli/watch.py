@@ -18,6 +18,8 @@ from headrace.cli.arguments import (
     labels,
     states,
 )
+from headrace.cli.completion import complete_jobs
+from headrace.cli.job_ids import resolve_job_ids
 from headrace.cli.session import Exit, Injected, Session, time_limit
 from headrace.cli.stream import MAX_WATCHED_JOBS, EventWriter, follow
 from headrace.cli.usage import UsageError
@@ -31,6 +33,7 @@ async def command(
         str,
         Parameter(
             name="JOBS",
+            completer=complete_jobs,
             help="Job ids: follow these jobs from their first event until they end. "
             "Default: follow all matching jobs.",
         ),
@@ -66,7 +69,8 @@ async def command(
         time_limit(timeout_wait, "the watch has reached --timeout-wait"),
     ):
         if jobs:
-            return await _watch_named_jobs(client, jobs, session)
+            job_ids = await resolve_job_ids(client, jobs)
+            return await _watch_named_jobs(client, job_ids, session)
         matching = client.watch(
             queues=queue or (),
             types=job_type or (),

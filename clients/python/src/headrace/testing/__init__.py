@@ -35,7 +35,8 @@ platform. The fake differs from the platform in these points:
 - Names, priorities, ids and idle intervals are validated; labels, times, timeouts and retry
   policies are not.
 - Timeouts, deadlines, retry policies and priorities have no effect.
-- ListJobs supports `=`, AND and OR in parentheses; other filters are UNIMPLEMENTED.
+- ListJobs supports `=`, AND, OR in parentheses, and ranges of ids; other filters are
+  UNIMPLEMENTED.
 - Documents are always sent as `Data.json`; `data_encoding` has no effect.
 - One worker with 100 slots runs all types that have a handler, in all queues.
 - Histories contain every event at once, and quantiles are exact.

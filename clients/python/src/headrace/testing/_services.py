@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
 import re
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from headrace.errors import CallError, Refusal
@@ -37,8 +38,14 @@ _IDLE_MARK: Final = pb.WATCH_MARK_IDLE
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 NAME_RULE: Final = "must be 1 to 100 characters of a-z, 0-9, `_`, `-`, `.`"
 _COMPARISON: Final = re.compile(
-    r'(state|type|queue|request_id|batch_id|id|labels\.[a-z0-9_.-]+) = ("(?:[^"\\]|\\.)*"|[\w.+-]+)'
+    r"(?:(state|type|queue|request_id|batch_id|labels\.[a-z0-9_.-]+) (=)|(id) (=|>=|<=))"
+    r' ("(?:[^"\\]|\\.)*"|[\w.+-]+)'
 )
+_OPERATORS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
+    "=": operator.eq,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
 
 
 class JobService(JobServiceServicer):
@@ -377,8 +384,8 @@ def _after_position(request: Any) -> int:
     return int(request.after_position)
 
 
-def _parse_filter(text: str) -> list[set[tuple[str, str]]]:
-    """Return a filter's clauses; each is a set of alternatives (field, value)."""
+def _parse_filter(text: str) -> list[set[tuple[str, str, str]]]:
+    """Return a filter's clauses; each is a set of alternatives (field, operator, value)."""
     clauses = []
     for clause in text.split(" AND ") if text else ():
         inner = clause[1:-1] if clause.startswith("(") and clause.endswith(")") else clause
@@ -388,18 +395,19 @@ def _parse_filter(text: str) -> list[set[tuple[str, str]]]:
             if match is None:
                 message = f"headrace.testing does not support the filter {part!r}"
                 raise CallError(Refusal(code="UNIMPLEMENTED", message=message))
-            field, value = match.groups()
+            field, comparison, value = filter(None, match.groups())
             if field == "state" and value not in STATES:
                 raise invalid(("filter", f"{value!r} is not a job state"))
             bare = re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
-            alternatives.add((field, bare))
+            alternatives.add((field, comparison, bare))
         clauses.append(alternatives)
     return clauses
 
 
-def _matches(job: job_pb2.Job, clauses: Iterable[set[tuple[str, str]]]) -> bool:
+def _matches(job: job_pb2.Job, clauses: Iterable[set[tuple[str, str, str]]]) -> bool:
     return all(
-        any(_field_value(job, field) == value for field, value in clause) for clause in clauses
+        any(_OPERATORS[sign](_field_value(job, field), value) for field, sign, value in clause)
+        for clause in clauses
     )
 
 

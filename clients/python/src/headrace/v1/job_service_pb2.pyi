@@ -369,10 +369,10 @@ class ListJobsRequest(_message.Message):
     """`next_page_token` of the previous page; valid only with the same filter."""
     filter: _builtins.str
     """A subset of AIP-160: comparisons joined by AND. Alternatives for one field are joined by OR in
-    parentheses. Fields: `state`, `type`, `queue`, `request_id`, `batch_id`, `id`, `worker_id` (=
-    and !=); `priority`, `attempt` (also < <= > >=); `create_time`, `schedule_time`, `start_time`,
-    `end_time` (RFC 3339 in quotes, < <= > >=); `labels.KEY` (= and !=; `labels.KEY:*` matches if
-    the label exists).
+    parentheses. Fields: `state`, `type`, `queue`, `request_id`, `batch_id`, `worker_id` (= and
+    !=); `id`, `priority`, `attempt` (also < <= > >=; ids grow with time); `create_time`,
+    `schedule_time`, `start_time`, `end_time` (RFC 3339 in quotes, < <= > >=); `labels.KEY` (= and
+    !=; `labels.KEY:*` matches if the label exists).
     Example: `state = FAILED AND labels.team = "ml" AND create_time > "2026-11-01T00:00:00Z"`.
     """
     view: _job_pb2.JobView.ValueType

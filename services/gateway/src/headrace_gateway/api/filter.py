@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, NoReturn, TypeAlias
 from uuid import UUID
@@ -271,7 +271,8 @@ _FIELDS: Final = {
     "queue": _NAME,
     "request_id": _REQUEST_ID,
     "batch_id": _UUID,
-    "id": _UUID,
+    # With an order, a range of ids finds the jobs whose ids begin with the same digits.
+    "id": replace(_UUID, operators=_EQUALITY + _ORDER),
     "worker_id": _UUID,
     "priority": _Field(_integer_parser(16), _EQUALITY + _ORDER, ("word",), "a 16-bit integer"),
     "attempt": _Field(_integer_parser(32), _EQUALITY + _ORDER, ("word",), "a 32-bit integer"),

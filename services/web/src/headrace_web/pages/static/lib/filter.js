@@ -6,7 +6,7 @@ import { STATES } from "./format.js";
 const EQUALITY = ["=", "!="];
 const ORDER = ["<", "<=", ">", ">="];
 const FIELDS = {
-  state: EQUALITY, type: EQUALITY, queue: EQUALITY, id: EQUALITY, batch_id: EQUALITY,
+  state: EQUALITY, type: EQUALITY, queue: EQUALITY, id: [...EQUALITY, ...ORDER], batch_id: EQUALITY,
   request_id: EQUALITY, worker_id: EQUALITY, priority: [...EQUALITY, ...ORDER],
   attempt: [...EQUALITY, ...ORDER], create_time: ORDER, schedule_time: ORDER, start_time: ORDER,
   end_time: ORDER, "labels.": EQUALITY,
