@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
+import pty
+import struct
+import sys
+import termios
 from contextlib import aclosing
 from datetime import timedelta
+from pathlib import Path
 
 from headrace import Client, JobState, SyncClient
 from headrace_core.domain.attempt import AttemptKey
@@ -82,3 +89,74 @@ async def test_commands_show_workers_and_queues(
         *("QUEUE", "QUEUED", "RUNNING", "OLDEST", "QUEUED", "WORKERS", "SLOTS")
     ]
     assert shown[1].split()[0] == "mail"
+
+
+class Terminal:
+    """A terminal with 120 columns, in which a command runs."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
+        self._seen = b""
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    async def read_until(self, text: bytes) -> None:
+        """Read until the command has written `text` after the texts of earlier calls."""
+        async with asyncio.timeout(TIMEOUT):
+            while text not in self._seen:
+                self._seen += await asyncio.to_thread(os.read, self._ours, 65536)
+        self._seen = self._seen.partition(text)[2]
+
+    def close(self) -> None:
+        os.close(self._ours)
+        os.close(self.theirs)
+
+
+async def test_top_shows_changes_and_obeys_keys(
+    target: str, database: Database, tmp_path: Path
+) -> None:
+    terminal = Terminal()
+    async with Client(target) as client:
+        job_id = await run_one_of_two(client, database)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "headrace", "top"),
+            env={
+                "PATH": os.environ["PATH"],
+                "TERM": "xterm",
+                "LC_ALL": "C.UTF-8",
+                "XDG_CONFIG_HOME": str(tmp_path),
+                "HEADRACE_TARGET": target,
+            },
+            stdin=terminal.theirs,
+            stdout=terminal.theirs,
+            stderr=terminal.theirs,
+        )
+        try:
+            await terminal.read_until(b"1 of 4 slots busy")
+            await terminal.read_until(job_id.encode())
+            await client.submit("test", queue="other")
+            await terminal.read_until(b"other")
+            terminal.press(b"s")
+            await terminal.read_until(b"order: queued")
+            terminal.press(b"/mai")
+            await terminal.read_until("filter: mai█".encode())
+            terminal.press(b"\x1b")
+            await terminal.read_until(b"order: queued")
+            terminal.press(b"q")
+            # The alternate screen ends, and the shell's screen is back.
+            await terminal.read_until(b"\x1b[?1049l")
+            async with asyncio.timeout(TIMEOUT):
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            terminal.close()
+
+
+async def test_top_without_a_terminal_is_a_usage_error(headrace: Headrace) -> None:
+    ended = await headrace("top")
+    assert ended.code == 2
+    assert "top needs a terminal" in ended.err

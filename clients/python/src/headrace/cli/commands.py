@@ -94,6 +94,12 @@ _COMMANDS: Final = {
   headrace stats --watch
   headrace stats -o json | jq .states""",
     ),
+    "top": (
+        "top:top",
+        "Show jobs, rates, queues and running jobs live on the full screen.",
+        """
+  headrace top""",
+    ),
     "open": (
         "dashboard:open_page",
         "Open the dashboard, or the page of a job, in the browser.",

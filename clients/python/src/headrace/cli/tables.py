@@ -21,6 +21,7 @@ from headrace import (
     Latency,
     Overview,
     QueueStatus,
+    RunningJob,
     Stats,
     Subscription,
     Tenant,
@@ -166,6 +167,20 @@ def workers_table(workers: Iterable[Worker]) -> Table:
             str(worker.slots),
             plain(", ".join(worker.queues) or "all"),
             plain(", ".join(worker.types)),
+        )
+    return rows
+
+
+def running_jobs_table(jobs: Iterable[tuple[Worker, RunningJob]]) -> Table:
+    rows = _table("RUNNING JOB", "TYPE", "QUEUE", "ATTEMPT", "STARTED", "WORKER")
+    for worker, job in jobs:
+        rows.add_row(
+            job.job_id,
+            plain(job.type),
+            plain(job.queue),
+            str(job.attempt),
+            time_text(job.start_time),
+            plain(worker.name),
         )
     return rows
 
