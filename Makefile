@@ -85,6 +85,10 @@ bench-access: $(STAMP) ## Measure the cost of access control.
 bench-web: $(STAMP) ## Measure the dashboard with a million jobs and 200 open pages; needs chromium.
 	@"$(BIN)/python" bench/web $(A)
 
+.PHONY: screenshots
+screenshots: $(STAMP) ## Make the screenshots in docs/images; needs chromium.
+	@"$(BIN)/python" tools/screenshots.py
+
 .PHONY: check
 check: lint $(STAMP) ## Run lint and the unit tests.
 	"$(BIN)/pytest" -q -n 2 tests/unit
