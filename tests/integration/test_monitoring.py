@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace_core.runtime.metrics import registry_of
 from headrace_core.runtime.settings import Settings
+from headrace_core.runtime.tracing import SpanMetrics, Tracing
 from headrace_gateway.service import Gateway
 from headrace_health import CertificateFiles, Health, ServiceMetrics
 from headrace_scheduler.service import Scheduler
@@ -92,8 +93,13 @@ async def exported(settings: Settings, tmp_path: Path) -> dict[str, str]:
             await service.stop()
     file = Authority(tmp_path).issue("server", "127.0.0.1")
     certificate = CertificateFiles(cert=file.cert, key=file.key)
-    registry = registry_of(ServiceMetrics(health=Health(), certificate=certificate))
-    return {**texts, "service with TLS": generate_latest(registry).decode()}
+    tracing = Tracing("test")
+    registry = registry_of(
+        ServiceMetrics(health=Health(), certificate=certificate), SpanMetrics(tracing)
+    )
+    optional = generate_latest(registry).decode()
+    await tracing.flush()
+    return {**texts, "service with TLS and traces": optional}
 
 
 def sample_names(exported: dict[str, str]) -> set[str]:
