@@ -54,7 +54,7 @@ async def run(trial: Trial) -> None:
         trial.figure(f"shutdown time of a {kind}", longest, "s", at_most=grace + MAX_EXIT_S)
     trial.figure("processes with a nonzero exit code", sum(map(bool, codes)), at_most=0)
     await asyncio.sleep(MAX_RECOVERY_S + 4)
-    # A stopping gRPC server ends calls that have no handler yet with a bare CANCELLED.
+    # While it stops, a gRPC server ends calls without a handler with a bare CANCELLED.
     trial.expect_codes(only=frozenset({"UNAVAILABLE", "CANCELLED"}))
 
     def measure(evidence: Evidence) -> None:
@@ -64,7 +64,7 @@ async def run(trial: Trial) -> None:
         )
         trial.figure("long jobs interrupted", interrupted, at_least=1)
         failed = sum(one.outcome is not Outcome.OK for one in evidence.submissions)
-        trial.figure("submits that failed in spite of retries", failed, at_most=0)
+        trial.figure("submits that failed despite retries", failed, at_most=0)
         trial.figure("retries used", kinds.count(EventType.RETRY_SCHEDULED), at_most=0)
         trial.figure("workers lost", kinds.count(EventType.WORKER_LOST), at_most=0)
 

@@ -144,7 +144,7 @@ async def slow(payload: Effect, ctx: Context) -> None:
 
 @handler("e.time_left", timeout=30)
 async def time_left(payload: Effect, ctx: Context) -> list[float]:
-    """Return the time left before and after a pause."""
+    """Return `ctx.time_left` as measured before and after a pause."""
     before = ctx.time_left
     await asyncio.sleep(0.05)
     return [before, ctx.time_left]

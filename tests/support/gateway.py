@@ -1,4 +1,4 @@
-"""Parts of the gateway tests: the errors that a client receives, and a simulated worker."""
+"""Helpers of the gateway tests: the errors that a client receives, and a simulated worker."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ DEADLINE_S = 90
 
 
 class Platform:
-    """A platform as a test uses it. Waits check their condition after each wake-up."""
+    """A running platform for tests. Waits check their condition after each wake-up."""
 
     def __init__(
         self, settings: Settings, database: Database, bus: WakeBus, wake: WakeSubscription
@@ -53,7 +53,7 @@ class Platform:
         trace_context: TraceContext | None = None,
         **spec: Any,
     ) -> list[JobId]:
-        """Submit equal jobs in one commit; return their ids."""
+        """Submit identical jobs in one commit; return their ids."""
         job_spec = JobSpec(type=job_type, **{"queue": DEFAULT_QUEUE, **spec})
         jobs = [
             NewJob(

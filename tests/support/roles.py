@@ -48,7 +48,7 @@ class Roles:
         return parts._replace(netloc=f"{login}@{host}").geturl()
 
     def settings(self, settings: Settings, client: Client) -> Settings:
-        """Return settings with the role of a client; other servers do not have the roles."""
+        """Return settings that use a client's role; those of another server are unchanged."""
         if _server_of(settings.database_url.get_secret_value()) != self.server:
             return settings
         url = self.url(settings.database_url.get_secret_value(), client)

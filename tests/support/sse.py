@@ -26,9 +26,9 @@ class EventSource:
 
     Args:
         url: the URL.
-        headers: further headers of each request.
+        headers: additional headers of each request.
         last_event_id: the id of the last message received.
-        limit: returns the number of bytes after which a response is cut; None never cuts.
+        limit: returns the number of bytes after which a response is cut; None for no cut.
         connects: the number of requests.
         status: the status of the last response.
     """

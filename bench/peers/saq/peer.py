@@ -36,7 +36,7 @@ class Control:
         self._queue = queue
 
     async def fill(self, count: int) -> None:
-        """Write the entries of `enqueue` for many jobs per round trip."""
+        """Write the same entries as `enqueue`, for many jobs per round trip."""
         queue = self._queue
         for numbers in contract.batches(count, 1_000):
             async with queue.redis.pipeline(transaction=False) as pipe:
@@ -49,7 +49,7 @@ class Control:
                 await pipe.execute()
 
     async def accept(self, count: int, in_flight: int) -> contract.Response:
-        """Submit jobs one at a time."""
+        """Submit each job with a call of its own, `in_flight` at a time."""
         return {"seconds": await contract.submit_concurrently(count, in_flight, self._submit)}
 
     async def unfinished(self) -> contract.Response:

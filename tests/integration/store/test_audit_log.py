@@ -1,4 +1,4 @@
-"""The audit log: a hash chain that triggers protect and that pruning continues from an anchor."""
+"""The audit log is a hash chain. Triggers protect it; after pruning it continues from an anchor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes with forks, monkey patches or several loops, in which a client works or raises."""
+"""Clients in processes that fork, are monkey-patched or run several event loops."""
 
 import asyncio
 import socket

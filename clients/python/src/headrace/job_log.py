@@ -25,10 +25,11 @@ class LogLevel(StrEnum):
 class JobLogLine:
     """A line that a handler logged.
 
-    `position` increases from line to line within a job, with gaps; a later call can continue after
-    it. `line` is the number of the line within its `attempt`. `log_time` is by the worker's clock.
+    `position` increases within a job, with gaps. Pass it to a later call to resume after this line.
+    `line` is the number of the line within its `attempt`. `log_time` is from the worker's clock.
     `fields` has the fields of a structlog line, and the `stack_trace` of an exception. If an
-    attempt reached a limit of the worker, its last line has the number of `dropped_lines`.
+    attempt exceeds a limit of the worker's log, `dropped_lines` of its last line is the number of
+    lines that were dropped.
     """
 
     position: int

@@ -61,7 +61,9 @@ def add(
         context = replace(context, token=read_secret_file("Token", token_file))
     with changing_config() as config:
         if name in config.contexts:
-            raise UsageError(f'context "{name}" exists; remove it first, or choose another name')
+            raise UsageError(
+                f'context "{name}" already exists; remove it first, or choose another name'
+            )
         config.contexts[name] = context
         if use or not config.current:
             config.current = name

@@ -69,7 +69,7 @@ class NewJob:
     """A job to store.
 
     Args:
-        id: the id of the job, if this submit creates it.
+        id: the id of the job, if this call creates it.
         tenant: the tenant of the caller.
         spec: the spec, with the queue set.
         payload: the payload, as JSON text.
@@ -104,10 +104,10 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBatch:
-    """A batch to store, in whole or not at all.
+    """A batch to store, all or nothing.
 
     Args:
-        id: the id of the batch, if this submit creates it.
+        id: the id of the batch, if this call creates it.
         tenant: the tenant of the caller.
         specs: the specs of the jobs, with the queues set.
         payloads: the payload of each job.

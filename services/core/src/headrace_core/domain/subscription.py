@@ -50,7 +50,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcquiredSubscription:
-    """A subscription as a watch acquires it.
+    """The fields of a subscription that a watch receives when it acquires it.
 
     `xid` and `position` are the place of the last acknowledged event.
     """

@@ -90,7 +90,7 @@ class LoopRecord:
 
 
 class LoopRecords(defaultdict[str, LoopRecord]):
-    """The records of a process's loops, by name; its metrics read them."""
+    """The records of a process's loops, by name. The metrics are computed from them."""
 
     def __init__(self, records: Mapping[str, LoopRecord] | None = None) -> None:
         super().__init__(LoopRecord, records or {})
@@ -160,7 +160,7 @@ class Loop(ABC):
         """Called after each failed run."""
 
     def on_outage(self) -> None:  # noqa: B027 - a hook that most loops do not need
-        """Called after each failed run once the runner's patience has passed."""
+        """Called after each failed run once the runner's patience has run out."""
 
     async def rest(self, wake: Wake, seconds: float) -> None:
         """Wait after a successful run.
@@ -177,7 +177,7 @@ class Loop(ABC):
 
 
 class LoopRunner:
-    """Runs a loop until it is stopped, and retries after faults of servers or of the loop itself.
+    """Runs a loop until it is stopped, and retries after server failures and errors of the loop.
 
     It logs a failure when the kind of fault changes, and logs each outage and recovery once.
 
@@ -218,7 +218,7 @@ class LoopRunner:
         return self._task
 
     async def stop(self, *, within: float | None = None) -> None:
-        """Cancel the loop and wait at most `within` seconds until it has ended."""
+        """Cancel the loop and wait up to `within` seconds for it to end."""
         task, self._task = self._task, None
         if task is not None:
             await end_tasks(task, within=within)

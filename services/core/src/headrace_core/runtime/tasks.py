@@ -1,4 +1,4 @@
-"""Functions that end tasks reliably, and run a task to its end."""
+"""Functions that end tasks reliably, and run a task to completion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _log = structlog.get_logger()
 
 # Seconds between two cancellations of a task that has not ended.
 _CANCEL_INTERVAL_S: Final = 1.0
-# Seconds between two log lines about ignored exits, because a handler can raise exits at any rate.
+# The least time between two log lines about ignored exits, in seconds. A handler can raise
+# SystemExit arbitrarily often.
 _EXIT_LOG_S: Final = 1.0
 
 
@@ -26,7 +27,7 @@ async def end_tasks(*tasks: asyncio.Future[Any], within: float | None = None) ->
     again. If the caller is cancelled, its cancellation takes effect once the tasks have ended.
 
     Args:
-        tasks: the tasks, without the caller's own task.
+        tasks: the tasks; the caller's own task must not be one of them.
         within: timeout in seconds, after which tasks may still be running; None to wait for all.
     """
     clock = asyncio.get_running_loop().time
@@ -53,11 +54,11 @@ async def end_tasks(*tasks: asyncio.Future[Any], within: float | None = None) ->
 
 
 def run_to_end(loop: asyncio.AbstractEventLoop, main: asyncio.Future[T]) -> T:
-    """Run `main` to its end, even if other tasks or callbacks try to stop the loop.
+    """Run `main` to completion, even if other tasks or callbacks try to stop the loop.
 
     If a task or callback raises SystemExit or KeyboardInterrupt, or calls `loop.stop()`, asyncio
     returns to the caller of the loop. This function then continues the loop, so only the task that
-    raised has ended. At most one log line per second reports these exits.
+    raised ends. At most one log line per second reports these exits.
 
     Raises:
         BaseException: the exception of `main`.

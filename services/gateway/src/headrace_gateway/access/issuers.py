@@ -26,7 +26,8 @@ from headrace_gateway.access.issuer_settings import ClaimPath, Issuer
 from headrace_gateway.access.jwks import Jwk, KeySet
 from headrace_gateway.access.unverified import read_claims, read_header
 
-# The last second of the year 9998. Times after it cannot be sent.
+# The last second of the year 9998. A protobuf Timestamp ends a year later, which leaves room for
+# the leeway.
 _LAST_TIME: Final = 253_370_764_799
 _MAX_CREDENTIAL: Final = 200
 
@@ -53,8 +54,8 @@ class IssuerTokens(Loop):
         """Return the principal of a token.
 
         Raises:
-            Unauthenticated: the token is malformed, forged or expired, or its claims do not make
-                a principal.
+            Unauthenticated: the token is malformed, forged or expired, or its claims do not
+                describe a principal.
             Unavailable: the keys of its issuer cannot be read now.
         """
         header, name = read_header(bearer), read_claims(bearer).get("iss")
@@ -63,7 +64,7 @@ class IssuerTokens(Loop):
         key_set = self._key_sets[name]
         issuer = key_set.issuer
         algorithm, key_id = header.get("alg"), header.get("kid")
-        # No extension that a token could declare critical is supported (RFC 7515, section 4.1.11).
+        # Critical header extensions are not supported (RFC 7515, section 4.1.11).
         if algorithm not in issuer.algorithms or "crit" in header:
             raise Unauthenticated
         keys = await key_set.find(key_id if isinstance(key_id, str) else "", algorithm)
@@ -82,12 +83,12 @@ class IssuerTokens(Loop):
             keys.on_removed = receive
 
     async def run_once(self) -> float:
-        """Read the keys that are due, and return the seconds until the next read."""
+        """Refresh the keys that are due, and return the seconds until the next read."""
         waits = await asyncio.gather(*(keys.refresh() for keys in self._key_sets.values()))
         return max(min(waits), 1.0)
 
     async def close(self) -> None:
-        """Cancel open reads of keys."""
+        """Cancel the reads of keys that are in progress."""
         for keys in self._key_sets.values():
             await keys.close()
 
@@ -136,7 +137,7 @@ def to_principal(issuer: Issuer, claims: Mapping[str, Any]) -> Principal:
         role=_role(issuer, claims),
         scope=_scope(issuer, claims),
         credential=token_id[:_MAX_CREDENTIAL] if isinstance(token_id, str) else issuer.issuer,
-        # The claim `exp` is valid for `leeway` longer.
+        # A token is accepted for `leeway` after its `exp`.
         expire_time=expire_time + issuer.leeway,
     )
 
@@ -172,7 +173,7 @@ def _role(issuer: Issuer, claims: Mapping[str, Any]) -> Role:
             raise ValueError("role")
         return issuer.role
     known = issuer.roles or {role.value: role for role in Role}
-    named = [known[value] for value in _texts(values) if value in known]
+    named = [known[value] for value in _strings(values) if value in known]
     order = list(Role)
     if not named:
         raise ValueError("role")
@@ -192,7 +193,7 @@ def _scope(issuer: Issuer, claims: Mapping[str, Any]) -> Scope:
     prefix = issuer.scope_prefix
     if isinstance(values, str):
         values = values.split()
-    entries = [text.removeprefix(prefix) for text in _texts(values) if text.startswith(prefix)]
+    entries = [text.removeprefix(prefix) for text in _strings(values) if text.startswith(prefix)]
     if not entries:
         raise ValueError("scope")
     return parse_scope(entries)
@@ -210,9 +211,9 @@ def _claim(claims: Mapping[str, Any], path: ClaimPath | None) -> Any:
     return value
 
 
-def _texts(values: object) -> Iterable[str]:
+def _strings(values: object) -> Iterable[str]:
     if isinstance(values, str):
         return (values,)
     if isinstance(values, list) and all(isinstance(value, str) for value in values):
         return values
-    raise ValueError("not a text or a list of texts")
+    raise ValueError("not a string or a list of strings")

@@ -66,7 +66,7 @@ def check_depth(content: Any, field: str) -> None:
 
 
 def canonical_text(text: JsonText) -> JsonText:
-    """Return the canonical text of a document, which is the same for the same content.
+    """Return the canonical text of a document, which is identical for documents with equal content.
 
     The canonical text ignores key order, white space, escapes and number formats: 1, 1.0 and 1e0
     are the same number, and so are 0 and -0.0, as in RFC 8785.

@@ -1,4 +1,4 @@
-"""UserService: each method converts its request and the result of its use case."""
+"""UserService: each method converts the request, calls its use case and converts the result."""
 
 # ruff: noqa: N802 - the methods have the names of the contract
 
@@ -43,7 +43,7 @@ class UserServicer:
     async def ListUsers(
         self, request: messages.ListUsersRequest, call: Call
     ) -> messages.ListUsersResponse:
-        """List users by name."""
+        """List users in order of name."""
         page = MessagePage(_user_message)
         token = await self._users.list(call, page, size=request.page_size, token=request.page_token)
         return messages.ListUsersResponse(users=page.messages, next_page_token=token)

@@ -26,7 +26,7 @@ async def create_binding(
     scope: Scope,
     created_by: str,
 ) -> CertificateBinding:
-    """Store a binding, in a transaction; see CertificateBinding for the arguments.
+    """Store a binding; needs a transaction. See CertificateBinding for the arguments.
 
     Raises:
         AccessConflict: the name is already bound in some tenant.
@@ -54,13 +54,13 @@ async def create_binding(
 async def list_bindings(
     conn: Connection, *, tenant: str, after: str, limit: int
 ) -> Sequence[CertificateBinding]:
-    """Return the bindings of a tenant with names after `after`, in order, at most `limit`."""
+    """Return up to `limit` bindings of a tenant in order of name, after the name `after`."""
     rows = await conn.execute(_LIST, {"tenant": tenant, "after": after, "limit": limit})
     return [_to_binding(row) for row in rows]
 
 
 async def delete_binding(conn: Connection, *, tenant: str, san: str) -> CertificateBinding:
-    """Delete a binding, in a transaction.
+    """Delete a binding; needs a transaction.
 
     Raises:
         AccessNotFound: the tenant has no such binding.

@@ -1,4 +1,4 @@
-"""The conversion of documents and times in rows, from and to their stored form."""
+"""Converts documents and times to and from their stored form in rows."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from headrace_core.domain.retry import RetryOverrides, RetryPolicy, set_fields
 _T = TypeVar("_T")
 _Interval = TypeVar("_Interval", timedelta, timedelta | None)
 
-# The largest progress that is read, in bytes. A worker can write at most two thirds of it. An older
-# version had no limit.
+# Stored progress above this size, in bytes, is reduced when it is read. A worker can write at most
+# two thirds of it. An older version had no limit.
 MAX_PROGRESS_BYTES = 65_536
 
 NO_LABELS: Final[dict[str, str]] = {}
