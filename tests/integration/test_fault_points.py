@@ -120,6 +120,11 @@ UNCALLED_METHODS = {
     # These functions run only for tenants with quotas and for deleted tenants.
     *("admit_requeue", "request_cancellations", "submit_metered_batch", "submit_metered_jobs"),
     *("correct_payload_bytes", "count_payload_bytes", "read_usage"),
+    # The load reads no logs, workers or overviews, and its handlers log nothing.
+    *("count_draining", "count_lanes", "event_contexts", "find_new_logs", "lane_heads"),
+    *("list_logs", "list_workers", "read_history", "read_recent", "write_logs"),
+    # These run every few seconds, too rarely for the faults of each function.
+    *("add_events", "prune_history", "queue_depths", "read_place"),
 }
 
 # Functions that services call only after a failure of another function. Both functions receive

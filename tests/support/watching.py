@@ -91,7 +91,7 @@ async def watching(settings: Settings, timing: Timing = DEFAULT) -> AsyncIterato
     try:
         async with database.transaction() as connection:
             installation = await read_installation(connection)
-        bus = WakeBus(settings, database, Topic.EVENTS, Topic.SUBSCRIPTIONS)
+        bus = WakeBus(settings, database, Topic.EVENTS, Topic.SUBSCRIPTIONS, Topic.LOGS)
         await bus.start()
         watch = Watch(
             settings=settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -165,9 +166,13 @@ async def test_deleted_binding_ends_calls_and_streams(
 ) -> None:
     san = f"uri:{SPIFFE}"
     await access.CreateCertificateBinding(binding(san, role=ROLE_VIEWER), metadata=platform)
-    stream = JobServiceStub(mtls_channel).WatchJobs(WatchJobsRequest())
+    first = None
     async with asyncio.timeout(TIMEOUT):
-        first = await stream.read()
+        while first is None:
+            stream = JobServiceStub(mtls_channel).WatchJobs(WatchJobsRequest())
+            # The creation of the binding is a change too, and may arrive after the stream began.
+            with suppress(grpc.aio.AioRpcError):
+                first = await stream.read()
     await access.DeleteCertificateBinding(
         DeleteCertificateBindingRequest(san=san), metadata=platform
     )

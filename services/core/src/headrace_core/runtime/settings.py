@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     max_batch_jobs: int = Field(1000, ge=1, le=1000)
     max_connections: int = Field(10_000, ge=1, le=1_000_000)
     # gRPC keeps the metadata of a call, of any size, until the gateway reads it.
-    max_concurrent_streams: int = Field(100, ge=1)
+    max_concurrent_streams: int = Field(1000, ge=1)
     # A connection without a call is closed after `connection_idle`, and one that does not finish
     # its handshake after `handshake_timeout`.
     connection_idle: float = Field(300.0, ge=1, le=86_400)
