@@ -234,7 +234,7 @@ async def test_context_use_and_remove_change_the_current_context(headrace):
     ("arguments", "problem"),
     [
         (("new",), "use --target"),
-        (("old", "--target", "a:1"), 'context "old" exists'),
+        (("old", "--target", "a:1"), 'context "old" already exists'),
         (("new", "--target", "a:1", "--tls-cert", "a"), "use both --tls-cert and --tls-key"),
         (("new", "--target", "a:1", "--api-key-file", "nowhere"), "cannot read nowhere"),
         (("new", "--target", "a:1", "--api-key-file", "-"), "the api key is missing"),
