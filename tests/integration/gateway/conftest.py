@@ -1,4 +1,4 @@
-"""A real gateway in the test's event loop, a channel to it, and a simulated worker."""
+"""A channel to the gateway, and stubs."""
 
 from __future__ import annotations
 
@@ -10,26 +10,7 @@ import pytest
 
 from headrace.v1.handler_service_pb2_grpc import HandlerServiceStub
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
-from headrace_core.runtime.settings import Settings
-from headrace_core.store.sql.database import Database
 from headrace_gateway.service import Gateway
-from support.gateway import SQUARE_SUM, FakeWorker
-
-
-@pytest.fixture
-async def worker(database: Database) -> FakeWorker:
-    """A live worker with the handler `square_sum`, registered before the gateway starts."""
-    worker = FakeWorker(database, SQUARE_SUM)
-    await worker.register()
-    return worker
-
-
-@pytest.fixture
-async def gateway(settings: Settings) -> AsyncIterator[Gateway]:
-    gateway = Gateway(settings)
-    await gateway.start()
-    yield gateway
-    await gateway.stop()
 
 
 @pytest.fixture

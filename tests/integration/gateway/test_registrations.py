@@ -14,21 +14,12 @@ from headrace_core.runtime.loop import LoopRunner, Timing, Wake
 from headrace_core.store.sql.database import Database
 from headrace_gateway.api import registrations as module
 from headrace_gateway.api.registrations import Registrations
+from support.clock import Clock
 from support.jobs import submit
 from support.workers import register, start
 
 RETRY_AT_ONCE = Timing(retry=(0.0, 0.0))
 DEADLINE_S = 20
-
-
-class Clock:
-    """A monotonic clock that a test advances."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @asynccontextmanager

@@ -19,20 +19,11 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.sql.database import Database
 from headrace_core.wake import Topic
 from headrace_scheduler.loops.dispatch import Dispatch
+from support.clock import Clock
 from support.jobs import read_job, submit, submit_many
 from support.leading import lead
 from support.queues import queue_of
 from support.workers import attempt_end, delivery, drain, lapse, register, start, write_ends
-
-
-class Clock:
-    """A monotonic clock that a test advances."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -252,7 +243,7 @@ async def test_pool_that_becomes_full_does_not_block_other_pools(
     await register(database, "quick", pool="large", slots=50)
     slow = await submit_many(database, 200, type="slow", priority=100)
     quick = await submit_many(database, 60, type="quick")
-    # One run is enough, although many jobs precede them.
+    # A single run reaches the quick jobs, although many slow jobs precede them.
     await dispatch.run_once()
     assert await queues.entries("small") == deliveries(slow[0])
     assert await queues.entries("large") == deliveries(*quick[:50])

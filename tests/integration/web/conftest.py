@@ -1,4 +1,4 @@
-"""A gateway and a web service in the test's event loop, and an HTTP client."""
+"""A web service in the test's event loop, and an HTTP client."""
 
 from __future__ import annotations
 
@@ -8,26 +8,8 @@ import httpx2
 import pytest
 
 from headrace_core.runtime.settings import Settings
-from headrace_core.store.sql.database import Database
 from headrace_gateway.service import Gateway
 from headrace_web.service import Web
-from support.gateway import SQUARE_SUM, FakeWorker
-
-
-@pytest.fixture
-async def worker(database: Database) -> FakeWorker:
-    """A live worker with the handler `square_sum`, registered before the gateway starts."""
-    worker = FakeWorker(database, SQUARE_SUM)
-    await worker.register()
-    return worker
-
-
-@pytest.fixture
-async def gateway(settings: Settings) -> AsyncIterator[Gateway]:
-    gateway = Gateway(settings)
-    await gateway.start()
-    yield gateway
-    await gateway.stop()
 
 
 @pytest.fixture

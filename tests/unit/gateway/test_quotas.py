@@ -7,16 +7,7 @@ import pytest
 from headrace_core.domain.errors import QuotaExceeded
 from headrace_core.domain.tenant import NO_QUOTAS, Quota, Quotas, effective_quotas
 from headrace_gateway.access.quotas import TenantQuotas
-
-
-class Clock:
-    """A clock that a test advances."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 @pytest.fixture

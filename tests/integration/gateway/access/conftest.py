@@ -1,19 +1,32 @@
-"""Fixtures of the access tests: the Python client and the command line."""
+"""Fixtures of the access tests: stubs, the Python client and the command line."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
 from headrace import Client
+from headrace.v1.access_service_pb2_grpc import AccessServiceStub
+from headrace.v1.user_service_pb2_grpc import UserServiceStub
 from headrace_core.domain.access import Role
 from headrace_core.store.sql.database import Database
 from headrace_gateway.service import Gateway
 from support.access import add_api_key
 from support.command_line import Headrace
 from support.warm_cli import warm_cli
+
+
+@pytest.fixture
+def access(channel: grpc.aio.Channel) -> AccessServiceStub:
+    return AccessServiceStub(channel)
+
+
+@pytest.fixture
+def users(channel: grpc.aio.Channel) -> UserServiceStub:
+    return UserServiceStub(channel)
 
 
 @pytest.fixture

@@ -40,11 +40,6 @@ async def admin(database: Database) -> Metadata:
     return await caller(database, Role.ADMIN)
 
 
-@pytest.fixture
-def access(channel: grpc.aio.Channel) -> AccessServiceStub:
-    return AccessServiceStub(channel)
-
-
 async def test_call_without_credential_is_unauthenticated(jobs: JobServiceStub) -> None:
     error = await rpc_error(jobs.GetStats(GetStatsRequest()))
     assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")

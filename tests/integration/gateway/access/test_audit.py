@@ -67,11 +67,6 @@ async def platform(database: Database) -> Metadata:
 
 
 @pytest.fixture
-def access(channel: grpc.aio.Channel) -> AccessServiceStub:
-    return AccessServiceStub(channel)
-
-
-@pytest.fixture
 def audit(channel: grpc.aio.Channel) -> AuditServiceStub:
     return AuditServiceStub(channel)
 

@@ -66,11 +66,6 @@ async def channel(gateway: Gateway, authority: Authority) -> AsyncIterator[grpc.
 
 
 @pytest.fixture
-def access(channel: grpc.aio.Channel) -> AccessServiceStub:
-    return AccessServiceStub(channel)
-
-
-@pytest.fixture
 async def platform(database: Database) -> Metadata:
     return bearer(await add_api_key(database, Role.PLATFORM, principal="root"))
 

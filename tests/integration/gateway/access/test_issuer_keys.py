@@ -20,20 +20,11 @@ from headrace_gateway.access.issuer_settings import Issuer
 from headrace_gateway.access.jwks import FetchFailed, HttpFetch, KeySet, parse_jwks
 from headrace_gateway.service import Gateway
 from support.access import bearer
+from support.clock import Clock
 from support.gateway import TIMEOUT, rpc_error
 from support.issuer import AUDIENCE, LocalIssuer, public_jwk, running_issuer
 
 DISCOVERY = "/.well-known/openid-configuration"
-
-
-class Clock:
-    """A clock that a test advances."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -49,16 +49,6 @@ async def admin_metadata(database: Database) -> Metadata:
 
 
 @pytest.fixture
-def access(channel: grpc.aio.Channel) -> AccessServiceStub:
-    return AccessServiceStub(channel)
-
-
-@pytest.fixture
-def users(channel: grpc.aio.Channel) -> UserServiceStub:
-    return UserServiceStub(channel)
-
-
-@pytest.fixture
 async def proxy(gateway: Gateway) -> AsyncIterator[Proxy]:
     proxy = Proxy(f"grpc://127.0.0.1:{gateway.port}")
     await proxy.start()

@@ -62,16 +62,6 @@ async def admin(database: Database) -> Metadata:
 
 
 @pytest.fixture
-def access(channel: grpc.aio.Channel) -> AccessServiceStub:
-    return AccessServiceStub(channel)
-
-
-@pytest.fixture
-def users(channel: grpc.aio.Channel) -> UserServiceStub:
-    return UserServiceStub(channel)
-
-
-@pytest.fixture
 def sessions(channel: grpc.aio.Channel) -> SessionServiceStub:
     return SessionServiceStub(channel)
 

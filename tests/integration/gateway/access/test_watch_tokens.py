@@ -43,11 +43,6 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def access(channel: grpc.aio.Channel) -> AccessServiceStub:
-    return AccessServiceStub(channel)
-
-
-@pytest.fixture
 async def operator(database: Database) -> Metadata:
     return await caller(database, Role.OPERATOR)
 

@@ -7,19 +7,10 @@ import pytest
 from headrace_core.domain.errors import LoginThrottled
 from headrace_gateway.access.buckets import Buckets, Rate
 from headrace_gateway.access.login_throttle import Account, LoginThrottle, throttled_address
+from support.clock import Clock
 
 ADA = Account("default", "ada")
 BOB = Account("default", "bob")
-
-
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

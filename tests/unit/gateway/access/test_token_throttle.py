@@ -9,18 +9,9 @@ import pytest
 
 from headrace_core.domain.errors import TokensThrottled
 from headrace_gateway.access.token_throttle import TokenThrottle
+from support.clock import Clock
 
 HOST = "192.0.2.1"
-
-
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
