@@ -8,6 +8,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
+from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -91,22 +92,11 @@ class _Endpoints:
         return await self._open(request, join)
 
     async def workers(self, request: Request) -> Response:
-        return await self._open(
+        return await self._open_list(
             request,
-            lambda metadata: self._join(
-                metadata,
-                ("workers",),
-                lambda: lists(
-                    self._gateway,
-                    metadata,
-                    self._join_changes(metadata),
-                    event="workers",
-                    rpc="MonitorService/ListWorkers",
-                    request=monitor_service_pb2.ListWorkersRequest(page_size=1000),
-                    interval=_LIST_INTERVAL_S,
-                    rate=self._rate,
-                ),
-            ),
+            event="workers",
+            rpc="MonitorService/ListWorkers",
+            message=monitor_service_pb2.ListWorkersRequest(page_size=1000),
         )
 
     async def deletions(self, request: Request) -> Response:
@@ -118,21 +108,38 @@ class _Endpoints:
         )
 
     async def subscriptions(self, request: Request) -> Response:
+        return await self._open_list(
+            request,
+            event="subscriptions",
+            rpc="SubscriptionService/ListSubscriptions",
+            message=subscription_service_pb2.ListSubscriptionsRequest(page_size=1000),
+            # Consumers acknowledge without an event, and the lag grows by itself.
+            longest=_SUBSCRIPTIONS_INTERVAL_S,
+        )
+
+    async def _open_list(
+        self,
+        request: Request,
+        *,
+        event: str,
+        rpc: str,
+        message: Message,
+        longest: float | None = None,
+    ) -> Response:
         return await self._open(
             request,
             lambda metadata: self._join(
                 metadata,
-                ("subscriptions",),
+                (event,),
                 lambda: lists(
                     self._gateway,
                     metadata,
                     self._join_changes(metadata),
-                    event="subscriptions",
-                    rpc="SubscriptionService/ListSubscriptions",
-                    request=subscription_service_pb2.ListSubscriptionsRequest(page_size=1000),
+                    event=event,
+                    rpc=rpc,
+                    request=message,
                     interval=_LIST_INTERVAL_S,
-                    # Consumers acknowledge without an event, and the lag grows by itself.
-                    longest=_SUBSCRIPTIONS_INTERVAL_S,
+                    longest=longest,
                     rate=self._rate,
                 ),
             ),

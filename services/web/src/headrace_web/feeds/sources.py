@@ -58,9 +58,7 @@ class Whole:
         """Return the message."""
         return self._encoded
 
-    def snapshot(self) -> bytes:
-        """Return the message."""
-        return self._encoded
+    snapshot = change
 
 
 @dataclass(frozen=True)
@@ -322,15 +320,7 @@ async def deletions(gateway: Gateway, metadata: Metadata) -> AsyncGenerator[Whol
         token = ""
         while True:
             request = tenant_service_pb2.ListTenantsRequest(page_size=1000, page_token=token)
-            try:
-                page = await gateway.call(
-                    method_of("TenantService/ListTenants"),
-                    request,
-                    metadata=metadata,
-                    timeout=_TIMEOUT_S,
-                )
-            except AioRpcError as error:
-                raise call_error(error) from None
+            page = await _read(gateway, metadata, "TenantService/ListTenants", request)
             deleting.tenants.extend(
                 tenant
                 for tenant in page.tenants
@@ -365,12 +355,19 @@ async def _lists(
                     async with asyncio.timeout(longest):
                         await trigger.next()
                 read_time = loop.time()
-                try:
-                    yield await gateway.call(
-                        method_of(rpc), request, metadata=metadata, timeout=_TIMEOUT_S
-                    )
-                except AioRpcError as error:
-                    raise call_error(error) from None
+                yield await _read(gateway, metadata, rpc, request)
                 await asyncio.sleep(read_time + rate.interval(interval) - loop.time())
     finally:
         await trigger.aclose()
+
+
+async def _read(gateway: Gateway, metadata: Metadata, rpc: str, request: Message) -> Any:
+    """Call a unary RPC.
+
+    Raises:
+        CallError: the gateway rejects the call.
+    """
+    try:
+        return await gateway.call(method_of(rpc), request, metadata=metadata, timeout=_TIMEOUT_S)
+    except AioRpcError as error:
+        raise call_error(error) from None
