@@ -62,7 +62,7 @@ F = TypeVar("F", bound="Follower")
 
 
 class Follower:
-    """One stream, followed until it ends, fails permanently or is closed.
+    """Follows a stream until it ends, fails permanently or is closed.
 
     Attributes:
         log: the events received.

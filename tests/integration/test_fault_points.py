@@ -268,7 +268,7 @@ async def fault_run(
             scheduler = Scheduler(settings, timing=SHORT_LOOP_INTERVALS)
             await scheduler.start()
             stack.push_async_callback(scheduler.stop)
-        # One worker has no Redis, so it claims and sends wake-ups through PostgreSQL.
+        # A second worker has no Redis, so it claims and sends wake-ups through PostgreSQL.
         without_redis = settings.model_copy(
             update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}
         )

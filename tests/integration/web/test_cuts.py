@@ -72,7 +72,7 @@ async def test_cut_streams_lose_and_repeat_nothing(
             reader.cutting = False
         jobs += await run_jobs(http, worker, count=1)
         expected.set_result(len(jobs) * EVENTS_PER_JOB)
-        # One more event ends the wait of a reader that has already received the others.
+        # Another event ends the wait of a reader that has already received the others.
         await run_jobs(http, worker, count=1)
     wanted = [(job, seq) for job in jobs for seq in range(1, EVENTS_PER_JOB + 1)]
     for reader in readers:

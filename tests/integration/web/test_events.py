@@ -60,7 +60,7 @@ async def test_stream_resumes_after_any_message(
 ) -> None:
     async with aclosing(source(http, "/v1/events").messages()) as messages:
         [caught_up] = await take(messages, 1)
-        # One commit, so one response of the gateway can have several events.
+        # A batch commits at once, so a response of the gateway can have several events.
         jobs = [{"type": "square_sum", "payload": {"data": [n]}} for n in range(20)]
         await http.post("/v1/jobs:batch", json={"jobs": jobs})
         found = await take(messages, 20)

@@ -47,7 +47,7 @@ class AccessCalls:
             role: the role; the key cannot have rights that the caller lacks.
             scope: entries such as `queue:mail`, `label:user=42` or `payload:read`, at most 64.
             expire_time: the time at which the key expires. None: never.
-            request_id: the idempotency key: 16 to 128 characters that nobody else can guess. For 10
+            request_id: the idempotency key: 16 to 128 characters that are hard to guess. For 10
                 minutes, a repeated call with the same key and arguments returns the same secret.
                 None: a random key.
 

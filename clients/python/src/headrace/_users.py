@@ -33,7 +33,7 @@ class UserCalls:
             scope: the entries of the scope; see `create_api_key`.
             password: the password, 12 to 256 characters. None: a random password, which the result
                 contains.
-            request_id: the idempotency key: 16 to 128 characters that nobody else can guess. For 10
+            request_id: the idempotency key: 16 to 128 characters that are hard to guess. For 10
                 minutes, a repeated call with the same key and arguments returns the same password.
                 None: a random key.
 

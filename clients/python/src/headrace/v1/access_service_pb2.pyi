@@ -276,7 +276,7 @@ class CreateApiKeyRequest(_message.Message):
     role: Global___Role.ValueType
     """The role. The key cannot have rights that the caller lacks."""
     request_id: _builtins.str
-    """The idempotency key: 16 to 128 printable characters that nobody else can guess, such as a random
+    """The idempotency key: 16 to 128 printable characters that are hard to guess, such as a random
     UUID. For 10 minutes, a repeated call of the same principal with the same content returns the same
     key and the same secret. With other content, after that time or after the revocation of the key,
     the call fails with ACCESS_CONFLICT. Empty: every call creates a key.

@@ -124,7 +124,7 @@ class CreateUserRequest(_message.Message):
     passwords and passwords that contain the user name.
     """
     request_id: _builtins.str
-    """The idempotency key: 16 to 128 printable characters that nobody else can guess, such as a random
+    """The idempotency key: 16 to 128 printable characters that are hard to guess, such as a random
     UUID. For 10 minutes, a repeated call of the same principal with the same content returns the same
     user and the same random password, unless the user was changed. Empty: a repeated call fails
     with ACCESS_CONFLICT.

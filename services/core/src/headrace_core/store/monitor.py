@@ -180,7 +180,7 @@ async def lane_heads(
 
 
 class EventContext(NamedTuple):
-    """What preceded an event.
+    """The state of a job before an event.
 
     Attributes:
         state: the state before the event.

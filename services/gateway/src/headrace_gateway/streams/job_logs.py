@@ -72,7 +72,7 @@ class LogTail(Loop):
 
     name = "log tail"
     topics = (Topic.LOGS,)
-    # One run serves all lines of this time.
+    # Lines that arrive within this time, in seconds, are read together.
     pause = 0.1
 
     def __init__(self, *, database: Database, wake: Wake, timing: Timing = DEFAULT) -> None:

@@ -106,7 +106,7 @@ class _LaneState:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What one event changes.
+    """The effect of an event on the counts.
 
     Attributes:
         xid: the transaction of the event.

@@ -39,7 +39,7 @@ Source = Callable[[], AsyncIterator[Update]]
 
 
 class Reader:
-    """One reader of a shared feed.
+    """Reads a shared feed for a browser.
 
     A new reader, and one that is too slow, gets a snapshot; after that, it gets changes.
 

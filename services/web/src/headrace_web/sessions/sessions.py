@@ -26,7 +26,7 @@ _TIMEOUT_S: Final = 10.0
 # accepts repeats for 30 s, but issuers often accept none.
 _REPEAT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 1.0
-# Who issued a refresh token.
+# The kinds of refresh tokens: of a login by password, and of an OIDC issuer.
 _PASSWORD: Final = "password"  # noqa: S105 - a name, not a password
 _OIDC: Final = "oidc"
 

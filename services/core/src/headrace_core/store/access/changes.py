@@ -69,8 +69,8 @@ def _to_change(row: Row) -> AccessChange:
 
 
 # Versions have no gaps: a failed transaction rolls its version back. Changes are rare, so each one
-# removes the old ones here. Gateways read changes within seconds. When they start, they read those
-# that can affect a valid token.
+# removes the old ones here. Gateways read changes within seconds. A gateway that starts reads the
+# changes that can affect a valid token.
 _RECORD = text("""
     WITH next AS (
         UPDATE access_version SET version = version + 1 WHERE singleton RETURNING version
