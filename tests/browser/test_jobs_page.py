@@ -78,6 +78,24 @@ async def test_refused_jobs_are_counted_with_their_error(
     await expect(dialog.get_by_role("listitem").filter(has_text="SUCCEEDED")).to_have_count(3)
 
 
+async def test_rows_can_be_selected_once_they_have_arrived(page: Page, client: Client) -> None:
+    await submit_waiting(client, "late", 1)
+    released = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await released.wait()
+        await route.continue_()
+
+    await page.route("**/feed/jobs?*", hold)
+    await page.goto('/jobs?filter=labels.test = "late"')
+    select_all = page.get_by_label("Select all on this page")
+    await expect(select_all).to_be_disabled()
+    released.set()
+    await expect(select_all).to_be_enabled()
+    await select_all.check()
+    await expect(page.get_by_text("1 selected")).to_be_visible()
+
+
 async def test_stop_ends_bounded_batch(page: Page, client: Client) -> None:
     await submit_waiting(client, "stopped", _MANY)
     stopped = asyncio.Event()

@@ -38,6 +38,7 @@ class JobsPage {
     this.filter = "";
     this.live = [];
     this.older = [];
+    this.shown = [];
     this.selected = new Set();
     this.allMatching = false;
   }
@@ -70,6 +71,9 @@ class JobsPage {
     this.live = [];
     this.older = [];
     this.rows = new Map();
+    this.shown = [];
+    // The rows of this filter have not arrived, so there is nothing to select.
+    this.selectAll.disabled = true;
     this.select([]);
     const url = withQuery("/jobs", { filter });
     if (push && url !== location.pathname + location.search) history.pushState(null, "", url);
@@ -112,6 +116,7 @@ class JobsPage {
     const shown = new Set(this.live.map((job) => job.id));
     const jobs = [...this.live, ...this.older.filter((job) => !shown.has(job.id))];
     this.shown = jobs;
+    this.selectAll.disabled = !jobs.length;
     reconcile(this.body, jobs, (job) => job.id, (job) => this.createRow(job), (row, job) => this.updateRow(row, job));
     fill(this.note, jobs.length ? null : empty("No job matches.", this.filter ? "Change or clear the filter." : "Submit one on the page Submit, or with `headrace submit`."));
     this.more.hidden = !this.nextPageToken;
@@ -172,7 +177,7 @@ class JobsPage {
     if (!this.selects) return;
     for (const row of this.body.children) row.setAttribute("aria-selected", String(this.selected.has(row.dataset.key)));
     const count = this.selected.size;
-    this.selectAll.checked = count > 0 && count === this.shown?.length;
+    this.selectAll.checked = count > 0 && count === this.shown.length;
     this.selectAll.indeterminate = count > 0 && !this.selectAll.checked;
     this.actions.hidden = !count;
     const text = this.allMatching ? "All jobs that match the filter" : `${number(count)} selected`;
