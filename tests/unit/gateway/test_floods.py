@@ -40,14 +40,18 @@ class Server:
         self.connection.recv(size, socket.MSG_WAITALL)
 
     async def closes(self, *, after: float) -> bool:
-        """Run the guard after some seconds, and return whether it has closed the connection."""
+        """Run the guard after some seconds, and return whether it has reset the connection."""
         self.now += after
         await self.guard.run_once()
         self.client.setblocking(False)
         try:
-            return self.client.recv(1) == b""
+            self.client.recv(1)
+        except ConnectionResetError:
+            return True
         except BlockingIOError:
             return False
+        else:
+            raise AssertionError("the connection was closed without a reset")
         finally:
             self.client.setblocking(True)
 

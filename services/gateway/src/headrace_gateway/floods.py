@@ -8,6 +8,7 @@ kernel has received on each connection with the bytes of its calls.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import socket
 import struct
@@ -31,6 +32,8 @@ _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _FILES: Final = Path("/proc/self/fd")
 # The position of `tcpi_bytes_received` in `struct tcp_info` (linux/tcp.h), since Linux 4.1.
 _BYTES_RECEIVED: Final = struct.Struct("=128xQ")
+# A socket address of the family AF_UNSPEC.
+_NO_ADDRESS: Final = struct.pack("=H14x", socket.AF_UNSPEC)
 # Seconds between two runs, and the maximum share of the time that they take.
 _INTERVAL: Final = 2.0
 _MAX_SHARE: Final = 0.02
@@ -146,9 +149,23 @@ def _close(ports: Collection[int], peers: Collection[_Peer]) -> int:
     for peer, sock in _sockets(ports):
         if peer in peers:
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                _reset(sock)
                 closed += 1
     return closed
+
+
+def _reset(sock: socket.socket) -> None:
+    """Reset a connection and drop its buffers, for all descriptors of its socket.
+
+    A shutdown would not suffice: while gRPC does not read, the buffers stay full, and the client
+    waits. A `connect` with AF_UNSPEC resets a TCP connection on Linux (connect(2)).
+
+    Raises:
+        OSError: the connection has ended.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.connect(sock.fileno(), _NO_ADDRESS, len(_NO_ADDRESS)):
+        raise OSError(ctypes.get_errno(), "the connection cannot be reset")
 
 
 def _sockets(ports: Collection[int]) -> Iterator[tuple[_Peer, socket.socket]]:
