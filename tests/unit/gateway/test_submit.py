@@ -24,6 +24,7 @@ from headrace_gateway.api.payload_schema import KnownHandler
 from headrace_gateway.api.submit import Submit
 from headrace_gateway.calls.authenticate import ANONYMOUS
 from headrace_gateway.calls.call import Call
+from headrace_gateway.calls.errors import Failures
 from headrace_gateway.grpc.jobs import JobServicer
 
 CALL = Call(correlation_id="c", principal=ANONYMOUS, tenant=DEFAULT_TENANT)
@@ -57,7 +58,7 @@ async def submit() -> AsyncIterator[Submit]:
 @pytest.fixture
 def servicer(submit: Submit) -> JobServicer:
     nothing = cast(Any, None)
-    return JobServicer(submit=submit, jobs=nothing, streams=nothing)
+    return JobServicer(submit=submit, jobs=nothing, streams=nothing, failures=Failures())
 
 
 class Case(NamedTuple):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 
 from grpc import aio
 
@@ -24,7 +24,17 @@ from headrace.errors import (
 )
 
 Q = TypeVar("Q")
+Q_contra = TypeVar("Q_contra", contravariant=True)
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class UnaryMethod(Protocol[Q_contra, R_co]):
+    """The stub of a unary method."""
+
+    def __call__(
+        self, request: Q_contra, /, *, timeout: float, metadata: Any
+    ) -> Awaitable[R_co]: ...
 
 
 class Calls:
@@ -61,7 +71,7 @@ class Calls:
 
     async def unary(
         self,
-        method: Callable[[Gateway], aio.UnaryUnaryMultiCallable[Q, R]],
+        method: Callable[[Gateway], UnaryMethod[Q, R]],
         request: Q,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - sent to the server
@@ -133,7 +143,7 @@ class Calls:
     async def unary_with_secret(
         self,
         secret: str,
-        method: Callable[[Gateway], aio.UnaryUnaryMultiCallable[Q, R]],
+        method: Callable[[Gateway], UnaryMethod[Q, R]],
         request: Q,
         *,
         authenticated: bool = True,

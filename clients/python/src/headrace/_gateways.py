@@ -16,6 +16,7 @@ from grpc import aio
 from headrace import __version__, _process
 from headrace._messages import message_class
 from headrace._proxy import is_loopback, proxy_for
+from headrace._submits import SharedSubmits
 from headrace.errors import WrongEventLoop
 from headrace.tls import TLS
 from headrace.v1.access_service_pb2_grpc import AccessServiceStub
@@ -129,6 +130,7 @@ class Gateway:
                 target, grpc.ssl_channel_credentials(ca, key, cert), options=options
             )
         self.jobs = JobServiceStub(self.channel)
+        self.submit = SharedSubmits(self.jobs)
         self.handlers = HandlerServiceStub(self.channel)
         self.subscriptions = SubscriptionServiceStub(self.channel)
         self.audit = AuditServiceStub(self.channel)

@@ -22,7 +22,9 @@ TokenProvider: TypeAlias = Callable[[], Awaitable[str]]
 _AUTHORIZATION: Final = "authorization"
 _TENANT: Final = "x-headrace-tenant"
 # https://www.w3.org/TR/trace-context/
-_TRACE_HEADERS: Final = ("traceparent", "tracestate")
+# The header with the correlation id of a call.
+CORRELATION_ID: Final = "x-request-id"
+TRACE_HEADERS: Final = ("traceparent", "tracestate")
 # The headers that `metadata` must not contain, with the arguments that set them.
 _ARGUMENTS: Final = {_AUTHORIZATION: "token or api_key", _TENANT: "tenant"}
 # The names that gRPC accepts, except those with binary values (`-bin`).
@@ -238,4 +240,4 @@ def trace_headers() -> Metadata:
 
     carrier: dict[str, str] = {}
     inject(carrier)
-    return tuple((name, carrier[name]) for name in _TRACE_HEADERS if carrier.get(name))
+    return tuple((name, carrier[name]) for name in TRACE_HEADERS if carrier.get(name))

@@ -42,7 +42,7 @@ from headrace.errors import (
 )
 
 # The trailer that contains a google.rpc.Status.
-_STATUS_TRAILER: Final = "grpc-status-details-bin"
+STATUS_TRAILER: Final = "grpc-status-details-bin"
 _DOMAIN: Final = "headrace"
 
 # The codes of calls without a connection. Such a status has no reason.
@@ -152,7 +152,7 @@ def _details(error: AioRpcError) -> list[Any]:
     # The grpc stubs do not declare the type, which is key-value pairs.
     trailers: Any = error.trailing_metadata()
     for key, value in trailers or ():
-        if key == _STATUS_TRAILER:
+        if key == STATUS_TRAILER:
             try:
                 return list(_Status.FromString(value).details)
             except DecodeError:

@@ -33,7 +33,14 @@ from headrace._convert import (
     write_spec,
 )
 from headrace._gateways import Gateway, Gateways, health_request, parse_targets
-from headrace._headers import Metadata, Secret, TokenProvider, resolve_headers, trace_headers
+from headrace._headers import (
+    CORRELATION_ID,
+    Metadata,
+    Secret,
+    TokenProvider,
+    resolve_headers,
+    trace_headers,
+)
 from headrace._monitor import MonitorCalls
 from headrace._sessions import SessionCalls
 from headrace._subscriptions import SubscriptionCalls
@@ -185,6 +192,9 @@ class Client(
     ) -> JobHandle:
         """Submit a job, and return once it is stored.
 
+        Concurrent calls share messages, which multiplies their throughput. Each call keeps its own
+        result, deadline and cancellation.
+
         Args:
             job_type: the job type, which selects the handler.
             payload: the handler's input, any JSON value. None: an empty object.
@@ -208,7 +218,7 @@ class Client(
             data_encoding=JSON,
         )
         response = await self._calls.unary(
-            lambda gateway: gateway.jobs.SubmitJob,
+            lambda gateway: gateway.submit,
             request,
             timeout=call_timeout,
             metadata=_submit_metadata(correlation_id),
@@ -636,7 +646,7 @@ def _submit_metadata(correlation_id: str | None) -> Metadata:
             f"correlation_id is {correlation_id[:_MAX_CORRELATION_ID]!r}; use 1 to "
             f"{_MAX_CORRELATION_ID} printable ASCII characters"
         )
-    return (("x-request-id", correlation_id), *trace_headers())
+    return ((CORRELATION_ID, correlation_id), *trace_headers())
 
 
 def _check_after_position(after_position: int) -> None:

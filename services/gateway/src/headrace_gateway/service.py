@@ -44,6 +44,7 @@ from headrace_gateway.api.users import Users
 from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.drain import Drain
+from headrace_gateway.calls.errors import Failures
 from headrace_gateway.calls.order import build_chain
 from headrace_gateway.calls.traffic import Traffic
 from headrace_gateway.floods import DEFAULT_FLOOD_LIMITS, FloodGuard, FloodLimits
@@ -206,7 +207,7 @@ class Gateway:
             quotas.follow(identities.quotas)
             await identities.run_once()
             _start_loop(on_stop, identities, bus=bus, records=records)
-        traffic, threads = Traffic(), PasswordThreads()
+        traffic, threads, failures = Traffic(), PasswordThreads(), Failures(audit)
         on_stop.callback(threads.close)
         server = build_server(
             settings,
@@ -216,15 +217,17 @@ class Gateway:
                 counts=watch.gauges,
                 authenticator=identities,
                 sessions=sessions,
-                audit=audit,
                 limiter=quotas,
                 traffic=traffic,
+                failures=failures,
+                reads=audit,
                 tracing=self._tracing,
             ),
             jobs=JobServicer(
                 submit=submit,
                 jobs=Jobs(database=database, installation=installation, bus=bus, quotas=quotas),
                 streams=JobStreams(database=database, watch=watch, tracing=self._tracing),
+                failures=failures,
             ),
             handlers=HandlerServicer(Handlers(database=database, installation=installation)),
             subscriptions=SubscriptionServicer(

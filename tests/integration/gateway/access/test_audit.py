@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -279,15 +278,6 @@ async def test_job_and_events_contain_their_principals(
     assert stored.submitted_by == "billing"
 
 
-class UnauthenticatedExchange:
-    """The exchange of a call that was not authenticated."""
-
-    request = None
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-
 async def stored_events(database: Database, tenant: str) -> list[AuditEntry]:
     async with database.statement() as conn:
         chain = await read_audit_chain(conn, tenant=tenant, after=0, limit=1000)
@@ -297,10 +287,13 @@ async def stored_events(database: Database, tenant: str) -> list[AuditEntry]:
 def note_unauthenticated_calls(writer: AuditWriter, count: int) -> None:
     """Note two denied calls from each of `count` addresses."""
     for number in range(count):
-        exchange: Any = UnauthenticatedExchange(f"10.0.{number // 250}.{number % 250}")
         for _ in range(2):
             writer.note_denied(
-                "/headrace.v1.JobService/GetJob", exchange, Unauthenticated("no key")
+                "/headrace.v1.JobService/GetJob",
+                Unauthenticated("no key"),
+                call=None,
+                address=f"10.0.{number // 250}.{number % 250}",
+                request=None,
             )
 
 

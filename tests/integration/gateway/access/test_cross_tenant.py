@@ -136,6 +136,18 @@ CASES = [
         OK,
     ),
     jobs(
+        "SubmitJobs",
+        "entries",
+        lambda _: js.SubmitJobsRequest(
+            entries=[
+                js.SubmitJobsEntry(
+                    request=js.SubmitJobRequest(job=SPEC, request_id=f"{REQUEST_ID}-entry")
+                )
+            ]
+        ),
+        OK,
+    ),
+    jobs(
         "SubmitAndWatch",
         "request_id",
         lambda _: js.SubmitAndWatchRequest(job=SPEC, request_id=f"{REQUEST_ID}-watched"),
@@ -446,6 +458,8 @@ async def foreign(channel: grpc.aio.Channel, database: Database) -> Foreign:
     submit = js.SubmitJobRequest(job=spec, request_id=f"{REQUEST_ID}-watched")
     foreign.ended_job_id = (await api.SubmitJob(submit, metadata=theirs)).job.id
     await api.CancelJob(js.CancelJobRequest(job_id=foreign.ended_job_id), metadata=theirs)
+    entry = js.SubmitJobRequest(job=spec, request_id=f"{REQUEST_ID}-entry")
+    await api.SubmitJob(entry, metadata=theirs)
     batch = js.BatchSubmitJobsRequest(jobs=[spec], request_id=REQUEST_ID)
     foreign.batch_id = (await api.BatchSubmitJobs(batch, metadata=theirs)).batch_id
     page = await api.ListJobs(js.ListJobsRequest(page_size=1), metadata=theirs)

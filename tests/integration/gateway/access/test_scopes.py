@@ -189,6 +189,22 @@ async def test_submit_outside_the_scope_is_denied(
     assert len(stored.jobs) == 3
 
 
+async def test_entry_outside_the_scope_is_denied_alone(tenant: Tenant, database: Database) -> None:
+    scoped = await caller(database, Role.OPERATOR, "queue:mail")
+    entries = [
+        js.SubmitJobsEntry(request=js.SubmitJobRequest(job=spec)) for spec in (INSIDE, OUTSIDE)
+    ]
+    response = await tenant.jobs.SubmitJobs(js.SubmitJobsRequest(entries=entries), metadata=scoped)
+    assert response.results[0].response.job.id
+    error = response.results[1].error
+    assert error.code == grpc.StatusCode.PERMISSION_DENIED.value[0]
+    assert "queue:slow" in error.message
+    stored = await tenant.jobs.ListJobs(js.ListJobsRequest(), metadata=tenant.admin)
+    # The tenant had two jobs.
+    assert len(stored.jobs) == 3
+    assert stored.jobs[0].id == response.results[0].response.job.id
+
+
 async def test_watch_outside_the_scope_is_denied(tenant: Tenant, database: Database) -> None:
     scoped = await caller(database, Role.VIEWER, "queue:mail")
     request = js.WatchJobsRequest(filter=js.JobFilter(queues=["slow"]))

@@ -18,6 +18,8 @@ from headrace.v1.job_service_pb2 import (
     GetStatsRequest,
     SubmitAndWatchRequest,
     SubmitJobRequest,
+    SubmitJobsEntry,
+    SubmitJobsRequest,
     WatchJobsRequest,
 )
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
@@ -305,6 +307,10 @@ async def test_rate_quota_rejects_submits_and_submit_streams(
     request = SubmitAndWatchRequest(job=JobSpec(type="email"))
     error = await rpc_error(jobs.SubmitAndWatch(request, metadata=acme).read())
     assert error.metadata["quota"] == "submits_per_second"
+    entries = SubmitJobsRequest(entries=[SubmitJobsEntry(request=JOB)] * 2)
+    response = await jobs.SubmitJobs(entries, metadata=acme)
+    codes = {result.error.code for result in response.results}
+    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]}
     # Reads are not limited.
     await jobs.GetStats(GetStatsRequest(), metadata=acme)
 

@@ -16,6 +16,7 @@ from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.chain import Chain, ChainError, Link
 from headrace_gateway.calls.drain import Drain
+from headrace_gateway.calls.errors import Failures
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 from headrace_gateway.calls.order import FOREIGN_LINKS, SERVICER_NEEDS, build_chain
 from headrace_gateway.calls.traffic import Traffic
@@ -57,6 +58,7 @@ def gateway_links() -> tuple[Link, ...]:
         sessions=Sessions(),
         limiter=TenantQuotas(),
         traffic=Traffic(),
+        failures=Failures(),
     ).links
 
 

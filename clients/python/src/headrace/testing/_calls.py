@@ -196,7 +196,14 @@ async def _next_or_end(stream: AsyncIterator[Any]) -> Any:
 
 
 async def _abort(context: Any, refusal: Refusal) -> NoReturn:
-    code = grpc.StatusCode[refusal.code]
+    status = status_message(refusal)
+    trailers = ((_STATUS_TRAILER, status.SerializeToString()),) if status.details else ()
+    await context.abort(grpc.StatusCode[refusal.code], refusal.message, trailers)
+    raise AssertionError("abort returned")
+
+
+def status_message(refusal: Refusal) -> Any:
+    """Return the google.rpc.Status of a refusal."""
     details: list[tuple[str, dict[str, Any]]] = []
     if refusal.reason:
         entries = [{"key": key, "value": value} for key, value in refusal.metadata.items()]
@@ -209,8 +216,8 @@ async def _abort(context: Any, refusal: Refusal) -> NoReturn:
         seconds, rest = divmod(refusal.retry_after, timedelta(seconds=1))
         delay = {"seconds": seconds, "nanos": rest // timedelta(microseconds=1) * 1000}
         details.append(("RetryInfo", {"retry_delay": delay}))
-    status = message_class("Status")(
-        code=code.value[0],
+    return message_class("Status")(
+        code=grpc.StatusCode[refusal.code].value[0],
         message=refusal.message,
         details=[
             {
@@ -220,6 +227,3 @@ async def _abort(context: Any, refusal: Refusal) -> NoReturn:
             for name, fields in details
         ],
     )
-    trailers = ((_STATUS_TRAILER, status.SerializeToString()),) if details else ()
-    await context.abort(code, refusal.message, trailers)
-    raise AssertionError("abort returned")

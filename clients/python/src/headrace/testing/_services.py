@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 from headrace.errors import CallError, Refusal
-from headrace.testing._calls import request_id, trace_context
+from headrace.testing._calls import request_id, status_message, trace_context
 from headrace.testing._jobs import (
     MAX_EVENTS,
     STATES,
@@ -33,6 +33,9 @@ from headrace.v1.handler_service_pb2_grpc import HandlerServiceServicer
 from headrace.v1.job_service_pb2_grpc import JobServiceServicer
 
 T = TypeVar("T")
+
+# The maximum number of entries of SubmitJobs.
+MAX_ENTRIES: Final = 256
 
 _IDLE_MARK: Final = pb.WATCH_MARK_IDLE
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
@@ -68,6 +71,21 @@ class JobService(JobServiceServicer):
         self._check_specs(request, {"job": request.job} if request.HasField("job") else {}, context)
         jobs, outcome = self._submit(request, [request.job], context)
         return pb.SubmitJobResponse(job=jobs[0], outcome=outcome)
+
+    async def SubmitJobs(
+        self, request: pb.SubmitJobsRequest, context: Any
+    ) -> pb.SubmitJobsResponse:
+        if not 1 <= len(request.entries) <= MAX_ENTRIES:
+            raise invalid(("entries", f"must contain 1 to {MAX_ENTRIES}"))
+        response = pb.SubmitJobsResponse()
+        for entry in request.entries:
+            result = response.results.add()
+            try:
+                job = await self.SubmitJob(entry.request, _EntryContext(entry, context))
+                result.response.CopyFrom(job)
+            except CallError as error:
+                result.error.MergeFromString(status_message(error.refusal).SerializeToString())
+        return response
 
     async def BatchSubmitJobs(
         self, request: pb.BatchSubmitJobsRequest, context: Any
@@ -280,6 +298,26 @@ class JobService(JobServiceServicer):
             time_left=context.time_remaining() if request.use_call_deadline else None,
         )
         return jobs, pb.SUBMIT_OUTCOME_CREATED
+
+
+class _EntryContext:
+    """The context of an entry of SubmitJobs: the call's context with what the entry overrides."""
+
+    def __init__(self, entry: pb.SubmitJobsEntry, context: Any) -> None:
+        self._entry = entry
+        self._context = context
+
+    def time_remaining(self) -> float | None:
+        if self._entry.HasField("timeout"):
+            return self._entry.timeout.ToTimedelta().total_seconds()
+        left: float | None = self._context.time_remaining()
+        return left
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        metadata = tuple(self._context.invocation_metadata() or ())
+        if not self._entry.correlation_id:
+            return metadata
+        return (*metadata, ("x-request-id", self._entry.correlation_id))
 
 
 class HandlerService(HandlerServiceServicer):

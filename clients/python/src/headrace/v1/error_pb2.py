@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/error.proto\x12\x0bheadrace.v1*\xab\x07\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x01\x12 \n\x1c\x45RROR_REASON_PAYLOAD_INVALID\x10\x02\x12#\n\x1f\x45RROR_REASON_PAGE_TOKEN_INVALID\x10\x03\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_INVALID\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_JOB_NOT_FOUND\x10\x05\x12$\n ERROR_REASON_REQUEST_ID_CONFLICT\x10\x06\x12\x1f\n\x1b\x45RROR_REASON_STATE_CONFLICT\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_LIMIT_EXCEEDED\x10\x08\x12\x1e\n\x1a\x45RROR_REASON_SLOW_CONSUMER\x10\t\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_EXPIRED\x10\n\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x0c\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\r\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0e\x12\'\n#ERROR_REASON_SUBSCRIPTION_NOT_FOUND\x10\x0f\x12&\n\"ERROR_REASON_SUBSCRIPTION_CONFLICT\x10\x10\x12#\n\x1f\x45RROR_REASON_SUBSCRIPTION_TAKEN\x10\x11\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x12\x12#\n\x1f\x45RROR_REASON_CREDENTIAL_CHANGED\x10\x13\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x14\x12!\n\x1d\x45RROR_REASON_TENANT_SUSPENDED\x10\x15\x12!\n\x1d\x45RROR_REASON_ACCESS_NOT_FOUND\x10\x16\x12 \n\x1c\x45RROR_REASON_ACCESS_CONFLICT\x10\x17\x12 \n\x1c\x45RROR_REASON_LOGIN_THROTTLED\x10\x18\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x19\x12!\n\x1d\x45RROR_REASON_TOKENS_THROTTLED\x10\x1a\x42Z\n\x0eio.headrace.v1B\nErrorProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/error.proto\x12\x0bheadrace.v1\x1a\x19google/protobuf/any.proto\"R\n\nCallStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any*\xab\x07\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x01\x12 \n\x1c\x45RROR_REASON_PAYLOAD_INVALID\x10\x02\x12#\n\x1f\x45RROR_REASON_PAGE_TOKEN_INVALID\x10\x03\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_INVALID\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_JOB_NOT_FOUND\x10\x05\x12$\n ERROR_REASON_REQUEST_ID_CONFLICT\x10\x06\x12\x1f\n\x1b\x45RROR_REASON_STATE_CONFLICT\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_LIMIT_EXCEEDED\x10\x08\x12\x1e\n\x1a\x45RROR_REASON_SLOW_CONSUMER\x10\t\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_EXPIRED\x10\n\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x0c\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\r\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0e\x12\'\n#ERROR_REASON_SUBSCRIPTION_NOT_FOUND\x10\x0f\x12&\n\"ERROR_REASON_SUBSCRIPTION_CONFLICT\x10\x10\x12#\n\x1f\x45RROR_REASON_SUBSCRIPTION_TAKEN\x10\x11\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x12\x12#\n\x1f\x45RROR_REASON_CREDENTIAL_CHANGED\x10\x13\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x14\x12!\n\x1d\x45RROR_REASON_TENANT_SUSPENDED\x10\x15\x12!\n\x1d\x45RROR_REASON_ACCESS_NOT_FOUND\x10\x16\x12 \n\x1c\x45RROR_REASON_ACCESS_CONFLICT\x10\x17\x12 \n\x1c\x45RROR_REASON_LOGIN_THROTTLED\x10\x18\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x19\x12!\n\x1d\x45RROR_REASON_TOKENS_THROTTLED\x10\x1a\x42Z\n\x0eio.headrace.v1B\nErrorProtoP\x01Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +33,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.error_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016io.headrace.v1B\nErrorProtoP\001Z:github.com/headrace/headrace/gen/go/headrace/v1;headracev1'
-  _globals['_ERRORREASON']._serialized_start=41
-  _globals['_ERRORREASON']._serialized_end=980
+  _globals['_ERRORREASON']._serialized_start=152
+  _globals['_ERRORREASON']._serialized_end=1091
+  _globals['_CALLSTATUS']._serialized_start=67
+  _globals['_CALLSTATUS']._serialized_end=149
 # @@protoc_insertion_point(module_scope)

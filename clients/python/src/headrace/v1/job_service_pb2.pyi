@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from headrace.v1 import data_pb2 as _data_pb2
+from headrace.v1 import error_pb2 as _error_pb2
 from headrace.v1 import event_pb2 as _event_pb2
 from headrace.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
@@ -204,6 +205,130 @@ class SubmitJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitJobResponse: _TypeAlias = SubmitJobResponse  # noqa: Y015
+
+@_typing.final
+class SubmitJobsRequest(_message.Message):
+    """The request of SubmitJobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitJobsEntry]:
+        """1 to 256 entries."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___SubmitJobsEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitJobsRequest: _TypeAlias = SubmitJobsRequest  # noqa: Y015
+
+@_typing.final
+class SubmitJobsEntry(_message.Message):
+    """A job of SubmitJobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    correlation_id: _builtins.str
+    """The correlation id of the job: 1 to 128 printable characters. Any other value: the
+    `x-request-id` of the call.
+    """
+    @_builtins.property
+    def request(self) -> Global___SubmitJobRequest:
+        """The job, its `request_id` and its options. Required."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """The time that the caller of this entry has left. With `use_call_deadline`, it determines the
+        deadline of the job. Absent: the time that the call has left.
+        """
+
+    def __init__(
+        self,
+        *,
+        request: Global___SubmitJobRequest | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        correlation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "request", b"request", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitJobsEntry: _TypeAlias = SubmitJobsEntry  # noqa: Y015
+
+@_typing.final
+class SubmitJobsResponse(_message.Message):
+    """The response of SubmitJobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    REDUCED_FIELD_NUMBER: _builtins.int
+    reduced: _builtins.bool
+    """Whether fields of the jobs were omitted because the response would exceed 4 MiB: `labels`,
+    `retry_policy`, `progress` and `error`. GetJob returns these fields.
+    """
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitJobsResult]:
+        """The results, in the order of the entries."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___SubmitJobsResult] | None = ...,
+        reduced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reduced", b"reduced", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitJobsResponse: _TypeAlias = SubmitJobsResponse  # noqa: Y015
+
+@_typing.final
+class SubmitJobsResult(_message.Message):
+    """The result of an entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___SubmitJobResponse:
+        """The response."""
+
+    @_builtins.property
+    def error(self) -> _error_pb2.CallStatus:
+        """The error. Its field paths begin at the entry's request, such as `job.payload`."""
+
+    def __init__(
+        self,
+        *,
+        response: Global___SubmitJobResponse | None = ...,
+        error: _error_pb2.CallStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___SubmitJobsResult: _TypeAlias = SubmitJobsResult  # noqa: Y015
 
 @_typing.final
 class BatchSubmitJobsRequest(_message.Message):

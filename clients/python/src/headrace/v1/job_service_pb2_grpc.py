@@ -47,6 +47,11 @@ class JobServiceStub:
                 request_serializer=headrace_dot_v1_dot_job__service__pb2.SubmitJobRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_job__service__pb2.SubmitJobResponse.FromString,
                 _registered_method=True)
+        self.SubmitJobs = channel.unary_unary(
+                '/headrace.v1.JobService/SubmitJobs',
+                request_serializer=headrace_dot_v1_dot_job__service__pb2.SubmitJobsRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_job__service__pb2.SubmitJobsResponse.FromString,
+                _registered_method=True)
         self.BatchSubmitJobs = channel.unary_unary(
                 '/headrace.v1.JobService/BatchSubmitJobs',
                 request_serializer=headrace_dot_v1_dot_job__service__pb2.BatchSubmitJobsRequest.SerializeToString,
@@ -127,6 +132,15 @@ class JobServiceServicer:
 
     def SubmitJob(self, request, context):
         """Stores a job. OK means that the job is durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitJobs(self, request, context):
+        """Stores up to 256 jobs that are independent of each other. Each entry has the result that
+        SubmitJob would give, so an invalid entry affects no other entry. For callers that submit many
+        jobs at the same time: one call costs less than many.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,6 +255,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=headrace_dot_v1_dot_job__service__pb2.SubmitJobRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_job__service__pb2.SubmitJobResponse.SerializeToString,
             ),
+            'SubmitJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitJobs,
+                    request_deserializer=headrace_dot_v1_dot_job__service__pb2.SubmitJobsRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_job__service__pb2.SubmitJobsResponse.SerializeToString,
+            ),
             'BatchSubmitJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchSubmitJobs,
                     request_deserializer=headrace_dot_v1_dot_job__service__pb2.BatchSubmitJobsRequest.FromString,
@@ -342,6 +361,33 @@ class JobService:
             '/headrace.v1.JobService/SubmitJob',
             headrace_dot_v1_dot_job__service__pb2.SubmitJobRequest.SerializeToString,
             headrace_dot_v1_dot_job__service__pb2.SubmitJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.JobService/SubmitJobs',
+            headrace_dot_v1_dot_job__service__pb2.SubmitJobsRequest.SerializeToString,
+            headrace_dot_v1_dot_job__service__pb2.SubmitJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,7 +14,7 @@ from headrace_core.runtime.loop import Loop, Wake
 from headrace_core.store.access.audit import record_audit
 from headrace_core.store.sql.database import Database
 from headrace_gateway.calls.call import Call
-from headrace_gateway.calls.exchange import Exchange, short_name
+from headrace_gateway.calls.exchange import short_name
 
 _log = structlog.get_logger()
 
@@ -60,13 +60,17 @@ class AuditWriter(Loop):
         self._unauthenticated = 0
         self._reported = 0
 
-    def note_denied(self, path: str, exchange: Exchange, error: Exception) -> None:
+    def note_denied(
+        self, path: str, error: Exception, *, call: Call | None, address: str, request: Any
+    ) -> None:
         """Record a denied call; ignore errors of other kinds.
 
         Args:
             path: the path of the method.
-            exchange: the exchange of the call; it has no Call if its principal is unknown.
             error: the error that ended the call.
+            call: the call; None if its principal is unknown.
+            address: the network address of the caller.
+            request: the message; None if it was not decoded.
         """
         match error:
             case PermissionDenied():
@@ -77,13 +81,12 @@ class AuditWriter(Loop):
                 reason = str(error).partition(";")[0]
             case _:
                 return
-        call: Call | None = getattr(exchange, "call", None)
-        target = _target_of(exchange.request)
+        target = _target_of(request)
         if call is None or (call.principal.kind is PrincipalKind.ANONYMOUS):
             self._note(
                 AuditEntry(
                     tenant=INSTALLATION_CHAIN,
-                    address=exchange.address,
+                    address=address,
                     method=short_name(path),
                     target=target,
                     allowed=False,

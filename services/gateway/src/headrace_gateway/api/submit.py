@@ -10,6 +10,7 @@ import structlog
 
 from headrace_core.domain.errors import (
     HeadraceError,
+    LimitExceeded,
     QuotaExceeded,
     RequestIdConflict,
     Unavailable,
@@ -45,6 +46,10 @@ from headrace_gateway.api.visibility import visible_batch, visible_job
 from headrace_gateway.calls.call import Call
 
 _log = structlog.get_logger()
+
+# The maximum number of independent jobs in a request: as many errors of the largest size fit into
+# a response.
+MAX_ENTRIES: Final = 256
 
 _MAX_BATCH: Final = 1000
 # Maximum payload bytes in one transaction, and in all waiting submits.
@@ -181,6 +186,34 @@ class Submit:
                 return visible_job(call, earlier), False
         specs = Repeated((job.spec,), (0,))
         return ValidatedJobs(specs, await self._intake.have_workers(call, specs))
+
+    def check_entries(self, entries: Sized) -> None:
+        """Check the number of independent jobs in a request.
+
+        Raises:
+            InvalidRequest: there are none.
+            LimitExceeded: there are too many.
+        """
+        if not len(entries):
+            found = Violations()
+            found.note("entries", f"must contain 1 to {MAX_ENTRIES}")
+            found.check()
+        if len(entries) > MAX_ENTRIES:
+            raise LimitExceeded(
+                "entries",
+                limit="entries of SubmitJobs",
+                maximum=MAX_ENTRIES,
+                actual=len(entries),
+                unit="entries",
+            )
+
+    def count_entry(self, call: Call) -> None:
+        """Count a job that was submitted together with others.
+
+        Raises:
+            QuotaExceeded: the tenant has submitted too many jobs.
+        """
+        self._quotas.take_submit(call.tenant)
 
     def check_batch_size(self, jobs: Sized) -> None:
         """Raise LimitExceeded if a batch has too many jobs.

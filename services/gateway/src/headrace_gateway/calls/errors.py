@@ -12,6 +12,7 @@ import structlog
 from google.protobuf.message import Message
 
 from headrace_core.domain.errors import HeadraceError, Unavailable
+from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 from headrace_gateway.calls.request_ids import REQUEST_ID, identify
 from headrace_gateway.calls.statuses import DETAILS_KEY, CallError, to_call_error
@@ -26,23 +27,71 @@ _PERIOD_S: Final = 10.0
 class DeniedCalls(Protocol):
     """Receives denied calls."""
 
-    def note_denied(self, path: str, exchange: Exchange, error: Exception) -> None:
+    def note_denied(
+        self, path: str, error: Exception, *, call: Call | None, address: str, request: Any
+    ) -> None:
         """Record a denied call; ignore errors of other kinds."""
+
+
+class Failures:
+    """Returns the status of each error, and records the error.
+
+    Args:
+        denied: receives the calls that ended with an error; None if they are not recorded.
+    """
+
+    def __init__(self, denied: DeniedCalls | None = None) -> None:
+        self._denied = denied
+        self._lines = FailureLog()
+
+    def record(
+        self,
+        path: str,
+        error: Exception,
+        *,
+        request_id: str,
+        address: str,
+        call: Call | None,
+        request: Any,
+    ) -> CallError:
+        """Write the log line of an error, report a denied call, and return the status.
+
+        Args:
+            path: the path of the method.
+            error: raised by a link, a use case or a stream.
+            request_id: the request id of the call.
+            address: the network address of the caller.
+            call: the call; None if its principal is unknown.
+            request: the message; None if it was not decoded.
+        """
+        status = to_call_error(error, request_id=request_id)
+        self._log(path, status, error)
+        if self._denied is not None:
+            self._denied.note_denied(path, error, call=call, address=address, request=request)
+        return status
+
+    def _log(self, path: str, status: CallError, error: Exception) -> None:
+        fields = {"code": status.code.name, "method": path, "reason": status.reason}
+        if isinstance(error, Unavailable):
+            self._lines.write("warning", **fields, error=str(error), cause=error.cause)
+        elif status.code is grpc.StatusCode.INTERNAL:
+            self._lines.write("error", **fields, exc_info=error)
+        elif isinstance(error, HeadraceError):
+            _log.debug("call_rejected", method=path, reason=status.reason)
 
 
 class Errors:
     """Ends a call with the status of the error that a link or the servicer raised.
 
     Args:
-        denied: receives the calls that ended with an error; None if they are not recorded.
+        failures: records the errors.
     """
 
     name: ClassVar[str] = "errors"
     needs: ClassVar[tuple[str, ...]] = ("request id",)
 
-    def __init__(self, denied: DeniedCalls | None = None) -> None:
-        self._denied = denied
-        self._failures = FailureLog()
+    def __init__(self, failures: Failures) -> None:
+        self._failures = failures
 
     def wrap(self, method: Method, proceed: Proceed) -> Proceed:
         """Return a function that calls `proceed` and turns each error into a status."""
@@ -56,22 +105,17 @@ class Errors:
                 # The client has closed the call, and gRPC is about to cancel it.
                 raise asyncio.CancelledError from None
             except Exception as error:  # noqa: BLE001 - every error becomes a status
-                status = to_call_error(error, request_id=identify(exchange))
-                self._log(method.path, status, error)
-                if self._denied is not None:
-                    self._denied.note_denied(method.path, exchange, error)
+                status = self._failures.record(
+                    method.path,
+                    error,
+                    request_id=identify(exchange),
+                    address=exchange.address,
+                    call=getattr(exchange, "call", None),
+                    request=exchange.request,
+                )
             return await _abort(exchange, status)
 
         return proceed_or_abort
-
-    def _log(self, path: str, status: CallError, error: Exception) -> None:
-        fields = {"code": status.code.name, "method": path, "reason": status.reason}
-        if isinstance(error, Unavailable):
-            self._failures.write("warning", **fields, error=str(error), cause=error.cause)
-        elif status.code is grpc.StatusCode.INTERNAL:
-            self._failures.write("error", **fields, exc_info=error)
-        elif isinstance(error, HeadraceError):
-            _log.debug("call_rejected", method=path, reason=status.reason)
 
 
 async def _abort(exchange: Exchange, status: CallError) -> NoReturn:

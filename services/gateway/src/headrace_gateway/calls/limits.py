@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 
 _JOBS: Final = "/headrace.v1.JobService/"
-# The RPCs that submit jobs. The use case counts the further jobs of a batch.
+# The RPCs that submit jobs, except SubmitJobs, whose entries are counted one by one. The use case
+# counts the further jobs of a batch.
 _SUBMITS: Final = frozenset(
     {f"{_JOBS}SubmitJob", f"{_JOBS}BatchSubmitJobs", f"{_JOBS}SubmitAndWatch"}
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tracing import Tracing
@@ -12,7 +12,7 @@ from headrace_gateway.calls.authorize import Authorize, Sessions
 from headrace_gateway.calls.chain import Chain
 from headrace_gateway.calls.decode import Decode
 from headrace_gateway.calls.drain import Drain
-from headrace_gateway.calls.errors import DeniedCalls, Errors
+from headrace_gateway.calls.errors import Errors, Failures
 from headrace_gateway.calls.limits import Limiter, Limits
 from headrace_gateway.calls.payload_reads import PayloadReads, ReadLog
 from headrace_gateway.calls.permissions import NEEDS
@@ -25,7 +25,9 @@ from headrace_gateway.calls.traces import Traces
 from headrace_gateway.calls.traffic import Traffic
 
 # The group commit limits the duration of these calls.
-_SELF_LIMITED_METHODS: Final = frozenset({"/headrace.v1.JobService/SubmitJob"})
+_SELF_LIMITED_METHODS: Final = frozenset(
+    {"/headrace.v1.JobService/SubmitJob", "/headrace.v1.JobService/SubmitJobs"}
+)
 
 # The links that Headrace's servicers need. A gateway that lacks one does not start.
 SERVICER_NEEDS: Final = (
@@ -34,10 +36,6 @@ SERVICER_NEEDS: Final = (
 )
 # The links around health and reflection. Probes are anonymous, and must still work during a drain.
 FOREIGN_LINKS: Final = ("request id", "errors", "sizes", "decode")
-
-
-class Audit(DeniedCalls, ReadLog, Protocol):
-    """Receives denied calls and reads of payloads."""
 
 
 def build_chain(
@@ -49,7 +47,8 @@ def build_chain(
     sessions: Sessions,
     limiter: Limiter,
     traffic: Traffic,
-    audit: Audit | None = None,
+    failures: Failures,
+    reads: ReadLog | None = None,
     tracing: Tracing | None = None,
 ) -> Chain:
     """Return the chain of a gateway, outermost link first.
@@ -60,9 +59,10 @@ def build_chain(
         counts: the counters of slow readers.
         authenticator: identifies principals; None if access control is off.
         sessions: receives the open streams.
-        audit: receives denied calls and reads of payloads; None if access control is off.
         limiter: counts submits and streams by tenant.
         traffic: the link that counts the bytes of calls.
+        failures: records the errors of calls.
+        reads: receives the reads of payloads; None if access control is off.
         tracing: receives the spans of submits; None if the gateway writes none.
 
     Raises:
@@ -73,7 +73,7 @@ def build_chain(
             RequestIds(),
             traffic,
             Addresses(settings.trusted_proxies),
-            Errors(audit),
+            Errors(failures),
             drain,
             Sizes(max_request_bytes=settings.max_request_bytes),
             Authenticate(authenticator, NEEDS),
@@ -81,7 +81,7 @@ def build_chain(
             *(() if tracing is None else (Traces(tracing),)),
             Limits(limiter),
             Decode(),
-            PayloadReads(audit),
+            PayloadReads(reads),
             Timeouts(seconds=settings.call_timeout, bounded=_SELF_LIMITED_METHODS),
             SlowReaders(patience=settings.stream_patience, counts=counts),
         ),

@@ -36,6 +36,7 @@ _MONITOR: Final = "/headrace.v1.MonitorService/"
 
 NEEDS: Final[Mapping[str, Need]] = {
     f"{_JOBS}SubmitJob": Right.JOBS_SUBMIT,
+    f"{_JOBS}SubmitJobs": Right.JOBS_SUBMIT,
     f"{_JOBS}BatchSubmitJobs": Right.JOBS_SUBMIT,
     f"{_JOBS}SubmitAndWatch": Right.JOBS_SUBMIT,
     f"{_JOBS}GetJob": Right.JOBS_READ,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeGuard
 
 import structlog
 from google.protobuf.message import Message
@@ -58,16 +58,17 @@ def identify(exchange: Exchange) -> str:
     for key, value in exchange.metadata:
         if key == REQUEST_ID:
             request_id = value
-    if not (
-        isinstance(request_id, str)
-        and 0 < len(request_id) <= MAX_REQUEST_ID
-        and request_id.isprintable()
-    ):
+    if not is_request_id(request_id):
         request_id = _new_request_id()
     # Each call runs in its own task, with its own context.
     structlog.contextvars.bind_contextvars(correlation_id=request_id)
     exchange.request_id = request_id
     return request_id
+
+
+def is_request_id(value: str | bytes) -> TypeGuard[str]:
+    """Return whether a caller may use a value as a request id."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_REQUEST_ID and value.isprintable()
 
 
 def _new_request_id() -> str:

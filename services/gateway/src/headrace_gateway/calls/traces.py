@@ -16,7 +16,8 @@ from headrace_gateway.calls.statuses import to_call_error
 
 # The jobs of these methods keep the context of the span.
 _SUBMITS: Final = frozenset(
-    f"/headrace.v1.JobService/{name}" for name in ("SubmitJob", "BatchSubmitJobs", "SubmitAndWatch")
+    f"/headrace.v1.JobService/{name}"
+    for name in ("SubmitJob", "SubmitJobs", "BatchSubmitJobs", "SubmitAndWatch")
 )
 # The codes of faults of the server.
 _FAULTS: Final = frozenset(

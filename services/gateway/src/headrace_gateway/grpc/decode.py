@@ -6,9 +6,12 @@ formats of times, durations and documents. The use cases check the rest.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
+from math import inf
 from typing import Final, TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
@@ -29,6 +32,8 @@ from headrace_core.domain.submission import Repeated
 from headrace_gateway.api.documents import EMPTY_OBJECT, Payload
 from headrace_gateway.api.job_rules import NO_OVERRIDES
 from headrace_gateway.api.validation import MAX_FILTER_VALUES, Violations, job_filter
+from headrace_gateway.calls.call import Call
+from headrace_gateway.calls.request_ids import is_request_id
 from headrace_gateway.grpc.data import read_data
 from headrace_gateway.grpc.encode import STATES, Encoding
 
@@ -111,6 +116,31 @@ def read_job(
     message = request.job
     payload = message.payload if message.HasField("payload") else None
     return _read_spec(message, "job", found), _read_payload(payload, "job.payload", found)
+
+
+def read_entry_call(
+    entry: job_service_pb2.SubmitJobsEntry, call: Call
+) -> tuple[Call, float | None]:
+    """Return the context of an entry, and the time that its caller has left, in seconds.
+
+    Raises:
+        InvalidRequest: the entry has no request, or the time is not a valid Duration.
+    """
+    found = Violations()
+    if not entry.HasField("request"):
+        found.note("request", "is required")
+    left = None
+    if entry.HasField("timeout"):
+        left = read_duration(entry.timeout, "timeout", found)
+    found.check()
+    seconds = None if left is None else max(0.0, left.total_seconds())
+    deadline = call.deadline
+    if seconds is not None:
+        deadline = min(time.monotonic() + seconds, inf if deadline is None else deadline)
+    correlation_id = entry.correlation_id
+    if not is_request_id(correlation_id):
+        correlation_id = call.correlation_id
+    return replace(call, deadline=deadline, correlation_id=correlation_id), seconds
 
 
 def read_jobs(

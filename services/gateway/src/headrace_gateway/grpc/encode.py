@@ -132,6 +132,16 @@ def write_specs(
     response.jobs.extend(messages)
 
 
+def reduce_results(results: Sequence[job_service_pb2.SubmitJobsResult]) -> bool:
+    """If the results are too large for a page, clear some fields of the jobs and return True."""
+    if sum(result.ByteSize() for result in results) <= MAX_PAGE_BYTES:
+        return False
+    for result in results:
+        if result.HasField("response"):
+            _clear_fields(result.response.job)
+    return True
+
+
 # The fields that a reduced job lacks. The submitter or the handler determines their sizes.
 _CLEARED_FIELDS: Final = ("labels", "retry_policy", "progress", "error")
 
@@ -141,9 +151,13 @@ def _reduce(messages: Repeated[job_pb2.Job]) -> bool:
     if sum(messages.map(job_pb2.Job.ByteSize)) <= MAX_PAGE_BYTES:
         return False
     for message in messages.distinct:
-        for field in _CLEARED_FIELDS:
-            message.ClearField(field)
+        _clear_fields(message)
     return True
+
+
+def _clear_fields(message: job_pb2.Job) -> None:
+    for field in _CLEARED_FIELDS:
+        message.ClearField(field)
 
 
 def spec_message(spec: JobSpec, *, tenant: str, request_id: str | None) -> job_pb2.Job:

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from google.protobuf.message import Message
 
@@ -25,9 +26,11 @@ from headrace_gateway.api.validation import (
 )
 from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.call import Call
+from headrace_gateway.calls.errors import Failures
 from headrace_gateway.grpc.decode import (
     WatchRequest,
     read_encoding,
+    read_entry_call,
     read_idle_interval,
     read_job,
     read_job_filter,
@@ -41,6 +44,7 @@ from headrace_gateway.grpc.encode import (
     job_message,
     log_line_message,
     output_message,
+    reduce_results,
     spec_message,
     stats_message,
     write_batch,
@@ -51,6 +55,8 @@ from headrace_gateway.grpc.pages import MessagePage
 
 M = TypeVar("M", bound=Message)
 
+_SUBMIT_JOBS: Final = "/headrace.v1.JobService/SubmitJobs"
+
 
 class JobServicer:
     """Submits, reads, changes and streams jobs.
@@ -59,12 +65,16 @@ class JobServicer:
         submit: the use cases that create jobs.
         jobs: the use cases of stored jobs.
         streams: the use cases that follow jobs.
+        failures: records the errors of single entries.
     """
 
-    def __init__(self, *, submit: Submit, jobs: Jobs, streams: JobStreams) -> None:
+    def __init__(
+        self, *, submit: Submit, jobs: Jobs, streams: JobStreams, failures: Failures
+    ) -> None:
         self._submit = submit
         self._jobs = jobs
         self._streams = streams
+        self._failures = failures
 
     async def SubmitJob(
         self, request: job_service_pb2.SubmitJobRequest, call: Call
@@ -93,6 +103,40 @@ class JobServicer:
         return job_service_pb2.SubmitJobResponse(
             job=job_message(job, encoding), outcome=_submit_outcome(created)
         )
+
+    async def SubmitJobs(
+        self, request: job_service_pb2.SubmitJobsRequest, call: Call
+    ) -> job_service_pb2.SubmitJobsResponse:
+        """Store jobs that are independent of each other."""
+        self._submit.check_entries(request.entries)
+        results = await asyncio.gather(
+            *(self._submit_entry(entry, call) for entry in request.entries)
+        )
+        reduced = reduce_results(results)
+        return job_service_pb2.SubmitJobsResponse(results=results, reduced=reduced)
+
+    async def _submit_entry(
+        self, entry: job_service_pb2.SubmitJobsEntry, call: Call
+    ) -> job_service_pb2.SubmitJobsResult:
+        """Return what SubmitJob would return for an entry."""
+        result = job_service_pb2.SubmitJobsResult()
+        try:
+            call, seconds = read_entry_call(entry, call)
+            self._submit.count_entry(call)
+            async with asyncio.timeout(seconds):
+                result.response.CopyFrom(await self.SubmitJob(entry.request, call))
+        except Exception as error:  # noqa: BLE001 - every error becomes the status of its entry
+            status = self._failures.record(
+                _SUBMIT_JOBS,
+                error,
+                request_id=call.correlation_id,
+                address=call.address,
+                call=call,
+                request=entry.request,
+            )
+            # A CallStatus has the fields of a google.rpc.Status.
+            result.error.MergeFromString(status.serialize())
+        return result
 
     async def BatchSubmitJobs(
         self, request: job_service_pb2.BatchSubmitJobsRequest, call: Call

@@ -1,0 +1,286 @@
+"""Sends concurrent submits in shared messages, because a call costs more than a submit.
+
+Like a group commit, it adds no delay: a submit is sent at once unless messages are in flight. The
+submits that arrive meanwhile share the next message, and each has its own result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from grpc import aio
+
+from headrace._headers import CORRELATION_ID, TRACE_HEADERS, Metadata
+from headrace._status import STATUS_TRAILER
+from headrace.v1 import error_pb2, job_service_pb2
+
+if TYPE_CHECKING:
+    # The asynchronous stub has a type of its own, but no class.
+    from headrace.v1.job_service_pb2_grpc import JobServiceAsyncStub
+
+# The maximum number of entries in a message; the gateway accepts as many.
+_MAX_ENTRIES: Final = 256
+# The size at which a message is full, in bytes. The default limit of a gateway is above it.
+_MAX_BYTES: Final = 1024 * 1024
+# With this many messages in flight, submits wait for a response. A second message lets the client
+# and the gateway work at the same time.
+_IN_FLIGHT: Final = 2
+# The longest wait for a response, in seconds, so that one slow message does not delay later ones;
+# and the number of messages in flight from which submits wait for longer.
+_MAX_WAIT: Final = 0.05
+_MAX_IN_FLIGHT: Final = 64
+# Seconds without shared messages after a gateway of an older version has rejected one.
+_OLD_GATEWAY_PAUSE: Final = 60.0
+
+# The statuses of a message that another, smaller message may not have: an older gateway does not
+# know SubmitJobs, and a gateway may have lower limits than this module.
+_SEND_SINGLY: Final = frozenset(
+    {
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(slots=True, eq=False)
+class _Submit:
+    """A submit, the event loop's time at which its caller gives up, and its future response."""
+
+    request: job_service_pb2.SubmitJobRequest
+    size: int
+    end: float
+    correlation_id: str
+    response: asyncio.Future[job_service_pb2.SubmitJobResponse]
+    message: _Message | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Message:
+    """A message in flight: its call, and the number of submits that wait for it."""
+
+    call: asyncio.Task[None]
+    waiting: int
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """The submits with the same headers, which can share a message."""
+
+    headers: Metadata
+    waiting: deque[_Submit] = field(default_factory=deque)
+    in_flight: int = 0
+    wake: asyncio.Handle | None = None
+
+
+class SharedSubmits:
+    """The stub of SubmitJob, with shared messages.
+
+    Each submit has the semantics of a call of its own: deadline, cancellation, headers and errors.
+    A submit that is cancelled before it was sent is dropped. A call is cancelled when all of its
+    submits are. A submit with a trace is sent in a call of its own, which the trace then contains.
+
+    Args:
+        jobs: the stub of a gateway.
+    """
+
+    def __init__(self, jobs: JobServiceAsyncStub) -> None:
+        self._jobs = jobs
+        self._lanes: dict[Metadata, _Lane] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+        self._single_until = 0.0
+
+    async def __call__(
+        self,
+        request: job_service_pb2.SubmitJobRequest,
+        *,
+        timeout: float,  # noqa: ASYNC109 - the stub's argument
+        metadata: Metadata | None = None,
+    ) -> job_service_pb2.SubmitJobResponse:
+        """Submit a job.
+
+        Args:
+            request: the job.
+            timeout: the deadline, in seconds.
+            metadata: the headers.
+
+        Raises:
+            AioRpcError: the submit was rejected or failed.
+        """
+        loop = asyncio.get_running_loop()
+        metadata = metadata or ()
+        if loop.time() < self._single_until or any(key in TRACE_HEADERS for key, _ in metadata):
+            return await self._jobs.SubmitJob(request, timeout=timeout, metadata=metadata or None)
+        correlation_id = next((value for key, value in metadata if key == CORRELATION_ID), "")
+        headers = tuple(pair for pair in metadata if pair[0] != CORRELATION_ID)
+        end = loop.time() + timeout
+        submit = _Submit(request, request.ByteSize(), end, correlation_id, loop.create_future())
+        lane = self._lanes.get(headers)
+        if lane is None:
+            lane = self._lanes[headers] = _Lane(headers)
+        lane.waiting.append(submit)
+        if lane.wake is None:
+            # All submits of this iteration of the event loop share a message.
+            if lane.in_flight < _IN_FLIGHT:
+                lane.wake = loop.call_soon(self._send, lane)
+            else:
+                lane.wake = loop.call_later(_MAX_WAIT, self._send, lane)
+        timer = loop.call_at(end, _time_out, submit)
+        try:
+            return await submit.response
+        finally:
+            timer.cancel()
+            _leave(submit)
+
+    def _send(self, lane: _Lane) -> None:
+        """Send a message with the waiting submits, or several if they do not fit into one."""
+        lane.wake = None
+        while lane.waiting and lane.in_flight < _MAX_IN_FLIGHT:
+            submits = _take(lane.waiting)
+            if not submits:
+                continue
+            call = asyncio.create_task(self._call(lane, submits), name="headrace-submits")
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+            message = _Message(call, len(submits))
+            for submit in submits:
+                submit.message = message
+            lane.in_flight += 1
+        self._drop_if_idle(lane)
+
+    async def _call(self, lane: _Lane, submits: Sequence[_Submit]) -> None:
+        try:
+            if len(submits) == 1:
+                await self._call_singly(lane.headers, submits[0])
+            else:
+                await self._call_together(lane.headers, submits)
+        except Exception as error:  # noqa: BLE001 - raised for each caller
+            for submit in submits:
+                _fail(submit, error)
+        finally:
+            lane.in_flight -= 1
+            for submit in submits:
+                # The call was cancelled: the channel is closed.
+                submit.response.cancel()
+            if lane.waiting and lane.in_flight < _IN_FLIGHT:
+                if lane.wake is not None:
+                    lane.wake.cancel()
+                lane.wake = asyncio.get_running_loop().call_soon(self._send, lane)
+            self._drop_if_idle(lane)
+
+    async def _call_together(self, headers: Metadata, submits: Sequence[_Submit]) -> None:
+        clock = asyncio.get_running_loop().time
+        now = clock()
+        request = job_service_pb2.SubmitJobsRequest(
+            entries=[
+                job_service_pb2.SubmitJobsEntry(
+                    request=submit.request,
+                    timeout=_duration(submit.end - now),
+                    correlation_id=submit.correlation_id,
+                )
+                for submit in submits
+            ]
+        )
+        try:
+            response = await self._jobs.SubmitJobs(
+                request,
+                timeout=max(0.001, max(submit.end for submit in submits) - now),
+                metadata=headers or None,
+            )
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                self._single_until = clock() + _OLD_GATEWAY_PAUSE
+            if error.code() in _SEND_SINGLY:
+                await asyncio.gather(*(self._call_singly(headers, submit) for submit in submits))
+                return
+            for submit in submits:
+                _fail(submit, error)
+            return
+        for submit, result in zip(submits, response.results, strict=True):
+            if result.HasField("error"):
+                _fail(submit, _rpc_error(result.error))
+            elif not submit.response.done():
+                submit.response.set_result(result.response)
+
+    async def _call_singly(self, headers: Metadata, submit: _Submit) -> None:
+        left = submit.end - asyncio.get_running_loop().time()
+        if submit.correlation_id:
+            headers = (*headers, (CORRELATION_ID, submit.correlation_id))
+        try:
+            response = await self._jobs.SubmitJob(
+                submit.request, timeout=max(0.001, left), metadata=headers or None
+            )
+        except aio.AioRpcError as error:
+            _fail(submit, error)
+        else:
+            if not submit.response.done():
+                submit.response.set_result(response)
+
+    def _drop_if_idle(self, lane: _Lane) -> None:
+        if not lane.waiting and not lane.in_flight:
+            self._lanes.pop(lane.headers, None)
+
+
+def _take(waiting: deque[_Submit]) -> list[_Submit]:
+    """Remove the submits of the next message; submits that have ended are dropped."""
+    taken: list[_Submit] = []
+    size = 0
+    while waiting and len(taken) < _MAX_ENTRIES:
+        if waiting[0].response.done():
+            waiting.popleft()
+            continue
+        size += waiting[0].size
+        if taken and size > _MAX_BYTES:
+            break
+        taken.append(waiting.popleft())
+    return taken
+
+
+def _leave(submit: _Submit) -> None:
+    """Cancel a call when its last submit has ended."""
+    message = submit.message
+    if message is not None:
+        message.waiting -= 1
+        if not message.waiting:
+            message.call.cancel()
+
+
+def _time_out(submit: _Submit) -> None:
+    _fail(
+        submit,
+        aio.AioRpcError(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            aio.Metadata(),
+            aio.Metadata(),
+            "Deadline Exceeded",
+            None,
+        ),
+    )
+
+
+def _fail(submit: _Submit, error: Exception) -> None:
+    if not submit.response.done():
+        submit.response.set_exception(error)
+
+
+def _rpc_error(status: error_pb2.CallStatus) -> aio.AioRpcError:
+    return aio.AioRpcError(
+        _CODES.get(status.code, grpc.StatusCode.UNKNOWN),
+        aio.Metadata(),
+        # A CallStatus has the fields of a google.rpc.Status.
+        aio.Metadata((STATUS_TRAILER, status.SerializeToString())),
+        status.message,
+        None,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    whole = max(0, int(seconds))
+    return Duration(seconds=whole, nanos=int(max(0.0, seconds - whole) * 1e9))
