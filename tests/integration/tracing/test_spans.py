@@ -6,9 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+import grpc.aio
 import pytest
 
 from headrace import Client, JobFailed
+from headrace.v1.job_pb2 import JobSpec
+from headrace.v1.job_service_pb2 import (
+    GetJobRequest,
+    SubmitJobRequest,
+    SubmitJobsEntry,
+    SubmitJobsRequest,
+)
+from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from headrace_core.runtime.settings import Settings
 from headrace_core.runtime.tracing import Tracing
 from headrace_gateway.service import Gateway
@@ -90,6 +99,37 @@ async def test_handler_joins_the_trace_of_its_attempt(
     current, own = result
     assert current == own
     assert ids(own["traceparent"]) == attempt.ids
+
+
+async def test_entries_of_a_message_belong_to_the_traces_of_their_callers(
+    settings: Settings, collector: Collector
+) -> None:
+    parents = [f"00-{number:032x}-00f067aa0ba902b7-01" for number in (1, 2)]
+    entries = [
+        SubmitJobsEntry(
+            request=SubmitJobRequest(job=JobSpec(type="traced.idle")), traceparent=parent
+        )
+        for parent in parents
+    ]
+    async with (
+        traced_platform(settings) as target,
+        grpc.aio.insecure_channel(target) as channel,
+    ):
+        jobs = JobServiceStub(channel)
+        response = await jobs.SubmitJobs(SubmitJobsRequest(entries=entries))
+        ids_of_jobs = [result.response.job.id for result in response.results]
+        stored = [
+            (await jobs.GetJob(GetJobRequest(job_id=job_id))).job.traceparent
+            for job_id in ids_of_jobs
+        ]
+    name = "headrace.v1.JobService/SubmitJobs"
+    collector.wait_for(name)
+    spans = sorted(
+        (span for span in collector.spans if span.name == name), key=lambda span: span.trace_id
+    )
+    assert [span.trace_id for span in spans] == [ids(parent)[0] for parent in parents]
+    assert [span.attributes["headrace.job.id"] for span in spans] == ids_of_jobs
+    assert [ids(traceparent) for traceparent in stored] == [span.ids for span in spans]
 
 
 async def test_delivery_of_the_end_has_a_span(settings: Settings, collector: Collector) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Any
 
 import grpc
@@ -55,9 +56,12 @@ class Stub:
             ]
             future.set_result(pb.SubmitJobsResponse(results=results))
 
-    def fail(self, number: int, code: grpc.StatusCode) -> None:
+    def fail(self, number: int, code: grpc.StatusCode, *, details: bytes | None = None) -> None:
+        trailers = aio.Metadata()
+        if details is not None:
+            trailers.add("grpc-status-details-bin", details)
         self.calls[number][2].set_exception(
-            aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), "failed", None)
+            aio.AioRpcError(code, aio.Metadata(), trailers, "failed", None)
         )
 
 
@@ -176,19 +180,47 @@ async def test_submits_with_different_headers_do_not_share_a_message(
     assert await ids_of(tasks) == ["a", "b", "c", "d"]
 
 
-async def test_correlation_ids_share_a_message_and_traces_do_not(
+async def test_correlation_ids_and_traces_are_fields_of_entries(
     submits: SharedSubmits, stub: Stub
 ) -> None:
     tasks = start(submits, "a", metadata=(("x-request-id", "1"),))
     tasks += start(submits, "b", metadata=(("x-request-id", "2"),))
     tasks += start(submits, "c", metadata=(("traceparent", "00-1-2-01"),))
     await turn()
-    assert sorted(stub.methods()) == ["SubmitJob", "SubmitJobs"]
-    together = stub.calls[stub.methods().index("SubmitJobs")][1]
-    assert [entry.correlation_id for entry in together.entries] == ["1", "2"]
+    entries = stub.calls[0][1].entries
+    assert [entry.correlation_id for entry in entries] == ["1", "2", ""]
+    assert [entry.traceparent for entry in entries] == ["", "", "00-1-2-01"]
     stub.answer(0)
-    stub.answer(1)
     assert await ids_of(tasks) == ["a", "b", "c"]
+
+
+async def test_headers_of_a_lone_submit_stay_headers(submits: SharedSubmits, stub: Stub) -> None:
+    metadata = (("authorization", "Bearer 1"), ("x-request-id", "1"), ("traceparent", "00-1-2-01"))
+    tasks = start(submits, "a", metadata=metadata)
+    await turn()
+    assert stub.metadata == [metadata]
+    stub.answer(0)
+    assert await ids_of(tasks) == ["a"]
+
+
+async def test_calls_do_not_run_in_the_context_of_a_submitter(
+    submits: SharedSubmits, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    span: contextvars.ContextVar[str] = contextvars.ContextVar("span", default="")
+    seen: list[str] = []
+    start_call = stub._start
+
+    def record(*arguments: Any) -> Any:
+        seen.append(span.get())
+        return start_call(*arguments)
+
+    monkeypatch.setattr(stub, "_start", record)
+    span.set("mine")
+    tasks = start(submits, "a", "b")
+    await turn()
+    assert seen == [""]
+    stub.answer(0)
+    assert await ids_of(tasks) == ["a", "b"]
 
 
 async def test_submit_that_is_cancelled_before_it_was_sent_is_dropped(
@@ -267,6 +299,45 @@ async def test_rejected_message_is_sent_again_as_single_submits(
     assert stub.methods()[3:] == ["SubmitJobs"]
     stub.answer(3)
     assert await ids_of(later) == ["c", "d"]
+
+
+async def test_message_rejected_by_a_quota_is_not_sent_again(
+    submits: SharedSubmits, stub: Stub
+) -> None:
+    tasks = start(submits, "a", "b")
+    await turn()
+    stub.fail(0, grpc.StatusCode.RESOURCE_EXHAUSTED, details=b"quota")
+    errors = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(error, aio.AioRpcError) for error in errors)
+    assert stub.methods() == ["SubmitJobs"]
+
+
+async def test_message_too_large_for_the_gateway_is_sent_as_single_submits(
+    submits: SharedSubmits, stub: Stub
+) -> None:
+    tasks = start(submits, "a", "b")
+    await turn()
+    stub.fail(0, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    await turn()
+    assert stub.methods() == ["SubmitJobs", "SubmitJob", "SubmitJob"]
+    stub.answer(1)
+    stub.answer(2)
+    assert await ids_of(tasks) == ["a", "b"]
+
+
+async def test_submits_beyond_the_limit_of_messages_are_sent_after_a_response(
+    submits: SharedSubmits, stub: Stub
+) -> None:
+    tasks = start(submits, *(f"l{n}" for n in range(70)), size=2_000_000)
+    await turn()
+    assert len(stub.calls) == 64
+    for number in range(70):
+        async with asyncio.timeout(30):
+            while len(stub.calls) <= number:
+                await asyncio.sleep(0.01)
+        stub.answer(number)
+        await turn()
+    assert await ids_of(tasks) == [f"l{n}" for n in range(70)]
 
 
 async def test_submit_ends_at_its_own_deadline(submits: SharedSubmits, stub: Stub) -> None:

@@ -21,9 +21,9 @@ TokenProvider: TypeAlias = Callable[[], Awaitable[str]]
 
 _AUTHORIZATION: Final = "authorization"
 _TENANT: Final = "x-headrace-tenant"
-# https://www.w3.org/TR/trace-context/
 # The header with the correlation id of a call.
 CORRELATION_ID: Final = "x-request-id"
+# https://www.w3.org/TR/trace-context/
 TRACE_HEADERS: Final = ("traceparent", "tracestate")
 # The headers that `metadata` must not contain, with the arguments that set them.
 _ARGUMENTS: Final = {_AUTHORIZATION: "token or api_key", _TENANT: "tenant"}

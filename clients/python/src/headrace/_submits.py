@@ -7,10 +7,11 @@ submits that arrive meanwhile share the next message, and each has its own resul
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -38,26 +39,24 @@ _MAX_IN_FLIGHT: Final = 64
 # Seconds without shared messages after a gateway of an older version has rejected one.
 _OLD_GATEWAY_PAUSE: Final = 60.0
 
-# The statuses of a message that another, smaller message may not have: an older gateway does not
-# know SubmitJobs, and a gateway may have lower limits than this module.
-_SEND_SINGLY: Final = frozenset(
-    {
-        grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-    }
-)
+# The headers that are fields of an entry, and the names of the fields.
+_ENTRY_HEADERS: Final = {
+    CORRELATION_ID: "correlation_id",
+    **{name: name for name in TRACE_HEADERS},
+}
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 @dataclass(slots=True, eq=False)
 class _Submit:
-    """A submit, the event loop's time at which its caller gives up, and its future response."""
+    """A submit: its size in bytes, the event loop's time at which its caller gives up, the headers
+    that are fields of an entry, and the future response.
+    """
 
     request: job_service_pb2.SubmitJobRequest
     size: int
     end: float
-    correlation_id: str
+    headers: Metadata
     response: asyncio.Future[job_service_pb2.SubmitJobResponse]
     message: _Message | None = None
 
@@ -83,9 +82,9 @@ class _Lane:
 class SharedSubmits:
     """The stub of SubmitJob, with shared messages.
 
-    Each submit has the semantics of a call of its own: deadline, cancellation, headers and errors.
-    A submit that is cancelled before it was sent is dropped. A call is cancelled when all of its
-    submits are. A submit with a trace is sent in a call of its own, which the trace then contains.
+    Each submit has the semantics of a call of its own: deadline, cancellation, headers, trace and
+    errors. A submit that is cancelled before it was sent is dropped. A call is cancelled when all
+    of its submits are.
 
     Args:
         jobs: the stub of a gateway.
@@ -116,28 +115,32 @@ class SharedSubmits:
         """
         loop = asyncio.get_running_loop()
         metadata = metadata or ()
-        if loop.time() < self._single_until or any(key in TRACE_HEADERS for key, _ in metadata):
+        if loop.time() < self._single_until:
             return await self._jobs.SubmitJob(request, timeout=timeout, metadata=metadata or None)
-        correlation_id = next((value for key, value in metadata if key == CORRELATION_ID), "")
-        headers = tuple(pair for pair in metadata if pair[0] != CORRELATION_ID)
+        headers = tuple(pair for pair in metadata if pair[0] not in _ENTRY_HEADERS)
+        own = tuple(pair for pair in metadata if pair[0] in _ENTRY_HEADERS)
         end = loop.time() + timeout
-        submit = _Submit(request, request.ByteSize(), end, correlation_id, loop.create_future())
+        submit = _Submit(request, request.ByteSize(), end, own, loop.create_future())
         lane = self._lanes.get(headers)
         if lane is None:
             lane = self._lanes[headers] = _Lane(headers)
         lane.waiting.append(submit)
         if lane.wake is None:
             # All submits of this iteration of the event loop share a message.
-            if lane.in_flight < _IN_FLIGHT:
-                lane.wake = loop.call_soon(self._send, lane)
-            else:
-                lane.wake = loop.call_later(_MAX_WAIT, self._send, lane)
+            self._wake(lane, loop)
         timer = loop.call_at(end, _time_out, submit)
         try:
             return await submit.response
         finally:
             timer.cancel()
             _leave(submit)
+
+    def _wake(self, lane: _Lane, loop: asyncio.AbstractEventLoop) -> None:
+        """Send the waiting submits soon, or later if enough messages are in flight."""
+        if lane.in_flight < _IN_FLIGHT:
+            lane.wake = loop.call_soon(self._send, lane, context=contextvars.Context())
+        else:
+            lane.wake = loop.call_later(_MAX_WAIT, self._send, lane, context=contextvars.Context())
 
     def _send(self, lane: _Lane) -> None:
         """Send a message with the waiting submits, or several if they do not fit into one."""
@@ -146,7 +149,10 @@ class SharedSubmits:
             submits = _take(lane.waiting)
             if not submits:
                 continue
-            call = asyncio.create_task(self._call(lane, submits), name="headrace-submits")
+            # A call must not run in the context of a single submitter, which can contain its span.
+            call = asyncio.create_task(
+                self._call(lane, submits), name="headrace-submits", context=contextvars.Context()
+            )
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
             message = _Message(call, len(submits))
@@ -169,10 +175,10 @@ class SharedSubmits:
             for submit in submits:
                 # The call was cancelled: the channel is closed.
                 submit.response.cancel()
-            if lane.waiting and lane.in_flight < _IN_FLIGHT:
+            if lane.waiting and (lane.in_flight < _IN_FLIGHT or lane.wake is None):
                 if lane.wake is not None:
                     lane.wake.cancel()
-                lane.wake = asyncio.get_running_loop().call_soon(self._send, lane)
+                self._wake(lane, asyncio.get_running_loop())
             self._drop_if_idle(lane)
 
     async def _call_together(self, headers: Metadata, submits: Sequence[_Submit]) -> None:
@@ -183,7 +189,7 @@ class SharedSubmits:
                 job_service_pb2.SubmitJobsEntry(
                     request=submit.request,
                     timeout=_duration(submit.end - now),
-                    correlation_id=submit.correlation_id,
+                    **{_ENTRY_HEADERS[name]: value for name, value in submit.headers},
                 )
                 for submit in submits
             ]
@@ -197,7 +203,7 @@ class SharedSubmits:
         except aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._single_until = clock() + _OLD_GATEWAY_PAUSE
-            if error.code() in _SEND_SINGLY:
+            if _may_succeed_singly(error):
                 await asyncio.gather(*(self._call_singly(headers, submit) for submit in submits))
                 return
             for submit in submits:
@@ -211,11 +217,11 @@ class SharedSubmits:
 
     async def _call_singly(self, headers: Metadata, submit: _Submit) -> None:
         left = submit.end - asyncio.get_running_loop().time()
-        if submit.correlation_id:
-            headers = (*headers, (CORRELATION_ID, submit.correlation_id))
         try:
             response = await self._jobs.SubmitJob(
-                submit.request, timeout=max(0.001, left), metadata=headers or None
+                submit.request,
+                timeout=max(0.001, left),
+                metadata=(*headers, *submit.headers) or None,
             )
         except aio.AioRpcError as error:
             _fail(submit, error)
@@ -226,6 +232,20 @@ class SharedSubmits:
     def _drop_if_idle(self, lane: _Lane) -> None:
         if not lane.waiting and not lane.in_flight:
             self._lanes.pop(lane.headers, None)
+
+
+def _may_succeed_singly(error: aio.AioRpcError) -> bool:
+    """Return whether the submits of a rejected message may succeed in calls of their own.
+
+    An older gateway does not know SubmitJobs, and a gateway may have lower limits than this module.
+    """
+    code = error.code()
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # gRPC itself rejects large messages. With details, the status is that of a quota.
+        # The grpc stubs do not declare the type, which is key-value pairs.
+        trailers: Any = error.trailing_metadata()
+        return not any(name == STATUS_TRAILER for name, _ in trailers or ())
+    return code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 def _take(waiting: deque[_Submit]) -> list[_Submit]:

@@ -228,6 +228,7 @@ class Gateway:
                 jobs=Jobs(database=database, installation=installation, bus=bus, quotas=quotas),
                 streams=JobStreams(database=database, watch=watch, tracing=self._tracing),
                 failures=failures,
+                tracing=self._tracing,
             ),
             handlers=HandlerServicer(Handlers(database=database, installation=installation)),
             subscriptions=SubscriptionServicer(

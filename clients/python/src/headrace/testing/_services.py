@@ -314,10 +314,16 @@ class _EntryContext:
         return left
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        metadata = tuple(self._context.invocation_metadata() or ())
-        if not self._entry.correlation_id:
-            return metadata
-        return (*metadata, ("x-request-id", self._entry.correlation_id))
+        entry = self._entry
+        own = (
+            ("x-request-id", entry.correlation_id),
+            ("traceparent", entry.traceparent),
+            ("tracestate", entry.tracestate),
+        )
+        return (
+            *(self._context.invocation_metadata() or ()),
+            *((name, value) for name, value in own if value),
+        )
 
 
 class HandlerService(HandlerServiceServicer):

@@ -239,10 +239,18 @@ class SubmitJobsEntry(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.str
     """The correlation id of the job: 1 to 128 printable characters. Any other value: the
     `x-request-id` of the call.
     """
+    traceparent: _builtins.str
+    """The trace context of the caller of this entry (W3C Trace Context). Absent or invalid: that of
+    the call.
+    """
+    tracestate: _builtins.str
+    """Vendor data of the trace."""
     @_builtins.property
     def request(self) -> Global___SubmitJobRequest:
         """The job, its `request_id` and its options. Required."""
@@ -259,10 +267,12 @@ class SubmitJobsEntry(_message.Message):
         request: Global___SubmitJobRequest | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         correlation_id: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "request", b"request", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "request", b"request", "timeout", b"timeout", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
 from headrace_core.runtime.tracing import Span, SpanKind, Tracing
+from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
 from headrace_gateway.calls.statuses import to_call_error
 
-# The jobs of these methods keep the context of the span.
+M = TypeVar("M", bound=Message)
+
+# The jobs of these methods keep the context of the span. Each entry of SubmitJobs has its own.
 _SUBMITS: Final = frozenset(
-    f"/headrace.v1.JobService/{name}"
-    for name in ("SubmitJob", "SubmitJobs", "BatchSubmitJobs", "SubmitAndWatch")
+    f"/headrace.v1.JobService/{name}" for name in ("SubmitJob", "BatchSubmitJobs", "SubmitAndWatch")
 )
 # The codes of faults of the server.
 _FAULTS: Final = frozenset(
@@ -29,6 +31,42 @@ _FAULTS: Final = frozenset(
         grpc.StatusCode.UNKNOWN,
     }
 )
+
+
+class SubmitSpans:
+    """The spans of one method that submits jobs.
+
+    Args:
+        tracing: receives the spans.
+        path: the path of the method.
+    """
+
+    def __init__(self, tracing: Tracing, path: str) -> None:
+        self._tracing = tracing
+        self._name = path.removeprefix("/")
+        service, _, rpc = self._name.partition("/")
+        self._attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": rpc}
+
+    def start(self, call: Call) -> tuple[Span, Call]:
+        """Start the span of a submit; return it, and the call whose jobs keep its context."""
+        span = self._tracing.start(
+            self._name,
+            SpanKind.SERVER,
+            parent=call.trace_context,
+            attributes={**self._attributes, "headrace.tenant": call.tenant},
+        )
+        return span, replace(call, span_context=span.context)
+
+    async def trace(self, call: Call, submit: Callable[[Call], Awaitable[M]]) -> M:
+        """Return the response of a submit, and write its span."""
+        span, call = self.start(call)
+        try:
+            response = await submit(call)
+        except BaseException as error:
+            _end_failed(span, error)
+            raise
+        _end(span, response)
+        return response
 
 
 class Traces:
@@ -50,19 +88,10 @@ class Traces:
         """Return a function that writes the span of a submit."""
         if method.path not in _SUBMITS:
             return proceed
-        name = method.path.removeprefix("/")
-        service, _, rpc = name.partition("/")
-        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": rpc}
+        spans = SubmitSpans(self._tracing, method.path)
 
         async def trace(exchange: Exchange) -> Message | None:
-            call = exchange.call
-            span = self._tracing.start(
-                name,
-                SpanKind.SERVER,
-                parent=call.trace_context,
-                attributes={**attributes, "headrace.tenant": call.tenant},
-            )
-            exchange.call = replace(call, span_context=span.context)
+            span, exchange.call = spans.start(exchange.call)
             if method.streams_responses:
                 exchange.write = _end_with_first(exchange.write, span)
             try:

@@ -29,6 +29,7 @@ from headrace_core.domain.limits import FIRST_TIME, MAX_LABELS, TIME_RULE
 from headrace_core.domain.query import JobFilter
 from headrace_core.domain.retry import RetryOverrides
 from headrace_core.domain.submission import Repeated
+from headrace_core.domain.trace import read_trace_context
 from headrace_gateway.api.documents import EMPTY_OBJECT, Payload
 from headrace_gateway.api.job_rules import NO_OVERRIDES
 from headrace_gateway.api.validation import MAX_FILTER_VALUES, Violations, job_filter
@@ -140,7 +141,14 @@ def read_entry_call(
     correlation_id = entry.correlation_id
     if not is_request_id(correlation_id):
         correlation_id = call.correlation_id
-    return replace(call, deadline=deadline, correlation_id=correlation_id), seconds
+    trace = call.span_context
+    if entry.traceparent:
+        headers = (("traceparent", entry.traceparent), ("tracestate", entry.tracestate))
+        trace = read_trace_context(headers) or trace
+    return (
+        replace(call, deadline=deadline, correlation_id=correlation_id, span_context=trace),
+        seconds,
+    )
 
 
 def read_jobs(

@@ -10,11 +10,13 @@ from contextlib import aclosing
 from functools import partial
 from typing import Final, TypeVar
 
+import structlog
 from google.protobuf.message import Message
 
 from headrace.v1 import job_service_pb2
 from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
 from headrace_core.domain.job import JobEvent
+from headrace_core.runtime.tracing import Tracing
 from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.submit import Submit, ValidatedJobs
 from headrace_gateway.api.validation import (
@@ -27,6 +29,7 @@ from headrace_gateway.api.validation import (
 from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.errors import Failures
+from headrace_gateway.calls.traces import SubmitSpans
 from headrace_gateway.grpc.decode import (
     WatchRequest,
     read_encoding,
@@ -66,15 +69,23 @@ class JobServicer:
         jobs: the use cases of stored jobs.
         streams: the use cases that follow jobs.
         failures: records the errors of single entries.
+        tracing: receives the spans of single entries; None if the gateway writes none.
     """
 
     def __init__(
-        self, *, submit: Submit, jobs: Jobs, streams: JobStreams, failures: Failures
+        self,
+        *,
+        submit: Submit,
+        jobs: Jobs,
+        streams: JobStreams,
+        failures: Failures,
+        tracing: Tracing | None = None,
     ) -> None:
         self._submit = submit
         self._jobs = jobs
         self._streams = streams
         self._failures = failures
+        self._spans = None if tracing is None else SubmitSpans(tracing, _SUBMIT_JOBS)
 
     async def SubmitJob(
         self, request: job_service_pb2.SubmitJobRequest, call: Call
@@ -122,9 +133,13 @@ class JobServicer:
         result = job_service_pb2.SubmitJobsResult()
         try:
             call, seconds = read_entry_call(entry, call)
+            # Each entry runs in its own task, with its own context.
+            structlog.contextvars.bind_contextvars(correlation_id=call.correlation_id)
             self._submit.count_entry(call)
+            submit = partial(self.SubmitJob, entry.request)
             async with asyncio.timeout(seconds):
-                result.response.CopyFrom(await self.SubmitJob(entry.request, call))
+                response = await (self._spans.trace(call, submit) if self._spans else submit(call))
+            result.response.CopyFrom(response)
         except Exception as error:  # noqa: BLE001 - every error becomes the status of its entry
             status = self._failures.record(
                 _SUBMIT_JOBS,
