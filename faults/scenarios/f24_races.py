@@ -31,10 +31,12 @@ PARKED_JOBS = 20_000
 LEASE_S = 15.0
 HEARTBEAT_S = 5.0
 MAX_RECOVERY_S = 25.0
-# Rows of `jobs` that all sessions may read per second: for the load, and per parked job. A recovery
-# loop that scanned all parked jobs every 2 s would read half a row per parked job and second.
+# Rows of `jobs` that all sessions may read per second: for the load, and per parked job. The
+# scheduler counts running jobs every 10 s, and the roll-up reads the job of each event once. A
+# recovery loop that scanned all parked jobs every 2 s would read half a row per parked job and
+# second more.
 LOAD_ROWS_PER_S = 1_000.0
-PARKED_SHARE_PER_S = 1 / 8
+PARKED_SHARE_PER_S = 1 / 3
 # A job type without a handler in the platform's workers.
 _TYPE = "parked"
 _PAGE = 500

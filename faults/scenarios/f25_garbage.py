@@ -22,6 +22,7 @@ HEALTH_S = 0.2
 # growth that may remain because the allocator keeps freed memory.
 MAX_PEAK_MIB = 256.0
 MAX_LASTING_MIB = 128.0
+FLOODS_CLOSED = "headrace_flooding_connections_closed_total"
 # Duration of the measurement without garbage, in seconds.
 _BASELINE_S = 5.0
 
@@ -63,7 +64,8 @@ async def run(trial: Trial) -> None:
     async with probing(trial) as health, trial.fault("garbage"):
         responses = await _send_garbage(trial, seconds=20 if trial.short else 90)
     trial.expect_codes(only=frozenset())
-    _check_responses(trial, responses)
+    closed = sum([await gateway.metric(FLOODS_CLOSED) for gateway in gateways])
+    _check_responses(trial, responses, closed=closed)
     trial.figure("health check, p99 during", percentile(health.waits, 0.99), "s", at_most=HEALTH_S)
     trial.figure("health checks that were not SERVING", health.not_serving, at_most=0)
     await _cancel_accepted(trial)
@@ -78,17 +80,27 @@ async def run(trial: Trial) -> None:
     trial.figure("processes without a restart", min(same, running), at_least=len(pids))
 
 
-def _check_responses(trial: Trial, responses: dict[str, Any]) -> None:
-    """Check that every kind of garbage was sent and received only allowed codes."""
-    total, others = 0, Counter[str]()
+def _check_responses(trial: Trial, responses: dict[str, Any], *, closed: float) -> None:
+    """Check that every kind of garbage was sent and received only allowed codes.
+
+    A gateway closes a connection whose messages it cannot read, because they are too large. That
+    ends the one call that the connection then has.
+
+    Args:
+        trial, responses: the records.
+        closed: the number of connections that the gateways closed.
+    """
+    total, cut, others = 0, 0, Counter[str]()
     for kind, codes in sorted(responses["counts"].items()):
         total += sum(codes.values())
         trial.log(f"{kind}: {', '.join(f'{code} {count}' for code, count in codes.items())}")
-        for code in codes.keys() - _ALLOWED[kind]:
+        cut += codes.get("UNAVAILABLE", 0)
+        for code in codes.keys() - _ALLOWED[kind] - {"UNAVAILABLE"}:
             others[f"{kind} {code}"] += codes[code]
     for name in others:
         trial.log(f"{name}: {responses['examples'][name]}")
     trial.figure("messages of garbage", total, at_least=1000)
+    trial.figure("calls cut with a flooding connection", cut, at_most=closed)
     trial.figure("kinds of garbage", len(responses["counts"]), at_least=len(_ALLOWED))
     trial.figure(
         f"responses with an unexpected code{': ' if others else ''}{', '.join(sorted(others))}",
