@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from math import inf
 from types import TracebackType
@@ -49,7 +49,7 @@ from headrace._timing import DEFAULT, Timing, check_seconds
 from headrace._users import UserCalls
 from headrace.errors import CallError, Refusal, Unavailable
 from headrace.event import JobEvent
-from headrace.handle import Batch, JobHandle
+from headrace.handle import Batch, JobHandle, result_of
 from headrace.job import Job, JobOptions, JobOutput, JobSpec, JobState
 from headrace.job_log import JobLogLine
 from headrace.stats import HandlerInfo, Stats
@@ -347,6 +347,7 @@ class Client(
         *,
         request_id: str | None = None,
         after_seq: int = 0,
+        include_job: bool = False,
         correlation_id: str | None = None,
         **options: Unpack[JobOptions],
     ) -> JobWatch:
@@ -360,6 +361,7 @@ class Client(
             request_id: the idempotency key. The key of an earlier call re-attaches to the job of
                 that call. None: a random key.
             after_seq: when re-attaching, the number of the last received event.
+            include_job: request the ended job, with its result, as `JobWatch.ended_job`.
             correlation_id, options: see `submit`.
         """
         _check_after_seq(after_seq)
@@ -370,12 +372,77 @@ class Client(
         def start(gateway: Gateway, headers: Metadata, seq: int) -> UnaryStreamCall[Any, Any]:
             return gateway.jobs.SubmitAndWatch(
                 job_service_pb2.SubmitAndWatchRequest(
-                    job=spec, request_id=key, after_seq=seq, data_encoding=JSON
+                    job=spec,
+                    request_id=key,
+                    after_seq=seq,
+                    data_encoding=JSON,
+                    include_job=include_job,
                 ),
                 metadata=(*headers, *metadata),
             )
 
         return JobWatch(self._calls, start=start, after_seq=after_seq)
+
+    async def run(
+        self,
+        job_type: str,
+        payload: Any = None,
+        *,
+        wait_timeout: float | None = None,
+        cancel: bool = False,
+        request_id: str | None = None,
+        correlation_id: str | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Any:
+        """Submit a job, wait until it ends, and return its result, in one call to the gateway.
+
+        After a disconnect, the client continues to wait for the same job, at any gateway.
+
+        Args:
+            job_type: the job type, which selects the handler.
+            payload: the handler's input.
+            wait_timeout: the maximum wait in seconds. None: no limit.
+            cancel: cancel the job if the caller stops waiting, because the caller is cancelled or
+                the wait times out. False: the job continues.
+            request_id: the idempotency key. A repeated call waits for the job of the first one.
+                None: a random key.
+            correlation_id, options: see `submit`.
+
+        Raises:
+            JobFailed: the job ended as FAILED.
+            JobCancelled: the job ended as CANCELLED.
+            PermissionDenied: the job SUCCEEDED, but the credential lacks the right `payload:read`.
+            TimeoutError: the job did not end in time.
+            ValueError: `wait_timeout` is NaN or negative.
+        """
+        if wait_timeout is not None:
+            check_seconds("wait_timeout", wait_timeout, zero=True, endless=True)
+        key = request_id or random_key()
+        watch = self.submit_and_watch(
+            job_type,
+            payload,
+            request_id=key,
+            include_job=True,
+            correlation_id=correlation_id,
+            **options,
+        )
+        try:
+            async with asyncio.timeout(wait_timeout), watch:
+                async for _ in watch:
+                    pass
+                job = watch.ended_job or await self.job(watch.job_id).finished()
+        except (TimeoutError, asyncio.CancelledError):
+            if cancel:
+                # The job may have ended.
+                with suppress(CallError):
+                    job_id = watch.job_id
+                    if not job_id:
+                        # The submit may be stored without a response. Its repetition finds the job.
+                        handle = await self.submit(job_type, payload, request_id=key, **options)
+                        job_id = handle.id
+                    await self.cancel(job_id, reason="the caller stopped waiting")
+            raise
+        return result_of(job)
 
     # One job.
 
@@ -460,7 +527,7 @@ class Client(
                 return
             request.after_seq = page.next_after_seq
 
-    def watch_job(self, job_id: str, *, after_seq: int = 0) -> JobWatch:
+    def watch_job(self, job_id: str, *, after_seq: int = 0, include_job: bool = False) -> JobWatch:
         """Yield past and future events of a job until the terminal event.
 
         Each event is yielded once and in order. A disconnected stream resumes after
@@ -470,6 +537,7 @@ class Client(
             job_id: the id of the job.
             after_seq: the number of the last received event; 0 for all events. Only events with a
                 larger number are yielded, even if the job does not have that many events yet.
+            include_job: request the ended job, with its result, as `JobWatch.ended_job`.
 
         Raises:
             ValueError: `after_seq` is negative.
@@ -481,12 +549,15 @@ class Client(
             # a quiet job would look the same as a stuck gateway.
             return gateway.jobs.WatchJob(
                 job_service_pb2.WatchJobRequest(
-                    job_id=job_id, after_seq=max(0, seq - 1), data_encoding=JSON
+                    job_id=job_id,
+                    after_seq=max(0, seq - 1),
+                    data_encoding=JSON,
+                    include_job=include_job,
                 ),
                 metadata=headers,
             )
 
-        return JobWatch(self._calls, start=start, after_seq=after_seq)
+        return JobWatch(self._calls, start=start, after_seq=after_seq, job_id=job_id)
 
     async def logs(
         self, job_id: str, *, after_position: int = 0

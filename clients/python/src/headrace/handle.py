@@ -19,6 +19,31 @@ if TYPE_CHECKING:
     from headrace.client import Client
 
 
+def result_of(job: Job) -> Any:
+    """Return the result of a job that has ended.
+
+    Raises:
+        JobFailed: the job ended as FAILED.
+        JobCancelled: the job ended as CANCELLED.
+        PermissionDenied: the job SUCCEEDED, but the credential lacks the right `payload:read`.
+    """
+    if job.state is JobState.FAILED:
+        raise JobFailed(job)
+    if job.state is JobState.CANCELLED:
+        raise JobCancelled(job)
+    if "result" in job.withheld_fields:
+        message = f"the result of job {job.id} is withheld; the right 'payload:read' is missing"
+        raise PermissionDenied(
+            Refusal(
+                code="PERMISSION_DENIED",
+                reason="PERMISSION_DENIED",
+                message=message,
+                metadata={"right": "payload:read"},
+            )
+        )
+    return job.result
+
+
 class JobHandle:
     """A job that can be watched, awaited, cancelled and retried.
 
@@ -87,22 +112,7 @@ class JobHandle:
             check_seconds("timeout", timeout, zero=True, endless=True)
         async with asyncio.timeout(timeout):
             job = await self.finished()
-        if job.state is JobState.FAILED:
-            raise JobFailed(job)
-        if job.state is JobState.CANCELLED:
-            raise JobCancelled(job)
-        if "result" in job.withheld_fields:
-            message = f"the result of job {job.id} is withheld; the right 'payload:read' is missing"
-            metadata = {"right": "payload:read"}
-            raise PermissionDenied(
-                Refusal(
-                    code="PERMISSION_DENIED",
-                    reason="PERMISSION_DENIED",
-                    message=message,
-                    metadata=metadata,
-                )
-            )
-        return job.result
+        return result_of(job)
 
     async def finished(self) -> Job:
         """Wait until the job ends in any state, and return the full job.
@@ -115,10 +125,12 @@ class JobHandle:
             job = await self.get()
         # The job may have been requeued after its stream ended.
         while not job.state.terminal:
-            async with self.watch(after_seq=job.seq) as events:
+            async with self._client.watch_job(
+                self.id, after_seq=job.seq, include_job=True
+            ) as events:
                 async for _ in events:
                     pass
-            job = await self.get()
+            job = events.ended_job or await self.get()
         return job
 
     async def get(self) -> Job:

@@ -217,6 +217,7 @@ class SyncClient(Blocking[Client]):
     submit = wrapping(SyncJobHandle, Client.submit)
     submit_many = wrapping(SyncBatch, Client.submit_many)
     submit_and_watch = iterating(Client.submit_and_watch)
+    run = blocking(Client.run)
     get = blocking(Client.get)
     cancel = blocking(Client.cancel)
     retry = blocking(Client.retry)

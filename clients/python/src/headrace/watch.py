@@ -11,11 +11,12 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 from grpc import aio
 
 from headrace._calls import Calls
-from headrace._convert import JSON, from_event, from_log_line
+from headrace._convert import JSON, from_event, from_job, from_log_line
 from headrace._event_stream import EventStream
 from headrace._gateways import Gateway
 from headrace._headers import Metadata
 from headrace.event import JobEvent
+from headrace.job import Job
 from headrace.job_log import JobLogLine
 from headrace.v1 import event_pb2, job_service_pb2
 
@@ -116,17 +117,26 @@ class JobWatch(_JobStream[event_pb2.JobEvent, JobEvent]):
 
     Attributes:
         seq: the number of the last yielded event; a later watch can resume after it.
+        ended_job: the ended job with its result, after the last event; None before, or if the watch
+            did not request it, or if the gateway has an older version or the job was requeued.
+        job_id: the id of the job; empty until the gateway has stored it.
     """
 
-    def __init__(self, calls: Calls, *, start: JobStart, after_seq: int) -> None:
+    def __init__(self, calls: Calls, *, start: JobStart, after_seq: int, job_id: str = "") -> None:
         super().__init__(calls)
         self.seq = after_seq
+        self.job_id = job_id
+        self.ended_job: Job | None = None
         self._start_at = start
 
     def _start(self, gateway: Gateway, headers: Metadata) -> aio.UnaryStreamCall[Any, Any]:
         return self._start_at(gateway, headers, self.seq)
 
     def _new(self, response: Any) -> Iterable[event_pb2.JobEvent]:
+        if not self.job_id and response.HasField("job"):
+            self.job_id = response.job.id
+        if response.HasField("ended_job"):
+            self.ended_job = from_job(response.ended_job)
         return (event for event in response.events if event.seq > self.seq)
 
     def _convert(self, message: event_pb2.JobEvent) -> JobEvent:

@@ -174,6 +174,8 @@ class JobService(JobServiceServicer):
         async for events in self._job_events(request, request.job_id):
             mark = pb.WATCH_MARK_UNSPECIFIED if events else _IDLE_MARK
             yield pb.WatchJobResponse(events=events, mark=mark)
+        if request.include_job:
+            yield pb.WatchJobResponse(ended_job=self._jobs.find(request.job_id))
 
     async def SubmitAndWatch(
         self, request: pb.SubmitAndWatchRequest, context: Any
@@ -184,6 +186,8 @@ class JobService(JobServiceServicer):
         async for events in self._job_events(request, jobs[0].id):
             mark = pb.WATCH_MARK_UNSPECIFIED if events else _IDLE_MARK
             yield pb.SubmitAndWatchResponse(events=events, mark=mark)
+        if request.include_job:
+            yield pb.SubmitAndWatchResponse(ended_job=self._jobs.find(jobs[0].id))
 
     async def WatchJobs(
         self, request: pb.WatchJobsRequest, context: Any

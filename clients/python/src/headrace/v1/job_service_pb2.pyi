@@ -1032,6 +1032,7 @@ class WatchJobRequest(_message.Message):
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
+    INCLUDE_JOB_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job id."""
     after_seq: _builtins.int
@@ -1041,6 +1042,8 @@ class WatchJobRequest(_message.Message):
     """
     data_encoding: _data_pb2.DataEncoding.ValueType
     """The form of output in the responses."""
+    include_job: _builtins.bool
+    """Send the ended job after its terminal event, with its result, so that no other call is needed."""
     @_builtins.property
     def idle_interval(self) -> _duration_pb2.Duration:
         """The maximum time without a response, 1 s to 60 s. After at most this time, the stream sends a
@@ -1054,10 +1057,11 @@ class WatchJobRequest(_message.Message):
         after_seq: _builtins.int = ...,
         data_encoding: _data_pb2.DataEncoding.ValueType = ...,
         idle_interval: _duration_pb2.Duration | None = ...,
+        include_job: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["idle_interval", b"idle_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "idle_interval", b"idle_interval", "job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "idle_interval", b"idle_interval", "include_job", b"include_job", "job_id", b"job_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1065,27 +1069,35 @@ Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobResponse(_message.Message):
-    """Events of a job, or a mark."""
+    """Events of a job, or a mark, or the ended job."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     MARK_FIELD_NUMBER: _builtins.int
+    ENDED_JOB_FIELD_NUMBER: _builtins.int
     mark: Global___WatchMark.ValueType
     """WATCH_MARK_IDLE, or not set."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
         """The events: one at low load, several under load, none in a response with a mark."""
 
+    @_builtins.property
+    def ended_job(self) -> _job_pb2.Job:
+        """The job in the FULL view, as GetJob returns it. Only in the last response, with `include_job`,
+        unless the job was requeued meanwhile.
+        """
+
     def __init__(
         self,
         *,
         events: _abc.Iterable[_event_pb2.JobEvent] | None = ...,
         mark: Global___WatchMark.ValueType = ...,
+        ended_job: _job_pb2.Job | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_job", b"ended_job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "mark", b"mark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_job", b"ended_job", "events", b"events", "mark", b"mark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1245,6 +1257,7 @@ class SubmitAndWatchRequest(_message.Message):
     DATA_ENCODING_FIELD_NUMBER: _builtins.int
     USE_CALL_DEADLINE_FIELD_NUMBER: _builtins.int
     IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
+    INCLUDE_JOB_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The idempotency key, shared with SubmitJob. It makes an interrupted call repeatable."""
     after_seq: _builtins.int
@@ -1257,6 +1270,8 @@ class SubmitAndWatchRequest(_message.Message):
     deadline; cannot be combined with `job.deadline`. A repeated call with the same `request_id`
     changes nothing.
     """
+    include_job: _builtins.bool
+    """Send the ended job after its terminal event, as in WatchJobRequest."""
     @_builtins.property
     def job(self) -> _job_pb2.JobSpec:
         """The job. Required."""
@@ -1274,10 +1289,11 @@ class SubmitAndWatchRequest(_message.Message):
         data_encoding: _data_pb2.DataEncoding.ValueType = ...,
         use_call_deadline: _builtins.bool = ...,
         idle_interval: _duration_pb2.Duration | None = ...,
+        include_job: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["idle_interval", b"idle_interval", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "idle_interval", b"idle_interval", "job", b"job", "request_id", b"request_id", "use_call_deadline", b"use_call_deadline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "data_encoding", b"data_encoding", "idle_interval", b"idle_interval", "include_job", b"include_job", "job", b"job", "request_id", b"request_id", "use_call_deadline", b"use_call_deadline"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1285,13 +1301,14 @@ Global___SubmitAndWatchRequest: _TypeAlias = SubmitAndWatchRequest  # noqa: Y015
 
 @_typing.final
 class SubmitAndWatchResponse(_message.Message):
-    """The job, then its events and marks."""
+    """The job, then its events and marks, then the ended job."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     MARK_FIELD_NUMBER: _builtins.int
+    ENDED_JOB_FIELD_NUMBER: _builtins.int
     mark: Global___WatchMark.ValueType
     """WATCH_MARK_IDLE, or not set."""
     @_builtins.property
@@ -1302,16 +1319,21 @@ class SubmitAndWatchResponse(_message.Message):
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.JobEvent]:
         """The events: one at low load, several under load, none in a response with a mark."""
 
+    @_builtins.property
+    def ended_job(self) -> _job_pb2.Job:
+        """The ended job, as in WatchJobResponse."""
+
     def __init__(
         self,
         *,
         job: _job_pb2.Job | None = ...,
         events: _abc.Iterable[_event_pb2.JobEvent] | None = ...,
         mark: Global___WatchMark.ValueType = ...,
+        ended_job: _job_pb2.Job | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_job", b"ended_job", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "job", b"job", "mark", b"mark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_job", b"ended_job", "events", b"events", "job", b"job", "mark", b"mark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,9 +13,11 @@ from typing import Final, TypeVar
 import structlog
 from google.protobuf.message import Message
 
-from headrace.v1 import job_service_pb2
+from headrace.v1 import job_pb2, job_service_pb2
 from headrace.v1.data_pb2 import DATA_ENCODING_VALUE
+from headrace_core.domain.ids import JobId
 from headrace_core.domain.job import JobEvent
+from headrace_core.domain.lifecycle import TERMINAL
 from headrace_core.runtime.tracing import Tracing
 from headrace_gateway.api.jobs import Jobs
 from headrace_gateway.api.submit import Submit, ValidatedJobs
@@ -284,6 +286,8 @@ class JobServicer:
                 response = job_service_pb2.WatchJobResponse(mark=_mark_of(events))
                 write_events(events, response.events, encoding)
                 yield response
+        if request.include_job and (ended := await self._ended_job(call, job_id, encoding)):
+            yield job_service_pb2.WatchJobResponse(ended_job=ended)
 
     async def WatchJobLogs(
         self, request: job_service_pb2.WatchJobLogsRequest, call: Call
@@ -344,6 +348,13 @@ class JobServicer:
                 response = job_service_pb2.SubmitAndWatchResponse(mark=_mark_of(events))
                 write_events(events, response.events, encoding)
                 yield response
+        if request.include_job and (ended := await self._ended_job(call, job.id, encoding)):
+            yield job_service_pb2.SubmitAndWatchResponse(ended_job=ended)
+
+    async def _ended_job(self, call: Call, job_id: JobId, encoding: Encoding) -> job_pb2.Job | None:
+        """Return a job whose stream has ended; None if it was requeued since."""
+        job = await self._jobs.get(call, job_id, full=True)
+        return job_message(job, encoding) if job.state in TERMINAL else None
 
     async def _read_log_page(
         self,
