@@ -112,16 +112,18 @@ class FilledPlatform:
         return response
 
     async def events(self, name: str, request: Message, count: int) -> list[Message]:
-        """Read a stream up to its `count`th event."""
+        """Read a stream up to its `count`th event, or to the ended job if it is requested."""
         stub = self.subscriptions if name == "WatchSubscription" else self.jobs
         call = getattr(stub, name)(request)
         events: list[Message] = []
         async with asyncio.timeout(TIMEOUT):
-            while len(events) < count:
+            ended = not getattr(request, "include_job", False)
+            while len(events) < count or not ended:
                 response = await call.read()
                 assert response is not grpc.aio.EOF, name
                 self.sizes.setdefault(name, []).append(response.ByteSize())
                 events += response.events
+                ended = ended or response.HasField("ended_job")
         call.cancel()
         return events
 
@@ -310,7 +312,7 @@ async def batch_submit(filled: FilledPlatform) -> None:
 async def watch_job(filled: FilledPlatform) -> None:
     for job_id in filled.job_ids[:2]:
         for encoding in ENCODINGS:
-            request = js.WatchJobRequest(job_id=job_id, data_encoding=encoding)
+            request = js.WatchJobRequest(job_id=job_id, data_encoding=encoding, include_job=True)
             events = await filled.events("WatchJob", request, 10)
             assert [event.seq for event in events] == list(range(1, 11))
 
@@ -328,7 +330,7 @@ async def watch_jobs(filled: FilledPlatform) -> None:
 async def submit_and_watch(filled: FilledPlatform) -> None:
     for document in (NUMBERS, TEXT):
         request = js.SubmitAndWatchRequest(
-            job=largest_job(document), request_id=f"key{len(document)}"
+            job=largest_job(document), request_id=f"key{len(document)}", include_job=True
         )
         assert (await filled.events("SubmitAndWatch", request, 10))[-1].state == JOB_STATE_SUCCEEDED
 
@@ -337,6 +339,24 @@ async def submit_job(filled: FilledPlatform) -> None:
     # The fixture has already submitted these jobs, so the submit returns an existing job.
     request = js.SubmitJobRequest(job=largest_job(TEXT), request_id=f"key{len(TEXT)}")
     assert (await filled.call("SubmitJob", request)).job.state == JOB_STATE_SUCCEEDED
+
+
+async def submit_jobs(filled: FilledPlatform) -> None:
+    existing = js.SubmitJobsEntry(
+        request=js.SubmitJobRequest(job=largest_job(TEXT), request_id=f"key{len(TEXT)}")
+    )
+    bad_labels = {f"Bad {number:059}": "\0" for number in range(11)}
+    invalid = js.SubmitJobsEntry(
+        request=js.SubmitJobRequest(job=JobSpec(type="T" * 100, queue="Q" * 100, labels=bad_labels))
+    )
+    for entry in (existing, invalid):
+        # A request is smaller than its limit.
+        count = min(256, 3 * MIB // entry.ByteSize())
+        request = js.SubmitJobsRequest(entries=[entry] * count)
+        response = await filled.call("SubmitJobs", request)
+        assert len(response.results) == count
+    response = await filled.call("SubmitJobs", js.SubmitJobsRequest(entries=[existing]))
+    assert not response.reduced
 
 
 async def retry_and_cancel(filled: FilledPlatform) -> None:
@@ -615,6 +635,7 @@ SIZES_BY_RPC = {
     "SubmitJob": RpcSizes(submit_job, 250_000),
     "RetryJob": RpcSizes(retry_and_cancel, 250_000),
     "CancelJob": RpcSizes(retry_and_cancel, 250_000),
+    "SubmitJobs": RpcSizes(submit_jobs, 250_000),
     "BatchSubmitJobs": RpcSizes(batch_submit, 100_000),
     "GetStats": RpcSizes(get_stats, MIB),
     "ListHandlers": RpcSizes(list_handlers, 2 * MIB),
