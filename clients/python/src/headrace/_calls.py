@@ -77,6 +77,7 @@ class Calls:
         timeout: float | None = None,  # noqa: ASYNC109 - sent to the server
         metadata: Metadata = (),
         authenticated: bool = True,
+        punctual: bool = False,
     ) -> R:
         """Call a unary method.
 
@@ -86,6 +87,7 @@ class Calls:
             timeout: the deadline, in seconds, instead of the default.
             metadata: further headers of the call.
             authenticated: whether to send the credential.
+            punctual: whether the method ends at its deadline even if gRPC is stuck.
 
         Raises:
             CallError: the call was rejected or failed.
@@ -108,13 +110,16 @@ class Calls:
         renewable = authenticated and self._headers.renewable
         while True:
             try:
+                call = method(gateway)(
+                    request,
+                    timeout=max(0.001, end - clock()),
+                    metadata=(*headers, *metadata) or None,
+                )
+                if punctual:
+                    return await call
                 # gRPC ends the call at its deadline. If gRPC is stuck, the event loop cancels it.
                 async with asyncio.timeout_at(end + self._timing.grace_period):
-                    return await method(gateway)(
-                        request,
-                        timeout=max(0.001, end - clock()),
-                        metadata=(*headers, *metadata) or None,
-                    )
+                    return await call
             except TimeoutError:
                 late = self._timing.grace_period
                 message = f"gRPC has not ended the call {late:g} s after its deadline"

@@ -115,8 +115,6 @@ class SharedSubmits:
         """
         loop = asyncio.get_running_loop()
         metadata = metadata or ()
-        if loop.time() < self._single_until:
-            return await self._jobs.SubmitJob(request, timeout=timeout, metadata=metadata or None)
         headers = tuple(pair for pair in metadata if pair[0] not in _ENTRY_HEADERS)
         own = tuple(pair for pair in metadata if pair[0] in _ENTRY_HEADERS)
         end = loop.time() + timeout
@@ -124,10 +122,13 @@ class SharedSubmits:
         lane = self._lanes.get(headers)
         if lane is None:
             lane = self._lanes[headers] = _Lane(headers)
-        lane.waiting.append(submit)
-        if lane.wake is None:
-            # All submits of this iteration of the event loop share a message.
-            self._wake(lane, loop)
+        if loop.time() < self._single_until:
+            self._start_call(lane, [submit])
+        else:
+            lane.waiting.append(submit)
+            if lane.wake is None:
+                # All submits of this iteration of the event loop share a message.
+                self._wake(lane, loop)
         timer = loop.call_at(end, _time_out, submit)
         try:
             return await submit.response
@@ -147,19 +148,21 @@ class SharedSubmits:
         lane.wake = None
         while lane.waiting and lane.in_flight < _MAX_IN_FLIGHT:
             submits = _take(lane.waiting)
-            if not submits:
-                continue
-            # A call must not run in the context of a single submitter, which can contain its span.
-            call = asyncio.create_task(
-                self._call(lane, submits), name="headrace-submits", context=contextvars.Context()
-            )
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
-            message = _Message(call, len(submits))
-            for submit in submits:
-                submit.message = message
-            lane.in_flight += 1
+            if submits:
+                self._start_call(lane, submits)
         self._drop_if_idle(lane)
+
+    def _start_call(self, lane: _Lane, submits: Sequence[_Submit]) -> None:
+        # A call must not run in the context of a single submitter, which can contain its span.
+        call = asyncio.create_task(
+            self._call(lane, submits), name="headrace-submits", context=contextvars.Context()
+        )
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        message = _Message(call, len(submits))
+        for submit in submits:
+            submit.message = message
+        lane.in_flight += 1
 
     async def _call(self, lane: _Lane, submits: Sequence[_Submit]) -> None:
         try:

@@ -222,6 +222,7 @@ class Client(
             request,
             timeout=call_timeout,
             metadata=_submit_metadata(correlation_id),
+            punctual=True,
         )
         job = response.job
         return JobHandle(self, job.id, message=job, outcome=from_outcome(response.outcome))

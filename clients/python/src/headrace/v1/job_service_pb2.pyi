@@ -243,7 +243,7 @@ class SubmitJobsEntry(_message.Message):
     TRACESTATE_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.str
     """The correlation id of the job: 1 to 128 printable characters. Any other value: the
-    `x-request-id` of the call.
+    `x-request-id` of the call, or a new id if the call has none.
     """
     traceparent: _builtins.str
     """The trace context of the caller of this entry (W3C Trace Context). Absent or invalid: that of

@@ -140,7 +140,8 @@ class JobServiceServicer:
     def SubmitJobs(self, request, context):
         """Stores up to 256 jobs that are independent of each other. Each entry has the result that
         SubmitJob would give, so an invalid entry affects no other entry. For callers that submit many
-        jobs at the same time: one call costs less than many.
+        jobs at the same time: one call costs less than many. A request that cannot be decoded is
+        rejected as a whole: malformed bytes, or a `value` that is nested too deep for Protobuf.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

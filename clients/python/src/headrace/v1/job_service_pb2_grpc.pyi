@@ -46,7 +46,8 @@ class JobServiceStub:
     SubmitJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.SubmitJobsRequest, _job_service_pb2.SubmitJobsResponse]
     """Stores up to 256 jobs that are independent of each other. Each entry has the result that
     SubmitJob would give, so an invalid entry affects no other entry. For callers that submit many
-    jobs at the same time: one call costs less than many.
+    jobs at the same time: one call costs less than many. A request that cannot be decoded is
+    rejected as a whole: malformed bytes, or a `value` that is nested too deep for Protobuf.
     """
     BatchSubmitJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BatchSubmitJobsRequest, _job_service_pb2.BatchSubmitJobsResponse]
     """Stores 1 to 1,000 jobs: all or none."""
@@ -110,7 +111,8 @@ class JobServiceAsyncStub(JobServiceStub):
     SubmitJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.SubmitJobsRequest, _job_service_pb2.SubmitJobsResponse]  # type: ignore[assignment]
     """Stores up to 256 jobs that are independent of each other. Each entry has the result that
     SubmitJob would give, so an invalid entry affects no other entry. For callers that submit many
-    jobs at the same time: one call costs less than many.
+    jobs at the same time: one call costs less than many. A request that cannot be decoded is
+    rejected as a whole: malformed bytes, or a `value` that is nested too deep for Protobuf.
     """
     BatchSubmitJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BatchSubmitJobsRequest, _job_service_pb2.BatchSubmitJobsResponse]  # type: ignore[assignment]
     """Stores 1 to 1,000 jobs: all or none."""
@@ -183,7 +185,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.SubmitJobsResponse, _abc.Awaitable[_job_service_pb2.SubmitJobsResponse]]:
         """Stores up to 256 jobs that are independent of each other. Each entry has the result that
         SubmitJob would give, so an invalid entry affects no other entry. For callers that submit many
-        jobs at the same time: one call costs less than many.
+        jobs at the same time: one call costs less than many. A request that cannot be decoded is
+        rejected as a whole: malformed bytes, or a `value` that is nested too deep for Protobuf.
         """
 
     @_abc_1.abstractmethod

@@ -140,17 +140,26 @@ class Submit:
             PermissionDenied: the job is outside of the caller's scope.
             QuotaExceeded: a quota of the tenant is used up.
             RequestIdConflict: the request_id was used with other content.
+            TimeoutError: the caller's deadline passed. The job may have been stored if its commit
+                had begun.
             Unavailable: PostgreSQL is not available, or too many submits wait for it. The job may
                 have been stored. A call with a request_id can be repeated safely.
         """
         job = await self._new_job(
             call, spec, payload, Violations(violations), key=request_id, expires=use_call_deadline
         )
+        # gRPC ends a call at its deadline, but the jobs of one call can have earlier deadlines.
+        left = call.time_remaining()
+        limit = self._settings.call_timeout
+        if left == 0:
+            raise TimeoutError
         try:
             result = await self._commits_of(call.tenant).submit(
-                job, timeout=self._settings.call_timeout
+                job, timeout=limit if left is None else min(left, limit)
             )
         except TimeoutError:
+            if left is not None and left < limit:
+                raise
             raise Unavailable("postgresql") from None
         if isinstance(result, QuotaExceeded):
             raise self._quotas.reject(call.tenant, result)

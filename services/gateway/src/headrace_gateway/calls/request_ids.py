@@ -59,7 +59,7 @@ def identify(exchange: Exchange) -> str:
         if key == REQUEST_ID:
             request_id = value
     if not is_request_id(request_id):
-        request_id = _new_request_id()
+        request_id = new_request_id()
     # Each call runs in its own task, with its own context.
     structlog.contextvars.bind_contextvars(correlation_id=request_id)
     exchange.request_id = request_id
@@ -71,7 +71,8 @@ def is_request_id(value: str | bytes) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= MAX_REQUEST_ID and value.isprintable()
 
 
-def _new_request_id() -> str:
+def new_request_id() -> str:
+    """Return a request id for a caller that sent none."""
     if not _spare_ids:
         _spare_ids.extend(uuid7_bytes(_BATCH_SIZE))
     digits = _spare_ids.pop().hex()

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from math import inf
 from typing import Final, TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
@@ -34,7 +33,7 @@ from headrace_gateway.api.documents import EMPTY_OBJECT, Payload
 from headrace_gateway.api.job_rules import NO_OVERRIDES
 from headrace_gateway.api.validation import MAX_FILTER_VALUES, Violations, job_filter
 from headrace_gateway.calls.call import Call
-from headrace_gateway.calls.request_ids import is_request_id
+from headrace_gateway.calls.request_ids import REQUEST_ID, is_request_id, new_request_id
 from headrace_gateway.grpc.data import read_data
 from headrace_gateway.grpc.encode import STATES, Encoding
 
@@ -119,10 +118,8 @@ def read_job(
     return _read_spec(message, "job", found), _read_payload(payload, "job.payload", found)
 
 
-def read_entry_call(
-    entry: job_service_pb2.SubmitJobsEntry, call: Call
-) -> tuple[Call, float | None]:
-    """Return the context of an entry, and the time that its caller has left, in seconds.
+def read_entry_call(entry: job_service_pb2.SubmitJobsEntry, call: Call) -> Call:
+    """Return the context of an entry: the call with what the entry overrides.
 
     Raises:
         InvalidRequest: the entry has no request, or the time is not a valid Duration.
@@ -134,21 +131,21 @@ def read_entry_call(
     if entry.HasField("timeout"):
         left = read_duration(entry.timeout, "timeout", found)
     found.check()
-    seconds = None if left is None else max(0.0, left.total_seconds())
     deadline = call.deadline
-    if seconds is not None:
-        deadline = min(time.monotonic() + seconds, inf if deadline is None else deadline)
+    if left is not None:
+        deadline = time.monotonic() + left.total_seconds()
+        if call.deadline is not None:
+            deadline = min(deadline, call.deadline)
     correlation_id = entry.correlation_id
     if not is_request_id(correlation_id):
-        correlation_id = call.correlation_id
+        # Independent jobs share an id only if the caller chose it.
+        chosen = (REQUEST_ID, call.correlation_id) in call.metadata
+        correlation_id = call.correlation_id if chosen else new_request_id()
     trace = call.span_context
     if entry.traceparent:
         headers = (("traceparent", entry.traceparent), ("tracestate", entry.tracestate))
         trace = read_trace_context(headers) or trace
-    return (
-        replace(call, deadline=deadline, correlation_id=correlation_id, span_context=trace),
-        seconds,
-    )
+    return replace(call, deadline=deadline, correlation_id=correlation_id, span_context=trace)
 
 
 def read_jobs(
