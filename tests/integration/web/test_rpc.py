@@ -125,6 +125,24 @@ async def test_error_has_code_message_and_details(
     assert details["google.rpc.BadRequest"]["debug"]["fieldViolations"][0]["field"] == "job.payload"
 
 
+async def test_entries_of_one_call_have_their_own_results(
+    worker: FakeWorker, http: httpx2.AsyncClient
+) -> None:
+    payloads: list[object] = [{"data": [1]}, {}]
+    jobs = [{"type": "square_sum", "payload": {"value": payload}} for payload in payloads]
+    response = await http.post(
+        f"{JOBS}/SubmitJobs", json={"entries": [{"request": {"job": job}} for job in jobs]}
+    )
+    assert response.status_code == 200, response.text
+    created, invalid = response.json()["results"]
+    assert created["response"]["outcome"] == "SUBMIT_OUTCOME_CREATED"
+    assert invalid["error"]["code"] == 3
+    info, bad = invalid["error"]["details"]
+    assert info["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
+    assert info["reason"] == "PAYLOAD_INVALID"
+    assert [violation["field"] for violation in bad["fieldViolations"]] == ["job.payload"]
+
+
 async def connect_stream(
     http: httpx2.AsyncClient, method: str, request: Message | dict, *, kind: str
 ) -> AsyncIterator[tuple[int, bytes]]:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -130,6 +131,27 @@ async def test_sync_client_is_shared_by_threads(use):
         return sorted(results)
 
     assert await use(work) == [n * n for n in range(8)]
+
+
+async def test_submits_of_threads_share_messages(use, platform):
+    def work(client):
+        shared = threading.Event()
+
+        def submit_until_shared():
+            ids = []
+            while not shared.is_set():
+                ids.append(client.submit("queued").id)
+                if "SubmitJobs" in platform.called_methods():
+                    shared.set()
+            return ids
+
+        with ThreadPoolExecutor(8) as threads:
+            submits = [threads.submit(submit_until_shared) for _ in range(8)]
+            return [job_id for submit in submits for job_id in submit.result()]
+
+    ids = await use(work)
+    assert "SubmitJobs" in platform.called_methods()
+    assert len(ids) == len(set(ids)) == len(platform.jobs)
 
 
 async def test_closed_sync_client_has_no_thread(server):
