@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import text
 
-from headrace import Client
+from headrace import Client, SubmitOutcome
 from headrace.v1.job_pb2 import JobSpec
 from headrace.v1.job_service_pb2 import (
     ListJobsRequest,
@@ -30,6 +30,15 @@ from support.until import until_blocked
 
 # They start in one iteration of the event loop, so they share a message.
 SUBMITS = 40
+
+# Each insert of jobs waits before its commit while a session holds this lock.
+LOCK = 7_310_231
+BLOCK_INSERTS = (
+    f"""CREATE FUNCTION wait_for_lock() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NULL; END'""",
+    """CREATE TRIGGER wait_for_lock AFTER INSERT ON jobs
+        FOR EACH STATEMENT EXECUTE FUNCTION wait_for_lock()""",
+)
 
 
 async def test_entries_without_correlation_ids_have_their_own(jobs: JobServiceStub):
@@ -64,7 +73,7 @@ async def test_waiting_entry_ends_at_its_own_deadline(jobs: JobServiceStub, data
     assert response.results[0].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
-async def test_submits_in_flight_are_stored_once_each(
+async def test_submits_of_a_killed_gateway_are_stored_once(
     settings: Settings, gateway: Gateway, database: Database, tmp_path: Path
 ):
     address = f"127.0.0.1:{free_port()}"
@@ -73,15 +82,16 @@ async def test_submits_in_flight_are_stored_once_each(
     server.launch()
     try:
         await asyncio.to_thread(server.wait_until_serving)
+        async with database.transaction() as conn:
+            for statement in BLOCK_INSERTS:
+                await conn.execute(text(statement))
         async with (
             Client([address, f"127.0.0.1:{gateway.port}"], timeout=60) as client,
             asyncio.timeout(60),
             asyncio.TaskGroup() as tasks,
         ):
             async with database.transaction() as holder:
-                # PostgreSQL executes the killed gateway's statement once the lock is free, and
-                # nobody receives its result.
-                await holder.execute(text("LOCK TABLE jobs IN SHARE MODE"))
+                await holder.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
                 submits = [
                     tasks.create_task(client.submit("email", {"n": n})) for n in range(SUBMITS)
                 ]
@@ -89,9 +99,12 @@ async def test_submits_in_flight_are_stored_once_each(
                 await asyncio.to_thread(server.terminate, within=10, signum=signal.SIGKILL)
                 # The client has repeated the submits at the other gateway.
                 await until_blocked(database, sessions=2)
+            # PostgreSQL now commits the killed gateway's statement, which has some of the jobs, and
+            # nobody receives its result.
             handles = await asyncio.gather(*submits)
             stored = [job async for job in client.list(full=True)]
     finally:
         server.stop()
+    assert SubmitOutcome.EXISTING in {handle.outcome for handle in handles}
     assert sorted(job.payload["n"] for job in stored) == list(range(SUBMITS))
     assert {job.id for job in stored} == {handle.id for handle in handles}
