@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -110,6 +111,36 @@ async def test_job_page_shows_each_event_live(page: Page, running_job: str, gate
     # The page continues to follow the job, in case it is retried.
     await expect(page.locator("#live")).to_have_text("Live")
     await expect(output).to_contain_text('first line\n{"token":"second"}')
+
+
+async def test_job_page_follows_the_log(page: Page, running_job: str, gate: str) -> None:
+    await open_page(page, f"/jobs/{running_job}")
+    panel = page.get_by_role("region", name="Log")
+    lines = panel.locator(".line:visible")
+    await expect(lines).to_have_count(2)
+    await expect(lines.first).to_contain_text(re.compile(r"INFO pages half done$"))
+    await expect(panel.get_by_label("Attempt")).to_be_hidden()
+    await panel.get_by_label("Lowest level").select_option("WARNING")
+    await expect(lines).to_have_count(1)
+    await expect(lines).to_contain_text("waiting for the gate")
+    async with page.expect_download() as started:
+        await panel.get_by_role("button", name="Download").click()
+    download = await started.value
+    assert download.suggested_filename == f"{running_job}.log"
+    text = Path(await download.path()).read_text()
+    assert re.fullmatch(r"\S+Z WARNING pages: waiting for the gate\n", text)
+    # A retried job logs in a new attempt.
+    await page.get_by_role("button", name="Cancel").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
+    await expect(page.locator(".heading .state")).to_have_text("CANCELLED")
+    await page.get_by_role("button", name="Retry").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Retry").click()
+    await panel.get_by_label("Lowest level").select_option("DEBUG")
+    await expect(lines).to_have_count(4)
+    await panel.get_by_label("Attempt").select_option("Attempt 2")
+    await expect(lines).to_have_count(2)
+    assert await violations(page) == []
+    gates[gate].set()
 
 
 async def test_cancel_asks_for_a_reason(page: Page, running_job: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -19,6 +20,9 @@ from headrace_web.service import Web
 from headrace_worker import Context, Fail, RetryPolicy
 from headrace_worker.api.registry import Registry, handler, registry
 from headrace_worker.service import WorkerService
+from support.logging import stored_lines
+
+_log = logging.getLogger("pages")
 
 _PREFIX = "page."
 # Events that tests set to let a handler continue, by the name in its payload.
@@ -51,6 +55,8 @@ async def gated(payload: Gated, ctx: Context) -> str:
     await ctx.progress(0.5, "half done", lines=2)
     await ctx.emit("first line\n")
     await ctx.emit({"token": "second"})
+    _log.info("half done")
+    _log.warning("waiting for the gate")
     await gates[payload.gate].wait()
     return "open"
 
@@ -110,6 +116,7 @@ async def running_dashboard(settings: Settings) -> AsyncIterator[Dashboard]:
     """Run all services for the duration of the block."""
     handlers = page_handlers()
     async with AsyncExitStack() as stack:
+        stack.enter_context(stored_lines(_log))
         database = Database(settings, application="test")
         stack.push_async_callback(database.close)
         gateway = Gateway(settings)

@@ -1,9 +1,10 @@
-// A job: its timeline, events, progress, output, result, error, payload and options, all live.
+// A job: its timeline, events, progress, output, log, result, error, payload and options, all live.
 
 import { get, post, withQuery } from "../lib/api.js";
 import { fill, h, setText } from "../lib/dom.js";
 import { clock, dateTime, duration, eventType, seconds, state } from "../lib/format.js";
 import { follow } from "../lib/live.js";
+import { LogPanel } from "../lib/log_panel.js";
 import { can } from "../lib/principal.js";
 import { drawTimeline } from "../lib/timeline.js";
 import { ask, button, copyButton, field, loading, notify, notifyError, stateMark, timeMark } from "../lib/ui.js";
@@ -22,6 +23,7 @@ export async function start(content, { id }) {
   const view = new JobView(id, await get(`/v1/jobs/${encodeURIComponent(id)}`, { view: "FULL" }));
   view.rights = {
     cancel: await can("jobs:cancel"), retry: await can("jobs:retry"), submit: await can("jobs:submit"),
+    payload: await can("payload:read"),
   };
   fill(content, view.elements());
   document.title = `${view.job.type} ${id.slice(0, 8)} · Headrace`;
@@ -36,6 +38,7 @@ class JobView {
     this.events = [];
     this.pieces = 0;
     this.parts = {};
+    this.log = new LogPanel(id);
   }
 
   elements() {
@@ -56,6 +59,7 @@ class JobView {
         this.outputPanel(),
         h("section.panel", { "aria-labelledby": "details" }, h("h2", { id: "details" }, "Details"), part("details", h("dl.facts"))),
         this.documentPanel("Payload", "payload"),
+        this.log.element,
         h("section.panel.wide", { "aria-labelledby": "events" }, h("h2", { id: "events" }, "Events"),
           h("div.scroll", { tabindex: "0", role: "group", "aria-label": "Events" },
             h("table", {}, h("thead", {}, h("tr", {}, ["Seq", "Time", "Event", "State", "Attempt", "By", "Detail"].map((title) => h("th", { scope: "col" }, title)))),
@@ -92,6 +96,7 @@ class JobView {
       gone: () => notify("The events of this job are no longer stored."),
       refused: notifyError,
     });
+    if (this.rights.payload) this.log.follow();
     this.clock = setInterval(() => this.showTimeline(), 1000);
   }
 
