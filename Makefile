@@ -73,6 +73,10 @@ bench: $(STAMP) ## Compare Headrace with its peers in half an hour; A=--docs upd
 bench-quick: $(STAMP) ## Run the comparison in three minutes, with fewer peers and smaller loads.
 	@"$(BIN)/python" bench/compare --quick $(A)
 
+.PHONY: bench-compare
+bench-compare: $(STAMP) ## Compare the speed with that of the commit BASE, in turns; fail if it is more than 5 % lower.
+	@"$(BIN)/python" bench/gate $(BASE) $(A)
+
 .PHONY: bench-streams
 bench-streams: $(STAMP) ## Measure latency, memory and throughput of streams; A=--quick or other options.
 	@"$(BIN)/python" bench/streams $(A)
