@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 
 from faults.abuse import KINDS, Counts
+from faults.cluster import Plan
 from faults.hostile import probing, run_hostile_client
 from faults.measure import percentile
 from faults.scenario import Scenario
@@ -84,11 +85,15 @@ async def _abuse(trial: Trial, kind: str, *, seconds: float) -> None:
     trial.figure(f"{kind}: closed or refused connections", ended, at_least=int(kind in _CLOSED))
 
 
+# The limit that docs/security.md recommends for gateways that unknown callers can reach.
+_PUBLIC_STREAMS = 100
+
 SCENARIO = Scenario(
     id="F26",
     title="rapid resets, floods of frames, headers and connections, slow clients, gzip bombs",
     shows=("I1", "I2", "I3", "I4", "I7"),
     run=run,
+    plan=Plan(settings={"max_concurrent_streams": _PUBLIC_STREAMS}),
     usual=350,
     usual_short=350,
 )

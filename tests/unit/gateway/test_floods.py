@@ -100,33 +100,6 @@ async def test_large_request_may_arrive_before_its_call(server: Server) -> None:
     assert not await server.closes(after=60)
 
 
-async def test_excess_of_all_connections_is_closed_at_once() -> None:
-    servers = [Server("127.0.0.1") for _ in range(3)]
-    limits = FloodLimits(rate=1000, excess=10_000, patience=10.0, total=60_000)
-    ports = {server.listener.getsockname()[1] for server in servers}
-    guard = FloodGuard(ports=ports, calls=servers[0], limits=limits, clock=lambda: servers[0].now)
-    for server, size in zip(servers, (5_000, 30_000, 40_000), strict=True):
-        server.guard = guard
-        server.receive(size)
-    assert [await server.closes(after=0) for server in servers] == [False, False, True]
-    assert guard.closed == 1
-    for server in servers:
-        server.close()
-
-
-async def test_many_connections_with_small_excess_stay_open() -> None:
-    servers = [Server("127.0.0.1") for _ in range(3)]
-    limits = FloodLimits(rate=0, excess=10_000, patience=10.0, total=20_000)
-    ports = {server.listener.getsockname()[1] for server in servers}
-    guard = FloodGuard(ports=ports, calls=servers[0], limits=limits)
-    for server in servers:
-        server.guard = guard
-        server.receive(9_000)
-    assert [await server.closes(after=0) for server in servers] == [False, False, False]
-    for server in servers:
-        server.close()
-
-
 async def test_connection_to_another_port_is_not_measured(server: Server) -> None:
     guard = FloodGuard(ports={1}, calls=server, limits=FloodLimits(rate=0, excess=0, patience=0.0))
     server.receive(100_000)

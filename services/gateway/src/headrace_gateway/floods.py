@@ -34,13 +34,9 @@ _FILES: Final = Path("/proc/self/fd")
 _BYTES_RECEIVED: Final = struct.Struct("=128xQ")
 # A socket address of the family AF_UNSPEC.
 _NO_ADDRESS: Final = struct.pack("=H14x", socket.AF_UNSPEC)
-# Seconds between two runs without connections, with some, and while they approach `total`; and the
-# maximum shares of the time that runs take.
-_IDLE_INTERVAL: Final = 2.0
-_INTERVAL: Final = 0.5
+# Seconds between two runs, and the maximum share of the time that they take.
+_INTERVAL: Final = 2.0
 _MAX_SHARE: Final = 0.02
-_ALARMED_INTERVAL: Final = 0.2
-_MAX_ALARMED_SHARE: Final = 0.2
 # The maximum number of addresses in a log line.
 _LOGGED: Final = 5
 
@@ -49,22 +45,16 @@ _LOGGED: Final = 5
 class FloodLimits:
     """The limits of bytes without calls.
 
-    gRPC keeps the metadata of a call, of any size, until the gateway accepts the call. Therefore,
-    the sum of all connections limits the memory of the gateway, and has no patience.
-
     Attributes:
         rate: bytes per second that every connection may send.
         excess: bytes beyond that rate.
         patience: seconds for which a connection may exceed both, because the bytes of large
             requests arrive before their calls.
-        total: bytes beyond the rates of all connections together. Above it, the connections with
-            the most bytes are closed at once, if they exceed `excess`.
     """
 
     rate: int = 1024 * 1024
     excess: int = 16 * 1024 * 1024
     patience: float = 10.0
-    total: int = 96 * 1024 * 1024
 
 
 DEFAULT_FLOOD_LIMITS: Final = FloodLimits()
@@ -135,31 +125,12 @@ class FloodGuard(Loop):
                     flooding.add(peer)
             connections[peer] = _Connection(size, excess, since)
         self._connections = connections
-        total = sum(connection.excess for connection in connections.values())
-        flooding |= _largest(connections, total - limits.total, at_least=limits.excess)
         if flooding:
             closed = await asyncio.to_thread(_close, self._ports, flooding)
             self.closed += closed
             addresses = sorted({host.removeprefix("::ffff:") for host, _ in flooding})[:_LOGGED]
             _log.warning("flooding_connections_closed", connections=closed, addresses=addresses)
-        took = time.monotonic() - started
-        if total > limits.total / 8:
-            return max(_ALARMED_INTERVAL, took / _MAX_ALARMED_SHARE)
-        return max(_INTERVAL if connections else _IDLE_INTERVAL, took / _MAX_SHARE)
-
-
-def _largest(
-    connections: Mapping[_Peer, _Connection], size: float, *, at_least: float
-) -> set[_Peer]:
-    """Return the connections with the largest excess whose sum is `size`, in bytes."""
-    found: set[_Peer] = set()
-    for peer in sorted(connections, key=lambda peer: connections[peer].excess, reverse=True):
-        excess = connections[peer].excess
-        if size <= 0 or excess <= at_least:
-            break
-        found.add(peer)
-        size -= excess
-    return found
+        return max(_INTERVAL, (time.monotonic() - started) / _MAX_SHARE)
 
 
 def _read_received(ports: Collection[int]) -> dict[_Peer, int]:
