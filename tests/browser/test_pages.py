@@ -143,6 +143,22 @@ async def test_job_page_follows_the_log(page: Page, running_job: str, gate: str)
     gates[gate].set()
 
 
+async def test_id_can_be_copied_without_a_clipboard(page: Page, running_job: str) -> None:
+    # Over plain HTTP from another machine, browsers have no clipboard.
+    await page.add_init_script(
+        "Object.defineProperty(navigator, 'clipboard', { value: undefined })"
+    )
+    await open_page(page, f"/jobs/{running_job}")
+    await page.evaluate(
+        "document.addEventListener('copy', () => { window.copied = getSelection().toString() "
+        "|| document.activeElement.value; })"
+    )
+    await page.get_by_role("button", name="Copy id").click()
+    await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert await page.evaluate("window.copied") == running_job
+    await expect(page.locator("textarea.visually-hidden")).to_have_count(0)
+
+
 async def test_cancel_asks_for_a_reason(page: Page, running_job: str) -> None:
     await open_page(page, f"/jobs/{running_job}")
     await page.get_by_role("button", name="Cancel").click()

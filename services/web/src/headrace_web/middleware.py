@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import uuid
@@ -23,6 +24,7 @@ _log = structlog.get_logger()
 
 # A request id of a caller appears in logs, so it is short and printable.
 _VALID_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
+_BODY_TIMEOUT_S: Final = 30.0
 _SECURITY_HEADERS: Final = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -132,16 +134,18 @@ class EveryRequest:
 
 
 class BodyLimit:
-    """Rejects request bodies above a limit.
+    """Rejects request bodies that are too large or arrive too slowly.
 
     Args:
         app: the application.
         max_bytes: the largest body, in bytes.
+        timeout: the time in which a body must arrive, in seconds.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout: float = _BODY_TIMEOUT_S) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -150,17 +154,34 @@ class BodyLimit:
             response = self._too_large(declared).response(scope["state"]["request_id"])
             await response(scope, receive, send)
             return
-        read = 0
+        read, complete = 0, False
+        clock = asyncio.get_running_loop().time
+        end = clock() + self._timeout
 
         async def receive_limited() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, complete
+            if complete:
+                # The application waits for the end of the connection.
+                return await receive()
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
+            complete = not message.get("more_body", False)
             read += len(message.get("body", b""))
             if read > self._max_bytes:
                 raise self._too_large(str(read))
             return message
 
         await self._app(scope, receive_limited, send)
+
+    def _too_slow(self) -> Problem:
+        return Problem(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"the request body did not arrive within {self._timeout:g} s",
+            headers={"connection": "close"},
+        )
 
     def _too_large(self, size: str) -> Problem:
         return Problem(

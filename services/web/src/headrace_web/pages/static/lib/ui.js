@@ -51,11 +51,24 @@ export function button(text, onClick, { kind = "", ...attributes } = {}) {
 /** Returns a button that copies a text. */
 export function copyButton(text, label = "Copy") {
   const element = button(label, async () => {
-    await navigator.clipboard.writeText(text);
-    element.textContent = "Copied";
+    element.textContent = await copy(text) ? "Copied" : "Press Ctrl+C";
     setTimeout(() => { element.textContent = label; }, 1500);
   });
   return element;
+}
+
+/** Copies a text. Returns whether that was possible. */
+async function copy(text) {
+  // Browsers have a clipboard only on loopback and over HTTPS.
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
+  const area = h("textarea.visually-hidden", { readonly: true, "aria-hidden": "true" }, text);
+  document.body.append(area);
+  area.select();
+  try {
+    return document.execCommand("copy");
+  } finally {
+    area.remove();
+  }
 }
 
 /**
