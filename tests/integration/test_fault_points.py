@@ -74,7 +74,10 @@ METHODS = (
     "held_attempts",
     "list_events",
     "list_jobs",
+    "list_logs",
     "list_output",
+    "list_workers",
+    "read_history",
     "list_subscriptions",
     "list_tenants",
     "listen",
@@ -120,9 +123,9 @@ UNCALLED_METHODS = {
     # These functions run only for tenants with quotas and for deleted tenants.
     *("admit_requeue", "request_cancellations", "submit_metered_batch", "submit_metered_jobs"),
     *("correct_payload_bytes", "count_payload_bytes", "read_usage"),
-    # The load reads no logs, workers or overviews, and its handlers log nothing.
+    # The load follows no logs or overviews, and its handlers log nothing.
     *("count_draining", "count_lanes", "event_contexts", "find_new_logs", "lane_heads"),
-    *("list_logs", "list_workers", "read_history", "read_recent", "write_logs"),
+    *("read_recent", "write_logs"),
     # These run every few seconds, too rarely for the faults of each function.
     *("add_events", "prune_history", "queue_depths", "read_place"),
 }
@@ -365,6 +368,11 @@ class OtherCalls:
             break
         async for _ in client.subscriptions():
             break
+        async for _ in client.workers():
+            break
+        async for _ in client.queues():
+            break
+        await client.history()
 
     async def read_a_job(self, client: Client) -> None:
         known = [one.job_id for one in self._fault_run.load.history if one.job_id]
@@ -372,6 +380,10 @@ class OtherCalls:
             job_id = self._rng.choice(known)
             await client.get(job_id)
             async for _ in client.events(job_id):
+                pass
+            async for _ in client.output(job_id):
+                pass
+            async for _ in client.logs(job_id):
                 pass
 
     async def submit_a_batch(self, client: Client) -> None:
@@ -467,14 +479,22 @@ class OtherCalls:
         database = Database(self._fault_run.settings, application="test")
         try:
             while True:
-                old = await submit(database, tenant=PRUNED_TENANT)
-                async with database.transaction() as connection:
-                    await cancel_job(connection, tenant=PRUNED_TENANT, job_id=old.id)
-                with suppress(AssertionError):
-                    await set_column(database, old.id, "end_time = now() - interval '10 years'")
+                # No worker would end a job that was not cancelled.
+                aging = asyncio.create_task(self._age_a_job(database))
+                try:
+                    await asyncio.shield(aging)
+                finally:
+                    await aging
                 await asyncio.sleep(0.2)
         finally:
             await database.close()
+
+    async def _age_a_job(self, database: Database) -> None:
+        old = await submit(database, tenant=PRUNED_TENANT)
+        async with database.transaction() as connection:
+            await cancel_job(connection, tenant=PRUNED_TENANT, job_id=old.id)
+        with suppress(AssertionError):
+            await set_column(database, old.id, "end_time = now() - interval '10 years'")
 
 
 @asynccontextmanager
