@@ -155,13 +155,13 @@ gen-check: $(STAMP) ## Check that the generated files match their sources.
 
 # $(call pin,FILE,ARGUMENTS) writes requirements/FILE. Existing pins are unchanged, unless UPGRADE=1. The
 # file contains no index URL and no local path.
-COMPILE = "$(BIN)/uv" pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+COMPILE = "$(BIN)/uv" pip compile --quiet --universal --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	$(foreach package,headrace headrace-core headrace-health headrace-gateway headrace-scheduler \
 		headrace-worker headrace-handlers headrace-web headrace-standalone headrace-ops,--no-emit-package $(package)) $(if $(UPGRADE),--upgrade)
 define pin
 @echo "requirements/$(1)"
-@$(COMPILE) $(2) --output-file requirements/$(1) >/dev/null
+@$(COMPILE) --python-version 3.11 $(2) --output-file requirements/$(1) >/dev/null
 endef
 
 .PHONY: pins
@@ -176,7 +176,9 @@ pins: $(STAMP) ## Pin the dependencies of all packages in requirements/; UPGRADE
 	$(call pin,web.txt,services/web/pyproject.toml --constraints requirements/dev.txt)
 	$(call pin,ops.txt,services/ops/pyproject.toml --constraints requirements/dev.txt)
 	@for input in bench/peers/*/requirements.in bench/compare/draw/requirements.in; do \
-		echo "$${input%.in}.txt"; $(COMPILE) "$$input" --output-file "$${input%.in}.txt" >/dev/null; done
+		echo "$${input%.in}.txt"; \
+		python=$$(sed -n 's/^python = ">=\(.*\)"$$/\1/p' "$${input%requirements.in}peer.toml" 2>/dev/null || true); \
+		$(COMPILE) --python-version "$${python:-3.11}" "$$input" --output-file "$${input%.in}.txt" >/dev/null; done
 
 .PHONY: wheels
 wheels: $(STAMP) ## Build a wheel of each package in dist/, for pip.
