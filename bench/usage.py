@@ -1,4 +1,4 @@
-"""CPU time and memory of processes."""
+"""CPU time, wake-ups and memory of processes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeAlias
 
 import psutil
 
 KIB: Final = 1024
+_SWITCHES: Final = "voluntary_ctxt_switches:"
+
+# The voluntary context switches of each thread, by process id and thread id.
+Switches: TypeAlias = Mapping[tuple[int, int], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,26 @@ class CpuMeter:
             },
         )
 
+    def switches(self) -> Switches:
+        """Return the voluntary context switches so far of all processes and their children.
+
+        A thread that waits makes one, so their number is that of the wake-ups.
+        """
+        found: dict[tuple[int, int], int] = {}
+        for process in (one for processes in self._processes.values() for one in processes):
+            for member in (process, *process.children(recursive=True)):
+                # A process or a thread may end at any time.
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    for thread in Path(f"/proc/{member.pid}/task").iterdir():
+                        with suppress(FileNotFoundError, ProcessLookupError):
+                            found[member.pid, int(thread.name)] = _switches(thread)
+        return found
+
+
+def switches_between(earlier: Switches, later: Switches) -> int:
+    """Return the voluntary context switches of the threads that `later` contains."""
+    return sum(count - earlier.get(thread, 0) for thread, count in later.items())
+
 
 def proportional_kib(pid: int) -> float:
     """Return the proportional set size of a process and its children, in KiB."""
@@ -74,6 +99,13 @@ def resident_kib(pid: int) -> float:
     """Return the resident memory of a process, in KiB."""
     resident: int = psutil.Process(pid).memory_info().rss
     return resident / KIB
+
+
+def _switches(thread: Path) -> int:
+    for line in (thread / "status").read_text().splitlines():
+        if line.startswith(_SWITCHES):
+            return int(line.removeprefix(_SWITCHES))
+    raise ValueError(f"{thread}/status contains no {_SWITCHES}")
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

@@ -53,6 +53,13 @@ class Databases:
         async with self.connection() as connection:
             await connection.execute("CHECKPOINT")
 
+    async def wal_position(self) -> int:
+        """Return the number of bytes in the server's write-ahead log so far."""
+        async with self.connection() as connection:
+            return int(
+                await connection.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')")
+            )
+
     @asynccontextmanager
     async def connection(self, url: str = "") -> AsyncIterator[asyncpg.Connection]:
         """Connect to the database `url`, by default the database of the stack."""

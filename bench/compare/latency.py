@@ -9,6 +9,7 @@ from bench.compare.plan import Plan
 from bench.compare.stage import Stage
 from bench.latency import Latency
 from bench.peers.contract import LATENCY
+from bench.usage import switches_between
 
 MODE: Final = LATENCY
 _RESPONSE_MARGIN_S: Final = 60.0
@@ -37,9 +38,12 @@ async def measure_latency(stage: Stage, *, plan: Plan, number: int) -> Measureme
     async with stage.workers(1):
         await load(plan.warm_up)
         meter = stage.meter()
-        before = meter.sample()
+        wal = await stage.wal_position()
+        before, switches = meter.sample(), meter.switches()
         samples = await load(plan.seconds)
         cpu = before.microseconds_each(meter.sample(), len(samples))
+        wake_ups = switches_between(switches, meter.switches()) / len(samples)
+        wal_bytes = (await stage.wal_position() - wal) / len(samples)
     latency = Latency.of(samples)
     return Measurement(
         figure="C",
@@ -52,6 +56,8 @@ async def measure_latency(stage: Stage, *, plan: Plan, number: int) -> Measureme
             "p95_ms": latency.p95,
             "p99_ms": latency.p99,
             "max_ms": latency.max,
+            "wake_ups_per_job": wake_ups,
+            "wal_bytes_per_job": wal_bytes,
         },
         cpu=cpu,
         samples=tuple(samples),

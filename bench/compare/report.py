@@ -171,13 +171,22 @@ class Report:
         case = latency.case(self.plan)
         table = Table(
             f"C: time from submit to known end, at {case}, in ms",
-            ["", "p50", "p95", "p99", "max", "CPU µs per job", "keeps"],
+            [
+                *("", "p50", "p95", "p99", "max"),
+                *("CPU µs per job", "wake-ups per job", "WAL bytes per job", "keeps"),
+            ],
         )
         for one, found in self._measured_contestants("C"):
             if case in found:
                 values = [f"{found[case].values[name]:.1f}" for name in _LATENCY]
-                cpu = f"{found[case].cpu_total:,.0f}"
-                table.rows.append([one.title, *values, cpu, kept_data(one)])
+                costs = [
+                    f"{found[case].cpu_total:,.0f}",
+                    f"{found[case].values['wake_ups_per_job']:,.0f}",
+                    f"{found[case].values['wal_bytes_per_job']:,.0f}"
+                    if "postgresql" in one.servers
+                    else _MISSING,
+                ]
+                table.rows.append([one.title, *values, *costs, kept_data(one)])
         return table
 
     def _growth_table(self) -> Table:

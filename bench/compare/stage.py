@@ -135,6 +135,10 @@ class Stage:
         """Return a CPU time meter for all running processes."""
         return CpuMeter(self.processes)
 
+    async def wal_position(self) -> int:
+        """Return the number of bytes in the write-ahead log so far."""
+        return await self._resources.databases.wal_position()
+
     @asynccontextmanager
     async def another_control(self) -> AsyncIterator[PeerProcess]:
         """Start one more client process; the clients use the gateways in turn."""

@@ -75,7 +75,7 @@ def measure(folder: Path, program: str, arguments: Sequence[str]) -> Any:
 
 
 def compare_values(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return the values of a `bench/compare` report: rates, latencies, and CPU time per job."""
+    """Return the values of a `bench/compare` report: rates, latencies, and costs per job."""
     values: dict[str, float] = {}
     for one in report["measurements"]:
         name = f"{one['figure']}, {one['case']}"
@@ -84,6 +84,9 @@ def compare_values(report: Mapping[str, Any]) -> dict[str, float]:
         for percentile in ("p50", "p99"):
             if f"{percentile}_ms" in one["values"]:
                 values[f"{name}, {percentile}, ms"] = one["values"][f"{percentile}_ms"]
+        for key, title in (("wake_ups", "wake-ups"), ("wal_bytes", "WAL bytes")):
+            if f"{key}_per_job" in one["values"]:
+                values[f"{name}, {title} per job"] = one["values"][f"{key}_per_job"]
         if one["cpu"]:
             values[f"{name}, CPU per job, µs"] = sum(one["cpu"].values())
     return values

@@ -86,7 +86,12 @@ def test_reports_become_values() -> None:
                 "values": {"jobs_per_s": 9.0},
                 "cpu": {"client": 2.0, "gateway": 3.0},
             },
-            {"figure": "C", "case": "50/s", "values": {"p50_ms": 1.0, "p99_ms": 2.0}, "cpu": {}},
+            {
+                "figure": "C",
+                "case": "50/s",
+                "values": {"p50_ms": 1.0, "p99_ms": 2.0, "wake_ups_per_job": 14.0},
+                "cpu": {},
+            },
         ]
     }
     assert compare_values(compared) == {
@@ -94,6 +99,7 @@ def test_reports_become_values() -> None:
         "B, single, CPU per job, µs": 5.0,
         "C, 50/s, p50, ms": 1.0,
         "C, 50/s, p99, ms": 2.0,
+        "C, 50/s, wake-ups per job": 14.0,
     }
     streamed = {
         "latency": [{"streams": 1, "idle": 0, "whole": {"p50": 3.0, "p99": 4.0}}],

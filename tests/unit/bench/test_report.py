@@ -9,6 +9,7 @@ import pytest
 from bench.compare.accept import SINGLE
 from bench.compare.charts import charts
 from bench.compare.drain import case as drain
+from bench.compare.latency import case as latency_case
 from bench.compare.measurement import Failure
 from bench.compare.page import BEGIN, END, markdown_images, with_section
 from bench.compare.report import Report
@@ -33,6 +34,16 @@ def test_table_row_of_a_contestant_lists_the_kept_data(report: Report, measure) 
     assert "| Oban | 3,000* | row; FLUSHALL: all jobs; kill -9: never |" in text
     assert "| Headrace | 1 |  |  |  | 100 | 50 |  | 151 |" in text
     assert "commit 0123456789ab" in text
+
+
+def test_latency_table_contains_the_costs_per_job(report: Report, measure) -> None:
+    values = {f"{name}_ms": 2.0 for name in ("p50", "p95", "p99", "max")}
+    values |= {"jobs": 1.0, "wake_ups_per_job": 14.0, "wal_bytes_per_job": 1234.0}
+    case = latency_case(report.plan)
+    report.measurements.append(
+        measure("C", "headrace", case, 0, {"worker": 9.0}, values=values, samples=(2000,))
+    )
+    assert "| 2.0 | 2.0 | 2.0 | 2.0 | 9 | 14 | 1,234 | row;" in report.markdown()
 
 
 def test_report_lists_deviations_and_failures(report: Report, measure) -> None:
