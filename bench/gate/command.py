@@ -18,7 +18,7 @@ from bench.gate.checkout import (
     resolve,
     stream_values,
 )
-from bench.gate.ratios import Ratio, Values, ratios
+from bench.gate.ratios import MAX_ROUNDS, MIN_ROUNDS, Ratio, Values, ratios
 from bench.table import Table
 
 # Measures all figures of a checkout once.
@@ -125,11 +125,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare the speed of this checkout with that of another commit. Both run in "
         "turn on this machine, for about two minutes per round.",
         epilog="Run it on an idle machine. The base is built once in .bench/commits. Uncommitted "
-        "changes of this checkout are measured.",
+        "changes of this checkout are measured. Among twenty figures, one can fail by chance: "
+        "repeat it with --figures.",
     )
     add = parser.add_argument
     add("base", metavar="BASE", help="the commit to compare with, such as main or HEAD~3")
-    add("--rounds", type=_rounds, default=5, help="rounds of both commits, at least 3 (5)")
+    add(
+        "--rounds",
+        type=_rounds,
+        default=5,
+        help=f"rounds of both commits, {MIN_ROUNDS} to {MAX_ROUNDS} (5)",
+    )
     add("--figures", default="A,B,C,D", help="figures of bench/compare (A,B,C,D)")
     add(
         "--streams",
@@ -149,8 +155,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _rounds(text: str) -> int:
     number = int(text)
-    if number < 3:
-        raise argparse.ArgumentTypeError("an interval needs at least 3 rounds")
+    if not MIN_ROUNDS <= number <= MAX_ROUNDS:
+        raise argparse.ArgumentTypeError(f"use {MIN_ROUNDS} to {MAX_ROUNDS} rounds")
     return number
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def test_uncertain_loss_does_not_count() -> None:
     [ratio] = ratios(rounds)
     assert ratio.ratio < 0.95
     assert not ratio.is_loss(0.05)
+
+
+def test_interval_is_that_of_student() -> None:
+    """Three ratios whose logarithms are -0.1, 0 and 0.1 have the margin 4.303 × 0.1 / √3."""
+    rounds: list[tuple[Values, Values]] = [
+        ({RATE: 1.0}, {RATE: math.exp(log)}) for log in (-0.1, 0.0, 0.1)
+    ]
+    [ratio] = ratios(rounds)
+    assert ratio.ratio == pytest.approx(1.0)
+    assert ratio.high == pytest.approx(math.exp(0.24843), rel=1e-4)
+    assert ratio.low == pytest.approx(math.exp(-0.24843), rel=1e-4)
 
 
 def test_values_of_one_commit_alone_are_omitted() -> None:
@@ -142,4 +154,4 @@ def test_unknown_commit_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
 def test_too_few_rounds_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["main", "--rounds", "2"])
-    assert "at least 3 rounds" in capsys.readouterr().err
+    assert "use 3 to 21 rounds" in capsys.readouterr().err

@@ -404,7 +404,9 @@ class Client(
             payload: the handler's input.
             wait_timeout: the maximum wait in seconds. None: no limit.
             cancel: cancel the job if the caller stops waiting, because the caller is cancelled or
-                the wait times out. False: the job continues.
+                the wait times out. The cancellation can take up to the client's timeout longer. It
+                also cancels a submit without a response, whose job may start meanwhile. False: the
+                job continues.
             request_id: the idempotency key. A repeated call waits for the job of the first one.
                 None: a random key.
             correlation_id, options: see `submit`.
@@ -439,7 +441,13 @@ class Client(
                     job_id = watch.job_id
                     if not job_id:
                         # The submit may be stored without a response. Its repetition finds the job.
-                        handle = await self.submit(job_type, payload, request_id=key, **options)
+                        handle = await self.submit(
+                            job_type,
+                            payload,
+                            request_id=key,
+                            correlation_id=correlation_id,
+                            **options,
+                        )
                         job_id = handle.id
                     await self.cancel(job_id, reason="the caller stopped waiting")
             raise
