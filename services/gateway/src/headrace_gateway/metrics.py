@@ -19,6 +19,7 @@ from headrace_core.runtime.tracing import SpanMetrics, Tracing
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.quotas import TenantQuotas
+from headrace_gateway.calls.meter import Meter, cumulative
 from headrace_gateway.floods import FloodGuard
 from headrace_gateway.streams import Gauges, Watch
 from headrace_gateway.streams.gauges import AGE_BOUNDS
@@ -84,6 +85,7 @@ def gateway_metrics(
     audit: AuditWriter | None,
     quotas: TenantQuotas,
     floods: FloodGuard,
+    meter: Meter,
     service: ServiceMetrics,
     tracing: Tracing | None,
 ) -> CollectorRegistry:
@@ -96,6 +98,7 @@ def gateway_metrics(
         quotas: the quotas of the tenants. Only tenants with a quota have metrics, and only the
             platform names tenants.
         floods: closes connections that send much without calls.
+        meter: measures the calls.
         service: the gateway's health and its certificate.
         tracing: the spans of the gateway; None if it writes none.
     """
@@ -105,6 +108,7 @@ def gateway_metrics(
         _AuditMetrics(audit),
         _QuotaMetrics(quotas),
         _FloodMetrics(floods),
+        _CallMetrics(meter),
         service,
         SpanMetrics(tracing),
     )
@@ -120,6 +124,26 @@ class _AuditMetrics(Collector):
             "Denied calls and payload reads that the audit log does not contain.",
             value=0 if self._audit is None else self._audit.dropped,
         )
+
+
+class _CallMetrics(Collector):
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["method", "code"]
+        times = HistogramMetricFamily(
+            "headrace_rpc_duration_seconds", "Time of unary calls, in seconds.", labels=labels
+        )
+        # The copy is atomic: the event loop's thread cannot interrupt it.
+        for key, found in self._meter.unary.copy().items():
+            buckets = list(cumulative(found).items())
+            times.add_metric(key, buckets=buckets, sum_value=found.total)
+        yield times
+        streams = CounterMetricFamily("headrace_rpc_streams_ended", "Ended streams.", labels=labels)
+        for key, count in self._meter.streams.copy().items():
+            streams.add_metric(key, count)
+        yield streams
 
 
 class _FloodMetrics(Collector):

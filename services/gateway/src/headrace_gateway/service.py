@@ -45,6 +45,7 @@ from headrace_gateway.api.watch import JobStreams
 from headrace_gateway.calls.authorize import Sessions
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.errors import Failures
+from headrace_gateway.calls.meter import Meter
 from headrace_gateway.calls.order import build_chain
 from headrace_gateway.calls.traffic import Traffic
 from headrace_gateway.floods import DEFAULT_FLOOD_LIMITS, FloodGuard, FloodLimits
@@ -207,7 +208,7 @@ class Gateway:
             quotas.follow(identities.quotas)
             await identities.run_once()
             _start_loop(on_stop, identities, bus=bus, records=records)
-        traffic, threads, failures = Traffic(), PasswordThreads(), Failures(audit)
+        traffic, meter, threads, failures = Traffic(), Meter(), PasswordThreads(), Failures(audit)
         on_stop.callback(threads.close)
         server = build_server(
             settings,
@@ -219,6 +220,7 @@ class Gateway:
                 sessions=sessions,
                 limiter=quotas,
                 traffic=traffic,
+                meter=meter,
                 failures=failures,
                 reads=audit,
                 tracing=self._tracing,
@@ -283,6 +285,7 @@ class Gateway:
                 audit=audit,
                 quotas=quotas,
                 floods=floods,
+                meter=meter,
                 service=ServiceMetrics(health=health, certificate=certificate),
                 tracing=self._tracing,
             ),

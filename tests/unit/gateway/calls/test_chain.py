@@ -18,6 +18,7 @@ from headrace_gateway.calls.chain import Chain, ChainError, Link
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.errors import Failures
 from headrace_gateway.calls.exchange import Exchange, Method, Proceed
+from headrace_gateway.calls.meter import Meter
 from headrace_gateway.calls.order import FOREIGN_LINKS, SERVICER_NEEDS, build_chain
 from headrace_gateway.calls.traffic import Traffic
 from headrace_gateway.grpc.handlers import HandlerServicer
@@ -58,6 +59,7 @@ def gateway_links() -> tuple[Link, ...]:
         sessions=Sessions(),
         limiter=TenantQuotas(),
         traffic=Traffic(),
+        meter=Meter(),
         failures=Failures(),
     ).links
 

@@ -23,6 +23,7 @@ from headrace_gateway.calls.call import Call
 from headrace_gateway.calls.chain import Chain, ChainError
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.errors import Failures
+from headrace_gateway.calls.meter import Meter
 from headrace_gateway.calls.order import FOREIGN_LINKS, build_chain
 from headrace_gateway.calls.services import Service, add_services
 from headrace_gateway.calls.traffic import Traffic
@@ -77,6 +78,7 @@ def chain(drain: Drain) -> Chain:
         sessions=Sessions(),
         limiter=TenantQuotas(),
         traffic=Traffic(),
+        meter=Meter(),
         failures=Failures(),
     )
 

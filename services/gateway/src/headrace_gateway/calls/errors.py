@@ -126,6 +126,7 @@ async def _abort(exchange: Exchange, status: CallError) -> NoReturn:
     the request. For the same reason, an abort must not run in an `except` block.
     """
     exchange.release()
+    exchange.code = status.code
     try:
         await exchange.context.abort(
             status.code,

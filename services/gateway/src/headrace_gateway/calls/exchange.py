@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
@@ -56,11 +57,12 @@ class Exchange:
         place: the request field, and its value, that resume the stream after the last response; set
             by the link `slow readers`.
         write: sends one response of a stream.
+        code: the status with which the link `errors` ends the call; OK without an error.
     """
 
     __slots__ = (
-        *("address", "call", "context", "metadata", "place", "raw", "request", "request_id"),
-        "write",
+        *("address", "call", "code", "context", "metadata", "place", "raw", "request"),
+        *("request_id", "write"),
     )
 
     call: Call
@@ -71,6 +73,7 @@ class Exchange:
         # gRPC copies the metadata on each read.
         self.metadata: Metadata = context.invocation_metadata() or ()  # type: ignore[assignment]
         self.request_id = self.address = ""
+        self.code = grpc.StatusCode.OK
         self.place: Callable[[], tuple[str, str]] = _no_place
         self.request: Any = None
         self.write: Callable[[Message], Awaitable[None]] = context.write

@@ -14,6 +14,7 @@ from headrace_gateway.calls.decode import Decode
 from headrace_gateway.calls.drain import Drain
 from headrace_gateway.calls.errors import Errors, Failures
 from headrace_gateway.calls.limits import Limiter, Limits
+from headrace_gateway.calls.meter import Meter
 from headrace_gateway.calls.payload_reads import PayloadReads, ReadLog
 from headrace_gateway.calls.permissions import NEEDS
 from headrace_gateway.calls.request_ids import RequestIds
@@ -31,7 +32,7 @@ _SELF_LIMITED_METHODS: Final = frozenset(
 
 # The links that Headrace's servicers need. A gateway that lacks one does not start.
 SERVICER_NEEDS: Final = (
-    *("request id", "traffic", "address", "errors", "drain", "sizes", "authenticate"),
+    *("request id", "meter", "traffic", "address", "errors", "drain", "sizes", "authenticate"),
     *("authorize", "limits", "decode", "payload reads", "timeout", "slow readers"),
 )
 # The links around health and reflection. Probes are anonymous, and must still work during a drain.
@@ -47,6 +48,7 @@ def build_chain(
     sessions: Sessions,
     limiter: Limiter,
     traffic: Traffic,
+    meter: Meter,
     failures: Failures,
     reads: ReadLog | None = None,
     tracing: Tracing | None = None,
@@ -61,6 +63,7 @@ def build_chain(
         sessions: receives the open streams.
         limiter: counts submits and streams by tenant.
         traffic: the link that counts the bytes of calls.
+        meter: the link that measures the calls.
         failures: records the errors of calls.
         reads: receives the reads of payloads; None if access control is off.
         tracing: receives the spans of submits; None if the gateway writes none.
@@ -71,6 +74,7 @@ def build_chain(
     return Chain(
         (
             RequestIds(),
+            meter,
             traffic,
             Addresses(settings.trusted_proxies),
             Errors(failures),
