@@ -17,6 +17,7 @@ from headrace_core.store.jobs.cancel import cancel_job
 from headrace_core.store.leadership import take_lead
 from headrace_core.store.sql.database import Database
 from headrace_scheduler.loops.roll_up import RollUp
+from headrace_scheduler.metrics import Gauges
 from support import workers
 from support.jobs import submit
 
@@ -47,6 +48,7 @@ async def run_jobs(database: Database) -> None:
 
 def roll_up(database: Database, term: int, **options: object) -> RollUp:
     options.setdefault("retention", timedelta(days=8))
+    options.setdefault("gauges", Gauges())
     return RollUp(database=database, term=term, **options)
 
 

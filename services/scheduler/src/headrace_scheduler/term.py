@@ -94,6 +94,7 @@ class Term:
                 database=database,
                 term=term,
                 retention=timedelta(seconds=settings.history_retention),
+                gauges=gauges,
                 timing=timing,
             ),
             Meter(database=database, term=term, gauges=gauges, timing=timing),

@@ -43,5 +43,9 @@ def quantile(counts: Mapping[int, int], share: float) -> timedelta | None:
         seen += counts[bucket]
         if seen >= rank:
             break
-    milliseconds = 2 ** ((bucket - 0.5) / BUCKETS_PER_DOUBLING) if bucket else 1.0
-    return timedelta(milliseconds=milliseconds)
+    return timedelta(seconds=middle(bucket))
+
+
+def middle(bucket: int) -> float:
+    """Return the geometric middle of a bucket, in seconds."""
+    return 2 ** ((bucket - 0.5) / BUCKETS_PER_DOUBLING) / 1000 if bucket else 0.001

@@ -47,11 +47,25 @@ class _Tally:
     runs: Counter[int] = field(default_factory=Counter)
 
 
+class JobDurations(NamedTuple):
+    """Counts of waits and runs by bucket; see `headrace_core.domain.durations`."""
+
+    waits: Counter[int]
+    runs: Counter[int]
+
+
 class AddedEvents(NamedTuple):
-    """The result of one transaction: the number of added events, and the place after them."""
+    """The result of one transaction.
+
+    Attributes:
+        events: the number of added events.
+        place: the place after them.
+        durations: the durations that they ended, by queue and type of the jobs.
+    """
 
     events: int
     place: Place
+    durations: Mapping[tuple[str, str], JobDurations] = {}
 
 
 async def read_place(conn: Connection) -> Place:
@@ -93,7 +107,17 @@ async def add_events(conn: Connection, *, term: int, after: Place, limit: int) -
     tallies = _tally(rows)
     if tallies:
         await conn.execute(_ADD, _parameters(tallies))
-    return AddedEvents(rows[0].page_events, place)
+    return AddedEvents(rows[0].page_events, place, _durations(tallies))
+
+
+def _durations(tallies: Mapping[_Minute, _Tally]) -> Mapping[tuple[str, str], JobDurations]:
+    durations: dict[tuple[str, str], JobDurations] = {}
+    for key, tally in tallies.items():
+        if tally.waits or tally.runs:
+            found = durations.setdefault((key.queue, key.type), JobDurations(Counter(), Counter()))
+            found.waits.update(tally.waits)
+            found.runs.update(tally.runs)
+    return durations
 
 
 def _tally(rows: Sequence[Row]) -> Mapping[_Minute, _Tally]:

@@ -12,6 +12,7 @@ from headrace_core.runtime.loop import Loop
 from headrace_core.store.event_log import Place
 from headrace_core.store.history import add_events, prune_history, read_place
 from headrace_core.store.sql.database import Database
+from headrace_scheduler.metrics import Gauges
 from headrace_scheduler.timing import DEFAULT, Timing
 
 # Events, and removed minutes, per transaction.
@@ -25,6 +26,7 @@ class RollUp(Loop):
         database: the store.
         term: the term of the scheduler.
         retention: the age after which a minute is removed.
+        gauges: receives the durations of waits and runs.
         timing: the interval of the loop, and the minimum pause between transactions.
         page: events per transaction.
         clock: monotonic seconds.
@@ -39,6 +41,7 @@ class RollUp(Loop):
         database: Database,
         term: int,
         retention: timedelta,
+        gauges: Gauges,
         timing: Timing = DEFAULT,
         page: int = _PAGE,
         clock: Callable[[], float] = time.monotonic,
@@ -47,6 +50,7 @@ class RollUp(Loop):
         self._database = database
         self._term = term
         self._retention = retention
+        self._gauges = gauges
         self._timing = timing
         self._page = page
         self._clock = clock
@@ -65,6 +69,7 @@ class RollUp(Loop):
             async with self._database.transaction() as connection:
                 added = await add_events(connection, term=self._term, after=place, limit=self._page)
             place = added.place
+            self._gauges.durations.add(added.durations)
             if added.events < self._page:
                 break
             # As for pruning, a long history leaves room for other work.
