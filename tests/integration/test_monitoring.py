@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
 DOCS = (ROOT / "docs" / "metrics.md").read_text()
 RULES = yaml.safe_load((MONITORING / "alerts.yml").read_text())
+SCALING = yaml.safe_load((MONITORING / "keda.yaml").read_text())
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
 
@@ -124,6 +125,9 @@ async def test_expressions_and_docs_name_exported_metrics(exported: dict[str, st
     for expression in query_expressions():
         unknown = set(METRIC.findall(expression)) - names
         assert not unknown, f"the dashboard uses metrics that no service exports: {unknown}"
+    for expression in scaling_expressions():
+        unknown = set(METRIC.findall(expression)) - names
+        assert not unknown, f"keda.yaml uses metrics that no service exports: {unknown}"
     unknown = {name for name in METRIC.findall(DOCS) if name.startswith("headrace_")} - names
     assert not unknown, f"docs/metrics.md describes metrics that no service exports: {unknown}"
 
@@ -165,14 +169,31 @@ def test_each_alert_has_a_test_and_documentation() -> None:
         assert set(rule["annotations"]) == {"summary", "description"}
 
 
-def test_dashboard_expressions_are_valid(tmp_path: Path) -> None:
+def scaling_expressions() -> list[str]:
+    """Return the expressions by which KEDA scales workers."""
+    return [trigger["metadata"]["query"] for trigger in SCALING["spec"]["triggers"]]
+
+
+def test_scaling_asks_for_a_number_of_workers() -> None:
+    spec = SCALING["spec"]
+    assert (SCALING["apiVersion"], SCALING["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
+    assert 0 < spec["minReplicaCount"] < spec["maxReplicaCount"]
+    for trigger in spec["triggers"]:
+        assert trigger["type"] == "prometheus"
+        # KEDA accepts only text.
+        assert isinstance(trigger["metadata"]["threshold"], str)
+        assert float(trigger["metadata"]["threshold"]) > 0
+
+
+def test_dashboard_and_scaling_expressions_are_valid(tmp_path: Path) -> None:
     # Grafana replaces its variables before it sends an expression.
+    expressions = [
+        expression.replace("$__rate_interval", "1m").replace("$instance", ".*")
+        for expression in query_expressions()
+    ]
     rules = [
-        {
-            "record": f"expression_{number}",
-            "expr": expression.replace("$__rate_interval", "1m").replace("$instance", ".*"),
-        }
-        for number, expression in enumerate(query_expressions())
+        {"record": f"expression_{number}", "expr": expression}
+        for number, expression in enumerate((*expressions, *scaling_expressions()))
     ]
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
