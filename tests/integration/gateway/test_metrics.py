@@ -255,8 +255,13 @@ async def test_tail_polls_are_counted(gateway: Gateway, jobs: JobServiceStub, wo
 async def test_requests_add_no_metric_series(
     gateway: Gateway, channel: grpc.aio.Channel, jobs: JobServiceStub, job_id: str
 ):
-    before = set(await scrape(gateway.metrics_port))
-    for name in ("a", "b"):
+    ended = (
+        'headrace_rpc_streams_ended_total{code="CANCELLED",'
+        'method="headrace.v1.JobService/WatchJob"}'
+    )
+    before: set[str] = set()
+    # The first call of a method adds its series.
+    for count, name in enumerate(("first", "a", "b"), start=1):
         with pytest.raises(grpc.aio.AioRpcError):
             await channel.unary_unary(f"/headrace.v1.JobService/{name}")(b"")
         call = jobs.WatchJob(
@@ -264,7 +269,16 @@ async def test_requests_add_no_metric_series(
         )
         await read_response(call)
         call.cancel()
-    assert set(await scrape(gateway.metrics_port)) == before
+        samples = await scrape_until(
+            gateway.metrics_port,
+            lambda samples, count=count: samples.get(ended) == count,
+        )
+        before = before or set(samples)
+    assert set(samples) == before
+    submits = (
+        'headrace_rpc_duration_seconds_count{code="OK",method="headrace.v1.JobService/SubmitJob"}'
+    )
+    assert samples[submits] >= 1
 
 
 async def test_process_metrics_are_exported(gateway: Gateway):

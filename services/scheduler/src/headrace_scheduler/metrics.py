@@ -124,7 +124,7 @@ class Gauges:
     deleted: int = 0
     usage: Sequence[TenantUsage] = ()
     queues: Sequence[QueueDepth] = ()
-    durations: Durations = field(default_factory=Durations)
+    durations: Durations = field(default_factory=Durations, compare=False)
 
 
 def scheduler_metrics(
