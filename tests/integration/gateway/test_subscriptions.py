@@ -384,8 +384,11 @@ async def test_subscription_starts_after_a_cursor(
 ):
     call = jobs.WatchJobs(WatchJobsRequest())
     pages: list[Any] = []
-    names = await submit(jobs, 3)
     async with asyncio.timeout(TIMEOUT):
+        # A stream that starts after the submits would not contain them.
+        while (first := await call.read()).mark != WATCH_MARK_CAUGHT_UP:
+            pass
+        names = await submit(jobs, 3)
         while sum(len(page.events) for page in pages) < 1:
             pages.append(await call.read())
     call.cancel()
@@ -403,7 +406,7 @@ async def test_subscription_starts_after_a_cursor(
                 "SELECT 'default', xid, position FROM job_events ORDER BY position DESC LIMIT 1"
             )
         )
-    error = await rpc_error(create(service, "late", cursor=pages[0].cursor))
+    error = await rpc_error(create(service, "late", cursor=first.cursor))
     assert (error.code, error.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
     assert await create(service, "late", cursor=error.metadata["oldest_cursor"])
 
