@@ -19,10 +19,9 @@ from headrace_core.runtime.tracing import SpanMetrics, Tracing
 from headrace_core.store.sql.unreadable import UNREADABLE_ROWS
 from headrace_gateway.access.audit_writer import AuditWriter
 from headrace_gateway.access.quotas import TenantQuotas
-from headrace_gateway.calls.meter import Meter, cumulative
+from headrace_gateway.calls.meter import Meter
 from headrace_gateway.floods import FloodGuard
 from headrace_gateway.streams import Gauges, Watch
-from headrace_gateway.streams.gauges import AGE_BOUNDS
 from headrace_health import ServiceMetrics
 
 _Read = Callable[[Gauges], float]
@@ -137,8 +136,7 @@ class _CallMetrics(Collector):
         )
         # The copy is atomic: the event loop's thread cannot interrupt it.
         for key, found in self._meter.unary.copy().items():
-            buckets = list(cumulative(found).items())
-            times.add_metric(key, buckets=buckets, sum_value=found.total)
+            times.add_metric(key, buckets=found.buckets(), sum_value=found.total)
         yield times
         streams = CounterMetricFamily("headrace_rpc_streams_ended", "Ended streams.", labels=labels)
         for key, count in self._meter.streams.copy().items():
@@ -187,11 +185,10 @@ class _StreamMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         gauges = self._watch.gauges
-        bounds = [*map(str, AGE_BOUNDS), "+Inf"]
         yield HistogramMetricFamily(
             "headrace_stream_commit_to_sent_seconds",
             "Age of live events when a stream sent them, in seconds.",
-            buckets=list(zip(bounds, gauges.sent.cumulative(), strict=True)),
+            buckets=gauges.sent.buckets(),
             sum_value=gauges.sent.total,
         )
         streams = GaugeMetricFamily("headrace_streams", "Open streams.", labels=["kind"])

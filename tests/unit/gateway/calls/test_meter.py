@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 
 from headrace.v1.job_service_pb2 import GetJobRequest, WatchJobRequest
 from headrace_gateway.calls.exchange import Exchange, Method
-from headrace_gateway.calls.meter import LIMITS, Meter, Times, cumulative
+from headrace_gateway.calls.meter import LIMITS, Meter
+from headrace_gateway.histogram import Histogram
 
 UNARY = Method(path="/headrace.v1.JobService/GetJob", request_class=GetJobRequest)
 STREAM = Method(
@@ -54,7 +55,7 @@ async def test_unary_calls_are_counted_by_their_status() -> None:
         await meter.wrap(UNARY, abort)(exchange())
     with pytest.raises(asyncio.CancelledError):
         await meter.wrap(UNARY, cancel)(exchange())
-    counts = {key: sum(times.counts) for key, times in meter.unary.items()}
+    counts = {key: times.cumulative()[-1] for key, times in meter.unary.items()}
     assert counts == {(NAME, "OK"): 2, (NAME, "NOT_FOUND"): 1, (NAME, "CANCELLED"): 1}
     assert not meter.streams
 
@@ -70,10 +71,10 @@ async def test_streams_are_counted_at_their_end() -> None:
 
 
 def test_limits_are_inclusive() -> None:
-    times = Times()
-    for seconds in (0.001, 0.005, 0.006, 3.0, 60.0):
-        times.add(seconds)
-    below = cumulative(times)
+    times = Histogram(LIMITS)
+    times.count((0.001, 0.005))
+    times.count((0.006, 3.0, 60.0))
+    below = dict(times.buckets())
     assert (below["0.005"], below["0.01"], below["2.5"], below["5.0"]) == (2, 3, 3, 4)
     assert below["+Inf"] == 5
     assert len(below) == len(LIMITS) + 1

@@ -100,16 +100,28 @@ def check_batch_size(jobs: Sized, found: Violations, settings: Settings) -> None
     Raises:
         LimitExceeded: the batch has too many jobs.
     """
-    if not len(jobs):
-        found.note("jobs", f"must contain 1 to {settings.max_batch_jobs} jobs")
-    if len(jobs) > settings.max_batch_jobs:
-        raise LimitExceeded(
-            "jobs",
-            limit="HEADRACE_MAX_BATCH_JOBS",
-            maximum=settings.max_batch_jobs,
-            actual=len(jobs),
-            unit="jobs",
-        )
+    check_count(
+        jobs, "jobs", found, limit="HEADRACE_MAX_BATCH_JOBS", maximum=settings.max_batch_jobs
+    )
+
+
+def check_count(items: Sized, field: str, found: Violations, *, limit: str, maximum: int) -> None:
+    """Check that `field`, which names its items, has 1 to `maximum` of them.
+
+    Args:
+        items: the items.
+        field: the field path.
+        found: receives a violation if there are none.
+        limit: the name of the limit.
+        maximum: the limit.
+
+    Raises:
+        LimitExceeded: there are too many items.
+    """
+    if not len(items):
+        found.note(field, f"must contain 1 to {maximum} {field}")
+    if len(items) > maximum:
+        raise LimitExceeded(field, limit=limit, maximum=maximum, actual=len(items), unit=field)
 
 
 def _check_size(size: int, field: str, settings: Settings) -> None:

@@ -10,7 +10,6 @@ import structlog
 
 from headrace_core.domain.errors import (
     HeadraceError,
-    LimitExceeded,
     QuotaExceeded,
     RequestIdConflict,
     Unavailable,
@@ -39,7 +38,7 @@ from headrace_gateway.access.quotas import TenantQuotas
 from headrace_gateway.api.documents import Payload, canonical_text
 from headrace_gateway.api.handoff import HandOff
 from headrace_gateway.api.intake import Intake
-from headrace_gateway.api.job_rules import check_batch_size
+from headrace_gateway.api.job_rules import check_batch_size, check_count
 from headrace_gateway.api.registrations import Registrations
 from headrace_gateway.api.validation import Violations, call_deadline, check_request_id
 from headrace_gateway.api.visibility import visible_batch, visible_job
@@ -203,18 +202,9 @@ class Submit:
             InvalidRequest: there are none.
             LimitExceeded: there are too many.
         """
-        if not len(entries):
-            found = Violations()
-            found.note("entries", f"must contain 1 to {MAX_ENTRIES}")
-            found.check()
-        if len(entries) > MAX_ENTRIES:
-            raise LimitExceeded(
-                "entries",
-                limit="entries of SubmitJobs",
-                maximum=MAX_ENTRIES,
-                actual=len(entries),
-                unit="entries",
-            )
+        found = Violations()
+        check_count(entries, "entries", found, limit="entries of SubmitJobs", maximum=MAX_ENTRIES)
+        found.check()
 
     def count_entry(self, call: Call) -> None:
         """Count a job that was submitted together with others.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import ClassVar, Final, TypeVar
 
@@ -47,24 +48,29 @@ class SubmitSpans:
         service, _, rpc = self._name.partition("/")
         self._attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": rpc}
 
-    def start(self, call: Call) -> tuple[Span, Call]:
-        """Start the span of a submit; return it, and the call whose jobs keep its context."""
+    @contextmanager
+    def open(self, call: Call) -> Iterator[tuple[Span, Call]]:
+        """Open the span of a submit; an error in the block ends it.
+
+        Returns:
+            The span, and the call whose jobs keep its context.
+        """
         span = self._tracing.start(
             self._name,
             SpanKind.SERVER,
             parent=call.trace_context,
             attributes={**self._attributes, "headrace.tenant": call.tenant},
         )
-        return span, replace(call, span_context=span.context)
-
-    async def trace(self, call: Call, submit: Callable[[Call], Awaitable[M]]) -> M:
-        """Return the response of a submit, and write its span."""
-        span, call = self.start(call)
         try:
-            response = await submit(call)
+            yield span, replace(call, span_context=span.context)
         except BaseException as error:
             _end_failed(span, error)
             raise
+
+    async def trace(self, call: Call, submit: Callable[[Call], Awaitable[M]]) -> M:
+        """Return the response of a submit, and write its span."""
+        with self.open(call) as (span, traced):
+            response = await submit(traced)
         _end(span, response)
         return response
 
@@ -91,14 +97,10 @@ class Traces:
         spans = SubmitSpans(self._tracing, method.path)
 
         async def trace(exchange: Exchange) -> Message | None:
-            span, exchange.call = spans.start(exchange.call)
-            if method.streams_responses:
-                exchange.write = _end_with_first(exchange.write, span)
-            try:
+            with spans.open(exchange.call) as (span, exchange.call):
+                if method.streams_responses:
+                    exchange.write = _end_with_first(exchange.write, span)
                 response = await proceed(exchange)
-            except BaseException as error:
-                _end_failed(span, error)
-                raise
             if response is not None:
                 _end(span, response)
             return response

@@ -132,14 +132,14 @@ def write_specs(
     response.jobs.extend(messages)
 
 
-def reduce_results(results: Sequence[job_service_pb2.SubmitJobsResult]) -> bool:
-    """If the results are too large for a page, clear some fields of the jobs and return True."""
-    if sum(result.ByteSize() for result in results) <= MAX_PAGE_BYTES:
-        return False
-    for result in results:
+def reduce_results(response: job_service_pb2.SubmitJobsResponse) -> None:
+    """If the results are too large for a page, clear `_CLEARED_FIELDS` and set `reduced`."""
+    if response.ByteSize() <= MAX_PAGE_BYTES:
+        return
+    response.reduced = True
+    for result in response.results:
         if result.HasField("response"):
             _clear_fields(result.response.job)
-    return True
 
 
 # The fields that a reduced job lacks. The submitter or the handler determines their sizes.

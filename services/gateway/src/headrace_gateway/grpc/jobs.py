@@ -122,17 +122,20 @@ class JobServicer:
     ) -> job_service_pb2.SubmitJobsResponse:
         """Store jobs that are independent of each other."""
         self._submit.check_entries(request.entries)
-        results = await asyncio.gather(
-            *(self._submit_entry(entry, call) for entry in request.entries)
+        response = job_service_pb2.SubmitJobsResponse()
+        await asyncio.gather(
+            *(self._submit_entry(entry, response.results.add(), call) for entry in request.entries)
         )
-        reduced = reduce_results(results)
-        return job_service_pb2.SubmitJobsResponse(results=results, reduced=reduced)
+        reduce_results(response)
+        return response
 
     async def _submit_entry(
-        self, entry: job_service_pb2.SubmitJobsEntry, call: Call
-    ) -> job_service_pb2.SubmitJobsResult:
-        """Return what SubmitJob would return for an entry."""
-        result = job_service_pb2.SubmitJobsResult()
+        self,
+        entry: job_service_pb2.SubmitJobsEntry,
+        result: job_service_pb2.SubmitJobsResult,
+        call: Call,
+    ) -> None:
+        """Write to `result` what SubmitJob would return for an entry."""
         try:
             call = read_entry_call(entry, call)
             # Each entry runs in its own task, with its own context.
@@ -152,7 +155,6 @@ class JobServicer:
             )
             # A CallStatus has the fields of a google.rpc.Status.
             result.error.MergeFromString(status.serialize())
-        return result
 
     async def BatchSubmitJobs(
         self, request: job_service_pb2.BatchSubmitJobsRequest, call: Call

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import accumulate
 from typing import Final
 
 from headrace_core.domain.job import JobEvent
 from headrace_core.store.event_log import ClockReading
+from headrace_gateway.histogram import Histogram
 
 # The maximum drift between two clocks, in seconds per second: NTP's limit for an oscillator.
 _MAX_DRIFT: Final = 0.0005
@@ -49,23 +48,20 @@ class DatabaseClock:
         return time.monotonic() + self._offset
 
 
-# Upper limits of the buckets, in seconds; one more bucket counts larger values.
+# Upper limits of the buckets, in seconds.
 AGE_BOUNDS: Final = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
 )
 
 
-class Ages:
-    """A histogram of the ages of events. One thread writes it, and any thread may read it.
+class Ages(Histogram):
+    """A histogram of the ages of events, in seconds."""
 
-    Attributes:
-        total: the sum of all ages, in seconds.
-    """
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(AGE_BOUNDS) + 1)
-        self.total = 0.0
+        super().__init__(AGE_BOUNDS)
 
     def add(self, events: Sequence[JobEvent], *, now: float) -> None:
         """Count events.
@@ -74,19 +70,10 @@ class Ages:
             events: the events to count.
             now: the time of the clock that stamped the events, in seconds since 1970.
         """
-        counts, total = self._counts, 0.0
         moment = datetime.fromtimestamp(now, UTC)
-        for event in events:
-            age = (moment - event.time).total_seconds()
-            counts[bisect_left(AGE_BOUNDS, age)] += 1
-            total += age
         # The clock is only known to a fraction of a millisecond, so the age of a new event can be
         # negative.
-        self.total += max(0.0, total)
-
-    def cumulative(self) -> list[int]:
-        """Return the number of events up to each limit; the last number counts all."""
-        return list(accumulate(self._counts))
+        self.count((moment - event.time).total_seconds() for event in events)
 
 
 @dataclass(slots=True)
