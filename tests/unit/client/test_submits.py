@@ -13,8 +13,14 @@ from grpc import aio
 from headrace import Client, DeadlineExceeded, InvalidRequest, Unavailable
 from headrace._submits import SharedSubmits
 from headrace.errors import Refusal
+from headrace.testing._calls import status_message
 from headrace.v1 import job_service_pb2 as pb
 from headrace.v1.job_pb2 import Job, JobSpec
+from support.until import until
+
+QUOTA_EXCEEDED = status_message(
+    Refusal(code="RESOURCE_EXHAUSTED", reason="QUOTA_EXCEEDED", message="the quota is used up")
+).SerializeToString()
 
 
 class Stub:
@@ -91,6 +97,13 @@ def start(
     ]
 
 
+async def start_alone(submits: SharedSubmits, key: str) -> asyncio.Task[pb.SubmitJobResponse]:
+    """Start a submit in an iteration of its own."""
+    [task] = start(submits, key)
+    await turn()
+    return task
+
+
 async def turn() -> None:
     """Let all tasks that can run go on."""
     for _ in range(10):
@@ -120,14 +133,7 @@ async def test_submits_of_one_iteration_share_a_message(submits: SharedSubmits, 
 async def test_submits_wait_while_two_messages_are_in_flight(
     submits: SharedSubmits, stub: Stub
 ) -> None:
-    tasks = start(submits, "a")
-    await turn()
-    tasks += start(submits, "b")
-    await turn()
-    tasks += start(submits, "c")
-    await turn()
-    tasks += start(submits, "d")
-    await turn()
+    tasks = [await start_alone(submits, key) for key in "abcd"]
     assert stub.methods() == ["SubmitJob", "SubmitJob"]
     stub.answer(0)
     await turn()
@@ -140,14 +146,8 @@ async def test_submits_wait_while_two_messages_are_in_flight(
 async def test_submit_does_not_wait_for_ever_for_slow_messages(
     submits: SharedSubmits, stub: Stub
 ) -> None:
-    tasks = start(submits, "a")
-    await turn()
-    tasks += start(submits, "b")
-    await turn()
-    tasks += start(submits, "c")
-    async with asyncio.timeout(30):
-        while len(stub.calls) < 3:
-            await asyncio.sleep(0.01)
+    tasks = [await start_alone(submits, key) for key in "abc"]
+    await until(lambda: len(stub.calls) == 3)
     stub.answer(2)
     assert await ids_of(tasks[2:]) == ["c"]
     stub.answer(0)
@@ -283,7 +283,7 @@ async def test_older_gateway_gets_single_submits(submits: SharedSubmits, stub: S
 async def test_rejected_message_is_sent_again_as_single_submits(
     submits: SharedSubmits, stub: Stub
 ) -> None:
-    """One submit can make a message invalid, such as by its size."""
+    """An invalid message may contain valid submits."""
     tasks = start(submits, "a", "b")
     await turn()
     stub.fail(0, grpc.StatusCode.INVALID_ARGUMENT)
@@ -306,7 +306,7 @@ async def test_message_rejected_by_a_quota_is_not_sent_again(
 ) -> None:
     tasks = start(submits, "a", "b")
     await turn()
-    stub.fail(0, grpc.StatusCode.RESOURCE_EXHAUSTED, details=b"quota")
+    stub.fail(0, grpc.StatusCode.RESOURCE_EXHAUSTED, details=QUOTA_EXCEEDED)
     errors = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(error, aio.AioRpcError) for error in errors)
     assert stub.methods() == ["SubmitJobs"]
@@ -332,12 +332,21 @@ async def test_submits_beyond_the_limit_of_messages_are_sent_after_a_response(
     await turn()
     assert len(stub.calls) == 64
     for number in range(70):
-        async with asyncio.timeout(30):
-            while len(stub.calls) <= number:
-                await asyncio.sleep(0.01)
+        await until(lambda number=number: len(stub.calls) > number)
         stub.answer(number)
         await turn()
     assert await ids_of(tasks) == [f"l{n}" for n in range(70)]
+
+
+async def test_deadline_beyond_the_largest_duration_is_sent_as_that(
+    submits: SharedSubmits, stub: Stub
+) -> None:
+    request = pb.SubmitJobRequest(request_id="a")
+    tasks = [asyncio.create_task(submits(request, timeout=1e12)) for _ in range(2)]
+    await turn()
+    assert [entry.timeout.seconds for entry in stub.calls[0][1].entries] == [315_576_000_000] * 2
+    stub.answer(0)
+    assert await ids_of(tasks) == ["a", "a"]
 
 
 async def test_submit_ends_at_its_own_deadline(submits: SharedSubmits, stub: Stub) -> None:

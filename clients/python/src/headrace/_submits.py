@@ -11,14 +11,15 @@ import contextvars
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
+from headrace._convert import to_duration
 from headrace._headers import CORRELATION_ID, TRACE_HEADERS, Metadata
-from headrace._status import STATUS_TRAILER
+from headrace._status import STATUS_TRAILER, call_error
+from headrace.errors import LimitExceeded
 from headrace.v1 import error_pb2, job_service_pb2
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ _MAX_WAIT: Final = 0.05
 _MAX_IN_FLIGHT: Final = 64
 # Seconds without shared messages after a gateway of an older version has rejected one.
 _OLD_GATEWAY_PAUSE: Final = 60.0
+
+# The largest protobuf Duration, in seconds.
+_MAX_SECONDS: Final = 315_576_000_000.0
 
 # The headers that are fields of an entry, and the names of the fields.
 _ENTRY_HEADERS: Final = {
@@ -191,7 +195,7 @@ class SharedSubmits:
             entries=[
                 job_service_pb2.SubmitJobsEntry(
                     request=submit.request,
-                    timeout=_duration(submit.end - now),
+                    timeout=to_duration(min(max(0.0, submit.end - now), _MAX_SECONDS), "timeout"),
                     **{_ENTRY_HEADERS[name]: value for name, value in submit.headers},
                 )
                 for submit in submits
@@ -215,8 +219,8 @@ class SharedSubmits:
         for submit, result in zip(submits, response.results, strict=True):
             if result.HasField("error"):
                 _fail(submit, _rpc_error(result.error))
-            elif not submit.response.done():
-                submit.response.set_result(result.response)
+            else:
+                _succeed(submit, result.response)
 
     async def _call_singly(self, headers: Metadata, submit: _Submit) -> None:
         left = submit.end - asyncio.get_running_loop().time()
@@ -229,8 +233,7 @@ class SharedSubmits:
         except aio.AioRpcError as error:
             _fail(submit, error)
         else:
-            if not submit.response.done():
-                submit.response.set_result(response)
+            _succeed(submit, response)
 
     def _drop_if_idle(self, lane: _Lane) -> None:
         if not lane.waiting and not lane.in_flight:
@@ -242,13 +245,10 @@ def _may_succeed_singly(error: aio.AioRpcError) -> bool:
 
     An older gateway does not know SubmitJobs, and a gateway may have lower limits than this module.
     """
-    code = error.code()
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # gRPC itself rejects large messages. With details, the status is that of a quota.
-        # The grpc stubs do not declare the type, which is key-value pairs.
-        trailers: Any = error.trailing_metadata()
-        return not any(name == STATUS_TRAILER for name, _ in trailers or ())
-    return code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT)
+    if error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
+        return True
+    # gRPC itself rejects large messages with the code that quotas have.
+    return isinstance(call_error(error), LimitExceeded)
 
 
 def _take(waiting: deque[_Submit]) -> list[_Submit]:
@@ -288,6 +288,11 @@ def _time_out(submit: _Submit) -> None:
     )
 
 
+def _succeed(submit: _Submit, response: job_service_pb2.SubmitJobResponse) -> None:
+    if not submit.response.done():
+        submit.response.set_result(response)
+
+
 def _fail(submit: _Submit, error: Exception) -> None:
     if not submit.response.done():
         submit.response.set_exception(error)
@@ -302,8 +307,3 @@ def _rpc_error(status: error_pb2.CallStatus) -> aio.AioRpcError:
         status.message,
         None,
     )
-
-
-def _duration(seconds: float) -> Duration:
-    whole = max(0, int(seconds))
-    return Duration(seconds=whole, nanos=int(max(0.0, seconds - whole) * 1e9))

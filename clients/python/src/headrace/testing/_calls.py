@@ -13,9 +13,9 @@ import grpc
 from grpc import aio
 
 from headrace._messages import message_class
+from headrace._status import STATUS_TRAILER
 from headrace.errors import CallError, Refusal, Unauthenticated, Unavailable
 
-_STATUS_TRAILER: Final = "grpc-status-details-bin"
 _END: Final = object()
 
 _CREDENTIAL_CHANGED: Final = Refusal(
@@ -197,7 +197,7 @@ async def _next_or_end(stream: AsyncIterator[Any]) -> Any:
 
 async def _abort(context: Any, refusal: Refusal) -> NoReturn:
     status = status_message(refusal)
-    trailers = ((_STATUS_TRAILER, status.SerializeToString()),) if status.details else ()
+    trailers = ((STATUS_TRAILER, status.SerializeToString()),) if status.details else ()
     await context.abort(grpc.StatusCode[refusal.code], refusal.message, trailers)
     raise AssertionError("abort returned")
 

@@ -76,7 +76,7 @@ class JobService(JobServiceServicer):
         self, request: pb.SubmitJobsRequest, context: Any
     ) -> pb.SubmitJobsResponse:
         if not 1 <= len(request.entries) <= MAX_ENTRIES:
-            raise invalid(("entries", f"must contain 1 to {MAX_ENTRIES}"))
+            raise invalid(("entries", f"must contain 1 to {MAX_ENTRIES} entries"))
         response = pb.SubmitJobsResponse()
         for entry in request.entries:
             result = response.results.add()
