@@ -24,6 +24,7 @@ _log = structlog.get_logger()
 
 # A request id of a caller appears in logs, so it is short and printable.
 _VALID_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
+# The time in which a body must arrive, in seconds. The server itself has no such limit.
 _BODY_TIMEOUT_S: Final = 30.0
 _SECURITY_HEADERS: Final = {
     "x-content-type-options": "nosniff",
@@ -155,8 +156,7 @@ class BodyLimit:
             await response(scope, receive, send)
             return
         read, complete = 0, False
-        clock = asyncio.get_running_loop().time
-        end = clock() + self._timeout
+        end = asyncio.get_running_loop().time() + self._timeout
 
         async def receive_limited() -> Message:
             nonlocal read, complete

@@ -73,6 +73,21 @@ export function reconcile(parent, items, key, create, update) {
   for (const element of old.values()) element.remove();
 }
 
+/**
+ * Appends nodes to an element that scrolls, and removes its first nodes above a number. An element
+ * that is scrolled to its end stays there.
+ *
+ * @param {Element} element
+ * @param {Array<Node|string>} added
+ * @param {number} most The number of nodes to keep.
+ */
+export function appendAtEnd(element, added, most) {
+  const isAtEnd = element.scrollHeight - element.scrollTop - element.clientHeight < 20;
+  element.append(...added);
+  while (element.childNodes.length > most) element.firstChild.remove();
+  if (isAtEnd) element.scrollTop = element.scrollHeight;
+}
+
 const PROPERTIES = new Set(["value", "checked", "selected", "disabled", "hidden", "indeterminate"]);
 
 function setAttributes(element, attributes) {

@@ -11,6 +11,27 @@ const LONGEST_WAIT = 10_000;
 const open = new Map();
 
 /**
+ * Collects items until the next frame, because a page that is drawn for each event is slow.
+ *
+ * @param {(items: Array) => void} handle Receives the items of a frame.
+ * @returns {{add: (item) => void, cancel: () => void}} `cancel` drops the items without a frame.
+ */
+export function eachFrame(handle) {
+  let items = [];
+  let frame = 0;
+  return {
+    add(item) {
+      if (!items.length) frame = requestAnimationFrame(() => handle(items.splice(0)));
+      items.push(item);
+    },
+    cancel() {
+      cancelAnimationFrame(frame);
+      items = [];
+    },
+  };
+}
+
+/**
  * Follows a stream of server-sent events until `close` is called or the stream has ended. After a
  * disconnect it resumes behind the last event, so no event is lost or repeated.
  *

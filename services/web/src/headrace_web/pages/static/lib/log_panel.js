@@ -1,8 +1,8 @@
 // The log of a job: a panel that appears with its first line and follows new lines.
 
-import { h, fill } from "./dom.js";
+import { appendAtEnd, fill, h } from "./dom.js";
 import { clock } from "./format.js";
-import { follow } from "./live.js";
+import { eachFrame, follow } from "./live.js";
 import { button, notifyError } from "./ui.js";
 
 // Old lines of a long log are dropped from the page; the job keeps them.
@@ -13,7 +13,6 @@ const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 export class LogPanel {
   constructor(jobId) {
     this.jobId = jobId;
-    this.waiting = [];
     this.attempts = new Set();
     this.lines = h("div.log", { tabindex: "0", role: "log", "aria-labelledby": "log" });
     this.attempt = h("select", { "aria-label": "Attempt", hidden: true, on: { change: () => this.filter() } });
@@ -29,29 +28,18 @@ export class LogPanel {
   /** Shows the stored lines and then new ones, until the job has ended. Clears earlier lines. */
   follow() {
     this.stream?.close();
+    this.frames?.cancel();
     fill(this.lines);
-    this.waiting = [];
-    const flush = () => this.add(this.waiting.splice(0));
-    this.stream = follow(`/v1/jobs/${encodeURIComponent(this.jobId)}/logs`, {
-      line: (line) => {
-        if (!this.waiting.length) requestAnimationFrame(flush);
-        this.waiting.push(line);
-      },
-    }, { refused: notifyError });
+    this.frames = eachFrame((lines) => this.add(lines));
+    this.stream = follow(`/v1/jobs/${encodeURIComponent(this.jobId)}/logs`, { line: this.frames.add }, { refused: notifyError });
   }
 
   add(lines) {
-    if (!lines.length) return;
     this.element.hidden = false;
-    const atEnd = this.lines.scrollHeight - this.lines.scrollTop - this.lines.clientHeight < 20;
-    for (const line of lines) {
-      this.addAttempt(line.attempt);
-      const row = lineRow(line);
-      row.hidden = !this.shows(row);
-      this.lines.append(row);
-    }
-    while (this.lines.childElementCount > MAX_LINES) this.lines.firstElementChild.remove();
-    if (atEnd) this.lines.scrollTop = this.lines.scrollHeight;
+    const rows = lines.map(lineRow);
+    for (const line of lines) this.addAttempt(line.attempt);
+    for (const row of rows) row.hidden = !this.shows(row);
+    appendAtEnd(this.lines, rows, MAX_LINES);
   }
 
   addAttempt(number) {

@@ -1,9 +1,9 @@
 // A job: its timeline, events, progress, output, log, result, error, payload and options, all live.
 
 import { get, post, withQuery } from "../lib/api.js";
-import { fill, h, setText } from "../lib/dom.js";
+import { appendAtEnd, fill, h, setText } from "../lib/dom.js";
 import { clock, dateTime, duration, eventType, seconds, state } from "../lib/format.js";
-import { follow } from "../lib/live.js";
+import { eachFrame, follow } from "../lib/live.js";
 import { LogPanel } from "../lib/log_panel.js";
 import { can } from "../lib/principal.js";
 import { drawTimeline } from "../lib/timeline.js";
@@ -36,7 +36,6 @@ class JobView {
     this.id = id;
     this.job = job;
     this.events = [];
-    this.pieces = 0;
     this.parts = {};
     this.log = new LogPanel(id);
   }
@@ -81,17 +80,8 @@ class JobView {
   }
 
   follow() {
-    let waiting = [];
-    const flush = () => {
-      const events = waiting;
-      waiting = [];
-      this.addEvents(events);
-    };
-    const listener = (event) => {
-      if (!waiting.length) requestAnimationFrame(flush);
-      waiting.push(event);
-    };
-    this.stream = follow(`/v1/jobs/${encodeURIComponent(this.id)}/events`, Object.fromEntries(EVENT_TYPES.map((type) => [type, listener])), {
+    this.frames = eachFrame((events) => this.addEvents(events));
+    this.stream = follow(`/v1/jobs/${encodeURIComponent(this.id)}/events`, Object.fromEntries(EVENT_TYPES.map((type) => [type, this.frames.add])), {
       ended: () => this.waitForRequeue(),
       gone: () => notify("The events of this job are no longer stored."),
       refused: notifyError,
@@ -114,11 +104,11 @@ class JobView {
 
   restart() {
     this.stream.close();
+    this.frames.cancel();
     clearInterval(this.clock);
     fill(this.parts.events);
     fill(this.parts.output);
     this.events = [];
-    this.pieces = 0;
     this.follow();
   }
 
@@ -146,11 +136,7 @@ class JobView {
 
   addOutput(event) {
     this.parts.outputPanel.hidden = false;
-    const atEnd = isAtEnd(this.parts.output);
-    this.parts.output.append(outputText(event));
-    this.pieces += 1;
-    if (this.pieces > MAX_OUTPUT_PIECES) this.parts.output.firstChild.remove();
-    if (atEnd) this.parts.output.scrollTop = this.parts.output.scrollHeight;
+    appendAtEnd(this.parts.output, [outputText(event)], MAX_OUTPUT_PIECES);
   }
 
   show() {
@@ -241,10 +227,6 @@ function json(value) {
 function outputText(event) {
   if ((event.withheldFields || []).length) return `${WITHHELD}\n`;
   return typeof event.output === "string" ? event.output : `${JSON.stringify(event.output)}\n`;
-}
-
-function isAtEnd(element) {
-  return element.scrollHeight - element.scrollTop - element.clientHeight < 20;
 }
 
 function eventRow(event) {
