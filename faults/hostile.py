@@ -19,6 +19,8 @@ from faults.cluster import Service
 from faults.trial import Trial
 from headrace_standalone.program import leashed_command
 
+# The metric that counts the connections that a gateway closed because they flooded it.
+FLOODS_CLOSED = "headrace_flooding_connections_closed_total"
 _PROBE_EVERY_S = 0.02
 _ROOT = Path(__file__).resolve().parents[1]
 

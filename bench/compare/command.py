@@ -7,8 +7,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from bench.compare.page import markdown_images, with_section
 from bench.compare.plan import Plan
 from bench.compare.report import Report
 from bench.compare.run import run
+from bench.progress import announce
 from headrace_standalone.embedded import EmbeddedServerError
 from headrace_standalone.supervised import ProgramFailedError
 
@@ -41,14 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (EmbeddedServerError, ProgramFailedError, ValueError) as error:
-        _announce(f"the comparison failed: {error}")
+        announce(f"the comparison failed: {error}")
         return 1
 
 
 async def _run(options: argparse.Namespace) -> int:
     report = await run(
         _plan(options),
-        announce=_announce,
+        announce=announce,
         database_url=os.environ.get("BENCH_DATABASE_URL"),
         redis_url=os.environ.get("BENCH_REDIS_URL"),
     )
@@ -77,7 +76,7 @@ async def _draw(report: Report, folder: Path) -> bool:
     try:
         await draw(charts(report), folder)
     except EnvironmentFailedError as error:
-        _announce(f"skipping the charts: {error}")
+        announce(f"skipping the charts: {error}")
         return False
     return True
 
@@ -159,10 +158,3 @@ def _split_numbers(text: str) -> tuple[int, ...]:
 
 def _joined(numbers: Sequence[int]) -> str:
     return ",".join(map(str, numbers))
-
-
-_STARTED_AT: Final = time.monotonic()
-
-
-def _announce(text: str) -> None:
-    sys.stderr.write(f"bench: {time.monotonic() - _STARTED_AT:4.0f} s  {text}\n")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from bench.gate.checkout import (
     ROOT,
@@ -19,13 +17,12 @@ from bench.gate.checkout import (
     stream_values,
 )
 from bench.gate.ratios import MAX_ROUNDS, MIN_ROUNDS, Ratio, Values, ratios
+from bench.progress import announce
 from bench.table import Table
 
 # Measures all figures of a checkout once.
 Measure: TypeAlias = Callable[[Path], Values]
 Announce: TypeAlias = Callable[[str], None]
-
-_STARTED_AT: Final = time.monotonic()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         base = resolve(options.base)
-        _announce(f"building {base[:12]}")
+        announce(f"building {base[:12]}")
         rounds = run_rounds(
-            checkout(base), ROOT, measure_all, count=options.rounds, announce=_announce
+            checkout(base), ROOT, measure_all, count=options.rounds, announce=announce
         )
     except GateFailedError as error:
-        _announce(str(error))
+        announce(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -158,7 +155,3 @@ def _rounds(text: str) -> int:
     if not MIN_ROUNDS <= number <= MAX_ROUNDS:
         raise argparse.ArgumentTypeError(f"use {MIN_ROUNDS} to {MAX_ROUNDS} rounds")
     return number
-
-
-def _announce(text: str) -> None:
-    sys.stderr.write(f"bench: {time.monotonic() - _STARTED_AT:4.0f} s  {text}\n")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from faults.hostile import probing, run_hostile_client
+from faults.hostile import FLOODS_CLOSED, probing, run_hostile_client
 from faults.measure import percentile
 from faults.scenario import Scenario
 from faults.trial import Trial
@@ -22,7 +22,6 @@ HEALTH_S = 0.2
 # growth that may remain because the allocator keeps freed memory.
 MAX_PEAK_MIB = 256.0
 MAX_LASTING_MIB = 128.0
-FLOODS_CLOSED = "headrace_flooding_connections_closed_total"
 # Duration of the measurement without garbage, in seconds.
 _BASELINE_S = 5.0
 

@@ -8,7 +8,7 @@ import msgspec
 
 from faults.abuse import KINDS, Counts
 from faults.cluster import Plan
-from faults.hostile import probing, run_hostile_client
+from faults.hostile import FLOODS_CLOSED, probing, run_hostile_client
 from faults.measure import percentile
 from faults.scenario import Scenario
 from faults.trial import Trial
@@ -24,7 +24,8 @@ _USUAL_S = 5.0
 _ABUSE_S = 12.0
 _REST_S = 2.0
 _RETURN_S = 65.0
-_CLOSED_TOTAL = "headrace_flooding_connections_closed_total"
+# The limit that docs/security.md recommends for gateways that unknown callers can reach.
+_PUBLIC_STREAMS = 100
 # Duration of a flood whose connections the gateway closes, in seconds: the patience of the gateway,
 # and the time in which a connection exceeds its limit.
 _FLOOD_S = 30.0
@@ -49,7 +50,7 @@ async def run(trial: Trial) -> None:
         await _abuse(trial, kind, seconds=_FLOOD_S if kind in _FLOODS else _ABUSE_S)
         await asyncio.sleep(_REST_S)
     trial.expect_codes(only=frozenset())
-    counted = sum([await gateway.metric(_CLOSED_TOTAL) for gateway in gateways])
+    counted = sum([await gateway.metric(FLOODS_CLOSED) for gateway in gateways])
     trial.figure("flooding connections closed by a gateway", counted, at_least=len(_FLOODS))
     await asyncio.sleep(_RETURN_S)
     rest = max(gateway.memory_mib() - start[gateway.name] for gateway in gateways)
@@ -84,9 +85,6 @@ async def _abuse(trial: Trial, kind: str, *, seconds: float) -> None:
     ended = counts.closed + counts.refused
     trial.figure(f"{kind}: closed or refused connections", ended, at_least=int(kind in _CLOSED))
 
-
-# The limit that docs/security.md recommends for gateways that unknown callers can reach.
-_PUBLIC_STREAMS = 100
 
 SCENARIO = Scenario(
     id="F26",
