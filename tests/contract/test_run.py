@@ -1,4 +1,4 @@
-"""One call from a submit to the result: `Client.run`, and streams that end with the job."""
+"""`Client.run` returns the result of a job in one call, and streams send the ended job."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from headrace.v1.job_pb2 import JOB_STATE_SUCCEEDED
 from headrace.v1.job_pb2 import JobSpec as Spec
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from support.contract import IDLE, SCRIPTED, Driver
+from support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def stored_id(client: Client, name: str) -> str:
     """Wait until the job with this request_id is stored; return its id."""
-    async with asyncio.timeout(30):
-        while True:
-            async for job in client.list(f'request_id = "{name}"'):
-                return job.id
-            await asyncio.sleep(0.01)
+
+    async def find() -> str:
+        return "".join([job.id async for job in client.list(f'request_id = "{name}"')])
+
+    return await until(find)
 
 
 async def test_run_returns_the_result(client: Client, driver: Driver, name: str):

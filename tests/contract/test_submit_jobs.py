@@ -8,17 +8,15 @@ from uuid import uuid4
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc import StatusCode
 
 from headrace import Client, InvalidRequest, RequestIdConflict, SubmitOutcome
-from headrace.v1 import error_pb2
 from headrace.v1 import job_service_pb2 as pb
 from headrace.v1.data_pb2 import Data
 from headrace.v1.job_pb2 import JobSpec as Spec
 from headrace.v1.job_service_pb2_grpc import JobServiceStub
 from support.contract import IDLE
-from support.gateway import rpc_error
+from support.gateway import RpcError, read_status, rpc_error
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,16 +26,8 @@ def entry(job_type: str = IDLE, payload: bytes = b"{}", **options: object) -> pb
     return pb.SubmitJobsEntry(request=pb.SubmitJobRequest(job=spec, **options))  # type: ignore[arg-type]
 
 
-def reason_of(status: error_pb2.CallStatus) -> str:
-    info = ErrorInfo()
-    assert status.details[0].Unpack(info)
-    return info.reason
-
-
-def fields_of(status: error_pb2.CallStatus) -> set[str]:
-    bad = BadRequest()
-    assert status.details[1].Unpack(bad)
-    return {violation.field for violation in bad.field_violations}
+def error_of(result: pb.SubmitJobsResult) -> RpcError:
+    return read_status(result.error.SerializeToString())
 
 
 async def test_each_entry_has_its_own_result(jobs: JobServiceStub, name: str):
@@ -58,16 +48,14 @@ async def test_each_entry_has_its_own_result(jobs: JobServiceStub, name: str):
     assert not response.reduced
     assert created.response.outcome == pb.SUBMIT_OUTCOME_CREATED
     assert created.response.job.id
-    assert invalid.error.code == StatusCode.INVALID_ARGUMENT.value[0]
-    assert (reason_of(invalid.error), fields_of(invalid.error)) == (
-        "INVALID_ARGUMENT",
-        {"job.type"},
-    )
+    error = error_of(invalid)
+    assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert error.violations.keys() == {"job.type"}
     assert existing.response.outcome == pb.SUBMIT_OUTCOME_EXISTING
     assert existing.response.job.id == first.job.id
-    assert conflict.error.code == StatusCode.ALREADY_EXISTS.value[0]
-    assert reason_of(conflict.error) == "REQUEST_ID_CONFLICT"
-    assert empty.error.code == StatusCode.INVALID_ARGUMENT.value[0]
+    error = error_of(conflict)
+    assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "REQUEST_ID_CONFLICT")
+    assert error_of(empty).code is StatusCode.INVALID_ARGUMENT
     assert validated.response.outcome in {
         pb.SUBMIT_OUTCOME_WOULD_RUN,
         pb.SUBMIT_OUTCOME_NO_WORKER,
@@ -112,7 +100,7 @@ async def test_timeout_of_an_entry_becomes_the_deadline_of_its_job(jobs: JobServ
     margin = timedelta(seconds=5)
     assert before - margin < deadline - timedelta(seconds=300) < after + margin
     # The call has no deadline.
-    assert fields_of(response.results[1].error) == {"use_call_deadline"}
+    assert error_of(response.results[1]).violations.keys() == {"use_call_deadline"}
 
 
 async def test_correlation_id_of_an_entry_belongs_to_its_job(jobs: JobServiceStub):

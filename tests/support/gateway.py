@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,8 @@ from support import workers
 TIMEOUT = 60
 
 STACK_TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1, in f'
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 SQUARE_SUM = HandlerSpec(
     type="square_sum",
@@ -70,7 +72,13 @@ async def rpc_error(call: Awaitable[object]) -> RpcError:
 def read_error(error: grpc.aio.AioRpcError) -> RpcError:
     """Return a gRPC error with its decoded details."""
     trailing = dict(error.trailing_metadata())
-    status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
+    status = read_status(trailing["grpc-status-details-bin"])
+    return replace(status, code=error.code(), message=error.details(), trailing=trailing)
+
+
+def read_status(raw: bytes) -> RpcError:
+    """Return the error in a serialized google.rpc.Status."""
+    status = status_pb2.Status.FromString(raw)
     details = {}
     for packed in status.details:
         name = packed.type_url.rpartition(".")[2]
@@ -81,8 +89,8 @@ def read_error(error: grpc.aio.AioRpcError) -> RpcError:
     info = details.pop("ErrorInfo")
     assert info["domain"] == "headrace"
     return RpcError(
-        code=error.code(),
-        message=error.details(),
+        code=_CODES[status.code],
+        message=status.message,
         reason=info["reason"],
         metadata=info.get("metadata", {}),
         violations={
@@ -90,7 +98,7 @@ def read_error(error: grpc.aio.AioRpcError) -> RpcError:
             for violation in details.get("BadRequest", {}).get("fieldViolations", [])
         },
         details=details,
-        trailing=trailing,
+        trailing={},
     )
 
 

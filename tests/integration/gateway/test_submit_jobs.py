@@ -99,8 +99,8 @@ async def test_submits_of_a_killed_gateway_are_stored_once(
                 await asyncio.to_thread(server.terminate, within=10, signum=signal.SIGKILL)
                 # The client has repeated the submits at the other gateway.
                 await until_blocked(database, sessions=2)
-            # PostgreSQL now commits the killed gateway's statement, which has some of the jobs, and
-            # nobody receives its result.
+            # PostgreSQL now commits the killed gateway's statement, which has some of the jobs. No
+            # client receives its result.
             handles = await asyncio.gather(*submits)
             stored = [job async for job in client.list(full=True)]
     finally:
